@@ -1,0 +1,48 @@
+# make round   set up once, then one round on the embedded model
+# make test    set up once, then every check and test
+# make bench   performance comparisons
+# Everything lands in .venv; delete it to start over.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+N ?= 64
+TORCH := torch==2.13.0+cpu
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup round test check bench clean
+
+setup: $(VENV)/ready
+
+# torch alone first: from the configured sources, else from PyTorch's CPU index (an extra index in
+# the lock would be asked for every package). Then the lock as it is: its pins work together, and
+# their declared dependencies would pull CUDA builds of torchvision and torchaudio that break torch.
+$(VENV)/ready: requirements/cpu.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11 is needed; found $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 3; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-deps "$(TORCH)" || \
+	  $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) "$(TORCH)"
+	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q -j 2 $(VENV)/lib >/dev/null || true
+	touch $@
+
+# Exit code 1 means that the gate held the new checkpoint back: the card says why.
+round: $(VENV)/ready
+	@$(BIN)/factory round --n $(N) || test $$? -eq 1
+
+check: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/ready
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .factory

@@ -1,0 +1,269 @@
+"""Recipes and settings: TOML in, typed values out, each with its origin.
+
+A recipe (`rounds/<name>.toml`) says how a round is made; `extends` names the recipe it starts
+from. Settings (`factory.toml`) say which model and machine. An unknown key is an error that names
+the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from factory.canon import canonical_json, digest
+from factory.failures import RecipeError
+from factory.workspace import Workspace
+
+RuleSetting = Literal["off", "warn", "reject"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class ToolsSection(Section):
+    """Writing tool documents (algorithms §1.4: temperature 1.0)."""
+
+    temperature: float = Field(1.0, ge=0)
+    max_tokens: int = Field(1024, gt=0)
+
+
+class CodesSection(Section):
+    """Codes: shape of the codebook, proposals and retrieval."""
+
+    size: int = Field(512, ge=2)
+    """Codes a level (K), capped at an eighth of the tools."""
+    levels: int = Field(0, ge=0)
+    """Levels (L); 0 is the smallest with K**L >= 20 N."""
+    min_tools: int = Field(16, ge=2)
+    """A codebook is fitted once so many tools are known."""
+    retrieve: int = Field(4, ge=0)
+    """Codes sampled under the trie for each query; 0 is no retrieval."""
+    keep: int = Field(1, ge=0)
+    """Retrieved tools that join the candidates, at most."""
+
+
+class CallsSection(Section):
+    """Sampling calls (algorithms A4)."""
+
+    n: int = Field(5, ge=1, le=256)
+    temperature: float = Field(0.7, ge=0)
+    top_k: int = Field(40, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(512, gt=0)
+
+
+class VoteSection(Section):
+    """Voting (algorithms A7)."""
+
+    minimum: int = Field(0, ge=0)
+    """Votes the winner needs; 0 is a strict majority of n."""
+    plurality: bool = False
+    """Most votes win, whatever their number (ToolDev as published)."""
+
+
+class TrainSection(Section):
+    """Training (algorithms §1.2, §8, A10, A11)."""
+
+    method: Literal["full", "lora"] = "lora"
+    learning_rate: float = Field(1e-4, gt=0)
+    epochs: float = Field(1.0, gt=0)
+    batch_size: int = Field(64, gt=0)
+    micro_batch_size: int = Field(8, gt=0)
+    max_length: int = Field(4096, gt=0)
+    lora_rank: int = Field(16, gt=0)
+    lora_alpha: int = Field(32, gt=0)
+    replay: float = Field(0.4, ge=0)
+    """Seed examples replayed, as a share of the seed set (at most `replay_limit` of them)."""
+    replay_limit: int = Field(8000, ge=0)
+    history: float = Field(0.2, ge=0, le=1)
+    """Share of earlier rounds' accepted examples that is replayed."""
+    min_accepted: int = Field(8, ge=1)
+    """Fewer accepted samples than this and the round does not train."""
+
+
+class ScoreSection(Section):
+    """Which benchmarks are scored, and how the gate decides (algorithms A11c, A45)."""
+
+    benchmarks: tuple[str, ...] = ("home",)
+    """Reported before and after; never used for selection."""
+    dev: str = "home-dev"
+    """The gate's own set; an empty name is no gate."""
+    tolerance: float = Field(1.0, ge=0)
+    """Points the dev score may fall before the new checkpoint is held."""
+    max_tokens: int = Field(512, gt=0)
+
+
+class Recipe(Section):
+    """How a round is made; at most thirty or so knobs."""
+
+    extends: str = ""
+    num_queries: int = Field(1000, gt=0)
+    """Queries of a round when --n is not given."""
+    window: int = Field(256, gt=0)
+    """Queries in flight at once."""
+    seed: int = 0
+    tools: ToolsSection = ToolsSection()
+    codes: CodesSection = CodesSection()
+    calls: CallsSection = CallsSection()
+    vote: VoteSection = VoteSection()
+    train: TrainSection = TrainSection()
+    score: ScoreSection = ScoreSection()
+
+    @property
+    def sha(self) -> str:
+        """Content hash of the resolved recipe."""
+        return digest(canonical_json(self.model_dump(mode="json")), 16)
+
+
+class EngineSection(Section):
+    """The machine and the engine on it."""
+
+    backend: Literal["auto", "vllm", "transformers"] = "auto"
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 is the cores that are free when the command starts."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int = Field(4096, gt=0)
+    memory_gib: float = Field(1.0, gt=0)
+    """KV cache of the CPU engine."""
+    max_restarts: int = Field(3, ge=0)
+    """How often a child that died is started again without progress in between."""
+
+
+class Settings(Section):
+    """factory.toml."""
+
+    recipe: str = "base"
+    model: str = "rounds/seed"
+    """Folder of the round-0 model: absolute, or relative to the workspace or shipped files."""
+    queries: tuple[str, ...] = ()
+    """Query files, relative to the workspace."""
+    replay: str = ""
+    """Seed examples for replay (JSON lines of messages); empty is <model>/replay.jsonl if any."""
+    engine: EngineSection = EngineSection()
+    rules: dict[str, RuleSetting] = Field(default_factory=dict)
+    """Rule id to off, warn or reject."""
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A recipe with the origin of every value that is not a default."""
+
+    name: str
+    """The recipe's name."""
+    recipe: Recipe
+    """The values."""
+    origins: dict[str, str]
+    """Dotted key to the file or flag that set it."""
+
+    def lines(self) -> Iterator[tuple[str, str, str]]:
+        """(key, value, origin) of every knob."""
+        for key, value in flatten(self.recipe.model_dump(mode="json")):
+            if key != "extends":
+                yield key, json.dumps(value), self.origins.get(key, "default")
+
+
+def load_settings(workspace: Workspace) -> Settings:
+    """factory.toml, checked. Raises RecipeError with file and key."""
+    return _validate(Settings, _read(workspace.marker), str(workspace.marker))
+
+
+def load_recipe(workspace: Workspace, name: str, overrides: Mapping[str, str]) -> Resolved:
+    """Recipe `name` with its ancestors and command-line overrides (dotted key to TOML value).
+
+    Raises RecipeError: unknown recipe or key, wrong type, out of range, circular `extends`.
+    """
+    chain: list[tuple[str, dict[str, Any]]] = []
+    current = name
+    while current:
+        path = f"rounds/{current}.toml"
+        if any(path == seen for seen, _ in chain):
+            raise RecipeError(f"recipe {name} extends itself", where=path)
+        try:
+            table = _read(workspace.find(path))
+        except FileNotFoundError as error:  # pragma: no cover - find() has checked
+            raise RecipeError(str(error), where=path) from error
+        chain.append((path, table))
+        current = str(table.get("extends", ""))
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for path, table in reversed(chain):
+        for key, value in flatten(table):
+            _put(merged, key, value)
+            origins[key] = path
+    for key, text in overrides.items():
+        _put(merged, key, _parse_value(key, text))
+        origins[key] = "flag"
+    where = f"rounds/{name}.toml" + (" and --set" if overrides else "")
+    return Resolved(name, _validate(Recipe, merged, where), origins)
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and leaf values of nested tables."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def free_threads() -> int:
+    """Cores that are idle now, at least one: two threads beside a busy neighbour run slower."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, round((cores or 1) - busy))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"not valid TOML: {error}", where=str(path)) from error
+
+
+def _put(table: dict[str, Any], dotted: str, value: object) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+    table[last] = value
+
+
+def _parse_value(key: str, text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if any(character in text for character in "[]{}=\"'\n"):
+            raise RecipeError(
+                f"{text!r} is not a TOML value", where=f"--set {key}", remedy="quote it as in TOML"
+            ) from None
+        return text
+
+
+def _validate(model: type[ModelT], table: dict[str, Any], where: str) -> ModelT:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = [name for name, _ in flatten(model().model_dump(mode="json"))]
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise RecipeError(
+                f"unknown key {key}", where=where, remedy=f"did you mean {near[0]}?"
+            ) from error
+        raise RecipeError(
+            f"{key}: {first['msg']}, not {first['input']!r}", where=where, remedy=f"edit {key}"
+        ) from error

@@ -1,0 +1,259 @@
+"""The records that cross stages, and the words the project uses.
+
+query    a request in a person's words
+tool     a document the model may call: name, description, arguments, results (ToolDev dialect)
+code     a tool's name in tokens: one code token per level
+call     a tool's name with arguments
+vote     what n sampled answers to one query agree on
+verdict  one rule's finding about one record
+round    draw, write tools, code, call, vote, judge, train, score, gate
+
+Records are frozen and already valid: whoever makes one has checked it. Fields are only added,
+never renamed or given another meaning, because rows of old rounds are read back into them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+Severity = Literal["reject", "warn"]
+Status = Literal["accepted", "rejected", "unjudged"]
+ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One chat message. Example: Message(role="user", content="What is 20 USD in EUR?")."""
+
+    role: Role
+    """Who speaks."""
+    content: str
+    """The text, without the template's markers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A request to make a sample of.
+
+    Example: Query(id="q_3b1f…", text="Book a table for 4", source="queries.jsonl:7").
+    """
+
+    id: str
+    """Content id (canon.query_id)."""
+    text: str
+    """The request, as the user wrote it."""
+    source: str
+    """Where it came from: file and line, `home` or `model`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool document. Example: Tool(id="t_91…", document={"name": "book_table", …})."""
+
+    id: str
+    """Content id (canon.tool_id)."""
+    document: dict[str, Any]
+    """ToolDev dialect: name, description, arguments{type, properties, required}, results."""
+
+    @property
+    def name(self) -> str:
+        return str(self.document["name"])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The parameters' schema: {"type": "dict", "properties": {…}, "required": […]}."""
+        arguments: dict[str, Any] = self.document["arguments"]
+        return arguments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call. Example: Call(name="book_table", arguments={"people": 4})."""
+
+    name: str
+    """The tool's name, exact."""
+    arguments: dict[str, Any]
+    """Argument values as parsed from JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One rule's finding about one record. No verdict means that no rule fired.
+
+    Example: Verdict(subject="sample:3", rule="call/wrong_type", reason="wrong_type",
+    severity="reject", path="$[0].arguments.people", message="'4' is a string, not an integer").
+    """
+
+    subject: str
+    """What was judged: `tools`, `tool:<index>`, `sample:<index>`, `calls` (winner) or `vote`."""
+    rule: str
+    """Rule id, the path of its file without suffix below rules/, e.g. `call/wrong_type`."""
+    reason: str
+    """Reason code (algorithms §1.5)."""
+    severity: Severity
+    """`reject` makes the record fall, `warn` is only kept."""
+    path: str
+    """JSON path of the offending part, `$` for the whole."""
+    message: str
+    """One sentence with the offending value (bounded length)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """What n sampled answers agree on (algorithms §9.2)."""
+
+    num_samples: int
+    """n, the denominator always."""
+    winner: int | None
+    """Index of the winning class's representative sample; None where nothing won."""
+    votes: int
+    """Votes of the largest class."""
+    margin: float
+    """(votes of first - votes of second) / n."""
+    entropy: float
+    """Entropy of the classes in bits, 0 when unanimous."""
+    decided_by: Literal["strict", "loose", "none"]
+    """Which key reached the minimum."""
+    reason: str
+    """Empty, or vote_below_min, vote_tie, no_call_majority."""
+    classes: tuple[int, ...]
+    """Class number of each sample, by the deciding key (strict if none); largest class is 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample. Example: Sampling(n=5, temperature=0.7, top_k=40, max_tokens=256, seed=512)"""
+
+    n: int = 1
+    """Samples of one prompt; they share its prefill and take the seeds seed … seed+n-1."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 is off."""
+    top_p: float = 1.0
+    """1 is off."""
+    max_tokens: int = 256
+    """New tokens at most."""
+    seed: int = 0
+    """From canon.derive_seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """Decode only paths of a trie, from the first new token on.
+
+    Example: Constraint(trie="/ws/.factory/checkpoints/r1/codes/trie.npz").
+    """
+
+    trie: str
+    """Path of a saved trie (factory.codes.trie.Trie.save)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt for the engine; exactly one of messages and prompt is given."""
+
+    id: str
+    """Unique among the requests in flight."""
+    sampling: Sampling
+    """How to sample."""
+    messages: tuple[Message, ...] = ()
+    """Chat messages, rendered with the model's own chat template and a generation prompt."""
+    prompt: str | None = None
+    """Raw text instead of messages."""
+    constraint: Constraint | None = None
+    """What may be decoded; None is anything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One sampled answer."""
+
+    text: str
+    """Decoded text without special tokens; code tokens are kept."""
+    token_ids: tuple[int, ...]
+    """New token ids, the end-of-turn token included when it was sampled."""
+    finish_reason: str
+    """`stop` (end of turn) or `length` (max_tokens reached)."""
+    logprob: float
+    """Cumulative log-probability of the new tokens under the sampling model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The engine's answer to one request."""
+
+    request_id: str
+    """The request's id."""
+    completions: tuple[Completion, ...]
+    """n completions, in sample order."""
+    num_prompt_tokens: int
+    """Length of the prompt in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One training example; texts name tools by id, codes are rendered when training starts.
+
+    Example: Example(kind="retrieve", messages=(user query, assistant "{{tool:t_91…}}"),
+    origin="r1/q_3b…").
+    """
+
+    kind: ExampleKind
+    """Which objective it trains (algorithms §8)."""
+    messages: tuple[Message, ...]
+    """The chat; loss on assistant messages and their end-of-turn token only."""
+    origin: str
+    """Where it comes from: `r<round>/<query id>` or `seed/<number>`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A model folder that an engine serves as it is."""
+
+    id: str
+    """`seed`, `r1`, … or the folder's name for a user's own model."""
+    path: str
+    """Absolute path of the folder."""
+    fingerprint: str
+    """SHA-256 over the weight files (factory.engines.base.fingerprint)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemScore:
+    """One benchmark item judged."""
+
+    item: str
+    """Item id, e.g. `parallel_3`."""
+    category: str
+    """Benchmark category."""
+    correct: bool
+    """The verdict."""
+    reason: str
+    """Empty, or why it is wrong."""
+    message: str
+    """One sentence about it."""
+    answer: str
+    """The model's raw text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A benchmark's score: mean over categories, with a bootstrap interval."""
+
+    benchmark: str
+    """`home`, `home-dev`, …"""
+    checkpoint: str
+    """Checkpoint id."""
+    value: float
+    """Overall, in percent."""
+    low: float
+    """2.5th percentile of the bootstrap, in percent."""
+    high: float
+    """97.5th percentile of the bootstrap, in percent."""
+    categories: dict[str, float] = field(default_factory=dict)
+    """Percent by category."""
+    num_items: int = 0
+    """Items judged."""

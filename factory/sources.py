@@ -1,0 +1,216 @@
+"""Importers: requests and tool documents from the files people have.
+
+A line that cannot be used is a BadLine with file, line and cause; the rest is imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from factory.canon import normalise_text, query_id, tool_id
+from factory.failures import InputError
+from factory.records import Query, Tool
+
+QUERY_FIELDS = (
+    "query",
+    "user_request",
+    "request",
+    "instruction",
+    "question",
+    "prompt",
+    "text",
+    "input",
+    "utterance",
+)
+"""Names under which files keep the request, most specific first."""
+
+MAX_QUERY_CHARACTERS = 8192
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadLine:
+    """A line that was not imported. Example: BadLine(where="q.jsonl:7", cause="not JSON: …")."""
+
+    where: str
+    """File and line."""
+    cause: str
+    """Why it cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported(Generic[ItemT]):
+    """What a file gave."""
+
+    items: tuple[ItemT, ...]
+    """The usable ones, in file order."""
+    bad: tuple[BadLine, ...]
+    """The others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    where: str
+    value: Any
+
+
+def read_queries(path: Path, field: str = "") -> Imported[Query]:
+    """Requests of a file: JSON lines, a JSON array, CSV or TSV with a header, or plain lines.
+
+    `field` names the key that holds the request; empty looks for QUERY_FIELDS in their order.
+    Raises InputError where the file cannot be read or nobody can tell which field it is.
+    """
+    queries: list[Query] = []
+    bad: list[BadLine] = []
+    for row in _rows(path, bad):
+        try:
+            text = _request_text(row.value, field)
+        except ValueError as error:
+            bad.append(BadLine(where=row.where, cause=str(error)))
+            continue
+        queries.append(Query(id=query_id(text), text=text, source=row.where))
+    if not queries and not bad:
+        raise InputError("the file holds no requests", where=str(path))
+    return Imported(items=tuple(queries), bad=tuple(bad))
+
+
+def read_tools(path: Path) -> Imported[Tool]:
+    """Tool documents of a file (JSON lines or a JSON array), in any dialect `to_tooldev` knows."""
+    tools: list[Tool] = []
+    bad: list[BadLine] = []
+    for row in _rows(path, bad):
+        try:
+            document = to_tooldev(row.value)
+        except ValueError as error:
+            bad.append(BadLine(where=row.where, cause=str(error)))
+            continue
+        tools.append(Tool(id=tool_id(document), document=document))
+    if not tools and not bad:
+        raise InputError("the file holds no tools", where=str(path))
+    return Imported(items=tuple(tools), bad=tuple(bad))
+
+
+def to_tooldev(value: Any) -> dict[str, Any]:
+    """A tool document as {name, description, arguments, results}, whatever names it came with.
+
+    Knows OpenAI (also wrapped in `function`), BFCL, xLAM, Seal-Tools, ToolBench and ToolDev
+    documents. Parameter schemas stay as they are: their type words are all understood.
+    Raises ValueError with the cause.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"a tool is an object, not a {type(value).__name__}")
+    tool = value["function"] if isinstance(value.get("function"), dict) else value
+    name = _first(tool, "name", "api_name")
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"has no name; it has {', '.join(map(str, tool))[:200]}")
+    document: dict[str, Any] = {
+        "name": name,
+        "description": str(_first(tool, "description", "api_description") or ""),
+        "arguments": _arguments(tool),
+    }
+    results = _first(tool, "results", "responses")
+    if isinstance(results, dict) and results:
+        is_schema = "properties" in results
+        document["results"] = results if is_schema else {"type": "dict", "properties": results}
+    return document
+
+
+def _arguments(tool: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as one schema: given whole, as bare properties, or as ToolBench lists."""
+    if "required_parameters" in tool or "optional_parameters" in tool:
+        required = list(tool.get("required_parameters") or [])
+        parameters = required + list(tool.get("optional_parameters") or [])
+        properties = {
+            str(p["name"]): {k: v for k, v in p.items() if k != "name"}
+            for p in parameters
+            if isinstance(p, dict) and "name" in p
+        }
+        needed = [str(p["name"]) for p in required if isinstance(p, dict) and "name" in p]
+        return {"type": "dict", "properties": properties, "required": needed}
+    schema = _first(tool, "arguments", "parameters")
+    if schema is None or schema == [] or schema == "":
+        schema = {}
+    if not isinstance(schema, dict):
+        raise ValueError(f"its parameters are a {type(schema).__name__}, not an object")
+    whole = isinstance(schema.get("properties"), dict) and "type" in schema
+    properties = schema["properties"] if whole else schema
+    names = schema.get("required") if whole else tool.get("required")
+    kept = {k: v for k, v in schema.items() if k not in ("type", "properties", "required")}
+    return {
+        **(kept if whole else {}),
+        "type": "dict",
+        "properties": properties,
+        "required": list(names) if isinstance(names, list) else [],
+    }
+
+
+def _first(table: dict[str, Any], *names: str) -> Any:
+    return next((table[name] for name in names if name in table), None)
+
+
+def _request_text(value: Any, field: str) -> str:
+    if isinstance(value, dict):
+        names = (field,) if field else QUERY_FIELDS
+        name = next((name for name in names if name in value), None)
+        if name is None:
+            wanted = repr(field) if field else "any of " + ", ".join(QUERY_FIELDS)
+            raise ValueError(f"has no field {wanted}; it has {', '.join(map(str, value))[:200]}")
+        value = value[name]
+    if not isinstance(value, str):
+        raise ValueError(f"the request is a {type(value).__name__}, not a text")
+    text = value.strip()
+    if not normalise_text(text):
+        raise ValueError("the request is empty")
+    if len(text) > MAX_QUERY_CHARACTERS:
+        raise ValueError(f"the request has {len(text)} characters; {MAX_QUERY_CHARACTERS} at most")
+    return text
+
+
+def _rows(path: Path, bad: list[BadLine]) -> Iterator[_Row]:
+    """Values of a file with their places; what cannot be parsed goes to `bad`."""
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace").removeprefix("\ufeff")
+    except OSError as error:
+        raise InputError(
+            f"cannot read the file: {error.strerror}", where=str(path), remedy="check the path"
+        ) from error
+    if path.suffix in (".csv", ".tsv"):
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+        for record in reader:
+            yield _Row(f"{path.name}:{reader.line_num}", record)
+    elif path.suffix == ".txt" or text.lstrip()[:1] not in ("[", "{", '"'):
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                yield _Row(f"{path.name}:{number}", line)
+    elif text.lstrip().startswith("["):
+        yield from _array_rows(path, text)
+    else:
+        yield from _json_lines(path, text, bad)
+
+
+def _array_rows(path: Path, text: str) -> Iterator[_Row]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not a JSON array: {error}", where=str(path)) from error
+    for number, value in enumerate(values, 1):
+        yield _Row(f"{path.name}[{number}]", value)
+
+
+def _json_lines(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}:{number}"
+        try:
+            yield _Row(where, json.loads(line))
+        except (ValueError, RecursionError) as error:
+            bad.append(BadLine(where=where, cause=f"not JSON: {error}"))

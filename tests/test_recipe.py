@@ -1,0 +1,90 @@
+"""Recipes and settings: every shipped one loads, every mistake names its key and file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from workspaces import ROOT, make_workspace
+
+from factory.failures import ContentError, RecipeError
+from factory.recipe import load_recipe, load_settings
+from factory.workspace import Workspace
+
+RECIPES = sorted(path.stem for path in (ROOT / "rounds").glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_recipe_loads_and_opens_with_its_command(name: str) -> None:
+    load_recipe(Workspace(ROOT), name, {})
+    first = (ROOT / "rounds" / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith(f"# factory round --recipe {name}")
+
+
+def test_values_have_origins(tmp_path: Path) -> None:
+    workspace = make_workspace(
+        tmp_path / "ws", {"rounds/mine.toml": 'extends = "cpu"\n[calls]\nn = 7\n'}
+    )
+    resolved = load_recipe(workspace, "mine", {"train.epochs": "3"})
+    lines = {key: (value, origin) for key, value, origin in resolved.lines()}
+    assert lines["calls.n"] == ("7", "rounds/mine.toml")
+    assert lines["train.epochs"] == ("3.0", "flag")
+    assert lines["train.method"] == ('"full"', "rounds/cpu.toml")
+    assert lines["calls.top_k"] == ("40", "rounds/base.toml")
+
+
+def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws", {"rounds/mine.toml": "[calls]\ntemprature = 0.5\n"})
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(workspace, "mine", {})
+    assert "calls.temprature" in caught.value.what
+    assert "calls.temperature" in caught.value.remedy
+    assert "rounds/mine.toml" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[calls]\nn = 0\n", "calls.n"),
+        ('[calls]\nn = "many"\n', "calls.n"),
+        ('[train]\nmethod = "qlora"\n', "train.method"),
+        ("[vote]\nminimum = -1\n", "vote.minimum"),
+    ],
+)
+def test_wrong_values_name_their_key(tmp_path: Path, text: str, key: str) -> None:
+    workspace = make_workspace(tmp_path / "ws", {"rounds/mine.toml": text})
+    with pytest.raises(RecipeError, match=key.replace(".", r"\.")):
+        load_recipe(workspace, "mine", {})
+
+
+def test_broken_toml_and_circles(tmp_path: Path) -> None:
+    workspace = make_workspace(
+        tmp_path / "ws",
+        {
+            "rounds/broken.toml": "[calls\n",
+            "rounds/a.toml": 'extends = "b"\n',
+            "rounds/b.toml": 'extends = "a"\n',
+        },
+    )
+    with pytest.raises(RecipeError, match="TOML"):
+        load_recipe(workspace, "broken", {})
+    with pytest.raises(RecipeError, match="extends itself"):
+        load_recipe(workspace, "a", {})
+    with pytest.raises(ContentError, match="nowhere"):
+        load_recipe(workspace, "nowhere", {})
+
+
+def test_settings(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    assert load_settings(workspace).recipe == "cpu"
+    workspace.marker.write_text('modle = "x"\n', encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_settings(workspace)
+    assert caught.value.remedy == "did you mean model?"
+
+
+def test_same_recipe_same_sha(tmp_path: Path) -> None:
+    workspace = Workspace(ROOT)
+    one, two = (load_recipe(workspace, "cpu", {}).recipe for _ in range(2))
+    assert one.sha == two.sha
+    assert load_recipe(workspace, "cpu", {"calls.n": "6"}).recipe.sha != one.sha

@@ -1,0 +1,156 @@
+"""Importers: real files load, broken lines are named, nothing is dropped silently."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from workspaces import ROOT
+
+from factory.failures import InputError
+from factory.queries import Contamination, draw
+from factory.records import Query
+from factory.sources import read_queries, read_tools, to_tooldev
+
+DATA = ROOT.parent / "shared" / "data"
+
+
+def needs(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"real data are not here: {path}")
+    return path
+
+
+@pytest.mark.parametrize("domain", ["multimedia", "huggingface", "dailylifeapis"])
+def test_taskbench_requests_all_load(domain: str) -> None:
+    path = needs(DATA / "taskbench" / "taskbench" / f"data_{domain}" / "user_requests.json")
+    imported = read_queries(path)
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    assert len(imported.items) + len(imported.bad) == len(lines)
+    assert not imported.bad
+    assert all(query.text and query.source.startswith(path.name) for query in imported.items)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.jsonl", '{"query": "one"}\n\n{"query": "two"}\n', ["one", "two"]),
+        ("a.json", '[{"instruction": "one"}, "two"]', ["one", "two"]),
+        ("a.json", '{"id": 1, "user_request": "one"}\n{"user_request": "two"}', ["one", "two"]),
+        ("a.txt", "one\n{two}\n", ["one", "{two}"]),
+        ("a.csv", "id,text\n1,one\n2,two\n", ["one", "two"]),
+        ("a.tsv", "id\ttext\n1\tone\n", ["one"]),
+    ],
+)
+def test_formats(tmp_path: Path, name: str, text: str, expected: list[str]) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    imported = read_queries(tmp_path / name)
+    assert [query.text for query in imported.items] == expected
+    assert not imported.bad
+
+
+def test_bad_lines_have_place_and_cause(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text(
+        '{"query": "good"}\n{"query": \n{"other": "x"}\n{"query": 5}\n{"query": "  "}\n'
+        + '"'
+        + "[" * 100_000
+        + "\n"
+        + "[" * 100_000
+        + "\n",
+        encoding="utf-8",
+    )
+    imported = read_queries(file)
+    assert [query.text for query in imported.items] == ["good"]
+    assert [bad.where for bad in imported.bad] == [f"q.jsonl:{n}" for n in range(2, 8)]
+    assert "other" in imported.bad[1].cause
+
+
+def test_field_is_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"query": "no", "ask": "yes"}\n', encoding="utf-8")
+    assert read_queries(file, "ask").items[0].text == "yes"
+    assert "missing" in read_queries(file, "missing").bad[0].cause
+
+
+def test_missing_and_empty_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        read_queries(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="no requests"):
+        read_queries(tmp_path / "empty.jsonl")
+
+
+TOOL = {"type": "string", "description": "Where."}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {
+            "name": "f",
+            "description": "d",
+            "parameters": {"type": "object", "properties": {"p": TOOL}, "required": ["p"]},
+        },
+        {
+            "type": "function",
+            "function": {
+                "name": "f",
+                "description": "d",
+                "parameters": {"type": "object", "properties": {"p": TOOL}, "required": ["p"]},
+            },
+        },
+        {"api_name": "f", "api_description": "d", "parameters": {"p": TOOL}, "required": ["p"]},
+        {
+            "api_name": "f",
+            "api_description": "d",
+            "optional_parameters": [],
+            "required_parameters": [{"name": "p", **TOOL}],
+        },
+        {
+            "name": "f",
+            "description": "d",
+            "arguments": {"type": "dict", "properties": {"p": TOOL}, "required": ["p"]},
+        },
+    ],
+)
+def test_tool_dialects_agree(value: dict[str, object]) -> None:
+    assert to_tooldev(value) == {
+        "name": "f",
+        "description": "d",
+        "arguments": {"type": "dict", "properties": {"p": TOOL}, "required": ["p"]},
+    }
+
+
+def test_seal_tools_all_load() -> None:
+    path = needs(DATA / "seal_tools" / "Seal-Tools_Dataset" / "tool.jsonl")
+    imported = read_tools(path)
+    assert len(imported.items) >= 4000 and not imported.bad
+    assert all("results" in json.loads(json.dumps(tool.document)) for tool in imported.items[:50])
+
+
+def make_query(number: int) -> Query:
+    return Query(id=f"q_{number}", text=str(number), source="test")
+
+
+def test_draw_takes_each_query_once() -> None:
+    pool = [make_query(number % 7) for number in range(20)]
+    first = draw(pool, 3, set())
+    second = draw(pool, 10, {query.id for query in first})
+    assert [query.id for query in first] == ["q_0", "q_1", "q_2"]
+    assert [query.id for query in second] == ["q_3", "q_4", "q_5", "q_6"]
+    with pytest.raises(InputError, match="pool is empty"):
+        draw(pool, 1, {f"q_{number}" for number in range(7)})
+
+
+def test_contamination_finds_planted_items_and_nothing_else() -> None:
+    text = "please book a table for four people at the old harbour restaurant on friday"
+    index = Contamination({"home/simple_0": text, "home/simple_1": "What time is it in Oslo?"})
+    whole = index.find(text.upper() + "!")
+    assert whole is not None and whole.item == "home/simple_0" and whole.share == 1.0
+    exact = index.find("what time is it in oslo")
+    assert exact is not None and exact.item == "home/simple_1" and exact.share == 1.0
+    near = index.find(text + " at nine please")
+    assert near is not None and near.item == "home/simple_0" and near.share >= 0.5
+    assert index.find("please book a table for four people in the garden tomorrow night") is None

@@ -1,0 +1,38 @@
+"""Temporary workspaces made of strings, and the `factory` command run in them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from factory.scaffold import init_workspace
+from factory.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_workspace(folder: Path, files: Mapping[str, str] | None = None) -> Workspace:
+    """A fresh workspace with these files over the scaffold's."""
+    workspace = init_workspace(folder)
+    for path, text in (files or {}).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return workspace
+
+
+def run_factory(
+    *arguments: str,
+    cwd: Path,
+    code: int = 0,
+    environment: Mapping[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Run `factory ARGUMENTS` in a folder and check its exit code."""
+    command = [*prefix, sys.executable, "-m", "factory", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160", **(environment or {})}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
