@@ -1,0 +1,155 @@
+"""Code tokens: their names, their place in a tokenizer and a model, and their first embeddings.
+
+`<a_12>` is number 12 of the first position, `<b_5>` number 5 of the second, and so on. They are
+ordinary added tokens (not special): decoded text keeps them. torch and tokenizers are imported
+inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from factory.codes.base import Floats
+from factory.failures import InputError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MAX_DOCUMENT_TOKENS = 512
+"""Documents are cut there before they are embedded (A19)."""
+
+
+def code_tokens(positions: int, size: int) -> list[list[str]]:
+    """Tokens of each position: [["<a_0>", …], ["<b_0>", …], …].
+
+    Raises:
+        InputError: more positions than letters.
+    """
+    if positions > len(string.ascii_lowercase):
+        raise InputError(
+            f"a code of {positions} positions: there are letters for 26",
+            where="codes",
+            remedy="lower [codes] levels or raise size",
+        )
+    return [
+        [f"<{letter}_{number}>" for number in range(size)]
+        for letter in string.ascii_lowercase[:positions]
+    ]
+
+
+def add_code_tokens(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, tokens: Sequence[Sequence[str]]
+) -> list[list[int]]:
+    """Add tokens to both and return their ids by position; tokens already there keep their rows.
+
+    A model whose tables are longer than its vocabulary keeps the spare rows it does not need.
+    """
+    from tokenizers import AddedToken
+
+    flat = [token for position in tokens for token in position]
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in flat])
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return [[int(tokenizer.convert_tokens_to_ids(t)) for t in position] for position in tokens]
+
+
+def initialise_rows(
+    model: PreTrainedModel, ids: Sequence[Sequence[int]], rows: Sequence[Floats]
+) -> None:
+    """Write rows (K, D) of each position into the input table and, untied, the output table.
+
+    Each row is scaled to the mean norm of the table's other rows (A15), so that sibling codes
+    differ visibly and none drowns the words.
+    """
+    import torch
+
+    flat_ids = torch.tensor([token for position in ids for token in position])
+    vectors = torch.from_numpy(np.concatenate(rows).astype(np.float32))
+    table = model.get_input_embeddings().weight
+    others = torch.ones(len(table), dtype=torch.bool)
+    others[flat_ids] = False
+    norm = table.detach()[others.to(table.device)].float().norm(dim=1).mean().cpu()
+    vectors = vectors * (norm / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    head = model.get_output_embeddings()
+    tables = [table] if head is None or head.weight is table else [table, head.weight]
+    with torch.no_grad():
+        for weight in tables:
+            weight[flat_ids.to(weight.device)] = vectors.to(weight.device, weight.dtype)
+
+
+def embed_documents(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    batch: int = 32,
+) -> Floats:
+    """(N, D) mean of the last layer's states (after the final norm) over a document's tokens.
+
+    Documents of similar length share a batch; the order of the result is that of `texts`.
+
+    Raises:
+        ValueError: a text has no tokens.
+    """
+    import torch
+
+    ids = [
+        tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_DOCUMENT_TOKENS]
+        for text in texts
+    ]
+    if not all(ids):
+        raise ValueError("a document without tokens cannot be embedded")
+    order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), row))
+    result_ND = np.zeros((len(ids), model.config.hidden_size), dtype=np.float32)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(order), batch):
+                rows = order[start : start + batch]
+                result_ND[rows] = _mean_states(model, [ids[row] for row in rows])
+    finally:
+        model.train(was_training)
+    return result_ND
+
+
+def _mean_states(model: PreTrainedModel, ids: Sequence[Sequence[int]]) -> Floats:
+    """(B, D); padded on the right, where a causal model cannot see it."""
+    import torch
+
+    lengths = torch.tensor([len(row) for row in ids])
+    tokens_BT = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
+    for row, values in enumerate(ids):
+        tokens_BT[row, : len(values)] = torch.tensor(values)
+    mask_BT = torch.arange(tokens_BT.shape[1]) < lengths[:, None]
+    device = model.device
+    states_BTD = model.base_model(
+        input_ids=tokens_BT.to(device), attention_mask=mask_BT.long().to(device), use_cache=False
+    ).last_hidden_state.float()
+    weights_BT1 = mask_BT.to(device)[:, :, None]
+    sums_BD = (states_BTD * weights_BT1).sum(dim=1)
+    mean: Floats = (sums_BD / lengths.to(device)[:, None]).cpu().numpy()
+    return mean
+
+
+def read_vocabulary(checkpoint: Path) -> Mapping[str, int]:
+    """Ids of the added tokens of a model folder, read without loading its tokenizer.
+
+    Raises:
+        ModelError: the folder has no readable tokenizer.json.
+    """
+    path = checkpoint / "tokenizer.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {token["content"]: token["id"] for token in content["added_tokens"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"cannot read the tokenizer: {error}",
+            where=str(path),
+            remedy="save the model with its tokenizer (tokenizer.save_pretrained) into one folder",
+        ) from error
