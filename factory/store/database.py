@@ -1,0 +1,349 @@
+"""The ledger: at rest one DuckDB file, while a round runs also segments beside it.
+
+DuckDB lets one process write a file or several read it, never both. So `append` writes segments
+and `fold` moves them into the file in one transaction when nobody reads it; readers see both.
+What that promises: a round never waits for a reader or fails because of one, rows are visible as
+soon as `append` returns, `kill -9` tears nothing, and at rest any DuckDB client opens the file.
+Appending and folding are for the process that holds the WorkspaceLock; anyone may read.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from factory.failures import BusyError, DiskError, InputError
+from factory.store import schema
+from factory.store.segments import Segments, newer_ledger, to_arrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STORAGE_VERSION = "v1.2.0"
+"""File format: the oldest that holds what we store, so that older DuckDB clients open it too."""
+READ_WAIT_SECONDS = 2.0
+"""How long a reader waits for a fold to end."""
+FOLD_CHUNK = 1024
+"""Segments held in memory at once."""
+READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "memory_limit": "4GB",
+    "temp_directory": "",
+}
+
+Row = Mapping[str, object]
+Parameters = Sequence[object] | Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A query's answer. Example: Rows(columns=("reason", "n"), rows=[("wrong_type", 3)])."""
+
+    columns: tuple[str, ...]
+    """Column names in order."""
+    rows: list[tuple[Any, ...]]
+    """Values in column order; times are UTC without a zone."""
+    more: bool = False
+    """Whether the row limit cut the answer short."""
+
+    def records(self) -> list[dict[str, object]]:
+        """Each row as a dict by column name."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+class Ledger:
+    """The ledger of one workspace.
+
+    Example:
+        ledger = Ledger(workspace.state)
+        ledger.append({"draw": [{"round": 1, "position": 0, "query_id": "q_3b1f"}]})
+        ledger.query("select count(*) from draw where round = ?", [1]).rows  # [(1,)]
+    """
+
+    def __init__(self, folder: Path, *, migrations: Path = schema.MIGRATIONS) -> None:
+        """`folder` is the workspace's state folder; it need not exist yet."""
+        if "?" in str(folder):
+            raise InputError(
+                "DuckDB cannot open a file whose path has a question mark",
+                where=str(folder),
+                remedy="rename the folder",
+            )
+        self.file = folder / "ledger.duckdb"
+        self._migrations = schema.load_migrations(migrations)
+        self._segments = Segments(folder / "segments", len(self._migrations))
+
+    def append(self, batch: Mapping[str, Sequence[Row]]) -> None:
+        """Append rows to tables, all of them or none; they are on disk when it returns.
+
+        Columns that a row lacks are null; times need a zone and are stored as UTC; lone
+        surrogates, which UTF-8 cannot hold, are stored as their `\\udXXX` escape. An unknown table
+        or column is our bug. Raises DiskError if there is no space.
+        """
+        unknown = sorted(set(batch) - set(self._schemas))
+        assert not unknown, f"no such table: {unknown}"
+        tables = {name: to_arrow(rows, self._schemas[name]) for name, rows in batch.items() if rows}
+        if tables:
+            self._segments.write(tables)
+
+    def fold(self, wait_seconds: float = 0.0) -> bool:
+        """Move the segments into the file; False if a reader held it for `wait_seconds`.
+
+        The file remembers the segments it took in, in the same transaction, so a process killed
+        anywhere in here neither loses nor repeats a row. An older file is migrated first.
+        Raises DiskError if there is no space (the segments stay), InputError for a newer file.
+        """
+        self._segments.sweep()
+        names = self._segments.names()
+        if not names:
+            return True
+        with self._explained(), closing(duckdb.connect()) as con:
+            if not self.file.exists():
+                self._create(con)
+            try:
+                self._attach(con, f"storage_version '{STORAGE_VERSION}'", wait_seconds)
+            except BusyError:
+                return False
+            self._take_in(con, names)
+        self._segments.discard(names)
+        return True
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A private connection that reads the file and the segments, and can do nothing else.
+
+        Every table and view is there by its name, empty if there is no ledger yet. The file is
+        attached read-only; other files, extensions and settings are out of reach; all of it is
+        one read-only transaction, so after an error open another. Close it soon: while it is open
+        nothing is folded. One at a time in a process, because DuckDB's file locks are POSIX
+        locks, which the first close gives up for the whole process.
+        Raises BusyError if a writer keeps the file, InputError for a newer one.
+        """
+        deadline = time.monotonic() + READ_WAIT_SECONDS
+        while True:
+            try:
+                with self._explained():
+                    return self._open_reader()
+            except FileNotFoundError:
+                # A first fold has just made the file and is deleting the segments we listed.
+                if time.monotonic() >= deadline:
+                    raise
+
+    def query(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        limit: int | None = None,
+    ) -> Rows:
+        """Run one statement on a connection of its own and fetch its rows, at most `limit`.
+
+        Raises InputError for SQL that is wrong, denied, too big for memory or too slow.
+        """
+        with closing(self.connect()) as con:
+            try:
+                return _fetch(con, sql, parameters, timeout_seconds, limit)
+            except duckdb.InterruptException as error:
+                raise InputError(
+                    f"the query took longer than {timeout_seconds:g} s and was stopped",
+                    where=_shorten(sql),
+                    remedy="narrow it with `where round = …` or `limit …`, or allow more time",
+                ) from error
+            except duckdb.Error as error:
+                raise InputError(
+                    f"the query cannot be run: {error}",
+                    where=_shorten(sql),
+                    remedy="the ledger can only be read; `show tables` lists what is in it, "
+                    "`describe NAME` its columns",
+                ) from error
+
+    @cached_property
+    def _schemas(self) -> Mapping[str, pa.Schema]:
+        return schema.arrow_schemas(self._migrations)
+
+    def _create(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Make the file aside and rename it: it is never there without its tables."""
+        fresh = self.file.with_suffix(".new")
+        for leftover in (fresh, Path(f"{fresh}.wal")):
+            leftover.unlink(missing_ok=True)
+        con.execute(f"attach {_quote(fresh)} as fresh (storage_version '{STORAGE_VERSION}')")
+        con.execute("use fresh")
+        schema.migrate(con, self._migrations)
+        con.execute("use memory")
+        con.execute("detach fresh")
+        fresh.rename(self.file)
+
+    def _attach(self, con: duckdb.DuckDBPyConnection, option: str, wait_seconds: float) -> None:
+        """Attach the file as `stored`. Raises BusyError if it stays held by another process."""
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                con.execute(f"attach {_quote(self.file)} as stored ({option})")
+                break
+            except (duckdb.IOException, duckdb.ResourceInUseException) as error:
+                held = "Could not set lock" in str(error) or "already attached" in str(error)
+                if not held:
+                    raise
+                if time.monotonic() >= deadline:
+                    raise BusyError(
+                        f"another process keeps the ledger: {str(error).splitlines()[0]}",
+                        where=str(self.file),
+                        remedy="close the program that has the file open, then try again",
+                    ) from error
+            time.sleep(0.02)
+        if schema.version_of(con, "stored") > len(self._migrations):
+            raise newer_ledger(self.file)
+
+    def _take_in(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
+        """Insert the segments that the attached file has not seen, in one transaction."""
+        con.execute("use stored")
+        schema.migrate(con, self._migrations)
+        con.execute("begin transaction")
+        fresh = self._unseen(con, names)
+        self._load(con, fresh)
+        con.execute(
+            "insert into segment select unnest(?), current_timestamp at time zone 'UTC'", [fresh]
+        )
+        schema.define_views(con)
+        con.execute("commit")
+        con.execute("use memory")
+        con.execute("detach stored")
+
+    def _open_reader(self) -> duckdb.DuckDBPyConnection:
+        # Listed before the file is attached: what a fold takes in meanwhile is seen in the file.
+        names = self._segments.names()
+        con = duckdb.connect(config=READER_CONFIG)
+        try:
+            stored: set[str] = set()
+            if self.file.exists():
+                self._attach(con, "read_only", READ_WAIT_SECONDS)
+                stored = set(schema.table_names(con, "stored"))
+                names = self._unseen(con, names)
+            con.execute("create schema pending")
+            con.execute("use memory.pending")
+            for migration in self._migrations:
+                con.execute(migration.sql)
+            self._load(con, names)
+            con.execute("use memory.main")
+            for table in schema.table_names(con, "memory", "pending"):
+                # By name: a file that is older than the code lacks columns, they read as null.
+                old = f' union all by name from stored."{table}"' if table in stored else ""
+                con.execute(f'create view "{table}" as from pending."{table}"{old}')
+            schema.define_views(con)
+            con.execute("set enable_external_access = false")
+            con.execute("set lock_configuration = true")
+            con.execute("begin transaction read only")
+        except BaseException:
+            con.close()
+            raise
+        return con
+
+    def _unseen(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[str]:
+        """The segments that the attached file has not taken in."""
+        found = con.execute(
+            "select name from stored.segment where name in (select unnest(?))", [names]
+        )
+        seen = {name for (name,) in found.fetchall()}
+        return [name for name in names if name not in seen]
+
+    def _load(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
+        """Insert the rows of some segments into the tables of the current schema."""
+        for start in range(0, len(names), FOLD_CHUNK):
+            for table, rows in self._segments.read(names[start : start + FOLD_CHUNK]).items():
+                con.register("batch", rows)
+                con.execute(f'insert into "{table}" by name from batch')
+                con.unregister("batch")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn DuckDB's and the system's complaints about the file into ours."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (duckdb.Error, OSError) as error:
+            text = str(error).splitlines()[0]
+            where = str(self.file)
+            if "version number" in text or "newer version" in text:
+                raise InputError(
+                    f"this DuckDB is too old for the ledger: {text}",
+                    where=where,
+                    remedy="pip install --upgrade duckdb",
+                ) from error
+            if "not a valid DuckDB" in text or isinstance(error, duckdb.SerializationException):
+                raise InputError(
+                    f"the ledger is damaged: {text}",
+                    where=where,
+                    remedy="restore the file from a backup, or move it away to start a new one",
+                ) from error
+            if isinstance(error, (OSError, duckdb.IOException)) or "No space left" in str(error):
+                raise DiskError(
+                    f"the ledger cannot be used: {text}",
+                    where=where,
+                    remedy="free some space (`df -h`) or mend the file's permissions; what was "
+                    "finished before is kept",
+                ) from error
+            raise
+
+
+def _fetch(
+    con: duckdb.DuckDBPyConnection,
+    sql: str,
+    parameters: Parameters | None,
+    timeout_seconds: float | None,
+    limit: int | None,
+) -> Rows:
+    statements = con.extract_statements(sql)
+    if len(statements) != 1:
+        raise InputError(
+            f"one statement at a time, this has {len(statements)}", where=_shorten(sql)
+        )
+    with _interrupted_after(con, timeout_seconds):
+        con.execute(statements[0], parameters)
+        columns = tuple(str(column[0]) for column in con.description or ())
+        rows = con.fetchall() if limit is None else con.fetchmany(limit + 1)
+    more = limit is not None and len(rows) > limit
+    return Rows(columns=columns, rows=rows[:limit], more=more)
+
+
+@contextmanager
+def _interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+    """Interrupt what runs on the connection after some seconds; None is never."""
+    done = threading.Event()
+
+    def watch() -> None:
+        # Again and again: an interrupt between two steps of a query is forgotten.
+        while not done.wait(seconds if not fired else 0.05):
+            fired.append(True)
+            con.interrupt()
+
+    fired: list[bool] = []
+    watcher = threading.Thread(target=watch, daemon=True)
+    if seconds is not None:
+        watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if seconds is not None:
+            watcher.join()
+
+
+def _quote(path: Path) -> str:
+    """A path as an SQL string."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _shorten(sql: str) -> str:
+    """The statement on one line, for a message."""
+    line = " ".join(sql.split())
+    return line if len(line) <= 200 else line[:199] + "…"

@@ -1,0 +1,170 @@
+-- The ledger's views: public API, columns are only added. Each view sees the latest judgement of
+-- each round. They are stored in the ledger file, so any DuckDB client has them; `factory sql`
+-- defines them once more over the file and the rows of a running round.
+
+create or replace view latest_judgement as
+select
+  round,
+  max(judgement) as judgement
+from sample
+group by round;
+comment on view latest_judgement is
+'The judgement that counts, per round. A re-judgement is appended whole, so it counts at once.';
+
+create or replace view accepted as
+select
+  sample.round,
+  sample.query_id,
+  asked.text as query,
+  sample.tools_json,
+  sample.calls_json,
+  sample.agreement
+from sample
+join latest_judgement using (round, judgement)
+left join (select query_id, any_value(text) as text from query group by query_id) as asked
+  on asked.query_id = sample.query_id
+where sample.status = 'accepted';
+comment on view accepted is
+'Samples that are kept: the query, the tools shown, the winning calls, and the share of samples that voted for them.';
+
+create or replace view rejected as
+select
+  sample.round,
+  sample.query_id,
+  asked.text as query,
+  sample.stage,
+  sample.reason,
+  sample.rule,
+  sample.path,
+  sample.message,
+  sample.agreement
+from sample
+join latest_judgement using (round, judgement)
+left join (select query_id, any_value(text) as text from query group by query_id) as asked
+  on asked.query_id = sample.query_id
+where sample.status = 'rejected';
+comment on view rejected is
+'Samples that fell: at which stage, by which rule, for which reason, and where in the record.';
+
+create or replace view rule_yield as
+select
+  verdict.round,
+  verdict.rule,
+  verdict.reason,
+  verdict.severity,
+  count(*) as hits,
+  count(distinct verdict.query_id) as samples,
+  count(distinct verdict.query_id) / any_value(drawn.drawn) as share
+from verdict
+join latest_judgement using (round, judgement)
+left join (select round, count(*) as drawn from draw group by round) as drawn
+  on drawn.round = verdict.round
+group by verdict.round, verdict.rule, verdict.reason, verdict.severity;
+comment on view rule_yield is
+'How often each rule fired: hits (findings), samples (queries with at least one), share (samples / drawn).';
+
+create or replace view round_yield as
+with drawn as (
+  select round, count(*) as drawn
+  from draw
+  group by round
+),
+finished as (
+  select
+    round,
+    count(*) filter (sample.stage not in ('draw', 'tools')) as tools_ok,
+    count(*) filter (sample.status = 'accepted') as accepted,
+    count(*) filter (sample.status = 'rejected') as rejected
+  from sample
+  join latest_judgement using (round, judgement)
+  group by round
+),
+voted as (
+  select
+    round,
+    count(distinct query_id) as called,
+    count(distinct query_id) filter (winner is not null) as voted
+  from vote
+  group by round
+)
+select
+  drawn.round,
+  drawn.drawn,
+  coalesce(finished.tools_ok, 0) as tools_ok,
+  coalesce(voted.called, 0) as called,
+  coalesce(voted.voted, 0) as voted,
+  coalesce(finished.accepted, 0) as accepted,
+  coalesce(finished.rejected, 0) as rejected,
+  drawn.drawn - coalesce(finished.accepted, 0) - coalesce(finished.rejected, 0) as unjudged,
+  coalesce(finished.accepted, 0) / drawn.drawn as acceptance
+from drawn
+left join finished on finished.round = drawn.round
+left join voted on voted.round = drawn.round;
+comment on view round_yield is
+'The funnel, in queries: tools_ok got past stages draw and tools, called has a vote, voted has a winner, unjudged is neither accepted nor rejected (not finished yet, or never judged), acceptance = accepted / drawn.';
+
+create or replace view code_proposal as
+select
+  generation.round,
+  generation.query_id,
+  tool_code.tool_id,
+  generation.text as proposed,
+  tool_code.code as assigned,
+  case
+    when generation.text = tool_code.code then 'full'
+    when starts_with(tool_code.code, split_part(generation.text, '>', 1) || '>') then 'prefix'
+    else 'none'
+  end as agreement
+from generation
+join tool_code
+  on tool_code.tool_id = generation.subject
+  and tool_code.round = generation.round
+where generation.stage = 'propose';
+comment on view code_proposal is
+'The code that the model proposed for a new document beside the one the coder assigned: full, prefix (the first level agrees) or none. A signal, never a label.';
+
+create or replace view vote_margin as
+select
+  round,
+  margin,
+  votes,
+  count(*) as queries
+from vote
+group by round, margin, votes;
+comment on view vote_margin is
+'Queries by vote margin ((first - second) / samples) and votes of the largest class.';
+
+create or replace view round_delta as
+select
+  checkpoint.round,
+  score.benchmark,
+  score.category,
+  arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.parent_id) as before,
+  arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.checkpoint_id) as after,
+  after - before as delta
+from checkpoint
+join score
+  on score.checkpoint_id in (checkpoint.checkpoint_id, checkpoint.parent_id)
+  and score.round <= checkpoint.round
+group by checkpoint.round, checkpoint.checkpoint_id, score.benchmark, score.category;
+comment on view round_delta is
+'Scores in percent of each round''s checkpoint (after) and of its parent (before), each as last measured up to that round; null where never measured.';
+
+create or replace view lineage as
+select
+  checkpoint.checkpoint_id,
+  checkpoint.parent_id,
+  checkpoint.round,
+  checkpoint.promoted,
+  checkpoint.fingerprint,
+  arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.parent_id) as home_before,
+  arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.checkpoint_id) as home_after
+from checkpoint
+left join score
+  on score.checkpoint_id in (checkpoint.checkpoint_id, checkpoint.parent_id)
+  and score.benchmark = 'home'
+  and score.category = 'overall'
+  and score.round <= checkpoint.round
+group by all;
+comment on view lineage is
+'Every checkpoint, the one it was trained from, whether it was promoted, and the home benchmark in percent before and after.';
