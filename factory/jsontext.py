@@ -1,0 +1,244 @@
+"""JSON as a model writes it: read within bounds, repaired only where that is safe, shown safely.
+
+A model's text is data. Size, nesting and number length are bounded before the parser sees it;
+duplicate keys, NaN, Infinity and lone surrogates are refused, because no later step (Arrow, DuckDB,
+a training file) can carry them unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+MAX_CHARS = 1_000_000
+"""Longest text that is read at all."""
+MAX_DEPTH = 64
+"""Deepest nesting of objects and arrays."""
+MAX_DIGITS = 100
+"""Longest number."""
+MAX_VALUES = 256
+"""Most values read of a sequence."""
+SHOWN_CHARS = 120
+"""Longest value shown in a message."""
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
+_REPAIRABLE = re.compile(
+    r'"(?:[^"\\]|\\.)*+"'  # a good string: kept
+    r"|'(?P<single>(?:[^'\\]|\\.)*+)'"
+    r"|[“”](?P<curly>[^“”]*+)[“”]"
+    r"|,(?=\s*+[}\]])",
+    re.DOTALL,
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
+
+
+class JsonTextError(ValueError):
+    """The text is not JSON within the bounds; str() is one sentence without line breaks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonText:
+    """A value read from text. Example: JsonText(value={"name": "f"}, repaired=False)."""
+
+    value: Any
+    """The parsed value."""
+    repaired: bool
+    """Whether quotes or trailing commas had to be mended."""
+
+
+def read_json(text: str) -> JsonText:
+    """Reads one JSON value: strictly, else with quotes and trailing commas mended.
+
+    Raises JsonTextError with the strict reading's cause.
+    """
+    try:
+        return JsonText(value=parse_strict(text), repaired=False)
+    except JsonTextError as error:
+        mended = mend(text)
+        if mended == text:
+            raise
+        try:
+            return JsonText(value=parse_strict(mended), repaired=True)
+        except JsonTextError:
+            raise error from None
+
+
+def parse_strict(text: str) -> Any:
+    """One JSON value, nothing after it but white space. Raises JsonTextError."""
+    _check_bounds(text)
+    try:
+        value = _DECODER.decode(text)
+    except JsonTextError:
+        raise
+    except ValueError as error:
+        raise JsonTextError(_cause(error)) from None
+    _check_surrogates(text, value)
+    return value
+
+
+def parse_sequence(text: str) -> tuple[list[Any], str]:
+    """JSON values that follow one another, and the cause why the next one cannot be read.
+
+    White space and single commas may stand between values. The cause is empty when all is read.
+    """
+    values: list[Any] = []
+    try:
+        _check_bounds(text)
+    except JsonTextError as error:
+        return values, str(error)
+    position, end = 0, len(text.rstrip())
+    while (position := _skip(text, position)) < end:
+        if len(values) == MAX_VALUES:
+            return values, f"more than {MAX_VALUES} values"
+        try:
+            value, position = _DECODER.raw_decode(text, position)
+            _check_surrogates(text, value)
+        except JsonTextError as error:
+            return values, str(error)
+        except ValueError as error:
+            return values, _cause(error)
+        values.append(value)
+        position = _skip(text, position)
+        if text[position : position + 1] == "," and position + 1 < end:
+            position += 1
+    return values, ""
+
+
+def mend(text: str) -> str:
+    """Replaces single and typographic quotes around strings, and drops trailing commas."""
+    return _REPAIRABLE.sub(_mend_token, text)
+
+
+def measure_depth(text: str) -> int:
+    """Nesting depth of brackets outside strings, up to MAX_DEPTH + 1."""
+    depth = deepest = 0
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if token in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > MAX_DEPTH:
+                break
+        elif token in "]}":
+            depth = max(0, depth - 1)
+    return deepest
+
+
+def show(value: object, limit: int = SHOWN_CHARS) -> str:
+    """A value as JSON for a message: printable characters only, at most `limit` of them."""
+    if isinstance(value, str):
+        value = value[: limit + 1]
+    pieces, length = [], 0
+    for piece in _ENCODER.iterencode(value):
+        pieces.append(piece)
+        length += len(piece)
+        if length > limit:
+            break
+    text = printable("".join(pieces)[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """`text` with control, format and surrogate characters written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def json_path(parts: Iterable[str | int]) -> str:
+    """JSON path of a part.
+
+    >>> json_path([0, "arguments", "a b"])
+    '$[0].arguments["a b"]'
+    """
+    text = "$"
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN_KEY.fullmatch(part):
+            text += f".{part}"
+        else:
+            text += f"[{show(part, 60)}]"
+    return text
+
+
+def _check_bounds(text: str) -> None:
+    if len(text) > MAX_CHARS:
+        raise JsonTextError(f"{len(text)} characters, at most {MAX_CHARS} are read")
+    if text.count("{") + text.count("[") > MAX_DEPTH and measure_depth(text) > MAX_DEPTH:
+        raise JsonTextError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_surrogates(text: str, value: object) -> None:
+    if "\\u" not in text and text.isascii():
+        return
+    if _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+        raise JsonTextError("a string holds half of a surrogate pair")
+
+
+def _skip(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
+
+
+def _cause(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        near = error.doc[error.pos : error.pos + 20]
+        found = f"found {show(near, 40)}" if near else "the text ends"
+        return f"{printable(error.msg)} at character {error.pos}: {found}"
+    return printable(str(error))[:SHOWN_CHARS]
+
+
+def _mend_token(match: re.Match[str]) -> str:
+    inner = match["single"]
+    if inner is None:
+        inner = match["curly"]
+    if inner is None:
+        return "" if match[0] == "," else match[0]
+    inner = inner.replace("\\'", "'")
+    return '"' + re.sub(r'\\.|"', lambda m: m[0] if m[0] != '"' else '\\"', inner) + '"'
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise JsonTextError(f"the key {show(twice, 60)} appears twice in one object")
+    return table
+
+
+def _read_float(text: str) -> float:
+    value = float(text)
+    if len(text) > MAX_DIGITS or value in (float("inf"), float("-inf")):
+        raise JsonTextError(f"the number {show(text, 40)} is too long or too large")
+    return value
+
+
+def _read_int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise JsonTextError(f"a number of {len(text)} digits, at most {MAX_DIGITS} are read")
+    return int(text)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise JsonTextError(f"{name} is not JSON")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys,
+    parse_float=_read_float,
+    parse_int=_read_int,
+    parse_constant=_refuse_constant,
+)
+_ENCODER = json.JSONEncoder(ensure_ascii=False)

@@ -1,0 +1,219 @@
+"""What is wrong with a tool document: its schema, and what a schema cannot say.
+
+Findings are named by rule id (`rules/tool/`); factory.check turns them into verdicts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema import SchemaError, ValidationError
+
+from factory.canon import normalise_text
+from factory.findings import MAX_VERDICTS, Finding, Parts, explain
+from factory.jsontext import printable, show
+from factory.pattern import PatternError, compile_pattern
+from factory.rulebook import Rulebook
+from factory.schema import (
+    FORMATS,
+    REFERENCES,
+    UNSUPPORTED,
+    StrictValidator,
+    make_validator,
+    map_types,
+    read_type,
+    to_json_schema,
+    walk_parts,
+)
+
+_SIMPLE: dict[str, type | tuple[type, ...]] = {
+    "type": (str, list),
+    "description": str,
+    "properties": dict,
+    "items": dict,
+    "enum": list,
+    "default": object,
+}
+_UNTYPED = ("enum", "const", "anyOf", "oneOf", "allOf")
+_WORD = re.compile(r"\w+")
+_UNSOUND = frozenset({"tool/schema_reference", "tool/schema_pattern", "tool/prop_type_unknown"})
+
+
+def judge_name_in_set(document: object, index: int, names: dict[str, int]) -> Iterator[Finding]:
+    name = document.get("name") if isinstance(document, dict) else None
+    if not isinstance(name, str):
+        return
+    if name in names:
+        message = f"tool {names[name]} is called {show(name)} too"
+        yield Finding("tool/name_duplicate_in_set", ("name",), message)
+    names.setdefault(name, index)
+
+
+def judge_document(document: object, rulebook: Rulebook, query: str) -> Iterator[Finding]:
+    """What the document schema says, and what a schema cannot say."""
+    findings = list(_judge_shape(document, rulebook))
+    arguments = document.get("arguments") if isinstance(document, dict) else None
+    if isinstance(arguments, dict) and isinstance(arguments.get("properties"), dict):
+        findings += _judge_arguments(arguments, rulebook)
+    if isinstance(document, dict) and query:
+        findings += _judge_leak(document, query, rulebook)
+    seen: set[tuple[str, Parts]] = set()
+    for finding in findings:
+        if finding[:2] not in seen and len(seen) < MAX_VERDICTS:
+            seen.add(finding[:2])
+            yield finding
+
+
+def _judge_shape(document: object, rulebook: Rulebook) -> Iterator[Finding]:
+    """Errors of rules/tool/document.schema.json, each under the rule its x-rule names."""
+    for error in rulebook.document_validator.iter_errors(document):
+        path: Parts = tuple(error.absolute_path)
+        if "propertyNames" in error.absolute_schema_path:
+            yield Finding(_marked_rule(error), (*path, error.instance), explain(error))
+        elif error.validator == "required":
+            for name in error.validator_value:
+                if name not in error.instance:
+                    rule = _marked_rule(error, name)
+                    yield Finding(rule, (*path, name), f"{name} is missing")
+        else:
+            yield Finding(_marked_rule(error), path, explain(error))
+
+
+def _marked_rule(error: ValidationError, name: str = "") -> str:
+    """The rule that x-rule names for the broken keyword (and missing property)."""
+    mark = error.schema.get("x-rule", {}) if isinstance(error.schema, dict) else {}
+    if isinstance(mark, str):
+        return mark
+    keyword = str(error.validator)
+    fallback = mark.get(keyword, "tool/schema_invalid")
+    return str(mark.get(f"{keyword}.{name}", fallback))
+
+
+def _judge_arguments(arguments: dict[str, Any], rulebook: Rulebook) -> Iterator[Finding]:
+    """Types, items, enums, defaults, required names; then JSON Schema's own meta-schema."""
+    types = rulebook.rule("tool/prop_type_unknown").words("types")
+    sound = True
+    for path, part in walk_parts(arguments, ("arguments",)):
+        for finding in _judge_part(part, path, types):
+            sound = sound and finding.rule not in _UNSOUND
+            yield finding
+    if sound and not all(_is_simple(part) for _, part in walk_parts(arguments)):
+        yield from _judge_meta(arguments)
+
+
+def _judge_part(part: Mapping[str, Any], path: Parts, types: frozenset[str]) -> Iterator[Finding]:
+    for keyword in part.keys() & (REFERENCES | UNSUPPORTED):
+        message = f"{keyword} {show(part[keyword])} is not allowed: a document stands alone"
+        yield Finding("tool/schema_reference", (*path, keyword), message)
+    pattern = part.get("pattern")
+    if isinstance(pattern, str):
+        try:
+            compile_pattern(pattern)
+        except PatternError as error:
+            message = f"pattern {show(pattern, 60)} cannot be used: {printable(str(error))}"
+            yield Finding("tool/schema_pattern", (*path, "pattern"), message)
+    yield from _judge_type(part, path, types)
+    yield from _judge_required(part, path)
+    yield from _judge_values(part, path)
+
+
+def _judge_type(part: Mapping[str, Any], path: Parts, types: frozenset[str]) -> Iterator[Finding]:
+    if "type" not in part:
+        if not any(keyword in part for keyword in _UNTYPED) and len(path) > 1:
+            yield Finding("tool/prop_type_unknown", path, "the type is missing")
+        return
+    word = part["type"]
+    fragment = read_type(word)
+    named = {name for one in (word if isinstance(word, list) else [word]) for name in _names(one)}
+    if fragment is None or not named <= types:
+        message = f"{show(word)} is none of the type words in use"
+        yield Finding("tool/prop_type_unknown", (*path, "type"), message)
+    elif fragment.get("type") == "array" and not {"items", "prefixItems"} & {*fragment, *part}:
+        yield Finding("tool/array_without_items", path, "an array needs items to say what is in it")
+
+
+def _names(word: object) -> list[str]:
+    return _WORD.findall(word.lower()) if isinstance(word, str) else []
+
+
+def _judge_required(part: Mapping[str, Any], path: Parts) -> Iterator[Finding]:
+    required, properties = part.get("required"), part.get("properties", {})
+    if isinstance(required, list) and isinstance(properties, dict):
+        for index, name in enumerate(required):
+            if not isinstance(name, str) or name not in properties:
+                message = f"{show(name)} is required but is no property"
+                yield Finding("tool/required_unknown", (*path, "required", index), message)
+
+
+def _judge_values(part: Mapping[str, Any], path: Parts) -> Iterator[Finding]:
+    """Enum members and the default must fit the part's own type; a null default means none."""
+    if "enum" not in part and part.get("default") is None:
+        return
+    frame = {key: value for key, value in part.items() if key not in ("default", "enum")}
+    if _is_unsound(frame):
+        return
+    validator = make_validator(to_json_schema(frame))
+    choices = part.get("enum")
+    if isinstance(choices, list):
+        if not choices:
+            yield Finding("tool/enum_type_mismatch", (*path, "enum"), "the enum is empty")
+        for index, choice in enumerate(choices):
+            if not validator.is_valid(choice):
+                message = f"{show(choice)} is not a {show(part.get('type'))}"
+                yield Finding("tool/enum_type_mismatch", (*path, "enum", index), message)
+    default = part.get("default")
+    if default is not None and not make_validator(to_json_schema(part)).is_valid(default):
+        kind = show(part.get("type"), 40)
+        message = f"the default {show(default)} does not fit its own schema, {kind}"
+        yield Finding("tool/default_type_mismatch", (*path, "default"), message)
+
+
+def _is_unsound(frame: Mapping[str, Any]) -> bool:
+    """Whether a part cannot judge values because JSON Schema itself is broken in it."""
+    return not _is_simple(frame) and any(_judge_meta(frame))
+
+
+def _is_simple(part: Mapping[str, Any]) -> bool:
+    """Whether a part is valid on sight, so that the meta-schema need not be asked."""
+    required = part.get("required", [])
+    listed = isinstance(required, list) and all(isinstance(name, str) for name in required)
+    return (
+        listed
+        and len(set(required)) == len(required)
+        and all(isinstance(part[key], _SIMPLE.get(key, ())) for key in part.keys() - {"required"})
+    )
+
+
+def _judge_meta(schema: Mapping[str, Any]) -> Iterator[Finding]:
+    try:
+        StrictValidator.check_schema(map_types(schema), format_checker=FORMATS)
+    except SchemaError as error:
+        path: Parts = ("arguments", *error.absolute_path)
+        message = f"not JSON Schema: {show(error.instance)} breaks {error.validator}"
+        yield Finding("tool/schema_invalid", path, message)
+
+
+def _judge_leak(document: dict[str, Any], query: str, rulebook: Rulebook) -> Iterator[Finding]:
+    """A description that quotes the whole query."""
+    wanted = normalise_text(query).casefold().rstrip(".?!")
+    if len(wanted) < rulebook.rule("tool/query_leak").limit("min_chars"):
+        return
+    for path, text in _find_descriptions(document, ()):
+        if wanted in normalise_text(text).casefold():
+            yield Finding(
+                "tool/query_leak", path, f"the description quotes the query: {show(text)}"
+            )
+
+
+def _find_descriptions(value: object, path: Parts) -> Iterator[tuple[Parts, str]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key == "description" and isinstance(part, str):
+                yield (*path, key), part
+            else:
+                yield from _find_descriptions(part, (*path, key))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _find_descriptions(part, (*path, index))

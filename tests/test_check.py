@@ -1,0 +1,448 @@
+"""Judging tool documents, calls, votes and codes (algorithms §1.5, check 3)."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from factory.canon import tool_id
+from factory.check import (
+    check_calls,
+    check_code,
+    check_document,
+    check_tools,
+    parse_tools,
+    render_calls,
+)
+from factory.home.world import fresh_item
+from factory.records import Tool, Verdict
+from factory.rulebook import Rulebook
+from factory.schema import arguments_schema
+from factory.vote import parse_calls
+from factory.workspace import Workspace, shipped_root
+
+settings.register_profile("factory", deadline=None, derandomize=True)
+settings.load_profile("factory")
+
+DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+RULEBOOK = Rulebook.load(Workspace(shipped_root()))
+WEATHER: dict[str, Any] = {
+    "name": "get_weather",
+    "description": "Current weather of a city.",
+    "arguments": {
+        "type": "dict",
+        "properties": {
+            "city": {"type": "string", "description": "Name of the city"},
+            "days": {"type": "integer", "description": "Days ahead", "default": 1},
+            "unit": {"type": "string", "enum": ["C", "F"], "description": "Unit"},
+            "low": {"type": "float", "description": "Lowest temperature"},
+        },
+        "required": ["city"],
+    },
+    "results": {"type": "dict", "properties": {"degrees": {"type": "float", "description": "…"}}},
+}
+
+
+def as_tool(document: dict[str, Any]) -> Tool:
+    return Tool(id=tool_id(document), document=document)
+
+
+TOOL = as_tool(WEATHER)
+
+
+def with_argument(**schema: Any) -> dict[str, Any]:
+    """A document whose one argument `x` has this schema."""
+    part = {"description": "A value", **schema}
+    arguments = {"type": "dict", "properties": {"x": part}, "required": ["x"]}
+    return {"name": "f", "description": "Does this and that.", "arguments": arguments}
+
+
+def judge(tools: list[Tool], *calls: dict[str, Any], query: str = "") -> list[Verdict]:
+    return list(check_calls(render_calls(calls), tools, rulebook=RULEBOOK, query=query))
+
+
+def weather(**arguments: Any) -> dict[str, Any]:
+    return {"name": "get_weather", "arguments": arguments}
+
+
+def reasons(verdicts: Any) -> list[str]:
+    return [verdict.reason for verdict in verdicts]
+
+
+def test_verdict_shows_rule_path_and_value() -> None:
+    (verdict,) = judge([TOOL], weather(city="Oslo"), weather(city="Rome", days="4"))
+    assert verdict == Verdict(
+        subject="calls",
+        rule="call/wrong_type",
+        reason="wrong_type",
+        severity="reject",
+        path="$[1].arguments.days",
+        message='"4" is a string, not an integer',
+    )
+
+
+def test_near_names_are_suggested() -> None:
+    unknown = judge([TOOL], {"name": "get_wether", "arguments": {}})[0]
+    assert unknown.message == 'no candidate is called "get_wether"; did you mean "get_weather"?'
+    invented = judge([TOOL], weather(city="Oslo", day=1))[0]
+    assert invented.message == ('"day" is no argument of tool "get_weather"; did you mean "days"?')
+
+
+def test_every_fault_of_a_call_is_found() -> None:
+    verdicts = judge([TOOL], weather(days=True, unit="K", low="2", town="Oslo"))
+    assert Counter(reasons(verdicts)) == Counter(
+        ["unknown_argument", "missing_required", "wrong_type", "enum_violation", "wrong_type"]
+    )
+
+
+def test_the_published_apigen_row_is_rejected() -> None:
+    """distilabel's documentation shows these calls as kept, with texts for numbers."""
+    names = ("initial_velocity", "acceleration", "time")
+    properties = {name: {"type": "number", "description": name} for name in names}
+    document = {
+        "name": "final_velocity",
+        "description": "Final velocity of an object.",
+        "arguments": {"type": "object", "properties": properties, "required": [*names]},
+    }
+    call = {
+        "name": "final_velocity",
+        "arguments": {"acceleration": "9.8", "initial_velocity": "0", "time": "10"},
+    }
+    assert reasons(judge([as_tool(document)], call)) == ["wrong_type"] * 3
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "reason"),
+    [
+        ({"type": "integer"}, 5, ""),
+        ({"type": "integer"}, 5.0, "wrong_type"),
+        ({"type": "integer"}, "5", "wrong_type"),
+        ({"type": "integer"}, True, "wrong_type"),
+        ({"type": "integer"}, 10**90, ""),
+        ({"type": "float"}, 5, ""),
+        ({"type": "number"}, 5.5, ""),
+        ({"type": "float"}, False, "wrong_type"),
+        ({"type": "boolean"}, 1, "wrong_type"),
+        ({"type": "bool"}, True, ""),
+        ({"type": "string"}, None, "wrong_type"),
+        ({"type": "any"}, {"a": [None]}, ""),
+        ({"type": ["string", "null"]}, None, ""),
+        ({"type": "union[int, str]"}, 1.5, "wrong_type"),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "a", ""),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, [], "wrong_type"),
+        ({"type": "list[int]"}, [1, 2], ""),
+        ({"type": "list[int]"}, [1, "2"], "array_item_type"),
+        ({"type": "array", "items": {"type": "list[str]"}}, [["a"], [1]], "array_item_type"),
+        ({"type": "array", "items": {"enum": [1, 2]}}, [3], "enum_violation"),
+        ({"type": "tuple[int, str]"}, [1, "a"], ""),
+        ({"type": "tuple[int, str]"}, [1, "a", 2], "array_item_type"),
+        ({"type": "list[int]", "minItems": 1}, [], "constraint_violation"),
+        ({"type": "list[int]", "uniqueItems": True}, [1, 1], "constraint_violation"),
+        ({"type": "dict[str, int]"}, {"a": 1}, ""),
+        ({"type": "dict[str, int]"}, {"a": "1"}, "object_nested_schema"),
+        ({"type": "dict", "properties": {"a": {"type": "int"}}}, {"a": 1}, ""),
+        ({"type": "dict", "properties": {"a": {"type": "int"}}}, {"b": 1}, "object_nested_schema"),
+        (
+            {"type": "dict", "properties": {"a": {}}, "additionalProperties": True},
+            {"b": 1},
+            "",
+        ),
+        ({"type": "dict"}, {"anything": 1}, ""),
+        ({"enum": [1, "a"]}, 1, ""),
+        ({"enum": [1, "a"]}, True, "enum_violation"),
+        ({"type": "integer", "minimum": 2}, 1, "constraint_violation"),
+        ({"type": "string", "pattern": "^a+$"}, "aab", "constraint_violation"),
+        ({"type": "string", "pattern": "^(a+)+$"}, "a" * 4000 + "!", "constraint_violation"),
+        ({"type": "string", "pattern": "^(a+)+$"}, "a" * 100_000, "constraint_violation"),
+        ({"type": "string", "format": "date"}, "2024-02-30", "constraint_violation"),
+        ({"type": "string", "format": "email"}, "a@b", ""),
+        ({"type": "string", "format": "unheard-of"}, "a", ""),
+    ],
+)
+def test_values_against_schemas(schema: dict[str, Any], value: object, reason: str) -> None:
+    document = with_argument(**schema)
+    found = judge([as_tool(document)], {"name": "f", "arguments": {"x": value}})
+    assert reasons(found) == ([reason] if reason else [])
+    for verdict in found:
+        assert len(verdict.message) < 400
+        assert verdict.message.isprintable()
+
+
+def test_messages_are_bounded_and_safe_to_print() -> None:
+    value = "\x1b[31m\u202e" + "x" * 10_000
+    name = "\x1b]0;title\x07" * 100
+    found = judge([TOOL], weather(city="Oslo", days=value), {"name": name, "arguments": {name: 1}})
+    assert reasons(found) == ["wrong_type", "unknown_tool"]
+    assert all(len(v.message) < 300 and v.message.isprintable() for v in found)
+    invented = judge([TOOL], weather(city="Oslo", **{name: 1}))
+    assert all(len(v.path) < 120 and v.path.isprintable() for v in invented)
+
+
+def test_faults_of_one_call_are_bounded() -> None:
+    invented = {f"a{index}": 1 for index in range(500)}
+    assert len(judge([TOOL], weather(city="Oslo", **invented))) == 16
+
+
+def test_truncated_answer_says_so_first() -> None:
+    text = '<tool_call>{"name": "get_wea'
+    verdicts = check_calls(text, [TOOL], rulebook=RULEBOOK, finish_reason="length")
+    assert reasons(verdicts) == ["truncated", "call_json"]
+
+
+def test_subject_and_parsed_answers() -> None:
+    parsed = parse_calls(render_calls([weather(city=1)]))
+    (verdict,) = check_calls(parsed, [TOOL], rulebook=RULEBOOK, subject="sample:3")
+    assert (verdict.subject, verdict.reason) == ("sample:3", "wrong_type")
+
+
+def test_same_id_with_another_document_is_another_tool() -> None:
+    other = {**WEATHER, "arguments": {"type": "dict", "properties": {}, "required": []}}
+    for _ in range(2):
+        assert not judge([Tool(id="t", document=WEATHER)], weather(city="Oslo"))
+        assert judge([Tool(id="t", document=other)], weather(city="Oslo"))
+
+
+def test_code_is_judged_by_the_trie() -> None:
+    assert check_code("<a_1>", valid=True, rulebook=RULEBOOK) == ()
+    (verdict,) = check_code("<a_1>\x1b", valid=False, rulebook=RULEBOOK, subject="code:t_1")
+    assert (verdict.reason, verdict.subject) == ("code_not_in_trie", "code:t_1")
+    assert verdict.message.isprintable()
+
+
+def test_good_tools_survive_their_neighbours() -> None:
+    bad = {**WEATHER, "name": "other", "description": ""}
+    text = f"<tools>{json.dumps(WEATHER)}\n{json.dumps(bad)}\n{{broken</tools>"
+    checked = check_tools(text, rulebook=RULEBOOK)
+    assert [tool.name for tool in checked.tools] == ["get_weather"]
+    assert [(v.subject, v.reason) for v in checked.verdicts] == [
+        ("tool:2", "tools_json"),
+        ("tool:1", "desc_missing"),
+        ("tool:1", "desc_short"),
+    ]
+
+
+def test_a_rejected_set_keeps_no_tool() -> None:
+    unclosed = check_tools(f"<tools>{json.dumps(WEATHER)}", rulebook=RULEBOOK)
+    assert (unclosed.tools, reasons(unclosed.verdicts)) == ((), ["no_tools_tag"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<tools>" * 100_000,
+        "<tools>" + "[" * 10_000 + "]" * 10_000 + "</tools>",
+        "<tools>" + '{"a":' * 10_000 + "1" + "}" * 10_000 + "</tools>",
+        "<tools>" + "{}" * 1000 + "</tools>",
+        "<tools>" + "1 " * 100_000 + "</tools>",
+        "<tools>" + '"' * 300_001 + "</tools>",
+        "<tools>" + '{"name": "' + "x" * 900_000 + '"}</tools>',
+        '<tools>{"name": "a", "name": "b"}</tools>',
+        '<tools>{"name": "\\ud800"}</tools>',
+        '<tools>{"n": 1e999}</tools>',
+        "<tools>" + "x" * 3_000_000 + "</tools>",
+    ],
+)
+def test_hostile_tools_fall_with_a_reason(text: str) -> None:
+    checked = check_tools(text, rulebook=RULEBOOK, query="What is the weather in Oslo?")
+    assert checked.tools == ()
+    assert any(verdict.severity == "reject" for verdict in checked.verdicts)
+    assert all(len(v.message) < 400 and v.message.isprintable() for v in checked.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"type": "dict", "properties": {"a": ', "}}"),
+        ('{"anyOf": [', "]}"),
+        ('{"type": "array", "items": ', "}"),
+    ],
+)
+@pytest.mark.parametrize("depth", [10, 27, 5000])
+def test_deep_schemas_cost_bounded_time_and_stack(before: str, after: str, depth: int) -> None:
+    deep = before * depth + '{"type": "string", "minLength": 1}' + after * depth
+    frame = json.dumps(with_argument(type="dict", properties={"y": 0}))
+    checked = check_tools(f"<tools>{frame.replace('0', deep)}</tools>", rulebook=RULEBOOK)
+    assert reasons(checked.verdicts) == ([] if depth < 30 else ["tools_json"])
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("name", "description", "arguments", "type", "properties", "required"),
+                    *("items", "enum", "default", "pattern", "anyOf", "minimum", "$ref", "x"),
+                    *("format", "additionalProperties", "propertyNames", "minItems"),
+                    *("multipleOf", "uniqueItems", "const", "not", "prefixItems", "minLength"),
+                ]
+            ),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=25,
+)
+
+
+@settings(max_examples=150)
+@given(JSON, JSON)
+def test_no_document_breaks_the_checker(document: Any, schema: Any) -> None:
+    check_document(document, rulebook=RULEBOOK, query="some query text")
+    whole = {
+        "name": "f",
+        "description": "Does this and that.",
+        "arguments": {"type": "dict", "properties": {"x": schema}, "required": ["x"]},
+    }
+    verdicts = check_document(whole, rulebook=RULEBOOK)
+    if not any(verdict.severity == "reject" for verdict in verdicts):
+        judge([as_tool(whole)], {"name": "f", "arguments": {"x": {"type": [1]}}})
+
+
+@settings(max_examples=150)
+@given(st.dictionaries(st.sampled_from(["city", "days", "unit", "low", "x"]), JSON, max_size=4))
+def test_agrees_with_a_plain_json_schema_judgement(arguments: dict[str, Any]) -> None:
+    """Apart from 5.0 for an integer, which JSON Schema calls exact and BFCL does not."""
+    text = render_calls([weather(**arguments)])
+    if parse_calls(text).failure:
+        return
+    plain = Draft202012Validator(arguments_schema(TOOL.arguments)).is_valid(arguments)
+    ours = not check_calls(text, [TOOL], rulebook=RULEBOOK)
+    assert ours == (plain and not isinstance(arguments.get("days"), float))
+
+
+def test_home_world_is_clean() -> None:
+    for number in range(60):
+        item = fresh_item(number)
+        tools = [as_tool(document) for document in item.tools]
+        for document in item.tools:
+            assert check_document(document, rulebook=RULEBOOK, query=item.query) == ()
+        assert not judge(tools, *item.calls, query=item.query)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        pytest.skip(f"needs the public data set at {path}")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_seal_tools_gold_calls() -> None:
+    """1,750 of 1,804 fit; the other 54 give texts for numbers."""
+    folder = DATA / "seal_tools" / "Seal-Tools_Dataset"
+    tools = {}
+    for row in read_lines(folder / "tool.jsonl"):
+        arguments = {"type": "dict", "properties": row["parameters"], "required": row["required"]}
+        tools[row["api_name"]] = as_tool(
+            {
+                "name": row["api_name"],
+                "description": row["api_description"],
+                "arguments": arguments,
+            }
+        )
+    fallen: list[list[Verdict]] = []
+    calls = [call for row in read_lines(folder / "dev.jsonl") for call in row["calling"]]
+    for call in calls:
+        found = judge([tools[call["api"]]], {"name": call["api"], "arguments": call["parameters"]})
+        fallen += [found] if found else []
+    assert (len(calls), len(fallen)) == (1804, 54)
+    assert {verdict.reason for found in fallen for verdict in found} == {"wrong_type"}
+
+
+def test_callnavi_gold_calls() -> None:
+    """Dirty gold: 232 calls break their own schema at the top level, 27 more in nested objects."""
+    folder = DATA / "callnavi" / "Dataset"
+    if not folder.exists():
+        pytest.skip(f"needs the public data set at {folder}")
+    first: Counter[str] = Counter()
+    num_calls = 0
+    for path in sorted(glob.glob(str(folder / "Questions" / "*.json"))):
+        schemas = json.loads((folder / "APISchema" / Path(path).name).read_text(encoding="utf-8"))
+        tools = []
+        for row in schemas:
+            arguments = {k: v for k, v in row["parameters"].items() if k != "$schema"}
+            if "properties" not in arguments:
+                arguments = {"type": "object", "properties": {}}
+            tools.append(as_tool({**row, "arguments": arguments}))
+        for row in json.loads(Path(path).read_text(encoding="utf-8")):
+            gold = row["ground_truth"]
+            for name, parameters in zip(gold["API"], gold["parameters"], strict=False):
+                num_calls += 1
+                found = judge(tools, {"name": name, "arguments": parameters})
+                first.update(reasons(found)[:1])
+    assert num_calls == 1078
+    assert first == {
+        "unknown_argument": 179,
+        "wrong_type": 43,
+        "object_nested_schema": 28,
+        "unknown_tool": 6,
+        "missing_required": 3,
+    }
+
+
+def test_sgd_gold_calls() -> None:
+    """Human dialogues: every service call fits its own schema."""
+    folder = DATA / "sgd" / "train"
+    if not folder.exists():
+        pytest.skip(f"needs the public data set at {folder}")
+    services = {
+        service["service_name"]: service
+        for service in json.loads((folder / "schema.json").read_text(encoding="utf-8"))
+    }
+    num_calls = 0
+    for path in sorted(folder.glob("dialogues_*.json")):
+        for dialogue in json.loads(path.read_text(encoding="utf-8")):
+            for turn in dialogue["turns"]:
+                for frame in turn["frames"]:
+                    if call := frame.get("service_call"):
+                        num_calls += 1
+                        tools = sgd_tools(services[frame["service"]])
+                        body = {"name": call["method"], "arguments": call["parameters"]}
+                        assert not judge(tools, body)
+    assert num_calls > 100
+
+
+def sgd_tools(service: dict[str, Any]) -> list[Tool]:
+    """One tool an intent; slots with listed values become enums."""
+    slots = {slot["name"]: slot for slot in service["slots"]}
+    tools = []
+    for intent in service["intents"]:
+        properties: dict[str, Any] = {}
+        for name in (*intent["required_slots"], *intent["optional_slots"]):
+            slot = slots[name]
+            properties[name] = {"type": "string", "description": slot["description"]}
+            if slot["is_categorical"]:
+                properties[name]["enum"] = [*slot["possible_values"], "dontcare"]
+        arguments = {
+            "type": "dict",
+            "properties": properties,
+            "required": intent["required_slots"],
+        }
+        tools.append(
+            as_tool(
+                {
+                    "name": intent["name"],
+                    "description": intent["description"],
+                    "arguments": arguments,
+                }
+            )
+        )
+    return tools
+
+
+def test_documents_are_read_from_lists_and_sequences() -> None:
+    one, other = json.dumps(WEATHER), json.dumps({**WEATHER, "name": "g"})
+    for body in (f"{one}{other}", f"{one},\n{other}", f"[{one}, {other}]", f"{one}\n\n{other}"):
+        assert [d["name"] for d in parse_tools(f"<tools>{body}</tools>").documents] == [
+            "get_weather",
+            "g",
+        ]
