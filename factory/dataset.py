@@ -1,0 +1,429 @@
+"""Examples: accepted samples -> chat examples -> token ids with a loss mask.
+
+An example is a chat whose assistant text is the target (algorithms §8):
+
+gen        query -> tool documents                    ToolDev Eq. 3
+adapt      tool description -> tool document          ToolDev stage 1
+invoke     tools and query -> calls                   ToolDev Eq. 2
+code       tool document -> its code                  ToolGen memorisation, SGTC
+retrieve   query -> code of one tool it needs         ToolGen, SGTC L_ret
+
+Texts name tools by id, `{{tool:t_91…}}`; codes are put in when training starts, from the codebook
+of that moment (A41), so that examples of old rounds stay valid after re-coding.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from factory.calls import invocation_messages
+from factory.canon import canonical_json, derive_seed
+from factory.failures import ContentError, DiskError, InputError, ModelError
+from factory.prompts import Prompts
+from factory.records import Call, Example, ExampleKind, Message, Query, Tool
+from factory.tools import generation_messages
+
+IGNORED = -100
+"""Label of a token without loss (torch's cross-entropy and TRL)."""
+
+MAX_OTHER_TOOLS = 2
+"""Tools of the sample that were not called but stay in the gen target (A2)."""
+
+DropReason = Literal[
+    "too_long", "no_codebook", "no_code", "ood_code", "special_token", "not_unicode"
+]
+
+_PLACEHOLDER = re.compile(r"\{\{tool:([^{}\s]+)\}\}")
+_CODED_KINDS = frozenset({"code", "retrieve"})
+
+
+class ChatTokenizer(Protocol):
+    """What is needed of a transformers tokenizer with a chat template."""
+
+    eos_token_id: int | None
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any:
+        """The chat as text (tokenize=False)."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """One example in token ids."""
+
+    kind: ExampleKind
+    """Its objective."""
+    input_ids: tuple[int, ...]
+    """The whole chat, (L,)."""
+    labels: tuple[int, ...]
+    """The same ids where there is loss, IGNORED elsewhere, (L,)."""
+
+    @property
+    def target_ids(self) -> list[int]:
+        """The ids that carry loss."""
+        return [label for label in self.labels if label != IGNORED]
+
+
+@dataclass(slots=True, kw_only=True)
+class EncodedSet:
+    """What a training run sees, and what it does not and why."""
+
+    examples: list[Encoded] = field(default_factory=list)
+    """In order of the input."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """`<kind>/<reason>` to a number of examples; kept + dropped = given."""
+
+
+# -- accepted samples -> examples ---------------------------------------------------------------
+
+
+def tools_text(documents: Iterable[Mapping[str, Any]]) -> str:
+    """Assistant text of gen and adapt: one JSON object a line within <tools> tags (Fig. 7)."""
+    lines = "\n".join(json.dumps(document, ensure_ascii=False) for document in documents)
+    return f"<tools>\n{lines}\n</tools>"
+
+
+def calls_text(calls: Iterable[Call]) -> str:
+    """Assistant text of invoke: one <tool_call> block a call (Fig. 5)."""
+    return "\n".join(
+        "<tool_call>\n"
+        + json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+        + "\n</tool_call>"
+        for call in calls
+    )
+
+
+def placeholder(tool_id: str) -> str:
+    """The text that stands for a tool's code until training starts."""
+    return f"{{{{tool:{tool_id}}}}}"
+
+
+def encode_text(tool: Tool, prompts: Prompts) -> str:
+    """What a tool's code is made from and learnt from: the user side of its code example."""
+    return prompts.render("codes/encode", tool=tool.document)
+
+
+def examples_from_sample(
+    *,
+    query: Query,
+    tools: Sequence[Tool],
+    calls: Sequence[Call],
+    prompts: Prompts,
+    round_number: int,
+    written: Sequence[Tool] | None = None,
+) -> list[Example]:
+    """Examples of one accepted sample: gen, invoke, and code and retrieve for each called tool.
+
+    `tools` are the candidates of the calls, `written` those of them which the model wrote for this
+    query (all, if None): only they can be the uncalled tools of the gen target. Tools that no
+    call uses get no code and no retrieve example (A40).
+    """
+    origin = f"r{round_number}/{query.id}"
+    names = {call.name for call in calls}
+    used = [tool for tool in tools if tool.name in names]
+    target = _gen_target(used, tools if written is None else written)
+    asked = generation_messages(query.text, prompts)
+    shown = invocation_messages(query.text, [tool.document for tool in tools], prompts)
+    retrieve = (Message(role="user", content=prompts.render("codes/retrieve", query=query.text)),)
+    examples = [
+        _example("gen", origin, asked, tools_text(tool.document for tool in target)),
+        _example("invoke", origin, shown, calls_text(calls)),
+    ]
+    for tool in used:
+        document = (Message(role="user", content=encode_text(tool, prompts)),)
+        examples.append(_example("code", origin, document, placeholder(tool.id)))
+        examples.append(_example("retrieve", origin, retrieve, placeholder(tool.id)))
+    return examples
+
+
+def _gen_target(used: Sequence[Tool], written: Sequence[Tool]) -> list[Tool]:
+    """A2: the called tools and at most two others of the sample, in the sample's order."""
+    called = {tool.id for tool in used}
+    others = [tool for tool in written if tool.id not in called][:MAX_OTHER_TOOLS]
+    target = {tool.id: tool for tool in (*written, *used)}
+    kept = called | {tool.id for tool in others}
+    return [tool for tool in target.values() if tool.id in kept]
+
+
+def _example(kind: ExampleKind, origin: str, prompt: tuple[Message, ...], answer: str) -> Example:
+    messages = (*prompt, Message(role="assistant", content=answer))
+    return Example(kind=kind, messages=messages, origin=origin)
+
+
+def unique_examples(examples: Iterable[Example]) -> list[Example]:
+    """The examples without repeated chats (one tool called by many queries); the first stays."""
+    first: dict[str, Example] = {}
+    for example in examples:
+        first.setdefault(_identity(example), example)
+    return list(first.values())
+
+
+def _identity(example: Example) -> str:
+    return canonical_json([example.kind, [[m.role, m.content] for m in example.messages]])
+
+
+# -- replay -------------------------------------------------------------------------------------
+
+
+def select_replay(
+    seed_examples: Sequence[Example],
+    earlier: Sequence[Example],
+    *,
+    share: float,
+    limit: int,
+    history: float,
+    seed: int,
+) -> list[Example]:
+    """Replay of A10: `share` of the seed set (at most `limit`), `history` of earlier rounds.
+
+    Which ones depends on the seed and on each example's text only, never on their order.
+    """
+    num_seed = min(limit, round(share * len(seed_examples)))
+    num_earlier = round(history * len(earlier))
+    return _draw(seed_examples, num_seed, seed) + _draw(earlier, num_earlier, seed)
+
+
+def _draw(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    ranked = sorted(examples, key=lambda example: derive_seed(seed, "replay", _identity(example)))
+    return ranked[:count]
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def example_to_json(example: Example) -> dict[str, Any]:
+    """The example as a JSON object; inverse of example_from_json."""
+    messages = [{"role": m.role, "content": m.content} for m in example.messages]
+    return {"kind": example.kind, "messages": messages, "origin": example.origin}
+
+
+def example_from_json(row: object, where: str) -> Example:
+    """An example from a JSON object with `messages` and, optionally, `kind` and `origin`.
+
+    A row without kind is `invoke`, one without origin has `where`. Raises ContentError.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+        raise ContentError("an example is an object with a list `messages`", where=where)
+    kind = row.get("kind", "invoke")
+    if kind not in get_args(ExampleKind):
+        known = ", ".join(get_args(ExampleKind))
+        raise ContentError(f"unknown kind {kind!r}", where=where, remedy=f"use one of {known}")
+    messages = tuple(_message(message, where) for message in row["messages"])
+    if not any(message.role == "assistant" for message in messages):
+        raise ContentError("an example without assistant message has nothing to learn", where=where)
+    return Example(kind=kind, messages=messages, origin=str(row.get("origin", where)))
+
+
+def _message(row: object, where: str) -> Message:
+    if not isinstance(row, dict) or not isinstance(row.get("content"), str):
+        raise ContentError("a message is an object with `role` and a text `content`", where=where)
+    if row.get("role") not in ("system", "user", "assistant", "tool"):
+        raise ContentError(f"unknown role {row.get('role')!r}", where=where)
+    return Message(role=row["role"], content=row["content"])
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Examples of a JSON-lines file. Raises ContentError with file and line."""
+    examples = []
+    for number, line in _lines(path):
+        where = f"{path.name}:{number}"
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ContentError(f"not a JSON object: {error}", where=f"{path}:{number}") from error
+        examples.append(example_from_json(row, where))
+    return examples
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the examples: {error}", where=str(path)) from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> int:
+    """Write examples as JSON lines, escapes only (lone surrogates survive); how many there were."""
+    return write_rows(path, (example_to_json(example) for example in examples))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows as JSON lines; how many there were. Raises DiskError."""
+    lines = [json.dumps(row) + "\n" for row in rows]
+    try:
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise DiskError(
+            f"cannot write the training data: {error.strerror}",
+            where=str(path),
+            remedy="free some space (`df -h`), then `factory round` continues",
+        ) from error
+    return len(lines)
+
+
+# -- examples -> token ids ----------------------------------------------------------------------
+
+
+class CodeNames(Protocol):
+    """What is needed of factory.codes.lifecycle.Codebook."""
+
+    def code_text(self, tool_id: str) -> str:
+        """The code tokens of a tool as text; KeyError for a tool without a code."""
+        ...
+
+
+def render(example: Example, codes: CodeNames | None) -> tuple[Message, ...]:
+    """The chat with codes in place of placeholders.
+
+    Only assistant texts of code and retrieve examples hold placeholders; the same characters in a
+    query are just text. Raises LookupError where a tool has no code.
+    """
+    if example.kind not in _CODED_KINDS:
+        return example.messages
+    if codes is None:
+        raise LookupError("no codebook")
+    names = codes
+    return tuple(
+        Message(
+            role=m.role, content=_PLACEHOLDER.sub(lambda hit: names.code_text(hit[1]), m.content)
+        )
+        if m.role == "assistant"
+        else m
+        for m in example.messages
+    )
+
+
+def tools_of(example: Example) -> list[str]:
+    """Ids of the tools whose codes the example teaches."""
+    if example.kind not in _CODED_KINDS:
+        return []
+    texts = (m.content for m in example.messages if m.role == "assistant")
+    return [tool_id for text in texts for tool_id in _PLACEHOLDER.findall(text)]
+
+
+def encode(
+    kind: ExampleKind, messages: Sequence[Message], tokenizer: ChatTokenizer, ends: frozenset[int]
+) -> Encoded | None:
+    """Token ids and labels of a chat; loss on assistant texts and their end-of-turn token only.
+
+    Prompt and answer are tokenised apart, since that is how a server sees them: the answer's first
+    token follows a finished prompt (A48, by prefix difference of the rendered chat). `ends` are the
+    end-of-turn ids. None where a text holds an end-of-turn token itself and would be cut there.
+
+    Raises ModelError for a chat template that renders a prompt differently once it is answered, or
+    that ends a turn without an end-of-turn token.
+    """
+    chat = [{"role": message.role, "content": message.content} for message in messages]
+    input_ids: list[int] = []
+    labels: list[int] = []
+    done = ""
+    for index, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        prompt = _render_chat(tokenizer, chat[:index], answer_next=True)
+        whole = _render_chat(tokenizer, chat[: index + 1], answer_next=False)
+        answer_ids = tokenizer.encode(_rest(prompt, whole), add_special_tokens=False)
+        num_target = _length_to_end(answer_ids, ends)
+        if sum(token in ends for token in answer_ids) > 1:
+            return None
+        prompt_ids = tokenizer.encode(_rest(done, prompt), add_special_tokens=False)
+        tail = len(answer_ids) - num_target
+        input_ids += prompt_ids + answer_ids
+        labels += [IGNORED] * len(prompt_ids) + answer_ids[:num_target] + [IGNORED] * tail
+        done = whole
+    return Encoded(kind=kind, input_ids=tuple(input_ids), labels=tuple(labels))
+
+
+def _render_chat(tokenizer: ChatTokenizer, chat: list[dict[str, str]], *, answer_next: bool) -> str:
+    return str(
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer_next)
+    )
+
+
+def _rest(head: str, whole: str) -> str:
+    if not whole.startswith(head):
+        raise ModelError(
+            "the chat template renders a prompt differently once it is answered",
+            where=f"after {head[-40:]!r}",
+            remedy="use a chat template whose prompt is a prefix of the answered chat",
+        )
+    return whole[len(head) :]
+
+
+def _length_to_end(answer_ids: Sequence[int], ends: frozenset[int]) -> int:
+    """Number of ids up to the first end-of-turn token, which is included."""
+    for position, token in enumerate(answer_ids):
+        if token in ends:
+            return position + 1
+    raise ModelError(
+        "the chat template ends an assistant turn without an end-of-turn token",
+        where=f"end-of-turn ids {sorted(ends)}",
+        remedy="end the assistant turn with the tokenizer's eos_token, or list the token that "
+        "does in generation_config.json as eos_token_id",
+    )
+
+
+def encode_all(
+    examples: Iterable[Example],
+    *,
+    codes: CodeNames | None,
+    outliers: frozenset[str],
+    tokenizer: ChatTokenizer,
+    ends: frozenset[int],
+    max_length: int,
+) -> EncodedSet:
+    """Render and tokenise; what cannot be learnt whole is dropped, not trimmed, and counted (A49).
+
+    `outliers` are tools whose documents lie far from the codebook: they wait for the next one
+    instead of being learnt (A38).
+    """
+    result = EncodedSet()
+    for example in examples:
+        encoded = _encode_one(example, codes, outliers, lambda k, m: encode(k, m, tokenizer, ends))
+        if isinstance(encoded, Encoded) and len(encoded.input_ids) > max_length:
+            encoded = "too_long"
+        if isinstance(encoded, Encoded):
+            result.examples.append(encoded)
+        else:
+            result.dropped[f"{example.kind}/{encoded}"] += 1
+    return result
+
+
+def _encode_one(
+    example: Example,
+    codes: CodeNames | None,
+    outliers: frozenset[str],
+    tokenise: Callable[[ExampleKind, Sequence[Message]], Encoded | None],
+) -> Encoded | DropReason:
+    if example.kind in _CODED_KINDS:
+        if codes is None:
+            return "no_codebook"
+        if not outliers.isdisjoint(tools_of(example)):
+            return "ood_code"
+    try:
+        messages = render(example, codes)
+    except LookupError:
+        return "no_code"
+    if not all(is_unicode(message.content) for message in messages):
+        return "not_unicode"
+    return tokenise(example.kind, messages) or "special_token"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a tokenizer can read the text: JSON may hold half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

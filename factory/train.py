@@ -1,0 +1,725 @@
+"""Examples -> checkpoint: TRL's SFTTrainer in a child process, supervised by the command.
+
+The child (`python -m factory.train '<job>'`) starts from the parent checkpoint with a fresh
+optimizer (A10), gives new tools their codes, learns the examples, and writes a plain model folder
+that an engine serves as it is. The folder is written aside and renamed, so a child that is killed
+is simply run again.
+
+Objective (algorithms §8): token-mean cross-entropy on assistant texts and their end-of-turn
+tokens, all kinds mixed in one epoch (ToolDev Eq. 4-6: an unweighted sum). Code tokens alone are
+weighted: a code is a handful of tokens where a document is hundreds, so together they get
+`code_share` of the loss, but one code example never more than an average other example.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from factory.canon import canonical_json, digest
+from factory.child import Channel, Child, run_child
+from factory.dataset import (
+    IGNORED,
+    Encoded,
+    EncodedSet,
+    encode_all,
+    encode_text,
+    read_examples,
+    write_rows,
+)
+from factory.engines.base import check_model_folder, fingerprint
+from factory.failures import ChildError, DiskError, InputError, MissingError
+from factory.prompts import Prompts
+from factory.records import Tool
+from factory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from factory.codes.base import Floats
+    from factory.codes.lifecycle import Codebook, ToolCode
+
+DONE_FILE = "training.json"
+"""Last file written into a checkpoint folder: the result of the job that made it."""
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sklearn")
+"""What the child imports."""
+
+Send = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeConfig:
+    """Shape of the codebook that is fitted where the parent has none. Example: CodeConfig()."""
+
+    size: int = 512
+    """Codes a level, at most an eighth of the tools."""
+    levels: int = 0
+    """Levels; 0 is the smallest number with size ** levels >= 20 tools."""
+    min_tools: int = 16
+    """Fewer tools than this and no codebook is fitted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How to train. Example: TrainConfig(method="full", learning_rate=3e-4, batch_size=16)."""
+
+    method: Literal["full", "lora"] = "lora"
+    """All weights, or low-rank adapters on all linear layers plus the rows of the code tokens."""
+    learning_rate: float = 1e-4
+    """Peak, reached after `warmup_ratio` of the steps, then cosine to 0."""
+    epochs: float = 1.0
+    """Passes over the examples."""
+    batch_size: int = 64
+    """Examples of one optimizer step."""
+    micro_batch_size: int = 8
+    """Examples of one forward pass; gradients of a step add up over its micro-batches."""
+    max_length: int = 4096
+    """Longest example in tokens; longer ones are dropped and counted."""
+    warmup_ratio: float = 0.1
+    """Share of the steps with rising learning rate (ToolDev §4)."""
+    lora_rank: int = 16
+    """r of the adapters."""
+    lora_alpha: int = 32
+    """alpha of the adapters."""
+    row_rate: float = 5.0
+    """Learning rate of code-token rows by that of the adapters; lora only."""
+    code_share: float = 0.3
+    """Share of the loss on code tokens (algorithms §8: CODE .15, RETR .15); 0 is no weighting."""
+    seed: int = 0
+    """Of the order of examples, the adapters and the codebook."""
+    dtype: str = "auto"
+    """Arithmetic: bfloat16, float32, or auto (bfloat16 where the machine computes in it)."""
+    codes: CodeConfig = field(default_factory=CodeConfig)
+    """The codebook."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.micro_batch_size:
+            raise InputError(
+                f"batch_size {self.batch_size} is no multiple of micro_batch_size "
+                f"{self.micro_batch_size}",
+                remedy="set train.micro_batch_size to a divisor of train.batch_size",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """One training run, as files. Example: see factory.round."""
+
+    checkpoint: Path
+    """Folder of the parent checkpoint."""
+    out: Path
+    """Folder to make; it appears whole or not at all."""
+    examples: Path
+    """JSON lines of examples (dataset.write_examples)."""
+    new_tools: Path
+    """JSON lines of tools to give codes to (write_tools), in order of insertion; may be empty."""
+    workspace: Path
+    """Root of the workspace, whose prompt `codes/encode` says what a code is made from."""
+    config: TrainConfig
+    """How."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as JSON; inverse of from_json."""
+        paths = {key: str(getattr(self, key)) for key in _PATHS}
+        return {**paths, "config": asdict(self.config)}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> TrainingJob:
+        """The job of to_json."""
+        config = {**row["config"], "codes": CodeConfig(**row["config"]["codes"])}
+        return cls(**{key: Path(row[key]) for key in _PATHS}, config=TrainConfig(**config))
+
+    def digest(self) -> str:
+        """Identity of its result: the parent's weights, the data and the configuration."""
+        prompt = Prompts.load(Workspace(self.workspace)).sha("codes/encode")
+        files = [digest(path.read_text("utf-8"), 32) for path in (self.examples, self.new_tools)]
+        weights = fingerprint(self.checkpoint)
+        return digest(canonical_json([weights, prompt, *files, asdict(self.config)]))
+
+
+_PATHS = ("checkpoint", "out", "examples", "new_tools", "workspace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One optimizer step."""
+
+    step: int
+    """1 … steps; begins again where a child was restarted."""
+    steps: int
+    """Steps of the whole run."""
+    loss: float
+    """Weighted mean cross-entropy of the step's target tokens, in nats."""
+    learning_rate: float
+    """After warm-up and decay."""
+    tokens: int
+    """Tokens seen so far, padding left out."""
+    seconds: float
+    """Since the first step began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCodeRow:
+    """The code one tool got in this run."""
+
+    tool_id: str
+    """The tool."""
+    code: str
+    """Its code tokens, e.g. `<a_3><b_1>`."""
+    resolved_by: str
+    """`nearest`, or how a collision was resolved (factory.codes.assign)."""
+    error: float
+    """Quantisation error of the document's embedding."""
+    ood: bool
+    """Too far from the codebook: not trained on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """What came out of a run."""
+
+    path: Path
+    """The new checkpoint's folder."""
+    fingerprint: str
+    """Of its weights (engines.base.fingerprint)."""
+    num_examples: int
+    """Examples trained on."""
+    dropped: dict[str, int]
+    """`<kind>/<reason>` to examples left out: given = num_examples + dropped."""
+    num_tokens: int
+    """Tokens seen over all epochs, padding left out."""
+    steps: int
+    """Optimizer steps."""
+    seconds: float
+    """Of training alone, without loading and saving."""
+    codes: tuple[ToolCodeRow, ...]
+    """Codes given in this run."""
+    codebook: dict[str, Any] | None
+    """The checkpoint's codebook in figures (Codebook.summary); None where it has none."""
+    restarts: int
+    """How often the child had to be run again."""
+
+
+# -- the parent's side ----------------------------------------------------------------------------
+
+
+def write_tools(path: Path, tools: Sequence[Tool]) -> None:
+    """Write tools as JSON lines, in the order in which they get their codes."""
+    write_rows(path, ({"id": tool.id, "document": tool.document} for tool in tools))
+
+
+async def run_training(
+    job: TrainingJob,
+    *,
+    threads: int,
+    log: Path,
+    on_progress: Callable[[Progress], None],
+    on_phase: Callable[[str], None],
+    max_restarts: int,
+    notify: Callable[[str], None],
+) -> TrainingResult:
+    """Train in a child process; one that dies is run again, at most `max_restarts` times.
+
+    The same job with the same number of threads gives the same weights (on a CPU).
+    `on_phase` is told what the child does next (`loading the model`, …), `notify` the cause of
+    each restart.
+
+    Raises ChildError once the restarts are used up, and the child's own failures.
+    """
+    _need_libraries()
+    check_model_folder(job.checkpoint)
+    line = json.dumps(job.to_json())
+    for attempt in range(max_restarts + 1):
+        child = await Child.start("factory.train", line, threads=threads, log=log)
+        try:
+            done = await _follow(child, on_progress, on_phase)
+        finally:
+            await child.kill()
+        if done is not None:
+            return _result(job, done, attempt)
+        cause = child.cause()
+        if attempt < max_restarts:
+            notify(f"training died, starting it again ({attempt + 1}/{max_restarts}): {cause}")
+    raise ChildError(
+        f"training died {max_restarts + 1} times, last: {cause}",
+        where=str(log),
+        remedy="if memory ran out, lower train.micro_batch_size or train.max_length; then "
+        "`factory round --resume`",
+    )
+
+
+def _need_libraries() -> None:
+    for name in LIBRARIES:
+        if importlib.util.find_spec(name) is None:
+            raise MissingError(
+                f"training needs the package {name}, which is not installed",
+                remedy="pip install 'tool-factory[train]'",
+            )
+
+
+async def _follow(
+    child: Child, on_progress: Callable[[Progress], None], on_phase: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The child's final message; None where it died before sending it."""
+    while (message := await child.receive()) is not None:
+        match message.pop("type"):
+            case "progress":
+                on_progress(Progress(**message))
+            case "phase":
+                on_phase(message["text"])
+            case "done":
+                return message
+    return None
+
+
+def _result(job: TrainingJob, done: dict[str, Any], restarts: int) -> TrainingResult:
+    codes = tuple(ToolCodeRow(**row) for row in done.pop("codes"))
+    done.pop("job")
+    return TrainingResult(path=job.out, codes=codes, restarts=restarts, **done)
+
+
+# -- the child's side -----------------------------------------------------------------------------
+
+
+def train(job: TrainingJob, send: Send) -> dict[str, Any]:
+    """Run the job in this process and return its final message. Imports torch.
+
+    Raises InputError where nothing is left to learn, ModelError for a parent that cannot be
+    trained, DiskError where the folder cannot be written.
+    """
+    if (finished := _finished(job)) is not None:
+        return finished
+    send({"type": "phase", "text": "loading the model"})
+    examples, new_tools = read_examples(job.examples), _read_tools(job.new_tools)
+    learner = _load(job)
+    send({"type": "phase", "text": f"giving codes to {len(new_tools)} tools"})
+    rows = _give_codes(learner, new_tools, job.config)
+    encoded = encode_all(
+        examples,
+        codes=learner.codebook,
+        outliers=learner.codebook.outliers if learner.codebook else frozenset(),
+        tokenizer=learner.tokenizer,
+        ends=_end_ids(learner),
+        max_length=min(job.config.max_length, learner.max_positions),
+    )
+    if not encoded.examples:
+        raise InputError(
+            f"no example can be trained on: {dict(encoded.dropped)}",
+            where=str(job.examples),
+            remedy="raise train.max_length, or accept more samples",
+        )
+    send({"type": "phase", "text": f"training on {len(encoded.examples)} examples"})
+    figures = _fit(learner, encoded, job.config, send)
+    send({"type": "phase", "text": "writing the checkpoint"})
+    return _save(learner, job, encoded, rows, figures)
+
+
+def _finished(job: TrainingJob) -> dict[str, Any] | None:
+    """The result, where an earlier run of the same job got to its end."""
+    path = job.out / DONE_FILE
+    if path.exists():
+        done: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if done["job"] == job.digest() and done["fingerprint"] == fingerprint(job.out):
+            return done
+    return None
+
+
+def _read_tools(path: Path) -> list[Tool]:
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+    return [Tool(id=row["id"], document=row["document"]) for row in rows]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Learner:
+    """The model in training and what belongs to it."""
+
+    model: Any
+    """transformers causal LM, its master weights in float32 unless only adapters are trained."""
+    tokenizer: Any
+    """Its tokenizer."""
+    codebook: Codebook | None
+    """Its codes."""
+    stored_dtype: Any
+    """torch dtype of the parent's files, kept for the result's."""
+    prompts: Prompts
+    """For the texts that codes are made from."""
+    gpu: bool
+    """Whether it is on a GPU."""
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence the model knows."""
+        text = self.model.config.get_text_config()
+        return int(getattr(text, "max_position_embeddings", None) or 2**31)
+
+
+def _load(job: TrainingJob) -> _Learner:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+
+    from factory.codes.lifecycle import Codebook
+
+    set_seed(job.config.seed)
+    codebook = Codebook.load(job.checkpoint)
+    gpu = torch.cuda.is_available()
+    stored = AutoConfig.from_pretrained(job.checkpoint, local_files_only=True).dtype
+    master = torch.bfloat16 if gpu and job.config.method == "lora" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(
+        job.checkpoint, dtype=master, local_files_only=True
+    )
+    return _Learner(
+        model=model.to("cuda" if gpu else "cpu"),
+        tokenizer=AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True),
+        codebook=codebook,
+        stored_dtype=stored or torch.float32,
+        prompts=Prompts.load(Workspace(job.workspace)),
+        gpu=gpu,
+    )
+
+
+def _give_codes(learner: _Learner, tools: Sequence[Tool], config: TrainConfig) -> list[ToolCodeRow]:
+    """Codes for new tools: from the parent's codebook, else from a new one (A38).
+
+    A new codebook brings its tokens into the model, with rows made of their members. Embeddings
+    come from the parent model, the space its codebook was last refreshed for.
+    """
+    from factory.codes.lifecycle import fit_codebook
+
+    known = learner.codebook
+    tools = [tool for tool in tools if known is None or tool.id not in known]
+    times = [f"{row:09d}" for row in range(len(tools))]
+    if known is not None:
+        if not tools:
+            return []
+        # A full codebook: what is left has no code until tools are coded anew, and its code and
+        # retrieve examples are dropped as `no_code`.
+        with contextlib.suppress(InputError):
+            known.add(tools, _embed(learner, tools), times)
+        fresh = {tool.id for tool in tools}
+        return [_code_row(known, entry) for entry in known.tools if entry.tool.id in fresh]
+    if len(tools) < max(2, config.codes.min_tools):
+        return []
+    embeddings_ND = _embed(learner, tools)
+    learner.codebook = fit_codebook(
+        tools,
+        embeddings_ND,
+        size=config.codes.size,
+        levels=config.codes.levels or None,
+        seed=config.seed,
+        accepted_at=times,
+    )
+    row_of = {tool.id: row for row, tool in reversed(list(enumerate(tools)))}
+    rows = [row_of[entry.tool.id] for entry in learner.codebook.tools]
+    learner.codebook.install(learner.model, learner.tokenizer, embeddings_ND[rows])
+    return [_code_row(learner.codebook, entry) for entry in learner.codebook.tools]
+
+
+def _embed(learner: _Learner, tools: Sequence[Tool]) -> Floats:
+    """(N, D) embeddings of the tools' documents by the model as it is."""
+    from factory.codes.vocabulary import embed_documents
+
+    texts = [encode_text(tool, learner.prompts) for tool in tools]
+    readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+    return embed_documents(learner.model, learner.tokenizer, readable)
+
+
+def _code_row(codebook: Codebook, entry: ToolCode) -> ToolCodeRow:
+    return ToolCodeRow(
+        tool_id=entry.tool.id,
+        code=codebook.text_of(entry.code),
+        resolved_by=entry.resolved_by,
+        error=entry.error,
+        ood=entry.ood,
+    )
+
+
+def _code_ids(learner: _Learner) -> list[int]:
+    """Token ids of all code tokens, ascending."""
+    if learner.codebook is None:
+        return []
+    names = [token for position in learner.codebook.tokens for token in position]
+    return sorted(int(number) for number in learner.tokenizer.convert_tokens_to_ids(names))
+
+
+def _end_ids(learner: _Learner) -> frozenset[int]:
+    """Ids that end a turn: the tokenizer's, and those the generation config stops at."""
+    listed = learner.model.generation_config.eos_token_id
+    ids = listed if isinstance(listed, list) else [listed]
+    return frozenset(i for i in (learner.tokenizer.eos_token_id, *ids) if i is not None)
+
+
+def _fit(learner: _Learner, encoded: EncodedSet, config: TrainConfig, send: Send) -> dict[str, Any]:
+    """Train `learner.model` in place (adapters are merged); figures for the final message."""
+    reporter = _make_reporter(send)
+    # The trainer insists on a folder of its own, though it writes nothing there.
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _make_trainer(learner, encoded.examples, config, folder)
+        trainer.add_callback(reporter)
+        trainer.train()
+    if config.method == "lora":
+        learner.model = trainer.model.merge_and_unload()
+    learner.model.config.use_cache = True
+    return {
+        "num_tokens": trainer.state.num_input_tokens_seen,
+        "steps": trainer.state.global_step,
+        "seconds": round(reporter.seconds(), 3),
+    }
+
+
+def _make_trainer(
+    learner: _Learner, examples: Sequence[Encoded], config: TrainConfig, folder: str
+) -> Any:
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    table_V = _token_weights(learner, examples, config.code_share)
+    rows = [{"input_ids": list(e.input_ids), "labels": list(e.labels)} for e in examples]
+    lora = _lora_config(learner, config) if config.method == "lora" else None
+    trainer = _trainer_class(table_V)(
+        model=learner.model,
+        args=_arguments(learner, config, folder),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=learner.tokenizer,
+        peft_config=lora,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if lora is not None and config.row_rate != 1.0:
+        trainer.optimizer = _two_rates(trainer.model, config)
+    return trainer
+
+
+def _arguments(learner: _Learner, config: TrainConfig, folder: str) -> Any:
+    """Settings of TRL; on a CPU without packing, checkpoints of activations or extra copies."""
+    from trl import SFTConfig
+
+    big = sum(weight.numel() for weight in learner.model.parameters()) > 500_000_000
+    return SFTConfig(
+        output_dir=folder,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup_ratio,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        bf16=_computes_in_bfloat16(learner.gpu, config.dtype),
+        gradient_checkpointing=learner.gpu and big,
+        use_cpu=not learner.gpu,
+        dataloader_pin_memory=learner.gpu,
+        include_num_input_tokens_seen="non_padding",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=config.seed,
+    )
+
+
+def _computes_in_bfloat16(gpu: bool, dtype: str) -> bool:
+    """Whether to autocast to bfloat16: where asked for, or where the processor has it."""
+    import torch
+
+    if dtype != "auto":
+        return dtype == "bfloat16"
+    if gpu:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _trainer_class(table_V: Any) -> Any:
+    """SFTTrainer whose loss weighs each target token by `table_V[token]`."""
+    from trl import SFTTrainer
+
+    class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
+        loss_is_scaled_for_ga = True
+
+        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+            """The micro-batches of one step, and the sum of their weights in place of a count."""
+            samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+            total = sum(_weights(sample["labels"]).sum() for sample in samples)
+            return samples, total
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, Any],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            """This micro-batch's part of the step's weighted mean."""
+            outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+            weights_BL = _weights(inputs["labels"])
+            return -(outputs.log_probs * weights_BL).sum() / num_items_in_batch.to(model.device)
+
+    def _weights(labels_BL: Any) -> Any:
+        """(B, L - 1) weight of each next token, 0 where there is no loss."""
+        targets_BL = labels_BL[:, 1:]
+        weights_BL = table_V.to(targets_BL.device)[targets_BL.clamp(min=0)]
+        return weights_BL * (targets_BL != IGNORED)
+
+    return WeightedTrainer
+
+
+def _token_weights(learner: _Learner, examples: Sequence[Encoded], code_share: float) -> Any:
+    """(V,) float32 weight of each token as a target: 1, and more for code tokens.
+
+    Together they get `code_share` of the weight, as long as a code example then weighs no more
+    than an average other one.
+    """
+    import torch
+
+    table_V = torch.ones(learner.model.get_input_embeddings().weight.shape[0])
+    code_ids = set(_code_ids(learner))
+    targets = [example.target_ids for example in examples]
+    coded = sum(token in code_ids for ids in targets for token in ids)
+    other = sum(map(len, targets)) - coded
+    if code_share > 0 and coded and other:
+        num_coded = sum(not code_ids.isdisjoint(ids) for ids in targets)
+        most = num_coded / max(1, len(examples) - num_coded)
+        weight = min(code_share / (1 - code_share), most) * other / coded
+        table_V[sorted(code_ids)] = max(1.0, weight)
+    return table_V
+
+
+def _lora_config(learner: _Learner, config: TrainConfig) -> Any:
+    """Adapters on all linear layers but the head, and the code tokens' rows trained whole."""
+    from peft import LoraConfig
+    from peft.utils.other import TrainableTokensWrapper
+
+    # TRL's fused head reads `lm_head.bias`, which PEFT's wrapper of the rows does not pass on.
+    TrainableTokensWrapper.bias = property(
+        lambda wrapper: getattr(wrapper.token_adapter.base_layer, "bias", None)
+    )
+    code_ids = _code_ids(learner)
+    model = learner.model
+    tables = [model.get_input_embeddings()]
+    if not model.config.get_text_config().tie_word_embeddings:
+        tables.append(model.get_output_embeddings())
+    names = [name.split(".")[-1] for name, part in model.named_modules() if part in tables]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules="all-linear",
+        trainable_token_indices=dict.fromkeys(names, code_ids) if code_ids else None,
+    )
+
+
+def _two_rates(model: Any, config: TrainConfig) -> Any:
+    """AdamW with `row_rate` times the learning rate for the code tokens' rows."""
+    import torch
+
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    rows = [p for name, p in trained if "trainable_tokens" in name]
+    rest = [p for name, p in trained if "trainable_tokens" not in name]
+    rate = config.learning_rate
+    groups = [{"params": rest, "lr": rate}]
+    if rows:
+        groups.append({"params": rows, "lr": rate * config.row_rate})
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
+
+
+def _save(
+    learner: _Learner,
+    job: TrainingJob,
+    encoded: EncodedSet,
+    rows: Sequence[ToolCodeRow],
+    figures: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the folder aside, rename it, and return the final message."""
+    from safetensors import SafetensorError
+
+    partial = job.out.with_name(job.out.name + ".tmp")
+    master = learner.model.dtype
+    try:
+        _clear(partial)
+        partial.mkdir(parents=True)
+        learner.model.to(learner.stored_dtype).save_pretrained(partial)
+        learner.tokenizer.save_pretrained(partial)
+        if learner.codebook is not None:
+            # What the next round embeds with are the weights as stored, rounding and all.
+            learner.model.to(master)
+            tools = [entry.tool for entry in learner.codebook.tools]
+            learner.codebook.refresh(_embed(learner, tools))
+            learner.codebook.save(partial, learner.tokenizer)
+        done = {
+            "job": job.digest(),
+            "fingerprint": fingerprint(partial),
+            "num_examples": len(encoded.examples),
+            "dropped": dict(encoded.dropped),
+            **figures,
+            "codes": [asdict(row) for row in rows],
+            "codebook": learner.codebook.summary() if learner.codebook else None,
+        }
+        (partial / DONE_FILE).write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        _clear(job.out)
+        partial.rename(job.out)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise DiskError(
+            f"the checkpoint cannot be written: {error}",
+            where=str(partial),
+            remedy="free some space, then `factory round --resume`",
+        ) from error
+    return done
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _make_reporter(send: Send) -> Any:
+    """A callback that sends one progress message a step."""
+    from transformers import TrainerCallback
+
+    class Reporter(TrainerCallback):  # type: ignore[misc]
+        started = 0.0
+
+        def seconds(self) -> float:
+            """Since training began."""
+            return time.monotonic() - self.started
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
+        ) -> None:
+            if "loss" in logs:
+                send(
+                    {
+                        "type": "progress",
+                        "step": state.global_step,
+                        "steps": state.max_steps,
+                        "loss": logs["loss"],
+                        "learning_rate": logs["learning_rate"],
+                        "tokens": int(state.num_input_tokens_seen),
+                        "seconds": round(self.seconds(), 3),
+                    }
+                )
+
+    return Reporter()
+
+
+def main(channel: Channel, arguments: list[str]) -> None:
+    """The child: `python -m factory.train '<job as JSON>'`."""
+    # One GPU: with several, the trainer would wrap the model in DataParallel.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    job = TrainingJob.from_json(json.loads(arguments[0]))
+    channel.send({"type": "done", **train(job, channel.send)})
+
+
+if __name__ == "__main__":
+    run_child(main)

@@ -1,0 +1,434 @@
+"""Training for real: a tiny model, TRL in a child process, checkpoints that vLLM serves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from conftest_models import tiny_model
+
+from factory.canon import tool_id
+from factory.codes.lifecycle import Codebook
+from factory.dataset import IGNORED, encode, examples_from_sample, render, write_examples
+from factory.engines.base import EngineSettings, fingerprint, open_engine
+from factory.failures import ChildError, DiskError, InputError, MissingError, ModelError
+from factory.prompts import Prompts
+from factory.records import (
+    Call,
+    Checkpoint,
+    Completion,
+    Constraint,
+    Example,
+    Message,
+    Query,
+    Request,
+    Sampling,
+    Tool,
+)
+from factory.train import (
+    CodeConfig,
+    Progress,
+    TrainConfig,
+    TrainingJob,
+    TrainingResult,
+    run_training,
+    write_tools,
+)
+from factory.workspace import Workspace, shipped_root
+
+CONFIG = TrainConfig(
+    method="full",
+    learning_rate=6e-3,
+    epochs=2,
+    batch_size=10,
+    micro_batch_size=5,
+    max_length=640,
+    dtype="float32",
+    codes=CodeConfig(size=8, min_tools=16),
+)
+VERBS = ("find", "book", "rent", "sell", "move", "read")
+NOUNS = ("hotel", "table", "car", "map")
+
+
+def make_tool(name: str) -> Tool:
+    document = {
+        "name": name,
+        "description": f"Can {name.replace('_', ' ')}.",
+        "arguments": {
+            "type": "dict",
+            "properties": {"city": {"type": "string", "description": "City."}},
+            "required": ["city"],
+        },
+        "results": {"type": "dict", "properties": {}},
+    }
+    return Tool(id=tool_id(document), document=document)
+
+
+TOOLS = [make_tool(f"{verb}_{noun}") for verb in VERBS for noun in NOUNS]
+MORE_TOOLS = [make_tool(f"lend_{noun}") for noun in (*NOUNS, "half_\ud83d_pair")]
+
+
+def make_examples(tools: list[Tool], prompts: Prompts) -> list[Example]:
+    examples = []
+    for number, tool in enumerate(tools):
+        query = Query(id=f"q_{number}", text=f"{tool.name} in Oslo", source="test")
+        calls = [Call(name=tool.name, arguments={"city": "Oslo"})]
+        examples += examples_from_sample(
+            query=query, tools=[tool], calls=calls, prompts=prompts, round_number=1
+        )
+    return examples
+
+
+@dataclass
+class Run:
+    """A training run and what its caller was told."""
+
+    job: TrainingJob
+    result: TrainingResult
+    progress: list[Progress] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+def train_once(
+    job: TrainingJob,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    max_restarts: int = 0,
+) -> Run:
+    progress: list[Progress] = []
+    phases: list[str] = []
+    notices: list[str] = []
+
+    def note(step: Progress) -> None:
+        progress.append(step)
+        on_progress(step)
+
+    result = asyncio.run(
+        run_training(
+            job,
+            threads=1,
+            log=job.out.parent / "train.log",
+            on_progress=note,
+            max_restarts=max_restarts,
+            on_phase=phases.append,
+            notify=notices.append,
+        )
+    )
+    return Run(job=job, result=result, progress=progress, phases=phases, notices=notices)
+
+
+def make_job(
+    folder: Path,
+    checkpoint: Path,
+    examples: list[Example],
+    tools: list[Tool],
+    config: TrainConfig = CONFIG,
+) -> TrainingJob:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_examples(folder / "examples.jsonl", examples)
+    write_tools(folder / "tools.jsonl", tools)
+    return TrainingJob(
+        checkpoint=checkpoint,
+        out=folder / "out",
+        examples=folder / "examples.jsonl",
+        new_tools=folder / "tools.jsonl",
+        workspace=shipped_root(),
+        config=config,
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    return Prompts.load(Workspace(shipped_root()))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("base"), tied=False, max_positions=1024)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory, base: Path, prompts: Prompts) -> Run:
+    """Full fine-tuning of a model without codes; one example is too long."""
+    examples = make_examples(TOOLS, prompts)
+    long = Message(role="assistant", content="word " * 600)
+    examples.append(Example(kind="invoke", messages=(examples[0].messages[1], long), origin="t"))
+    return train_once(make_job(tmp_path_factory.mktemp("first"), base, examples, TOOLS))
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory, first: Run, prompts: Prompts) -> Run:
+    """LoRA on the first run's checkpoint, with five new tools; one holds a lone surrogate."""
+    config = replace(CONFIG, method="lora", batch_size=8, micro_batch_size=8)
+    examples = make_examples(MORE_TOOLS, prompts)
+    folder = tmp_path_factory.mktemp("second")
+    return train_once(make_job(folder, first.job.out, examples, [*TOOLS, *MORE_TOOLS], config))
+
+
+def ask(backend: str, run: Run, folder: Path) -> dict[str, list[Completion]]:
+    """A free answer, a code under the trie and a proposed code under the grammar."""
+    codebook = Codebook.load(run.job.out)
+    assert codebook is not None
+    messages = (Message(role="user", content="find_hotel in Oslo"),)
+    sampling = Sampling(n=8, temperature=1.0, max_tokens=codebook.num_levels + 1, seed=256)
+    tries = {"free": None, "code": codebook.trie_path, "proposal": codebook.grammar_path}
+    requests = [
+        Request(
+            id=name,
+            messages=messages,
+            sampling=sampling,
+            constraint=None if path is None else Constraint(trie=str(path)),
+        )
+        for name, path in tries.items()
+    ]
+
+    async def sample() -> dict[str, list[Completion]]:
+        engine = await open_engine(
+            backend,
+            Checkpoint(id="r1", path=str(run.job.out), fingerprint=run.result.fingerprint),
+            settings=EngineSettings(threads=1, max_model_len=512, memory_gib=0.1, dtype="float32"),
+            log_folder=folder,
+            on_phase=lambda text: None,
+            notify=lambda text: None,
+        )
+        async with engine:
+            replies = await engine.sample(requests)
+        return {reply.request_id: list(reply.completions) for reply in replies}
+
+    return asyncio.run(sample())
+
+
+@pytest.mark.slow
+def test_progress_is_reported_and_the_loss_falls(first: Run) -> None:
+    steps = [progress.step for progress in first.progress]
+    assert steps == list(range(1, 21))
+    assert {progress.steps for progress in first.progress} == {20}
+    losses = [progress.loss for progress in first.progress]
+    assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
+    assert first.progress[-1].tokens == first.result.num_tokens
+    assert first.result.steps == 20 and first.result.restarts == 0
+    assert any("training on" in phase for phase in first.phases)
+
+
+@pytest.mark.slow
+def test_counts_add_up_and_the_long_example_is_dropped(first: Run) -> None:
+    assert first.result.num_examples == 4 * len(TOOLS)
+    assert first.result.dropped == {"invoke/too_long": 1}
+
+
+@pytest.mark.slow
+def test_every_tool_gets_a_code_of_its_own(first: Run) -> None:
+    codes = {row.tool_id: row.code for row in first.result.codes}
+    assert codes.keys() == {tool.id for tool in TOOLS}
+    assert len(set(codes.values())) == len(TOOLS)
+    codebook = Codebook.load(first.job.out)
+    assert codebook is not None
+    assert {tool.id: codebook.code_text(tool.id) for tool in TOOLS} == codes
+    assert first.result.codebook == codebook.summary()
+
+
+@pytest.mark.slow
+def test_the_result_is_a_plain_folder_with_its_fingerprint(first: Run) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert first.result.fingerprint == fingerprint(first.job.out)
+    assert first.result.path == first.job.out
+    model = AutoModelForCausalLM.from_pretrained(first.job.out)
+    tokenizer = AutoTokenizer.from_pretrained(first.job.out)
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    assert tokenizer.chat_template is not None
+    left = {path.name for path in first.job.out.parent.iterdir()}
+    assert left == {"examples.jsonl", "tools.jsonl", "out", "train.log"}
+    assert all(path.is_file() for path in first.job.checkpoint.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["first", "second"])
+def test_vllm_serves_it_and_it_writes_valid_codes(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run: Run = request.getfixturevalue(which)
+    codebook = Codebook.load(run.job.out)
+    assert codebook is not None
+    answers = ask("vllm", run, tmp_path)
+    assert all(codebook.tool_of(c.text) is not None for c in answers["code"])
+    assert all(codebook.parse(c.text) is not None for c in answers["proposal"])
+    assert len(answers["free"]) == 8
+    assert {c.finish_reason for c in answers["code"]} == {"stop"}
+
+
+@pytest.mark.slow
+def test_code_tokens_get_their_share_of_the_loss(
+    first: Run, prompts: Prompts, tmp_path: Path
+) -> None:
+    """One step over all examples, at a learning rate of 0, against the loss computed by hand."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    examples = [e for e in make_examples(TOOLS[:3], prompts) if e.kind != "gen"]
+    config = replace(CONFIG, epochs=1, batch_size=9, micro_batch_size=3)
+    run = train_once(make_job(tmp_path, first.job.out, examples, [], config))
+
+    model = AutoModelForCausalLM.from_pretrained(first.job.out, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(first.job.out)
+    ends = frozenset({tokenizer.eos_token_id})
+    codebook = Codebook.load(first.job.out)
+    losses: dict[bool, list[float]] = {True: [], False: []}
+    for example in examples:
+        encoded = encode(example.kind, render(example, codebook), tokenizer, ends)
+        assert encoded is not None
+        with torch.no_grad():
+            logits = model(torch.tensor([encoded.input_ids])).logits[0, :-1]
+        labels = torch.tensor(encoded.labels[1:])
+        nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        for label, loss in zip(labels.tolist(), nll.tolist(), strict=True):
+            if label != IGNORED:
+                is_code = re.fullmatch(r"<[a-z]_\d+>", tokenizer.decode([label])) is not None
+                losses[is_code].append(loss)
+    mean = {is_code: sum(values) / len(values) for is_code, values in losses.items()}
+    share = config.code_share
+    expected = share * mean[True] + (1 - share) * mean[False]
+    assert run.progress[0].loss == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_second_run_keeps_codes_and_adds_new_ones(first: Run, second: Run) -> None:
+    old, new = Codebook.load(first.job.out), Codebook.load(second.job.out)
+    assert old is not None and new is not None
+    assert [row.tool_id for row in second.result.codes] == [tool.id for tool in MORE_TOOLS]
+    assert all(new.code_of(tool.id) == old.code_of(tool.id) for tool in TOOLS)
+    assert len(new) == len(TOOLS) + len(MORE_TOOLS)
+    assert new.version == old.version
+
+
+@pytest.mark.slow
+def test_text_no_tokenizer_can_read_is_dropped_but_its_tool_gets_a_code(second: Run) -> None:
+    assert len(second.result.codes) == len(MORE_TOOLS)
+    dropped = second.result.dropped
+    assert dropped["gen/not_unicode"] == dropped["invoke/not_unicode"] == 1
+    assert sum(dropped.values()) + second.result.num_examples == 4 * len(MORE_TOOLS)
+
+
+@pytest.mark.slow
+def test_lora_changes_layers_and_code_rows_only(first: Run, second: Run) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    before, after = (load_file(run.job.out / "model.safetensors") for run in (first, second))
+    assert before.keys() == after.keys()
+    tokenizer = AutoTokenizer.from_pretrained(first.job.out)
+    is_code = [
+        re.fullmatch(r"<[a-z]_\d+>", token) is not None
+        for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    ]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        changed = (before[name] != after[name]).any(dim=1).tolist()
+        assert not any(change and not code for change, code in zip(changed, is_code, strict=True))
+        assert any(changed)
+    layer = "model.layers.0.mlp.up_proj.weight"
+    assert (before[layer] != after[layer]).any()
+    assert second.progress[-1].loss < second.progress[0].loss
+
+
+@pytest.mark.slow
+def test_a_killed_child_is_run_again_to_the_same_weights(first: Run, tmp_path: Path) -> None:
+    """Same seed, same weights; and dying in between changes nothing."""
+    job = replace(first.job, out=tmp_path / "out")
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if not killed and progress.step == 5:
+            killed.append(kill_training_child())
+
+    again = train_once(job, on_progress=kill_once, max_restarts=1)
+    assert killed and again.result.restarts == 1
+    assert any("SIGKILL" in notice for notice in again.notices)
+    assert [p.step for p in again.progress][-20:] == list(range(1, 21))
+    assert again.result.fingerprint == first.result.fingerprint
+
+    finished = train_once(job)
+    assert finished.progress == []
+    assert finished.result == replace(again.result, restarts=0)
+
+
+def kill_training_child() -> int:
+    """Kill this process's child, the way an out-of-memory killer does."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and _parent(folder) == os.getpid():
+            os.kill(int(folder.name), signal.SIGKILL)
+            return int(folder.name)
+    raise AssertionError("no child is running")
+
+
+def _parent(folder: Path) -> int:
+    try:
+        fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0
+    running = b"factory.train" in (folder / "cmdline").read_bytes()
+    return int(fields[1]) if running else 0
+
+
+@pytest.mark.slow
+def test_a_child_that_always_dies_ends_with_the_cause(first: Run, tmp_path: Path) -> None:
+    job = replace(first.job, out=tmp_path / "out")
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 1:
+            kill_training_child()
+
+    with pytest.raises(ChildError, match="SIGKILL"):
+        train_once(job, on_progress=kill, max_restarts=1)
+    assert not job.out.exists()
+
+
+@pytest.mark.slow
+def test_nothing_to_learn_is_an_input_error(first: Run, tmp_path: Path) -> None:
+    job = replace(first.job, out=tmp_path / "out", config=replace(CONFIG, max_length=4))
+    with pytest.raises(InputError, match="no example can be trained on"):
+        train_once(job)
+    assert not job.out.exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_said_before_it_is_half_there(
+    first: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "out.tmp").write_text("in the way")
+    job = replace(first.job, out=tmp_path / "out", config=replace(CONFIG, epochs=0.1))
+    with pytest.raises(DiskError, match="cannot be written"):
+        train_once(job)
+    assert not job.out.exists()
+
+
+def test_a_missing_model_is_named(tmp_path: Path, prompts: Prompts) -> None:
+    job = make_job(tmp_path, tmp_path / "none", make_examples(TOOLS[:1], prompts), [])
+    with pytest.raises(ModelError, match="does not exist"):
+        train_once(job)
+
+
+def test_a_missing_package_is_named(
+    tmp_path: Path, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.train.LIBRARIES", ("torch", "no_such_package"))
+    job = make_job(tmp_path, tmp_path, make_examples(TOOLS[:1], prompts), [])
+    with pytest.raises(MissingError, match="no_such_package"):
+        train_once(job)
+
+
+def test_micro_batches_divide_a_batch() -> None:
+    with pytest.raises(InputError, match="no multiple"):
+        TrainConfig(batch_size=10, micro_batch_size=4)
+
+
+def test_a_job_is_json(tmp_path: Path) -> None:
+    job = make_job(tmp_path, tmp_path, [], [])
+    assert TrainingJob.from_json(json.loads(json.dumps(job.to_json()))) == job
