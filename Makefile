@@ -1,6 +1,5 @@
 # make round   set up once, then one round on the embedded model
 # make test    set up once, then every check and test
-# make bench   performance comparisons
 # Everything lands in .venv; delete it to start over.
 
 PYTHON ?= python3
@@ -11,7 +10,7 @@ TORCH := torch==2.13.0+cpu
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup round test check bench clean
+.PHONY: setup round test check clean
 
 setup: $(VENV)/ready
 
@@ -40,9 +39,6 @@ check: $(VENV)/ready
 
 test: check
 	$(BIN)/python -m pytest
-
-bench: $(VENV)/ready
-	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) .factory

@@ -10,16 +10,14 @@ from factory.prompts import Prompts
 from factory.recipe import Recipe
 from factory.records import Message, Query, Request, Sampling, Tool
 
-PROMPT_KEYS = ("name", "description", "arguments")
-"""Keys of a document that the invocation prompt shows; `results` is not among them (Fig. 5)."""
-
 
 def invocation_messages(
     query: str, documents: Sequence[dict[str, Any]], prompts: Prompts
 ) -> tuple[Message, ...]:
-    """The chat that asks for calls (P-INVOKE)."""
+    """The chat that asks for calls (P-INVOKE); `results` are not shown (Fig. 5)."""
     shown = [
-        {key: document[key] for key in PROMPT_KEYS if key in document} for document in documents
+        {"name": d["name"], "description": d.get("description", ""), "arguments": d["arguments"]}
+        for d in documents
     ]
     return (
         Message(role="system", content=prompts.render("calls/system", tools=shown)),

@@ -1,0 +1,227 @@
+"""The round card: what a round did, every number from a view of the ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from factory.cli.terminal import escape, out, shorten
+from factory.store.database import Ledger
+from factory.workspace import Workspace
+
+BAR_WIDTH = 24
+WORK_STAGES = ("sample", "train", "score")
+"""Stages whose time is sampling, training or scoring; the rest is the factory's own."""
+
+ASK_NEXT = (
+    "select reason, count(*) from rejected group by 1 order by 2 desc",
+    "select query, calls_json from accepted where agreement < 1 limit 5",
+    "select benchmark, category, before, after, delta from round_delta order by delta",
+)
+
+
+def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
+    """Print the card of a finished round."""
+    out()
+    _print_outcome(ledger, number)
+    _print_funnel(ledger, number)
+    _print_agreement(ledger, number)
+    _print_training(ledger, number)
+    _print_scores(ledger, number)
+    _print_time(ledger, number)
+    _print_places(ledger, number, workspace.state)
+    out("[bold]ask next[/]")
+    for query in ASK_NEXT:
+        out(f'  factory sql "{query}"')
+
+
+def _one(ledger: Ledger, sql: str, parameters: list[object]) -> dict[str, Any]:
+    records = ledger.query(sql, parameters).records()
+    return records[0] if records else {}
+
+
+def _print_outcome(ledger: Ledger, number: int) -> None:
+    row = _one(
+        ledger,
+        """
+        select r.checkpoint_id as parent, c.checkpoint_id as made,
+               coalesce(c.promoted, false) as ok, s.detail_json
+        from round r
+        join stage s on s.round = r.round and s.stage = 'gate'
+        left join checkpoint c on c.round = r.round and c.parent_id is not null
+        where r.round = ?
+        """,
+        [number],
+    )
+    verdict = "[bold green]promoted[/]" if row["ok"] else "[bold yellow]held[/]"
+    made = f" → {escape(row['made'])}" if row["made"] else ""
+    out(f"[bold]round {number}[/]  {escape(row['parent'])}{made}  {verdict}")
+    out(f"  {escape(json.loads(row['detail_json'])['reason'])}")
+
+
+def _print_funnel(ledger: Ledger, number: int) -> None:
+    row = _one(ledger, "select * from round_yield where round = ?", [number])
+    out(f"[bold]funnel[/]  [dim]select * from round_yield where round = {number}[/]")
+    steps = ("drawn", "tools_ok", "called", "voted", "accepted")
+    for name in steps:
+        label = name.removesuffix("_ok")
+        out(f"  {label:<10} {row[name]:>6}  {_bar(row[name], row['drawn'])}")
+    out(
+        f"  {row['drawn']} drawn = {row['accepted']} accepted ({row['acceptance']:.0%}) "
+        f"+ {row['rejected']} rejected + {row['unjudged']} unjudged"
+    )
+    reasons = ledger.query(
+        """
+        select reason, count(*) as samples, min_by(message, query_id) as message
+        from rejected where round = ? group by 1 order by 2 desc, 1
+        """,
+        [number],
+    ).rows
+    for reason, samples, message in reasons:
+        out(f"    {escape(reason):<22} {samples:>5}  [dim]{escape(shorten(message, 72))}[/]")
+
+
+def _print_agreement(ledger: Ledger, number: int) -> None:
+    rows = ledger.query(
+        "select votes, sum(queries) from vote_margin where round = ? group by 1 order by 1 desc",
+        [number],
+    ).rows
+    total = sum(int(str(count)) for _, count in rows)
+    if not total:
+        return
+    mean = _one(
+        ledger,
+        "select avg(votes / num_samples) as agreement, avg(margin) as margin, "
+        "avg(entropy) as entropy from vote where round = ?",
+        [number],
+    )
+    out(
+        f"[bold]votes[/]  mean agreement {mean['agreement']:.0%}, margin {mean['margin']:.2f}, "
+        f"entropy {mean['entropy']:.2f} bits"
+    )
+    for votes, count in rows:
+        out(f"  {votes} agree    {int(str(count)):>6}  {_bar(int(str(count)), total)}")
+
+
+def _print_training(ledger: Ledger, number: int) -> None:
+    row = _one(
+        ledger,
+        """
+        select count(*) as steps, min_by(loss, step) as first, max_by(loss, step) as last,
+               max(tokens) as tokens, max(seconds) as seconds
+        from training where round = ?
+        """,
+        [number],
+    )
+    if not row["steps"]:
+        return
+    losses = [
+        float(str(loss))
+        for (loss,) in ledger.query(
+            "select loss from training where round = ? order by step", [number]
+        ).rows
+    ]
+    tail = max(1, len(losses) // 10)
+    first, last = sum(losses[:tail]) / tail, sum(losses[-tail:]) / tail
+    detail = _one(
+        ledger, "select detail_json from stage where round = ? and stage = 'train'", [number]
+    )
+    examples = json.loads(detail["detail_json"])["examples"]
+    out(
+        f"[bold]training[/]  loss {first:.3f} → {last:.3f}  {sparkline(losses)}  "
+        f"{row['steps']} steps, {examples} examples, {row['tokens'] / row['seconds']:.0f} tokens/s"
+    )
+
+
+def _print_scores(ledger: Ledger, number: int) -> None:
+    rows = ledger.query(
+        """
+        select d.benchmark, d.category, d.before, b.low, b.high, d.after, a.low, a.high
+        from round_delta d
+        join round r on r.round = d.round
+        left join score b on b.checkpoint_id = r.checkpoint_id
+          and b.benchmark = d.benchmark and b.category = d.category
+        left join checkpoint c on c.round = d.round and c.parent_id is not null
+        left join score a on a.checkpoint_id = c.checkpoint_id
+          and a.benchmark = d.benchmark and a.category = d.category
+        where d.round = ?
+        order by d.benchmark, d.category = 'overall' desc, d.category
+        """,
+        [number],
+    ).rows
+    rows = (
+        rows
+        or ledger.query(
+            """
+        select benchmark, category, value, low, high, null, null, null
+        from score join round using (checkpoint_id) where round.round = ?
+        order by benchmark, category = 'overall' desc, category
+        """,
+            [number],
+        ).rows
+    )
+    out("[bold]scores[/]  percent right, 95 % interval")
+    for benchmark, category, before, low, high, after, low_after, high_after in rows:
+        name = str(benchmark) if category == "overall" else f"  {category}"
+        text = f"  {escape(name):<22} {_score(before, low, high):>20}"
+        if after is not None:
+            change = float(str(after)) - float(str(before))
+            text += f" → {_score(after, low_after, high_after):<20} {change:+.1f}"
+        out(text)
+
+
+def _score(value: object, low: object, high: object) -> str:
+    if value is None:
+        return "–"
+    interval = "" if low is None else f" [{float(str(low)):.1f}, {float(str(high)):.1f}]"
+    return f"{float(str(value)):.1f}{escape(interval)}"
+
+
+def _print_time(ledger: Ledger, number: int) -> None:
+    rows = ledger.query(
+        "select stage, sum(seconds) from stage where round = ? group by 1 order by min(started_at)",
+        [number],
+    ).rows
+    span = _one(
+        ledger,
+        "select epoch(max(finished_at)) - epoch(min(started_at)) as total "
+        "from stage where round = ?",
+        [number],
+    )["total"]
+    seconds = {str(stage): float(str(value)) for stage, value in rows}
+    work = sum(value for stage, value in seconds.items() if stage.startswith(WORK_STAGES))
+    parts = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items() if value >= 0.05)
+    out(f"[bold]time[/]  {span:.0f} s: {escape(parts)}")
+    if span > 0:
+        out(f"  {max(0.0, 1 - work / span):.0%} is not sampling, training or scoring")
+
+
+def _print_places(ledger: Ledger, number: int, state: Path) -> None:
+    out("[bold]files[/]")
+    row = _one(
+        ledger,
+        "select path from checkpoint where round = ? and parent_id is not null",
+        [number],
+    )
+    out(f"  ledger      {escape(state / 'ledger.duckdb')}")
+    if row:
+        out(f"  checkpoint  {escape(row['path'])}")
+    out(f"  logs        {escape(state / 'logs' / f'r{number}')}")
+
+
+def _bar(count: int, total: int) -> str:
+    return "█" * round(BAR_WIDTH * count / total) if total else ""
+
+
+def sparkline(values: list[float], width: int = 16) -> str:
+    """The course of `values` in `width` block characters at most."""
+    if not values:
+        return ""
+    size = max(1, -(-len(values) // width))
+    means = [
+        sum(values[i : i + size]) / len(values[i : i + size]) for i in range(0, len(values), size)
+    ]
+    low, high = min(means), max(means)
+    scale = (high - low) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (mean - low) / scale)] for mean in means)

@@ -1,0 +1,115 @@
+"""The workspace and its files: init, doctor, rules, eject, diff."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factory.cli.opening import open_workspace
+from factory.cli.terminal import err, escape, out, print_table, stdout
+
+FilePath = Annotated[str, typer.Argument(help="A path, e.g. prompts/tools/system.j2")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command(rich_help_panel="Prepare")(init)
+    app.command(rich_help_panel="Prepare")(doctor)
+    app.command(rich_help_panel="Prepare")(rules)
+    app.command(rich_help_panel="Prepare")(eject)
+    app.command(rich_help_panel="Prepare")(diff)
+
+
+def init(folder: Annotated[Path, typer.Argument(help="A new or existing folder.")]) -> None:
+    """Make a workspace: settings, .gitignore and folders for your own files.
+
+    factory init ~/my-factory
+    """
+    from factory.scaffold import init_workspace
+
+    workspace = init_workspace(folder)
+    out(f"{escape(workspace.root)} is a workspace now.")
+    out("Edit factory.toml (your model, your query files), then: cd there && factory round --n 64")
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check.")] = False,
+) -> None:
+    """Check everything that a round needs, and say how to mend what is missing.
+
+    factory doctor
+    """
+    from factory.doctor import examine
+
+    bad = False
+    colors = {"ok": "green", "warn": "yellow", "bad": "red"}
+    for finding in examine(open_workspace()):
+        bad |= finding.state == "bad"
+        if as_json:
+            record = {
+                "name": finding.name,
+                "state": finding.state,
+                "detail": finding.detail,
+                "remedy": finding.remedy,
+            }
+            stdout.print(json.dumps(record), markup=False)
+            continue
+        color = colors[finding.state]
+        out(f"[{color}]{finding.state:<4}[/] [bold]{finding.name:<9}[/] {escape(finding.detail)}")
+        if finding.remedy:
+            out(f"               [green]{escape(finding.remedy)}[/]")
+    if bad:
+        raise typer.Exit(3)
+
+
+def rules(
+    test: Annotated[bool, typer.Option("--test", help="Run every rule's own cases.")] = False,
+) -> None:
+    """List the rules with reason, severity and why; --test runs the cases shipped beside them.
+
+    factory rules
+
+    factory rules --test
+    """
+    from factory.recipe import load_settings
+    from factory.check import run_cases
+    from factory.rulebook import Rulebook
+
+    workspace = open_workspace()
+    rulebook = Rulebook.load(workspace, load_settings(workspace).rules)
+    if not test:
+        rows = [
+            (r.id, r.reason, r.severity if r.active else "off", r.why)
+            for r in rulebook.rules.values()
+        ]
+        print_table(("rule", "reason", "severity", "why"), rows, width=100)
+        return
+    failures = run_cases(rulebook)
+    for failure in failures:
+        err(f"[red]failed[/] {escape(failure.where)} {escape(failure.message)}")
+    out(f"{len(rulebook.rules)} rules, {len(failures)} failed cases")
+    if failures:
+        raise typer.Exit(1)
+
+
+def eject(path: FilePath) -> None:
+    """Copy one shipped file into the workspace, to edit it.
+
+    factory eject prompts/calls/system.j2
+    """
+    from factory.scaffold import eject as eject_file
+
+    out(f"edit {escape(eject_file(open_workspace(), path))}")
+
+
+def diff(path: FilePath) -> None:
+    """Show how your copy of a file differs from the shipped one.
+
+    factory diff prompts/calls/system.j2
+    """
+    from factory.scaffold import diff as diff_file
+
+    stdout.print(diff_file(open_workspace(), path), markup=False, end="")

@@ -1,0 +1,75 @@
+"""Bringing one's own data: add."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.terminal import err, escape, out
+from factory.prompts import to_json
+from factory.sources import BadLine, read_tools
+from factory.store.lock import WorkspaceLock
+
+Files = Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")]
+
+MAX_BAD_LINES_SHOWN = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command(name="add-tools", rich_help_panel="Prepare")(add_tools)
+
+
+def add_tools(files: Files) -> None:
+    """Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
+
+    They get codes in the next training and are retrieved as candidates from then on.
+
+    factory add-tools my_apis.jsonl
+    """
+    workspace = open_workspace()
+    with WorkspaceLock(workspace.state):
+        ledger = open_ledger()
+        known = {row[0] for row in ledger.query("select tool_id from tool").rows}
+        num_bad = 0
+        for file in files:
+            imported = read_tools(file)
+            fresh = {tool.id: tool for tool in imported.items if tool.id not in known}
+            known |= fresh.keys()
+            now = datetime.now(UTC)
+            ledger.append(
+                {
+                    "tool": [
+                        {
+                            "tool_id": tool.id,
+                            "name": tool.name,
+                            "document_json": to_json(tool.document),
+                            "origin": file.name,
+                            "round": 0,
+                            "added_at": now,
+                        }
+                        for tool in fresh.values()
+                    ]
+                }
+            )
+            out(
+                f"{escape(file.name)}: {len(fresh)} tools added, "
+                f"{len(imported.items) - len(fresh)} known already, {len(imported.bad)} bad"
+            )
+            num_bad += report_bad_lines(imported.bad)
+        ledger.fold()
+    if num_bad:
+        raise typer.Exit(1)
+
+
+def report_bad_lines(bad: tuple[BadLine, ...]) -> int:
+    """Print lines that were not imported; how many there are."""
+    for line in bad[:MAX_BAD_LINES_SHOWN]:
+        err(f"[yellow]bad line[/] {escape(line.where)}: {escape(line.cause)}")
+    if len(bad) > MAX_BAD_LINES_SHOWN:
+        err(f"… and {len(bad) - MAX_BAD_LINES_SHOWN} more")
+    return len(bad)

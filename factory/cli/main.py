@@ -1,0 +1,86 @@
+"""The `factory` command: groups of commands, one boundary for all failures.
+
+Exit codes: 0 done, 1 a gate or rule failed, 2 wrong input, 3 environment, 4 our bug.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from factory.cli import content, data, ledger, rounds
+from factory.cli.terminal import err, escape
+from factory.failures import EnvironmentError_, FactoryError
+
+app = typer.Typer(
+    name="factory",
+    help="Make your own model good at calling tools: one command a round, everything local.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for group in (rounds, ledger, data, content):
+    group.register(app)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if debug:
+        os.environ["FACTORY_DEBUG"] = "1"
+
+
+def check_import_name() -> None:
+    """Stop where factory_boy shares the import name: files of both would mix.
+
+    Raises EnvironmentError_ with the remedy.
+    """
+    for name in ("factory_boy", "factory-boy"):
+        try:
+            metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        raise EnvironmentError_(
+            "factory_boy is installed here, and both packages are imported as `factory`",
+            where=sys.prefix,
+            remedy="pip uninstall factory_boy, or give tool-factory an environment of its own",
+        )
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    try:
+        check_import_name()
+        code = app(standalone_mode=False)
+    except FactoryError as error:
+        report(error)
+        code = error.exit_code
+    except TyperException as error:
+        getattr(error, "show", lambda: err(escape(error)))()
+        code = 2
+    except (typer.Abort, KeyboardInterrupt):
+        err("stopped; nothing is lost: `factory round` continues where it was")
+        code = 130
+    except Exception as error:
+        if os.environ.get("FACTORY_DEBUG"):
+            raise
+        err(f"[bold red]our bug:[/] {type(error).__name__}: {escape(str(error))}")
+        err("[dim]run it again with `factory --debug …` and report the traceback[/]")
+        code = 4
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def report(error: FactoryError) -> None:
+    """Print a failure: what, where, and the remedy."""
+    err(f"[bold red]error:[/] {escape(error.what)}")
+    if error.where:
+        err(f"  [dim]where:[/]  {escape(error.where)}")
+    if error.remedy:
+        err(f"  [dim]remedy:[/] [green]{escape(error.remedy)}[/]")

@@ -1,0 +1,155 @@
+"""Making rounds: round, seed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factory.cli.data import report_bad_lines
+from factory.cli.opening import open_workspace
+from factory.cli.terminal import err, escape, out, print_table
+from factory.failures import RecipeError
+from factory.recipe import Resolved, Settings, load_recipe, load_settings
+from factory.records import Query
+from factory.sources import Imported, read_queries
+from factory.workspace import Workspace
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command(name="round", rich_help_panel="Make")(make_round)
+    app.command(rich_help_panel="Make")(seed)
+
+
+def make_round(
+    num_queries: Annotated[
+        int, typer.Option("--n", help="Queries to draw; 0: the recipe's.", min=0)
+    ] = 0,
+    queries: Annotated[list[Path] | None, typer.Option(help="Files with requests.")] = None,
+    field: Annotated[str, typer.Option(help="Key of the request in the files.")] = "",
+    recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
+    model: Annotated[str, typer.Option(help="Model folder; default: factory.toml's.")] = "",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A recipe value, e.g. train.epochs=2")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Only continue an open round.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
+) -> None:
+    """Run one round: sample, vote, judge, train, score, gate. Continues an open one.
+
+    factory round --n 64
+
+    factory round --n 200 --queries requests.jsonl --set calls.n=7
+    """
+    workspace = open_workspace()
+    settings = _settings(workspace, model, threads)
+    resolved = load_recipe(workspace, recipe or settings.recipe, _parse_overrides(overrides or []))
+    files = queries or [workspace.root / name for name in settings.queries]
+    imported = [read_queries(file, field) for file in files]
+    num_bad = sum(report_bad_lines(each.bad) for each in imported)
+    pool = [query for each in imported for query in each.items]
+    if dry_run:
+        _print_plan(workspace, settings, resolved, num_queries, imported)
+        return
+    promoted = _run(workspace, settings, resolved, pool, num_queries, resume)
+    if num_bad or not promoted:
+        raise typer.Exit(1)
+
+
+def _settings(workspace: Workspace, model: str, threads: int) -> Settings:
+    settings = load_settings(workspace)
+    if model:
+        settings = settings.model_copy(update={"model": str(Path(model).expanduser().resolve())})
+    if threads:
+        engine = settings.engine.model_copy(update={"threads": threads})
+        settings = settings.model_copy(update={"engine": engine})
+    return settings
+
+
+def _parse_overrides(pairs: list[str]) -> dict[str, str]:
+    overrides = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise RecipeError(
+                f"--set {pair} has no value", remedy="write it as --set train.epochs=2"
+            )
+        overrides[key.strip()] = value.strip()
+    return overrides
+
+
+def _run(
+    workspace: Workspace,
+    settings: Settings,
+    resolved: Resolved,
+    pool: list[Query],
+    num_queries: int,
+    resume: bool,
+) -> bool:
+    from factory.cli.card import print_card
+    from factory.cli.monitor import make_monitor
+    from factory.failures import InputError
+    from factory.history import open_round
+    from factory.round import load_factory
+    from factory.store.lock import WorkspaceLock
+
+    with WorkspaceLock(workspace.state), make_monitor() as monitor:
+        factory = load_factory(workspace, settings, resolved, monitor, pool)
+        factory.ledger.fold()
+        if resume and open_round(factory.ledger) is None:
+            raise InputError("no round is open", remedy="factory round --n 64 starts one")
+        result = asyncio.run(factory.run_round(num_queries or None))
+    print_card(factory.ledger, result.number, workspace)
+    return result.promoted
+
+
+def _print_plan(
+    workspace: Workspace,
+    settings: Settings,
+    resolved: Resolved,
+    num_queries: int,
+    imported: list[Imported[Query]],
+) -> None:
+    """What a round would do, every knob with its origin; loads the content, starts nothing."""
+    from factory.cli.monitor import PlainMonitor
+    from factory.history import open_round, promoted_checkpoint
+    from factory.round import load_factory
+
+    factory = load_factory(workspace, settings, resolved, PlainMonitor())
+    this = open_round(factory.ledger)
+    base = factory.base_checkpoint()
+    parent = this.checkpoint if this else promoted_checkpoint(factory.ledger, base)
+    pool = sum(len(each.items) for each in imported)
+    number = num_queries or resolved.recipe.num_queries
+    origin = "flag" if num_queries else resolved.origins.get("num_queries", "default")
+    out(f"workspace  {escape(workspace.root)}")
+    out(f"round      {f'{this.number}, continued' if this else 'a new one'}")
+    out(f"model      {escape(parent.id)}  {escape(parent.path)}")
+    out(
+        f"queries    {number} ({escape(origin)}) from "
+        + (f"{pool} in {len(imported)} files" if imported else "the home world")
+    )
+    out(f"engine     {settings.engine.backend}, {factory.threads} threads")
+    out(
+        f"benchmarks {', '.join(f'{b.name} ({len(b.items)})' for b in factory.benchmarks.values())}"
+    )
+    out()
+    print_table(("knob", "value", "from"), list(resolved.lines()))
+
+
+def seed(
+    folder: Annotated[Path, typer.Argument(help="Where the model goes.")] = Path("rounds/seed"),
+    steps: Annotated[int, typer.Option(help="Training steps; 0 is the full run.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+) -> None:
+    """Train the embedded model from scratch on the home world; an hour or two on a CPU.
+
+    factory seed /tmp/seed --steps 200
+    """
+    from factory.seed import train_seed
+
+    train_seed(folder, steps=steps or None, threads=threads, report=err)

@@ -1,0 +1,63 @@
+"""What every command prints through: data to stdout, everything else to stderr.
+
+A model's text is data: control characters are shown as escapes, and rich markup in it is inert.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape as escape_markup
+from rich.table import Table
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def out(text: str = "") -> None:
+    """A line of output, markup allowed."""
+    stdout.print(text)
+
+
+def err(text: str) -> None:
+    """A line for the person at the terminal, markup allowed."""
+    stderr.print(text)
+
+
+def clean(value: object) -> str:
+    """`value` as text without control characters; NULL is empty."""
+    text = "" if value is None else str(value)
+    return _CONTROL.sub(lambda hit: f"\\x{ord(hit.group()):02x}", text)
+
+
+def escape(value: object) -> str:
+    """`value` as text that neither the terminal nor rich interprets."""
+    return escape_markup(clean(value))
+
+
+def shorten(value: object, width: int) -> str:
+    """`value` on one line, at most `width` characters."""
+    text = " ".join(clean(value).split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int = 80) -> None:
+    """A table on stdout; cells are shortened to `width` characters."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for number, column in enumerate(columns):
+        is_number = bool(rows) and all(
+            isinstance(row[number], int | float) and not isinstance(row[number], bool)
+            for row in rows
+        )
+        table.add_column(escape_markup(column), justify="right" if is_number else "left")
+    for row in rows:
+        table.add_row(*(escape_markup(shorten(_cell(value), width)) for value in row))
+    Console(highlight=False).print(table)
+
+
+def _cell(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value

