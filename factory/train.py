@@ -13,8 +13,8 @@ weighted: a code is a handful of tokens where a document is hundreds, so togethe
 
 from __future__ import annotations
 
-import importlib.util
 import contextlib
+import importlib.util
 import json
 import os
 import shutil

@@ -11,11 +11,11 @@ import pytest
 from workspaces import ROOT
 
 PACKAGE = ROOT / "factory"
-ORDER = (
-    "failures canon records workspace recipe prompts pattern jsontext schema rulebook child home "
-    "benchmark sources codes engines queries tools calls vote findings judge_calls judge_documents check sampling store history dataset "
-    "train scorers score round seed doctor scaffold cli"
-).split()
+ORDER = """
+failures canon records workspace recipe prompts pattern jsontext schema rulebook child home
+benchmark sources codes engines queries tools calls vote findings judge_calls judge_documents check
+sampling store history dataset train scorers score round seed doctor scaffold cli
+""".split()
 """A module imports only what stands before it, or its own package."""
 
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "sklearn", "accelerate"}

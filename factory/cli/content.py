@@ -74,8 +74,8 @@ def rules(
 
     factory rules --test
     """
-    from factory.recipe import load_settings
     from factory.check import run_cases
+    from factory.recipe import load_settings
     from factory.rulebook import Rulebook
 
     workspace = open_workspace()

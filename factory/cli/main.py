@@ -63,7 +63,7 @@ def run() -> None:
         report(error)
         code = error.exit_code
     except TyperException as error:
-        getattr(error, "show", lambda: err(escape(error)))()
+        show_usage(error)
         code = 2
     except (typer.Abort, KeyboardInterrupt):
         err("stopped; nothing is lost: `factory round` continues where it was")
@@ -75,6 +75,15 @@ def run() -> None:
         err("[dim]run it again with `factory --debug …` and report the traceback[/]")
         code = 4
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def show_usage(error: TyperException) -> None:
+    """Print what is wrong with the command line."""
+    show = getattr(error, "show", None)
+    if show is None:
+        err(escape(error))
+    else:
+        show()
 
 
 def report(error: FactoryError) -> None:

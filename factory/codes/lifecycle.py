@@ -278,6 +278,9 @@ class Codebook:
             "num_tools": len(self),
             "collisions_before": self.report.collisions_before,
             "moved": self.report.moved,
+            "penalty": self.report.penalty,
+            "outlier_error": self.report.outlier_error,
+            "reencoded": self.report.reencoded,
             "usage_entropy": float(np.mean(self.report.usage_entropy)),
             "sha": self.sha(),
         }
