@@ -1,0 +1,105 @@
+"""Text to tokens and back inside a child, the same for every backend.
+
+Messages are rendered with the model's own chat template; what follows the generation prompt up to
+one of the end tokens is the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from factory.engines.base import PROMPT_TOO_LONG
+from factory.failures import ModelError
+from factory.records import Completion, Reply, Request
+
+
+class Chat:
+    """A model folder's tokenizer, chat template and end tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        self._folder = folder
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"The tokenizer cannot be loaded: {error}",
+                where=str(folder),
+                remedy="save it again with save_pretrained of a current transformers",
+            ) from error
+        self.end_ids = _end_ids(folder, self._tokenizer.eos_token_id)
+        """Tokens that end an answer."""
+        if not self.end_ids:
+            raise ModelError(
+                "The model names no end-of-turn token",
+                where=str(folder),
+                remedy="set eos_token in tokenizer_config.json",
+            )
+
+    def encode(self, request: Request) -> list[int]:
+        """Token ids of the prompt; lone surrogates, which no tokenizer takes, become `?`."""
+        if request.prompt is not None:
+            return list(self._tokenizer.encode(_clean(request.prompt))) or [min(self.end_ids)]
+        from jinja2 import TemplateError
+
+        messages = [{"role": m.role, "content": _clean(m.content)} for m in request.messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise ModelError(
+                f"The model's chat template refuses the messages of {request.id}: {error}",
+                where=str(self._folder),
+                remedy="use only roles the model knows in prompts/, or another chat template",
+            ) from error
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of an answer: without its end token and special tokens, code tokens are kept."""
+        ended = bool(token_ids) and token_ids[-1] in self.end_ids
+        text: str = self._tokenizer.decode(
+            list(token_ids[:-1] if ended else token_ids),
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        return text
+
+    def completion(
+        self, token_ids: Sequence[int], finish_reason: str, logprob: float
+    ) -> Completion:
+        """One answer as a record."""
+        return Completion(
+            text=self.decode(token_ids),
+            token_ids=tuple(token_ids),
+            finish_reason=finish_reason,
+            logprob=logprob,
+        )
+
+
+def too_long(request: Request, num_prompt_tokens: int) -> Reply:
+    """The reply to a prompt that leaves no room: n empty answers."""
+    empty = Completion(text="", token_ids=(), finish_reason=PROMPT_TOO_LONG, logprob=0.0)
+    return Reply(
+        request_id=request.id,
+        completions=(empty,) * request.sampling.n,
+        num_prompt_tokens=num_prompt_tokens,
+    )
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _end_ids(folder: Path, eos_token_id: int | None) -> frozenset[int]:
+    """The tokenizer's end token and those of generation_config.json (one or a list)."""
+    found = set() if eos_token_id is None else {eos_token_id}
+    path = folder / "generation_config.json"
+    if path.exists():
+        named = json.loads(path.read_text("utf-8")).get("eos_token_id")
+        found.update(named if isinstance(named, list) else [] if named is None else [named])
+    return frozenset(found)

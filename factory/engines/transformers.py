@@ -1,0 +1,317 @@
+"""The plain transformers child, for machines that vLLM has no build for.
+
+Same protocol and constraints as the vLLM child, slower; a seed gives other samples than there.
+Requests are sampled in batches of left-padded prompts. Every sample draws from its own generator,
+so it does not depend on the batch it shares, beyond the last bits of the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from factory.child import Channel, run_child
+from factory.engines.base import (
+    EngineSettings,
+    fingerprint,
+    reply_to_wire,
+    request_from_wire,
+)
+from factory.engines.chat import Chat, too_long
+from factory.engines.constrain import Walk, load_trie, restrict
+from factory.failures import MissingError, ModelError
+from factory.records import Completion, Reply, Request
+
+MAX_ROWS = 64
+"""Sequences of one batch; more gain little without paged attention."""
+KEEP_SHARE = 0.75
+"""A batch is packed once less than this share of its rows is unfinished."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """A request being sampled."""
+
+    number: int
+    """Its number on the channel."""
+    request: Request
+    """The request."""
+    prompt_ids: list[int]
+    """Its prompt in tokens."""
+    done: dict[int, Completion] = field(default_factory=dict)
+    """Finished samples by index."""
+
+    @property
+    def num_rows(self) -> int:
+        """Sequences it takes: greedy needs one however many are asked for."""
+        return 1 if self.request.sampling.temperature == 0 else self.request.sampling.n
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """One sequence of a batch."""
+
+    job: Job
+    """Whose sample it is."""
+    index: int
+    """Which of the job's samples."""
+    generator: Any
+    """Its own torch.Generator."""
+    walk: Walk | None
+    """Its place in a trie, if it is constrained."""
+    max_tokens: int
+    """New tokens at most."""
+    token_ids: list[int] = field(default_factory=list)
+    """New tokens so far."""
+    logprob: float = 0.0
+    """Their log-probability under the model."""
+    finished: bool = False
+    """Its completion is made."""
+
+
+class Server:
+    """A model, and the requests that wait for it."""
+
+    def __init__(self, channel: Channel, folder: Path, settings: EngineSettings) -> None:
+        self._channel = channel
+        self._chat = Chat(folder)
+        self._device, self._model = _load(folder, settings)
+        own_limit = getattr(
+            self._model.config.get_text_config(), "max_position_embeddings", settings.max_model_len
+        )
+        self._max_model_len = min(settings.max_model_len, own_limit)
+        self._max_rows = min(MAX_ROWS, settings.max_batch)
+        self._vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
+        self._waiting: deque[Job] = deque()
+
+    def info(self) -> dict[str, Any]:
+        """What the parent may show."""
+        import transformers
+
+        return {
+            "backend": "transformers",
+            "version": transformers.__version__,
+            "device": self._device,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "max_model_len": self._max_model_len,
+            "vocabulary": self._vocabulary,
+        }
+
+    def serve(self) -> None:
+        """Sample what waits, a batch at a time; returns when the channel closes."""
+        while True:
+            message = self._channel.receive(block=not self._waiting)
+            while message is not None:
+                self._accept(message)
+                message = self._channel.receive(block=False)
+            if self._channel.closed:
+                return
+            if self._waiting:
+                self._sample(self._next_batch())
+
+    def _accept(self, message: dict[str, Any]) -> None:
+        number = int(message["number"])
+        if message["type"] == "abort":
+            self._waiting = deque(job for job in self._waiting if job.number != number)
+            return
+        request = request_from_wire(message["request"])
+        prompt_ids = self._chat.encode(request)
+        if len(prompt_ids) >= self._max_model_len:
+            self._send(number, too_long(request, len(prompt_ids)))
+        else:
+            self._waiting.append(Job(number=number, request=request, prompt_ids=prompt_ids))
+
+    def _next_batch(self) -> list[Job]:
+        jobs = [self._waiting.popleft()]
+        num_rows = jobs[0].num_rows
+        while self._waiting and num_rows + self._waiting[0].num_rows <= self._max_rows:
+            jobs.append(self._waiting.popleft())
+            num_rows += jobs[-1].num_rows
+        return jobs
+
+    def _sample(self, jobs: list[Job]) -> None:
+        """Sample a batch of jobs to its end and answer each as soon as it is complete."""
+        import torch
+        from transformers import DynamicCache
+
+        rows = [self._row(job, index) for job in jobs for index in range(job.num_rows)]
+        cache = DynamicCache(config=self._model.config)
+        ids_RT, mask_RT = self._left_pad([job.prompt_ids for job in jobs])
+        with torch.inference_mode():
+            logits_RV = self._forward(ids_RT, mask_RT, cache)
+            # All prompts are prefilled once; their n samples start from copies of the cache.
+            parents = [place for place, job in enumerate(jobs) for _ in range(job.num_rows)]
+            logits_RV, mask_RT = self._select(parents, logits_RV, mask_RT, cache)
+            while True:
+                next_R = self._choose(rows, logits_RV)
+                unfinished = [place for place, row in enumerate(rows) if not row.finished]
+                if not unfinished:
+                    return
+                if len(unfinished) < KEEP_SHARE * len(rows):
+                    rows = [rows[place] for place in unfinished]
+                    next_R, mask_RT = self._select(unfinished, next_R, mask_RT, cache)
+                mask_RT = torch.nn.functional.pad(mask_RT, (0, 1), value=1)
+                logits_RV = self._forward(next_R[:, None], mask_RT, cache)
+
+    def _row(self, job: Job, index: int) -> Row:
+        import torch
+
+        sampling, constraint = job.request.sampling, job.request.constraint
+        generator = torch.Generator(device=self._device)
+        generator.manual_seed(sampling.seed + index)
+        return Row(
+            job=job,
+            index=index,
+            generator=generator,
+            walk=Walk(load_trie(constraint.trie, self._vocabulary)) if constraint else None,
+            max_tokens=min(sampling.max_tokens, self._max_model_len - len(job.prompt_ids)),
+        )
+
+    def _left_pad(self, prompts: list[list[int]]) -> tuple[Any, Any]:
+        """Prompts as (R, T) ids and mask; pads stand on the left, where the mask is 0."""
+        import torch
+
+        width = max(len(prompt) for prompt in prompts)
+        filler = min(self._chat.end_ids)
+        ids = [[filler] * (width - len(prompt)) + prompt for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
+
+    def _forward(self, ids_RT: Any, mask_RT: Any, cache: Any) -> Any:
+        """(R, V) float32 logits of the last position; `cache` grows by the given tokens."""
+        # Finished rows run on until the batch is packed, hence the upper bound.
+        last = self._max_model_len - 1
+        positions_RT = (mask_RT.cumsum(1) - 1).clamp(0, last)[:, -ids_RT.shape[1] :]
+        output = self._model(
+            input_ids=ids_RT,
+            attention_mask=mask_RT,
+            position_ids=positions_RT,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    def _select(self, places: list[int], values: Any, mask_RT: Any, cache: Any) -> tuple[Any, Any]:
+        """The given rows of values, mask and (in place) cache."""
+        import torch
+
+        chosen = torch.tensor(places, device=self._device)
+        cache.reorder_cache(chosen)
+        return values[chosen], mask_RT[chosen]
+
+    def _choose(self, rows: list[Row], logits_RV: Any) -> Any:
+        """Sample the next token of every row; finished rows get one that nobody reads."""
+        logprobs_RV = logits_RV.log_softmax(-1)
+        walks = [(place, row) for place, row in enumerate(rows) if row.walk and not row.finished]
+        restrict(
+            logits_RV, {place: row.walk.allowed(row.token_ids) for place, row in walks if row.walk}
+        )
+        next_R = draw(logits_RV, rows)
+        chosen_R = logprobs_RV.gather(1, next_R[:, None])[:, 0]
+        for row, token, logprob in zip(rows, next_R.tolist(), chosen_R.tolist(), strict=True):
+            if not row.finished:
+                row.token_ids.append(token)
+                row.logprob += logprob
+                self._finish(row, token)
+        return next_R
+
+    def _finish(self, row: Row, token: int) -> None:
+        """Close the row at an end token or at its length, and answer a job whose last it was."""
+        ended = token in self._chat.end_ids
+        row.finished = ended or len(row.token_ids) >= row.max_tokens
+        if not row.finished:
+            return
+        job, reason = row.job, "stop" if ended else "length"
+        job.done[row.index] = self._chat.completion(row.token_ids, reason, row.logprob)
+        if len(job.done) == job.num_rows:
+            completions = tuple(job.done[index] for index in sorted(job.done))
+            completions *= job.request.sampling.n // job.num_rows
+            reply = Reply(
+                request_id=job.request.id,
+                completions=completions,
+                num_prompt_tokens=len(job.prompt_ids),
+            )
+            self._send(job.number, reply)
+
+    def _send(self, number: int, reply: Reply) -> None:
+        self._channel.send({"type": "reply", "number": number, "reply": reply_to_wire(reply)})
+
+
+def draw(logits_RV: Any, rows: list[Row]) -> Any:
+    """(R) next tokens: temperature, top-k, top-p, then an exponential race.
+
+    argmax p / q with q ~ Exp(1) samples from p; each row's q comes from its own generator.
+    """
+    import torch
+
+    samplings = [row.job.request.sampling for row in rows]
+    device, size = logits_RV.device, logits_RV.shape[1]
+    greedy_R = torch.tensor([s.temperature == 0 for s in samplings], device=device)
+    heat_R = torch.tensor([s.temperature or 1.0 for s in samplings], device=device)
+    scaled_RV = logits_RV / heat_R[:, None]
+    if any(s.top_k or s.top_p < 1 for s in samplings):
+        top_k_R = torch.tensor([min(s.top_k or size, size) for s in samplings], device=device)
+        top_p_R = torch.tensor([s.top_p for s in samplings], device=device)
+        _cut(scaled_RV, top_k_R, top_p_R)
+    race_RV = torch.ones_like(scaled_RV)
+    for place, row in enumerate(rows):
+        if not row.finished and row.job.request.sampling.temperature:
+            race_RV[place].exponential_(generator=row.generator)
+    sampled_R = (scaled_RV.softmax(-1) / race_RV).argmax(-1)
+    return torch.where(greedy_R, logits_RV.argmax(-1), sampled_R)
+
+
+def _cut(logits_RV: Any, top_k_R: Any, top_p_R: Any) -> None:
+    """Set to -inf, in place, what top-k and then top-p leave out; the best token always stays."""
+    sorted_RV, order_RV = logits_RV.sort(-1)
+    least_R1 = sorted_RV.gather(1, (sorted_RV.shape[1] - top_k_R)[:, None])
+    sorted_RV.masked_fill_(sorted_RV < least_R1, float("-inf"))
+    tail_RV = sorted_RV.softmax(-1).cumsum(-1) <= 1 - top_p_R[:, None]
+    tail_RV[:, -1] = False
+    sorted_RV.masked_fill_(tail_RV, float("-inf"))
+    logits_RV.scatter_(1, order_RV, sorted_RV)
+
+
+def _load(folder: Path, settings: EngineSettings) -> tuple[str, Any]:
+    """Device name and model in evaluation mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(settings.threads)
+    has_gpu = torch.cuda.is_available()
+    if settings.gpu and not has_gpu:
+        raise MissingError(
+            "No GPU is visible to torch",
+            remedy="check nvidia-smi and that torch has CUDA, or sample on the CPU",
+        )
+    use_gpu = has_gpu if settings.gpu is None else settings.gpu
+    default = "bfloat16" if use_gpu else "float32"
+    dtype = getattr(torch, default if settings.dtype == "auto" else settings.dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(
+            f"transformers cannot load this model: {error}",
+            where=str(folder),
+            remedy="check the folder's config.json and weights; save_pretrained writes both",
+        ) from error
+    device = "cuda" if use_gpu else "cpu"
+    return device, model.to(device).eval()
+
+
+def main(channel: Channel, arguments: list[str]) -> None:
+    """Load the model the first message names, say so, and serve."""
+    opening = channel.receive()
+    if opening is None:
+        return
+    folder = Path(opening["path"])
+    server = Server(channel, folder, EngineSettings(**opening["settings"]))
+    channel.send({"type": "ready", "fingerprint": fingerprint(folder), "info": server.info()})
+    server.serve()
+
+
+if __name__ == "__main__":
+    run_child(main)

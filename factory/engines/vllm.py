@@ -1,0 +1,211 @@
+"""The vLLM child: `python -m factory.engines.vllm`, started by `factory.engines.process`.
+
+All requests in flight share vLLM's continuous batch and prefix cache, the n samples of one prompt
+share its prefill. The engine runs inside this process. Settings and their reasons: on the CPU,
+chunked prefill breaks per-request seeds and blocks of 32 tokens let short prompts be cached.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from factory.child import Channel, run_child
+from factory.engines.base import (
+    EngineSettings,
+    fingerprint,
+    reply_to_wire,
+    request_from_wire,
+)
+from factory.engines.chat import Chat, too_long
+from factory.engines.constrain import TRIE, load_trie, vllm_processor
+from factory.failures import InputError, MissingError, ModelError
+from factory.records import Reply, Request
+
+MIN_BATCHED_TOKENS = 4096
+"""Prompt tokens that one step may prefill, if the model's length is less."""
+
+
+class Server:
+    """vLLM's engine, fed from the channel and answering to it."""
+
+    def __init__(self, channel: Channel, folder: Path, settings: EngineSettings) -> None:
+        self._channel = channel
+        self._chat = Chat(folder)
+        self._engine = _load(folder, settings)
+        config = self._engine.vllm_config.model_config
+        self._max_model_len: int = config.max_model_len
+        self._vocabulary: int = config.get_vocab_size()
+        self._pending: dict[str, Request] = {}
+        self.info = _info(self._engine)
+
+    def serve(self) -> None:
+        """Step the engine as long as there is work, else wait; returns when the channel closes."""
+        while True:
+            message = self._channel.receive(block=not self._engine.has_unfinished_requests())
+            while message is not None:
+                self._accept(message)
+                message = self._channel.receive(block=False)
+            if self._channel.closed:
+                return
+            for output in self._engine.step():
+                if output.finished:
+                    self._answer(output)
+
+    def _accept(self, message: dict[str, Any]) -> None:
+        number = str(message["number"])
+        if message["type"] == "abort":
+            if self._pending.pop(number, None):
+                self._engine.abort_request([number])
+            return
+        request = request_from_wire(message["request"])
+        prompt_ids = self._chat.encode(request)
+        if len(prompt_ids) >= self._max_model_len:
+            self._send(number, too_long(request, len(prompt_ids)))
+            return
+        try:
+            params = self._params(request, len(prompt_ids))
+            self._engine.add_request(number, {"prompt_token_ids": prompt_ids}, params)
+        except ValueError as error:
+            raise InputError(f"vLLM refuses request {request.id}: {error}") from error
+        self._pending[number] = request
+
+    def _params(self, request: Request, num_prompt_tokens: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = request.sampling
+        extra = None
+        if request.constraint:
+            load_trie(request.constraint.trie, self._vocabulary)
+            extra = {TRIE: request.constraint.trie}
+        return SamplingParams(
+            n=1 if sampling.temperature == 0 else sampling.n,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            max_tokens=min(sampling.max_tokens, self._max_model_len - num_prompt_tokens),
+            seed=sampling.seed,
+            stop_token_ids=sorted(self._chat.end_ids),
+            logprobs=0,
+            detokenize=False,
+            extra_args=extra,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _answer(self, output: Any) -> None:
+        request = self._pending.pop(output.request_id, None)
+        if request is None:
+            return
+        completions = tuple(
+            self._chat.completion(
+                list(one.token_ids), str(one.finish_reason), float(one.cumulative_logprob or 0.0)
+            )
+            for one in sorted(output.outputs, key=lambda one: int(one.index))
+        )
+        if len(completions) < request.sampling.n:
+            # Greedy: vLLM samples it once.
+            completions *= request.sampling.n
+        reply = Reply(
+            request_id=request.id,
+            completions=completions,
+            num_prompt_tokens=len(output.prompt_token_ids),
+        )
+        self._send(output.request_id, reply)
+
+    def _send(self, number: str, reply: Reply) -> None:
+        self._channel.send({"type": "reply", "number": int(number), "reply": reply_to_wire(reply)})
+
+
+def _stay_eager_on_cpu() -> None:
+    """Without a GPU, keep torch.compile off: it would want a C++ compiler and 20 s, for no gain.
+
+    vLLM compiles a helper of its log-probabilities even with enforce_eager. The variable is read
+    when torch's compiler is first imported, hence before vLLM is.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
+
+def _load(folder: Path, settings: EngineSettings) -> Any:
+    """Start vLLM on the CPU or a GPU, as its build has it."""
+    from transformers import AutoConfig
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    on_cpu = current_platform.is_cpu()
+    if settings.gpu is not None and settings.gpu == on_cpu:
+        have, want = ("the CPU", "gpu") if on_cpu else ("a GPU", "cpu")
+        raise MissingError(
+            f"The installed vLLM runs on {have} only",
+            remedy=f"pip install 'tool-factory[{want}]' in another environment",
+        )
+    try:
+        own_limit = getattr(
+            AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config(),
+            "max_position_embeddings",
+            settings.max_model_len,
+        )
+        length = min(settings.max_model_len, own_limit)
+        arguments: dict[str, Any] = {
+            "model": str(folder),
+            "dtype": settings.dtype,
+            "max_model_len": length,
+            "max_num_seqs": settings.max_batch,
+            "skip_tokenizer_init": True,
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            "logits_processors": [vllm_processor()],
+        }
+        if on_cpu:
+            arguments |= {
+                "enforce_eager": True,
+                "block_size": 32,
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(length, MIN_BATCHED_TOKENS),
+                "kv_cache_memory_bytes": int(settings.memory_gib * 2**30),
+            }
+        else:
+            arguments |= {"gpu_memory_utilization": 0.9}
+        return LLMEngine.from_engine_args(EngineArgs(**arguments))
+    except (ValueError, OSError) as error:
+        raise ModelError(
+            f"vLLM cannot serve this model: {error}",
+            where=str(folder),
+            remedy="change max_model_len or memory_gib if they are named, else use the "
+            "transformers backend",
+        ) from error
+
+
+def _info(engine: Any) -> dict[str, Any]:
+    import vllm
+
+    config = engine.vllm_config
+    return {
+        "backend": "vllm",
+        "version": vllm.__version__,
+        "device": str(config.device_config.device_type),
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "max_model_len": config.model_config.max_model_len,
+        "vocabulary": config.model_config.get_vocab_size(),
+    }
+
+
+def main(channel: Channel, arguments: list[str]) -> None:
+    """Load the model the first message names, say so, and serve."""
+    opening = channel.receive()
+    if opening is None:
+        return
+    folder = Path(opening["path"])
+    _stay_eager_on_cpu()
+    server = Server(channel, folder, EngineSettings(**opening["settings"]))
+    channel.send({"type": "ready", "fingerprint": fingerprint(folder), "info": server.info})
+    server.serve()
+
+
+if __name__ == "__main__":
+    run_child(main)

@@ -1,0 +1,41 @@
+"""Child process of test_child.py: does what each message says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from factory.child import Channel, run_child
+from factory.failures import ModelError
+
+
+def main(channel: Channel, arguments: list[str]) -> None:
+    channel.send(
+        {"type": "hello", "arguments": arguments, "threads": os.environ["OMP_NUM_THREADS"]}
+    )
+    while message := channel.receive():
+        match message["do"]:
+            case "echo":
+                channel.send({"type": "echo", "value": message["value"]})
+            case "grandchild":
+                sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+                channel.send({"type": "pid", "pid": sleeper.pid})
+            case "fail":
+                raise ModelError("weights are gone", where="/models/x", remedy="fetch them")
+            case "crash":
+                raise RuntimeError("a bug in the child")
+            case "exit":
+                print("some last words", flush=True)
+                os._exit(7)
+            case "die":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hang":
+                time.sleep(600)
+    print("the channel is closed", flush=True)
+
+
+if __name__ == "__main__":
+    run_child(main)

@@ -1,0 +1,70 @@
+"""Child process of test_engines.py: speaks the engines' protocol, without a model.
+
+The prompt says what happens: `die`, `die once FILE`, `fail`, `slow`, else an answer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from factory.child import Channel, run_child
+from factory.engines.base import fingerprint, reply_to_wire, request_from_wire
+from factory.failures import ModelError
+from factory.records import Completion, Reply, Request
+
+
+def answer(request: Request) -> Reply:
+    """Texts that tell the prompt and the seed."""
+    return Reply(
+        request_id=request.id,
+        completions=tuple(
+            Completion(
+                text=f"{request.prompt} {request.sampling.seed + index}",
+                token_ids=(1, 2),
+                finish_reason="stop",
+                logprob=-1.5,
+            )
+            for index in range(request.sampling.n)
+        ),
+        num_prompt_tokens=3,
+    )
+
+
+def act(channel: Channel, message: dict[str, Any]) -> None:
+    request = request_from_wire(message["request"])
+    prompt = request.prompt or ""
+    if prompt == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif prompt.startswith("die once"):
+        marker = Path(prompt.removeprefix("die once "))
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    elif prompt == "fail":
+        raise ModelError("the trie is gone", remedy="make it")
+    elif prompt == "never":
+        return
+    reply = reply_to_wire(answer(request))
+    channel.send({"type": "reply", "number": message["number"], "reply": reply})
+
+
+def main(channel: Channel, arguments: list[str]) -> None:
+    opening = channel.receive()
+    assert opening is not None
+    folder = Path(opening["path"])
+    if (folder / "dies").exists():
+        os._exit(9)
+    channel.send({"type": "notice", "text": "loading"})
+    channel.send({"type": "ready", "fingerprint": fingerprint(folder), "info": {"device": "none"}})
+    while message := channel.receive():
+        if message["type"] == "abort":
+            (folder / f"aborted-{message['number']}").touch()
+        else:
+            act(channel, message)
+
+
+if __name__ == "__main__":
+    run_child(main)

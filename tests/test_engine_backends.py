@@ -1,0 +1,370 @@
+"""Both backends with a real (tiny, random) model in a real child: the same promises for each."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_models import code_names, tiny_model
+
+from factory.codes.trie import Trie
+from factory.engines.base import PROMPT_TOO_LONG, EngineSettings, fingerprint, open_engine
+from factory.engines.process import ProcessEngine
+from factory.failures import ModelError
+from factory.records import (
+    Checkpoint,
+    Completion,
+    Constraint,
+    Message,
+    Reply,
+    Request,
+    Sampling,
+)
+
+pytestmark = pytest.mark.slow
+
+MAX_MODEL_LEN = 256
+SETTINGS = EngineSettings(
+    threads=1, max_model_len=MAX_MODEL_LEN, memory_gib=0.06, dtype="float32", gpu=False
+)
+CODES = [(a, b, (a * b) % 4) for a in range(4) for b in range(4) if (a + b) % 3]
+
+
+class Served:
+    """A running engine with the loop it lives in, and what its tests need."""
+
+    def __init__(self, backend: str, folder: Path, logs: Path) -> None:
+        self.backend = backend
+        self.folder = folder
+        self.logs = logs
+        self.notes: list[str] = []
+        self.runner = asyncio.Runner()
+        self.engine: ProcessEngine = self.run(
+            open_engine(
+                backend,
+                checkpoint(folder),
+                settings=SETTINGS,
+                log_folder=logs,
+                notify=self.notes.append,
+            )
+        )
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(work)
+
+    def sample(self, *requests: Request) -> list[Reply]:
+        replies: list[Reply] = self.run(self.engine.sample(requests))
+        return replies
+
+
+def checkpoint(folder: Path) -> Checkpoint:
+    return Checkpoint(id="tiny", path=str(folder), fingerprint=fingerprint(folder))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokens = [token for level in code_names(3, 4) for token in level]
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", extra_tokens=tokens)
+
+
+@pytest.fixture(scope="module", params=["vllm", "transformers"])
+def served(
+    request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    served = Served(request.param, model, tmp_path_factory.mktemp("logs"))
+    yield served
+    served.run(served.engine.close())
+    served.runner.close()
+
+
+def tokenizer(folder: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def trie(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trie, Constraint]:
+    """A catalogue of codes in the model's token ids, and the constraint that names its file."""
+    tok = tokenizer(model)
+    names = code_names(3, 4)
+    codes = [
+        tuple(tok.convert_tokens_to_ids(names[level][k]) for level, k in enumerate(code))
+        for code in CODES
+    ]
+    made = Trie.build(codes, [f"t_{number}" for number in range(len(codes))], tok.eos_token_id)
+    path = tmp_path_factory.mktemp("codes") / "trie.npz"
+    made.save(path)
+    return made, Constraint(trie=str(path))
+
+
+def chat(number: int, constraint: Constraint | None = None, **sampling: Any) -> Request:
+    content = f"What is the weather in town {number}? " * (1 + number % 4)
+    values = {"n": 3, "temperature": 0.7, "top_k": 40, "max_tokens": 24, "seed": 256 * number}
+    return Request(
+        id=f"r{number}",
+        messages=(
+            Message(role="system", content="You call tools."),
+            Message(role="user", content=content),
+        ),
+        sampling=Sampling(**{**values, **sampling}),
+        constraint=constraint,
+    )
+
+
+def ids(replies: list[Reply]) -> list[list[tuple[int, ...]]]:
+    return [[completion.token_ids for completion in reply.completions] for reply in replies]
+
+
+def test_the_same_seeds_give_the_same_samples_in_any_batch(served: Served) -> None:
+    requests = [chat(number) for number in range(12)]
+    together = served.sample(*requests)
+    alone = [served.sample(request)[0] for request in requests]
+
+    async def at_once() -> list[Reply]:
+        calls = [served.engine.sample([chat(99, n=2)]), served.engine.sample(requests[6:])]
+        calls += [served.engine.sample([request]) for request in reversed(requests[:6])]
+        _, last, *first = await asyncio.gather(*calls)
+        return [replies[0] for replies in reversed(first)] + last
+
+    mixed = served.run(at_once())
+    assert ids(together) == ids(alone) == ids(mixed)
+    assert [reply.request_id for reply in together] == [request.id for request in requests]
+    samples = [completion.token_ids for reply in together for completion in reply.completions]
+    assert len(set(samples)) == len(samples) == 36
+    assert ids(served.sample(chat(3, seed=11))) != ids(served.sample(chat(3, seed=2816)))
+
+
+def test_n_samples_take_consecutive_seeds(served: Served) -> None:
+    three = served.sample(chat(5, seed=512))[0]
+    ones = [served.sample(chat(5, n=1, seed=512 + index))[0] for index in range(3)]
+    assert ids([three])[0] == [ids([one])[0][0] for one in ones]
+
+
+def test_constrained_and_free_requests_share_a_batch(
+    served: Served, trie: tuple[Trie, Constraint]
+) -> None:
+    catalogue, constraint = trie
+    free = [chat(number) for number in range(8)]
+    undisturbed = served.sample(*free)
+    bound = [chat(20 + n, constraint, n=4, temperature=1.5, top_k=0) for n in range(8)]
+    greedy = [chat(40 + n, constraint, n=1, temperature=0.0) for n in range(4)]
+    mixed = [request for pair in zip(free, bound, strict=True) for request in pair]
+    replies = served.sample(*mixed, *greedy)
+    assert ids(replies[0:16:2]) == ids(undisturbed)
+    answers = [c for reply in [*replies[1:16:2], *replies[16:]] for c in reply.completions]
+    assert len(answers) == 36
+    for answer in answers:
+        assert answer.finish_reason == "stop"
+        assert answer.token_ids[-1] == catalogue.end
+        assert catalogue.lookup(answer.token_ids[:-1]) is not None
+        assert answer.text.startswith("<a_") and answer.text.count("<") == 3
+    assert len({answer.token_ids for answer in answers}) > 5
+    assert ids(served.sample(*bound)) == ids(replies[1:16:2])
+
+
+def test_a_grammar_allows_every_combination_and_nothing_else(
+    served: Served, model: Path, tmp_path: Path
+) -> None:
+    tok = tokenizer(model)
+    levels = [tok.convert_tokens_to_ids(names) for names in code_names(3, 4)]
+    Trie.grammar(levels, tok.eos_token_id).save(tmp_path / "grammar.npz")
+    constraint = Constraint(trie=str(tmp_path / "grammar.npz"))
+    reply = served.sample(chat(1, constraint, n=40, temperature=2.0, top_k=0))[0]
+    codes = [completion.token_ids for completion in reply.completions]
+    assert all(
+        len(code) == 4 and all(code[level] in levels[level] for level in range(3)) for code in codes
+    )
+    assert len(set(codes)) > 10
+
+
+def test_a_prompt_without_room_for_an_answer_comes_back_empty(served: Served) -> None:
+    tok = tokenizer(served.folder)
+
+    def raw(length: int) -> Request:
+        return Request(id="raw", prompt="x " * length, sampling=Sampling(n=2, max_tokens=9))
+
+    length = 1
+    while len(tok.encode(raw(length + 1).prompt)) < MAX_MODEL_LEN:
+        length += 1
+    fits, long, longer = served.sample(raw(length), raw(length + 1), raw(5000))
+    assert [c.finish_reason for c in fits.completions] == ["length"] * 2
+    room = MAX_MODEL_LEN - fits.num_prompt_tokens
+    assert room >= 1 and len(fits.completions[0].token_ids) == room
+    empty = Completion(text="", token_ids=(), finish_reason=PROMPT_TOO_LONG, logprob=0.0)
+    assert long.completions == longer.completions == (empty, empty)
+    assert longer.num_prompt_tokens == len(tok.encode("x " * 5000))
+
+
+def test_odd_prompts_are_answered(served: Served) -> None:
+    sampling = Sampling(n=2, temperature=0.0, max_tokens=4)
+    prompts = ["", "\ud800 lone", "zero \x00 byte", "<|end|>", "héllo 日本 🙂"]
+    requests = [Request(id=str(n), prompt=p, sampling=sampling) for n, p in enumerate(prompts)]
+    for reply in served.sample(*requests):
+        first, second = reply.completions
+        assert first == second and 1 <= len(first.token_ids) <= 4
+
+
+def test_prompt_and_log_probability_are_those_of_the_model(served: Served) -> None:
+    request = chat(2, n=2)
+    reply = served.sample(request)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        net = AutoModelForCausalLM.from_pretrained(served.folder, dtype=torch.float32)
+    tok = tokenizer(served.folder)
+    messages = [{"role": m.role, "content": m.content} for m in request.messages]
+    prompt = tok.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert tok.decode(prompt).endswith("<|end|><|assistant|>")
+    assert reply.num_prompt_tokens == len(prompt)
+    for completion in reply.completions:
+        answer = list(completion.token_ids)
+        with torch.no_grad():
+            logits = net(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        chosen = logits.log_softmax(-1)[range(len(answer)), answer]
+        assert completion.logprob == pytest.approx(float(chosen.sum()), abs=1e-2)
+        assert completion.text == tok.decode(answer, skip_special_tokens=True)
+
+
+def test_kill_9_in_flight_changes_no_reply(served: Served) -> None:
+    requests = [chat(number, max_tokens=150) for number in range(20)]
+    undisturbed = served.sample(*requests)
+
+    async def disturbed() -> tuple[list[Reply], int]:
+        work = asyncio.create_task(served.engine.sample(requests))
+        await asyncio.sleep(0.05)
+        in_flight, pid = served.engine.num_in_flight, served.engine.child_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        return await work, in_flight
+
+    restarts = served.engine.num_restarts
+    replies, in_flight = served.run(disturbed())
+    assert in_flight > 0
+    assert served.engine.num_restarts == restarts + 1
+    assert "SIGKILL" in served.notes[-1]
+    assert ids(replies) == ids(undisturbed)
+
+
+def test_a_cancelled_call_does_not_hold_up_the_others(served: Served) -> None:
+    async def run() -> list[Reply]:
+        work = asyncio.create_task(served.engine.sample([chat(n, n=5) for n in range(30)]))
+        await asyncio.sleep(0.02)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        return await served.engine.sample([chat(1)])
+
+    assert ids(served.run(run())) == ids(served.sample(chat(1)))
+
+
+def test_the_engine_says_what_it_is_and_prints_nothing(served: Served) -> None:
+    info = served.engine.info
+    assert (info["backend"], info["device"]) == (served.backend, "cpu")
+    assert (info["dtype"], info["max_model_len"]) == ("float32", MAX_MODEL_LEN)
+
+
+def test_a_cache_too_small_for_the_batch_changes_no_sample(
+    model: Path, trie: tuple[Trie, Constraint], tmp_path: Path
+) -> None:
+    """vLLM preempts and recomputes sequences then: seeds and tries must survive it."""
+    catalogue, constraint = trie
+    requests = [chat(number, max_tokens=120) for number in range(8)]
+    requests += [chat(20 + number, constraint, temperature=1.5) for number in range(8)]
+
+    async def sample(memory_gib: float) -> list[Reply]:
+        settings = dataclasses.replace(SETTINGS, memory_gib=memory_gib)
+        async with await open_engine(
+            "vllm",
+            checkpoint(model),
+            settings=settings,
+            log_folder=tmp_path,
+            notify=lambda text: None,
+        ) as engine:
+            return await engine.sample(requests)
+
+    tight, roomy = asyncio.run(sample(0.001)), asyncio.run(sample(0.06))
+    assert ids(tight) == ids(roomy)
+    codes = [completion.token_ids[:-1] for reply in tight[8:] for completion in reply.completions]
+    assert all(code in catalogue for code in codes)
+
+
+@pytest.mark.parametrize("backend", ["vllm", "transformers"])
+def test_weights_that_cannot_be_loaded_are_a_model_error(
+    model: Path, tmp_path: Path, backend: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / "config.json").write_text('{"model_type": "no_such_model"}')
+    with pytest.raises(ModelError) as caught:
+        asyncio.run(
+            open_engine(
+                backend,
+                checkpoint(broken),
+                settings=SETTINGS,
+                log_folder=tmp_path,
+                notify=lambda text: None,
+            )
+        )
+    assert caught.value.where == str(broken) and caught.value.remedy
+
+
+SAMPLE_ONCE = """
+import asyncio, sys
+from pathlib import Path
+from factory.engines.base import EngineSettings, fingerprint, open_engine
+from factory.records import Checkpoint, Message, Request, Sampling
+
+async def main(backend, folder, logs):
+    made = Checkpoint(id="tiny", path=folder, fingerprint=fingerprint(Path(folder)))
+    settings = EngineSettings(threads=1, max_model_len=128, memory_gib=0.06)
+    async with await open_engine(
+        backend, made, settings=settings, log_folder=Path(logs), notify=print
+    ) as engine:
+        request = Request(
+            id="r", messages=(Message(role="user", content="hello"),), sampling=Sampling(n=2)
+        )
+        print(len((await engine.sample([request]))[0].completions), "completions")
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize("backend", ["vllm", "transformers"])
+def test_nothing_connects_beyond_this_machine(model: Path, tmp_path: Path, backend: str) -> None:
+    trace = tmp_path / "trace"
+    strace = [
+        "strace",
+        "-f",
+        "-qq",
+        "--seccomp-bpf",
+        "-e",
+        "trace=connect,sendto",
+        "-o",
+        str(trace),
+    ]
+    run = subprocess.run(
+        [*strace, sys.executable, "-c", SAMPLE_ONCE, backend, str(model), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.stdout.endswith("2 completions\n"), run.stderr
+    inet = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
+    assert [line for line in inet if "127.0.0.1" not in line and "::1" not in line] == []

@@ -1,0 +1,404 @@
+"""Engines without a model: choice of backend, model folders, supervision, constraints, replay."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from factory.codes.trie import Trie
+from factory.engines import base
+from factory.engines.base import (
+    EngineSettings,
+    check_model_folder,
+    check_request,
+    choose_backend,
+    fingerprint,
+    open_engine,
+    reply_from_wire,
+    reply_to_wire,
+    request_from_wire,
+    request_to_wire,
+)
+from factory.engines.constrain import Walk, load_trie, restrict
+from factory.engines.process import ProcessEngine
+from factory.engines.replay import ReplayEngine
+from factory.failures import ChildError, InputError, MissingError, ModelError
+from factory.records import (
+    Checkpoint,
+    Completion,
+    Constraint,
+    Message,
+    Reply,
+    Request,
+    Sampling,
+)
+
+SETTINGS = EngineSettings(threads=1, max_model_len=128, max_restarts=2)
+
+
+def ask(prompt: str, n: int = 1, seed: int = 0) -> Request:
+    return Request(id=f"id of {prompt}", prompt=prompt, sampling=Sampling(n=n, seed=seed))
+
+
+def texts(replies: list[Reply]) -> list[list[str]]:
+    return [[completion.text for completion in reply.completions] for reply in replies]
+
+
+def write_folder(folder: Path) -> Path:
+    """A folder that looks like a model's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+# --- supervision, with a real child process that has no model ---
+
+
+def with_engine(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    body: Callable[[ProcessEngine], Awaitable[Any]],
+    notes: list[str] | None = None,
+) -> Any:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    folder = write_folder(tmp_path / "model")
+
+    async def run() -> Any:
+        engine = ProcessEngine(
+            "child_engine",
+            Checkpoint(id="c", path=str(folder), fingerprint=fingerprint(folder)),
+            settings=SETTINGS,
+            log=tmp_path / "engine.log",
+            notify=(notes if notes is not None else []).append,
+        )
+        await engine.start()
+        async with engine:
+            return await asyncio.wait_for(body(engine), 30)
+
+    return asyncio.run(run())
+
+
+def test_replies_come_in_request_order_and_calls_overlap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> tuple[list[Reply], list[list[Reply]]]:
+        assert engine.info == {"device": "none"} and engine.checkpoint.id == "c"
+        assert await engine.sample([]) == []
+        one = await engine.sample([ask("a", 2, 10), ask("b"), ask("\ud800", 1, 5)])
+        many = await asyncio.gather(*(engine.sample([ask(f"q{i}")]) for i in range(50)))
+        assert engine.num_in_flight == 0
+        return one, list(many)
+
+    one, many = with_engine(tmp_path, monkeypatch, body)
+    assert texts(one) == [["a 10", "a 11"], ["b 0"], ["\ud800 5"]]
+    assert [texts(replies) for replies in many] == [[[f"q{i} 0"]] for i in range(50)]
+
+
+def test_a_death_is_survived_and_its_cause_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = f"die once {tmp_path / 'died'}"
+    notes: list[str] = []
+
+    async def body(engine: ProcessEngine) -> list[Reply]:
+        replies = await engine.sample([ask("before"), ask(deadly, 2, 7), ask("after", 1, 9)])
+        assert engine.num_restarts == 1
+        return replies
+
+    replies = with_engine(tmp_path, monkeypatch, body, notes)
+    assert texts(replies) == [["before 0"], [f"{deadly} 7", f"{deadly} 8"], ["after 9"]]
+    assert notes[0] == "loading" and "SIGKILL" in notes[1] and "sent again" in notes[1]
+
+
+def test_deaths_with_progress_between_them_do_not_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> int:
+        for number in range(4):
+            await engine.sample([ask("fine"), ask(f"die once {tmp_path / str(number)}")])
+        return engine.num_restarts
+
+    assert with_engine(tmp_path, monkeypatch, body) == 4
+
+
+def test_too_many_deaths_in_a_row_are_an_error_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    async def body(engine: ProcessEngine) -> None:
+        waiting = asyncio.create_task(engine.sample([ask("never")]))
+        await asyncio.sleep(0)
+        with pytest.raises(ChildError, match=r"3 times in a row: killed by SIGKILL"):
+            await engine.sample([ask("die")])
+        with pytest.raises(ChildError):
+            await waiting
+        with pytest.raises(ChildError):
+            await engine.sample([ask("later")])
+
+    with_engine(tmp_path, monkeypatch, body, notes)
+    assert sum("restarted" in note for note in notes) == SETTINGS.max_restarts
+
+
+def test_a_failure_of_the_child_is_not_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> None:
+        with pytest.raises(ModelError, match="the trie is gone"):
+            await engine.sample([ask("fail"), ask("never")])
+        assert engine.num_restarts == 0
+
+    with_engine(tmp_path, monkeypatch, body)
+
+
+def test_a_cancelled_call_takes_its_requests_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.sample([ask("fine"), ask("never")]), 0.3)
+        assert engine.num_in_flight == 0
+        assert texts(await engine.sample([ask("next")])) == [["next 0"]]
+
+    with_engine(tmp_path, monkeypatch, body)
+    assert [path.name for path in (tmp_path / "model").glob("aborted-*")] == ["aborted-1"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 0),
+        ("temperature", 3.0),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("max_tokens", 0),
+        ("seed", -1),
+    ],
+)
+def test_impossible_sampling_is_the_callers_error(field: str, value: float) -> None:
+    values: dict[str, Any] = {field: value}
+    with pytest.raises(InputError, match=f"{field} must be") as caught:
+        check_request(Request(id="odd", prompt="p", sampling=Sampling(**values)))
+    assert caught.value.where == "odd"
+    with pytest.raises(InputError, match="either messages or a prompt"):
+        check_request(Request(id="odd", sampling=Sampling()))
+
+
+def test_close_cancels_what_waits_and_leaves_no_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> int:
+        waiting = asyncio.create_task(engine.sample([ask("never")]))
+        await asyncio.sleep(0.05)
+        pid = engine.child_pid
+        assert pid is not None
+        await engine.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        with pytest.raises(ChildError, match="closed"):
+            await engine.sample([ask("late")])
+        return pid
+
+    pid = with_engine(tmp_path, monkeypatch, body)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_child_that_never_gets_ready_is_an_error_of_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (write_folder(tmp_path / "model") / "dies").touch()
+
+    async def body(engine: ProcessEngine) -> None:
+        raise AssertionError("it is not ready")
+
+    with pytest.raises(ChildError, match="exit code 9"):
+        with_engine(tmp_path, monkeypatch, body)
+
+
+def test_other_weights_than_recorded_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setitem(base.BACKENDS, "transformers", "child_engine")
+    folder = write_folder(tmp_path / "model")
+    checkpoint = Checkpoint(id="r3", path=str(folder), fingerprint=fingerprint(folder))
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ModelError, match="weights of checkpoint r3 have changed") as caught:
+        asyncio.run(
+            open_engine(
+                "transformers",
+                checkpoint,
+                settings=SETTINGS,
+                log_folder=tmp_path,
+                notify=lambda text: None,
+            )
+        )
+    assert caught.value.where == str(folder) and caught.value.remedy
+
+
+# --- choice of backend and model folders ---
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Make packages look as if they were not installed."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, package=None: None if name in packages else real(name, package),
+    )
+
+
+def test_auto_takes_vllm_where_it_is_and_else_says_that_it_is_slower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(base, "is_installed", lambda package: True)
+    assert choose_backend("auto", notes.append) == "vllm" and not notes
+    monkeypatch.setattr(base, "is_installed", lambda package: package != "vllm")
+    assert choose_backend("auto", notes.append) == "transformers"
+    assert "slower" in notes[0] and "pip install" in notes[0]
+
+
+def test_a_missing_backend_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "vllm", "transformers")
+    for backend in ("vllm", "transformers", "auto"):
+        with pytest.raises(MissingError) as caught:
+            choose_backend(backend, lambda text: None)
+        assert "pip install 'tool-factory[" in caught.value.remedy
+    with pytest.raises(InputError, match="no engine 'vlm'"):
+        choose_backend("vlm", lambda text: None)
+
+
+def test_a_folder_of_that_name_is_not_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some_engine_folder").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not base.is_installed("some_engine_folder")
+
+
+def test_fingerprint_is_of_names_and_bytes_of_weights_only(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    first = fingerprint(folder)
+    assert first.startswith("sha256:") and len(first) == 71
+    (folder / "README.md").write_text("a card")
+    assert fingerprint(folder) == first
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    renamed = fingerprint(folder)
+    (folder / "other.safetensors").write_bytes(b"weightz")
+    assert len({first, renamed, fingerprint(folder)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("missing", "word"),
+    [
+        ("model.safetensors", "weights"),
+        ("config.json", "config.json"),
+        ("tokenizer.json", "tokenizer"),
+        ("chat_template.jinja", "chat template"),
+    ],
+)
+def test_an_incomplete_model_folder_says_what_is_missing(
+    tmp_path: Path, missing: str, word: str
+) -> None:
+    folder = write_folder(tmp_path / "m")
+    check_model_folder(folder)
+    (folder / missing).unlink()
+    with pytest.raises(ModelError, match=word) as caught:
+        check_model_folder(folder)
+    assert caught.value.where == str(folder) and caught.value.remedy
+    with pytest.raises(ModelError, match="does not exist"):
+        check_model_folder(tmp_path / "nowhere")
+
+
+def test_a_chat_template_inside_the_tokenizer_config_counts(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    check_model_folder(folder)
+
+
+# --- the wire, constraints, replay ---
+
+
+def test_records_survive_the_wire() -> None:
+    requests = [
+        Request(id="a", prompt="p", sampling=Sampling(seed=2**61), constraint=Constraint(trie="t")),
+        Request(
+            id="b",
+            messages=(Message(role="system", content="s"), Message(role="user", content="\ud83d")),
+            sampling=Sampling(n=5, temperature=0.7, top_k=40),
+        ),
+    ]
+    assert [request_from_wire(request_to_wire(request)) for request in requests] == requests
+    completion = Completion(text="é", token_ids=(1, 2), finish_reason="stop", logprob=-0.25)
+    reply = Reply(request_id="a", completions=(completion, completion), num_prompt_tokens=4)
+    assert reply_from_wire(reply_to_wire(reply)) == reply
+
+
+def test_a_walk_depends_on_the_tokens_alone() -> None:
+    trie = Trie.build([(7, 8), (7, 9), (5, 8)], ["t_1", "t_2", "t_3"], end=2)
+    walk, output = Walk(trie), [7]
+    assert list(Walk(trie).allowed([])) == [5, 7]
+    assert list(walk.allowed(output)) == [8, 9]
+    assert list(walk.allowed(output)) == [8, 9]
+    output.append(9)
+    assert list(walk.allowed(output)) == [2]
+    assert list(walk.allowed([5])) == [8]
+    assert list(walk.allowed([])) == [5, 7]
+    assert list(Walk(trie).allowed([6])) == [2]
+
+
+def test_restrict_leaves_other_rows_alone() -> None:
+    import torch
+
+    logits = torch.arange(12.0).reshape(3, 4)
+    before = logits.clone()
+    restrict(logits, {2: np.array([0, 3], np.int32), 0: np.array([1], np.int32)})
+    assert torch.equal(logits[1], before[1])
+    low = float("-inf")
+    assert logits[0].tolist() == [low, 1.0, low, low] and logits[2].tolist() == [
+        8.0,
+        low,
+        low,
+        11.0,
+    ]
+    restrict(logits, {})
+
+
+def test_a_trie_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trie.npz"
+    with pytest.raises(ModelError):
+        load_trie(str(path), 100)
+    Trie.build([(7, 8)], ["t_1"], end=2).save(path)
+    assert load_trie(str(path), 9).lookup((7, 8)) == "t_1"
+    with pytest.raises(ModelError, match="token 8"):
+        load_trie(str(path), 8)
+
+
+def test_replay_answers_from_a_table_or_a_function() -> None:
+    async def run() -> None:
+        async with ReplayEngine({"id of a": ["x", "y z"], "id of b": ["same"]}) as engine:
+            replies = await engine.sample([ask("b", 2), ask("a", 2)])
+            assert texts(replies) == [["same", "same"], ["x", "y z"]]
+            assert replies[1].completions[1].token_ids == (0, 1)
+            assert [request.prompt for request in engine.requests] == ["b", "a"]
+            with pytest.raises(InputError, match="No answer is recorded"):
+                await engine.sample([ask("c")])
+            with pytest.raises(InputError, match="2 recorded answers, 3 asked"):
+                await engine.sample([ask("a", 3)])
+        echo = ReplayEngine(lambda request: [(request.prompt or "").upper()])
+        assert texts(await echo.sample([ask("hello")])) == [["HELLO"]]
+        assert echo.checkpoint.id == "replay"
+
+    asyncio.run(run())
