@@ -82,7 +82,7 @@ def rejects(
     if reason:
         rows = ledger.query(
             """
-            select query_id, stage, reason, rule, path, message, query
+            select query_id, rule, path, message, query
             from rejected
             where round = ? and reason = ? and query ilike ?
             order by query_id
@@ -188,8 +188,10 @@ def _print_sample(record: dict[str, Any]) -> None:
         out("  " + escape(generation["text"]).replace("\n", "\n  "))
         if is_call:
             _print_verdicts(v for v in verdicts if v["subject"] == f"sample:{number}")
-    out("[bold]verdicts[/]")
-    _print_verdicts(v for v in verdicts if not v["subject"].startswith("sample:"))
+    others = [v for v in verdicts if not v["subject"].startswith("sample:")]
+    if others:
+        out("[bold]other verdicts[/]")
+        _print_verdicts(others)
 
 
 def _why(sample: dict[str, Any]) -> str:

@@ -142,7 +142,7 @@ def _print_plan(
 
 
 def seed(
-    folder: Annotated[Path, typer.Argument(help="Where the model goes.")] = Path("rounds/seed"),
+    folder: Annotated[Path, typer.Argument(help="Where the model goes.")],
     steps: Annotated[int, typer.Option(help="Training steps; 0 is the full run.", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
 ) -> None:
@@ -152,4 +152,4 @@ def seed(
     """
     from factory.seed import train_seed
 
-    train_seed(folder, steps=steps or None, threads=threads, report=err)
+    train_seed(folder, steps=steps or None, threads=threads, report=lambda text: err(escape(text)))

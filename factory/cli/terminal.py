@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
+WHOLE_WIDTH = 24
+"""Columns this narrow are never broken: ids stay whole, to be copied."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 stdout = Console(highlight=False, soft_wrap=True)
@@ -47,15 +50,21 @@ def shorten(value: object, width: int) -> str:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int = 80) -> None:
     """A table on stdout; cells are shortened to `width` characters."""
+    cells = [[shorten(_cell(value), width) for value in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for number, column in enumerate(columns):
+        longest = max((len(row[number]) for row in cells), default=0)
         is_number = bool(rows) and all(
             isinstance(row[number], int | float) and not isinstance(row[number], bool)
             for row in rows
         )
-        table.add_column(escape_markup(column), justify="right" if is_number else "left")
-    for row in rows:
-        table.add_row(*(escape_markup(shorten(_cell(value), width)) for value in row))
+        table.add_column(
+            escape_markup(column),
+            justify="right" if is_number else "left",
+            no_wrap=longest <= WHOLE_WIDTH,
+        )
+    for row in cells:
+        table.add_row(*map(escape_markup, row))
     Console(highlight=False).print(table)
 
 
