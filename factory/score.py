@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from factory.benchmark import Benchmark, Item
 from factory.calls import invocation_messages
-from factory.engines.base import PROMPT_TOO_LONG, Engine
+from factory.engines.base import CONTEXT_FULL, UNANSWERED, Engine
 from factory.prompts import Prompts
 from factory.records import ItemScore, Reply, Request, Sampling, Score
 from factory.scorers.bfcl import AstVerdict, check_ast
@@ -98,10 +98,10 @@ def judge(item: Item, reply: Reply) -> ItemScore:
     """
     completion = reply.completions[0]
     parsed = parse_calls(completion.text)
-    if completion.finish_reason == PROMPT_TOO_LONG:
-        message = f"the prompt of {reply.num_prompt_tokens} tokens does not fit the model"
-        verdict = AstVerdict(False, PROMPT_TOO_LONG, message)
-    elif parsed.calls is None and completion.finish_reason == "length":
+    if completion.finish_reason in UNANSWERED:
+        message = f"the engine gave no answer to a prompt of {reply.num_prompt_tokens} tokens"
+        verdict = AstVerdict(False, completion.finish_reason, message)
+    elif parsed.calls is None and completion.finish_reason in ("length", CONTEXT_FULL):
         verdict = AstVerdict(False, "truncated", "the answer reached max_tokens")
     elif parsed.calls is None or parsed.failure:
         verdict = AstVerdict(False, parsed.failure, parsed.message)

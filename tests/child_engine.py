@@ -1,6 +1,7 @@
 """Child process of test_engines.py: speaks the engines' protocol, without a model.
 
-The prompt says what happens: `die`, `die once FILE`, `fail`, `slow`, else an answer.
+The prompt says what happens: `die`, `die once FILE`, `fail`, `never`, else an answer. A model
+folder with the file `dies` kills it while it loads; `loads` there gets a byte for each start.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def main(channel: Channel, arguments: list[str]) -> None:
     opening = channel.receive()
     assert opening is not None
     folder = Path(opening["path"])
+    with (folder / "loads").open("a") as loads:
+        loads.write(".")
     if (folder / "dies").exists():
         os._exit(9)
     channel.send({"type": "notice", "text": "loading"})

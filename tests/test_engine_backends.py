@@ -18,12 +18,19 @@ import pytest
 from conftest_models import code_names, tiny_model
 
 from factory.codes.trie import Trie
-from factory.engines.base import PROMPT_TOO_LONG, EngineSettings, fingerprint, open_engine
+from factory.engines.base import (
+    CONTEXT_FULL,
+    ENGINE_DIED,
+    PROMPT_TOO_LONG,
+    EngineSettings,
+    fingerprint,
+    open_engine,
+    unanswered,
+)
 from factory.engines.process import ProcessEngine
 from factory.failures import ModelError
 from factory.records import (
     Checkpoint,
-    Completion,
     Constraint,
     Message,
     Reply,
@@ -200,12 +207,48 @@ def test_a_prompt_without_room_for_an_answer_comes_back_empty(served: Served) ->
     while len(tok.encode(raw(length + 1).prompt)) < MAX_MODEL_LEN:
         length += 1
     fits, long, longer = served.sample(raw(length), raw(length + 1), raw(5000))
-    assert [c.finish_reason for c in fits.completions] == ["length"] * 2
+    assert [c.finish_reason for c in fits.completions] == [CONTEXT_FULL] * 2
     room = MAX_MODEL_LEN - fits.num_prompt_tokens
     assert room >= 1 and len(fits.completions[0].token_ids) == room
-    empty = Completion(text="", token_ids=(), finish_reason=PROMPT_TOO_LONG, logprob=0.0)
-    assert long.completions == longer.completions == (empty, empty)
-    assert longer.num_prompt_tokens == len(tok.encode("x " * 5000))
+    num_tokens = len(tok.encode("x " * 5000))
+    assert longer == unanswered(raw(5000), PROMPT_TOO_LONG, num_tokens)
+    assert long.completions == longer.completions
+
+
+def test_only_what_the_window_cuts_is_context_full(
+    served: Served, trie: tuple[Trie, Constraint]
+) -> None:
+    """One prompt near the window's end: an answer that ends, one cut by its own max_tokens."""
+    text = "x " * 120
+
+    def raw(number: int, constraint: Constraint | None = None, **values: Any) -> Request:
+        sampling = Sampling(temperature=0.0, **values)
+        return Request(id=str(number), prompt=text, sampling=sampling, constraint=constraint)
+
+    room = MAX_MODEL_LEN - served.sample(raw(0, max_tokens=1))[0].num_prompt_tokens
+    assert room > 5
+    requests = [
+        raw(1, trie[1], max_tokens=room + 1),
+        raw(2, max_tokens=room - 1),
+        raw(3, max_tokens=room),
+        raw(4, max_tokens=room + 1),
+    ]
+    answers = [reply.completions[0] for reply in served.sample(*requests)]
+    reasons = [answer.finish_reason for answer in answers]
+    assert reasons == ["stop", "length", "length", CONTEXT_FULL]
+    assert [len(answer.token_ids) for answer in answers] == [4, room - 1, room, room]
+
+
+def test_a_request_that_vllm_refuses_ends_nothing(served: Served) -> None:
+    if served.backend != "vllm":
+        pytest.skip("transformers refuses nothing")
+    too_many = chat(1, n=20_000)
+    restarts = served.engine.num_restarts
+    fine, *refused = served.sample(chat(2), too_many, too_many)
+    assert ids([fine]) == ids(served.sample(chat(2)))
+    assert refused == [unanswered(too_many, ENGINE_DIED)] * 2
+    assert served.engine.num_restarts == restarts
+    assert sum("vLLM refuses request r1" in note for note in served.notes) == 1
 
 
 def test_odd_prompts_are_answered(served: Served) -> None:

@@ -14,6 +14,9 @@ import pytest
 from factory.codes.trie import Trie
 from factory.engines import base
 from factory.engines.base import (
+    ENGINE_DIED,
+    PROMPT_TOO_LONG,
+    UNANSWERED,
     EngineSettings,
     check_model_folder,
     check_request,
@@ -24,9 +27,10 @@ from factory.engines.base import (
     reply_to_wire,
     request_from_wire,
     request_to_wire,
+    unanswered,
 )
 from factory.engines.constrain import Walk, load_trie, restrict
-from factory.engines.process import ProcessEngine
+from factory.engines.process import DEATHS_PER_RESTART, ProcessEngine
 from factory.engines.replay import ReplayEngine
 from factory.failures import ChildError, InputError, MissingError, ModelError
 from factory.records import (
@@ -118,34 +122,68 @@ def test_a_death_is_survived_and_its_cause_told(
     assert notes[0] == "loading" and "SIGKILL" in notes[1] and "sent again" in notes[1]
 
 
-def test_deaths_with_progress_between_them_do_not_add_up(
+def test_deaths_of_different_requests_do_not_add_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(engine: ProcessEngine) -> int:
         for number in range(4):
-            await engine.sample([ask("fine"), ask(f"die once {tmp_path / str(number)}")])
+            died_once = ask(f"die once {tmp_path / str(number)}")
+            replies = await engine.sample([ask("fine"), died_once])
+            assert texts(replies) == [["fine 0"], [f"{died_once.prompt} 0"]]
         return engine.num_restarts
 
     assert with_engine(tmp_path, monkeypatch, body) == 4
 
 
-def test_too_many_deaths_in_a_row_are_an_error_for_all(
+def test_only_the_request_that_kills_the_engine_stays_unanswered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes: list[str] = []
 
+    async def body(engine: ProcessEngine) -> int:
+        # What comes behind the killer is in flight at each death, a suspect like it.
+        together = engine.sample([ask("a"), ask("die", 2), ask("b"), ask("c", 1, 7)])
+        replies, late = await asyncio.gather(together, engine.sample([ask("late")]))
+        assert texts(replies) == [["a 0"], ["", ""], ["b 0"], ["c 7"]]
+        assert replies[1] == unanswered(ask("die", 2), ENGINE_DIED)
+        assert texts(late) == [["late 0"]] and engine.num_in_flight == 0
+        assert texts(await engine.sample([ask("next")])) == [["next 0"]]
+        return engine.num_restarts
+
+    assert with_engine(tmp_path, monkeypatch, body, notes) == SETTINGS.max_restarts + 1
+    assert sum("id of die stays unanswered" in note for note in notes) == 1
+
+
+def test_a_suspect_taken_back_makes_way_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def body(engine: ProcessEngine) -> None:
-        waiting = asyncio.create_task(engine.sample([ask("never")]))
+        stuck = asyncio.create_task(engine.sample([ask("never")]))
         await asyncio.sleep(0)
-        with pytest.raises(ChildError, match=r"3 times in a row: killed by SIGKILL"):
-            await engine.sample([ask("die")])
-        with pytest.raises(ChildError):
-            await waiting
+        killer = asyncio.create_task(engine.sample([ask("die")]))
+        while engine.num_restarts < SETTINGS.max_restarts:
+            await asyncio.sleep(0.01)
+        stuck.cancel()
+        assert (await killer)[0].completions[0].finish_reason == ENGINE_DIED
+        assert texts(await engine.sample([ask("next")])) == [["next 0"]]
+
+    with_engine(tmp_path, monkeypatch, body)
+
+
+def test_an_engine_that_dies_over_everything_is_an_error_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    limit = DEATHS_PER_RESTART * SETTINGS.max_restarts
+
+    async def body(engine: ProcessEngine) -> None:
+        with pytest.raises(ChildError, match=rf"died {limit + 1} times: killed by SIGKILL"):
+            await engine.sample([ask("die") for _ in range(limit + 1)])
         with pytest.raises(ChildError):
             await engine.sample([ask("later")])
 
     with_engine(tmp_path, monkeypatch, body, notes)
-    assert sum("restarted" in note for note in notes) == SETTINGS.max_restarts
+    assert sum("restarted" in note for note in notes) == limit
 
 
 def test_a_failure_of_the_child_is_not_retried(
@@ -220,8 +258,10 @@ def test_a_child_that_never_gets_ready_is_an_error_of_start(
     async def body(engine: ProcessEngine) -> None:
         raise AssertionError("it is not ready")
 
-    with pytest.raises(ChildError, match="exit code 9"):
+    with pytest.raises(ChildError, match="2 times while it loaded: exit code 9") as caught:
         with_engine(tmp_path, monkeypatch, body)
+    assert "gpu_memory" in caught.value.remedy
+    assert (tmp_path / "model" / "loads").read_text() == ".."
 
 
 def test_other_weights_than_recorded_are_refused(
@@ -344,6 +384,9 @@ def test_records_survive_the_wire() -> None:
     completion = Completion(text="é", token_ids=(1, 2), finish_reason="stop", logprob=-0.25)
     reply = Reply(request_id="a", completions=(completion, completion), num_prompt_tokens=4)
     assert reply_from_wire(reply_to_wire(reply)) == reply
+    empty = unanswered(requests[1], PROMPT_TOO_LONG, 900)
+    assert reply_from_wire(reply_to_wire(empty)) == empty and empty.num_prompt_tokens == 900
+    assert texts([empty]) == [[""] * 5] and empty.completions[0].finish_reason in UNANSWERED
 
 
 def test_a_walk_depends_on_the_tokens_alone() -> None:

@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 PROMPT_TOO_LONG = "prompt_too_long"
 """Finish reason of completions whose prompt leaves no room for a new token."""
 
+CONTEXT_FULL = "context_full"
+"""Finish reason of answers cut by the model's window before they had `max_tokens`."""
+
+ENGINE_DIED = "engine_died"
+"""Finish reason of completions of a request that kills the engine or that it refuses."""
+
+UNANSWERED = frozenset({PROMPT_TOO_LONG, ENGINE_DIED})
+"""Finish reasons of completions without tokens: nothing can be said of such an answer."""
+
 BACKENDS = {"vllm": "factory.engines.vllm", "transformers": "factory.engines.transformers"}
 """Module that a backend's child process runs."""
 
@@ -65,13 +74,15 @@ class EngineSettings:
     max_model_len: int
     """Prompt and answer together, in tokens; the model's own limit where that is smaller."""
     memory_gib: float = 1.0
-    """KV cache on the CPU, in GiB; on a GPU vLLM takes 90 % of the device."""
+    """KV cache of vLLM on the CPU, in GiB."""
+    gpu_memory: float = 0.9
+    """Share of the device's memory that vLLM takes on a GPU, weights included."""
     dtype: str = "auto"
     """auto, bfloat16, float16 or float32."""
     max_batch: int = 256
-    """Sequences that decode at a time."""
+    """Sequences that decode at a time; a request's n samples are never split by transformers."""
     max_restarts: int = 3
-    """Deaths in a row without a reply between them before the engine gives up."""
+    """Deaths a request may be part of; then it is tried once more, alone (see ProcessEngine)."""
     gpu: bool | None = None
     """Use a GPU; None looks for one."""
 
@@ -199,6 +210,16 @@ def check_request(request: Request) -> None:
             )
     if bool(request.messages) == (request.prompt is not None):
         raise InputError("A request needs either messages or a prompt", where=request.id)
+
+
+def unanswered(request: Request, finish_reason: str, num_prompt_tokens: int = 0) -> Reply:
+    """The reply to a request that cannot be sampled: n completions without tokens."""
+    empty = Completion(text="", token_ids=(), finish_reason=finish_reason, logprob=0.0)
+    return Reply(
+        request_id=request.id,
+        completions=(empty,) * request.sampling.n,
+        num_prompt_tokens=num_prompt_tokens,
+    )
 
 
 def request_to_wire(request: Request) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from factory.engines.base import PROMPT_TOO_LONG
+from factory.engines.base import CONTEXT_FULL
 from factory.failures import ModelError
-from factory.records import Completion, Reply, Request
+from factory.records import Completion, Request
 
 
 class Chat:
@@ -70,25 +70,17 @@ class Chat:
         return text
 
     def completion(
-        self, token_ids: Sequence[int], finish_reason: str, logprob: float
+        self, request: Request, token_ids: Sequence[int], finish_reason: str, logprob: float
     ) -> Completion:
-        """One answer as a record."""
+        """One answer as a record; `length` before `max_tokens` means that the window is full."""
+        if finish_reason == "length" and len(token_ids) < request.sampling.max_tokens:
+            finish_reason = CONTEXT_FULL
         return Completion(
             text=self.decode(token_ids),
             token_ids=tuple(token_ids),
             finish_reason=finish_reason,
             logprob=logprob,
         )
-
-
-def too_long(request: Request, num_prompt_tokens: int) -> Reply:
-    """The reply to a prompt that leaves no room: n empty answers."""
-    empty = Completion(text="", token_ids=(), finish_reason=PROMPT_TOO_LONG, logprob=0.0)
-    return Reply(
-        request_id=request.id,
-        completions=(empty,) * request.sampling.n,
-        num_prompt_tokens=num_prompt_tokens,
-    )
 
 
 def _clean(text: str) -> str:

@@ -1,23 +1,50 @@
 """The parent's engine: one child process serves all requests and is restarted when it dies.
 
 Requests in flight are kept until they are answered. When the child dies, the unanswered ones go
-to a new one under the same seeds, so a death changes no sample (algorithms A50).
+to a new one under the same seeds, so a death changes no sample (algorithms A50). Requests that
+were part of `max_restarts` deaths are suspects: they go first, one at a time, and one that kills
+the child alone is answered with ENGINE_DIED.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from factory.child import Child
-from factory.engines.base import EngineSettings, check_request, reply_from_wire, request_to_wire
+from factory.engines.base import (
+    ENGINE_DIED,
+    EngineSettings,
+    check_request,
+    reply_from_wire,
+    request_to_wire,
+    unanswered,
+)
 from factory.failures import ChildError, FactoryError, ModelError
 from factory.records import Checkpoint, Reply, Request
+
+DEATHS_PER_RESTART = 4
+"""The engine gives up after this many times `max_restarts` deaths in all."""
+LOADING_RESTARTS = 1
+"""Deaths in a row, before the model is loaded, that are survived: the next would be the same."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Pending:
+    """A request without an answer."""
+
+    request: Request
+    """The request."""
+    future: asyncio.Future[Reply]
+    """Where its reply goes."""
+    deaths: int = 0
+    """Children that died while they had it."""
 
 
 class ProcessEngine:
@@ -40,8 +67,10 @@ class ProcessEngine:
         self._child: Child | None = None
         self._ready = False
         self._numbers = itertools.count()
-        self._in_flight: dict[int, tuple[Request, asyncio.Future[Reply]]] = {}
+        self._in_flight: dict[int, Pending] = {}
+        self._unsent: deque[int] = deque()
         self._sent: set[int] = set()
+        self._suspects: set[int] = set()
         self._supervisor: asyncio.Task[None] | None = None
         self._ending = False
         self._failure: FactoryError | None = None
@@ -109,10 +138,10 @@ class ProcessEngine:
         for request in requests:
             number = next(self._numbers)
             submitted[number] = loop.create_future()
-            self._in_flight[number] = (request, submitted[number])
+            self._in_flight[number] = Pending(request=request, future=submitted[number])
+            self._unsent.append(number)
         try:
-            for number in submitted:
-                await self._dispatch(number)
+            await self._dispatch()
             return await asyncio.gather(*submitted.values())
         finally:
             await self._take_back(submitted)
@@ -124,49 +153,52 @@ class ProcessEngine:
             if not self._ending:
                 self._supervisor.cancel()
             await asyncio.wait({self._supervisor})
-        for _, future in self._in_flight.values():
-            future.cancel()
+        for pending in self._in_flight.values():
+            pending.future.cancel()
 
-    async def _dispatch(self, number: int) -> None:
-        """Send one request to the child, once; a child that is not ready gets it when it is."""
-        if self._ready and number in self._in_flight and number not in self._sent:
-            self._sent.add(number)
-            assert self._child is not None
-            await self._child.send(
-                {
-                    "type": "request",
-                    "number": number,
-                    "request": request_to_wire(self._in_flight[number][0]),
-                }
-            )
+    async def _dispatch(self) -> None:
+        """Send what waits, once the child is ready; nothing beside a suspect."""
+        while self._ready and self._unsent and not (self._suspects and self._sent):
+            number = self._unsent.popleft()
+            if number in self._in_flight:
+                self._sent.add(number)
+                assert self._child is not None
+                wire = request_to_wire(self._in_flight[number].request)
+                await self._child.send({"type": "request", "number": number, "request": wire})
 
     async def _take_back(self, numbers: Iterable[int]) -> None:
         """Forget what of `numbers` has no answer yet, and spare the child the work."""
         for number in numbers:
-            forgotten = self._in_flight.pop(number, None)
-            if forgotten and number in self._sent and self._child:
+            was_sent = number in self._sent
+            if self._forget(number) and was_sent and self._child:
                 await self._child.send({"type": "abort", "number": number})
+        await self._dispatch()
+
+    def _forget(self, number: int) -> Pending | None:
+        self._sent.discard(number)
+        self._suspects.discard(number)
+        return self._in_flight.pop(number, None)
 
     async def _supervise(self) -> None:
-        """Keep a child serving until the engine closes, fails, or dies too often in a row."""
-        deaths = 0
+        """Keep a child serving until the engine closes, fails, or dies too often."""
+        deaths = loading_deaths = 0
+        limit = self._settings.max_restarts
         try:
             while True:
-                answered = await self._serve_until_death()
-                deaths = 1 if answered else deaths + 1
+                await self._serve_until_death()
                 assert self._child is not None
                 cause = self._child.cause()
-                if deaths > self._settings.max_restarts:
-                    raise ChildError(
-                        f"The engine died {deaths} times in a row: {cause}",
-                        where=f"{self._module}, checkpoint {self._checkpoint.path}",
-                        remedy="less memory_gib, max_batch or max_model_len if it ran out of "
-                        "memory; else see the log",
-                    )
-                self.num_restarts += 1
+                deaths += 1
+                loading_deaths = 0 if self._ready else loading_deaths + 1
+                if loading_deaths > min(LOADING_RESTARTS, limit):
+                    raise self._too_often(f"{loading_deaths} times while it loaded", cause)
+                if deaths > DEATHS_PER_RESTART * limit:
+                    raise self._too_often(f"{deaths} times", cause)
+                self._blame()
+                self.num_restarts = deaths
                 self._notify(
-                    f"The engine died and is restarted ({deaths} of {self._settings.max_restarts} "
-                    f"times in a row, {len(self._in_flight)} requests are sent again): {cause}"
+                    f"The engine died and is restarted (death {deaths}, {len(self._in_flight)} "
+                    f"requests are sent again): {cause}"
                 )
         except FactoryError as failure:
             self._fail(failure)
@@ -179,11 +211,42 @@ class ProcessEngine:
             if self._child:
                 await self._child.stop()
 
-    async def _serve_until_death(self) -> bool:
-        """Run one child until it dies; whether it answered any request."""
-        answered = False
-        self._ready = False
+    def _too_often(self, times: str, cause: str) -> ChildError:
+        return ChildError(
+            f"The engine died {times}: {cause}",
+            where=f"{self._module}, checkpoint {self._checkpoint.path}",
+            remedy="see the log; if it ran out of memory, set less max_batch, max_model_len, "
+            "memory_gib (CPU) or gpu_memory (GPU) in factory.toml [engine]",
+        )
+
+    def _blame(self) -> None:
+        """Count the death for what the child had, and queue it again with suspects in front."""
+        limit = self._settings.max_restarts
+        for number in list(self._sent):
+            pending = self._in_flight[number]
+            pending.deaths += 1
+            if pending.deaths > limit:
+                # It was a suspect, hence alone.
+                self._give_up(number)
+            elif pending.deaths >= limit:
+                self._suspects.add(number)
         self._sent.clear()
+        self._unsent = deque(sorted(self._in_flight, key=lambda n: (n not in self._suspects, n)))
+
+    def _give_up(self, number: int) -> None:
+        """Answer the request that kills the child."""
+        pending = self._forget(number)
+        assert pending is not None
+        if not pending.future.done():
+            pending.future.set_result(unanswered(pending.request, ENGINE_DIED))
+        self._notify(
+            f"Request {pending.request.id} stays unanswered: the engine died {pending.deaths} "
+            "times over it, at last with no other request"
+        )
+
+    async def _serve_until_death(self) -> None:
+        """Run one child until it dies; it was `_ready` if it had loaded the model."""
+        self._ready = False
         self._child = await Child.start(self._module, threads=self._settings.threads, log=self._log)
         await self._child.send(
             {
@@ -198,9 +261,8 @@ class ProcessEngine:
             elif message["type"] == "notice":
                 self._notify(message["text"])
             else:
-                answered = True
                 self._on_reply(message)
-        return answered
+                await self._dispatch()
 
     async def _on_ready(self, message: dict[str, Any]) -> None:
         if message["fingerprint"] != self._checkpoint.fingerprint:
@@ -213,17 +275,16 @@ class ProcessEngine:
         self.info = message["info"]
         self._ready = True
         self._first_ready.set()
-        for number in list(self._in_flight):
-            await self._dispatch(number)
+        await self._dispatch()
 
     def _on_reply(self, message: dict[str, Any]) -> None:
-        entry = self._in_flight.pop(message["number"], None)
-        if entry and not entry[1].done():
-            entry[1].set_result(reply_from_wire(message["reply"]))
+        pending = self._forget(message["number"])
+        if pending and not pending.future.done():
+            pending.future.set_result(reply_from_wire(message["reply"]))
 
     def _fail(self, failure: FactoryError) -> None:
         self._failure = failure
-        for _, future in self._in_flight.values():
-            if not future.done():
-                future.set_exception(failure)
+        for pending in self._in_flight.values():
+            if not pending.future.done():
+                pending.future.set_exception(failure)
         self._in_flight.clear()

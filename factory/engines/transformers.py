@@ -14,18 +14,18 @@ from typing import Any
 
 from factory.child import Channel, run_child
 from factory.engines.base import (
+    PROMPT_TOO_LONG,
     EngineSettings,
     fingerprint,
     reply_to_wire,
     request_from_wire,
+    unanswered,
 )
-from factory.engines.chat import Chat, too_long
+from factory.engines.chat import Chat
 from factory.engines.constrain import Walk, load_trie, restrict
 from factory.failures import MissingError, ModelError
 from factory.records import Completion, Reply, Request
 
-MAX_ROWS = 64
-"""Sequences of one batch; more gain little without paged attention."""
 KEEP_SHARE = 0.75
 """A batch is packed once less than this share of its rows is unfinished."""
 
@@ -82,7 +82,7 @@ class Server:
             self._model.config.get_text_config(), "max_position_embeddings", settings.max_model_len
         )
         self._max_model_len = min(settings.max_model_len, own_limit)
-        self._max_rows = min(MAX_ROWS, settings.max_batch)
+        self._max_rows = settings.max_batch
         self._vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
         self._waiting: deque[Job] = deque()
 
@@ -119,7 +119,7 @@ class Server:
         request = request_from_wire(message["request"])
         prompt_ids = self._chat.encode(request)
         if len(prompt_ids) >= self._max_model_len:
-            self._send(number, too_long(request, len(prompt_ids)))
+            self._send(number, unanswered(request, PROMPT_TOO_LONG, len(prompt_ids)))
         else:
             self._waiting.append(Job(number=number, request=request, prompt_ids=prompt_ids))
 
@@ -225,7 +225,7 @@ class Server:
         if not row.finished:
             return
         job, reason = row.job, "stop" if ended else "length"
-        job.done[row.index] = self._chat.completion(row.token_ids, reason, row.logprob)
+        job.done[row.index] = self._chat.completion(job.request, row.token_ids, reason, row.logprob)
         if len(job.done) == job.num_rows:
             completions = tuple(job.done[index] for index in sorted(job.done))
             completions *= job.request.sampling.n // job.num_rows

@@ -13,14 +13,17 @@ from typing import Any
 
 from factory.child import Channel, run_child
 from factory.engines.base import (
+    ENGINE_DIED,
+    PROMPT_TOO_LONG,
     EngineSettings,
     fingerprint,
     reply_to_wire,
     request_from_wire,
+    unanswered,
 )
-from factory.engines.chat import Chat, too_long
+from factory.engines.chat import Chat
 from factory.engines.constrain import TRIE, load_trie, vllm_processor
-from factory.failures import InputError, MissingError, ModelError
+from factory.failures import MissingError, ModelError
 from factory.records import Reply, Request
 
 MIN_BATCHED_TOKENS = 4096
@@ -38,6 +41,7 @@ class Server:
         self._max_model_len: int = config.max_model_len
         self._vocabulary: int = config.get_vocab_size()
         self._pending: dict[str, Request] = {}
+        self._has_refused = False
         self.info = _info(self._engine)
 
     def serve(self) -> None:
@@ -54,6 +58,8 @@ class Server:
                     self._answer(output)
 
     def _accept(self, message: dict[str, Any]) -> None:
+        from vllm.exceptions import VLLMClientError
+
         number = str(message["number"])
         if message["type"] == "abort":
             if self._pending.pop(number, None):
@@ -62,14 +68,24 @@ class Server:
         request = request_from_wire(message["request"])
         prompt_ids = self._chat.encode(request)
         if len(prompt_ids) >= self._max_model_len:
-            self._send(number, too_long(request, len(prompt_ids)))
+            self._send(number, unanswered(request, PROMPT_TOO_LONG, len(prompt_ids)))
             return
         try:
             params = self._params(request, len(prompt_ids))
             self._engine.add_request(number, {"prompt_token_ids": prompt_ids}, params)
-        except ValueError as error:
-            raise InputError(f"vLLM refuses request {request.id}: {error}") from error
+        except (ValueError, VLLMClientError) as error:
+            self._refuse(number, request, error)
+            return
         self._pending[number] = request
+
+    def _refuse(self, number: str, request: Request, error: Exception) -> None:
+        """Leave a request unanswered; the log has every refusal, the parent is told of one."""
+        text = f"vLLM refuses request {request.id}, which stays unanswered: {error}"
+        print(text, flush=True)
+        if not self._has_refused:
+            self._channel.send({"type": "notice", "text": text})
+            self._has_refused = True
+        self._send(number, unanswered(request, ENGINE_DIED))
 
     def _params(self, request: Request, num_prompt_tokens: int) -> Any:
         from vllm import SamplingParams
@@ -100,7 +116,10 @@ class Server:
             return
         completions = tuple(
             self._chat.completion(
-                list(one.token_ids), str(one.finish_reason), float(one.cumulative_logprob or 0.0)
+                request,
+                list(one.token_ids),
+                str(one.finish_reason),
+                float(one.cumulative_logprob or 0.0),
             )
             for one in sorted(output.outputs, key=lambda one: int(one.index))
         )
@@ -134,6 +153,7 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
     """Start vLLM on the CPU or a GPU, as its build has it."""
     from transformers import AutoConfig
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.exceptions import VLLMError
     from vllm.platforms import current_platform
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -170,14 +190,15 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
                 "kv_cache_memory_bytes": int(settings.memory_gib * 2**30),
             }
         else:
-            arguments |= {"gpu_memory_utilization": 0.9}
+            arguments |= {"gpu_memory_utilization": settings.gpu_memory}
         return LLMEngine.from_engine_args(EngineArgs(**arguments))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, VLLMError) as error:
         raise ModelError(
             f"vLLM cannot serve this model: {error}",
             where=str(folder),
-            remedy="change max_model_len or memory_gib if they are named, else use the "
-            "transformers backend",
+            remedy="for memory, change max_model_len or "
+            f"{'memory_gib' if on_cpu else 'gpu_memory or max_batch'} in factory.toml [engine]; "
+            'else set backend = "transformers" there',
         ) from error
 
 
