@@ -21,7 +21,7 @@ $(VENV)/ready: requirements/cpu.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "Python 3.11 is needed; found $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 3; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps "$(TORCH)" || \
+	$(BIN)/pip install --quiet --no-deps "$(TORCH)" 2>/dev/null || \
 	  $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) "$(TORCH)"
 	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Literal
 
 from factory.codes.lifecycle import Codebook
+from factory.content import check_content
 from factory.engines.base import check_model_folder
 from factory.failures import FactoryError
 from factory.prompts import Prompts
 from factory.recipe import free_threads, load_recipe, load_settings
+from factory.round import disk_needed, load_benchmarks
 from factory.rulebook import Rulebook
 from factory.store.database import Ledger
 from factory.workspace import Workspace, shipped_root
 
 State = Literal["ok", "warn", "bad"]
-MIN_FREE_GIB = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +95,14 @@ def _machine() -> Finding:
 
 
 def _disk(workspace: Workspace) -> Finding:
-    free = shutil.disk_usage(workspace.root).free / 2**30
-    detail = f"{free:.1f} GiB free at {workspace.root}"
-    if free < MIN_FREE_GIB:
-        return Finding(name="disk", state="warn", detail=detail, remedy="free some space")
+    free = shutil.disk_usage(workspace.root).free
+    try:
+        needed = disk_needed(workspace.model_folder(load_settings(workspace).model))
+    except (FactoryError, OSError):
+        needed = 0
+    detail = f"{free / 2**30:.1f} GiB free at {workspace.root}, a round wants {needed / 2**30:.1f}"
+    if free < needed:
+        return Finding(name="disk", state="bad", detail=detail, remedy="free some space")
     return Finding(name="disk", state="ok", detail=detail)
 
 
@@ -107,6 +112,8 @@ def _content(workspace: Workspace) -> Iterator[Finding]:
         settings = load_settings(workspace)
         recipe = load_recipe(workspace, settings.recipe, {})
         prompts, rules = Prompts.load(workspace), Rulebook.load(workspace, settings.rules)
+        check_content(prompts, rules)
+        load_benchmarks(workspace, recipe.recipe)
     except FactoryError as error:
         yield Finding(name="content", state="bad", detail=str(error), remedy=error.remedy)
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from factory.records import Call, Checkpoint, Example, ItemScore, Message, Query, Tool
 from factory.store.database import Ledger
@@ -21,6 +20,8 @@ class OpenRound:
     """Its recipe's name."""
     recipe_json: str
     """Its recipe as resolved when it started."""
+    content_sha: str
+    """Prompts and rules it started with (round.content_sha)."""
     checkpoint: Checkpoint
     """The parent it samples from and trains."""
     judgement: int
@@ -33,8 +34,8 @@ def open_round(ledger: Ledger) -> OpenRound | None:
     """The round without a finished `gate` stage, if any."""
     rows = ledger.query(
         """
-        select r.round, r.recipe_name, r.recipe_json, r.checkpoint_id, r.checkpoint_fingerprint,
-               c.path, j.judgement
+        select r.round, r.recipe_name, r.recipe_json, r.prompts_sha || ' ' || r.rules_sha,
+               r.checkpoint_id, r.checkpoint_fingerprint, c.path, j.judgement
         from round r
         join (select checkpoint_id, any_value(path) as path from checkpoint group by 1) c
           on c.checkpoint_id = r.checkpoint_id
@@ -46,7 +47,7 @@ def open_round(ledger: Ledger) -> OpenRound | None:
     ).rows
     if not rows:
         return None
-    number, name, recipe_json, checkpoint_id, fingerprint, path, judgement = rows[0]
+    number, name, recipe_json, content_sha, checkpoint_id, fingerprint, path, judgement = rows[0]
     done = ledger.query(
         "select stage from stage where round = ? and status = 'done'", [number]
     ).rows
@@ -54,6 +55,7 @@ def open_round(ledger: Ledger) -> OpenRound | None:
         number=number,
         recipe_name=name,
         recipe_json=recipe_json,
+        content_sha=content_sha,
         checkpoint=Checkpoint(id=checkpoint_id, path=path, fingerprint=fingerprint),
         judgement=judgement,
         stages_done=frozenset(stage for (stage,) in done),
@@ -105,11 +107,11 @@ def promoted_checkpoint(ledger: Ledger, base: Checkpoint) -> Checkpoint:
     return best
 
 
-def is_scored(ledger: Ledger, checkpoint_id: str, benchmark: str) -> bool:
-    """Whether the checkpoint has a score on the benchmark."""
+def is_scored(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -> bool:
+    """Whether the checkpoint has a score on the benchmark with the same items and prompts."""
     rows = ledger.query(
-        "select 1 from score where checkpoint_id = ? and benchmark = ? and category = 'overall'",
-        [checkpoint_id, benchmark],
+        "select 1 from score where checkpoint_id = ? and benchmark = ? and basis = ?",
+        [checkpoint_id, benchmark, basis],
         limit=1,
     ).rows
     return bool(rows)
@@ -145,7 +147,7 @@ def accepted_samples(ledger: Ledger, number: int) -> list[AcceptedSample]:
         AcceptedSample(
             round_number=number,
             query=Query(id=query_id, text=text, source="ledger"),
-            tools=tuple(_tool(value) for value in json.loads(tools)),
+            tools=tuple(Tool(**value) for value in json.loads(tools)),
             calls=tuple(Call(**value) for value in json.loads(calls)),
         )
         for query_id, text, tools, calls in rows
@@ -171,22 +173,17 @@ def earlier_examples(ledger: Ledger, number: int) -> list[Example]:
     ]
 
 
-def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str) -> list[ItemScore]:
+def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -> list[ItemScore]:
     """The judged items of a checkpoint's score, by item id."""
     rows = ledger.query(
         """
         select item, category, correct, reason, message, answer
-        from item_score where checkpoint_id = ? and benchmark = ? order by item
+        from item_score where checkpoint_id = ? and benchmark = ? and basis = ? order by item
         """,
-        [checkpoint_id, benchmark],
+        [checkpoint_id, benchmark, basis],
     ).rows
     fields = ("item", "category", "correct", "reason", "message", "answer")
     return [ItemScore(**dict(zip(fields, row, strict=True))) for row in rows]
-
-
-def _tool(value: dict[str, Any]) -> Tool:
-    document = dict(value)
-    return Tool(id=document.pop("id"), document=document)
 
 
 def imported_tools(ledger: Ledger) -> list[Tool]:

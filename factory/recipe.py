@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from factory.canon import canonical_json, digest
 from factory.failures import RecipeError
@@ -34,7 +36,7 @@ class Section(BaseModel):
 class ToolsSection(Section):
     """Writing tool documents (algorithms §1.4: temperature 1.0)."""
 
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, le=2)
     max_tokens: int = Field(1024, gt=0)
 
 
@@ -43,11 +45,11 @@ class CodesSection(Section):
 
     size: int = Field(512, ge=2)
     """Codes a level (K), capped at an eighth of the tools."""
-    levels: int = Field(0, ge=0)
+    levels: int = Field(0, ge=0, le=26)
     """Levels (L); 0 is the smallest with K**L >= 20 N."""
     min_tools: int = Field(16, ge=2)
     """A codebook is fitted once so many tools are known."""
-    retrieve: int = Field(4, ge=0)
+    retrieve: int = Field(4, ge=0, le=256)
     """Codes sampled under the trie for each query; 0 is no retrieval."""
     keep: int = Field(1, ge=0)
     """Retrieved tools that join the candidates, at most."""
@@ -57,7 +59,7 @@ class CallsSection(Section):
     """Sampling calls (algorithms A4)."""
 
     n: int = Field(5, ge=1, le=256)
-    temperature: float = Field(0.7, ge=0)
+    temperature: float = Field(0.7, ge=0, le=2)
     top_k: int = Field(40, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, gt=0)
@@ -91,6 +93,12 @@ class TrainSection(Section):
     min_accepted: int = Field(8, ge=1)
     """Fewer accepted samples than this and the round does not train."""
 
+    @model_validator(mode="after")
+    def _batches_divide(self) -> TrainSection:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError("batch_size must be a multiple of micro_batch_size")
+        return self
+
 
 class ScoreSection(Section):
     """Which benchmarks are scored, and how the gate decides (algorithms A11c, A45)."""
@@ -120,6 +128,17 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     score: ScoreSection = ScoreSection()
 
+    @model_validator(mode="after")
+    def _minimum_can_be_reached(self) -> Recipe:
+        if self.vote.minimum > self.calls.n:
+            raise ValueError("vote.minimum must not exceed calls.n")
+        return self
+
+    @property
+    def longest_answer(self) -> int:
+        """New tokens that any stage may ask for."""
+        return max(self.tools.max_tokens, self.calls.max_tokens, self.score.max_tokens)
+
     @property
     def sha(self) -> str:
         """Content hash of the resolved recipe."""
@@ -136,8 +155,12 @@ class EngineSection(Section):
     max_model_len: int = Field(4096, gt=0)
     memory_gib: float = Field(1.0, gt=0)
     """KV cache of the CPU engine."""
+    gpu_memory: float = Field(0.9, gt=0, le=1)
+    """Share of the GPU's memory that vLLM takes."""
+    max_batch: int = Field(256, gt=0)
+    """Sequences that decode at a time."""
     max_restarts: int = Field(3, ge=0)
-    """How often a child that died is started again without progress in between."""
+    """Deaths a request may be part of before it is tried alone; four times as many end the run."""
 
 
 class Settings(Section):
@@ -220,17 +243,65 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
+def load_stored_recipe(name: str, text: str) -> Resolved:
+    """The recipe of a ledger row. Raises RecipeError where this version cannot read it."""
+    return Resolved(name, _validate(Recipe, json.loads(text), f"the ledger's recipe {name}"), {})
+
+
+def mend(stored: Resolved, given: Resolved) -> Resolved:
+    """`stored` with the training and scoring values that flags give now.
+
+    What has been sampled stays as it was sampled; what comes after may be changed.
+    """
+    flags = {
+        key: value
+        for key, value in flatten(given.recipe.model_dump(mode="json"))
+        if given.origins.get(key) == "flag" and key.startswith(("train.", "score."))
+    }
+    table = stored.recipe.model_dump(mode="json")
+    for key, value in flags.items():
+        _put(table, key, value)
+    origins = stored.origins | dict.fromkeys(flags, "flag")
+    return Resolved(stored.name, _validate(Recipe, table, "--set"), origins)
+
+
 def free_threads() -> int:
     """Cores that are idle now, at least one: two threads beside a busy neighbour run slower."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, round((cores or 1) - busy))
+    return max(1, round(min(cores or 1, _cpu_quota()) - _busy_cores()))
+
+
+def _cpu_quota() -> float:
+    """Cores that a container's limit leaves; infinite without one."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return float(quota) / float(period)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def _busy_cores(seconds: float = 0.2) -> float:
+    """Cores in use over the next moment; 0 where the system does not tell."""
+    try:
+        before = _cpu_ticks()
+        time.sleep(seconds)
+        after = _cpu_ticks()
+    except (OSError, ValueError):
+        return 0.0
+    total = sum(after) - sum(before)
+    idle = after[3] + after[4] - before[3] - before[4]
+    return (1 - idle / total) * (os.cpu_count() or 1) if total else 0.0
+
+
+def _cpu_ticks() -> list[int]:
+    line = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0]
+    return [int(number) for number in line.split()[1:]]
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"not valid TOML: {error}", where=str(path)) from error
 
 
@@ -238,6 +309,8 @@ def _put(table: dict[str, Any], dotted: str, value: object) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:
         table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"{parent} is a value, not a table", where=dotted)
     table[last] = value
 
 
@@ -264,6 +337,10 @@ def _validate(model: type[ModelT], table: dict[str, Any], where: str) -> ModelT:
             raise RecipeError(
                 f"unknown key {key}", where=where, remedy=f"did you mean {near[0]}?"
             ) from error
+        message = first["msg"].removeprefix("Value error, ")
+        value = "" if first["type"] == "value_error" else f", not {first['input']!r}"
         raise RecipeError(
-            f"{key}: {first['msg']}, not {first['input']!r}", where=where, remedy=f"edit {key}"
+            f"{key}: {message}{value}".removeprefix(": "),
+            where=where,
+            remedy=f"edit {key}" if key else "edit them",
         ) from error

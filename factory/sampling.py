@@ -17,7 +17,7 @@ from factory.calls import calls_request
 from factory.canon import canonical_json, derive_seed
 from factory.check import check_calls, check_code, check_tools, check_vote
 from factory.codes.lifecycle import Codebook
-from factory.engines.base import PROMPT_TOO_LONG, Engine
+from factory.engines.base import CONTEXT_FULL, ENGINE_DIED, PROMPT_TOO_LONG, Engine
 from factory.prompts import Prompts, to_json
 from factory.queries import Contamination
 from factory.recipe import Recipe
@@ -39,7 +39,14 @@ from factory.tools import tools_request
 from factory.vote import ParsedCalls, parse_calls, vote
 
 Row = Mapping[str, object]
-Rows = Mapping[str, Sequence[Row]]
+Batch = Mapping[str, Sequence[Row]]
+
+UNJUDGED = {
+    PROMPT_TOO_LONG: "the prompt has {tokens} tokens; raise engine.max_model_len",
+    CONTEXT_FULL: "after a prompt of {tokens} tokens the answer met engine.max_model_len; raise it",
+    ENGINE_DIED: "this request ended the engine each time it was tried; its log says why",
+}
+"""Finish reasons that say nothing of the answer: the sample is not judged, and this is why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +70,7 @@ class Sampler:
     judgement: int
     """Id of the pass of rules the verdicts belong to."""
 
-    async def run(self, query: Query) -> Rows:
+    async def run(self, query: Query) -> Batch:
         """The ledger rows of one query: exactly one of them is its `sample`."""
         trail = _Trail(sampler=self, query=query)
         if (overlap := self.contamination.find(query.text)) is not None:
@@ -83,8 +90,8 @@ class Sampler:
         reply = await self._ask(request)
         trail.add_generations("tools", "", request, reply, "tools/generate")
         completion = reply.completions[0]
-        if completion.finish_reason == PROMPT_TOO_LONG:
-            return _too_long("tools", reply)
+        if (unjudged := trail.add_unjudged("tools", reply)) is not None:
+            return unjudged
         checked = check_tools(
             completion.text,
             rulebook=self.rulebook,
@@ -116,7 +123,7 @@ class Sampler:
         for tool, request, reply in zip(tools, requests, replies, strict=True):
             trail.add_generations("propose", tool.id, request, reply, "codes/encode")
             completion = reply.completions[0]
-            if completion.finish_reason != PROMPT_TOO_LONG:
+            if completion.finish_reason not in UNJUDGED:
                 trail.verdicts += check_code(
                     completion.text,
                     valid=self.codebook.parse(completion.text) is not None,
@@ -157,19 +164,18 @@ class Sampler:
                 found[tool.id] = tool
         return tuple(found.values())[: codes.keep]
 
-    async def _call(self, query: Query, trail: _Trail) -> Rows:
+    async def _call(self, query: Query, trail: _Trail) -> Batch:
         request = calls_request(query, trail.tools, self.round_number, self.recipe, self.prompts)
         reply = await self._ask(request)
         trail.add_generations("calls", "", request, reply, "calls/system")
-        if reply.completions[0].finish_reason == PROMPT_TOO_LONG:
-            verdict = _too_long("calls", reply)
-            return trail.close("unjudged", "calls", verdict)
+        if (unjudged := trail.add_unjudged("calls", reply)) is not None:
+            return trail.close("unjudged", "calls", unjudged)
         answers = [parse_calls(completion.text) for completion in reply.completions]
         return self.judge(query, trail, answers, reply)
 
     def judge(
         self, query: Query, trail: _Trail, answers: Sequence[ParsedCalls], reply: Reply
-    ) -> Rows:
+    ) -> Batch:
         """Vote on parsed answers, judge each of them, and close the trail (A5)."""
         trail.vote = vote(
             answers,
@@ -180,12 +186,13 @@ class Sampler:
         )
         reject: Verdict | None = None
         for index, (answer, completion) in enumerate(zip(answers, reply.completions, strict=True)):
+            cut = completion.finish_reason in UNJUDGED
             verdicts = check_calls(
                 answer,
                 trail.tools,
                 rulebook=self.rulebook,
                 query=query.text,
-                finish_reason=completion.finish_reason,
+                finish_reason="length" if cut else completion.finish_reason,
                 subject=f"sample:{index}",
             )
             trail.verdicts += verdicts
@@ -254,7 +261,16 @@ class _Trail:
         self.verdicts.append(verdict)
         return verdict
 
-    def close(self, status: Status, stage: str, verdict: Verdict | None) -> Rows:
+    def add_unjudged(self, subject: str, reply: Reply) -> Verdict | None:
+        """Why none of the reply's answers can be judged; None where one can."""
+        reason = reply.completions[0].finish_reason
+        if any(completion.finish_reason not in UNJUDGED for completion in reply.completions):
+            return None
+        message = UNJUDGED[reason].format(tokens=reply.num_prompt_tokens)
+        self.verdicts.append(_make_verdict(subject, reason, message))
+        return self.verdicts[-1]
+
+    def close(self, status: Status, stage: str, verdict: Verdict | None) -> Batch:
         """The query's rows; `verdict` is what it fell for, None where it is accepted."""
         key: dict[str, object] = {
             "round": self.sampler.round_number,
@@ -268,7 +284,7 @@ class _Trail:
             "rule": verdict.rule if verdict else "",
             "path": verdict.path if verdict else "",
             "message": verdict.message if verdict else "",
-            "tools_json": to_json([{"id": t.id, **t.document} for t in self.tools]),
+            "tools_json": to_json([{"id": t.id, "document": t.document} for t in self.tools]),
             "calls_json": to_json([{"name": c.name, "arguments": c.arguments} for c in self.calls]),
             "num_tools": len(self.tools),
             "num_calls": len(self.calls),
@@ -308,11 +324,6 @@ def _verdict_row(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def _too_long(stage: str, reply: Reply) -> Verdict:
-    message = f"the prompt has {reply.num_prompt_tokens} tokens; raise engine.max_model_len"
-    return _make_verdict(stage, PROMPT_TOO_LONG, message)
-
-
 def _make_verdict(subject: str, reason: str, message: str) -> Verdict:
     return Verdict(
         subject=subject,
@@ -335,4 +346,4 @@ def _first_reject(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 def _status(verdict: Verdict) -> Status:
-    return "unjudged" if verdict.reason == PROMPT_TOO_LONG else "rejected"
+    return "unjudged" if verdict.reason in UNJUDGED else "rejected"

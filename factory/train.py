@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -37,7 +38,7 @@ from factory.dataset import (
     write_rows,
 )
 from factory.engines.base import check_model_folder, fingerprint
-from factory.failures import ChildError, DiskError, InputError, MissingError
+from factory.failures import ChildError, DiskError, GateError, InputError, MissingError
 from factory.prompts import Prompts
 from factory.records import Tool
 from factory.workspace import Workspace
@@ -204,6 +205,8 @@ class TrainingResult:
     """Codes given in this run."""
     codebook: dict[str, Any] | None
     """The checkpoint's codebook in figures (Codebook.summary); None where it has none."""
+    log: tuple[Progress, ...]
+    """Every step."""
     restarts: int
     """How often the child had to be run again."""
 
@@ -252,7 +255,7 @@ async def run_training(
         f"training died {max_restarts + 1} times, last: {cause}",
         where=str(log),
         remedy="if memory ran out, lower train.micro_batch_size or train.max_length; then "
-        "`factory round --resume`",
+        "`factory round --set train.micro_batch_size=1` continues with that value",
     )
 
 
@@ -282,8 +285,9 @@ async def _follow(
 
 def _result(job: TrainingJob, done: dict[str, Any], restarts: int) -> TrainingResult:
     codes = tuple(ToolCodeRow(**row) for row in done.pop("codes"))
+    log = tuple(Progress(**step) for step in done.pop("log"))
     done.pop("job")
-    return TrainingResult(path=job.out, codes=codes, restarts=restarts, **done)
+    return TrainingResult(path=job.out, codes=codes, log=log, restarts=restarts, **done)
 
 
 # -- the child's side -----------------------------------------------------------------------------
@@ -471,6 +475,7 @@ def _fit(learner: _Learner, encoded: EncodedSet, config: TrainConfig, send: Send
         "num_tokens": trainer.state.num_input_tokens_seen,
         "steps": trainer.state.global_step,
         "seconds": round(reporter.seconds(), 3),
+        "log": reporter.log,
     }
 
 
@@ -686,6 +691,9 @@ def _make_reporter(send: Send) -> Any:
     class Reporter(TrainerCallback):  # type: ignore[misc]
         started = 0.0
 
+        def __init__(self) -> None:
+            self.log: list[dict[str, Any]] = []
+
         def seconds(self) -> float:
             """Since training began."""
             return time.monotonic() - self.started
@@ -696,18 +704,23 @@ def _make_reporter(send: Send) -> Any:
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
         ) -> None:
-            if "loss" in logs:
-                send(
-                    {
-                        "type": "progress",
-                        "step": state.global_step,
-                        "steps": state.max_steps,
-                        "loss": logs["loss"],
-                        "learning_rate": logs["learning_rate"],
-                        "tokens": int(state.num_input_tokens_seen),
-                        "seconds": round(self.seconds(), 3),
-                    }
+            if "loss" not in logs:
+                return
+            if not math.isfinite(logs["loss"]):
+                raise GateError(
+                    f"training diverged: the loss of step {state.global_step} is {logs['loss']}",
+                    remedy="lower train.learning_rate",
                 )
+            step = {
+                "step": state.global_step,
+                "steps": state.max_steps,
+                "loss": logs["loss"],
+                "learning_rate": logs["learning_rate"],
+                "tokens": int(state.num_input_tokens_seen),
+                "seconds": round(self.seconds(), 3),
+            }
+            self.log.append(step)
+            send({"type": "progress", **step})
 
     return Reporter()
 

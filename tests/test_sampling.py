@@ -19,7 +19,7 @@ from factory.queries import Contamination
 from factory.recipe import Recipe
 from factory.records import Completion, Query, Reply, Request
 from factory.rulebook import Rulebook
-from factory.sampling import Rows, Sampler
+from factory.sampling import Batch, Sampler
 from factory.store.database import Ledger
 from factory.workspace import Workspace
 
@@ -54,7 +54,7 @@ RIGHT = call(people=4, city="Lisbon")
 
 def run(
     engine: ReplayEngine, *, questions: dict[str, str] | None = None, recipe: Recipe | None = None
-) -> Rows:
+) -> Batch:
     sampler = Sampler(
         engine=engine,
         prompts=Prompts.load(WORKSPACE),

@@ -196,7 +196,6 @@ def ask(backend: str, run: Run, folder: Path) -> dict[str, list[Completion]]:
             Checkpoint(id="r1", path=str(run.job.out), fingerprint=run.result.fingerprint),
             settings=EngineSettings(threads=1, max_model_len=512, memory_gib=0.1, dtype="float32"),
             log_folder=folder,
-            on_phase=lambda text: None,
             notify=lambda text: None,
         )
         async with engine:

@@ -73,13 +73,16 @@ def _print_funnel(ledger: Ledger, number: int) -> None:
     )
     reasons = ledger.query(
         """
-        select reason, count(*) as samples, min_by(message, query_id) as message
-        from rejected where round = ? group by 1 order by 2 desc, 1
+        select status, reason, count(*) as samples, min_by(message, query_id) as message
+        from sample join latest_judgement using (round, judgement)
+        where round = ? and status <> 'accepted'
+        group by 1, 2 order by 1, 3 desc, 2
         """,
         [number],
     ).rows
-    for reason, samples, message in reasons:
-        out(f"    {escape(reason):<22} {samples:>5}  [dim]{escape(shorten(message, 72))}[/]")
+    for status, reason, samples, message in reasons:
+        name = reason if status == "rejected" else f"{reason} (unjudged)"
+        out(f"    {escape(name):<22} {samples:>5}  [dim]{escape(shorten(message, 72))}[/]")
 
 
 def _print_agreement(ledger: Ledger, number: int) -> None:
@@ -87,7 +90,7 @@ def _print_agreement(ledger: Ledger, number: int) -> None:
         "select votes, sum(queries) from vote_margin where round = ? group by 1 order by 1 desc",
         [number],
     ).rows
-    total = sum(int(str(count)) for _, count in rows)
+    total = sum(count for _, count in rows)
     if not total:
         return
     mean = _one(
@@ -101,7 +104,7 @@ def _print_agreement(ledger: Ledger, number: int) -> None:
         f"entropy {mean['entropy']:.2f} bits"
     )
     for votes, count in rows:
-        out(f"  {votes} agree    {int(str(count)):>6}  {_bar(int(str(count)), total)}")
+        out(f"  {votes} agree    {count:>6}  {_bar(count, total)}")
 
 
 def _print_training(ledger: Ledger, number: int) -> None:
@@ -117,7 +120,7 @@ def _print_training(ledger: Ledger, number: int) -> None:
     if not row["steps"]:
         return
     losses = [
-        float(str(loss))
+        loss
         for (loss,) in ledger.query(
             "select loss from training where round = ? order by step", [number]
         ).rows
@@ -127,55 +130,51 @@ def _print_training(ledger: Ledger, number: int) -> None:
     detail = _one(
         ledger, "select detail_json from stage where round = ? and stage = 'train'", [number]
     )
-    examples = json.loads(detail["detail_json"])["examples"]
+    facts = json.loads(detail["detail_json"])
     out(
         f"[bold]training[/]  loss {first:.3f} → {last:.3f}  {sparkline(losses)}  "
-        f"{row['steps']} steps, {examples} examples, {row['tokens'] / row['seconds']:.0f} tokens/s"
+        f"{row['steps']} steps, {facts['examples']} examples, "
+        f"{row['tokens'] / row['seconds']:.0f} tokens/s"
     )
+    if facts["dropped"]:
+        dropped = ", ".join(f"{count} {name}" for name, count in sorted(facts["dropped"].items()))
+        out(f"  left out: {escape(dropped)}")
 
 
 def _print_scores(ledger: Ledger, number: int) -> None:
     rows = ledger.query(
         """
-        select d.benchmark, d.category, d.before, b.low, b.high, d.after, a.low, a.high
-        from round_delta d
-        join round r on r.round = d.round
-        left join score b on b.checkpoint_id = r.checkpoint_id
-          and b.benchmark = d.benchmark and b.category = d.category
-        left join checkpoint c on c.round = d.round and c.parent_id is not null
-        left join score a on a.checkpoint_id = c.checkpoint_id
-          and a.benchmark = d.benchmark and a.category = d.category
-        where d.round = ?
-        order by d.benchmark, d.category = 'overall' desc, d.category
+        with latest as (
+          select checkpoint_id, benchmark, category, arg_max(value, scored_at) as value,
+                 arg_max(low, scored_at) as low, arg_max(high, scored_at) as high
+          from score where round <= $number group by all
+        ), made as (
+          select checkpoint_id from checkpoint where round = $number and parent_id is not null
+        )
+        select before.benchmark, before.category, before.value, before.low, before.high,
+               after.value, after.low, after.high
+        from round
+        join latest as before on before.checkpoint_id = round.checkpoint_id
+        left join latest as after
+          on after.checkpoint_id = (select checkpoint_id from made)
+          and after.benchmark = before.benchmark and after.category = before.category
+        where round.round = $number
+        order by before.benchmark, before.category = 'overall' desc, before.category
         """,
-        [number],
+        {"number": number},
     ).rows
-    rows = (
-        rows
-        or ledger.query(
-            """
-        select benchmark, category, value, low, high, null, null, null
-        from score join round using (checkpoint_id) where round.round = ?
-        order by benchmark, category = 'overall' desc, category
-        """,
-            [number],
-        ).rows
-    )
     out("[bold]scores[/]  percent right, 95 % interval")
     for benchmark, category, before, low, high, after, low_after, high_after in rows:
         name = str(benchmark) if category == "overall" else f"  {category}"
         text = f"  {escape(name):<22} {_score(before, low, high):>20}"
         if after is not None:
-            change = float(str(after)) - float(str(before))
-            text += f" → {_score(after, low_after, high_after):<20} {change:+.1f}"
+            text += f" → {_score(after, low_after, high_after):<20} {after - before:+.1f}"
         out(text)
 
 
-def _score(value: object, low: object, high: object) -> str:
-    if value is None:
-        return "–"
-    interval = "" if low is None else f" [{float(str(low)):.1f}, {float(str(high)):.1f}]"
-    return f"{float(str(value)):.1f}{escape(interval)}"
+def _score(value: float, low: float | None, high: float | None) -> str:
+    interval = "" if low is None else f" [{low:.1f}, {high:.1f}]"
+    return f"{value:.1f}{escape(interval)}"
 
 
 def _print_time(ledger: Ledger, number: int) -> None:
@@ -183,18 +182,12 @@ def _print_time(ledger: Ledger, number: int) -> None:
         "select stage, sum(seconds) from stage where round = ? group by 1 order by min(started_at)",
         [number],
     ).rows
-    span = _one(
-        ledger,
-        "select epoch(max(finished_at)) - epoch(min(started_at)) as total "
-        "from stage where round = ?",
-        [number],
-    )["total"]
-    seconds = {str(stage): float(str(value)) for stage, value in rows}
-    work = sum(value for stage, value in seconds.items() if stage.startswith(WORK_STAGES))
-    parts = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items() if value >= 0.05)
-    out(f"[bold]time[/]  {span:.0f} s: {escape(parts)}")
-    if span > 0:
-        out(f"  {max(0.0, 1 - work / span):.0%} is not sampling, training or scoring")
+    total = sum(seconds for _, seconds in rows)
+    work = sum(seconds for stage, seconds in rows if stage.startswith(WORK_STAGES))
+    parts = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in rows if seconds >= 0.05)
+    out(f"[bold]time[/]  {total:.0f} s: {escape(parts)}")
+    if total:
+        out(f"  {1 - work / total:.0%} is not sampling, training or scoring")
 
 
 def _print_places(ledger: Ledger, number: int, state: Path) -> None:
@@ -206,7 +199,7 @@ def _print_places(ledger: Ledger, number: int, state: Path) -> None:
     )
     out(f"  ledger      {escape(state / 'ledger.duckdb')}")
     if row:
-        out(f"  checkpoint  {escape(row['path'])}")
+        out(f"  checkpoint  {escape(state.parent / row['path'])}")
     out(f"  logs        {escape(state / 'logs' / f'r{number}')}")
 
 

@@ -34,8 +34,9 @@ class LiveMonitor:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._finish()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._finish()
         self._progress.stop()
 
     def stage(self, name: str, total: int | None = None) -> None:
@@ -84,8 +85,9 @@ class PlainMonitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._finish()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._finish()
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish()

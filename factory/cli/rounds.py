@@ -37,6 +37,9 @@ def make_round(
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Only continue an open round.")] = False,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="End the open round as it is.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
 ) -> None:
     """Run one round: sample, vote, judge, train, score, gate. Continues an open one.
@@ -48,10 +51,13 @@ def make_round(
     workspace = open_workspace()
     settings = _settings(workspace, model, threads)
     resolved = load_recipe(workspace, recipe or settings.recipe, _parse_overrides(overrides or []))
+    if abandon:
+        _abandon(workspace, settings, resolved)
+        return
     files = queries or [workspace.root / name for name in settings.queries]
-    imported = [read_queries(file, field) for file in files]
+    imported = [] if resume else [read_queries(file, field) for file in files]
     num_bad = sum(report_bad_lines(each.bad) for each in imported)
-    pool = [query for each in imported for query in each.items]
+    pool = [query for each in imported for query in each.items] if imported else None
     if dry_run:
         _print_plan(workspace, settings, resolved, num_queries, imported)
         return
@@ -86,7 +92,7 @@ def _run(
     workspace: Workspace,
     settings: Settings,
     resolved: Resolved,
-    pool: list[Query],
+    pool: list[Query] | None,
     num_queries: int,
     resume: bool,
 ) -> bool:
@@ -105,6 +111,16 @@ def _run(
         result = asyncio.run(factory.run_round(num_queries or None))
     print_card(factory.ledger, result.number, workspace)
     return result.promoted
+
+
+def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
+    from factory.cli.monitor import make_monitor
+    from factory.round import load_factory
+    from factory.store.lock import WorkspaceLock
+
+    with WorkspaceLock(workspace.state):
+        number = load_factory(workspace, settings, resolved, make_monitor()).abandon()
+    out(f"round {number} is ended; its samples stay in the ledger")
 
 
 def _print_plan(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,8 +70,19 @@ class Ledger:
         ledger.query("select count(*) from draw where round = ?", [1]).rows  # [(1,)]
     """
 
-    def __init__(self, folder: Path, *, migrations: Path = schema.MIGRATIONS) -> None:
-        """`folder` is the workspace's state folder; it need not exist yet."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        migrations: Path = schema.MIGRATIONS,
+        on_busy: Callable[[str], None] | None = None,
+    ) -> None:
+        """`folder` is the workspace's state folder; it need not exist yet.
+
+        With `on_busy`, reading waits as long as another process keeps the file for writing, and
+        `on_busy` is told once; without it, reading gives up with BusyError.
+        """
+        self._on_busy = on_busy
         if "?" in str(folder):
             raise InputError(
                 "DuckDB cannot open a file whose path has a question mark",
@@ -149,7 +160,7 @@ class Ledger:
 
         Raises InputError for SQL that is wrong, denied, too big for memory or too slow.
         """
-        with closing(self.connect()) as con:
+        with closing(self._connect_patiently()) as con:
             try:
                 return _fetch(con, sql, parameters, timeout_seconds, limit)
             except duckdb.InterruptException as error:
@@ -165,6 +176,18 @@ class Ledger:
                     remedy="the ledger can only be read; `show tables` lists what is in it, "
                     "`describe NAME` its columns",
                 ) from error
+
+    def _connect_patiently(self) -> duckdb.DuckDBPyConnection:
+        told = False
+        while True:
+            try:
+                return self.connect()
+            except BusyError as error:
+                if self._on_busy is None:
+                    raise
+                if not told:
+                    self._on_busy(f"{error.what}; waiting until it is closed ({error.where})")
+                told = True
 
     @cached_property
     def _schemas(self) -> Mapping[str, pa.Schema]:

@@ -194,6 +194,7 @@ create table score (
   low double,                      -- 2.5th percentile of the bootstrap, percent
   high double,                     -- 97.5th
   num_items integer,
+  basis varchar,                   -- hash of what it depends on besides the checkpoint
   scored_at timestamp
 );
 
@@ -206,5 +207,6 @@ create table item_score (
   correct boolean,
   reason varchar,
   message varchar,
-  answer varchar
+  answer varchar,
+  basis varchar                    -- as in score
 );
