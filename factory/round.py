@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Protocol
 from factory import history
 from factory.benchmark import Benchmark
 from factory.canon import canonical_json, derive_seed, digest
-from factory.codes.lifecycle import FOLDER, Codebook
+from factory.codes.lifecycle import Codebook
 from factory.content import check_content
 from factory.dataset import (
     examples_from_sample,
@@ -58,17 +58,25 @@ from factory.recipe import (
     load_stored_recipe,
     mend,
 )
-from factory.records import Checkpoint, Example, ItemScore, Query, Score, Tool
+from factory.records import Checkpoint, Example, Query, Tool
+from factory.rows import (
+    checkpoint_row,
+    code_rows,
+    example_row,
+    item_rows,
+    score_rows,
+    stage_row,
+    tool_rows,
+    training_row,
+)
 from factory.rulebook import Rulebook
 from factory.sampling import Batch, Sampler
 from factory.score import Decision, gate, paired_delta, score, summarise
 from factory.store.database import Ledger
 from factory.train import (
     CodeConfig,
-    Progress,
     TrainConfig,
     TrainingJob,
-    TrainingResult,
     run_training,
     write_tools,
 )
@@ -227,7 +235,7 @@ class Factory:
                     for position, query in enumerate(queries)
                 ],
                 "checkpoint": self._base_row(base, now),
-                "stage": [_stage_row(number, "draw", now, {"queries": len(queries)})],
+                "stage": [stage_row(number, "draw", now, {"queries": len(queries)})],
             }
         )
         self.ledger.fold()
@@ -302,7 +310,7 @@ class Factory:
         ).rows
         if known:
             return []
-        return [_checkpoint_row(base, 0, None, True, "the model that was given", now)]
+        return [checkpoint_row(base, 0, None, True, "the model that was given", now)]
 
     # Scoring and sampling ------------------------------------------------------------------
 
@@ -373,7 +381,7 @@ class Factory:
         detail: Mapping[str, object] | None = None,
     ) -> None:
         """Write a stage's rows together with its end, and fold what is there into the file."""
-        self.ledger.append({**(rows or {}), "stage": [_stage_row(number, stage, started, detail)]})
+        self.ledger.append({**(rows or {}), "stage": [stage_row(number, stage, started, detail)]})
         self.ledger.fold()
 
     async def _score(
@@ -394,8 +402,8 @@ class Factory:
             )
             basis = self._basis(benchmark)
             rows = {
-                "score": _score_rows(this.number, result, basis),
-                "item_score": _item_rows(this.number, checkpoint.id, name, items, basis),
+                "score": score_rows(this.number, result, basis),
+                "item_score": item_rows(this.number, checkpoint.id, name, items, basis),
             }
             self._finish(this.number, f"{stage}: {name}", started, rows)
 
@@ -492,10 +500,10 @@ class Factory:
             notify=self.monitor.note,
         )
         rows = {
-            "training": [_training_row(this.number, step) for step in result.log],
-            "example": [_example_row(this.number, example) for example in examples],
-            "tool": _tool_rows(this.number, accepted),
-            **_code_rows(this.number, result),
+            "training": [training_row(this.number, step) for step in result.log],
+            "example": [example_row(this.number, example) for example in examples],
+            "tool": tool_rows(this.number, accepted),
+            **code_rows(this.number, result),
         }
         detail = {
             "examples": result.num_examples,
@@ -600,7 +608,7 @@ class Factory:
             stored = replace(trained, path=self._relative(trained.path))
             parent, promote = this.checkpoint.id, decision.promote
             rows["checkpoint"] = [
-                _checkpoint_row(stored, this.number, parent, promote, decision.reason, now)
+                checkpoint_row(stored, this.number, parent, promote, decision.reason, now)
             ]
         self._finish(this.number, "gate", now, rows, {"reason": decision.reason})
         return RoundResult(number=this.number, promoted=decision.promote, reason=decision.reason)
@@ -716,117 +724,3 @@ def installed_versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
-
-
-def _stage_row(
-    number: int, stage: str, started: datetime, detail: Mapping[str, object] | None = None
-) -> Mapping[str, object]:
-    now = datetime.now(UTC)
-    return {
-        "round": number,
-        "stage": stage,
-        "status": "done",
-        "started_at": started,
-        "finished_at": now,
-        "seconds": (now - started).total_seconds(),
-        "detail_json": to_json(detail or {}),
-    }
-
-
-def _checkpoint_row(
-    checkpoint: Checkpoint,
-    number: int,
-    parent_id: str | None,
-    promoted: bool,
-    reason: str,
-    now: datetime,
-) -> Mapping[str, object]:
-    return {
-        "checkpoint_id": checkpoint.id,
-        "round": number,
-        "parent_id": parent_id,
-        "path": checkpoint.path,
-        "fingerprint": checkpoint.fingerprint,
-        "promoted": promoted,
-        "reason": reason,
-        "made_at": now,
-    }
-
-
-def _score_rows(number: int, result: Score, basis: str) -> list[Mapping[str, object]]:
-    common = {
-        "basis": basis,
-        "round": number,
-        "checkpoint_id": result.checkpoint,
-        "benchmark": result.benchmark,
-        "scored_at": datetime.now(UTC),
-    }
-    overall = {
-        "category": "overall",
-        "value": result.value,
-        "low": result.low,
-        "high": result.high,
-        "num_items": result.num_items,
-    }
-    parts = [{"category": name, "value": value} for name, value in result.categories.items()]
-    return [common | overall, *(common | part for part in parts)]
-
-
-def _item_rows(
-    number: int, checkpoint_id: str, benchmark: str, items: Sequence[ItemScore], basis: str
-) -> list[Mapping[str, object]]:
-    common = {
-        "round": number,
-        "checkpoint_id": checkpoint_id,
-        "benchmark": benchmark,
-        "basis": basis,
-    }
-    return [common | asdict(item) for item in items]
-
-
-def _training_row(number: int, progress: Progress) -> Mapping[str, object]:
-    return {
-        "round": number,
-        "step": progress.step,
-        "loss": progress.loss,
-        "learning_rate": progress.learning_rate,
-        "tokens": progress.tokens,
-        "seconds": progress.seconds,
-    }
-
-
-def _example_row(number: int, example: Example) -> Mapping[str, object]:
-    return {
-        "round": number,
-        "kind": example.kind,
-        "origin": example.origin,
-        "messages_json": to_json([asdict(message) for message in example.messages]),
-    }
-
-
-def _tool_rows(number: int, accepted: Sequence[AcceptedSample]) -> list[Mapping[str, object]]:
-    tools = {tool.id: tool for sample in accepted for tool in sample.tools}
-    now = datetime.now(UTC)
-    return [
-        {
-            "tool_id": tool.id,
-            "name": tool.name,
-            "document_json": to_json(tool.document),
-            "origin": "round",
-            "round": number,
-            "added_at": now,
-        }
-        for tool in tools.values()
-    ]
-
-
-def _code_rows(number: int, result: TrainingResult) -> Mapping[str, list[Mapping[str, object]]]:
-    """Rows of the checkpoint's codebook and of the codes given in this round."""
-    if result.codebook is None:
-        return {}
-    version = result.codebook["version"]
-    codes: list[Mapping[str, object]] = [
-        {"round": number, "codebook_version": version, **asdict(row)} for row in result.codes
-    ]
-    codebook = {"round": number, "path": str(result.path / FOLDER), **result.codebook}
-    return {"tool_code": codes, "codebook": [codebook]}

@@ -1,0 +1,134 @@
+"""The ledger rows of a round's stages: records in, rows by column name out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from factory.codes.lifecycle import FOLDER
+from factory.history import AcceptedSample
+from factory.prompts import to_json
+from factory.records import Checkpoint, Example, ItemScore, Score
+from factory.train import Progress, TrainingResult
+
+
+def stage_row(
+    number: int, stage: str, started: datetime, detail: Mapping[str, object] | None = None
+) -> Mapping[str, object]:
+    """One ended stage of a round."""
+    now = datetime.now(UTC)
+    return {
+        "round": number,
+        "stage": stage,
+        "status": "done",
+        "started_at": started,
+        "finished_at": now,
+        "seconds": (now - started).total_seconds(),
+        "detail_json": to_json(detail or {}),
+    }
+
+
+def checkpoint_row(
+    checkpoint: Checkpoint,
+    number: int,
+    parent_id: str | None,
+    promoted: bool,
+    reason: str,
+    now: datetime,
+) -> Mapping[str, object]:
+    """A checkpoint and what the gate said of it."""
+    return {
+        "checkpoint_id": checkpoint.id,
+        "round": number,
+        "parent_id": parent_id,
+        "path": checkpoint.path,
+        "fingerprint": checkpoint.fingerprint,
+        "promoted": promoted,
+        "reason": reason,
+        "made_at": now,
+    }
+
+
+def score_rows(number: int, result: Score, basis: str) -> list[Mapping[str, object]]:
+    """A score as a whole and by category."""
+    common = {
+        "basis": basis,
+        "round": number,
+        "checkpoint_id": result.checkpoint,
+        "benchmark": result.benchmark,
+        "scored_at": datetime.now(UTC),
+    }
+    overall = {
+        "category": "overall",
+        "value": result.value,
+        "low": result.low,
+        "high": result.high,
+        "num_items": result.num_items,
+    }
+    parts = [{"category": name, "value": value} for name, value in result.categories.items()]
+    return [common | overall, *(common | part for part in parts)]
+
+
+def item_rows(
+    number: int, checkpoint_id: str, benchmark: str, items: Sequence[ItemScore], basis: str
+) -> list[Mapping[str, object]]:
+    """Every judged item of a score."""
+    common = {
+        "round": number,
+        "checkpoint_id": checkpoint_id,
+        "benchmark": benchmark,
+        "basis": basis,
+    }
+    return [common | asdict(item) for item in items]
+
+
+def training_row(number: int, progress: Progress) -> Mapping[str, object]:
+    """One optimizer step."""
+    return {
+        "round": number,
+        "step": progress.step,
+        "loss": progress.loss,
+        "learning_rate": progress.learning_rate,
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+    }
+
+
+def example_row(number: int, example: Example) -> Mapping[str, object]:
+    """One training example, codes not yet rendered."""
+    return {
+        "round": number,
+        "kind": example.kind,
+        "origin": example.origin,
+        "messages_json": to_json([asdict(message) for message in example.messages]),
+    }
+
+
+def tool_rows(number: int, accepted: Sequence[AcceptedSample]) -> list[Mapping[str, object]]:
+    """The tools of accepted samples, each once."""
+    tools = {tool.id: tool for sample in accepted for tool in sample.tools}
+    now = datetime.now(UTC)
+    return [
+        {
+            "tool_id": tool.id,
+            "name": tool.name,
+            "document_json": to_json(tool.document),
+            "origin": "round",
+            "round": number,
+            "added_at": now,
+        }
+        for tool in tools.values()
+    ]
+
+
+def code_rows(number: int, result: TrainingResult) -> Mapping[str, list[Mapping[str, object]]]:
+    """Rows of the checkpoint's codebook and of the codes given in this round."""
+    if result.codebook is None:
+        return {}
+    version = result.codebook["version"]
+    codes: list[Mapping[str, object]] = [
+        {"round": number, "codebook_version": version, **asdict(row)} for row in result.codes
+    ]
+    codebook = {"round": number, "path": str(result.path / FOLDER), **result.codebook}
+    return {"tool_code": codes, "codebook": [codebook]}
