@@ -17,7 +17,7 @@ from factory.failures import ContentError
 from factory.findings import Finding
 from factory.jsontext import json_path, mend, parse_sequence, show
 from factory.judge_calls import judge_call, judge_duplicates, judge_grounding, judge_reading
-from factory.judge_documents import judge_document, judge_name_in_set
+from factory.judge_documents import find_unusable, judge_document, judge_name_in_set
 from factory.records import Tool, Verdict, Vote
 from factory.rulebook import Case, Rulebook
 from factory.vote import ParsedCalls, parse_calls, vote
@@ -103,7 +103,7 @@ def check_tools(
     for index, document in enumerate(parsed.documents[:limit]):
         findings = list(judge_document(document, rulebook, query))
         findings += judge_name_in_set(document, index, names)
-        found = _make_verdicts(findings, rulebook, f"tool:{index}")
+        found = _judge_tool(document, findings, rulebook, f"tool:{index}")
         verdicts += found
         if not _rejects(found) and isinstance(document, dict):
             tools.append(Tool(id=tool_id(document), document=document))
@@ -116,7 +116,8 @@ def check_document(
     document: object, *, rulebook: Rulebook, query: str = "", subject: str = "tool:0"
 ) -> tuple[Verdict, ...]:
     """Judges one tool document, wherever it comes from."""
-    return tuple(_make_verdicts(judge_document(document, rulebook, query), rulebook, subject))
+    findings = judge_document(document, rulebook, query)
+    return tuple(_judge_tool(document, findings, rulebook, subject))
 
 
 def check_calls(
@@ -257,6 +258,26 @@ def _make_verdicts(
                     message=finding.message,
                 )
             )
+    return verdicts
+
+
+def _judge_tool(
+    document: object, findings: Iterable[Finding], rulebook: Rulebook, subject: str
+) -> list[Verdict]:
+    """The findings as verdicts; one more where no rule rejects what cannot be a tool."""
+    verdicts = _make_verdicts(findings, rulebook, subject)
+    unusable = None if _rejects(verdicts) else find_unusable(document)
+    if unusable is not None:
+        verdicts.append(
+            Verdict(
+                subject=subject,
+                rule=unusable.rule,
+                reason="tool_unusable",
+                severity="reject",
+                path=json_path(unusable.path),
+                message=unusable.message,
+            )
+        )
     return verdicts
 
 

@@ -37,8 +37,35 @@ _SIMPLE: dict[str, type | tuple[type, ...]] = {
     "default": object,
 }
 _UNTYPED = ("enum", "const", "anyOf", "oneOf", "allOf")
+UNUSABLE = "tool/unusable"
+"""Id under which find_unusable speaks; it is no rule and cannot be switched off."""
+
 _WORD = re.compile(r"\w+")
 _UNSOUND = frozenset({"tool/schema_reference", "tool/schema_pattern", "tool/prop_type_unknown"})
+
+
+def find_unusable(document: object) -> Finding | None:
+    """What keeps a document from being a Tool at all, whatever the rules' settings say.
+
+    A tool has a name, an object of arguments with an object of properties, and each property is
+    an object: prompts, codes, votes and the judges of calls rely on it.
+    """
+    if not isinstance(document, dict):
+        return Finding(UNUSABLE, (), f"{show(document)} is no object")
+    name = document.get("name")
+    if not isinstance(name, str) or not name:
+        return Finding(UNUSABLE, ("name",), f"{show(name)} is no name to call a tool by")
+    path: Parts = ("arguments",)
+    part = document.get("arguments")
+    if isinstance(part, dict):
+        path, part = ("arguments", "properties"), part.get("properties")
+    if not isinstance(part, dict):
+        return Finding(UNUSABLE, path, f"{show(part)} is no object of {path[-1]}")
+    for argument, schema in part.items():
+        if not isinstance(schema, dict):
+            message = f"{show(schema)} does not describe the argument {show(argument, 60)}"
+            return Finding(UNUSABLE, (*path, argument), message)
+    return None
 
 
 def judge_name_in_set(document: object, index: int, names: dict[str, int]) -> Iterator[Finding]:

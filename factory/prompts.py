@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
@@ -30,6 +31,18 @@ def make_environment() -> ImmutableSandboxedEnvironment:
     )
     environment.filters["json"] = to_json
     return environment
+
+
+_TEMPLATE_FAULTS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What the expressions of a template may raise."""
 
 
 @dataclass(slots=True)
@@ -56,10 +69,29 @@ class Prompts:
         """The text of prompt `name`, e.g. `tools/generate`; ContentError where it fails."""
         try:
             return self._template(name).render(**variables)
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise ContentError(
                 f"prompt {name} cannot be rendered: {error}", where=f"prompts/{name}.j2"
             ) from error
+
+    def check(self) -> None:
+        """Render every prompt that has an example with the example's input.
+
+        A workspace's own template is tried on the shipped example unless it brings its own.
+        Raises ContentError for the first that fails.
+        """
+        for path, file in self.workspace.walk("prompts", ".example.json"):
+            name = path.removeprefix("prompts/").removesuffix(".example.json")
+            variables = _read_input(file)
+            template = self._template(name)
+            try:
+                template.render(**variables)
+            except _TEMPLATE_FAULTS as error:
+                raise ContentError(
+                    f"prompt {name} cannot be rendered: {error}",
+                    where=str(self.workspace.find(f"prompts/{name}.j2")),
+                    remedy=f"its variables are {', '.join(variables) or 'none'}: see {file}",
+                ) from error
 
     def sha(self, name: str) -> str:
         """SHA-256 of the prompt's file, 16 hex digits."""
@@ -74,12 +106,24 @@ class Prompts:
     def _template(self, name: str) -> Template:
         if name not in self._templates:
             path = f"prompts/{name}.j2"
-            source = self.workspace.find(path).read_text(encoding="utf-8")
             try:
+                source = self.workspace.find(path).read_text(encoding="utf-8")
                 self._templates[name] = self._environment.from_string(source)
-            except TemplateError as error:
+            except (TemplateError, UnicodeDecodeError) as error:
                 line = getattr(error, "lineno", 0)
                 raise ContentError(
                     f"prompt {name} cannot be parsed: {error}", where=f"{path}:{line}"
                 ) from error
         return self._templates[name]
+
+
+def _read_input(file: Path) -> dict[str, Any]:
+    """The variables of an example. Raises ContentError where the file is no example."""
+    try:
+        example = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ContentError(f"not JSON: {error}", where=str(file)) from error
+    variables = example.get("input") if isinstance(example, dict) else None
+    if not isinstance(variables, dict):
+        raise ContentError('an example is an object with an object "input"', where=str(file))
+    return variables

@@ -6,15 +6,16 @@ A line that cannot be used is a BadLine with file, line and cause; the rest is i
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from factory.canon import normalise_text, query_id, tool_id
+from factory.canon import canonical_json, normalise_text, query_id, tool_id
 from factory.failures import InputError
+from factory.jsontext import parse_strict
 from factory.records import Query, Tool
 
 QUERY_FIELDS = (
@@ -31,6 +32,10 @@ QUERY_FIELDS = (
 """Names under which files keep the request, most specific first."""
 
 MAX_QUERY_CHARACTERS = 8192
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+"""Names of files that are JSON whatever is in them."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 ItemT = TypeVar("ItemT")
 
@@ -81,17 +86,27 @@ def read_queries(path: Path, field: str = "") -> Imported[Query]:
     return Imported(items=tuple(queries), bad=tuple(bad))
 
 
-def read_tools(path: Path) -> Imported[Tool]:
-    """Tool documents of a file (JSON lines or a JSON array), in any dialect `to_tooldev` knows."""
+def read_tools(
+    path: Path, find_fault: Callable[[dict[str, Any]], str] = lambda _: ""
+) -> Imported[Tool]:
+    """Tool documents of a file (JSON lines or a JSON array), in any dialect `to_tooldev` knows.
+
+    `find_fault` says why a document cannot be used, or nothing. Documents are bounded as a
+    model's are: no NaN, at most 64 levels deep.
+    """
     tools: list[Tool] = []
     bad: list[BadLine] = []
     for row in _rows(path, bad):
         try:
             document = to_tooldev(row.value)
-        except ValueError as error:
+            parse_strict(canonical_json(document))
+        except (ValueError, RecursionError) as error:
             bad.append(BadLine(where=row.where, cause=str(error)))
             continue
-        tools.append(Tool(id=tool_id(document), document=document))
+        if fault := find_fault(document):
+            bad.append(BadLine(where=row.where, cause=fault))
+        else:
+            tools.append(Tool(id=tool_id(document), document=document))
     if not tools and not bad:
         raise InputError("the file holds no tools", where=str(path))
     return Imported(items=tuple(tools), bad=tuple(bad))
@@ -139,8 +154,8 @@ def _arguments(tool: dict[str, Any]) -> dict[str, Any]:
         schema = {}
     if not isinstance(schema, dict):
         raise ValueError(f"its parameters are a {type(schema).__name__}, not an object")
-    whole = isinstance(schema.get("properties"), dict) and "type" in schema
-    properties = schema["properties"] if whole else schema
+    whole = _is_whole(schema)
+    properties = (schema.get("properties") or {}) if whole else schema
     names = schema.get("required") if whole else tool.get("required")
     kept = {k: v for k, v in schema.items() if k not in ("type", "properties", "required")}
     return {
@@ -149,6 +164,15 @@ def _arguments(tool: dict[str, Any]) -> dict[str, Any]:
         "properties": properties,
         "required": list(names) if isinstance(names, list) else [],
     }
+
+
+def _is_whole(schema: dict[str, Any]) -> bool:
+    """Whether it is the schema of an object, not a table of arguments by name."""
+    if isinstance(schema.get("properties"), dict):
+        return True
+    parts = (value for key, value in schema.items() if key != "additionalProperties")
+    is_object = str(schema.get("type")).lower() in ("object", "dict")
+    return is_object and not any(isinstance(part, dict) for part in parts)
 
 
 def _first(table: dict[str, Any], *names: str) -> Any:
@@ -168,6 +192,8 @@ def _request_text(value: Any, field: str) -> str:
     text = value.strip()
     if not normalise_text(text):
         raise ValueError("the request is empty")
+    if _SURROGATE.search(text):
+        raise ValueError("the request holds half of a surrogate pair")
     if len(text) > MAX_QUERY_CHARACTERS:
         raise ValueError(f"the request has {len(text)} characters; {MAX_QUERY_CHARACTERS} at most")
     return text
@@ -181,28 +207,78 @@ def _rows(path: Path, bad: list[BadLine]) -> Iterator[_Row]:
         raise InputError(
             f"cannot read the file: {error.strerror}", where=str(path), remedy="check the path"
         ) from error
-    if path.suffix in (".csv", ".tsv"):
-        delimiter = "\t" if path.suffix == ".tsv" else ","
-        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-        for record in reader:
-            yield _Row(f"{path.name}:{reader.line_num}", record)
-    elif path.suffix == ".txt" or text.lstrip()[:1] not in ("[", "{", '"'):
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        yield from _csv_rows(path, text, "\t" if suffix == ".tsv" else ",", bad)
+    elif suffix in JSON_SUFFIXES or _looks_like_json(text):
+        yield from _json_rows(path, text, bad)
+    else:
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
                 yield _Row(f"{path.name}:{number}", line)
-    elif text.lstrip().startswith("["):
-        yield from _array_rows(path, text)
-    else:
-        yield from _json_lines(path, text, bad)
 
 
-def _array_rows(path: Path, text: str) -> Iterator[_Row]:
+def _csv_rows(path: Path, text: str, delimiter: str, bad: list[BadLine]) -> Iterator[_Row]:
+    """Records by the header's names. After a line that is not CSV it goes on with the next one."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    header: list[str] = []
+    start = 0
+    while start < len(lines):
+        rest = (f"{lines[index]}\n" for index in range(start, len(lines)))
+        reader = csv.reader(rest, delimiter=delimiter, strict=True)
+        begin = first = start
+        start = len(lines)
+        try:
+            for record in reader:
+                where = f"{path.name}:{first + 1}"
+                first = begin + reader.line_num
+                if not header:
+                    header = record
+                elif any(record[len(header) :]):
+                    cause = f"has {len(record)} fields, the header {len(header)}: quotes missing?"
+                    bad.append(BadLine(where=where, cause=cause))
+                elif record:
+                    yield _Row(where, dict(zip(header, record, strict=False)))
+        except csv.Error as error:
+            if not header:
+                raise InputError(f"the header is not CSV: {error}", where=str(path)) from error
+            bad.append(BadLine(where=f"{path.name}:{first + 1}", cause=f"not CSV: {error}"))
+            start = first + 1
+
+
+def _looks_like_json(text: str) -> bool:
+    """Whether the text is one JSON value, or most of its lines are objects or strings."""
+    text = text.strip()
+    if text[:1] in ("[", "{") and _is_json(text):
+        return True
+    lines = [line for line in text.splitlines() if line.strip()]
+    good = sum(line.lstrip()[0] in '{["' and _is_json(line) for line in lines)
+    return good * 2 > len(lines)
+
+
+def _is_json(text: str) -> bool:
     try:
-        values = json.loads(text)
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _json_rows(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:
+    """Values of an array, of a single object, or of JSON lines."""
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not a JSON array: {error}", where=str(path)) from error
-    for number, value in enumerate(values, 1):
-        yield _Row(f"{path.name}[{number}]", value)
+        if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+            raise InputError(f"not a JSON array: {error}", where=str(path)) from error
+        yield from _json_lines(path, text, bad)
+        return
+    if isinstance(value, list):
+        for number, item in enumerate(value, 1):
+            yield _Row(f"{path.name}[{number}]", item)
+    else:
+        blank = text[: len(text) - len(text.lstrip())]
+        yield _Row(f"{path.name}:{blank.count(chr(10)) + 1}", value)
 
 
 def _json_lines(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:

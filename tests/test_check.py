@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from factory.calls import invocation_messages
 from factory.canon import tool_id
 from factory.check import (
     check_calls,
@@ -23,10 +24,11 @@ from factory.check import (
     render_calls,
 )
 from factory.home.world import fresh_item
+from factory.prompts import Prompts
 from factory.records import Tool, Verdict
 from factory.rulebook import Rulebook
 from factory.schema import arguments_schema
-from factory.vote import parse_calls
+from factory.vote import make_key, parse_calls
 from factory.workspace import Workspace, shipped_root
 
 settings.register_profile("factory", deadline=None, derandomize=True)
@@ -234,6 +236,91 @@ def test_a_rejected_set_keeps_no_tool() -> None:
     assert (unclosed.tools, reasons(unclosed.verdicts)) == ((), ["no_tools_tag"])
 
 
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("name", "description", "arguments", "type", "properties", "required"),
+                    *("items", "enum", "default", "pattern", "anyOf", "minimum", "$ref", "x"),
+                    *("format", "additionalProperties", "propertyNames", "minItems"),
+                    *("multipleOf", "uniqueItems", "const", "not", "prefixItems", "minLength"),
+                ]
+            ),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=25,
+)
+
+UNUSABLE: list[tuple[str, Any, str]] = [
+    ("tool/tool_not_object", 7, "$"),
+    ("tool/name_missing", {k: v for k, v in WEATHER.items() if k != "name"}, "$.name"),
+    ("tool/name_missing", {**WEATHER, "name": ""}, "$.name"),
+    ("tool/name_missing", {**WEATHER, "name": 7}, "$.name"),
+    ("tool/args_not_dict", {"name": "f", "description": "Does this."}, "$.arguments"),
+    ("tool/args_not_dict", {**WEATHER, "arguments": []}, "$.arguments"),
+    (
+        "tool/args_not_dict",
+        {**WEATHER, "arguments": {"type": "dict"}},
+        "$.arguments.properties",
+    ),
+    (
+        "tool/prop_type_unknown",
+        {**WEATHER, "arguments": {"type": "dict", "properties": {"x": True}}},
+        "$.arguments.properties.x",
+    ),
+]
+
+
+@pytest.mark.parametrize("setting", ["off", "warn"])
+@pytest.mark.parametrize(("rule", "document", "path"), UNUSABLE)
+def test_what_a_tool_needs_is_no_rule(rule: str, document: Any, path: str, setting: Any) -> None:
+    others = {name: "off" for name in RULEBOOK.rules if name.startswith("tool/")}
+    rulebook = Rulebook.load(Workspace(shipped_root()), {**others, rule: setting})
+    checked = check_tools(f"<tools>{json.dumps(document)}</tools>", rulebook=rulebook)
+    assert checked.tools == ()
+    last = checked.verdicts[-1]
+    assert (last.rule, last.reason, last.severity, last.path) == (
+        "tool/unusable",
+        "tool_unusable",
+        "reject",
+        path,
+    )
+    assert check_document(document, rulebook=rulebook)[-1] == last
+
+
+def test_what_a_rule_rejects_is_not_told_twice() -> None:
+    for _, document, _ in UNUSABLE:
+        assert "tool_unusable" not in reasons(check_document(document, rulebook=RULEBOOK))
+
+
+PROMPTS = Prompts.load(Workspace(shipped_root()))
+NO_TOOL_RULES = Rulebook.load(
+    Workspace(shipped_root()),
+    {name: "off" for name in RULEBOOK.rules if name.startswith("tool/")},
+)
+
+
+@settings(max_examples=100)
+@given(JSON, JSON)
+def test_whatever_is_kept_without_rules_can_be_used(document: Any, schema: Any) -> None:
+    """Prompts, votes and the judges of calls take every tool that is left."""
+    whole = {**WEATHER, "arguments": {"type": "dict", "properties": {"x": schema}}}
+    for value in (document, whole):
+        if check_document(value, rulebook=NO_TOOL_RULES):
+            continue
+        tool = as_tool(value)
+        call = {"name": tool.name, "arguments": {"x": {"type": [1]}, "name": 1.5}}
+        judge([tool], call, call, query="some query")
+        make_key(parse_calls(render_calls([call, call])).calls or (), {tool.name: tool})
+        PROMPTS.render("codes/encode", tool=tool.document)
+        invocation_messages("q", [tool.document], PROMPTS)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -272,27 +359,6 @@ def test_deep_schemas_cost_bounded_time_and_stack(before: str, after: str, depth
     frame = json.dumps(with_argument(type="dict", properties={"y": 0}))
     checked = check_tools(f"<tools>{frame.replace('0', deep)}</tools>", rulebook=RULEBOOK)
     assert reasons(checked.verdicts) == ([] if depth < 30 else ["tools_json"])
-
-
-JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    *("name", "description", "arguments", "type", "properties", "required"),
-                    *("items", "enum", "default", "pattern", "anyOf", "minimum", "$ref", "x"),
-                    *("format", "additionalProperties", "propertyNames", "minItems"),
-                    *("multipleOf", "uniqueItems", "const", "not", "prefixItems", "minLength"),
-                ]
-            ),
-            inner,
-            max_size=6,
-        )
-    ),
-    max_leaves=25,
-)
 
 
 @settings(max_examples=150)

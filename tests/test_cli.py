@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -13,6 +16,7 @@ import pytest
 from conftest_models import tiny_model
 from workspaces import ROOT, make_workspace, run_factory
 
+from factory.cli.main import DISK_FAULTS, report_unexpected
 from factory.store.database import Ledger
 from factory.store.lock import WorkspaceLock
 
@@ -83,7 +87,11 @@ def test_sql_forms_and_limits(workspace: Path) -> None:
     assert rows[2] == {"query_id": "q_2", "text": 'a,"2"'}
     table = list(csv.reader(io.StringIO(run_factory("sql", sql, "--csv", cwd=workspace).stdout)))
     assert table[0] == ["query_id", "text"] and table[1] == ["q_0", 'a,"0"']
-    assert "round_yield" in run_factory("sql", cwd=workspace).stdout
+    views = run_factory("sql", cwd=workspace, environment={"COLUMNS": "400"}).stdout.splitlines()
+    assert [
+        line.split()[0] for line in views if line.startswith(("round_yield", "vote_margin"))
+    ] == ["round_yield", "vote_margin"]
+    assert any(line.split() == ["draw", "round,", "position,", "query_id"] for line in views)
     for bad in (
         "select nothing from nowhere",
         "delete from query",
@@ -93,6 +101,186 @@ def test_sql_forms_and_limits(workspace: Path) -> None:
     ):
         run_factory("sql", bad, cwd=workspace, code=2)
     assert not (workspace / "x.csv").exists()
+
+
+def test_limits_are_told(workspace: Path) -> None:
+    numbers = "select range as n from range(2500)"
+    screen = run_factory("sql", numbers, cwd=workspace)
+    assert len(screen.stdout.splitlines()) == 1001 and "--limit 0" in screen.stderr
+    for option, head in (("--json", 0), ("--csv", 1)):
+        done = run_factory("sql", numbers, option, cwd=workspace)
+        assert len(done.stdout.splitlines()) == 2500 + head and not done.stderr
+        done = run_factory("sql", numbers, option, "--limit", "3", cwd=workspace)
+        assert len(done.stdout.splitlines()) == 3 + head and "first 3 rows" in done.stderr
+    done = run_factory("sql", numbers, "--limit", "0", cwd=workspace)
+    assert len(done.stdout.splitlines()) == 2501 and not done.stderr
+    run_factory("sql", numbers, "--limit", "-1", cwd=workspace, code=2)
+
+
+HOSTILE = "a :key: [red]b[/] \\ [/] :smile:"
+
+
+def test_data_reach_programs_unchanged(workspace: Path) -> None:
+    text = HOSTILE + " \x1b[31m \u202e é"
+    append_sample(workspace, text=text)
+    sql = "select text from query"
+    done = run_factory("sql", sql, "--json", cwd=workspace)
+    assert json.loads(done.stdout) == {"text": text} and done.stdout.isascii()
+    done = run_factory("sql", sql, "--csv", cwd=workspace)
+    assert list(csv.reader(io.StringIO(done.stdout))) == [["text"], [text]]
+    assert HOSTILE in run_factory("sql", sql, cwd=workspace).stdout
+    record = json.loads(run_factory("show", QUERY_ID, "--json", cwd=workspace).stdout)
+    assert record["query"][0]["text"] == text
+    shown = run_factory("show", QUERY_ID, cwd=workspace).stdout
+    assert HOSTILE in shown and "\x1b" not in shown
+    (workspace / "prompts" / "tools").mkdir()
+    (workspace / "prompts" / "tools" / "generate.j2").write_text(text, encoding="utf-8")
+    done = run_factory("diff", "prompts/tools/generate.j2", cwd=workspace)
+    assert "+" + text in done.stdout
+
+
+QUERY_ID = "q_0123456789ab"
+TOOL_IDS = ("t_0123456789ab", "t_ba9876543210")
+LONG_REASON = "object_nested_schema"
+
+
+def append_sample(workspace: Path, text: str = "What are 20 and 35 dollars in euros? " * 4) -> None:
+    """A rejected query with two tools, one of them with codes of two codebooks."""
+    document = {
+        "name": "fx_convert",
+        "description": "Convert an amount between currencies at the rate of today. " * 3,
+        "arguments": {"type": "dict", "properties": {}, "required": []},
+    }
+    key = {"round": 1, "judgement": 1, "query_id": QUERY_ID}
+    fault = {
+        "rule": f"call/{LONG_REASON}",
+        "reason": LONG_REASON,
+        "path": "$[0].arguments.amount.value",
+        "message": '"20" is a string, not a number, and this sentence says so at length. ' * 2,
+    }
+    generation = {
+        "round": 1,
+        "query_id": QUERY_ID,
+        "subject": "",
+        "text": "<tool_call>{}</tool_call>",
+        "finish_reason": "stop",
+        "num_tokens": 5,
+        "logprob": -0.5,
+    }
+    tools = [{"id": tool_id, "document": document} for tool_id in TOOL_IDS]
+    code = {"tool_id": TOOL_IDS[0], "resolved_by": "nearest", "error": 0.1, "ood": False}
+    Ledger(workspace / ".factory").append(
+        {
+            "round": [{"round": 1}],
+            "draw": [{"round": 1, "position": 0, "query_id": QUERY_ID}],
+            "query": [{"query_id": QUERY_ID, "text": text, "source": "x"}],
+            "sample": [
+                {
+                    **key,
+                    **fault,
+                    "status": "rejected",
+                    "stage": "calls",
+                    "tools_json": json.dumps(tools),
+                    "calls_json": '[{"name": "fx_convert", "arguments": {}}]',
+                }
+            ],
+            "verdict": [
+                {**key, **fault, "subject": subject, "severity": "reject"}
+                for subject in ("sample:0", f"code:{TOOL_IDS[1]}")
+            ],
+            "vote": [
+                {
+                    "round": 1,
+                    "query_id": QUERY_ID,
+                    "num_samples": 2,
+                    "winner": 0,
+                    "votes": 2,
+                    "margin": 1.0,
+                    "entropy": 0.0,
+                    "decided_by": "strict",
+                    "reason": "",
+                    "classes_json": "[0, 0]",
+                }
+            ],
+            "generation": [
+                {**generation, "stage": "tools", "sample_index": 0},
+                {**generation, "stage": "calls", "sample_index": 0},
+                {**generation, "stage": "calls", "sample_index": 1},
+            ],
+            "tool_code": [
+                {**code, "codebook_version": 1, "code": "<a_1><b_2>", "round": 1},
+                {**code, "codebook_version": 2, "code": "<a_3><b_4>", "round": 2},
+            ],
+        }
+    )
+
+
+def test_show_prints_each_tool_with_its_code(workspace: Path) -> None:
+    append_sample(workspace)
+    shown = run_factory("show", QUERY_ID, cwd=workspace).stdout
+    lines = [line for line in shown.splitlines() if line.startswith("tool t_")]
+    assert lines == [
+        f"tool {TOOL_IDS[0]}  <a_3><b_4>  codebook 2",
+        f"tool {TOOL_IDS[1]}  no code",
+    ]
+    record = json.loads(run_factory("show", QUERY_ID, "--json", cwd=workspace).stdout)
+    assert [(row["tool_id"], row["code"]) for row in record["tool_code"]] == [
+        (TOOL_IDS[0], "<a_3><b_4>")
+    ]
+
+
+def test_rejects_and_show_fit_80_columns_and_keep_ids_whole(workspace: Path) -> None:
+    append_sample(workspace)
+    narrow = {"COLUMNS": "80"}
+    for command, whole in (
+        (["rejects"], [LONG_REASON, QUERY_ID]),
+        (["rejects", "--reason", LONG_REASON], [f"call/{LONG_REASON}", QUERY_ID]),
+        (["show", QUERY_ID], [QUERY_ID, *TOOL_IDS, LONG_REASON]),
+    ):
+        done = run_factory(*command, cwd=workspace, environment=narrow)
+        lines = done.stdout.splitlines()
+        assert all(len(line) <= 80 and line == line.rstrip() for line in lines), done.stdout
+        for name in whole:
+            assert name in done.stdout, done.stdout
+    ids = "select query_id, query_id as b, query_id as c, query_id as d, query_id as e, path, "
+    wide = run_factory("sql", ids + "message from rejected", cwd=workspace, environment=narrow)
+    assert wide.stdout.count(QUERY_ID) == 5
+
+
+def test_a_reader_that_goes_away_is_no_bug(workspace: Path) -> None:
+    for option in ("--json", "--csv", "--limit=0"):
+        command = [sys.executable, "-m", "factory", "sql", "from range(20000)", option]
+        process = subprocess.Popen(
+            command,
+            cwd=workspace,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        with process.stderr as errors:
+            assert errors.read() == b""
+        assert process.wait() == 141
+
+
+def test_what_the_system_refuses_is_no_bug(tmp_path: Path) -> None:
+    done = run_factory("init", "/proc/x", cwd=tmp_path, code=3)
+    assert "/proc/x" in done.stderr and "remedy" in done.stderr
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    done = run_factory("init", str(tmp_path / "file" / "x"), cwd=tmp_path, code=3)
+    assert "our bug" not in done.stderr
+
+
+@pytest.mark.parametrize("number", DISK_FAULTS)
+def test_disk_faults_are_the_environments(
+    number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert report_unexpected(OSError(number, os.strerror(number), "/some/file")) == 3
+    assert "/some/file" in capsys.readouterr().err
+    assert report_unexpected(OSError(errno.EBADF, "bad")) == 4
 
 
 def test_show_marks_hostile_text_harmless(workspace: Path) -> None:
@@ -174,7 +362,9 @@ def test_busy_ledger_does_not_stop_reading_or_adding(workspace: Path, tmp_path: 
     ledger.append({"query": [{"query_id": "q_1", "text": "x"}]})
     assert ledger.fold()
     tools = tmp_path / "tools.jsonl"
-    tools.write_text('{"name": "f", "description": "d", "parameters": {}}\n', encoding="utf-8")
+    tools.write_text(
+        '{"name": "f", "description": "Does this.", "parameters": {}}\n', encoding="utf-8"
+    )
     reader = duckdb.connect(str(workspace / ".factory" / "ledger.duckdb"), read_only=True)
     try:
         run_factory("add-tools", str(tools), cwd=workspace)
@@ -186,11 +376,29 @@ def test_busy_ledger_does_not_stop_reading_or_adding(workspace: Path, tmp_path: 
 
 def test_add_tools_reports_bad_lines_and_keeps_the_rest(workspace: Path, tmp_path: Path) -> None:
     tools = tmp_path / "tools.jsonl"
-    tools.write_text('{"name": "f", "parameters": {}}\n{"no": "name"}\n', encoding="utf-8")
+    good = '{"name": "f", "description": "Does this.", "parameters": {"type": "object"}}\n'
+    true = '"parameters": {"type": "object", "properties": {"x": true}}'
+    unusable = '{"name": "g", "description": "Does that.", ' + true + "}\n"
+    nan = unusable.replace("true", '{"type": "number", "description": "n", "default": NaN}')
+    text = good + '{"no": "name"}\n' + '{"name": "h"}\n' + unusable + nan
+    tools.write_text(text, encoding="utf-8")
     done = run_factory("add-tools", str(tools), cwd=workspace, code=1)
-    assert "tools.jsonl:2" in done.stderr and "1 tools added" in done.stdout
+    assert "1 tools added" in done.stdout and "4 bad" in done.stdout
+    lines = done.stderr.splitlines()
+    for number, cause in ((2, "no name"), (3, "desc_missing"), (4, "prop_type_unknown")):
+        assert any(f"tools.jsonl:{number}:" in line and cause in line for line in lines)
+    assert "tools.jsonl:5:" in done.stderr
+    (workspace / "factory.toml").write_text(
+        '[rules]\n"tool/desc_missing" = "off"\n"tool/desc_short" = "off"\n'
+        '"tool/prop_type_unknown" = "warn"\n',
+        encoding="utf-8",
+    )
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"name": "h"}\n' + unusable, encoding="utf-8")
+    done = run_factory("add-tools", str(other), cwd=workspace, code=1)
+    assert "1 tools added" in done.stdout and "other.jsonl:2: tool_unusable" in done.stderr
     done = run_factory("add-tools", str(tools), cwd=workspace, code=1)
-    assert "0 tools added, 1 known already" in done.stdout
+    assert "0 tools added, 2 known already, 3 bad" in done.stdout
 
 
 def test_resume_without_an_open_round(workspace: Path, tmp_path: Path) -> None:

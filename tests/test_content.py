@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
-from workspaces import ROOT
+from workspaces import ROOT, make_workspace
 
 from factory.check import run_cases
+from factory.content import check_content
 from factory.failures import ContentError
 from factory.prompts import Prompts
 from factory.rulebook import Rulebook
@@ -46,3 +48,59 @@ def test_every_rule_has_cases_it_must_pass_and_must_reject() -> None:
     for rule in rulebook.rules:
         kinds = {case.accept for case in rulebook.cases if case.rule == rule}
         assert kinds == {True, False}, rule
+
+
+def test_encoding_a_document_without_a_description() -> None:
+    example = json.loads(
+        (ROOT / "prompts" / "codes" / "encode.example.json").read_text(encoding="utf-8")
+    )
+    document = example["input"]["tool"]
+    expected = example["output"].replace(document.pop("description"), "", 1)
+    prompts = Prompts.load(WORKSPACE)
+    assert prompts.render("codes/encode", tool=document) == expected
+    assert prompts.render("codes/encode", tool={**document, "description": None}) == expected
+
+
+def check_files(folder: Path, files: dict[str, str]) -> None:
+    workspace = make_workspace(folder / "ws", files)
+    check_content(Prompts.load(workspace), Rulebook.load(workspace, {"call/extra_text": "off"}))
+
+
+def test_shipped_content_is_good(tmp_path: Path) -> None:
+    check_content(Prompts.load(WORKSPACE), Rulebook.load(WORKSPACE, {}))
+    check_files(tmp_path, {})
+
+
+TOO_MANY = (
+    'reason = "too_many_tools"\nseverity = "reject"\nwhy = "A long list."\n[limits]\n{limit}\n'
+)
+GOOD_CASE = '{"accept": true, "documents": [7]}\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "where"),
+    [
+        ({"prompts/tools/generate.j2": "{{ qery }}"}, "prompts/tools/generate.j2"),
+        ({"prompts/tools/generate.j2": "{{ query + 1 }}"}, "prompts/tools/generate.j2"),
+        ({"prompts/tools/generate.j2": "{{ 1 / (query | int) }}"}, "prompts/tools/generate.j2"),
+        ({"prompts/calls/system.j2": "{{ tools[3].name }}"}, "prompts/calls/system.j2"),
+        ({"prompts/tools/system.example.json": "{"}, "prompts/tools/system.example.json"),
+        ({"prompts/tools/system.example.json": "[]"}, "prompts/tools/system.example.json"),
+        ({"rules/tool/too_many_tools.toml": TOO_MANY.format(limit="")}, "too_many_tools.toml"),
+        ({"rules/tool/tool_not_object.cases.jsonl": GOOD_CASE}, "cases.jsonl:1"),
+    ],
+)
+def test_bad_content_is_named_before_it_is_used(
+    tmp_path: Path, files: dict[str, str], where: str
+) -> None:
+    with pytest.raises(ContentError) as caught:
+        check_files(tmp_path, files)
+    assert where in caught.value.where and str(tmp_path) in caught.value.where
+
+
+def test_own_templates_and_limits_are_tried_on_shipped_examples(tmp_path: Path) -> None:
+    files = {
+        "prompts/tools/generate.j2": "Which tools answer this: {{ query }}?",
+        "rules/tool/too_many_tools.toml": TOO_MANY.format(limit="max_tools = 40"),
+    }
+    check_files(tmp_path, files)

@@ -16,8 +16,8 @@ from factory import history
 from factory.canon import query_id
 from factory.cli.monitor import PlainMonitor
 from factory.failures import ContentError, InputError, MissingError, ModelError, RecipeError
-from factory.records import Checkpoint, Query
 from factory.recipe import load_recipe, load_settings
+from factory.records import Checkpoint, Query
 from factory.round import Factory, load_factory
 from factory.workspace import Workspace
 

@@ -41,6 +41,13 @@ def test_taskbench_requests_all_load(domain: str) -> None:
         ("a.txt", "one\n{two}\n", ["one", "{two}"]),
         ("a.csv", "id,text\n1,one\n2,two\n", ["one", "two"]),
         ("a.tsv", "id\ttext\n1\tone\n", ["one"]),
+        ("a.csv", 'id,text\r\n1,"one, or\r\nmore"\r\n\r\n2,two\r\n', ["one, or\nmore", "two"]),
+        ("a.json", '\n{\n  "query": "one"\n}\n', ["one"]),
+        ("a.JSONL", '"one"\n{"query": "two"}\n', ["one", "two"]),
+        ("a.jsonl", '["one", {"query": "two"}]', ["one", "two"]),
+        ("a.log", '{"query": "one"}\n{"query": "two"}\n', ["one", "two"]),
+        ("a", '[\n"one",\n"two"\n]', ["one", "two"]),
+        ("a.txt", "12\n[sic] one\n", ["12", "[sic] one"]),
     ],
 )
 def test_formats(tmp_path: Path, name: str, text: str, expected: list[str]) -> None:
@@ -65,6 +72,43 @@ def test_bad_lines_have_place_and_cause(tmp_path: Path) -> None:
     assert [query.text for query in imported.items] == ["good"]
     assert [bad.where for bad in imported.bad] == [f"q.jsonl:{n}" for n in range(2, 8)]
     assert "other" in imported.bad[1].cause
+
+
+def test_json_lines_stay_json_whatever_the_first_line_is(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    for first in ("oops", "[oops", "12"):
+        file.write_text(f'{first}\n{{"query": "one"}}\n{{"query": "two"}}\n', encoding="utf-8")
+        imported = read_queries(file)
+        assert [query.text for query in imported.items] == ["one", "two"]
+        assert [bad.where for bad in imported.bad] == ["a.jsonl:1"]
+    file.with_suffix(".json").write_text('["one",\n', encoding="utf-8")
+    with pytest.raises(InputError, match="not a JSON array"):
+        read_queries(file.with_suffix(".json"))
+
+
+def test_other_names_are_json_where_most_lines_are(tmp_path: Path) -> None:
+    file = tmp_path / "a.data"
+    file.write_text('oops\n{"query": "one"}\n{"query": "two"}\n', encoding="utf-8")
+    imported = read_queries(file)
+    assert [query.text for query in imported.items] == ["one", "two"]
+    assert [bad.where for bad in imported.bad] == ["a.data:1"]
+
+
+def test_broken_csv_lines_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    text = 'id,text\n1,one\n2,"two\n3,three\n4,four, more\n5,"five" x\n6,six,\n'
+    file.write_text(text + f'7,"{"x" * 140_000}"\n8,eight\n', encoding="utf-8")
+    imported = read_queries(file)
+    assert [query.text for query in imported.items] == ["one", "three", "six", "eight"]
+    assert [bad.where for bad in imported.bad] == [f"a.csv:{n}" for n in (3, 5, 6, 8)]
+    file.write_text('id,"text\n1,one\n', encoding="utf-8")
+    with pytest.raises(InputError, match="header"):
+        read_queries(file)
+
+
+def test_half_a_surrogate_pair_is_a_bad_line(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"query": "a\\ud800"}\n', encoding="utf-8")
+    assert "surrogate" in read_queries(tmp_path / "q.jsonl").bad[0].cause
 
 
 def test_field_is_chosen(tmp_path: Path) -> None:
@@ -121,6 +165,51 @@ def test_tool_dialects_agree(value: dict[str, object]) -> None:
         "description": "d",
         "arguments": {"type": "dict", "properties": {"p": TOOL}, "required": ["p"]},
     }
+
+
+@pytest.mark.parametrize("kind", ["object", "dict", "OBJECT"])
+def test_a_tool_without_arguments_has_none(kind: str) -> None:
+    document = to_tooldev({"name": "f", "parameters": {"type": kind}})
+    assert document["arguments"] == {"type": "dict", "properties": {}, "required": []}
+    document = to_tooldev({"name": "f", "parameters": {"type": kind, "properties": None}})
+    assert document["arguments"]["properties"] == {}
+
+
+def test_a_schema_without_a_type_is_a_schema() -> None:
+    schema = {"properties": {"p": TOOL}, "required": ["p"]}
+    document = to_tooldev({"name": "f", "parameters": schema})
+    assert document["arguments"] == {"type": "dict", **schema}
+
+
+def test_an_argument_called_type_is_one() -> None:
+    document = to_tooldev({"name": "f", "parameters": {"type": TOOL, "p": TOOL}})
+    assert document["arguments"]["properties"] == {"type": TOOL, "p": TOOL}
+
+
+@pytest.mark.parametrize(
+    ("part", "cause"),
+    [
+        ('{"type": "number", "default": NaN}', "JSON"),
+        ('{"type": "number", "default": 1e999}', "JSON"),
+        ('{"a":' * 100 + "1" + "}" * 100, "nested"),
+        ('{"description": "\\ud800"}', "surrogate"),
+    ],
+)
+def test_unusable_values_cost_one_tool(tmp_path: Path, part: str, cause: str) -> None:
+    file = tmp_path / "tools.jsonl"
+    frame = '{"name": "%s", "parameters": {"type": "object", "properties": {"x": %s}}}\n'
+    file.write_text(frame % ("f", part) + frame % ("g", "{}"), encoding="utf-8")
+    imported = read_tools(file)
+    assert [tool.name for tool in imported.items] == ["g"]
+    assert imported.bad[0].where == "tools.jsonl:1" and cause in imported.bad[0].cause
+
+
+def test_faults_found_by_the_caller_are_bad_lines(tmp_path: Path) -> None:
+    file = tmp_path / "tools.jsonl"
+    file.write_text('{"name": "f"}\n{"name": "g"}\n', encoding="utf-8")
+    imported = read_tools(file, lambda document: "no f" if document["name"] == "f" else "")
+    assert [tool.name for tool in imported.items] == ["g"]
+    assert [(bad.where, bad.cause) for bad in imported.bad] == [("tools.jsonl:1", "no f")]
 
 
 def test_seal_tools_all_load() -> None:

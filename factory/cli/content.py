@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from factory.cli.opening import open_workspace
-from factory.cli.terminal import err, escape, out, print_table, stdout
+from factory.cli.terminal import err, escape, out, print_table, write, write_json
 
 FilePath = Annotated[str, typer.Argument(help="A path, e.g. prompts/tools/system.j2")]
 
@@ -55,7 +54,7 @@ def doctor(
                 "detail": finding.detail,
                 "remedy": finding.remedy,
             }
-            stdout.print(json.dumps(record), markup=False)
+            write_json(record)
             continue
         color = colors[finding.state]
         out(f"[{color}]{finding.state:<4}[/] [bold]{finding.name:<9}[/] {escape(finding.detail)}")
@@ -112,4 +111,4 @@ def diff(path: FilePath) -> None:
     """
     from factory.scaffold import diff as diff_file
 
-    stdout.print(diff_file(open_workspace(), path), markup=False, end="")
+    write(diff_file(open_workspace(), path))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from factory.check import check_document
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import err, escape, out
 from factory.prompts import to_json
+from factory.recipe import load_settings
+from factory.rulebook import Rulebook
 from factory.sources import BadLine, read_tools
 from factory.store.lock import WorkspaceLock
 
@@ -27,17 +30,26 @@ def register(app: typer.Typer) -> None:
 def add_tools(files: Files) -> None:
     """Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
 
-    They get codes in the next training and are retrieved as candidates from then on.
+    They get codes in the next training and are retrieved as candidates from then on. The rules
+    judge them as they judge the model's own: one that a rule rejects is reported and left out.
 
     factory add-tools my_apis.jsonl
     """
     workspace = open_workspace()
+    rulebook = Rulebook.load(workspace, load_settings(workspace).rules)
+
+    def find_fault(document: dict[str, Any]) -> str:
+        verdicts = check_document(document, rulebook=rulebook)
+        rejects = [verdict for verdict in verdicts if verdict.severity == "reject"]
+        more = f"; {len(rejects) - 3} more" if len(rejects) > 3 else ""
+        return "; ".join(f"{v.reason} at {v.path}: {v.message}" for v in rejects[:3]) + more
+
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
         known = {row[0] for row in ledger.query("select tool_id from tool").rows}
         num_bad = 0
         for file in files:
-            imported = read_tools(file)
+            imported = read_tools(file, find_fault)
             fresh = {tool.id: tool for tool in imported.items if tool.id not in known}
             known |= fresh.keys()
             now = datetime.now(UTC)

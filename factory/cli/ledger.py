@@ -5,24 +5,50 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
 from factory.cli.opening import open_ledger
-from factory.cli.terminal import escape, out, print_table, shorten, stdout
+from factory.cli.terminal import (
+    clean,
+    err,
+    escape,
+    out,
+    out_indented,
+    print_table,
+    shorten,
+    write_json,
+)
 from factory.failures import InputError
 from factory.store.database import Ledger, Rows
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a row.")]
 Csv = Annotated[bool, typer.Option("--csv", help="CSV with a header.")]
 
+SCREEN_ROWS = 1000
+"""Rows of a table on the screen unless --limit says otherwise."""
+
+LISTING_WIDTH = 400
+"""Characters of a view's columns in the list of views."""
+
 VIEWS_QUERY = """
 select table_name as view, string_agg(column_name, ', ' order by ordinal_position) as columns
 from information_schema.columns
-where table_name in (select view_name from duckdb_views() where not internal)
+where table_catalog = 'memory' and table_schema = 'main'
 group by 1 order by 1
 """
+
+
+CODES_QUERY = """
+select tool_id, codebook_version, code, resolved_by, error, ood
+from tool_code
+where tool_id in (select unnest(?))
+qualify row_number() over (partition by tool_id order by codebook_version desc, round desc) = 1
+order by tool_id
+"""
+"""Each tool's code in the latest codebook that has one."""
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +63,14 @@ def sql(
     query: Annotated[str, typer.Argument(help="One SELECT; without it: the views.")] = "",
     as_json: Json = False,
     as_csv: Csv = False,
-    limit: Annotated[int, typer.Option(help="Rows at most; 0 is all.")] = 1000,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Rows at most, 0 is all; {SCREEN_ROWS} unless told, all for --json and --csv.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds at most.")] = 60.0,
 ) -> None:
     """Query the ledger with SQL, read-only, also while a round runs.
@@ -46,28 +79,35 @@ def sql(
 
     factory sql "select * from round_yield" --json
     """
-    rows = open_ledger().query(query or VIEWS_QUERY, limit=limit, timeout_seconds=timeout)
-    _print_rows(rows, as_json=as_json, as_csv=as_csv)
-
-
-def _print_rows(rows: Rows, *, as_json: bool = False, as_csv: bool = False) -> None:
+    if limit is None:
+        limit = 0 if as_json or as_csv else SCREEN_ROWS
+    rows = open_ledger().query(query or VIEWS_QUERY, limit=limit or None, timeout_seconds=timeout)
     if as_json:
-        for row in rows.rows:
-            record = dict(zip(rows.columns, row, strict=True))
-            stdout.print(json.dumps(record, default=str), markup=False)
+        _write_records(rows)
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(rows.columns)
         writer.writerows(rows.rows)
     else:
-        print_table(rows.columns, rows.rows)
+        print_table(rows.columns, rows.rows, width=80 if query else LISTING_WIDTH)
+    _tell_more(rows)
+
+
+def _write_records(rows: Rows) -> None:
+    for record in rows.records():
+        write_json(record)
+
+
+def _tell_more(rows: Rows) -> None:
+    if rows.more:
+        err(f"[yellow]only the first {len(rows.rows)} rows; --limit 0 gives all[/]")
 
 
 def rejects(
     round_number: Annotated[int, typer.Option("--round", help="Round; 0 is the latest.")] = 0,
     reason: Annotated[str, typer.Option(help="List the samples that fell for this reason.")] = "",
     text: Annotated[str, typer.Option(help="Only queries that contain this text.")] = "",
-    limit: Annotated[int, typer.Option(help="Samples listed at most.")] = 20,
+    limit: Annotated[int, typer.Option(help="Samples listed at most; 0 is all.", min=0)] = 20,
     as_json: Json = False,
 ) -> None:
     """Why samples fell: counts by reason with an example each, or the samples of one reason.
@@ -88,7 +128,7 @@ def rejects(
             order by query_id
             """,
             [number, reason, pattern],
-            limit=limit,
+            limit=limit or None,
         )
     else:
         rows = ledger.query(
@@ -106,10 +146,33 @@ def rejects(
             """,
             [number, pattern],
         )
-    if not rows.rows and not as_json:
+    if as_json:
+        _write_records(rows)
+    elif not rows.rows:
         out(f"round {number}: nothing was rejected" + (f" for {escape(reason)}" if reason else ""))
-        return
-    _print_rows(rows, as_json=as_json)
+    elif reason:
+        _print_fallen(rows)
+    else:
+        _print_reasons(rows)
+    _tell_more(rows)
+
+
+def _print_reasons(rows: Rows) -> None:
+    """A line a reason, and under it what was said of the example."""
+    head = f"{'reason':<24}{'samples':>8}{'percent':>9}  {'stage':<6}  example"
+    out(f"[bold]{head}[/]")
+    for reason, samples, percent, stage, example, message in rows.rows:
+        line = f"{clean(reason):<24}{samples:>8}{percent:>9.1f}  {clean(stage):<6}  "
+        out(escape(line) + escape(example))
+        out_indented(message)
+
+
+def _print_fallen(rows: Rows) -> None:
+    """A paragraph a sample: where it fell, what was asked and what was said."""
+    for query_id, rule, path, message, query in rows.rows:
+        out(f"[bold]{escape(query_id)}[/]  [red]{escape(rule)}[/]  {escape(path)}")
+        out_indented(query, style="dim")
+        out_indented(message)
 
 
 def latest_round(ledger: Ledger) -> int:
@@ -141,61 +204,74 @@ def show(
         )
     record = sample_record(ledger, found[0][0])
     if as_json:
-        stdout.print(json.dumps(record, default=str, ensure_ascii=False), markup=False)
+        write_json(record)
     else:
         _print_sample(record)
 
 
 def sample_record(ledger: Ledger, query_id: str) -> dict[str, Any]:
-    """Everything the ledger holds of one query, by table."""
+    """Everything the ledger holds of one query, by table; `tool_code` is its tools' codes."""
     record: dict[str, Any] = {}
     for table in ("draw", "query", "generation", "vote", "verdict", "sample"):
         rows = ledger.query(f"select * from {table} where query_id = ?", [query_id])
-        record[table] = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
+        record[table] = rows.records()
+    ids = {tool["id"] for sample in record["sample"] for tool in json.loads(sample["tools_json"])}
+    record["tool_code"] = ledger.query(CODES_QUERY, [sorted(ids)]).records()
     return record
 
 
 def _print_sample(record: dict[str, Any]) -> None:
-    out(f"[bold]{escape(record['query'][0]['text'])}[/]")
+    out_indented(record["query"][0]["text"], 0, "bold")
     out(f"[dim]{record['draw'][0]['query_id']}  from {escape(record['query'][0]['source'])}[/]")
+    codes = {row["tool_id"]: row for row in record["tool_code"]}
     for sample in record["sample"]:
         color = {"accepted": "green", "rejected": "red"}.get(sample["status"], "yellow")
-        why = (
-            f"  {escape(sample['reason'])}: {escape(sample['message'])}" if sample["reason"] else ""
-        )
+        why = f": {escape(sample['reason'])}" if sample["reason"] else ""
         out(f"[{color}]{sample['status']}[/] in round {sample['round']}{why}")
-        _print_documents("tools", sample["tools_json"])
-        _print_documents("calls", sample["calls_json"])
-    classes = json.loads(record["vote"][0]["classes_json"]) if record["vote"] else []
+        if sample["message"]:
+            out_indented(sample["message"])
+        for tool in json.loads(sample["tools_json"]):
+            out(f"[bold]tool[/] {escape(tool['id'])}  {_describe_code(codes.get(tool['id']))}")
+            out_indented(json.dumps(tool["document"], ensure_ascii=False))
+        for call in json.loads(sample["calls_json"]):
+            out("[bold]call[/]")
+            out_indented(json.dumps(call, ensure_ascii=False))
     for vote in record["vote"]:
         out(
-            f"[bold]vote[/]  {vote['votes']} of {vote['num_samples']} agree, "
+            f"[bold]vote[/] {vote['votes']} of {vote['num_samples']} agree, "
             f"margin {vote['margin']:.2f}, entropy {vote['entropy']:.2f} bits, "
-            f"decided by the {escape(vote['decided_by'])} key"
+            f"decided by: {escape(vote['decided_by'])}"
         )
-    verdicts = record["verdict"]
-    for generation in sorted(record["generation"], key=_generation_order):
-        number = generation["sample_index"]
-        is_call = generation["stage"] == "calls"
-        group = f"  class {classes[number]}" if is_call and number < len(classes) else ""
-        winner = bool(group) and record["vote"][0]["winner"] == number
-        mark = " [green]<- winner[/]" if winner else ""
-        out(
-            f"[bold]{generation['stage']} {number}[/]{group}  "
-            f"[dim]{generation['num_tokens']} tokens, {generation['finish_reason']}, "
-            f"log-probability {generation['logprob']:.2f}[/]{mark}"
-        )
-        out("  " + escape(generation["text"]).replace("\n", "\n  "))
-        if is_call:
-            _print_verdicts(v for v in verdicts if v["subject"] == f"sample:{number}")
-    others = [v for v in verdicts if not v["subject"].startswith("sample:")]
+    _print_generations(record)
+    others = [v for v in record["verdict"] if not v["subject"].startswith("sample:")]
     if others:
         out("[bold]other verdicts[/]")
         _print_verdicts(others)
 
 
-def _why(sample: dict[str, Any]) -> str:
-    return f"  {escape(sample['reason'])}: {escape(sample['message'])}" if sample["reason"] else ""
+def _describe_code(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "[dim]no code[/]"
+    return f"{escape(row['code'])}  [dim]codebook {row['codebook_version']}[/]"
+
+
+def _print_generations(record: dict[str, Any]) -> None:
+    """Every raw answer with its class, and the verdicts about it."""
+    vote = record["vote"][0] if record["vote"] else None
+    classes = json.loads(vote["classes_json"]) if vote else []
+    for generation in sorted(record["generation"], key=_generation_order):
+        number = generation["sample_index"]
+        is_call = generation["stage"] == "calls"
+        group = f"  class {classes[number]}" if is_call and number < len(classes) else ""
+        mark = "  [green]<- winner[/]" if is_call and vote and vote["winner"] == number else ""
+        out(
+            f"[bold]{generation['stage']} {number}[/]{group}  "
+            f"[dim]{generation['num_tokens']} tokens, {generation['finish_reason']}, "
+            f"logprob {generation['logprob']:.2f}[/]{mark}"
+        )
+        out_indented(generation["text"])
+        if is_call:
+            _print_verdicts(v for v in record["verdict"] if v["subject"] == f"sample:{number}")
 
 
 def _generation_order(generation: dict[str, Any]) -> tuple[int, str, int]:
@@ -203,18 +279,14 @@ def _generation_order(generation: dict[str, Any]) -> tuple[int, str, int]:
     return stages.index(generation["stage"]), generation["subject"], generation["sample_index"]
 
 
-def _print_documents(title: str, text: str) -> None:
-    for value in json.loads(text):
-        out(f"  [bold]{title[:-1]}[/] {escape(json.dumps(value, ensure_ascii=False))}")
-
-
-def _print_verdicts(verdicts: Any) -> None:
+def _print_verdicts(verdicts: Iterable[dict[str, Any]]) -> None:
     for verdict in verdicts:
         color = "red" if verdict["severity"] == "reject" else "yellow"
         out(
-            f"    [{color}]{escape(verdict['reason'])}[/] {escape(verdict['subject'])} at "
-            f"{escape(verdict['path'])}: {escape(verdict['message'])}"
+            f"    [{color}]{escape(verdict['reason'])}[/] {escape(verdict['subject'])} "
+            f"at {escape(verdict['path'])}"
         )
+        out_indented(verdict["message"], 6)
 
 
 def status(as_json: Json = False) -> None:
@@ -225,7 +297,7 @@ def status(as_json: Json = False) -> None:
     ledger = open_ledger()
     yields = ledger.query("select * from round_yield order by round")
     if as_json:
-        _print_rows(yields, as_json=True)
+        _write_records(yields)
         return
     if not yields.rows:
         out("no round yet: `factory round --n 64` starts one")

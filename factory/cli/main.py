@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a gate or rule failed, 2 wrong input, 3 environment, 4 our
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import metadata
@@ -15,7 +16,7 @@ from typer.exceptions import TyperException
 
 from factory.cli import content, data, ledger, rounds
 from factory.cli.terminal import err, escape
-from factory.failures import EnvironmentError_, FactoryError
+from factory.failures import DiskError, EnvironmentError_, FactoryError
 
 app = typer.Typer(
     name="factory",
@@ -35,6 +36,15 @@ def options(
 ) -> None:
     if debug:
         os.environ["FACTORY_DEBUG"] = "1"
+
+
+DISK_FAULTS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR),
+)
+"""System errors that the machine's owner can mend."""
+BROKEN_PIPE_CODE = 141
+"""What a shell reports of a program whose reader went away."""
 
 
 def check_import_name() -> None:
@@ -59,6 +69,11 @@ def run() -> None:
     try:
         check_import_name()
         code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):
+        # typer and rich answer a broken pipe with SystemExit; nothing else here raises it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = BROKEN_PIPE_CODE
     except FactoryError as error:
         report(error)
         code = error.exit_code
@@ -71,10 +86,30 @@ def run() -> None:
     except Exception as error:
         if os.environ.get("FACTORY_DEBUG"):
             raise
-        err(f"[bold red]our bug:[/] {type(error).__name__}: {escape(str(error))}")
-        err("[dim]run it again with `factory --debug …` and report the traceback[/]")
-        code = 4
+        code = report_unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def report_unexpected(error: Exception) -> int:
+    """Print what no part of the factory expected; its exit code."""
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        failure = explain_disk(error)
+        report(failure)
+        return failure.exit_code
+    err(f"[bold red]our bug:[/] {type(error).__name__}: {escape(str(error))}")
+    err("[dim]run it again with `factory --debug …` and report the traceback[/]")
+    return 4
+
+
+def explain_disk(error: OSError) -> DiskError:
+    """A system error about a file, as a failure with its remedy."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space (`df -h`)" if full else "check that the path exists and is yours"
+    return DiskError(
+        f"the system refuses: {error.strerror}",
+        where=str(error.filename or ""),
+        remedy=f"{remedy}; what was finished before is kept",
+    )
 
 
 def show_usage(error: TyperException) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from factory.cli.terminal import escape, stderr
+from factory.cli.terminal import clean, escape, stderr
 
 PLAIN_SECONDS = 5.0
 """Seconds between plain progress lines."""
@@ -23,7 +23,7 @@ class LiveMonitor:
             TextColumn("{task.completed:>5.0f}/{task.fields[total_text]:<5}"),
             TextColumn("{task.fields[rate]:>9}"),
             TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
             console=stderr,
             transient=False,
         )
@@ -52,7 +52,7 @@ class LiveMonitor:
         rate = _rate(done, time.monotonic() - self._started)
         if total is not None:
             self._progress.update(self._task, total=total, total_text=str(total))
-        self._progress.update(self._task, completed=done, detail=escape(detail), rate=rate)
+        self._progress.update(self._task, completed=done, detail=clean(detail), rate=rate)
 
     def note(self, text: str) -> None:
         self._progress.console.print(f"[yellow]note:[/] {escape(text)}")

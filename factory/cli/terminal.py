@@ -1,24 +1,30 @@
 """What every command prints through: data to stdout, everything else to stderr.
 
-A model's text is data: control characters are shown as escapes, and rich markup in it is inert.
+A model's text is data: for people, control characters are shown as escapes and rich markup in it
+is inert; for programs it is written as it is, past rich.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.table import Table
+from rich.text import Text
 
 WHOLE_WIDTH = 24
 """Columns this narrow are never broken: ids stay whole, to be copied."""
+MIN_WIDTH = 16
+"""Other columns are broken into lines no narrower than this."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, soft_wrap=True, emoji=False)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def out(text: str = "") -> None:
@@ -29,6 +35,24 @@ def out(text: str = "") -> None:
 def err(text: str) -> None:
     """A line for the person at the terminal, markup allowed."""
     stderr.print(text)
+
+
+def write(text: str) -> None:
+    """Text for programs on stdout, unchanged."""
+    sys.stdout.write(text)
+
+
+def write_json(record: object) -> None:
+    """A record as one line of JSON on stdout; what JSON lacks becomes text."""
+    write(json.dumps(record, default=str) + "\n")
+
+
+def out_indented(text: object, indent: int = 2, style: str = "") -> None:
+    """Text on stdout as it is, each line indented and broken between words at the width."""
+    body = Text(clean(text).expandtabs(4), style=style)
+    for line in body.wrap(stdout, max(20, stdout.width - indent)):
+        line.rstrip()
+        stdout.print(Text(" " * indent) + line)
 
 
 def clean(value: object) -> str:
@@ -49,23 +73,31 @@ def shorten(value: object, width: int) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int = 80) -> None:
-    """A table on stdout; cells are shortened to `width` characters."""
+    """A table on stdout; cells are shortened to `width` characters.
+
+    It grows wider than the terminal before it breaks a column that is kept whole.
+    """
     cells = [[shorten(_cell(value), width) for value in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    needed = 0
     for number, column in enumerate(columns):
         longest = max((len(row[number]) for row in cells), default=0)
         is_number = bool(rows) and all(
             isinstance(row[number], int | float) and not isinstance(row[number], bool)
             for row in rows
         )
+        is_whole = longest <= WHOLE_WIDTH
+        needed += 2 + (max(longest, len(column)) if is_whole else MIN_WIDTH)
         table.add_column(
             escape_markup(column),
             justify="right" if is_number else "left",
-            no_wrap=longest <= WHOLE_WIDTH,
+            no_wrap=is_whole,
+            min_width=None if is_whole else MIN_WIDTH,
         )
     for row in cells:
         table.add_row(*map(escape_markup, row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False, emoji=False)
+    console.print(table, width=max(console.width, needed), crop=False, soft_wrap=True)
 
 
 def _cell(value: object) -> object:
