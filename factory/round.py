@@ -22,14 +22,13 @@ from typing import Protocol
 
 from factory import history
 from factory.benchmark import Benchmark
-from factory.canon import canonical_json, derive_seed, digest
+from factory.canon import canonical_json, digest
 from factory.codes.lifecycle import Codebook
 from factory.content import check_content
+from factory.curriculum import own_examples, tools_to_code, train_config
 from factory.dataset import (
-    examples_from_sample,
     read_examples,
     select_replay,
-    unique_examples,
     write_examples,
 )
 from factory.engines.base import (
@@ -58,7 +57,7 @@ from factory.recipe import (
     load_stored_recipe,
     mend,
 )
-from factory.records import Checkpoint, Example, Query, Tool
+from factory.records import Checkpoint, Example, Query
 from factory.rows import (
     checkpoint_row,
     code_rows,
@@ -74,8 +73,6 @@ from factory.sampling import Batch, Sampler
 from factory.score import Decision, gate, paired_delta, score, summarise
 from factory.store.database import Ledger
 from factory.train import (
-    CodeConfig,
-    TrainConfig,
     TrainingJob,
     run_training,
     write_tools,
@@ -486,7 +483,7 @@ class Factory:
         started = datetime.now(UTC)
         self.monitor.stage("prepare training")
         codebook = Codebook.load(Path(this.checkpoint.path))
-        examples = self._examples(accepted, codebook)
+        examples = own_examples(accepted, codebook, self.prompts)
         job = self._job(this, accepted, examples, codebook, folder)
         result = await run_training(
             job,
@@ -514,24 +511,6 @@ class Factory:
         self._finish(this.number, "train", started, rows, detail)
         shutil.rmtree(job.examples.parent, ignore_errors=True)
 
-    def _examples(
-        self, accepted: Sequence[AcceptedSample], codebook: Codebook | None
-    ) -> list[Example]:
-        """This round's own examples (replay is added to the job only)."""
-        known = _known_ids(codebook)
-        return unique_examples(
-            example
-            for sample in accepted
-            for example in examples_from_sample(
-                query=sample.query,
-                tools=sample.tools,
-                calls=sample.calls,
-                prompts=self.prompts,
-                round_number=sample.round_number,
-                written=[tool for tool in sample.tools if tool.id not in known],
-            )
-        )
-
     def _job(
         self,
         this: history.OpenRound,
@@ -553,14 +532,15 @@ class Factory:
         work = folder.parent / f"{folder.name}.job"
         work.mkdir(parents=True, exist_ok=True)
         write_examples(work / "examples.jsonl", [*examples, *replay])
-        write_tools(work / "new_tools.jsonl", self._new_tools(accepted, codebook))
+        imported = history.imported_tools(self.ledger)
+        write_tools(work / "new_tools.jsonl", tools_to_code(imported, accepted, codebook))
         return TrainingJob(
             checkpoint=Path(this.checkpoint.path),
             out=folder,
             examples=work / "examples.jsonl",
             new_tools=work / "new_tools.jsonl",
             workspace=self.workspace.root,
-            config=self._train_config(this.number),
+            config=train_config(self.recipe, this.number, self.settings.engine.dtype),
         )
 
     def _seed_examples(self) -> list[Example]:
@@ -569,33 +549,6 @@ class Factory:
             return read_examples(self.workspace.root / self.settings.replay)
         path = self.workspace.model_folder(self.settings.model) / "replay.jsonl"
         return read_examples(path) if path.exists() else []
-
-    def _new_tools(
-        self, accepted: Sequence[AcceptedSample], codebook: Codebook | None
-    ) -> list[Tool]:
-        """Tools that get a code now: imported ones, then those an accepted vote called (A40)."""
-        known = _known_ids(codebook)
-        tools = {tool.id: tool for tool in history.imported_tools(self.ledger)}
-        for sample in accepted:
-            called = {call.name for call in sample.calls}
-            tools |= {tool.id: tool for tool in sample.tools if tool.name in called}
-        return [tool for tool in tools.values() if tool.id not in known]
-
-    def _train_config(self, number: int) -> TrainConfig:
-        train, codes = self.recipe.train, self.recipe.codes
-        return TrainConfig(
-            method=train.method,
-            learning_rate=train.learning_rate,
-            epochs=train.epochs,
-            batch_size=train.batch_size,
-            micro_batch_size=train.micro_batch_size,
-            max_length=train.max_length,
-            lora_rank=train.lora_rank,
-            lora_alpha=train.lora_alpha,
-            seed=derive_seed(self.recipe.seed, number, "train") % 2**31,
-            dtype=self.settings.engine.dtype,
-            codes=CodeConfig(size=codes.size, levels=codes.levels, min_tools=codes.min_tools),
-        )
 
     def _gate(self, this: history.OpenRound, trained: Checkpoint | str) -> RoundResult:
         """Promote the new checkpoint or keep the parent, and end the round."""
@@ -631,10 +584,6 @@ class Factory:
             paired_delta(before, after),
             tolerance=self.recipe.score.tolerance,
         )
-
-
-def _known_ids(codebook: Codebook | None) -> set[str]:
-    return set() if codebook is None else {entry.tool.id for entry in codebook.tools}
 
 
 class _Writer:

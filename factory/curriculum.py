@@ -1,0 +1,65 @@
+"""What a round teaches: its examples, the tools that get a code, and how training is set up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from factory.canon import derive_seed
+from factory.codes.lifecycle import Codebook
+from factory.dataset import examples_from_sample, unique_examples
+from factory.history import AcceptedSample
+from factory.prompts import Prompts
+from factory.recipe import Recipe
+from factory.records import Example, Tool
+from factory.train import CodeConfig, TrainConfig
+
+
+def own_examples(
+    accepted: Sequence[AcceptedSample], codebook: Codebook | None, prompts: Prompts
+) -> list[Example]:
+    """Examples of a round's accepted samples, each chat once; replay comes on top."""
+    return unique_examples(
+        example
+        for sample in accepted
+        for example in examples_from_sample(
+            query=sample.query,
+            tools=sample.tools,
+            calls=sample.calls,
+            prompts=prompts,
+            round_number=sample.round_number,
+            written=[tool for tool in sample.tools if not _has_code(tool, codebook)],
+        )
+    )
+
+
+def tools_to_code(
+    imported: Sequence[Tool], accepted: Sequence[AcceptedSample], codebook: Codebook | None
+) -> list[Tool]:
+    """Tools without a code: imported ones, then those that an accepted vote called (A40)."""
+    tools = {tool.id: tool for tool in imported}
+    for sample in accepted:
+        called = {call.name for call in sample.calls}
+        tools |= {tool.id: tool for tool in sample.tools if tool.name in called}
+    return [tool for tool in tools.values() if not _has_code(tool, codebook)]
+
+
+def _has_code(tool: Tool, codebook: Codebook | None) -> bool:
+    return codebook is not None and tool.id in codebook
+
+
+def train_config(recipe: Recipe, number: int, dtype: str) -> TrainConfig:
+    """The recipe's training values for round `number`."""
+    train, codes = recipe.train, recipe.codes
+    return TrainConfig(
+        method=train.method,
+        learning_rate=train.learning_rate,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch_size,
+        max_length=train.max_length,
+        lora_rank=train.lora_rank,
+        lora_alpha=train.lora_alpha,
+        seed=derive_seed(recipe.seed, number, "train") % 2**31,
+        dtype=dtype,
+        codes=CodeConfig(size=codes.size, levels=codes.levels, min_tools=codes.min_tools),
+    )
