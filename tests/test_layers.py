@@ -12,9 +12,10 @@ from workspaces import ROOT
 
 PACKAGE = ROOT / "factory"
 ORDER = """
-failures canon records workspace recipe prompts pattern jsontext schema rulebook child home
-benchmark sources codes engines queries tools calls vote findings judge_calls judge_documents check
-content sampling store history dataset train curriculum scorers score rows round seed doctor scaffold cli
+failures canon records workspace recipe prompts pattern jsontext schema rulebook child
+home benchmark sources codes engines queries tools calls vote findings judge_calls
+judge_documents check content sampling store history dataset train curriculum scorers
+score rows round seed doctor scaffold cli
 """.split()
 """A module imports only what stands before it, or its own package."""
 
