@@ -18,7 +18,6 @@ from factory.cli.terminal import (
     out,
     out_indented,
     print_table,
-    shorten,
     write_json,
 )
 from factory.failures import InputError
@@ -304,8 +303,11 @@ def status(as_json: Json = False) -> None:
         return
     print_table(yields.columns, yields.rows)
     out()
-    lineage = ledger.query("select * from lineage order by round")
-    print_table(lineage.columns, [[shorten(cell, 24) for cell in row] for row in lineage.rows])
+    lineage = ledger.query(
+        "select checkpoint_id, parent_id, round, promoted, home_before, home_after "
+        "from lineage order by round"
+    )
+    print_table(lineage.columns, lineage.rows)
     from factory import history
 
     this = history.open_round(ledger)

@@ -589,5 +589,5 @@ def home_items() -> list[FreshItem]:
 
 
 def dev_items() -> list[FreshItem]:
-    """The development set of the gate: 30 items a category."""
-    return list(_held_items("dev", 30))
+    """The development set of the gate: 100 items a category."""
+    return list(_held_items("dev", 100))

@@ -1,4 +1,4 @@
-"""Training the seed model: plan, optimisers, two phases, and the checkpoint folder."""
+"""Training the seed model: plan, optimisers, phases, and the checkpoint folder."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def shrink(plan: SeedPlan, steps: int) -> SeedPlan:
 
 
 class SeedRun:
-    """One run: a model and its tokenizer on the way through the two phases."""
+    """One run: a model and its tokenizer on the way through the phases."""
 
     def __init__(self, plan: SeedPlan, report: Report) -> None:
         self.plan = plan
