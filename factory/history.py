@@ -191,7 +191,7 @@ def imported_tools(ledger: Ledger) -> list[Tool]:
     rows = ledger.query(
         """
         select tool_id, any_value(document_json), min(added_at)
-        from tool where origin <> 'round' group by tool_id order by 3, 1
+        from tool where origin not in ('round', 'checkpoint') group by tool_id order by 3, 1
         """
     ).rows
     return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document, _ in rows]

@@ -59,6 +59,7 @@ from factory.recipe import (
 )
 from factory.records import Checkpoint, Example, Query
 from factory.rows import (
+    base_rows,
     checkpoint_row,
     code_rows,
     example_row,
@@ -231,7 +232,7 @@ class Factory:
                     {"round": number, "position": position, "query_id": query.id}
                     for position, query in enumerate(queries)
                 ],
-                "checkpoint": self._base_row(base, now),
+                **self._base_rows(base),
                 "stage": [stage_row(number, "draw", now, {"queries": len(queries)})],
             }
         )
@@ -301,13 +302,12 @@ class Factory:
             "note": "while sampling",
         }
 
-    def _base_row(self, base: Checkpoint, now: datetime) -> Sequence[Mapping[str, object]]:
+    def _base_rows(self, base: Checkpoint) -> Batch:
+        """The base checkpoint's rows, where the ledger does not know it yet."""
         known = self.ledger.query(
             "select 1 from checkpoint where checkpoint_id = ?", [base.id], limit=1
         ).rows
-        if known:
-            return []
-        return [checkpoint_row(base, 0, None, True, "the model that was given", now)]
+        return {} if known else base_rows(base, Codebook.load(Path(base.path)))
 
     # Scoring and sampling ------------------------------------------------------------------
 
@@ -499,7 +499,7 @@ class Factory:
         rows = {
             "training": [training_row(this.number, step) for step in result.log],
             "example": [example_row(this.number, example) for example in examples],
-            "tool": tool_rows(this.number, accepted),
+            "tool": tool_rows(this.number, (t for each in accepted for t in each.tools), "round"),
             **code_rows(this.number, result),
         }
         detail = {

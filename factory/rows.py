@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from factory.codes.lifecycle import FOLDER
-from factory.history import AcceptedSample
+from factory.codes.lifecycle import FOLDER, Codebook
 from factory.prompts import to_json
-from factory.records import Checkpoint, Example, ItemScore, Score
+from factory.records import Checkpoint, Example, ItemScore, Score, Tool
+from factory.sampling import Batch
 from factory.train import Progress, TrainingResult
 
 
@@ -105,21 +105,46 @@ def example_row(number: int, example: Example) -> Mapping[str, object]:
     }
 
 
-def tool_rows(number: int, accepted: Sequence[AcceptedSample]) -> list[Mapping[str, object]]:
-    """The tools of accepted samples, each once."""
-    tools = {tool.id: tool for sample in accepted for tool in sample.tools}
+def tool_rows(number: int, tools: Iterable[Tool], origin: str) -> list[Mapping[str, object]]:
+    """Tool documents, each once; `origin` is a file, `round` or `checkpoint`."""
     now = datetime.now(UTC)
     return [
         {
             "tool_id": tool.id,
             "name": tool.name,
             "document_json": to_json(tool.document),
-            "origin": "round",
+            "origin": origin,
             "round": number,
             "added_at": now,
         }
-        for tool in tools.values()
+        for tool in {tool.id: tool for tool in tools}.values()
     ]
+
+
+def base_rows(base: Checkpoint, codebook: Codebook | None) -> Batch:
+    """The model that was given, with the tools and codes it came with."""
+    now = datetime.now(UTC)
+    checkpoint = checkpoint_row(base, 0, None, True, "the model that was given", now)
+    if codebook is None:
+        return {"checkpoint": [checkpoint]}
+    codes = [
+        {
+            "round": 0,
+            "codebook_version": codebook.version,
+            "tool_id": entry.tool.id,
+            "code": codebook.text_of(entry.code),
+            "resolved_by": entry.resolved_by,
+            "error": entry.error,
+            "ood": entry.ood,
+        }
+        for entry in codebook.tools
+    ]
+    return {
+        "checkpoint": [checkpoint],
+        "tool": tool_rows(0, (entry.tool for entry in codebook.tools), "checkpoint"),
+        "tool_code": codes,
+        "codebook": [{"round": 0, "path": f"{base.path}/{FOLDER}", **codebook.summary()}],
+    }
 
 
 def code_rows(number: int, result: TrainingResult) -> Mapping[str, list[Mapping[str, object]]]:

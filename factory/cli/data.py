@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +10,8 @@ import typer
 from factory.check import check_document
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import err, escape, out
-from factory.prompts import to_json
 from factory.recipe import load_settings
+from factory.rows import tool_rows
 from factory.rulebook import Rulebook
 from factory.sources import BadLine, read_tools
 from factory.store.lock import WorkspaceLock
@@ -46,28 +45,14 @@ def add_tools(files: Files) -> None:
 
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
-        known = {row[0] for row in ledger.query("select tool_id from tool").rows}
+        sql = "select tool_id from tool where origin <> 'round'"
+        known = {row[0] for row in ledger.query(sql).rows}
         num_bad = 0
         for file in files:
             imported = read_tools(file, find_fault)
             fresh = {tool.id: tool for tool in imported.items if tool.id not in known}
             known |= fresh.keys()
-            now = datetime.now(UTC)
-            ledger.append(
-                {
-                    "tool": [
-                        {
-                            "tool_id": tool.id,
-                            "name": tool.name,
-                            "document_json": to_json(tool.document),
-                            "origin": file.name,
-                            "round": 0,
-                            "added_at": now,
-                        }
-                        for tool in fresh.values()
-                    ]
-                }
-            )
+            ledger.append({"tool": tool_rows(0, fresh.values(), file.name)})
             out(
                 f"{escape(file.name)}: {len(fresh)} tools added, "
                 f"{len(imported.items) - len(fresh)} known already, {len(imported.bad)} bad"
