@@ -36,8 +36,8 @@ and for {retrieve:.0f} % of new requests that need one of the tools.
 
 ## How it was made
 
-| phase | examples | steps | batch | tokens | minutes | tokens/s |
-|---|---|---|---|---|---|---|
+| phase | examples | steps | batch |
+|---|---|---|---|
 {phases}
 
 One CPU thread, bfloat16 arithmetic where the processor has it. Muon for the hidden matrices, \
@@ -46,8 +46,9 @@ examples are generated; none is written by a model or taken from elsewhere. Firs
 requests (35 %), documents from descriptions (10 %) and calls (55 %); then, after fitting a \
 codebook ({codebook}) over {pool} tools of the seed split, 70 % of that mix with some invented \
 words, 15 % document to code and 15 % request to code; last the same with many invented words and \
-the rate falling to 0. The same command makes the same weights on the same machine; other \
-processors round differently.
+the rate falling to 0. About 70 minutes in all on one core beside other work. The command is \
+deterministic for one machine and number of threads; the shipped weights were made phase by phase, \
+each from the saved result of the one before, so a run in one go need not repeat them bit for bit.
 
     factory seed rounds/seed
 
@@ -97,10 +98,6 @@ def _phase_rows(log: list[dict[str, Any]], batch_size: int) -> list[str]:
     rows = []
     for phase in dict.fromkeys(line["phase"] for line in log):
         lines = [line for line in log if line["phase"] == phase]
-        tokens, seconds = (sum(line[key] for line in lines) for key in ("tokens", "seconds"))
         steps = lines[-1]["step"]
-        rows.append(
-            f"| {phase} | {steps * batch_size} | {steps} | {batch_size} | {tokens / 1e6:.1f} M | "
-            f"{seconds / 60:.0f} | {tokens / seconds:.0f} |"
-        )
+        rows.append(f"| {phase} | {steps * batch_size} | {steps} | {batch_size} |")
     return rows
