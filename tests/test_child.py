@@ -137,9 +137,12 @@ def test_kill_does_not_wait_for_a_busy_child(tmp_path: Path) -> None:
 
 
 PARENT = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from factory.child import Child
+
+# A shell's background job ignores it, and so would whatever runs in one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main():
     child = await Child.start("child_echo", threads=1, log=Path(sys.argv[1]))
@@ -163,7 +166,7 @@ def test_no_child_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> No
         pid = int(parent.stdout.readline())
         assert is_alive(pid)
         parent.send_signal(how)
-        parent.wait()
+        parent.wait(timeout=30)
     assert wait_gone(pid)
 
 
