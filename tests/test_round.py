@@ -178,12 +178,12 @@ def test_full_disk_stops_with_the_remedy(workspace: Path) -> None:
     small = workspace / ".factory"
     small.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(small)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(small)], capture_output=True
     )
     if mounted.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode()}")
     try:
-        (small / "ballast").write_bytes(b"\0" * (500 << 20))
+        (small / "ballast").write_bytes(b"\0" * (100 << 20))
         done = run_factory("round", "--n", "4", cwd=workspace, code=3)
         assert "GiB are free" in done.stderr and "remedy" in done.stderr
         (small / "ballast").unlink()
