@@ -78,6 +78,15 @@ def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True, timeout=60)
 
 
+def test_help_loads_only_what_parses_and_prints() -> None:
+    code = (
+        "import sys, factory.cli.main\n"
+        "found = {'duckdb', 'numpy', 'pydantic', 'jsonschema', 'jinja2'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 def test_no_module_has_a_name_of_factory_boy() -> None:
     names = {path.stem for path in PACKAGE.glob("*") if path.suffix in ("", ".py")}
     assert not names & set(FACTORY_BOY_NAMES)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from factory.check import check_document
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import err, escape, out
-from factory.recipe import load_settings
-from factory.rows import tool_rows
-from factory.rulebook import Rulebook
-from factory.sources import BadLine, read_tools
-from factory.store.lock import WorkspaceLock
+
+if TYPE_CHECKING:
+    from factory.sources import BadLine
 
 Files = Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")]
 
@@ -34,6 +31,13 @@ def add_tools(files: Files) -> None:
 
     factory add-tools my_apis.jsonl
     """
+    from factory.check import check_document
+    from factory.recipe import load_settings
+    from factory.rows import tool_rows
+    from factory.rulebook import Rulebook
+    from factory.sources import read_tools
+    from factory.store.lock import WorkspaceLock
+
     workspace = open_workspace()
     rulebook = Rulebook.load(workspace, load_settings(workspace).rules)
 

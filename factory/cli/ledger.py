@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,9 @@ from factory.cli.terminal import (
     write_json,
 )
 from factory.failures import InputError
-from factory.store.database import Ledger, Rows
+
+if TYPE_CHECKING:
+    from factory.store.database import Ledger, Rows
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a row.")]
 Csv = Annotated[bool, typer.Option("--csv", help="CSV with a header.")]

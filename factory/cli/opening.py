@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from factory.store.database import Ledger
 from factory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from factory.store.database import Ledger
 
 
 def open_workspace() -> Workspace:
@@ -15,4 +18,6 @@ def open_workspace() -> Workspace:
 
 def open_ledger() -> Ledger:
     """The ledger of the current folder's workspace."""
+    from factory.store.database import Ledger
+
     return Ledger(open_workspace().state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,12 @@ from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_workspace
 from factory.cli.terminal import err, escape, out, print_table
 from factory.failures import RecipeError
-from factory.recipe import Resolved, Settings, load_recipe, load_settings
-from factory.records import Query
-from factory.sources import Imported, read_queries
-from factory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from factory.recipe import Resolved, Settings
+    from factory.records import Query
+    from factory.sources import Imported
+    from factory.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +50,9 @@ def make_round(
 
     factory round --n 200 --queries requests.jsonl --set calls.n=7
     """
+    from factory.recipe import load_recipe
+    from factory.sources import read_queries
+
     workspace = open_workspace()
     settings = _settings(workspace, model, threads)
     resolved = load_recipe(workspace, recipe or settings.recipe, _parse_overrides(overrides or []))
@@ -67,6 +72,8 @@ def make_round(
 
 
 def _settings(workspace: Workspace, model: str, threads: int) -> Settings:
+    from factory.recipe import load_settings
+
     settings = load_settings(workspace)
     if model:
         settings = settings.model_copy(update={"model": str(Path(model).expanduser().resolve())})
