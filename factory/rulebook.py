@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonschema import SchemaError
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,11 +23,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from factory.canon import canonical_json, digest
 from factory.failures import ContentError
 from factory.pattern import PatternError, compile_pattern
+from factory.recipe import RuleSetting
 from factory.records import Severity
 from factory.schema import Schema, StrictValidator, make_validator
 from factory.workspace import Workspace, files_sha
 
-Setting = Literal["off", "warn", "reject"]
 Limit = int | float | list[str]
 
 DOCUMENT_SCHEMA = "rules/tool/document.schema.json"
@@ -107,7 +107,9 @@ class Rulebook:
     """Every rule's cases."""
 
     @classmethod
-    def load(cls, workspace: Workspace, settings: Mapping[str, Setting] | None = None) -> Rulebook:
+    def load(
+        cls, workspace: Workspace, settings: Mapping[str, RuleSetting] | None = None
+    ) -> Rulebook:
         """Reads the rules; `settings` ([rules] of factory.toml) switch them off or over.
 
         Raises ContentError with file and line.
@@ -184,7 +186,7 @@ def _find(rules: Mapping[str, Rule], rule_id: str) -> Rule:
     )
 
 
-def _apply(rule: Rule, setting: Setting) -> Rule:
+def _apply(rule: Rule, setting: RuleSetting) -> Rule:
     if setting == "off":
         return replace(rule, active=False)
     return replace(rule, severity=setting)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from factory.calls import calls_request
@@ -285,7 +285,7 @@ class _Trail:
             "path": verdict.path if verdict else "",
             "message": verdict.message if verdict else "",
             "tools_json": to_json([{"id": t.id, "document": t.document} for t in self.tools]),
-            "calls_json": to_json([{"name": c.name, "arguments": c.arguments} for c in self.calls]),
+            "calls_json": to_json([asdict(call) for call in self.calls]),
             "num_tools": len(self.tools),
             "num_calls": len(self.calls),
             "agreement": self.vote.votes / self.vote.num_samples if self.vote else None,
@@ -293,7 +293,7 @@ class _Trail:
         }
         return {
             "generation": self.generations,
-            "verdict": [key | _verdict_row(v) for v in self.verdicts],
+            "verdict": [key | asdict(v) for v in self.verdicts],
             "vote": [] if self.vote is None else [self._vote_row(self.vote)],
             "sample": [sample],
         }
@@ -311,17 +311,6 @@ class _Trail:
             "reason": vote.reason,
             "classes_json": json.dumps(vote.classes),
         }
-
-
-def _verdict_row(verdict: Verdict) -> dict[str, object]:
-    return {
-        "subject": verdict.subject,
-        "rule": verdict.rule,
-        "reason": verdict.reason,
-        "severity": verdict.severity,
-        "path": verdict.path,
-        "message": verdict.message,
-    }
 
 
 def _make_verdict(subject: str, reason: str, message: str) -> Verdict:

@@ -11,7 +11,8 @@ import pytest
 
 from factory.check import check_calls, judge_case, run_cases
 from factory.failures import ContentError
-from factory.rulebook import DOCUMENT_SCHEMA, Rulebook, Setting
+from factory.recipe import RuleSetting
+from factory.rulebook import DOCUMENT_SCHEMA, Rulebook
 from factory.workspace import Workspace, shipped_root
 
 SHIPPED = Workspace(shipped_root())
@@ -97,7 +98,7 @@ def test_only_noted_rules_are_warnings() -> None:
 
 
 @pytest.mark.parametrize(("setting", "severities"), [("off", []), ("warn", ["warn"])])
-def test_settings_switch_rules(setting: Setting, severities: list[str]) -> None:
+def test_settings_switch_rules(setting: RuleSetting, severities: list[str]) -> None:
     rulebook = Rulebook.load(SHIPPED, {"call/no_tool_call": setting})
     assert [v.severity for v in check_calls("Hello.", [], rulebook=rulebook)] == severities
     assert rulebook.sha != RULEBOOK.sha
