@@ -1,5 +1,6 @@
 # make round   set up once, then one round on the embedded model
 # make test    set up once, then every check and test
+# make bench   set up once, then every comparison of bench/; ONLY=ledger runs one
 # Everything lands in .venv; delete it to start over.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ TORCH := torch==2.13.0+cpu
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup round test check clean
+.PHONY: setup round test check bench clean
 
 setup: $(VENV)/ready
 
@@ -39,6 +40,16 @@ check: $(VENV)/ready
 
 test: check
 	$(BIN)/python -m pytest
+
+BENCHES := $(filter-out __init__ table,$(basename $(notdir $(wildcard bench/*.py))))
+
+bench: $(VENV)/ready $(if $(wildcard requirements/bench.lock),$(VENV)/bench-ready)
+	@set -e; for name in $(or $(ONLY),$(BENCHES)); do $(BIN)/python -m bench.$$name; done
+
+# What only benches compare with.
+$(VENV)/bench-ready: requirements/bench.lock $(VENV)/ready
+	$(BIN)/pip install --quiet --no-deps -r $<
+	touch $@
 
 clean:
 	rm -rf $(VENV) .factory
