@@ -1,0 +1,451 @@
+"""Gist compression (SGTC, algorithms §2.2): a document in V states that suffice to rebuild it.
+
+A model reads `[content; gist tokens]`; the last layer's states at the gist tokens are the
+document's embeddings. They are trained so that the same model, given these states in place of input
+embeddings and one task indicator, writes the document's fields. Two ordinary causal passes are the
+cascaded attention mask exactly: the only way from document to answer leads through the V states
+(A12). Trained are LoRA adapters, the gist tokens' embeddings and the indicators'; the model itself
+is left as it was.
+
+Shape suffixes: B documents, T content tokens, V gist tokens, D model width, M tasks, J instances
+(one task of one document), A answer tokens, N documents in all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from factory.codes.base import REMEDY, Floats
+from factory.codes.vocabulary import MAX_DOCUMENT_TOKENS
+from factory.failures import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TASKS = ("category", "name", "description", "parameters")
+"""Fields that are rebuilt (m = 4); a document without one skips its task (A19)."""
+MAX_ANSWER_TOKENS = 128
+"""A field is rebuilt up to there."""
+IGNORED = -100
+"""Label without a loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GistConfig:
+    """How compression is trained; the defaults are SGTC's. Example: GistConfig(views=1)."""
+
+    views: int = 2
+    """Gist tokens (V)."""
+    rank: int = 32
+    """Of the adapters."""
+    alpha: int = 128
+    """Of the adapters."""
+    dropout: float = 0.1
+    """Of the adapters."""
+    learning_rate: float = 1e-3
+    """Of Adam, constant."""
+    weight_decay: float = 1e-4
+    """Of Adam."""
+    batch_size: int = 12
+    """Instances a step; those of one document stay together, so it is rounded up to whole ones."""
+    epochs: int = 10
+    """At most; training stops after the first that does not lower the held-out loss (A17)."""
+    held_out: float = 0.02
+    """Share of the documents that the stopping is decided on, at least one (A17)."""
+    seed: int = 0
+    """Of the order, the new embeddings, the adapters and the dropout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readable:
+    """A document as compression sees it. Example: Readable(content="…", fields={"name": "f"})."""
+
+    content: str
+    """What the model reads."""
+    fields: Mapping[str, str]
+    """Task to the text that is rebuilt; tasks of TASKS only, at least one."""
+
+
+class Epoch(NamedTuple):
+    """What one epoch came to."""
+
+    number: int
+    """From 1; 0 is before training."""
+    loss: float
+    """Nats a token over the epoch's steps; NaN before training."""
+    held_out: float
+    """Nats a token on the documents that are not trained on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gist:
+    """Trained compression: what turns the documents a model reads into V states each."""
+
+    config: GistConfig
+    """How it was trained."""
+    gist_VD: torch.Tensor
+    """Embeddings of the gist tokens, float32."""
+    indicator_MD: torch.Tensor
+    """Embeddings of the tasks, float32, in the order of TASKS."""
+    adapter: Mapping[str, torch.Tensor]
+    """The adapters' weights by name."""
+    epochs: tuple[Epoch, ...]
+    """How training went, the state before it first."""
+
+    def save(self, path: Path) -> None:
+        """Write one .safetensors file."""
+        from safetensors.torch import save_file
+
+        tensors = {"gist": self.gist_VD, "indicator": self.indicator_MD}
+        tensors |= {f"adapter.{name}": value for name, value in self.adapter.items()}
+        head = {"config": asdict(self.config), "tasks": TASKS, "epochs": self.epochs}
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            path,
+            metadata={"gist": json.dumps(head)},
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Gist:
+        """Read a saved one. ModelError if the file is missing or is not one."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                head = json.loads(file.metadata()["gist"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if tuple(head["tasks"]) != TASKS:
+                raise ValueError(f"its tasks are {head['tasks']}, not {list(TASKS)}")
+            return cls(
+                config=GistConfig(**head["config"]),
+                gist_VD=tensors.pop("gist"),
+                indicator_MD=tensors.pop("indicator"),
+                adapter={k.removeprefix("adapter."): v for k, v in tensors.items()},
+                epochs=tuple(Epoch(*values) for values in head["epochs"]),
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"cannot read the gist compression: {error}", where=str(path), remedy=REMEDY
+            ) from error
+
+
+def make_readable(content: str, document: Mapping[str, Any]) -> Readable:
+    """A tool document for compression: `content` is read, its fields are rebuilt (A19).
+
+    The parameters stand for the `code` field of ToolBench's documents.
+    """
+    arguments = document.get("arguments") or {}
+    fields = {
+        "category": document.get("category"),
+        "name": document.get("name"),
+        "description": document.get("description"),
+        "parameters": json.dumps(arguments, ensure_ascii=False) if arguments else "",
+    }
+    texts = {task: text for task, text in fields.items() if isinstance(text, str) and text}
+    return Readable(content=content, fields=texts)
+
+
+def fit_gist(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Readable],
+    config: GistConfig,
+    *,
+    start: Gist | None = None,
+    report: Callable[[Epoch], None] = lambda epoch: None,
+) -> Gist:
+    """Train compression of these documents on the model as it is (equation L_tool, §2.2).
+
+    Args:
+        model: causal model; its weights, mode and gradient flags are as before afterwards.
+        tokenizer: its tokenizer, with an end-of-turn token.
+        documents: at least 2.
+        config: sizes and schedule.
+        start: where training begins; without it, new embeddings and adapters.
+        report: hears of each epoch.
+
+    Returns:
+        The state with the lowest held-out loss.
+
+    Raises:
+        ValueError: fewer than 2 documents, or one without content or fields.
+    """
+    import torch
+
+    if len(documents) < 2:
+        raise ValueError(f"{len(documents)} documents are too few to compress")
+    with torch.random.fork_rng(), _attached(model, config, start) as compressor:
+        encoded = [_encode(document, tokenizer) for document in documents]
+        order = np.random.default_rng(config.seed).permutation(len(encoded))
+        num_held = max(1, round(config.held_out * len(encoded)))
+        held, train = ([encoded[row] for row in part] for part in np.split(order, [num_held]))
+        optimizer = torch.optim.Adam(
+            compressor.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        epochs = [Epoch(0, float("nan"), compressor.measure(held))]
+        best = compressor.state()
+        report(epochs[0])
+        for number in range(1, config.epochs + 1):
+            loss = _train_epoch(compressor, train, optimizer, config)
+            epochs.append(Epoch(number, loss, compressor.measure(held)))
+            report(epochs[-1])
+            if epochs[-1].held_out >= min(epoch.held_out for epoch in epochs[:-1]):
+                break
+            best = compressor.state()
+    return Gist(config=config, epochs=tuple(epochs), **best)
+
+
+def embed_gists(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    gist: Gist,
+    texts: Sequence[str],
+    batch: int = 32,
+) -> Floats:
+    """(N, V, D) float32 states of the documents, in their order; a row depends on its text only.
+
+    Raises:
+        ValueError: a text has no tokens.
+    """
+    import torch
+
+    ids = [_content_ids(text, tokenizer) for text in texts]
+    order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), row))
+    result_NVD = np.zeros((len(ids), *gist.gist_VD.shape), dtype=np.float32)
+    with (
+        torch.random.fork_rng(),
+        _attached(model, gist.config, gist) as compressor,
+        torch.inference_mode(),
+    ):
+        compressor.model.eval()
+        for begin in range(0, len(order), batch):
+            rows = order[begin : begin + batch]
+            states_BVD = compressor.compress([ids[row] for row in rows])
+            result_NVD[rows] = states_BVD.float().cpu().numpy()
+    return result_NVD
+
+
+class _Encoded(NamedTuple):
+    """A document in token ids."""
+
+    content: list[int]
+    answers: dict[int, list[int]]
+    """Row of the task's indicator to the field's ids, its end included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compressor:
+    """A model with gist tokens, indicators and adapters attached; made by `fit_gist`."""
+
+    model: Any
+    """The PEFT model around the causal model."""
+    gist_VD: torch.nn.Parameter
+    """Embeddings of the gist tokens."""
+    indicator_MD: torch.nn.Parameter
+    """Embeddings of the tasks."""
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained."""
+        adapters = [p for p in self.model.parameters() if p.requires_grad]
+        return [self.gist_VD, self.indicator_MD, *adapters]
+
+    def state(self) -> dict[str, Any]:
+        """A copy of what is trained, as `Gist` has it."""
+        from peft import get_peft_model_state_dict
+
+        return {
+            "gist_VD": self.gist_VD.detach().clone(),
+            "indicator_MD": self.indicator_MD.detach().clone(),
+            "adapter": copy.deepcopy(get_peft_model_state_dict(self.model)),
+        }
+
+    def compress(self, content: Sequence[Sequence[int]]) -> torch.Tensor:
+        """(B, V, D) states at the gist tokens after reading each document (pass 1)."""
+        import torch
+
+        num_views = len(self.gist_VD)
+        lengths = [len(ids) for ids in content]
+        embedded_BTD = self._embed(_pad(content, num_views, fill=0))
+        gist_BVD = self.gist_VD.to(embedded_BTD.dtype).expand(len(content), -1, -1)
+        # Gist tokens follow each document at once; what stands behind them is not attended to.
+        at_BV = torch.tensor(lengths)[:, None] + torch.arange(num_views)
+        at_BV = at_BV.to(embedded_BTD.device)
+        rows_B1 = torch.arange(len(content), device=at_BV.device)[:, None]
+        embedded_BTD = embedded_BTD.index_put((rows_B1, at_BV), gist_BVD)
+        states_BTD = self.model.base_model.model.base_model(
+            inputs_embeds=embedded_BTD, use_cache=False
+        ).last_hidden_state
+        states_BVD: torch.Tensor = states_BTD[rows_B1, at_BV]
+        return states_BVD
+
+    def log_probs(
+        self, states_JVD: torch.Tensor, tasks: Sequence[int], answers: Sequence[Sequence[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the answers given states and task, and which of them count (pass 2).
+
+        Returns:
+            (J, A) natural logarithms, and (J, A) booleans, False on padding.
+        """
+        import torch
+
+        answers_JA = _pad(answers, 0, fill=IGNORED).to(states_JVD.device)
+        real_JA = answers_JA != IGNORED
+        indicator_J1D = self.indicator_MD[list(tasks)][:, None].to(states_JVD.dtype)
+        written_JAD = self._embed(answers_JA.clamp(min=0)[:, :-1])
+        inputs_JLD = torch.cat([states_JVD, indicator_J1D, written_JAD], dim=1)
+        num_views = states_JVD.shape[1]
+        logits_JAW = self.model(inputs_embeds=inputs_JLD, use_cache=False).logits[:, num_views:]
+        logs_JAW = torch.log_softmax(logits_JAW.float(), dim=-1)
+        return logs_JAW.gather(2, answers_JA.clamp(min=0)[:, :, None])[:, :, 0], real_JA
+
+    def measure(self, documents: Sequence[_Encoded], shuffle: bool = False) -> float:
+        """Nats a token of rebuilding the documents; `shuffle` gives each the states of the next."""
+        import torch
+
+        was_training = self.model.training
+        self.model.eval()
+        total, count = 0.0, 0
+        with torch.inference_mode():
+            for begin in range(0, len(documents), 32):
+                loss, number = self.loss(documents[begin : begin + 32], shuffle)
+                total, count = total + float(loss), count + number
+        self.model.train(was_training)
+        return total / count
+
+    def loss(
+        self, documents: Sequence[_Encoded], shuffle: bool = False
+    ) -> tuple[torch.Tensor, int]:
+        """Summed nats of all tasks of the documents, and the number of tokens."""
+        states_BVD = self.compress([document.content for document in documents])
+        if shuffle:
+            states_BVD = states_BVD.roll(1, dims=0)
+        instances = [
+            (row, task, answer)
+            for row, document in enumerate(documents)
+            for task, answer in document.answers.items()
+        ]
+        rows, tasks, answers = zip(*instances, strict=True)
+        logs_JA, real_JA = self.log_probs(states_BVD[list(rows)], tasks, answers)
+        return -(logs_JA * real_JA).sum(), int(real_JA.sum())
+
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+        table = self.model.get_input_embeddings()
+        embedded: torch.Tensor = table(ids.to(table.weight.device))
+        return embedded
+
+
+@contextlib.contextmanager
+def _attached(
+    model: PreTrainedModel, config: GistConfig, start: Gist | None
+) -> Iterator[Compressor]:
+    """The model with adapters, which are taken off again; draws from the global generator."""
+    import torch
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    torch.manual_seed(config.seed)
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    was_training = model.training
+    table = model.get_input_embeddings().weight.detach().float()
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, lora)
+    try:
+        if start is None:
+            shape = (config.views + len(TASKS), table.shape[1])
+            new = table.mean(dim=0) + table.std(dim=0) * torch.randn(shape).to(table.device)
+            gist_VD, indicator_MD = new[: config.views], new[config.views :]
+        else:
+            gist_VD, indicator_MD = (
+                t.to(table.device) for t in (start.gist_VD, start.indicator_MD)
+            )
+            set_peft_model_state_dict(adapted, dict(start.adapter))
+        yield Compressor(
+            model=adapted,
+            gist_VD=torch.nn.Parameter(gist_VD.clone()),
+            indicator_MD=torch.nn.Parameter(indicator_MD.clone()),
+        )
+    finally:
+        adapted.base_model.unload()
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        model.train(was_training)
+
+
+def _train_epoch(
+    compressor: Compressor,
+    documents: Sequence[_Encoded],
+    optimizer: torch.optim.Optimizer,
+    config: GistConfig,
+) -> float:
+    """Nats a token over one pass, in a new order."""
+    import torch
+
+    compressor.model.train()
+    total, count = 0.0, 0
+    for batch in _batches(documents, torch.randperm(len(documents)).tolist(), config.batch_size):
+        loss, number = compressor.loss(batch)
+        optimizer.zero_grad()
+        (loss / number).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total, count = total + float(loss.detach()), count + number
+    return total / count
+
+
+def _batches(
+    documents: Sequence[_Encoded], order: Sequence[int], size: int
+) -> Iterator[list[_Encoded]]:
+    """Documents in this order, until a batch has `size` instances."""
+    batch: list[_Encoded] = []
+    for row in order:
+        batch.append(documents[row])
+        if sum(len(document.answers) for document in batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _encode(document: Readable, tokenizer: PreTrainedTokenizerBase) -> _Encoded:
+    answers = {
+        TASKS.index(task): [
+            *tokenizer(text, add_special_tokens=False)["input_ids"][: MAX_ANSWER_TOKENS - 1],
+            int(tokenizer.eos_token_id),
+        ]
+        for task, text in document.fields.items()
+    }
+    if not answers:
+        raise ValueError("a document without fields cannot be rebuilt")
+    return _Encoded(content=_content_ids(document.content, tokenizer), answers=answers)
+
+
+def _content_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_DOCUMENT_TOKENS]
+    if not ids:
+        raise ValueError("a document without tokens cannot be compressed")
+    return ids
+
+
+def _pad(rows: Sequence[Sequence[int]], extra: int, fill: int) -> torch.Tensor:
+    """(B, longest + extra) ids, filled up on the right, where a causal model does not look."""
+    import torch
+
+    padded = torch.full((len(rows), max(map(len, rows)) + extra), fill, dtype=torch.long)
+    for row, ids in enumerate(rows):
+        padded[row, : len(ids)] = torch.tensor(ids)
+    return padded

@@ -1,0 +1,182 @@
+"""Gist compression: the cascaded mask, what training reaches, and a model left as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest_models import tiny_model
+
+from factory.codes.gist import (
+    TASKS,
+    Gist,
+    GistConfig,
+    Readable,
+    _attached,
+    _encode,
+    embed_gists,
+    fit_gist,
+    make_readable,
+)
+from factory.failures import ModelError
+
+torch = pytest.importorskip("torch")
+
+PLACES = ("hotel", "flight", "museum", "garden", "library")
+VERBS = ("book", "find", "cancel", "rate", "list", "open", "close", "move", "share", "count")
+
+
+def documents() -> list[Readable]:
+    """50 small tools, each with all four fields."""
+    tools = []
+    for verb in VERBS:
+        for place in PLACES:
+            name = f"{verb}_{place}"
+            document = {
+                "category": place,
+                "name": name,
+                "description": f"{verb.title()} a {place}.",
+                "arguments": {"type": "object", "properties": {f"{place}_id": {}}},
+            }
+            tools.append(make_readable(f"{name}: {document['description']} {place}_id", document))
+    return tools
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tiny_model(tmp_path_factory.mktemp("gist") / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+CONFIG = GistConfig(rank=8, alpha=32, dropout=0.0, learning_rate=5e-3, epochs=3, seed=3)
+
+
+def test_fields_are_the_documents_own() -> None:
+    readable = make_readable("text", {"name": "f", "description": "", "arguments": {"a": 1}})
+    assert readable.fields == {"name": "f", "parameters": '{"a": 1}'}
+    assert set(documents()[0].fields) == set(TASKS)
+
+
+def test_two_passes_are_the_cascaded_mask(loaded: tuple[Any, Any]) -> None:
+    """One pass over [content; gist; placeholder; task] under the mask of §2.2 gives the same."""
+    model, tokenizer = loaded
+    document = _encode(documents()[7], tokenizer)
+    with torch.random.fork_rng(), _attached(model, CONFIG, None) as gist, torch.no_grad():
+        gist.model.eval()
+        states_1VD = gist.compress([document.content])
+        ((task, answer),) = list(document.answers.items())[2:3]
+        logs_1A, real_1A = gist.log_probs(states_1VD, [task], [answer])
+        assert bool(real_1A.all())
+        table = model.get_input_embeddings()
+        blocks = [
+            table(torch.tensor(document.content)),
+            gist.gist_VD,
+            states_1VD[0],
+            gist.indicator_MD[task][None],
+            table(torch.tensor(answer[:-1])),
+        ]
+        content, views, task_length = len(document.content), len(gist.gist_VD), len(answer)
+        total = content + 2 * views + task_length
+        allowed = torch.tril(torch.ones(total, total, dtype=torch.bool))
+        allowed[content + views :, : content + views] = False
+        logits_LW = gist.model(
+            inputs_embeds=torch.cat(blocks)[None],
+            attention_mask=torch.where(allowed, 0.0, torch.finfo(torch.float32).min)[None, None],
+            use_cache=False,
+        ).logits[0, content + 2 * views :]
+        expected_A = torch.log_softmax(logits_LW, dim=-1)[torch.arange(task_length), answer]
+    assert torch.allclose(logs_1A[0], expected_A, atol=2e-5)
+
+
+def test_the_document_is_seen_through_the_gists_alone(loaded: tuple[Any, Any]) -> None:
+    """Check 13."""
+    model, tokenizer = loaded
+    one, other = (_encode(document, tokenizer) for document in documents()[:2])
+    ((task, answer),) = list(one.answers.items())[:1]
+    with torch.random.fork_rng(), _attached(model, CONFIG, None) as gist, torch.no_grad():
+        gist.model.eval()
+        mine, others = gist.compress([one.content]), gist.compress([other.content])
+        told = gist.log_probs(mine, [task], [answer])[0]
+        beside = gist.log_probs(torch.cat([mine, others]), [task, task], [answer, answer])[0]
+        assert torch.allclose(told[0], beside[0], atol=1e-5)
+        assert (beside[0] - beside[1]).abs().max() > 1e-4
+
+
+def test_padding_changes_no_state(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    gist = fit_gist(model, tokenizer, documents()[:4], GistConfig(rank=2, epochs=1))
+    texts = ["short", "a text that is a good deal longer than the other one"]
+    together_NVD = embed_gists(model, tokenizer, gist, texts)
+    for row, text in enumerate(texts):
+        alone_1VD = embed_gists(model, tokenizer, gist, [text])
+        np.testing.assert_allclose(together_NVD[row], alone_1VD[0], atol=1e-5)
+    assert together_NVD.shape == (2, 2, model.config.hidden_size)
+
+
+def test_training_rebuilds_documents_and_leaves_the_model_alone(
+    loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """Check 14: the loss falls by 70 %, and another document's states at least double it."""
+    model, tokenizer = loaded
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    heard = []
+    config = GistConfig(
+        dropout=0.0, learning_rate=2e-3, weight_decay=0.0, epochs=12, held_out=0.1, seed=3
+    )
+    gist = fit_gist(model, tokenizer, documents(), config, report=heard.append)
+    assert [epoch.number for epoch in heard] == list(range(len(gist.epochs)))
+    assert min(epoch.held_out for epoch in gist.epochs) <= 0.3 * gist.epochs[0].held_out
+    encoded = [_encode(document, tokenizer) for document in documents()]
+    with torch.random.fork_rng(), _attached(model, config, gist) as compressor:
+        assert compressor.measure(encoded, shuffle=True) >= 2 * compressor.measure(encoded)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not hasattr(model, "peft_config")
+
+    gist.save(tmp_path / "gist.safetensors")
+    texts = [document.content for document in documents()[:5]]
+    again = Gist.load(tmp_path / "gist.safetensors")
+    assert again.config == gist.config and len(again.epochs) == len(gist.epochs)
+    np.testing.assert_array_equal(
+        embed_gists(model, tokenizer, again, texts), embed_gists(model, tokenizer, gist, texts)
+    )
+
+
+def test_the_same_seed_gives_the_same_compression(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    config = GistConfig(rank=2, epochs=1, seed=5)
+    one, two = (fit_gist(model, tokenizer, documents()[:6], config) for _ in range(2))
+    assert torch.equal(one.gist_VD, two.gist_VD)
+    assert all(torch.equal(one.adapter[name], two.adapter[name]) for name in one.adapter)
+
+
+def test_training_can_go_on_from_an_earlier_one(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    first = fit_gist(model, tokenizer, documents()[:10], CONFIG)
+    again = fit_gist(model, tokenizer, documents()[:10], CONFIG, start=first)
+    best = min(epoch.held_out for epoch in first.epochs)
+    assert again.epochs[0].held_out == pytest.approx(best, rel=1e-4)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gist.safetensors"
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match="cannot read the gist compression") as caught:
+        Gist.load(path)
+    assert caught.value.where == str(path)
+
+
+def test_too_little_to_compress_is_refused(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    with pytest.raises(ValueError, match="too few"):
+        fit_gist(model, tokenizer, documents()[:1], CONFIG)
+    empty = Readable(content="text", fields={})
+    with pytest.raises(ValueError, match="without fields"):
+        fit_gist(model, tokenizer, [empty, empty], CONFIG)
