@@ -401,7 +401,7 @@ def _train_epoch(
     for batch in _batches(documents, torch.randperm(len(documents)).tolist(), config.batch_size):
         loss, number = compressor.loss(batch)
         optimizer.zero_grad()
-        (loss / number).backward()  # type: ignore[no-untyped-call]
+        (loss / number).backward()
         optimizer.step()
         total, count = total + float(loss.detach()), count + number
     return total / count

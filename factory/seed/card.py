@@ -47,8 +47,7 @@ requests (35 %), documents from descriptions (10 %) and calls (55 %); then, afte
 codebook ({codebook}) over {pool} tools of the seed split, 70 % of that mix with some invented \
 words, 15 % document to code and 15 % request to code; last the same with many invented words and \
 the rate falling to 0. About 70 minutes in all on one core beside other work. The command is \
-deterministic for one machine and number of threads; the shipped weights were made phase by phase, \
-each from the saved result of the one before, so a run in one go need not repeat them bit for bit.
+deterministic for one machine and number of threads.
 
     factory seed rounds/seed
 
