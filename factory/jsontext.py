@@ -130,10 +130,11 @@ def measure_depth(text: str) -> int:
 
 def show(value: object, limit: int = SHOWN_CHARS) -> str:
     """A value as JSON for a message: printable characters only, at most `limit` of them."""
+    pieces, length = [], 0
+    whole = isinstance(value, str | int | float)
     if isinstance(value, str):
         value = value[: limit + 1]
-    pieces, length = [], 0
-    for piece in _ENCODER.iterencode(value):
+    for piece in (_ENCODER.encode(value),) if whole else _ENCODER.iterencode(value):
         pieces.append(piece)
         length += len(piece)
         if length > limit:

@@ -1,9 +1,10 @@
 """BFCL's AST judgement: are these calls one of the allowed answers? (algorithms §5.5, §7.3)
 
-Verdicts equal those of the official `ast_checker` on its Python categories, so scores can be put
-beside published ones, peculiarities included: parallel calls are matched greedily in gold order,
-an int passes for a float but not inside an array, an empty array passes where the argument may be
-omitted. The difference is in what a wrong item says: one reason code and one sentence.
+Verdicts equal those of the official `ast_checker`, so scores can be put beside published ones,
+peculiarities included: parallel calls are matched greedily in gold order, an int passes for a float
+but not inside an array, an empty array passes where the argument may be omitted; in the Java and
+JavaScript categories every value is a literal in a string. The difference is in what a wrong item
+says: one reason code and one sentence.
 
 Gold is `[{function: {argument: [allowed values]}}]`; the allowed value `""` means that the argument
 may be left out. Type words are BFCL's (`dict`, `float`, `tuple`, `any`), not JSON Schema's.
@@ -11,13 +12,20 @@ may be left out. Type words are BFCL's (`dict`, `float`, `tuple`, `any`), not JS
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from factory.jsontext import show
 from factory.records import Call
+from factory.scorers.literals import (
+    JAVA_TYPES,
+    JAVASCRIPT_TYPES,
+    read_java,
+    read_javascript,
+    write_java,
+    write_javascript,
+)
 
 Function: TypeAlias = Mapping[str, Any]
 """A function as BFCL writes it: name, description, parameters{type, properties, required}."""
@@ -26,7 +34,10 @@ Gold: TypeAlias = Mapping[str, Mapping[str, Sequence[Any]]]
 
 OMITTABLE = ""
 """Among the allowed values: the argument may be left out."""
-IGNORED_IN_STRINGS = re.compile(r"[ ,./\-_*^]")
+IGNORED_IN_STRINGS = " ,./-_*^"
+_STANDARD = str.maketrans("'", '"', IGNORED_IN_STRINGS)
+SHOWN_VALUES = 4
+"""Allowed values that a message names."""
 LIVE_SIZES = {
     "live_simple": 258,
     "live_multiple": 1037,
@@ -40,14 +51,21 @@ LIVE_SIZES = {
 class Language:
     """How a category's language writes types and values. Example: PYTHON."""
 
+    name: str
+    """As people write it."""
     types: Mapping[str, type[Any]]
     """Python type of each BFCL type word."""
-    read_value: Callable[[Any, str, str | None], Any]
-    """(value, type word, item type word) -> the value as a Python object; ValueError where a
-    literal is none of the type. The identity where values arrive as JSON."""
+    containers: frozenset[str]
+    """Type words whose items are checked too."""
+    read_value: Callable[[Any, str, str | None], Any] = lambda value, word, items_word: value
+    """(value, type word, item type word) -> the value as a Python object; ValueError where it
+    cannot be a literal. The identity where values arrive as JSON."""
+    write_value: Callable[[Any, str, str | None], Any] = lambda value, word, items_word: value
+    """The inverse, for gold answers."""
 
 
 PYTHON = Language(
+    name="Python",
     types={
         "string": str,
         "integer": int,
@@ -58,8 +76,23 @@ PYTHON = Language(
         "dict": dict,
         "any": str,
     },
-    read_value=lambda value, word, items_word: value,
+    containers=frozenset({"array", "tuple"}),
 )
+JAVA = Language(
+    name="Java",
+    types=JAVA_TYPES,
+    containers=frozenset({"Array", "ArrayList"}),
+    read_value=read_java,
+    write_value=write_java,
+)
+JAVASCRIPT = Language(
+    name="JavaScript",
+    types=JAVASCRIPT_TYPES,
+    containers=frozenset({"array"}),
+    read_value=read_javascript,
+    write_value=write_javascript,
+)
+LANGUAGES = {"python": PYTHON, "java": JAVA, "javascript": JAVASCRIPT}
 
 
 class AstVerdict(NamedTuple):
@@ -72,6 +105,15 @@ class AstVerdict(NamedTuple):
     unexpected_argument, missing_argument, wrong_type, array_item_type, wrong_value."""
     message: str = ""
     """One sentence naming the argument and the value."""
+
+
+class _Fault(NamedTuple):
+    """What is wrong, its sentence told only when it is shown."""
+
+    reason: str
+    """As in AstVerdict."""
+    tell: Callable[[], str]
+    """Makes the message."""
 
 
 class Averages(NamedTuple):
@@ -105,21 +147,45 @@ def check_ast(
         )
     left = list(calls)
     for position, gold in enumerate(ground_truth, start=1):
-        verdicts = [_check_call(call, functions, gold, language) for call in left]
-        fits = next((index for index, verdict in enumerate(verdicts) if verdict.correct), None)
-        if fits is None:
-            return _nearest_miss(verdicts, position, len(ground_truth))
-        del left[fits]
+        faults: list[_Fault] = []
+        for index, call in enumerate(left):
+            fault = _find_fault(call, functions, gold, language)
+            if fault is None:
+                del left[index]
+                break
+            faults.append(fault)
+        else:
+            return _nearest_miss(faults, position, len(ground_truth))
     return RIGHT
 
 
-def gold_calls(ground_truth: Sequence[Gold]) -> tuple[Call, ...]:
-    """An answer that should be right: the first allowed value of each argument that has one."""
-    return tuple(
-        Call(name=name, arguments=_first_values(allowed))
-        for gold in ground_truth
-        for name, allowed in gold.items()
-    )
+def item_word(schema: Mapping[str, Any], language: Language) -> str | None:
+    """Type word of the items of an array argument; None where there is none to check."""
+    if schema["type"] not in language.containers or "items" not in schema:
+        return None
+    return str(schema["items"]["type"])
+
+
+def gold_calls(
+    ground_truth: Sequence[Gold],
+    functions: Sequence[Function] = (),
+    language: Language = PYTHON,
+) -> tuple[Call, ...]:
+    """An answer that should be right: the first allowed value of each argument that has one.
+
+    Other languages' values are written as literals of the types that `functions` give.
+    """
+    by_name = {function["name"]: function["parameters"]["properties"] for function in functions}
+    calls = []
+    for gold in ground_truth:
+        ((name, allowed),) = gold.items()
+        values = _first_values(allowed)
+        for argument, schema in by_name.get(name, {}).items() if language is not PYTHON else ():
+            if argument in values:
+                words = schema["type"], item_word(schema, language)
+                values[argument] = language.write_value(values[argument], *words)
+        calls.append(Call(name=name, arguments=values))
+    return tuple(calls)
 
 
 def tooldev_averages(scores: Mapping[str, float]) -> Averages:
@@ -152,7 +218,9 @@ def _plain_value(allowed: Any) -> Any:
     """A value from its gold form: each key of an object has a list of allowed values there."""
     if isinstance(allowed, dict):
         return {
-            key: next(option for option in options if option != OMITTABLE)
+            key: options
+            if isinstance(options, str)
+            else next(option for option in options if option != OMITTABLE)
             for key, options in allowed.items()
             if list(options) != [OMITTABLE]
         }
@@ -161,72 +229,79 @@ def _plain_value(allowed: Any) -> Any:
     return allowed
 
 
-def _nearest_miss(verdicts: Sequence[AstVerdict], position: int, expected: int) -> AstVerdict:
+def _nearest_miss(faults: Sequence[_Fault], position: int, expected: int) -> AstVerdict:
     """The verdict to show when no call fits: of a call to the right tool if there is one."""
     wrong_names = ("unknown_tool", "wrong_tool")
-    nearest = next((v for v in verdicts if v.reason not in wrong_names), verdicts[0])
+    nearest = next((fault for fault in faults if fault.reason not in wrong_names), faults[0])
     prefix = f"expected call {position}: " if expected > 1 else ""
-    return nearest._replace(message=prefix + nearest.message)
+    return AstVerdict(False, nearest.reason, prefix + nearest.tell())
 
 
-def _check_call(
+def _find_fault(
     call: Call, functions: Sequence[Function], gold: Gold, language: Language
-) -> AstVerdict:
-    """One call against one expected call, in the official order of tests."""
+) -> _Fault | None:
+    """What is wrong with one call, compared with one expected call; in the official order."""
     ((name, allowed),) = gold.items()
+    given = call.arguments
     if call.name != name:
         known = any(function["name"] == call.name for function in functions)
         reason = "wrong_tool" if known else "unknown_tool"
-        return AstVerdict(False, reason, f"calls {show(call.name)} where {name!r} is expected")
+        return _Fault(reason, lambda: f"calls {show(call.name)} where {name!r} is expected")
     function = next(function for function in functions if function["name"] == name)
-    parameters = function["parameters"]
-    for argument in parameters.get("required", ()):
-        if argument not in call.arguments:
-            return AstVerdict(False, "missing_required", f"{name}: {argument!r} is required")
-    for argument, value in call.arguments.items():
-        if argument not in parameters["properties"]:
-            message = f"{name} has no argument {show(argument)}"
-            return AstVerdict(False, "unknown_argument", message)
+    properties = function["parameters"]["properties"]
+    for argument in function["parameters"].get("required", ()):
+        if argument not in given:
+            return _say("missing_required", f"{name}: {argument!r} is required")
+    for argument, value in given.items():
+        if argument not in properties:
+            return _say("unknown_argument", f"{name} has no argument {show(argument)}")
         if argument not in allowed:
-            message = f"{name}: {argument!r} is not to be given here"
-            return AstVerdict(False, "unexpected_argument", message)
-        schema = parameters["properties"][argument]
-        verdict = _check_value(value, schema, allowed[argument], language)
-        if not verdict.correct:
-            return verdict._replace(message=f"{name}.{argument}: {verdict.message}")
+            return _say("unexpected_argument", f"{name}: {argument!r} is not to be given here")
+        schema, where = properties[argument], f"{name}.{argument}"
+        fault = _find_value_fault(value, schema, allowed[argument], language, where)
+        if fault is not None:
+            return fault
     for argument, values in allowed.items():
-        if argument not in call.arguments and OMITTABLE not in values:
-            return AstVerdict(False, "missing_argument", f"{name}: {argument!r} is not given")
-    return RIGHT
+        if argument not in given and OMITTABLE not in values:
+            return _say("missing_argument", f"{name}: {argument!r} is not given")
+    return None
 
 
-def _check_value(
-    value: Any, schema: Mapping[str, Any], allowed: Sequence[Any], language: Language
-) -> AstVerdict:
-    """One argument: its type, then whether it is among the allowed values."""
-    word, items_word = schema["type"], None
+def _say(reason: str, message: str) -> _Fault:
+    return _Fault(reason, lambda: message)
+
+
+def _find_value_fault(
+    value: Any, schema: Mapping[str, Any], allowed: Sequence[Any], language: Language, where: str
+) -> _Fault | None:
+    """What is wrong with one argument: its type, or that it is not among the allowed values."""
+    word, items_word = schema["type"], item_word(schema, language)
     expected = language.types[word]
-    items: type[Any] | None = None
-    if word in ("array", "tuple") and "items" in schema:
-        items_word = schema["items"]["type"]
-        items = language.types[items_word]
+    items = language.types[items_word] if items_word else None
     try:
         value = language.read_value(value, word, items_word)
     except ValueError as error:
-        return AstVerdict(False, "wrong_type", f"{show(value)} is no {word}: {error}")
+        cause = str(error)
+        return _Fault("wrong_type", lambda: f"{where}: {show(value)} is no {word}: {cause}")
     if expected is float and type(value) is int:
         expected = int  # an int passes for a float (§7.3)
     # Gold of another type than the schema's stands for a variable: compared as it is.
     gold_type = _gold_type(allowed)
     is_variable = gold_type not in (None, language.types[word])
     if type(value) is not expected and type(value) is not gold_type:
-        return AstVerdict(False, "wrong_type", f"{show(value)} is no {word}")
+        return _Fault("wrong_type", lambda: f"{where}: {show(value)} is no {word}")
     if type(value) is expected and items is not None and not _items_fit(value, items, allowed):
-        return AstVerdict(False, "array_item_type", f"{show(value)} is no array of {items_word}")
-    is_equal = value in allowed if is_variable else _is_allowed(value, items, allowed)
-    if is_equal:
-        return RIGHT
-    return AstVerdict(False, "wrong_value", f"{show(value)} is none of {show(list(allowed), 240)}")
+        return _Fault(
+            "array_item_type", lambda: f"{where}: {show(value)} is no array of {items_word}"
+        )
+    if value in allowed if is_variable else _is_allowed(value, items, allowed):
+        return None
+    return _Fault("wrong_value", lambda: f"{where}: {show(value)} is none of {_show_all(allowed)}")
+
+
+def _show_all(allowed: Sequence[Any]) -> str:
+    shown = ", ".join(show(value) for value in allowed[:SHOWN_VALUES])
+    return f"[{shown}{', …' if len(allowed) > SHOWN_VALUES else ''}]"
 
 
 def _gold_type(allowed: Sequence[Any]) -> type | None:
@@ -258,7 +333,8 @@ def _is_allowed(value: Any, items: type | None, allowed: Sequence[Any]) -> bool:
             for gold in allowed
             if isinstance(gold, list | str)  # the omission mark reads as an empty array
         )
-    return _standardise(value) in [_standardise(gold) for gold in allowed]
+    standard = _standardise(value)
+    return any(standard == _standardise(gold) for gold in allowed)
 
 
 def _object_fits(value: Mapping[str, Any], gold: Mapping[str, Sequence[Any]]) -> bool:
@@ -279,6 +355,4 @@ def _objects_fit(value: Sequence[Any], gold: Sequence[Any]) -> bool:
 
 def _standardise(value: Any) -> Any:
     """A string in lower case without spaces and `,./-_*^`, `'` as `"`; other values as they are."""
-    if not isinstance(value, str):
-        return value
-    return IGNORED_IN_STRINGS.sub("", value).lower().replace("'", '"')
+    return value.translate(_STANDARD).lower() if isinstance(value, str) else value
