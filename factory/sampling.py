@@ -36,7 +36,7 @@ from factory.records import (
 )
 from factory.rulebook import Rulebook
 from factory.tools import tools_request
-from factory.vote import ParsedCalls, parse_calls, vote
+from factory.vote import ParsedCalls, read_answers, vote
 
 Row = Mapping[str, object]
 Batch = Mapping[str, Sequence[Row]]
@@ -170,7 +170,7 @@ class Sampler:
         trail.add_generations("calls", "", request, reply, "calls/system")
         if (unjudged := trail.add_unjudged("calls", reply)) is not None:
             return trail.close("unjudged", "calls", unjudged)
-        answers = [parse_calls(completion.text) for completion in reply.completions]
+        answers = read_answers(completion.text for completion in reply.completions)
         return self.judge(query, trail, answers, reply)
 
     def judge(

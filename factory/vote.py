@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from json.encoder import encode_basestring
+from json.encoder import JSONEncoder, encode_basestring
 from math import ceil, log2
 from typing import Any, Literal, NamedTuple
 
 from factory.canon import normalise_text
 from factory.jsontext import (
     MAX_CHARS,
-    JsonText,
     JsonTextError,
     json_path,
     parse_strict,
@@ -39,6 +38,9 @@ _REFERENCE = re.compile(
     r"API_call_\d+|\{\{[^{}]{1,100}\}\}|[$<#](?:call|result|output|step)s?[._ \[]?\d+",
     re.IGNORECASE,
 )
+_PLAIN = JSONEncoder(ensure_ascii=False, check_circular=False)
+_quote: Callable[[str], str] = encode_basestring
+_CALL_KEYS = ("name", "arguments")
 _IGNORED = str.maketrans("'", '"', " ,./-_*^")
 _WHOLE_FLOATS = 2**53
 
@@ -88,25 +90,23 @@ def parse_calls(text: str) -> ParsedCalls:
     repaired = False
     position = 0
     while (start := text.find(OPEN, position)) >= 0:
-        outside.append(text[position:start][:200])
-        body_start = start + len(OPEN)
+        if start > position:
+            outside.append(text[position : min(start, position + 200)].strip())
         index = len(calls)
         if index == MAX_BLOCKS:
             return _unreadable(text, "call_json", (index,), f"more than {MAX_BLOCKS} call blocks")
         try:
-            body, end = _read_block(text, body_start)
+            value, mended, end = _read_block(text, start + len(OPEN))
         except JsonTextError as error:
             return _unreadable(text, "call_json", (index,), str(error))
-        repaired = repaired or body.repaired
-        problem = _find_key_fault(body.value)
-        if problem:
+        repaired = repaired or mended
+        if problem := _find_key_fault(value):
             return _unreadable(text, "call_keys", (index,), problem)
-        value = body.value
-        extra_keys += [json_path((index, key)) for key in value if key not in ("name", "arguments")]
+        if len(value) > 2:
+            extra_keys += [json_path((index, key)) for key in value if key not in _CALL_KEYS]
         calls.append(Call(name=value["name"], arguments=value["arguments"]))
         position = end + len(CLOSE)
-    outside.append(text[position : position + 200])
-    extra_text = " ".join(part.strip() for part in outside if part.strip())
+    outside.append(text[position : position + 200].strip())
     if not calls:
         return ParsedCalls(
             text=text,
@@ -119,9 +119,22 @@ def parse_calls(text: str) -> ParsedCalls:
         text=text,
         calls=tuple(calls),
         repaired=repaired,
-        extra_text=extra_text,
+        extra_text=" ".join(filter(None, outside)),
         extra_keys=tuple(extra_keys),
     )
+
+
+def read_answers(samples: Iterable[ParsedCalls | str]) -> list[ParsedCalls]:
+    """The calls of each answer; equal texts are read once and share what they give."""
+    readings: dict[str, ParsedCalls] = {}
+    answers = []
+    for sample in samples:
+        if isinstance(sample, str):
+            if sample not in readings:
+                readings[sample] = parse_calls(sample)
+            sample = readings[sample]
+        answers.append(sample)
+    return answers
 
 
 def canonical_key(calls: Sequence[Call], tools: Sequence[Tool]) -> str:
@@ -149,7 +162,7 @@ def make_key(calls: Sequence[Call], tools: Mapping[str, Tool], *, loose: bool = 
 
 def emitted_text(calls: Sequence[Call]) -> str:
     """The calls as they would be written out, order and values kept."""
-    return "[" + ",".join(f"{_quote(c.name)}:{_write_plain(c.arguments)}" for c in calls) + "]"
+    return _PLAIN.encode([[call.name, call.arguments] for call in calls])
 
 
 def vote(
@@ -169,23 +182,22 @@ def vote(
         plurality: most votes win, whatever their number (ToolDev as published).
         logprobs: mean token log-probability of each sample.
     """
-    parsed = [parse_calls(sample) if isinstance(sample, str) else sample for sample in samples]
+    parsed = read_answers(samples)
     needed = 1 if plurality else minimum or ceil((len(parsed) + 1) / 2)
     by_name = {tool.name: tool for tool in tools}
-    twins = _find_twins(parsed)
-    strict = _make_keys(parsed, twins, by_name, loose=False)
+    strict = _make_keys(parsed, by_name, loose=False)
     ballot = _Ballot.count([key.text for key in strict], needed)
     decided: Literal["strict", "loose", "none"] = "strict"
-    if not ballot.decided:
-        keys = _make_keys(parsed, twins, by_name, loose=True)
+    if ballot.reason:
+        keys = _make_keys(parsed, by_name, loose=True)
         loose = _Ballot.count([key.text for key in keys], needed)
-        ballot, decided = (loose, "loose") if loose.decided else (ballot, "none")
+        ballot, decided = (ballot, "none") if loose.reason else (loose, "loose")
     winner, reason = None, ballot.reason
-    if ballot.decided and ballot.leader == _NO_CALL:
+    if not reason and ballot.leader == _NO_CALL:
         reason = "no_call_majority"
-    elif ballot.decided:
+    elif not reason:
         scores = logprobs if logprobs is not None else [0.0] * len(parsed)
-        winner = _choose_representative(parsed, twins, strict, ballot.members(0), scores)
+        winner = _choose_representative(parsed, strict, ballot.members(0), scores)
     return Vote(
         num_samples=len(parsed),
         winner=winner,
@@ -202,28 +214,15 @@ _NO_CALL = "none"
 _INVALID = "invalid:"
 
 
-def _find_twins(parsed: Sequence[ParsedCalls]) -> list[int]:
-    """For each sample the first one that is the same, so that each is written as a key once."""
-    twins: list[int] = []
-    for index, sample in enumerate(parsed):
-        same = (
-            other
-            for other in range(index)
-            if twins[other] == other
-            and parsed[other].text == sample.text
-            and parsed[other].calls == sample.calls
-        )
-        twins.append(next(same, index))
-    return twins
-
-
 def _make_keys(
-    parsed: Sequence[ParsedCalls], twins: Sequence[int], tools: Mapping[str, Tool], *, loose: bool
+    parsed: Sequence[ParsedCalls], tools: Mapping[str, Tool], *, loose: bool
 ) -> list[Key]:
-    keys: list[Key] = []
-    for index, twin in enumerate(twins):
-        keys.append(keys[twin] if twin < index else _sample_key(parsed[index], tools, loose=loose))
-    return keys
+    """A key for each sample; samples that are one object (read_answers) are written once."""
+    keys: dict[int, Key] = {}
+    for sample in parsed:
+        if id(sample) not in keys:
+            keys[id(sample)] = _sample_key(sample, tools, loose=loose)
+    return [keys[id(sample)] for sample in parsed]
 
 
 def _sample_key(sample: ParsedCalls, tools: Mapping[str, Tool], *, loose: bool) -> Key:
@@ -235,51 +234,31 @@ def _sample_key(sample: ParsedCalls, tools: Mapping[str, Tool], *, loose: bool) 
     return key if not sample.extra_keys else key._replace(exact=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ballot:
+class _Ballot(NamedTuple):
     """Samples counted by key. Classes are numbered by size, then by first member."""
 
     classes: tuple[int, ...]
     sizes: tuple[int, ...]
     leader: str
     """Key of the largest class."""
-    needed: int
+    reason: str
+    """Why nothing won, empty where one readable class leads alone with enough votes."""
 
     @classmethod
     def count(cls, keys: Sequence[str], needed: int) -> _Ballot:
         """Counts; each unreadable sample is a class of its own and cannot win."""
         own = [f"{key}{i}" if key == _INVALID else key for i, key in enumerate(keys)]
-        counts = Counter(own)
-        ranked = sorted(counts, key=lambda key: (-counts[key], key.startswith(_INVALID)))
+        counts = dict.fromkeys(own, 0)
+        for key in own:
+            counts[key] += 1
+        ranked = list(counts)
+        if len(ranked) > 1:
+            ranked.sort(key=lambda key: (-counts[key], key.startswith(_INVALID)))
         number = {key: rank for rank, key in enumerate(ranked)}
-        return cls(
-            classes=tuple(number[key] for key in own),
-            sizes=tuple(counts[key] for key in ranked),
-            leader=ranked[0] if ranked else _INVALID,
-            needed=needed,
-        )
-
-    @property
-    def tied(self) -> bool:
-        return len(self.sizes) > 1 and self.sizes[0] == self.sizes[1]
-
-    @property
-    def decided(self) -> bool:
-        """Whether one readable class leads alone with enough votes."""
-        return (
-            bool(self.sizes)
-            and self.sizes[0] >= self.needed
-            and not self.tied
-            and not self.leader.startswith(_INVALID)
-        )
-
-    @property
-    def reason(self) -> str:
-        """Why nothing won. All samples different is no tie: nothing got a second vote."""
-        if self.decided:
-            return ""
-        enough = self.tied and (self.sizes[0] > 1 or self.sizes[0] >= self.needed)
-        return "vote_tie" if enough else "vote_below_min"
+        sizes = tuple([counts[key] for key in ranked])
+        leader = ranked[0] if ranked else _INVALID
+        reason = _find_reason(sizes, leader, needed)
+        return cls(tuple([number[key] for key in own]), sizes, leader, reason)
 
     @property
     def margin(self) -> float:
@@ -288,16 +267,25 @@ class _Ballot:
 
     @property
     def entropy(self) -> float:
+        if len(self.sizes) < 2:
+            return 0.0
         total = len(self.classes)
-        return abs(sum(-size / total * log2(size / total) for size in self.sizes))
+        return -sum(size / total * log2(size / total) for size in self.sizes)
 
     def members(self, number: int) -> list[int]:
         return [index for index, own in enumerate(self.classes) if own == number]
 
 
+def _find_reason(sizes: Sequence[int], leader: str, needed: int) -> str:
+    """Why nothing won. All samples different is no tie: nothing got a second vote."""
+    tied = len(sizes) > 1 and sizes[0] == sizes[1]
+    if sizes and sizes[0] >= needed and not tied and not leader.startswith(_INVALID):
+        return ""
+    return "vote_tie" if tied and (sizes[0] > 1 or sizes[0] >= needed) else "vote_below_min"
+
+
 def _choose_representative(
     parsed: Sequence[ParsedCalls],
-    twins: Sequence[int],
     strict: Sequence[Key],
     members: Sequence[int],
     logprobs: Sequence[float],
@@ -307,11 +295,11 @@ def _choose_representative(
     Samples whose values have the schema's own types come first (§9.2, 3).
     """
     exact = [index for index in members if strict[index].exact] or list(members)
-    texts: dict[int, str] = {}
-    for index in exact:
-        twin = twins[index]
-        texts[index] = texts[twin] if twin in texts else emitted_text(parsed[index].calls or ())
-    keys = Counter(strict[index].text for index in exact)
+    first = parsed[exact[0]]
+    if all(parsed[i] is first for i in exact):
+        return min(exact, key=lambda i: (-logprobs[i], i))
+    texts = {i: emitted_text(parsed[i].calls or ()) for i in exact}
+    keys = Counter(strict[i].text for i in exact)
     counts = Counter(texts.values())
     return min(
         exact,
@@ -406,22 +394,6 @@ def _write_float(value: float) -> str:
     return repr(value)
 
 
-def _write_plain(value: Any) -> str:
-    """JSON with the keys in their own order and numbers as they are."""
-    if isinstance(value, dict):
-        inner = ",".join(f"{_quote(name)}:{_write_plain(part)}" for name, part in value.items())
-        return "{" + inner + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_write_plain, value)) + "]"
-    if isinstance(value, str):
-        return _quote(value)
-    return repr(value)
-
-
-def _quote(text: str) -> str:
-    return str(encode_basestring(text))
-
-
 def _wants_integer(schema: Any) -> bool:
     kind = schema.get("type") if isinstance(schema, dict) else None
     return kind == "integer" or (
@@ -434,8 +406,8 @@ def _allows_null(schema: Schema) -> bool:
     return kind == "null" or (isinstance(kind, list) and "null" in kind) or not schema
 
 
-def _read_block(text: str, start: int) -> tuple[JsonText, int]:
-    """The JSON of the block whose body starts at `start`, and where the body ends.
+def _read_block(text: str, start: int) -> tuple[Any, bool, int]:
+    """The JSON of the block whose body starts at `start`, whether mended, and the body's end.
 
     A closing tag inside a JSON string does not end the block. Raises JsonTextError.
     """
@@ -443,11 +415,12 @@ def _read_block(text: str, start: int) -> tuple[JsonText, int]:
     if end < 0:
         raise JsonTextError("the last <tool_call> is not closed")
     try:
-        return JsonText(value=parse_strict(text[start:end]), repaired=False), end
+        return parse_strict(text[start:end]), False, end
     except JsonTextError:
         end = _find_close(text, start, end)
     try:
-        return read_json(text[start:end]), end
+        read = read_json(text[start:end])
+        return read.value, read.repaired, end
     except JsonTextError as error:
         raise JsonTextError(f"not JSON: {error}") from None
 
@@ -466,7 +439,7 @@ def _find_key_fault(value: object) -> str:
     """What is wrong with a call object's name and arguments; empty if nothing is."""
     if not isinstance(value, dict):
         return f"a call is an object with name and arguments, not {show(value)}"
-    for key in ("name", "arguments"):
+    for key in _CALL_KEYS:
         if key not in value:
             return f"the key {key} is missing in {show(value)}"
     if not isinstance(value["name"], str):
