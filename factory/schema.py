@@ -27,6 +27,7 @@ Schema = dict[str, Any]
 WORDS: dict[str, str] = {
     **dict.fromkeys(("string", "str", "text", "char", "character", "enum", "date"), "string"),
     **dict.fromkeys(("time", "datetime", "binary", "file", "credentials"), "string"),
+    **dict.fromkeys(("date (yyyy-mm-dd)", "time (24-hour hh:mm)"), "string"),
     **dict.fromkeys(("integer", "int", "long", "short", "byte"), "integer"),
     **dict.fromkeys(("number", "float", "double", "decimal"), "number"),
     **dict.fromkeys(("boolean", "bool"), "boolean"),
@@ -36,6 +37,18 @@ WORDS: dict[str, str] = {
     **dict.fromkeys(("any", "mixed"), ""),
 }
 """Type words in lower case, and JSON Schema's word; an empty word is no constraint."""
+
+_KINDS = ("string", "integer", "number", "boolean", "array", "object", "null", "")
+SPELLINGS: dict[str, dict[str, str]] = {
+    name: dict(zip(_KINDS, words, strict=True))
+    for name, words in {
+        "json-schema": _KINDS,
+        "tooldev": ("string", "integer", "float", "boolean", "array", "dict", "null", "any"),
+        "python": ("str", "int", "float", "bool", "list", "dict", "None", "any"),
+        "toolbench": ("STRING", "NUMBER", "NUMBER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "ANY"),
+    }.items()
+}
+"""JSON Schema's words as each dialect spells them. ToolDev's are BFCL's and ToolACE's too."""
 
 REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor"})
 """Keywords that name another schema. A tool document stands alone, so they are refused."""
@@ -90,7 +103,7 @@ def read_type(word: object, depth: int = 0) -> Schema | None:
         return _read_union(word, depth)
     if not isinstance(word, str) or len(word) > _MAX_WORD or depth > 8:
         return None
-    text = word.strip().lower()
+    text = word.strip().lower().removesuffix(", optional")
     if text in WORDS:
         return {"type": WORDS[text]} if WORDS[text] else {}
     if "|" in text:
@@ -135,23 +148,48 @@ def to_json_schema(schema: object) -> Any:
 
 
 def map_types(schema: object) -> Any:
-    """A copy with type words mapped and nothing else changed, for the meta-schema to judge."""
+    """A copy with JSON Schema's type words, for the meta-schema to judge."""
+    return respell(schema, SPELLINGS["json-schema"])
+
+
+def respell(schema: object, words: Mapping[str, str]) -> Any:
+    """A copy with its type words in another spelling; words that nobody knows stay.
+
+    >>> respell({"type": "List[int]"}, SPELLINGS["tooldev"])
+    {'type': 'array', 'items': {'type': 'integer'}}
+    """
     if isinstance(schema, list):
-        return [map_types(part) for part in schema]
+        return [respell(part, words) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
     out: Schema = {}
     for key, part in schema.items():
         if key == "type":
-            out.update(read_type(part) or {})
+            fragment = read_type(part)
+            spelled = {"type": part} if fragment is None else _spell(fragment, words)
+            out |= {name: value for name, value in spelled.items() if name not in out}
         elif key in _SCHEMA_MAPS and isinstance(part, Mapping):
-            out[key] = {name: map_types(inner) for name, inner in part.items()}
+            out[key] = {name: respell(inner, words) for name, inner in part.items()}
         elif key == "items" and isinstance(part, list):
-            out["prefixItems"] = map_types(part)
+            out["prefixItems"] = respell(part, words)
         elif key in _SCHEMA_LISTS or key in _SCHEMAS:
-            out[key] = map_types(part)
+            out[key] = respell(part, words)
         else:
             out[key] = part
+    return out
+
+
+def _spell(fragment: Schema, words: Mapping[str, str]) -> Schema:
+    """What read_type gave, in these words; a word for anything is left out where there is none."""
+    out: Schema = {}
+    kind = fragment.get("type", "")
+    if isinstance(kind, list):
+        out["type"] = [words[name] for name in kind]
+    elif words[kind] and not fragment.keys() & {"anyOf"}:
+        out["type"] = words[kind]
+    for key, part in fragment.items():
+        if key != "type":
+            out[key] = respell(part, words)
     return out
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from factory.canon import canonical_json, normalise_text, query_id, tool_id
+from factory.dialects import read_dialect
 from factory.failures import InputError
 from factory.jsontext import parse_strict
 from factory.records import Query, Tool
@@ -89,7 +90,7 @@ def read_queries(path: Path, field: str = "") -> Imported[Query]:
 def read_tools(
     path: Path, find_fault: Callable[[dict[str, Any]], str] = lambda _: ""
 ) -> Imported[Tool]:
-    """Tool documents of a file (JSON lines or a JSON array), in any dialect `to_tooldev` knows.
+    """Tool documents of a file (JSON lines or a JSON array), in any dialect of factory.dialects.
 
     `find_fault` says why a document cannot be used, or nothing. Documents are bounded as a
     model's are: no NaN, at most 64 levels deep.
@@ -98,85 +99,19 @@ def read_tools(
     bad: list[BadLine] = []
     for row in _rows(path, bad):
         try:
-            document = to_tooldev(row.value)
-            parse_strict(canonical_json(document))
+            documents = read_dialect(row.value).documents
+            parse_strict(canonical_json(documents))
         except (ValueError, RecursionError) as error:
             bad.append(BadLine(where=row.where, cause=str(error)))
             continue
-        if fault := find_fault(document):
-            bad.append(BadLine(where=row.where, cause=fault))
-        else:
-            tools.append(Tool(id=tool_id(document), document=document))
+        for document in documents:
+            if fault := find_fault(document):
+                bad.append(BadLine(where=row.where, cause=fault))
+            else:
+                tools.append(Tool(id=tool_id(document), document=document))
     if not tools and not bad:
         raise InputError("the file holds no tools", where=str(path))
     return Imported(items=tuple(tools), bad=tuple(bad))
-
-
-def to_tooldev(value: Any) -> dict[str, Any]:
-    """A tool document as {name, description, arguments, results}, whatever names it came with.
-
-    Knows OpenAI (also wrapped in `function`), BFCL, xLAM, Seal-Tools, ToolBench and ToolDev
-    documents. Parameter schemas stay as they are: their type words are all understood.
-    Raises ValueError with the cause.
-    """
-    if not isinstance(value, dict):
-        raise ValueError(f"a tool is an object, not a {type(value).__name__}")
-    tool = value["function"] if isinstance(value.get("function"), dict) else value
-    name = _first(tool, "name", "api_name")
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"has no name; it has {', '.join(map(str, tool))[:200]}")
-    document: dict[str, Any] = {
-        "name": name,
-        "description": str(_first(tool, "description", "api_description") or ""),
-        "arguments": _arguments(tool),
-    }
-    results = _first(tool, "results", "responses")
-    if isinstance(results, dict) and results:
-        is_schema = "properties" in results
-        document["results"] = results if is_schema else {"type": "dict", "properties": results}
-    return document
-
-
-def _arguments(tool: dict[str, Any]) -> dict[str, Any]:
-    """The parameters as one schema: given whole, as bare properties, or as ToolBench lists."""
-    if "required_parameters" in tool or "optional_parameters" in tool:
-        required = list(tool.get("required_parameters") or [])
-        parameters = required + list(tool.get("optional_parameters") or [])
-        properties = {
-            str(p["name"]): {k: v for k, v in p.items() if k != "name"}
-            for p in parameters
-            if isinstance(p, dict) and "name" in p
-        }
-        needed = [str(p["name"]) for p in required if isinstance(p, dict) and "name" in p]
-        return {"type": "dict", "properties": properties, "required": needed}
-    schema = _first(tool, "arguments", "parameters")
-    if schema is None or schema == [] or schema == "":
-        schema = {}
-    if not isinstance(schema, dict):
-        raise ValueError(f"its parameters are a {type(schema).__name__}, not an object")
-    whole = _is_whole(schema)
-    properties = (schema.get("properties") or {}) if whole else schema
-    names = schema.get("required") if whole else tool.get("required")
-    kept = {k: v for k, v in schema.items() if k not in ("type", "properties", "required")}
-    return {
-        **(kept if whole else {}),
-        "type": "dict",
-        "properties": properties,
-        "required": list(names) if isinstance(names, list) else [],
-    }
-
-
-def _is_whole(schema: dict[str, Any]) -> bool:
-    """Whether it is the schema of an object, not a table of arguments by name."""
-    if isinstance(schema.get("properties"), dict):
-        return True
-    parts = (value for key, value in schema.items() if key != "additionalProperties")
-    is_object = str(schema.get("type")).lower() in ("object", "dict")
-    return is_object and not any(isinstance(part, dict) for part in parts)
-
-
-def _first(table: dict[str, Any], *names: str) -> Any:
-    return next((table[name] for name in names if name in table), None)
 
 
 def _request_text(value: Any, field: str) -> str:

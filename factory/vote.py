@@ -186,11 +186,11 @@ def vote(
     needed = 1 if plurality else minimum or ceil((len(parsed) + 1) / 2)
     by_name = {tool.name: tool for tool in tools}
     strict = _make_keys(parsed, by_name, loose=False)
-    ballot = _Ballot.count([key.text for key in strict], needed)
+    ballot = _Ballot.tally([key.text for key in strict], needed)
     decided: Literal["strict", "loose", "none"] = "strict"
     if ballot.reason:
         keys = _make_keys(parsed, by_name, loose=True)
-        loose = _Ballot.count([key.text for key in keys], needed)
+        loose = _Ballot.tally([key.text for key in keys], needed)
         ballot, decided = (ballot, "none") if loose.reason else (loose, "loose")
     winner, reason = None, ballot.reason
     if not reason and ballot.leader == _NO_CALL:
@@ -245,7 +245,7 @@ class _Ballot(NamedTuple):
     """Why nothing won, empty where one readable class leads alone with enough votes."""
 
     @classmethod
-    def count(cls, keys: Sequence[str], needed: int) -> _Ballot:
+    def tally(cls, keys: Sequence[str], needed: int) -> _Ballot:
         """Counts; each unreadable sample is a class of its own and cannot win."""
         own = [f"{key}{i}" if key == _INVALID else key for i, key in enumerate(keys)]
         counts = dict.fromkeys(own, 0)

@@ -13,7 +13,7 @@ from workspaces import ROOT
 PACKAGE = ROOT / "factory"
 ORDER = """
 failures canon records workspace recipe prompts pattern jsontext schema rulebook child
-home benchmark sources codes engines queries tools calls vote findings judge_calls
+home benchmark dialects sources codes engines queries tools calls vote findings judge_calls
 judge_documents check content sampling store history dataset train curriculum scorers
 score rows round seed doctor scaffold cli
 """.split()

@@ -11,7 +11,7 @@ from workspaces import ROOT
 from factory.failures import InputError
 from factory.queries import Contamination, draw
 from factory.records import Query
-from factory.sources import read_queries, read_tools, to_tooldev
+from factory.sources import read_queries, read_tools
 
 DATA = ROOT.parent / "shared" / "data"
 
@@ -124,66 +124,6 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="no requests"):
         read_queries(tmp_path / "empty.jsonl")
-
-
-TOOL = {"type": "string", "description": "Where."}
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {
-            "name": "f",
-            "description": "d",
-            "parameters": {"type": "object", "properties": {"p": TOOL}, "required": ["p"]},
-        },
-        {
-            "type": "function",
-            "function": {
-                "name": "f",
-                "description": "d",
-                "parameters": {"type": "object", "properties": {"p": TOOL}, "required": ["p"]},
-            },
-        },
-        {"api_name": "f", "api_description": "d", "parameters": {"p": TOOL}, "required": ["p"]},
-        {
-            "api_name": "f",
-            "api_description": "d",
-            "optional_parameters": [],
-            "required_parameters": [{"name": "p", **TOOL}],
-        },
-        {
-            "name": "f",
-            "description": "d",
-            "arguments": {"type": "dict", "properties": {"p": TOOL}, "required": ["p"]},
-        },
-    ],
-)
-def test_tool_dialects_agree(value: dict[str, object]) -> None:
-    assert to_tooldev(value) == {
-        "name": "f",
-        "description": "d",
-        "arguments": {"type": "dict", "properties": {"p": TOOL}, "required": ["p"]},
-    }
-
-
-@pytest.mark.parametrize("kind", ["object", "dict", "OBJECT"])
-def test_a_tool_without_arguments_has_none(kind: str) -> None:
-    document = to_tooldev({"name": "f", "parameters": {"type": kind}})
-    assert document["arguments"] == {"type": "dict", "properties": {}, "required": []}
-    document = to_tooldev({"name": "f", "parameters": {"type": kind, "properties": None}})
-    assert document["arguments"]["properties"] == {}
-
-
-def test_a_schema_without_a_type_is_a_schema() -> None:
-    schema = {"properties": {"p": TOOL}, "required": ["p"]}
-    document = to_tooldev({"name": "f", "parameters": schema})
-    assert document["arguments"] == {"type": "dict", **schema}
-
-
-def test_an_argument_called_type_is_one() -> None:
-    document = to_tooldev({"name": "f", "parameters": {"type": TOOL, "p": TOOL}})
-    assert document["arguments"]["properties"] == {"type": TOOL, "p": TOOL}
 
 
 @pytest.mark.parametrize(
