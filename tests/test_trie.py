@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from factory.codes.trie import DEAD, ROOT, Trie
+from factory.codes.trie import DEAD, FINISH, ROOT, Trie
 from factory.failures import ModelError
 
 END = 2
@@ -42,6 +42,8 @@ def assert_equal(trie: Trie, catalogue: dict[tuple[int, ...], str]) -> None:
 
 
 def assert_same_arrays(a: Trie, b: Trie) -> None:
+    """Equal codes give equal arrays once they are compact, whatever their history."""
+    a, b = a.compact(), b.compact()
     for name in NAMES:
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
 
@@ -112,6 +114,16 @@ class Growing(RuleBasedStateMachine):
                 self.trie.remove(code)
 
     @rule(data=st.data())
+    def narrow(self, data: st.DataObject) -> None:
+        names = data.draw(st.sets(st.sampled_from(sorted({"", *self.catalogue.values()}))))
+        known = names & set(self.catalogue.values())
+        if names != known:
+            with pytest.raises(ValueError, match="no code"):
+                self.trie.only(names)
+        expected = {code: name for code, name in self.catalogue.items() if name in known}
+        assert_equal(self.trie.only(known), expected)
+
+    @rule(data=st.data())
     def remove_known(self, data: st.DataObject) -> None:
         if self.catalogue:
             code = data.draw(st.sampled_from(sorted(self.catalogue)))
@@ -139,8 +151,21 @@ def test_grammar_takes_one_token_of_each_level(
     assert grammar.allowed(ROOT).tolist() == first
 
 
+def test_a_sub_trie_keeps_the_finish_code_and_leaves_the_rest_alone() -> None:
+    codes = {(5, 6): "t_1", (5, 7): "t_2", (8,): FINISH, (5,): "t_3"}
+    trie = build(codes)
+    truth = trie.only(["t_2"])
+    assert dict(truth.codes()) == {(5, 7): "t_2", (8,): FINISH}
+    assert truth.allowed(ROOT).tolist() == [5, 8]
+    trie.insert((9, 9), "t_4")
+    assert dict(trie.only({"t_3", "t_4"}).codes()) == {(5,): "t_3", (8,): FINISH, (9, 9): "t_4"}
+    assert dict(truth.codes()) == {(5, 7): "t_2", (8,): FINISH}
+
+
 def test_a_grammar_cannot_change() -> None:
     grammar = Trie.grammar([[5, 6], [7]], END)
+    with pytest.raises(ValueError, match="grammar"):
+        grammar.only([])
     with pytest.raises(ValueError, match="grammar"):
         grammar.insert((5, 8), "t")
     with pytest.raises(ValueError, match="grammar"):

@@ -1,4 +1,4 @@
-"""The trie of codes: flat arrays, shared by the checker, the sampler and the coder.
+"""The trie of codes: flat arrays, shared by the checker, the sampler, the beam and the coder.
 
 A node is an index into `first`, `count` and `leaf`; its children are the edges
 `first[node] … first[node] + count[node]`, sorted by token. Node 0 is the root and DEAD (-1) is
@@ -6,18 +6,23 @@ where a sequence lands that left the trie. A path ends at a node with `leaf >= 0
 (the end-of-turn token) is allowed, and where nothing else is, `end` is all that is allowed
 (algorithms §6). Codes may have different lengths and one may be the prefix of another.
 
-Numbers are token ids of the model's tokenizer. Only numpy is needed.
+A block of edges that is full moves to the end of the arrays when it gets another child, so adding
+or removing a code touches its own path only. Numbers are token ids of the model's tokenizer. Only
+numpy is needed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.dtypes import StringDType
 
 from factory.codes.base import REMEDY, Code, Ints, load_arrays
 from factory.failures import ModelError
@@ -26,8 +31,14 @@ ROOT = 0
 """The node that every sequence starts at."""
 DEAD = -1
 """The node of a sequence that is no prefix of any code; only `end` is allowed there."""
+FINISH = "<<Finish>>"
+"""Id of the entry that ends a trajectory instead of naming a tool (ToolGen §3); every sub-trie
+keeps it."""
 FORMAT = 1
 """Version of the saved file."""
+
+Names = np.ndarray[Any, Any]
+"""(N) tool ids; up to 15 bytes each lie in the array itself."""
 
 
 class Trie:
@@ -45,7 +56,7 @@ class Trie:
         leaf: Ints,
         tokens: Ints,
         following: Ints,
-        ids: list[str],
+        ids: Sequence[str] | Names,
         end: int,
         frozen: bool = False,
     ) -> None:
@@ -61,15 +72,17 @@ class Trie:
         """(edges) token of an edge; unused places between blocks hold no meaning."""
         self.following = following
         """(edges) node that an edge leads to."""
-        self.ids = ids
-        """Tool ids, by leaf index; freed places hold an empty string."""
+        self.ids: Names = np.asarray(ids, dtype=StringDType())
+        """(leaves) tool ids; unused places hold an empty string."""
         self.frozen = frozen
         """True for a grammar: its nodes are shared, so it can neither grow nor shrink."""
-        self._room = count.copy()
         self._num_nodes = len(first)
         self._num_edges = len(tokens)
+        self._num_leaves = len(self.ids)
+        self._room: dict[int, int] = {}
         self._free_nodes: list[int] = []
         self._free_leaves: list[int] = []
+        self._leaves_by_id: dict[str, list[int]] = {}
         self._only_end = np.array([end], dtype=np.int32)
 
     @classmethod
@@ -91,10 +104,10 @@ class Trie:
             raise ValueError(f"{len(codes_NL)} codes but {len(ids)} tool ids")
         if (codes_NL == end).any():
             raise ValueError(f"a code contains the end token {end}")
-        order = np.lexsort(codes_NL.T[::-1]) if len(codes_NL) else np.zeros(0, np.int64)
+        order = _sort(codes_NL)
         codes_NL = codes_NL[order]
         _refuse_duplicates(codes_NL, order, ids)
-        return _arrange(codes_NL, [ids[row] for row in order], end)
+        return _arrange(codes_NL, order, ids, end)
 
     @classmethod
     def grammar(cls, levels: Sequence[Sequence[int]], end: int) -> Trie:
@@ -119,7 +132,17 @@ class Trie:
 
     def __len__(self) -> int:
         """Number of codes; a grammar counts as one."""
-        return len(self.ids) - len(self._free_leaves)
+        return self._num_leaves - len(self._free_leaves)
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes ever made; freed ones are used again."""
+        return self._num_nodes
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the arrays, room for growth included; ids beyond 15 bytes lie outside."""
+        return sum(getattr(self, name).nbytes for name in (*_ARRAYS, "ids"))
 
     def children(self, node: int) -> Ints:
         """Tokens that lead on from a node, sorted: a view, valid until the next insert."""
@@ -156,7 +179,9 @@ class Trie:
     def lookup(self, tokens: Sequence[int]) -> str | None:
         """The tool of a whole code (without `end`); None if there is none, "" in a grammar."""
         node = self.walk(tokens)
-        return self.ids[self.leaf[node]] if node is not None and self.is_leaf(node) else None
+        if node is None or not self.is_leaf(node):
+            return None
+        return str(self.ids[self.leaf[node]])
 
     def __contains__(self, tokens: Sequence[int]) -> bool:
         return self.lookup(tokens) is not None
@@ -167,49 +192,92 @@ class Trie:
         while stack:
             node, prefix = stack.pop()
             if self.leaf[node] >= 0:
-                yield prefix, self.ids[self.leaf[node]]
+                yield prefix, str(self.ids[self.leaf[node]])
             for token in self.children(node)[::-1]:
                 stack.append((self.step(node, int(token)), (*prefix, int(token))))
 
     def insert(self, tokens: Sequence[int], tool_id: str) -> None:
         """Add one code. ValueError if it is taken, empty, contains `end`, or in a grammar."""
         self._refuse_if_frozen()
-        code = tuple(int(token) for token in tokens)
+        code = tuple(map(int, tokens))
         if not code or min(code) < 0 or self.end in code:
             raise ValueError(f"not a code: {code}")
-        if self.lookup(code) is not None:
-            raise ValueError(f"code {code} is taken by {self.lookup(code)}")
-        node = ROOT
-        for token in code:
-            following = self.step(node, token)
-            node = self._add_edge(node, token) if following == DEAD else following
-        if self._free_leaves:
-            self.leaf[node] = self._free_leaves.pop()
-            self.ids[self.leaf[node]] = tool_id
-        else:
-            self.leaf[node] = len(self.ids)
-            self.ids.append(tool_id)
+        node, depth = ROOT, 0
+        while depth < len(code) and (edge := self._edge(node, code[depth])) >= 0:
+            node, depth = int(self.following[edge]), depth + 1
+        if depth == len(code) and self.leaf[node] >= 0:
+            raise ValueError(f"code {code} is taken by {self.ids[self.leaf[node]]}")
+        for token in code[depth:]:
+            node = self._add_edge(node, token)
+        self.leaf[node] = leaf = self._new_leaf()
+        self.ids[leaf] = tool_id
+        if self._leaves_by_id:
+            self._leaves_by_id.setdefault(tool_id, []).append(leaf)
 
     def remove(self, tokens: Sequence[int]) -> str:
         """Take one code out and return its tool id. KeyError if it is not there."""
         self._refuse_if_frozen()
-        path = [ROOT]
+        path, edges = [ROOT], []
         for token in tokens:
-            path.append(self.step(path[-1], int(token)))
-            if path[-1] == DEAD:
+            edges.append(self._edge(path[-1], int(token)))
+            if edges[-1] < 0:
                 raise KeyError(tuple(tokens))
+            path.append(int(self.following[edges[-1]]))
         leaf = int(self.leaf[path[-1]])
         if leaf < 0:
             raise KeyError(tuple(tokens))
-        tool_id, self.ids[leaf] = self.ids[leaf], ""
+        tool_id, self.ids[leaf] = str(self.ids[leaf]), ""
+        if self._leaves_by_id:
+            self._leaves_by_id[tool_id].remove(leaf)
         self._free_leaves.append(leaf)
         self.leaf[path[-1]] = -1
-        for parent, token, node in zip(path[-2::-1], tokens[::-1], path[:0:-1], strict=True):
+        for parent, edge, node in zip(path[-2::-1], edges[::-1], path[:0:-1], strict=True):
             if self.count[node] or self.leaf[node] >= 0:
                 break
-            self._drop_edge(parent, int(token))
+            self._drop_edge(parent, edge)
             self._free_nodes.append(node)
         return tool_id
+
+    def only(self, tool_ids: Collection[str]) -> Trie:
+        """The sub-trie of some tools and of FINISH: in-domain, ground truth or live catalogue.
+
+        ValueError where a tool has no code here, and for a grammar.
+        """
+        self._refuse_if_frozen()
+        if not self._leaves_by_id:
+            for place, name in enumerate(self.ids[: self._num_leaves].tolist()):
+                self._leaves_by_id.setdefault(name, []).append(place)
+            for place in self._free_leaves:
+                self._leaves_by_id[""].remove(place)
+        found = self._leaves_by_id
+        if missing := sorted(name for name in tool_ids if not found.get(name)):
+            raise ValueError(f"{len(missing)} tools have no code: {', '.join(missing[:3])}")
+        leaves = [leaf for name in {*tool_ids, FINISH} for leaf in found.get(name, ())]
+        return Trie.build(
+            self._codes_of(leaves), [str(self.ids[leaf]) for leaf in leaves], self.end
+        )
+
+    def _codes_of(self, leaves: Sequence[int]) -> list[Code]:
+        """The codes that end at some leaves, by climbing to the root."""
+        nodes_M = np.arange(self._num_nodes)
+        counts_M = self.count[: self._num_nodes]
+        starts_M = self.first[: self._num_nodes] - (np.cumsum(counts_M) - counts_M)
+        edges_E = np.repeat(starts_M, counts_M) + np.arange(counts_M.sum())
+        parent_M = np.full(self._num_nodes, DEAD)
+        token_M = np.full(self._num_nodes, -1)
+        parent_M[self.following[edges_E]] = np.repeat(nodes_M, counts_M)
+        token_M[self.following[edges_E]] = self.tokens[edges_E]
+        node_of = np.full(self._num_leaves, DEAD)
+        ends = self.leaf[: self._num_nodes] >= 0
+        node_of[self.leaf[: self._num_nodes][ends]] = nodes_M[ends]
+        codes = []
+        for leaf in leaves:
+            node, code = int(node_of[leaf]), []
+            while node != ROOT:
+                code.append(int(token_M[node]))
+                node = int(parent_M[node])
+            codes.append(tuple(code[::-1]))
+        return codes
 
     def compact(self) -> Trie:
         """The same codes without unused places: equal sets of codes give equal arrays."""
@@ -224,18 +292,18 @@ class Trie:
             nodes = self.following[edges[-1]].astype(np.int64)
             order.append(nodes)
         order_M, edges_E = np.concatenate(order), np.concatenate(edges)
-        return _from_breadth_first(
-            self.tokens[edges_E],
-            self.count[order_M],
-            [self.ids[leaf] if leaf >= 0 else None for leaf in self.leaf[order_M]],
-            self.end,
+        leaf_M = self.leaf[order_M]
+        ends_M = leaf_M >= 0
+        renamed_M = np.where(ends_M, np.cumsum(ends_M) - 1, -1)
+        return _flat(
+            self.tokens[edges_E], self.count[order_M], renamed_M, self.ids[leaf_M[ends_M]], self.end
         )
 
     def save(self, path: str | Path) -> None:
         """Write one .npz file, atomically; the same codes give the same bytes."""
         target = Path(path)
         trie = self.compact()
-        text = np.frombuffer(json.dumps(trie.ids).encode(), dtype=np.uint8)
+        text = np.frombuffer(json.dumps(trie.ids.tolist()).encode(), dtype=np.uint8)
         scalars = np.array([FORMAT, trie.end, int(trie.frozen)], dtype=np.int32)
         partial = target.with_name(target.name + ".tmp")
         with partial.open("wb") as file:
@@ -271,11 +339,12 @@ class Trie:
 
     def _edge(self, node: int, token: int) -> int:
         """Index of the edge that a token takes from a node, or -1."""
-        tokens = self.children(node)
-        place = int(tokens.searchsorted(token))
-        if place == len(tokens) or tokens[place] != token:
+        if node == DEAD:
             return -1
-        return int(self.first[node]) + place
+        start = int(self.first[node])
+        stop = start + int(self.count[node])
+        place = bisect_left(self.tokens, token, start, stop)
+        return place if place < stop and self.tokens[place] == token else -1
 
     def _refuse_if_frozen(self) -> None:
         if self.frozen:
@@ -284,43 +353,53 @@ class Trie:
     def _add_edge(self, node: int, token: int) -> int:
         """Put a new child into a node's block (kept sorted) and return it."""
         child = self._new_node()
-        if self.count[node] == self._room[node]:
-            self._move_block(node)
-        start, size = int(self.first[node]), int(self.count[node])
-        place = start + int(self.tokens[start : start + size].searchsorted(token))
+        size = int(self.count[node])
+        if size == self._room.get(node, size):
+            self._move_block(node, size)
+        start = int(self.first[node])
+        stop = start + size
+        place = bisect_left(self.tokens, token, start, stop)
         for array, value in ((self.tokens, token), (self.following, child)):
-            array[place + 1 : start + size + 1] = array[place : start + size]
+            if place < stop:
+                array[place + 1 : stop + 1] = array[place:stop]
             array[place] = value
-        self.count[node] += 1
+        self.count[node] = size + 1
         return child
 
-    def _drop_edge(self, node: int, token: int) -> None:
-        edge, last = self._edge(node, token), int(self.first[node] + self.count[node]) - 1
-        for array in (self.tokens, self.following):
-            array[edge:last] = array[edge + 1 : last + 1]
-        self.count[node] -= 1
+    def _drop_edge(self, node: int, edge: int) -> None:
+        """Take an edge out of a node's block; the block keeps its room."""
+        size = int(self.count[node])
+        last = int(self.first[node]) + size - 1
+        if edge < last:
+            for array in (self.tokens, self.following):
+                array[edge:last] = array[edge + 1 : last + 1]
+        self._room.setdefault(node, size)
+        self.count[node] = size - 1
 
     def _new_node(self) -> int:
         if self._free_nodes:
             return self._free_nodes.pop()
         node = self._num_nodes
         if node == len(self.first):
-            self.first = _grow(self.first, node + 1)
-            self.count = _grow(self.count, node + 1)
-            self._room = _grow(self._room, node + 1)
-            self.leaf = _grow(self.leaf, node + 1)
-        self.first[node] = self.count[node] = self._room[node] = 0
+            self.first, self.count, self.leaf = map(_grow, (self.first, self.count, self.leaf))
+        self.first[node] = self.count[node] = 0
         self.leaf[node] = -1
         self._num_nodes += 1
         return node
 
-    def _move_block(self, node: int) -> None:
-        """Move a full block to the end of the edges, with twice its room."""
-        start, size = int(self.first[node]), int(self.count[node])
-        room, target = max(2, 2 * size), self._num_edges
-        if target + room > len(self.tokens):
-            self.tokens = _grow(self.tokens, target + room)
-            self.following = _grow(self.following, target + room)
+    def _new_leaf(self) -> int:
+        if self._free_leaves:
+            return self._free_leaves.pop()
+        if self._num_leaves == len(self.ids):
+            self.ids = _grow(self.ids)
+        self._num_leaves += 1
+        return self._num_leaves - 1
+
+    def _move_block(self, node: int, size: int) -> None:
+        """Move a full block to the end of the edges, with room for as many again."""
+        start, room, target = int(self.first[node]), max(2, 2 * size), self._num_edges
+        while target + room > len(self.tokens):
+            self.tokens, self.following = _grow(self.tokens), _grow(self.following)
         self.tokens[target : target + size] = self.tokens[start : start + size]
         self.following[target : target + size] = self.following[start : start + size]
         self.first[node], self._room[node] = target, room
@@ -350,6 +429,21 @@ def _pad(codes: Sequence[Code] | npt.NDArray[np.integer]) -> Ints:
     return padded
 
 
+def _sort(codes_NL: Ints) -> npt.NDArray[np.int64]:
+    """The order of the codes; as one number each where they fit into 63 bits, which is faster."""
+    if len(codes_NL) == 0:
+        return np.zeros(0, dtype=np.int64)
+    lows_L = codes_NL.min(axis=0)
+    bits_L = [int(span).bit_length() for span in codes_NL.max(axis=0) - lows_L]
+    if sum(bits_L) > 63:
+        by_column: npt.NDArray[np.int64] = np.lexsort(codes_NL.T[::-1])
+        return by_column
+    keys_N = np.zeros(len(codes_NL), dtype=np.int64)
+    for column, low, bits in zip(codes_NL.T, lows_L, bits_L, strict=True):
+        keys_N = (keys_N << bits) | (column - low)
+    return np.argsort(keys_N, kind="stable")
+
+
 def _refuse_duplicates(codes_NL: Ints, order: npt.NDArray[np.int64], ids: Sequence[str]) -> None:
     same = (codes_NL[1:] == codes_NL[:-1]).all(axis=1)
     if same.any():
@@ -358,8 +452,8 @@ def _refuse_duplicates(codes_NL: Ints, order: npt.NDArray[np.int64], ids: Sequen
         raise ValueError(f"{names[0]} and {names[1]} share the code {codes_NL[row].tolist()}")
 
 
-def _arrange(codes_NL: Ints, ids: list[str], end: int) -> Trie:
-    """Number the nodes of sorted codes breadth first."""
+def _arrange(codes_NL: Ints, order: npt.NDArray[np.int64], ids: Sequence[str], end: int) -> Trie:
+    """Number the nodes of sorted codes breadth first; `order` says whose code each row is."""
     num_codes, num_levels = codes_NL.shape
     lengths = (codes_NL >= 0).sum(axis=1)
     node_N = np.zeros(num_codes, dtype=np.int64)
@@ -378,36 +472,32 @@ def _arrange(codes_NL: Ints, ids: list[str], end: int) -> Trie:
         ends = lengths == level + 1
         end_node_N[ends] = node_N[ends]
     counts = np.bincount(np.concatenate(parents), minlength=num_nodes)
-    order = np.argsort(end_node_N)
     leaf = np.full(num_nodes, -1, dtype=np.int32)
-    leaf[end_node_N[order]] = np.arange(num_codes)
-    return _flat(np.concatenate(tokens), counts, leaf, [ids[row] for row in order], end)
-
-
-def _from_breadth_first(tokens: Ints, counts: Ints, names: list[str | None], end: int) -> Trie:
-    """A trie from its edges in breadth-first order; `names` has None where no code ends."""
-    ends = np.array([name is not None for name in names], dtype=bool)
-    leaf = np.where(ends, np.cumsum(ends) - 1, -1).astype(np.int32)
-    return _flat(tokens, counts, leaf, [name for name in names if name is not None], end)
+    leaf[end_node_N] = order
+    return _flat(np.concatenate(tokens), counts, leaf, ids, end)
 
 
 def _flat(
-    tokens: Ints, counts: npt.NDArray[np.integer], leaf: Ints, ids: list[str], end: int
+    tokens: Ints,
+    counts: npt.NDArray[np.integer],
+    leaf: npt.NDArray[np.integer],
+    ids: Sequence[str] | Names,
+    end: int,
 ) -> Trie:
     """Breadth first, edge e leads to node e + 1 and blocks follow each other in node order."""
     return Trie(
         first=(np.cumsum(counts) - counts).astype(np.int32),
         count=counts.astype(np.int32),
-        leaf=leaf,
-        tokens=tokens.astype(np.int32),
+        leaf=leaf.astype(np.int32, copy=False),
+        tokens=tokens.astype(np.int32, copy=False),
         following=np.arange(1, len(tokens) + 1, dtype=np.int32),
         ids=ids,
         end=end,
     )
 
 
-def _grow(array: Ints, size: int) -> Ints:
-    """A copy with room for at least `size` values, growing by half."""
-    grown = np.zeros(max(size, len(array) * 3 // 2 + 16), dtype=array.dtype)
+def _grow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy with half as much room again."""
+    grown = np.zeros(len(array) * 3 // 2 + 16, dtype=array.dtype)
     grown[: len(array)] = array
     return grown
