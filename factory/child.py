@@ -48,7 +48,6 @@ CHILD_ENV: dict[str, str] = {
     "VLLM_HOST_IP": "127.0.0.1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
 }
 """What every child's environment sets: no network, no telemetry, no stray output, one process."""
 

@@ -142,13 +142,20 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """Decode only paths of a trie, from the first new token on.
+    """Decode only paths of a trie: in the whole answer, or where it writes a code.
 
-    Example: Constraint(trie="/ws/.factory/checkpoints/r1/codes/trie.npz").
+    Example: Constraint(trie="/ws/.factory/checkpoints/r1/codes/trie.npz", after="Action: ",
+    until="\\n").
     """
 
     trie: str
     """Path of a saved trie (factory.codes.trie.Trie.save)."""
+    only: tuple[str, ...] = ()
+    """Ids of the tools that may be named; () is all of the trie's."""
+    after: str = ""
+    """Text that opens a code span, compared token by token; "" is the start of the answer."""
+    until: str = ""
+    """Text of one token that closes a code, after which all is allowed; "" ends the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from factory.engines.base import (
     open_engine,
     unanswered,
 )
+from factory.engines.constrain import guide_to_wire, vllm_processor, vllm_slot_processor
 from factory.engines.process import ProcessEngine
 from factory.failures import ModelError
 from factory.records import (
@@ -195,6 +197,162 @@ def test_a_grammar_allows_every_combination_and_nothing_else(
         len(code) == 4 and all(code[level] in levels[level] for level in range(3)) for code in codes
     )
     assert len(set(codes)) > 10
+
+
+def test_codes_are_bound_inside_their_span_and_everything_is_free_outside(
+    served: Served, trie: tuple[Trie, Constraint]
+) -> None:
+    catalogue, constraint = trie
+    tok = tokenizer(served.folder)
+    first = dataclasses.replace(constraint, until="\n")
+    bounds = dataclasses.replace(constraint, after="a", until="\n")
+    hot: dict[str, Any] = {"n": 4, "temperature": 2.0, "top_k": 0}
+    requests = [chat(n, first, **hot) for n in range(4)]
+    requests += [chat(10 + n, bounds, max_tokens=120, **hot) for n in range(12)]
+    requests += [chat(30 + n, max_tokens=40) for n in range(3)]
+    alone = served.sample(*requests[16:])
+    replies = served.sample(*requests)
+    assert ids(replies[16:]) == ids(alone)
+    (close,), (opening,) = tok.encode("\n"), tok.encode("a")
+    for completion in (c for reply in replies[:4] for c in reply.completions):
+        assert catalogue.lookup(completion.token_ids[:3]) is not None
+        assert completion.token_ids[3] == close
+    free = [c.token_ids[4:] for reply in replies[:4] for c in reply.completions]
+    assert any(set(tail) - set(catalogue.tokens.tolist()) - {close} for tail in free)
+    num_spans = 0
+    for completion in (c for reply in replies[4:16] for c in reply.completions):
+        rest = list(completion.token_ids)
+        while opening in rest:
+            rest = rest[rest.index(opening) + 1 :]
+            code, rest = rest[:3], rest[3:]
+            whole = len(code) == 3 and bool(rest)
+            assert catalogue.walk(code) is not None
+            assert not whole or (tuple(code) in catalogue and rest[0] == close)
+            num_spans += whole
+    assert num_spans > 3
+
+
+def test_a_sub_trie_names_its_tools_only(served: Served, trie: tuple[Trie, Constraint]) -> None:
+    catalogue, constraint = trie
+    hot: dict[str, Any] = {"n": 8, "temperature": 2.0, "top_k": 0}
+    few = dataclasses.replace(constraint, only=("t_2", "t_5"))
+    one = dataclasses.replace(constraint, only=("t_7",))
+    found = [
+        {catalogue.lookup(completion.token_ids[:-1]) for completion in reply.completions}
+        for reply in served.sample(chat(1, few, **hot), chat(2, constraint, **hot), chat(3, one))
+    ]
+    assert found[0] == {"t_2", "t_5"} and found[2] == {"t_7"}
+    assert len(found[1]) > 2
+
+
+def test_vllm_tells_its_rows_apart(model: Path, trie: tuple[Trie, Constraint]) -> None:
+    """vLLM's first interface: requests enter, move and leave the rows of its batch."""
+    import torch
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+
+    catalogue, constraint = trie
+    vocabulary = len(tokenizer(model))
+    config = SimpleNamespace(model_config=SimpleNamespace(get_vocab_size=lambda: vocabulary))
+    processor = vllm_processor()(config, torch.device("cpu"), False)
+    wire = guide_to_wire(constraint.trie, (), (), None)
+    bound, free = SamplingParams(extra_args=wire), SamplingParams()
+    code = next(code for code, _ in catalogue.codes())
+    outputs: list[list[int]] = [[code[0]], [], []]
+    added = [
+        (0, bound, None, outputs[0]),
+        (1, free, None, outputs[1]),
+        (2, bound, None, outputs[2]),
+    ]
+    processor.update_state(BatchUpdate(3, removed=[], added=added, moved=[]))
+
+    def allowed(num_rows: int) -> list[int]:
+        return [
+            int(n) for n in processor.apply(torch.zeros(num_rows, vocabulary)).isfinite().sum(1)
+        ]
+
+    after_first = len(catalogue.children(catalogue.walk(code[:1]) or 0))
+    at_root = len(catalogue.children(0))
+    assert allowed(3) == [after_first, vocabulary, at_root]
+    processor.update_state(BatchUpdate(3, [], [], [(0, 1, MoveDirectionality.SWAP)]))
+    assert allowed(3) == [vocabulary, after_first, at_root]
+    outputs[0] += [code[1], code[2]]
+    processor.update_state(None)
+    assert allowed(3) == [vocabulary, 1, at_root]
+    processor.update_state(BatchUpdate(2, [1], [], [(2, 1, MoveDirectionality.UNIDIRECTIONAL)]))
+    assert allowed(2) == [vocabulary, at_root]
+
+
+def test_both_interfaces_of_vllm_allow_the_same(model: Path, trie: tuple[Trie, Constraint]) -> None:
+    """Model Runner V2's class on its own records, with the runner's buffers on the CPU."""
+    import torch
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+
+    catalogue, constraint = trie
+    tok = tokenizer(model)
+    (close,), marker = tok.encode("\n"), tok.encode("call: ")
+    vocabulary, num_slots, device = len(tok), 8, torch.device("cpu")
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(get_vocab_size=lambda: vocabulary), speculative_config=None
+    )
+
+    def buffer(*shape: int) -> SimpleNamespace:
+        return SimpleNamespace(gpu=torch.zeros(shape, dtype=torch.int32))
+
+    states = LogitsProcRequestState(
+        device=device,
+        max_num_reqs=num_slots,
+        vocab_size=vocabulary,
+        all_token_ids=buffer(num_slots, 64),
+        prompt_len=buffer(num_slots),
+        prefill_len=buffer(num_slots),
+        total_len=buffer(num_slots),
+    )
+    slots = vllm_slot_processor()(config, states)
+    rows = vllm_processor()(config, device, False)
+    code, *_ = [code for code, _ in catalogue.codes()][3:]
+    path = constraint.trie
+    whole, spans = (path, (), (), None), (path, (), marker, close)
+    cases: list[tuple[Any, list[int]]] = [
+        (whole, []),
+        (whole, [*code[:2]]),
+        (whole, [*code]),
+        (whole, [*code, catalogue.end, 7]),
+        (None, [*code[:1]]),
+        (spans, [7, *code[:1]]),
+        (spans, [7, *marker, *code[:2]]),
+        (spans, [*marker, *code, close, 9, *marker]),
+    ]
+    slot_of = [5, 2, 7, 0, 1, 6, 3, 4]
+    added = []
+    for row, (slot, (wire, output)) in enumerate(zip(slot_of, cases, strict=True)):
+        params = SamplingParams(extra_args=None if wire is None else guide_to_wire(*wire))
+        assert slots.add_request(slot, params) == (wire is not None)
+        prompt = [3] * (1 + slot)
+        tokens = torch.tensor(prompt + output, dtype=torch.int32)
+        states.all_token_ids.gpu[slot, : len(tokens)] = tokens
+        states.prompt_len.gpu[slot], states.total_len.gpu[slot] = len(prompt), len(tokens)
+        added.append((row, params, None, output))
+    slots.apply_staged_writes()
+    rows.update_state(BatchUpdate(len(cases), removed=[], added=added, moved=[]))
+    mapping = torch.tensor(slot_of, dtype=torch.int32)
+    context = LogitsContext(
+        expanded_idx_mapping=mapping,
+        idx_mapping=mapping,
+        idx_mapping_np=mapping.numpy(),
+        expanded_local_pos=torch.zeros_like(mapping),
+        input_ids=mapping,
+        pos=mapping,
+        seq_lens_upper_bound_np=mapping.numpy(),
+    )
+    logits = torch.randn(len(cases), vocabulary)
+    expected = rows.apply(logits.clone())
+    assert torch.equal(slots.apply(logits.clone(), context), expected)
+    num_allowed = expected.isfinite().sum(1).tolist()
+    assert num_allowed[2:6] == [1, 1, vocabulary, vocabulary]
+    assert num_allowed[7] == num_allowed[0] == len(catalogue.children(0))
 
 
 def test_a_prompt_without_room_for_an_answer_comes_back_empty(served: Served) -> None:

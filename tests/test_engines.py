@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from factory.codes.trie import Trie
-from factory.engines import base
+from factory.codes.trie import DEAD, ROOT, Trie
+from factory.engines import base, constrain
 from factory.engines.base import (
     ENGINE_DIED,
     PROMPT_TOO_LONG,
@@ -29,7 +30,7 @@ from factory.engines.base import (
     request_to_wire,
     unanswered,
 )
-from factory.engines.constrain import Walk, load_trie, restrict
+from factory.engines.constrain import Forest, Guide, Rows, make_guide
 from factory.engines.process import DEATHS_PER_RESTART, ProcessEngine
 from factory.engines.replay import ReplayEngine
 from factory.failures import ChildError, InputError, MissingError, ModelError
@@ -389,44 +390,119 @@ def test_records_survive_the_wire() -> None:
     assert texts([empty]) == [[""] * 5] and empty.completions[0].finish_reason in UNANSWERED
 
 
-def test_a_walk_depends_on_the_tokens_alone() -> None:
-    trie = Trie.build([(7, 8), (7, 9), (5, 8)], ["t_1", "t_2", "t_3"], end=2)
-    walk, output = Walk(trie), [7]
-    assert list(Walk(trie).allowed([])) == [5, 7]
-    assert list(walk.allowed(output)) == [8, 9]
-    assert list(walk.allowed(output)) == [8, 9]
-    output.append(9)
-    assert list(walk.allowed(output)) == [2]
-    assert list(walk.allowed([5])) == [8]
-    assert list(walk.allowed([])) == [5, 7]
-    assert list(Walk(trie).allowed([6])) == [2]
+CODES = st.dictionaries(
+    st.lists(st.integers(3, 8), min_size=1, max_size=4).map(tuple),
+    st.sampled_from("abc"),
+    min_size=1,
+    max_size=12,
+)
+VOCABULARY, UNTIL, OPEN, OTHER = 14, 9, (10, 11), (12,)
+REPEATABLE = settings(deadline=None, derandomize=True, database=None)
 
 
-def test_restrict_leaves_other_rows_alone() -> None:
+def walk(guide: Guide | None, output: Sequence[int]) -> set[int]:
+    """What may follow, token by token as algorithms §6 says it: the reference."""
+    everything = set(range(VOCABULARY))
+    if guide is None:
+        return everything
+    trie = guide.trie
+    node: int | None = None if guide.marker else ROOT
+    for at, token in enumerate(output):
+        if node is not None:
+            left = trie.step(node, token) == DEAD
+            closes = left and token == guide.close and (node == DEAD or trie.is_leaf(node))
+            node = trie.step(node, token)
+            if closes:
+                node = None if guide.spans else DEAD
+        seen = tuple(output[: at + 1])
+        if node is None and guide.marker and seen[-len(guide.marker) :] == guide.marker:
+            node = ROOT
+    if node is None:
+        return everything
+    allowed = set(trie.allowed(node).tolist())
+    return {guide.close if token == trie.end else token for token in allowed}
+
+
+@st.composite
+def guided_rows(draw: st.DrawFn) -> list[tuple[Guide | None, list[int]]]:
+    """A batch: rows with several tries and kinds of span, each some way on its allowed paths."""
+    tries = [
+        Trie.build(list(codes), list(codes.values()), end=2)
+        for codes in draw(st.lists(CODES, min_size=1, max_size=3))
+    ]
+    rows: list[tuple[Guide | None, list[int]]] = []
+    for _ in range(draw(st.integers(1, 6))):
+        marker = draw(st.sampled_from([(), OPEN, OTHER]))
+        until = draw(st.sampled_from([2, UNTIL]))
+        guide = Guide(
+            trie=draw(st.sampled_from(tries)),
+            close=until,
+            marker=marker,
+            spans=bool(marker) or until == UNTIL,
+        )
+        output: list[int] = []
+        chosen = draw(st.sampled_from([guide, guide, guide, None]))
+        for _ in range(draw(st.integers(0, 14))):
+            allowed = walk(chosen, output)
+            likely = sorted(allowed & {*OPEN, *OTHER}) or sorted(allowed)
+            output.append(draw(st.sampled_from(draw(st.sampled_from([likely, sorted(allowed)])))))
+        rows.append((chosen, output))
+    return rows
+
+
+def allowed_tokens(logits_RV: Any) -> list[set[int]]:
+    return [set(row.isfinite().nonzero()[:, 0].tolist()) for row in logits_RV]
+
+
+@settings(REPEATABLE, max_examples=60)
+@given(guided_rows())
+def test_a_batch_allows_what_the_trie_allows_each_row(
+    rows: list[tuple[Guide | None, list[int]]],
+) -> None:
     import torch
 
-    logits = torch.arange(12.0).reshape(3, 4)
+    guided = {row: (guide, ids) for row, (guide, ids) in enumerate(rows) if guide}
+    logits = torch.randn(len(rows), VOCABULARY)
     before = logits.clone()
-    restrict(logits, {2: np.array([0, 3], np.int32), 0: np.array([1], np.int32)})
-    assert torch.equal(logits[1], before[1])
-    low = float("-inf")
-    assert logits[0].tolist() == [low, 1.0, low, low] and logits[2].tolist() == [
-        8.0,
-        low,
-        low,
-        11.0,
-    ]
-    restrict(logits, {})
+    Rows(Forest(logits.device), guided, len(rows)).apply(logits)
+    assert allowed_tokens(logits) == [walk(guide, ids) for guide, ids in rows]
+    assert torch.equal(logits[logits.isfinite()], before[logits.isfinite()])
 
 
-def test_a_trie_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "trie.npz"
+def test_a_forest_drops_what_nobody_walks_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(constrain, "LEAST_ROOM", 20)
+    forest = Forest(torch.device("cpu"))
+    old = Trie.build([(a, b) for a in range(3, 9) for b in range(3, 9)], [""] * 36, end=2)
+    new = Trie.build([(3, 4)], ["t"], end=2)
+    forest.cover([old])
+    forest.cover([new])
+    with pytest.raises(KeyError):
+        forest.root(old)
+    nodes = forest.step(torch.tensor([forest.root(new)] * 2), torch.tensor([3, 4]))
+    assert forest.is_leaf(nodes).tolist() == [False, True]
+    forest.cover([old, new])
+    assert forest.root(old) != forest.root(new)
+
+
+def test_a_guide_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "trie.npz")
     with pytest.raises(ModelError):
-        load_trie(str(path), 100)
-    Trie.build([(7, 8)], ["t_1"], end=2).save(path)
-    assert load_trie(str(path), 9).lookup((7, 8)) == "t_1"
+        make_guide(path, (), (), None, 100)
+    Trie.build([(7, 8), (7, 5)], ["t_1", "t_2"], end=2).save(path)
+    guide = make_guide(path, (), (), None, 9)
+    assert guide.close == 2 and not guide.spans and guide.trie.lookup((7, 8)) == "t_1"
+    assert make_guide(path, ("t_2",), (), None, 9).trie.lookup((7, 8)) is None
+    assert make_guide(path, (), (), None, 9) is guide
     with pytest.raises(ModelError, match="token 8"):
-        load_trie(str(path), 8)
+        make_guide(path, (), (), None, 8)
+    with pytest.raises(ModelError, match="t_9"):
+        make_guide(path, ("t_9",), (), None, 9)
+    with pytest.raises(InputError, match="until"):
+        make_guide(path, (), (), 7, 9)
+    with pytest.raises(InputError, match="after"):
+        make_guide(path, (), (1, 8), None, 9)
 
 
 def test_replay_answers_from_a_table_or_a_function() -> None:

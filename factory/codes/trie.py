@@ -17,6 +17,7 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,26 @@ FORMAT = 1
 
 Names = np.ndarray[Any, Any]
 """(N) tool ids; up to 15 bytes each lie in the array itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """The way from each node of a trie back to the root."""
+
+    parent_N: Ints
+    """(N) node above; DEAD for the root and for freed nodes."""
+    token_N: Ints
+    """(N) token that leads here from the node above."""
+    node_of_leaf: Ints
+    """(leaves) node at which a leaf's code ends."""
+
+    def code_of(self, node: int) -> Code:
+        """The tokens that lead to a node."""
+        code = []
+        while node != ROOT:
+            code.append(int(self.token_N[node]))
+            node = int(self.parent_N[node])
+        return tuple(code[::-1])
 
 
 class Trie:
@@ -138,6 +159,16 @@ class Trie:
     def num_nodes(self) -> int:
         """Nodes ever made; freed ones are used again."""
         return self._num_nodes
+
+    def measure_depth(self) -> int:
+        """Tokens of the longest code."""
+        nodes, depth = np.zeros(1, np.int64), -1
+        while len(nodes):
+            counts = self.count[nodes]
+            base = np.repeat(self.first[nodes] - (np.cumsum(counts) - counts), counts)
+            nodes = np.unique(self.following[base + np.arange(len(base))])
+            depth += 1
+        return depth
 
     @property
     def num_bytes(self) -> int:
@@ -253,31 +284,23 @@ class Trie:
         if missing := sorted(name for name in tool_ids if not found.get(name)):
             raise ValueError(f"{len(missing)} tools have no code: {', '.join(missing[:3])}")
         leaves = [leaf for name in {*tool_ids, FINISH} for leaf in found.get(name, ())]
-        return Trie.build(
-            self._codes_of(leaves), [str(self.ids[leaf]) for leaf in leaves], self.end
-        )
+        family = self.family()
+        codes = [family.code_of(int(node)) for node in family.node_of_leaf[leaves]]
+        return Trie.build(codes, [str(self.ids[leaf]) for leaf in leaves], self.end)
 
-    def _codes_of(self, leaves: Sequence[int]) -> list[Code]:
-        """The codes that end at some leaves, by climbing to the root."""
-        nodes_M = np.arange(self._num_nodes)
-        counts_M = self.count[: self._num_nodes]
-        starts_M = self.first[: self._num_nodes] - (np.cumsum(counts_M) - counts_M)
-        edges_E = np.repeat(starts_M, counts_M) + np.arange(counts_M.sum())
-        parent_M = np.full(self._num_nodes, DEAD)
-        token_M = np.full(self._num_nodes, -1)
-        parent_M[self.following[edges_E]] = np.repeat(nodes_M, counts_M)
-        token_M[self.following[edges_E]] = self.tokens[edges_E]
-        node_of = np.full(self._num_leaves, DEAD)
-        ends = self.leaf[: self._num_nodes] >= 0
-        node_of[self.leaf[: self._num_nodes][ends]] = nodes_M[ends]
-        codes = []
-        for leaf in leaves:
-            node, code = int(node_of[leaf]), []
-            while node != ROOT:
-                code.append(int(token_M[node]))
-                node = int(parent_M[node])
-            codes.append(tuple(code[::-1]))
-        return codes
+    def family(self) -> Family:
+        """The way back up, as it is now. ValueError for a grammar, where ways meet."""
+        self._refuse_if_frozen()
+        nodes_N = np.arange(self._num_nodes, dtype=np.int32)
+        counts_N, leaf_N = self.count[: self._num_nodes], self.leaf[: self._num_nodes]
+        starts_N = self.first[: self._num_nodes] - (np.cumsum(counts_N) - counts_N)
+        edges_E = np.repeat(starts_N, counts_N) + np.arange(counts_N.sum())
+        parent_N, token_N = np.full_like(nodes_N, DEAD), np.full_like(nodes_N, -1)
+        parent_N[self.following[edges_E]] = np.repeat(nodes_N, counts_N)
+        token_N[self.following[edges_E]] = self.tokens[edges_E]
+        node_of_leaf = np.full(self._num_leaves, DEAD, dtype=np.int32)
+        node_of_leaf[leaf_N[leaf_N >= 0]] = nodes_N[leaf_N >= 0]
+        return Family(parent_N=parent_N, token_N=token_N, node_of_leaf=node_of_leaf)
 
     def compact(self) -> Trie:
         """The same codes without unused places: equal sets of codes give equal arrays."""

@@ -235,7 +235,9 @@ def request_from_wire(wire: dict[str, Any]) -> Request:
         sampling=Sampling(**wire["sampling"]),
         messages=tuple(Message(**message) for message in wire["messages"]),
         prompt=wire["prompt"],
-        constraint=Constraint(**constraint) if constraint else None,
+        constraint=Constraint(**{**constraint, "only": tuple(constraint["only"])})
+        if constraint
+        else None,
     )
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.engines.base import CONTEXT_FULL
-from factory.failures import ModelError
-from factory.records import Completion, Request
+from factory.failures import InputError, ModelError
+from factory.records import Completion, Constraint, Request
 
 
 class Chat:
@@ -58,6 +58,24 @@ class Chat:
                 remedy="use only roles the model knows in prompts/, or another chat template",
             ) from error
         return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def bounds(self, constraint: Constraint) -> dict[str, Any]:
+        """The tokens that open and close a code span: `marker` and `until` of a guide.
+
+        Raises:
+            InputError: the closing text is not one token of this model.
+        """
+        marker, closing = (
+            self._tokenizer.encode(text, add_special_tokens=False)
+            for text in (constraint.after, constraint.until)
+        )
+        if len(closing) > 1:
+            raise InputError(
+                f"{constraint.until!r}, which is to close a code, is {len(closing)} tokens",
+                where=str(self._folder),
+                remedy="close it with one token of the model, such as a newline",
+            )
+        return {"marker": marker, "until": closing[0] if closing else None}
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of an answer: without its end token and special tokens, code tokens are kept."""

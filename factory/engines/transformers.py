@@ -22,9 +22,9 @@ from factory.engines.base import (
     unanswered,
 )
 from factory.engines.chat import Chat
-from factory.engines.constrain import Walk, load_trie, restrict
+from factory.engines.constrain import Forest, Guide, Rows, make_guide
 from factory.failures import MissingError, ModelError
-from factory.records import Completion, Reply, Request
+from factory.records import Completion, Constraint, Reply, Request
 
 KEEP_SHARE = 0.75
 """A batch is packed once less than this share of its rows is unfinished."""
@@ -59,8 +59,8 @@ class Row:
     """Which of the job's samples."""
     generator: Any
     """Its own torch.Generator."""
-    walk: Walk | None
-    """Its place in a trie, if it is constrained."""
+    guide: Guide | None
+    """What it may write, if it is constrained."""
     max_tokens: int
     """New tokens at most."""
     token_ids: list[int] = field(default_factory=list)
@@ -84,6 +84,7 @@ class Server:
         self._max_model_len = min(settings.max_model_len, own_limit)
         self._max_rows = settings.max_batch
         self._vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
+        self._forest = Forest(self._model.device)
         self._waiting: deque[Job] = deque()
 
     def info(self) -> dict[str, Any]:
@@ -165,9 +166,13 @@ class Server:
             job=job,
             index=index,
             generator=generator,
-            walk=Walk(load_trie(constraint.trie, self._vocabulary)) if constraint else None,
+            guide=self._guide(constraint) if constraint else None,
             max_tokens=min(sampling.max_tokens, self._max_model_len - len(job.prompt_ids)),
         )
+
+    def _guide(self, constraint: Constraint) -> Guide:
+        bounds = self._chat.bounds(constraint)
+        return make_guide(constraint.trie, constraint.only, **bounds, vocabulary=self._vocabulary)
 
     def _left_pad(self, prompts: list[list[int]]) -> tuple[Any, Any]:
         """Prompts as (R, T) ids and mask; pads stand on the left, where the mask is 0."""
@@ -205,10 +210,13 @@ class Server:
     def _choose(self, rows: list[Row], logits_RV: Any) -> Any:
         """Sample the next token of every row; finished rows get one that nobody reads."""
         logprobs_RV = logits_RV.log_softmax(-1)
-        walks = [(place, row) for place, row in enumerate(rows) if row.walk and not row.finished]
-        restrict(
-            logits_RV, {place: row.walk.allowed(row.token_ids) for place, row in walks if row.walk}
-        )
+        guided = {
+            place: (row.guide, row.token_ids)
+            for place, row in enumerate(rows)
+            if row.guide and not row.finished
+        }
+        if guided:
+            Rows(self._forest, guided, len(rows)).apply(logits_RV)
         next_R = draw(logits_RV, rows)
         chosen_R = logprobs_RV.gather(1, next_R[:, None])[:, 0]
         for row, token, logprob in zip(rows, next_R.tolist(), chosen_R.tolist(), strict=True):

@@ -22,7 +22,12 @@ from factory.engines.base import (
     unanswered,
 )
 from factory.engines.chat import Chat
-from factory.engines.constrain import TRIE, load_trie, vllm_processor
+from factory.engines.constrain import (
+    guide_to_wire,
+    make_guide,
+    vllm_processor,
+    vllm_slot_processor,
+)
 from factory.failures import MissingError, ModelError
 from factory.records import Reply, Request
 
@@ -94,8 +99,13 @@ class Server:
         sampling = request.sampling
         extra = None
         if request.constraint:
-            load_trie(request.constraint.trie, self._vocabulary)
-            extra = {TRIE: request.constraint.trie}
+            guide = {
+                "path": request.constraint.trie,
+                "only": request.constraint.only,
+                **self._chat.bounds(request.constraint),
+            }
+            make_guide(**guide, vocabulary=self._vocabulary)
+            extra = guide_to_wire(**guide)
         return SamplingParams(
             n=1 if sampling.temperature == 0 else sampling.n,
             temperature=sampling.temperature,
@@ -179,7 +189,9 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
             "skip_tokenizer_init": True,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
-            "logits_processors": [vllm_processor()],
+            "logits_processors": [
+                vllm_slot_processor() if _has_slots(on_cpu) else vllm_processor()
+            ],
         }
         if on_cpu:
             arguments |= {
@@ -202,6 +214,13 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
         ) from error
 
 
+def _has_slots(on_cpu: bool) -> bool:
+    """Whether vLLM serves with Model Runner V2, whose logits processors are of another kind."""
+    import vllm.envs
+
+    return not on_cpu and bool(vllm.envs.VLLM_USE_V2_MODEL_RUNNER)
+
+
 def _info(engine: Any) -> dict[str, Any]:
     import vllm
 
@@ -222,6 +241,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     if opening is None:
         return
     folder = Path(opening["path"])
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     _stay_eager_on_cpu()
     server = Server(channel, folder, EngineSettings(**opening["settings"]))
     channel.send({"type": "ready", "fingerprint": fingerprint(folder), "info": server.info})
