@@ -31,6 +31,8 @@ STORAGE_VERSION = "v1.2.0"
 """File format: the oldest that holds what we store, so that older DuckDB clients open it too."""
 READ_WAIT_SECONDS = 2.0
 """How long a reader waits for a fold to end."""
+STREAM_ROWS = 2048
+"""Rows of a stream held in memory at once."""
 FOLD_CHUNK = 1024
 """Segments held in memory at once."""
 READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -59,6 +61,81 @@ class Rows:
     def records(self) -> list[dict[str, object]]:
         """Each row as a dict by column name."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+class Stream:
+    """A query's answer while it is read, a batch in memory at a time.
+
+    Example:
+        with ledger.stream("from generation") as stream:
+            for batch in stream:
+                write(stream.columns, batch)
+    """
+
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        sql: str,
+        parameters: Parameters | None,
+        timeout_seconds: float | None,
+        limit: int | None,
+    ) -> None:
+        self._con, self._sql = con, sql
+        self._timeout = self._left_seconds = timeout_seconds
+        self._limit = limit
+        self.more = False
+        """After the last batch: whether the row limit cut the answer short."""
+        with self._bounded():
+            statements = con.extract_statements(sql)
+            if len(statements) != 1:
+                raise InputError(
+                    f"one statement at a time, this has {len(statements)}", where=_shorten(sql)
+                )
+            con.execute(statements[0], parameters)
+        found = con.description or []
+        self.columns = tuple(str(column[0]) for column in found)
+        """Column names in order."""
+        self.types = tuple(str(column[1]) for column in found)
+        """DuckDB's types: `VARCHAR`, `TIMESTAMP`, `DECIMAL(5,2)`, …"""
+
+    def __iter__(self) -> Iterator[list[tuple[Any, ...]]]:
+        """Batches of rows. Raises InputError like `Ledger.query`."""
+        left = self._limit
+        while True:
+            size = STREAM_ROWS if left is None else min(STREAM_ROWS, left + 1)
+            with self._bounded():
+                batch = self._con.fetchmany(size)
+            if left is not None:
+                self.more = len(batch) > left
+                batch = batch[:left]
+                left -= len(batch)
+            if not batch:
+                return
+            yield batch
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """One step in DuckDB: bounded by the time that is left, its complaints turned into ours."""
+        started = time.monotonic()
+        try:
+            with _interrupted_after(self._con, self._left_seconds):
+                yield
+        except duckdb.InterruptException as error:
+            raise InputError(
+                f"the query took longer than {self._timeout:g} s and was stopped",
+                where=_shorten(self._sql),
+                remedy="narrow it with `where round = …` or `limit …`, or allow more time",
+            ) from error
+        except duckdb.Error as error:
+            raise InputError(
+                f"the query cannot be run: {error}",
+                where=_shorten(self._sql),
+                remedy="the ledger can only be read; `show tables` lists what is in it, "
+                "`describe NAME` its columns",
+            ) from error
+        if self._left_seconds is not None:
+            # Only time in here counts: whoever reads the rows may be slow.
+            self._left_seconds = max(0.0, self._left_seconds - (time.monotonic() - started))
 
 
 class Ledger:
@@ -160,22 +237,22 @@ class Ledger:
 
         Raises InputError for SQL that is wrong, denied, too big for memory or too slow.
         """
+        with self.stream(sql, parameters, timeout_seconds=timeout_seconds, limit=limit) as stream:
+            rows = [row for batch in stream for row in batch]
+            return Rows(columns=stream.columns, rows=rows, more=stream.more)
+
+    @contextmanager
+    def stream(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Stream]:
+        """Like `query`, but the rows come in batches; nothing is folded until the block ends."""
         with closing(self._connect_patiently()) as con:
-            try:
-                return _fetch(con, sql, parameters, timeout_seconds, limit)
-            except duckdb.InterruptException as error:
-                raise InputError(
-                    f"the query took longer than {timeout_seconds:g} s and was stopped",
-                    where=_shorten(sql),
-                    remedy="narrow it with `where round = …` or `limit …`, or allow more time",
-                ) from error
-            except duckdb.Error as error:
-                raise InputError(
-                    f"the query cannot be run: {error}",
-                    where=_shorten(sql),
-                    remedy="the ledger can only be read; `show tables` lists what is in it, "
-                    "`describe NAME` its columns",
-                ) from error
+            yield Stream(con, sql, parameters, timeout_seconds, limit)
 
     def _connect_patiently(self) -> duckdb.DuckDBPyConnection:
         told = False
@@ -316,26 +393,6 @@ class Ledger:
                     "finished before is kept",
                 ) from error
             raise
-
-
-def _fetch(
-    con: duckdb.DuckDBPyConnection,
-    sql: str,
-    parameters: Parameters | None,
-    timeout_seconds: float | None,
-    limit: int | None,
-) -> Rows:
-    statements = con.extract_statements(sql)
-    if len(statements) != 1:
-        raise InputError(
-            f"one statement at a time, this has {len(statements)}", where=_shorten(sql)
-        )
-    with _interrupted_after(con, timeout_seconds):
-        con.execute(statements[0], parameters)
-        columns = tuple(str(column[0]) for column in con.description or ())
-        rows = con.fetchall() if limit is None else con.fetchmany(limit + 1)
-    more = limit is not None and len(rows) > limit
-    return Rows(columns=columns, rows=rows[:limit], more=more)
 
 
 @contextmanager

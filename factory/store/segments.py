@@ -14,7 +14,8 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,17 +99,21 @@ class Segments:
 
 
 def to_arrow(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
-    """Rows as an Arrow table. A missing column is null; an unknown one is our bug."""
+    """Rows as an Arrow table. A missing column is null; what does not fit is our bug."""
     import pyarrow as pa
 
-    known = set(schema.names)
-    for row in rows:
-        assert known.issuperset(row), f"unknown columns: {sorted(set(row) - known)}"
-    columns = [
-        pa.array([_storable(row.get(field.name), field) for row in rows], type=field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    unknown = set(chain.from_iterable(rows)).difference(schema.names)
+    assert not unknown, f"unknown columns: {sorted(unknown)}"
+    for field in schema:
+        _check_values(rows, field)
+    try:
+        # All columns at once, as a struct: four times as fast as one column after the other.
+        table = pa.array(rows, type=pa.struct(schema))
+    except UnicodeEncodeError:
+        table = pa.array([_without_surrogates(row) for row in rows], type=pa.struct(schema))
+    except (TypeError, pa.ArrowInvalid) as error:
+        raise AssertionError(f"a value does not fit its column: {error}") from error
+    return pa.Table.from_arrays(table.flatten(), schema=schema)
 
 
 def newer_ledger(where: Path) -> InputError:
@@ -120,15 +125,27 @@ def newer_ledger(where: Path) -> InputError:
     )
 
 
-def _storable(value: object, field: pa.Field) -> object:
-    """The value as stored: times in UTC, lone surrogates as their `\\udXXX` escape."""
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, datetime):
-        assert value.tzinfo is not None, f"{field.name}: a time without a zone"
-        return value.astimezone(UTC).replace(tzinfo=None)
-    assert not (isinstance(value, float) and str(field.type).startswith("int")), field.name
-    return value
+def _check_values(rows: Sequence[Mapping[str, object]], field: pa.Field) -> None:
+    """What Arrow would change without a word: fractions are cut off, times without a zone kept."""
+    import pyarrow as pa
+
+    name = field.name
+    if pa.types.is_integer(field.type):
+        assert float not in {type(row.get(name)) for row in rows}, name
+    elif pa.types.is_timestamp(field.type):
+        times = (row.get(name) for row in rows)
+        zones = [time.tzinfo for time in times if isinstance(time, datetime)]
+        assert None not in zones, f"{name}: a time without a zone"
+
+
+def _without_surrogates(row: Mapping[str, object]) -> dict[str, object]:
+    """The row with lone surrogates, which UTF-8 cannot hold, as their `\\udXXX` escape."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode("utf-8")
+        if isinstance(value, str)
+        else value
+        for name, value in row.items()
+    }
 
 
 def _write_streams(path: Path, tables: Mapping[str, pa.Table]) -> None:
