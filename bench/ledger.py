@@ -71,12 +71,12 @@ def write_and_ask(folder: Path, num_samples: int) -> None:
     ours = Clock(wall=append.wall + fold.wall, cpu=append.cpu + fold.cpu)
     print_table(
         f"{num_samples:,} samples with {num_samples * ANSWERS:,} answers: {num_rows:,} rows",
-        ("way", "seconds", "CPU s", "rows/s", "bytes/row", "MB", "ratio"),
+        ("way", "seconds", "CPU s", "rows/s", "bytes/row", "MB", "CPU ratio", "ratio"),
         [
             writing_row("bare Arrow insert", folder / "bare.duckdb", num_rows, bare, bare),
             writing_row("ledger: append, fold", ledger.file, num_rows, ours, bare),
-            ("  of it append", append.wall, append.cpu, None, None, None, None),
-            ("  of it fold", fold.wall, fold.cpu, None, None, None, None),
+            ("  of it append", append.wall, append.cpu, *[None] * 5),
+            ("  of it fold", fold.wall, fold.cpu, *[None] * 5),
         ],
     )
     marks = sorted({0, len(memory) // 4, len(memory) // 2, 3 * len(memory) // 4, len(memory) - 1})
@@ -108,8 +108,8 @@ class Clock:
 
 def writing_row(way: str, file: Path, num_rows: int, ours: Clock, bare: Clock) -> tuple[Cell, ...]:
     size = file.stat().st_size
-    rate, ratio = num_rows / ours.wall, bare.wall / ours.wall if ours is not bare else None
-    return way, ours.wall, ours.cpu, rate, size / num_rows, size / 1e6, ratio
+    ratios = (None, None) if ours is bare else (bare.cpu / ours.cpu, bare.wall / ours.wall)
+    return way, ours.wall, ours.cpu, num_rows / ours.wall, size / num_rows, size / 1e6, *ratios
 
 
 def insert_bare(file: Path, num_samples: int, clock: Clock) -> int:

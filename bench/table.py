@@ -39,11 +39,11 @@ def print_machine(*packages: str) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """A title and aligned columns, numbers to the right; None is an empty cell.
 
-    A column called `ratio` is printed as a multiple: 1.9x.
+    A column whose name ends in `ratio` is printed as multiples: 1.9x.
     """
     texts = [
         [
-            _format(cell, is_ratio=column == "ratio")
+            _format(cell, is_ratio=column.endswith("ratio"))
             for column, cell in zip(columns, row, strict=True)
         ]
         for row in rows

@@ -21,7 +21,11 @@ WHOLE_WIDTH = 24
 MIN_WIDTH = 16
 """Other columns are broken into lines no narrower than this."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"
+    r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # what turns or breaks the line
+    r"\u00ad\u200b\u2060-\u2064\ufeff\U000e0000-\U000e007f]"  # what is not seen
+)
 
 stdout = Console(highlight=False, soft_wrap=True, emoji=False)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -56,14 +60,33 @@ def out_indented(text: object, indent: int = 2, style: str = "") -> None:
 
 
 def clean(value: object) -> str:
-    """`value` as text without control characters; NULL is empty."""
+    """`value` as text without control or invisible characters but line breaks; NULL is empty."""
     text = "" if value is None else str(value)
-    return _CONTROL.sub(lambda hit: f"\\x{ord(hit.group()):02x}", text)
+    if text.isascii() and text.isprintable():
+        return text
+    return _CONTROL.sub(_show_character, text)
+
+
+def inline(value: object) -> str:
+    """`value` as text on one line: line breaks and tabs are shown as escapes too."""
+    return clean(value).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def escape(value: object) -> str:
     """`value` as text that neither the terminal nor rich interprets."""
     return escape_markup(clean(value))
+
+
+def escape_line(value: object) -> str:
+    """The same on one line."""
+    return escape_markup(inline(value))
+
+
+def _show_character(hit: re.Match[str]) -> str:
+    code = ord(hit.group())
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def shorten(value: object, width: int) -> str:

@@ -1,0 +1,113 @@
+"""`factory rejects`: why samples fell, counted by reason or one by one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from factory.cli.opening import open_ledger
+from factory.cli.sql import Json, tell_more, write_records
+from factory.cli.terminal import escape_line, inline, out, out_indented, shorten
+from factory.failures import InputError
+
+if TYPE_CHECKING:
+    from factory.store.database import Ledger, Rows
+
+FALLEN = """
+select rejected.*
+from rejected
+left join (
+  select round, query_id, tools_json, calls_json
+  from sample join latest_judgement using (round, judgement)
+) as found using (round, query_id)
+where round = $round
+  and ($reason = '' or reason = $reason)
+  and ($rule = '' or rule glob $rule)
+  and contains(lower(query), lower($text))
+  and ($tool = ''
+    or list_contains(json_extract_string(tools_json, '$[*].document.name'), $tool)
+    or list_contains(json_extract_string(calls_json, '$[*].name'), $tool)
+    or query_id in (
+      select query_id from generation
+      where round = $round and stage = 'tools' and contains(text, '"' || $tool || '"')))
+"""
+"""Samples that fell. One has a tool that was a candidate, was called, or stands in the answer."""
+
+COUNTS = f"""
+select reason,
+       count(*) as samples,
+       round(100.0 * count(*) / sum(count(*)) over (), 1) as percent,
+       min(stage) as stage,
+       min_by(query_id, query_id) as example,
+       min_by(message, query_id) as message
+from ({FALLEN})
+group by reason
+order by samples desc, reason
+"""
+
+LISTED = f"select query_id, rule, path, message, query from ({FALLEN}) order by query_id"
+
+
+def rejects(
+    round_number: Annotated[int, typer.Option("--round", help="Round; 0 is the latest.")] = 0,
+    reason: Annotated[str, typer.Option(help="List the samples that fell for this reason.")] = "",
+    rule: Annotated[str, typer.Option(help="List those that fell by this rule: call/* too.")] = "",
+    tool: Annotated[str, typer.Option(help="Only samples with this tool, written or found.")] = "",
+    text: Annotated[str, typer.Option(help="Only queries that contain this text.")] = "",
+    samples: Annotated[
+        bool, typer.Option("--samples", help="List samples instead of counting.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="Rows at most; 0 is all.", min=0)] = 20,
+    as_json: Json = False,
+) -> None:
+    """Why samples fell: counts by reason with an example each, or the samples one by one.
+
+    factory rejects
+
+    factory rejects --rule "call/*" --text euro --limit 5
+    """
+    ledger = open_ledger()
+    number = round_number or latest_round(ledger)
+    is_list = bool(reason or rule or samples)
+    wanted = {"round": number, "reason": reason, "rule": rule, "tool": tool, "text": text}
+    rows = ledger.query(LISTED if is_list else COUNTS, wanted, limit=limit or None)
+    if as_json:
+        write_records(rows)
+    elif not rows.rows:
+        filters = {"reason": reason, "rule": rule, "tool": tool, "text": text}
+        chosen = ", ".join(f"{name} {value}" for name, value in filters.items() if value)
+        with_filters = f" with {escape_line(chosen)}" if chosen else ""
+        out(f"round {number}: nothing was rejected{with_filters}")
+    elif is_list:
+        _print_fallen(rows)
+    else:
+        _print_reasons(rows)
+    if rows.more:
+        tell_more(len(rows.rows))
+
+
+def latest_round(ledger: Ledger) -> int:
+    """Number of the latest round. Raises InputError where there is none."""
+    rows = ledger.query("select max(round) from round").rows
+    if rows[0][0] is None:
+        raise InputError("the ledger holds no round yet", remedy="factory round --n 64")
+    return int(rows[0][0])
+
+
+def _print_reasons(rows: Rows) -> None:
+    """A line a reason, and under it what was said of the example."""
+    head = f"{'reason':<24}{'samples':>8}{'percent':>9}  {'stage':<6}  example"
+    out(f"[bold]{head}[/]")
+    for reason, samples, percent, stage, example, message in rows.rows:
+        line = f"{inline(reason):<24}{samples:>8}{percent:>9.1f}  {inline(stage):<6}  "
+        out(escape_line(line) + escape_line(example))
+        out_indented(message)
+
+
+def _print_fallen(rows: Rows) -> None:
+    """A paragraph a sample: where it fell, what was asked and what was said."""
+    for query_id, rule, path, message, query in rows.rows:
+        out(f"[bold]{escape_line(query_id)}[/]  [red]{escape_line(rule)}[/]  {escape_line(path)}")
+        out_indented(shorten(query, 600), style="dim")
+        out_indented(shorten(message, 600))
