@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from factory.canon import derive_seed
-from factory.codes.lifecycle import Codebook
+from factory.codes.graph import Pair, canonical_pairs
+from factory.codes.lifecycle import Codebook, CodeConfig
+from factory.codes.quantized import QuantizedConfig
 from factory.dataset import examples_from_sample, unique_examples
 from factory.history import AcceptedSample
 from factory.prompts import Prompts
 from factory.recipe import Recipe
 from factory.records import Example, Tool
-from factory.train import CodeConfig, TrainConfig
+from factory.train import TrainConfig
 
 
 def own_examples(
@@ -47,9 +49,22 @@ def _has_code(tool: Tool, codebook: Codebook | None) -> bool:
     return codebook is not None and tool.id in codebook
 
 
-def train_config(recipe: Recipe, number: int, dtype: str) -> TrainConfig:
-    """The recipe's training values for round `number`."""
-    train, codes = recipe.train, recipe.codes
+def called_together(
+    pairs: Sequence[Pair],
+    written: Sequence[Tool],
+    accepted: Sequence[AcceptedSample],
+    coded: Sequence[Tool],
+    codebook: Codebook | None,
+) -> list[Pair]:
+    """The pairs by the tools that have codes, or get one now: namesakes are one tool (A43)."""
+    known = [entry.tool for entry in codebook.tools] if codebook is not None else []
+    called = [*written, *(tool for sample in accepted for tool in sample.tools)]
+    return canonical_pairs(pairs, called, [*known, *coded])
+
+
+def train_config(recipe: Recipe, number: int, dtype: str, codebook_version: int) -> TrainConfig:
+    """The recipe's training values for round `number`; a new codebook would get this version."""
+    train = recipe.train
     return TrainConfig(
         method=train.method,
         learning_rate=train.learning_rate,
@@ -61,5 +76,23 @@ def train_config(recipe: Recipe, number: int, dtype: str) -> TrainConfig:
         lora_alpha=train.lora_alpha,
         seed=derive_seed(recipe.seed, number, "train") % 2**31,
         dtype=dtype,
-        codes=CodeConfig(size=codes.size, levels=codes.levels, min_tools=codes.min_tools),
+        codes=code_config(recipe, codebook_version),
+    )
+
+
+def code_config(recipe: Recipe, version: int) -> CodeConfig:
+    """The recipe's codes; a codebook that is fitted gets this version."""
+    codes = recipe.codes
+    return CodeConfig(
+        coder=codes.coder,
+        size=codes.size,
+        levels=codes.levels,
+        min_tools=codes.min_tools,
+        dims=codes.dims,
+        digits=codes.digits,
+        branches=codes.branches,
+        embedder=codes.embedder,
+        recode_every=codes.recode_every,
+        quantized=QuantizedConfig(**codes.quantized.model_dump()),
+        version=version,
     )

@@ -142,10 +142,15 @@ def examples_from_sample(
         _example("invoke", origin, shown, calls_text(calls)),
     ]
     for tool in used:
-        document = (Message(role="user", content=encode_text(tool, prompts)),)
-        examples.append(_example("code", origin, document, placeholder(tool.id)))
+        examples.append(code_example(tool, prompts, origin))
         examples.append(_example("retrieve", origin, retrieve, placeholder(tool.id)))
     return examples
+
+
+def code_example(tool: Tool, prompts: Prompts, origin: str) -> Example:
+    """The example that teaches a tool's code from its document."""
+    document = (Message(role="user", content=encode_text(tool, prompts)),)
+    return _example("code", origin, document, placeholder(tool.id))
 
 
 def _gen_target(used: Sequence[Tool], written: Sequence[Tool]) -> list[Tool]:

@@ -6,8 +6,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory.codes.graph import Pair
 from factory.records import Call, Checkpoint, Example, ItemScore, Message, Query, Tool
 from factory.store.database import Ledger
+
+SELF_MADE = 0.3
+"""Weight of a pair in a sample that a model answered unanimously, beside 1 for a person's (A42)."""
+FADING = 0.8
+"""Weight that a round's pairs keep in the next one (A42)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +201,49 @@ def imported_tools(ledger: Ledger) -> list[Tool]:
         """
     ).rows
     return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document, _ in rows]
+
+
+def called_pairs(ledger: Ledger, number: int) -> list[Pair]:
+    """Tools that accepted answers up to round `number` call together, each pair once (A42).
+
+    A pair weighs SELF_MADE times the share of votes of each sample that has it, fading by round.
+    The ledger has no labelled answers, so there is nothing that self-made pairs could outweigh.
+    """
+    rows = ledger.query(
+        """
+        with shown as (
+          select round, query_id, agreement, calls_json, unnest(
+            from_json(tools_json, '[{"id": "varchar", "document": {"name": "varchar"}}]')) as tool
+          from accepted where round <= ?
+        ),
+        called as (
+          select round, query_id, agreement, tool.id as tool_id
+          from shown
+          where list_contains(
+            from_json(calls_json, '[{"name": "varchar"}]').list_transform(lambda c: c.name),
+            tool.document.name)
+        )
+        select a.tool_id, b.tool_id, sum(? * a.agreement * pow(?, ? - a.round))
+        from called a
+        join called b on a.round = b.round and a.query_id = b.query_id and a.tool_id < b.tool_id
+        group by 1, 2 order by 1, 2
+        """,
+        [number, SELF_MADE, FADING, number],
+    ).rows
+    return [Pair(a=a, b=b, weight=float(weight)) for a, b, weight in rows]
+
+
+def written_tools(ledger: Ledger) -> list[Tool]:
+    """Every tool document that the ledger holds, by id."""
+    rows = ledger.query(
+        "select tool_id, any_value(document_json) from tool group by 1 order by 1"
+    ).rows
+    return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document in rows]
+
+
+def last_codebook_version(ledger: Ledger) -> int:
+    """The highest version of any codebook so far, 0 where there is none."""
+    return int(ledger.query("select coalesce(max(version), 0) from codebook").rows[0][0])
 
 
 def checkpoint_folder(state: Path, number: int) -> Path:

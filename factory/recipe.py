@@ -40,15 +40,60 @@ class ToolsSection(Section):
     max_tokens: int = Field(1024, gt=0)
 
 
-class CodesSection(Section):
-    """Codes: shape of the codebook, proposals and retrieval."""
+class QuantizedSection(Section):
+    """The autoencoder of quantized codes (algorithms §4.3 to §4.5, A22 to A26)."""
 
+    latent: int = Field(64, gt=0)
+    """Width between encoder and decoder."""
+    hidden: tuple[int, ...] = (512, 256, 128)
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    beta: float = Field(0.25, ge=0)
+    """Weight of the commitment loss."""
+    graph: float = Field(0.1, ge=0)
+    """Graph term beside the reconstruction loss at the first step; 0 is off."""
+    graph_on: Literal["encoder", "codebook"] = "encoder"
+    """What the graph term moves."""
+    epsilon: float = Field(0.01, ge=0)
+    """Sharpness of Sinkhorn balancing of the last level; 0 is off."""
+    iterations: int = Field(50, gt=0)
+    """Sinkhorn passes."""
+    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(2000, gt=0)
+    """At most; training stops sooner when it no longer gains."""
+    batch_size: int = Field(1024, gt=0)
+
+    @model_validator(mode="after")
+    def _epsilon_can_be_computed(self) -> QuantizedSection:
+        if 0 < self.epsilon < 0.003:
+            raise ValueError("codes.quantized.epsilon must be 0 or at least 0.003")
+        return self
+
+
+class CodesSection(Section):
+    """Codes: which coder, shape of the codebook, proposals and retrieval."""
+
+    coder: Literal["residual", "quantized", "atomic", "numeric", "hierarchical", "semantic"] = (
+        "residual"
+    )
+    """SGTC, ToolWeaver, ToolGen, and what ToolGen compares itself with."""
     size: int = Field(512, ge=2)
-    """Codes a level (K), capped at an eighth of the tools."""
+    """Codes a level (K) of residual and quantized, capped at an eighth of the tools."""
     levels: int = Field(0, ge=0, le=26)
-    """Levels (L); 0 is the smallest with K**L >= 20 N."""
+    """Their levels (L); 0 is the smallest with K**L >= 20 N."""
     min_tools: int = Field(16, ge=2)
     """A codebook is fitted once so many tools are known."""
+    dims: int = Field(32, gt=0)
+    """Dimensions that PCA keeps (residual, hierarchical)."""
+    digits: int = Field(5, ge=1, le=18)
+    """Length of a numeric code."""
+    branches: int = Field(10, ge=2, le=10)
+    """Children of a cluster (hierarchical)."""
+    embedder: str = ""
+    """Folder of a sentence-transformers model for the documents; empty is the model itself."""
+    recode_every: int = Field(0, ge=0)
+    """Trainings after which codes are made anew at the latest, sooner where too many tools are new,
+    moved or far out (A41); 0 is never."""
+    quantized: QuantizedSection = QuantizedSection()
     retrieve: int = Field(4, ge=0, le=256)
     """Codes sampled under the trie for each query; 0 is no retrieval."""
     keep: int = Field(1, ge=0)

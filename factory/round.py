@@ -25,7 +25,7 @@ from factory.benchmark import Benchmark
 from factory.canon import canonical_json, digest
 from factory.codes.lifecycle import Codebook
 from factory.content import check_content
-from factory.curriculum import own_examples, tools_to_code, train_config
+from factory.curriculum import called_together, own_examples, tools_to_code, train_config
 from factory.dataset import (
     read_examples,
     select_replay,
@@ -76,6 +76,7 @@ from factory.store.database import Ledger
 from factory.train import (
     TrainingJob,
     run_training,
+    write_pairs,
     write_tools,
 )
 from factory.workspace import Workspace
@@ -502,6 +503,7 @@ class Factory:
             "dropped": result.dropped,
             "tokens": result.num_tokens,
             "restarts": result.restarts,
+            "recoded": result.recoded,
         }
         self._finish(this.number, "train", started, rows, detail)
         shutil.rmtree(job.examples.parent, ignore_errors=True)
@@ -529,14 +531,25 @@ class Factory:
         work.mkdir(parents=True, exist_ok=True)
         write_examples(work / "examples.jsonl", [*examples, *replay])
         imported = history.imported_tools(self.ledger)
-        write_tools(work / "new_tools.jsonl", tools_to_code(imported, accepted, codebook))
+        new_tools = tools_to_code(imported, accepted, codebook)
+        write_tools(work / "new_tools.jsonl", new_tools)
+        if self.recipe.codes.coder == "quantized" and self.recipe.codes.quantized.graph:
+            pairs = history.called_pairs(self.ledger, this.number)
+            written = history.written_tools(self.ledger)
+            pairs = called_together(pairs, written, accepted, new_tools, codebook)
+            write_pairs(work / "pairs.jsonl", pairs)
         return TrainingJob(
             checkpoint=Path(this.checkpoint.path),
             out=folder,
             examples=work / "examples.jsonl",
             new_tools=work / "new_tools.jsonl",
             workspace=self.workspace.root,
-            config=train_config(self.recipe, this.number, self.settings.engine.dtype),
+            config=train_config(
+                self.recipe,
+                this.number,
+                self.settings.engine.dtype,
+                history.last_codebook_version(self.ledger) + 1,
+            ),
         )
 
     def _seed_examples(self) -> list[Example]:

@@ -103,7 +103,7 @@ class Sampler:
 
     async def _propose_codes(self, query: Query, tools: Sequence[Tool], trail: _Trail) -> None:
         """The model's own code for each new document: a signal, never the label (A39)."""
-        if self.codebook is None:
+        if self.codebook is None or self.codebook.grammar_path is None:
             return
         requests = [
             Request(

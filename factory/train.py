@@ -28,13 +28,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from factory.canon import canonical_json, digest
 from factory.child import Channel, Child, run_child
+from factory.codes.graph import Pair
+from factory.codes.lifecycle import (
+    Codebook,
+    CodeConfig,
+    Recoding,
+    ToolCode,
+    fit_codebook,
+    recode,
+)
 from factory.dataset import (
     IGNORED,
     Encoded,
     EncodedSet,
+    code_example,
     encode_all,
     encode_text,
     read_examples,
+    unique_examples,
     write_rows,
 )
 from factory.engines.base import check_model_folder, fingerprint
@@ -45,7 +56,6 @@ from factory.workspace import Workspace
 
 if TYPE_CHECKING:
     from factory.codes.base import Floats
-    from factory.codes.lifecycle import Codebook, ToolCode
 
 DONE_FILE = "training.json"
 """Last file written into a checkpoint folder: the result of the job that made it."""
@@ -54,18 +64,6 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sklearn")
 """What the child imports."""
 
 Send = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodeConfig:
-    """Shape of the codebook that is fitted where the parent has none. Example: CodeConfig()."""
-
-    size: int = 512
-    """Codes a level, at most an eighth of the tools."""
-    levels: int = 0
-    """Levels; 0 is the smallest number with size ** levels >= 20 tools."""
-    min_tools: int = 16
-    """Fewer tools than this and no codebook is fitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +97,7 @@ class TrainConfig:
     dtype: str = "auto"
     """Arithmetic: bfloat16, float32, or auto (bfloat16 where the machine computes in it)."""
     codes: CodeConfig = field(default_factory=CodeConfig)
-    """The codebook."""
+    """Which codes, and when they are made anew."""
 
     def __post_init__(self) -> None:
         if self.batch_size % self.micro_batch_size:
@@ -121,11 +119,17 @@ class TrainingJob:
     examples: Path
     """JSON lines of examples (dataset.write_examples)."""
     new_tools: Path
-    """JSON lines of tools to give codes to (write_tools), in order of insertion; may be empty."""
+    """JSON lines of tools to give codes to (write_tools), in order of insertion; may be empty.
+    `pairs.jsonl` beside it, if there, holds tools that are called together (write_pairs)."""
     workspace: Path
     """Root of the workspace, whose prompt `codes/encode` says what a code is made from."""
     config: TrainConfig
     """How."""
+
+    @property
+    def pairs(self) -> Path:
+        """Where write_pairs has written, if it has."""
+        return self.new_tools.with_name("pairs.jsonl")
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON; inverse of from_json."""
@@ -135,13 +139,14 @@ class TrainingJob:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> TrainingJob:
         """The job of to_json."""
-        config = {**row["config"], "codes": CodeConfig(**row["config"]["codes"])}
+        config = {**row["config"], "codes": CodeConfig.from_json(row["config"]["codes"])}
         return cls(**{key: Path(row[key]) for key in _PATHS}, config=TrainConfig(**config))
 
     def digest(self) -> str:
         """Identity of its result: the parent's weights, the data and the configuration."""
         prompt = Prompts.load(Workspace(self.workspace)).sha("codes/encode")
-        files = [digest(path.read_text("utf-8"), 32) for path in (self.examples, self.new_tools)]
+        paths = [path for path in (self.examples, self.new_tools, self.pairs) if path.exists()]
+        files = [digest(path.read_text("utf-8"), 32) for path in paths]
         weights = fingerprint(self.checkpoint)
         return digest(canonical_json([weights, prompt, *files, asdict(self.config)]))
 
@@ -209,6 +214,8 @@ class TrainingResult:
     """Every step."""
     restarts: int
     """How often the child had to be run again."""
+    recoded: dict[str, Any] | None = None
+    """Why and how the codes were made anew (Recoding, without the codebook); None: were not."""
 
 
 # -- the parent's side ----------------------------------------------------------------------------
@@ -217,6 +224,11 @@ class TrainingResult:
 def write_tools(path: Path, tools: Sequence[Tool]) -> None:
     """Write tools as JSON lines, in the order in which they get their codes."""
     write_rows(path, ({"id": tool.id, "document": tool.document} for tool in tools))
+
+
+def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write tools that are called together as JSON lines."""
+    write_rows(path, map(asdict, pairs))
 
 
 async def run_training(
@@ -305,7 +317,10 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     examples, new_tools = read_examples(job.examples), _read_tools(job.new_tools)
     learner = _load(job)
     send({"type": "phase", "text": f"giving codes to {len(new_tools)} tools"})
-    rows = _give_codes(learner, new_tools, job.config)
+    given = _give_codes(learner, new_tools, job)
+    if given.recoding is not None:
+        more = [code_example(t, learner.prompts, "recode") for t in given.recoding.changed]
+        examples = unique_examples([*examples, *more])
     encoded = encode_all(
         examples,
         codes=learner.codebook,
@@ -323,7 +338,7 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     send({"type": "phase", "text": f"training on {len(encoded.examples)} examples"})
     figures = _fit(learner, encoded, job.config, send)
     send({"type": "phase", "text": "writing the checkpoint"})
-    return _save(learner, job, encoded, rows, figures)
+    return _save(learner, job, encoded, given, figures)
 
 
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
@@ -334,6 +349,11 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
         if done["job"] == job.digest() and done["fingerprint"] == fingerprint(job.out):
             return done
     return None
+
+
+def _read_pairs(path: Path) -> list[Pair]:
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [Pair(**json.loads(line)) for line in lines]
 
 
 def _read_tools(path: Path) -> list[Tool]:
@@ -369,8 +389,6 @@ def _load(job: TrainingJob) -> _Learner:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    from factory.codes.lifecycle import Codebook
-
     set_seed(job.config.seed)
     codebook = Codebook.load(job.checkpoint)
     gpu = torch.cuda.is_available()
@@ -389,49 +407,84 @@ def _load(job: TrainingJob) -> _Learner:
     )
 
 
-def _give_codes(learner: _Learner, tools: Sequence[Tool], config: TrainConfig) -> list[ToolCodeRow]:
-    """Codes for new tools: from the parent's codebook, else from a new one (A38).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """Codes given in this run."""
 
-    A new codebook brings its tokens into the model, with rows made of their members. Embeddings
-    come from the parent model, the space its codebook was last refreshed for.
+    rows: list[ToolCodeRow]
+    """One a tool that got a code, its first or another one."""
+    recoding: Recoding | None = None
+    """What making all codes anew changed, where that was done."""
+
+
+def _give_codes(learner: _Learner, tools: Sequence[Tool], job: TrainingJob) -> _Given:
+    """Codes for new tools, from the parent's codebook or a new one, or for all tools anew (A41).
+
+    Tokens that are new, or mean something else now, get rows made of their members. Embeddings come
+    from the parent model, the space its codebook was last refreshed for, unless the recipe names
+    another embedder.
     """
-    from factory.codes.lifecycle import fit_codebook
-
-    known = learner.codebook
+    known, codes = learner.codebook, job.config.codes
     tools = [tool for tool in tools if known is None or tool.id not in known]
     times = [f"{row:09d}" for row in range(len(tools))]
-    if known is not None:
+    reason = "" if known is None else known.why_recode(codes, len(tools))
+    if known is None and len(tools) < max(2, codes.min_tools):
+        return _Given(rows=[])
+    if known is not None and not reason:
         if not tools:
-            return []
+            return _Given(rows=[])
         # A full codebook: what is left has no code until tools are coded anew, and its code and
         # retrieve examples are dropped as `no_code`.
         with contextlib.suppress(InputError):
-            known.add(tools, _embed(learner, tools), times)
+            known.add(tools, _documents(learner, tools, job), times)
+        known.install(learner.model, learner.tokenizer)
         fresh = {tool.id for tool in tools}
-        return [_code_row(known, entry) for entry in known.tools if entry.tool.id in fresh]
-    if len(tools) < max(2, config.codes.min_tools):
-        return []
-    embeddings_ND = _embed(learner, tools)
-    learner.codebook = fit_codebook(
-        tools,
-        embeddings_ND,
-        size=config.codes.size,
-        levels=config.codes.levels or None,
-        seed=config.seed,
-        accepted_at=times,
-    )
-    row_of = {tool.id: row for row, tool in reversed(list(enumerate(tools)))}
-    rows = [row_of[entry.tool.id] for entry in learner.codebook.tools]
-    learner.codebook.install(learner.model, learner.tokenizer, embeddings_ND[rows])
-    return [_code_row(learner.codebook, entry) for entry in learner.codebook.tools]
+        return _Given(rows=[_code_row(known, e) for e in known.tools if e.tool.id in fresh])
+    everyone = [*(entry.tool for entry in known.tools), *tools] if known is not None else tools
+    documents_ND = _documents(learner, everyone, job)
+    recoding = None
+    if known is None:
+        learner.codebook = fit_codebook(
+            tools,
+            documents_ND,
+            codes,
+            seed=job.config.seed,
+            accepted_at=times,
+            pairs=_read_pairs(job.pairs),
+        )
+    else:
+        recoding = recode(
+            known,
+            tools,
+            documents_ND,
+            codes,
+            reason=reason,
+            seed=job.config.seed,
+            pairs=_read_pairs(job.pairs),
+        )
+        learner.codebook = recoding.codebook
+    if documents_ND is not None:
+        row_of = {tool.id: row for row, tool in reversed(list(enumerate(everyone)))}
+        documents_ND = documents_ND[[row_of[entry.tool.id] for entry in learner.codebook.tools]]
+    learner.codebook.install(learner.model, learner.tokenizer, documents_ND)
+    rows = [_code_row(learner.codebook, entry) for entry in learner.codebook.tools]
+    return _Given(rows=rows, recoding=recoding)
 
 
-def _embed(learner: _Learner, tools: Sequence[Tool]) -> Floats:
-    """(N, D) embeddings of the tools' documents by the model as it is."""
-    from factory.codes.vocabulary import embed_documents
+def _documents(learner: _Learner, tools: Sequence[Tool], job: TrainingJob) -> Floats | None:
+    """(N, D) embeddings of the tools' documents, by the model as it is or the recipe's embedder.
 
+    None where the coder reads no documents.
+    """
+    from factory.codes.vocabulary import embed_documents, embed_with
+
+    codes = job.config.codes
+    if not codes.reads_documents:
+        return None
     texts = [encode_text(tool, learner.prompts) for tool in tools]
     readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+    if codes.embedder:
+        return embed_with(Workspace(job.workspace).model_folder(codes.embedder), readable)
     return embed_documents(learner.model, learner.tokenizer, readable)
 
 
@@ -638,7 +691,7 @@ def _save(
     learner: _Learner,
     job: TrainingJob,
     encoded: EncodedSet,
-    rows: Sequence[ToolCodeRow],
+    given: _Given,
     figures: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the folder aside, rename it, and return the final message."""
@@ -655,7 +708,9 @@ def _save(
             # What the next round embeds with are the weights as stored, rounding and all.
             learner.model.to(master)
             tools = [entry.tool for entry in learner.codebook.tools]
-            learner.codebook.refresh(_embed(learner, tools))
+            still = learner.codebook.embedder or not learner.codebook.needs_documents
+            documents_ND = None if still else _documents(learner, tools, job)
+            learner.codebook.refresh(documents_ND, seed=job.config.seed)
             learner.codebook.save(partial, learner.tokenizer)
         done = {
             "job": job.digest(),
@@ -663,7 +718,8 @@ def _save(
             "num_examples": len(encoded.examples),
             "dropped": dict(encoded.dropped),
             **figures,
-            "codes": [asdict(row) for row in rows],
+            "codes": [asdict(row) for row in given.rows],
+            "recoded": given.recoding.figures() if given.recoding is not None else None,
             "codebook": learner.codebook.summary() if learner.codebook else None,
         }
         (partial / DONE_FILE).write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")

@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.canon import tool_id
-from factory.codes.assign import Taken, resolve
-from factory.codes.base import as_NVD
+from factory.codes.assign import resolve
+from factory.codes.base import Assignment, Ints, Taken, as_NVD
+from factory.codes.levels import LevelCoder, choose_shape
 from factory.codes.lifecycle import Codebook, fit_codebook
-from factory.codes.residual import ResidualCoder, choose_shape
+from factory.codes.residual import ResidualCoder
 from factory.codes.trie import Trie
 from factory.codes.vocabulary import (
     add_code_tokens,
@@ -68,6 +69,16 @@ def model_and_tokenizer(request: Any, tmp_path_factory: Any) -> Iterator[tuple[A
     yield load_model(tmp_path_factory.mktemp("model"), tied=request.param == "tied")
 
 
+def fit(coder: LevelCoder, embeddings: np.ndarray, seed: int = 0) -> Ints:
+    """Nearest codes of the tools that the coder is fitted on."""
+    coder.fit(embeddings, seed=seed)
+    return coder.encode(embeddings).codes_NP
+
+
+def settle(coder: LevelCoder, embeddings: np.ndarray, wanted: Ints, taken: Taken) -> Assignment:
+    return resolve(coder, embeddings, wanted, np.zeros(len(wanted)), taken)
+
+
 def load_model(folder: Path, *, tied: bool = True) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -104,18 +115,16 @@ def test_levels_and_residual_add_up_and_encoding_repeats(views: int) -> None:
     """Check 11: the identity below 1e-5, and re-encoding returns the codes for all tools."""
     embeddings = make_embeddings(120, views=views)
     coder = ResidualCoder(levels=2, size=12)
-    encoding = coder.fit(embeddings, seed=3)
+    codes = fit(coder, embeddings, seed=3)
     assert coder.sizes == (12,) * (2 * views)
-    assert np.array_equal(coder.encode(embeddings).codes_NP, encoding.codes_NP)
+    assert np.array_equal(coder.encode(embeddings).codes_NP, codes)
     for view in range(views):
-        whole = coder._project(embeddings[:, view], view)
-        rest = coder._residual(embeddings, encoding.codes_NP, view)
-        parts = sum(
-            coder._centroids_PKd[p][encoding.codes_NP[:, p]] for p in (2 * view, 2 * view + 1)
-        )
+        whole = coder.project(embeddings, view)
+        rest = coder.residual(embeddings, codes, view)
+        parts = sum(coder._centroids_PKd[p][codes[:, p]] for p in (2 * view, 2 * view + 1))
         assert np.abs(whole - (parts + rest)).max() < 1e-5
     alone = [coder.encode(embeddings[row : row + 1]).codes_NP[0] for row in range(120)]
-    assert np.array_equal(np.array(alone), encoding.codes_NP)
+    assert np.array_equal(np.array(alone), codes)
 
 
 def test_fitting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -136,7 +145,7 @@ def test_more_levels_and_views_never_collide_more() -> None:
     rates = []
     for views, levels in ((1, 1), (1, 2), (2, 2)):
         part = embeddings[:, :views]
-        codes = ResidualCoder(levels=levels, size=16).fit(part, seed=0).codes_NP
+        codes = fit(ResidualCoder(levels=levels, size=16), part)
         rates.append(1 - len(np.unique(codes, axis=0)) / 300)
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > rates[2]
@@ -147,7 +156,7 @@ def test_reframed_rows_are_means_of_their_members(views: int) -> None:
     """Check 15, written out one code at a time."""
     embeddings = make_embeddings(80, views=views).astype(np.float64)
     coder = ResidualCoder(levels=2, size=10)
-    codes = coder.fit(embeddings, seed=0).codes_NP.copy()
+    codes = fit(coder, embeddings)
     codes[codes[:, 1] == 3, 1] = 4
     rows = coder.rows(embeddings, codes)
     for position in range(2 * views):
@@ -203,23 +212,23 @@ def test_resolution_is_free_of_collisions(seed: int, levels: int, num_known: int
     known = {tuple(code) for code in rng.integers(0, coder.sizes[0], (num_known, levels)).tolist()}
     wanted = coder.encode(embeddings[:num_new]).codes_NP
     taken = Taken(known)
-    result = resolve(coder, embeddings[:num_new], wanted, taken)
-    codes = [tuple(code) for code in result.codes_NP.tolist()]
+    result = settle(coder, embeddings[:num_new], wanted, taken)
+    codes = list(result.codes)
     assert len(set(codes)) == num_new
     assert known.isdisjoint(codes)
     assert all(code in taken for code in codes)
-    kept = (result.codes_NP == wanted).all(axis=1)
+    kept = (np.array(result.codes) == wanted).all(axis=1)
     assert [how == "nearest" for how in result.resolved_by] == kept.tolist()
     assert np.array_equal(result.penalty_N[kept], np.zeros(kept.sum()))
-    again = resolve(coder, embeddings[:num_new], wanted, Taken(known))
-    assert np.array_equal(again.codes_NP, result.codes_NP)
+    again = settle(coder, embeddings[:num_new], wanted, Taken(known))
+    assert again.codes == result.codes
 
 
 def test_a_tool_alone_on_its_free_code_is_never_moved() -> None:
     embeddings = make_embeddings(80)
     coder = ResidualCoder(levels=2, size=10)
-    wanted = coder.fit(embeddings, seed=0).codes_NP
-    result = resolve(coder, embeddings, wanted, Taken())
+    wanted = fit(coder, embeddings)
+    result = settle(coder, embeddings, wanted, Taken())
     unique, counts = np.unique(wanted, axis=0, return_counts=True)
     alone = {tuple(code) for code in unique[counts == 1].tolist()}
     for row, code in enumerate(wanted.tolist()):
@@ -230,23 +239,23 @@ def test_a_tool_alone_on_its_free_code_is_never_moved() -> None:
 def test_a_full_prefix_gives_way_to_the_nearest_other_one() -> None:
     embeddings = make_embeddings(80)
     coder = ResidualCoder(levels=2, size=10)
-    code = tuple(coder.fit(embeddings, seed=0).codes_NP[0].tolist())
+    code = tuple(fit(coder, embeddings)[0].tolist())
     taken = Taken((code[0], last) for last in range(10))
-    result = resolve(coder, embeddings[:1], np.array([code], dtype=np.int32), taken)
+    result = settle(coder, embeddings[:1], np.array([code], dtype=np.int32), taken)
     assert result.resolved_by == ("prefix",)
     order = coder.distances(embeddings[:1], np.zeros((1, 0), dtype=np.int32))[0].argsort()
-    assert result.codes_NP[0, 0] == order[1]
+    assert result.codes[0][0] == order[1]
 
 
 def test_the_nearest_free_sibling_is_taken() -> None:
     embeddings = make_embeddings(80)
     coder = ResidualCoder(levels=2, size=10)
-    code = coder.fit(embeddings, seed=0).codes_NP[:1]
+    code = fit(coder, embeddings)[:1]
     order = coder.distances(embeddings[:1], code[:, :1])[0].argsort()
     taken = Taken((int(code[0, 0]), int(last)) for last in order[:3])
-    result = resolve(coder, embeddings[:1], code, taken)
+    result = settle(coder, embeddings[:1], code, taken)
     assert result.resolved_by == ("sibling",)
-    assert result.codes_NP[0].tolist() == [code[0, 0], order[3]]
+    assert result.codes[0] == (code[0, 0], order[3])
     assert result.penalty_N[0] > 0
 
 
@@ -479,7 +488,7 @@ def test_install_save_and_load(tmp_path: Path, model_and_tokenizer: tuple[Any, A
     embeddings = embed_documents(model, tokenizer, ordered)
     norm = float(model.get_input_embeddings().weight.detach().norm(dim=1).mean())
     ids = codebook.install(model, tokenizer, embeddings)
-    rows = codebook.coder.rows(as_NVD(embeddings), codebook._codes_NP())
+    rows = codebook.coder.rows(as_NVD(embeddings), np.array(codebook._codes()))
     for part in (model.get_input_embeddings(), model.get_output_embeddings()):
         written = part.weight.detach().numpy()[np.array(ids)]
         norms = np.linalg.norm(written, axis=2)

@@ -9,13 +9,16 @@ import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from conftest_models import tiny_model
 
 from factory.canon import tool_id
-from factory.codes.lifecycle import Codebook
+from factory.codes.graph import Pair
+from factory.codes.lifecycle import Codebook, CodeConfig
+from factory.codes.quantized import QuantizedConfig
 from factory.dataset import IGNORED, encode, examples_from_sample, render, write_examples
 from factory.engines.base import EngineSettings, fingerprint, open_engine
 from factory.failures import ChildError, DiskError, InputError, MissingError, ModelError
@@ -33,12 +36,12 @@ from factory.records import (
     Tool,
 )
 from factory.train import (
-    CodeConfig,
     Progress,
     TrainConfig,
     TrainingJob,
     TrainingResult,
     run_training,
+    write_pairs,
     write_tools,
 )
 from factory.workspace import Workspace, shipped_root
@@ -306,6 +309,32 @@ def test_a_second_run_keeps_codes_and_adds_new_ones(first: Run, second: Run) -> 
     assert all(new.code_of(tool.id) == old.code_of(tool.id) for tool in TOOLS)
     assert len(new) == len(TOOLS) + len(MORE_TOOLS)
     assert new.version == old.version
+
+
+@pytest.mark.slow
+def test_another_coder_makes_all_codes_anew_and_teaches_them(
+    first: Run, prompts: Prompts, tmp_path: Path
+) -> None:
+    """The recipe's coder counts; every tool learns its new code, the old folder stays as it was."""
+    quantized = QuantizedConfig(hidden=(32,), latent=16, epochs=40)
+    codes = CodeConfig(coder="quantized", size=8, version=2, quantized=quantized)
+    config = replace(CONFIG, epochs=1, batch_size=8, micro_batch_size=8, codes=codes)
+    job = make_job(tmp_path, first.job.out, make_examples(TOOLS[:2], prompts), TOOLS[:3], config)
+    pairs = [Pair(a=a.id, b=b.id, weight=2.0) for a, b in pairwise(TOOLS)]
+    write_pairs(job.pairs, pairs)
+    run = train_once(job)
+    old, new = Codebook.load(first.job.out), Codebook.load(job.out)
+    assert old is not None and new is not None
+    assert (old.coder.name, new.coder.name) == ("residual", "quantized")
+    assert (old.version, new.version) == (1, 2)
+    assert run.result.recoded is not None
+    assert "the recipe has quantized" in run.result.recoded["reason"]
+    changed = [t for t in TOOLS if old.code_text(t.id) != new.code_text(t.id)]
+    assert run.result.recoded["churn"] == len(changed) / len(TOOLS)
+    assert {row.tool_id for row in run.result.codes} == {tool.id for tool in TOOLS}
+    known = sum(tool in changed for tool in TOOLS[:2])
+    assert run.result.num_examples == 4 * 2 + len(changed) - known
+    assert new.report.age == 1
 
 
 @pytest.mark.slow

@@ -14,70 +14,49 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from factory.codes.base import Code, Coder, Floats, Ints
+from factory.codes.base import Assignment, Code, Floats, Ints, ResolvedBy, Taken
 from factory.failures import InputError
 
-ResolvedBy = Literal["nearest", "sibling", "prefix"]
-"""`nearest`: the coder's own choice; `sibling`: another last number; `prefix`: another prefix."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """Codes without collisions."""
-
-    codes_NP: Ints
-    """The codes, all different from each other and from those taken before."""
-    resolved_by: tuple[ResolvedBy, ...]
-    """(N) how each tool came to its code."""
-    penalty_N: Floats
-    """(N) how much more of the document the code leaves than the nearest one; 0 if not moved."""
+class Measure(Protocol):
+    """What is needed of a coder: how far a document is from the numbers of a position."""
 
     @property
-    def moved(self) -> int:
-        """Tools that are not on their nearest code."""
-        return sum(how != "nearest" for how in self.resolved_by)
+    def sizes(self) -> tuple[int, ...]:
+        """(P) how many numbers each position has."""
+        ...
+
+    def distances(self, embeddings_NVD: Floats, prefix_NP: Ints) -> Floats:
+        """(N, K) distances to the numbers of the next position, after these numbers."""
+        ...
+
+    def errors(self, embeddings_NVD: Floats, codes_NP: Ints) -> Floats:
+        """(N) what a whole code leaves of a document, a distance."""
+        ...
 
 
-class Taken:
-    """Codes in use, by prefix."""
-
-    def __init__(self, codes: Iterable[Code] = ()) -> None:
-        self._last: defaultdict[Code, set[int]] = defaultdict(set)
-        self._num = 0
-        for code in codes:
-            self.add(code)
-
-    def add(self, code: Code) -> None:
-        self._last[code[:-1]].add(code[-1])
-        self._num += 1
-
-    def __contains__(self, code: Code) -> bool:
-        return code[-1] in self._last.get(code[:-1], ())
-
-    def __len__(self) -> int:
-        return self._num
-
-    def free(self, prefix: Code, size: int) -> npt.NDArray[np.int64]:
-        """Last numbers not in use after a prefix."""
-        used = self._last.get(prefix, set())
-        return np.array([number for number in range(size) if number not in used], dtype=np.int64)
-
-
-def resolve(coder: Coder, embeddings_NVD: Floats, codes_NP: Ints, taken: Taken) -> Assignment:
+def resolve(
+    coder: Measure, embeddings_NVD: Floats, codes_NP: Ints, error_N: Floats, taken: Taken
+) -> Assignment:
     """Make nearest codes unique; the result is added to `taken`.
+
+    Args:
+        coder: whose distances decide.
+        embeddings_NVD: (N, V, D).
+        codes_NP: nearest codes.
+        error_N: what the nearest codes' first positions leave; handed on.
+        taken: codes in use.
 
     Raises:
         InputError: more tools than codes.
     """
-    _refuse_if_full(coder.sizes, len(taken) + len(codes_NP))
-    wanted = [tuple(int(number) for number in row) for row in codes_NP]
+    refuse_if_full(coder.sizes, len(taken) + len(codes_NP))
+    wanted = [tuple(row) for row in codes_NP.tolist()]
     final: list[Code | None] = [None] * len(wanted)
     groups: defaultdict[Code, list[int]] = defaultdict(list)
     for row, code in enumerate(wanted):
@@ -95,17 +74,35 @@ def resolve(coder: Coder, embeddings_NVD: Floats, codes_NP: Ints, taken: Taken) 
         settled = next(_nearest_free(coder, embeddings_NVD[row : row + 1], (), taken))
         final[row] = settled
         taken.add(settled)
-    settled_NP = np.array(final, dtype=np.int32).reshape(codes_NP.shape)
-    before_N = coder.errors(embeddings_NVD, codes_NP)
+    codes = tuple(code for code in final if code is not None)
+    moved = [row for row, code in enumerate(codes) if code != wanted[row]]
     return Assignment(
-        codes_NP=settled_NP,
-        resolved_by=tuple(_how(a, b) for a, b in zip(wanted, final, strict=True)),
-        penalty_N=coder.errors(embeddings_NVD, settled_NP) - before_N,
+        codes=codes,
+        wanted=tuple(wanted),
+        resolved_by=tuple(_how(a, b) for a, b in zip(wanted, codes, strict=True)),
+        error_N=error_N,
+        penalty_N=_penalties(coder, embeddings_NVD, codes_NP, codes, moved),
     )
 
 
+def _penalties(
+    coder: Measure,
+    embeddings_NVD: Floats,
+    codes_NP: Ints,
+    codes: tuple[Code, ...],
+    moved: list[int],
+) -> Floats:
+    penalty_N = np.zeros(len(codes))
+    if moved:
+        settled_NP = np.array([codes[row] for row in moved], dtype=np.int32)
+        part_NVD = embeddings_NVD[moved]
+        after_N, before_N = (coder.errors(part_NVD, c) for c in (settled_NP, codes_NP[moved]))
+        penalty_N[moved] = after_N - before_N
+    return penalty_N
+
+
 def _share_prefix(
-    coder: Coder, embeddings_NVD: Floats, code: Code, rows: list[int], taken: Taken
+    coder: Measure, embeddings_NVD: Floats, code: Code, rows: list[int], taken: Taken
 ) -> list[tuple[int, Code]]:
     """The group's shares of the free last numbers of its prefix; some may get none."""
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
@@ -121,7 +118,7 @@ def _share_prefix(
 
 
 def _nearest_free(
-    coder: Coder, embedding_1VD: Floats, prefix: Code, taken: Taken
+    coder: Measure, embedding_1VD: Floats, prefix: Code, taken: Taken
 ) -> Iterator[Code]:
     """Free codes in depth-first order, the nearest number of each position first."""
     position = len(prefix)
@@ -139,14 +136,14 @@ def _nearest_free(
         yield from _nearest_free(coder, embedding_1VD, (*prefix, int(number)), taken)
 
 
-def _how(wanted: Code, settled: Code | None) -> ResolvedBy:
-    assert settled is not None
+def _how(wanted: Code, settled: Code) -> ResolvedBy:
     if settled == wanted:
         return "nearest"
     return "sibling" if settled[:-1] == wanted[:-1] else "prefix"
 
 
-def _refuse_if_full(sizes: tuple[int, ...], num_tools: int) -> None:
+def refuse_if_full(sizes: tuple[int, ...], num_tools: int) -> None:
+    """Raise InputError where so many tools do not fit."""
     capacity = math.prod(sizes)
     if num_tools > capacity:
         raise InputError(

@@ -1,9 +1,8 @@
-"""What a coder is: it turns embeddings of tool documents into codes of fixed length.
+"""What a coder is: it gives every tool a code, and new tools theirs without learning again.
 
-A code has one number per position, below `sizes[position]`. Positions are (embedding v, level l)
-with the level running fastest (algorithms §2.1), so a coder over V embeddings of a document and L
-levels has P = V*L positions. Everything a lifecycle needs rests on one question: how far is a
-document from each number of the next position, given the numbers before it.
+A code is a tuple of numbers, one a position. How it reads as text is its coder's layout: tokens of
+its own (`<a_1><b_7>`), digits (`0 1 7`) or a name. Most coders look at embeddings of the tools'
+documents; of the published baselines some look at nothing but the order of the tools, one at names.
 
 Shape suffixes: N tools, V embeddings of a tool, D model width, d reduced width, P positions,
 K numbers of a position.
@@ -12,19 +11,29 @@ K numbers of a position.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from factory.failures import ModelError
 
-Floats = npt.NDArray[np.floating]
-Ints = npt.NDArray[np.int32]
-Code = tuple[int, ...]
+if TYPE_CHECKING:
+    from factory.codes.graph import Graph
+
+Floats: TypeAlias = npt.NDArray[np.floating]
+Ints: TypeAlias = npt.NDArray[np.int32]
+Code: TypeAlias = tuple[int, ...]
+
+Layout = Literal["tokens", "digits", "name"]
+"""`tokens`: added to the vocabulary, one a position; `digits`: one a position, spaced; `name`: the
+code is the bytes of a name."""
+ResolvedBy = Literal["nearest", "sibling", "prefix"]
+"""`nearest`: the coder's own choice; `sibling`: another last number; `prefix`: another prefix."""
 
 CHUNK = 4096
 """Rows whose distances are computed at once: bounds memory, changes no result."""
@@ -32,14 +41,55 @@ REMEDY = "restore the checkpoint's codes folder, or start from its parent checkp
 """What mends a damaged codes folder."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoding:
-    """Nearest codes, before collisions are resolved."""
+class Taken:
+    """Codes in use, by prefix."""
 
-    codes_NP: Ints
-    """Number at each position."""
+    def __init__(self, codes: Iterable[Code] = ()) -> None:
+        self._last: defaultdict[Code, set[int]] = defaultdict(set)
+        self._num = 0
+        for code in codes:
+            self.add(code)
+
+    def add(self, code: Code) -> None:
+        self._last[code[:-1]].add(code[-1])
+        self._num += 1
+
+    def __contains__(self, code: Code) -> bool:
+        return code[-1] in self._last.get(code[:-1], ())
+
+    def __len__(self) -> int:
+        return self._num
+
+    def free(self, prefix: Code, size: int) -> npt.NDArray[np.int64]:
+        """Last numbers not in use after a prefix."""
+        used = self._last.get(prefix, set())
+        return np.array([number for number in range(size) if number not in used], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """Codes given to N tools, all different from each other and from those taken before."""
+
+    codes: tuple[Code, ...]
+    """Each tool's code."""
+    wanted: tuple[Code, ...]
+    """The codes the tools would have had, had none been taken."""
+    resolved_by: tuple[ResolvedBy, ...]
+    """(N) how each tool came to its code."""
     error_N: Floats
-    """Distance to the first position's centroid, in the coder's space (A38)."""
+    """Distance to the first position's centroid, in the coder's space (A38); 0 without one."""
+    penalty_N: Floats
+    """(N) how much more of the document the code leaves than the nearest one; 0 if not moved."""
+
+    @property
+    def moved(self) -> int:
+        """Tools that are not on their nearest code."""
+        return sum(how != "nearest" for how in self.resolved_by)
+
+    @property
+    def collisions(self) -> int:
+        """Tools beyond the first that wanted the same code."""
+        return len(self.wanted) - len(set(self.wanted))
 
 
 class Coder(Protocol):
@@ -47,34 +97,30 @@ class Coder(Protocol):
 
     name: ClassVar[str]
     """The recipe's word for it."""
+    layout: ClassVar[Layout]
+    """How its codes read."""
+    reads_documents: ClassVar[bool]
+    """Whether it looks at embeddings; else they may have any width, 0 too."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """(P) how many numbers each position has."""
+        """(P) how many numbers each position has; for codes of no fixed length, of the longest."""
         ...
 
-    def fit(self, embeddings_NVD: Floats, *, seed: int) -> Encoding:
-        """Learn from these tools and encode them."""
+    def fit(self, embeddings_NVD: Floats, *, seed: int, graph: Graph | None = None) -> None:
+        """Learn from these tools; `graph` says which of them are used together."""
         ...
 
-    def encode(self, embeddings_NVD: Floats) -> Encoding:
-        """Nearest codes; a document's code does not depend on the others given with it."""
+    def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
+        """Give N tools codes; these are added to `taken`. InputError where none is left."""
         ...
 
-    def distances(self, embeddings_NVD: Floats, prefix_NP: Ints) -> Floats:
-        """(N, K) distances to the numbers of the next position, after these numbers."""
-        ...
-
-    def errors(self, embeddings_NVD: Floats, codes_NP: Ints) -> Floats:
-        """(N) what a whole code leaves of a document, a distance."""
-        ...
-
-    def rows(self, embeddings_NVD: Floats, codes_NP: Ints) -> list[Floats]:
-        """P arrays (K, D): initial embeddings of the code tokens, not yet scaled."""
-        ...
-
-    def refresh(self, embeddings_NVD: Floats, codes_NP: Ints) -> None:
+    def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None:
         """Move to a trained model's space; every tool keeps its code, every number its members."""
+        ...
+
+    def nearest(self, embeddings_NVD: Floats, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
+        """(N) whether each tool's code is the one it would have, had none been taken."""
         ...
 
     def save(self, path: Path) -> None:
@@ -91,21 +137,6 @@ def as_NVD(embeddings: Floats) -> Floats:
     if not np.isfinite(embeddings).all():
         raise ValueError("embeddings hold NaN or infinity")
     return embeddings
-
-
-def encode_greedily(coder: Coder, embeddings_NVD: Floats) -> Encoding:
-    """Nearest number position by position; the lowest number on a tie."""
-    num_tools, num_positions = len(embeddings_NVD), len(coder.sizes)
-    codes_NP = np.zeros((num_tools, num_positions), dtype=np.int32)
-    error_N = np.zeros(num_tools)
-    for start in range(0, num_tools, CHUNK):
-        rows = slice(start, start + CHUNK)
-        for position in range(num_positions):
-            distances = coder.distances(embeddings_NVD[rows], codes_NP[rows, :position])
-            codes_NP[rows, position] = distances.argmin(axis=1)
-            if position == 0:
-                error_N[rows] = distances.min(axis=1)
-    return Encoding(codes_NP=codes_NP, error_N=error_N)
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:

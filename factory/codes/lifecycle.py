@@ -6,11 +6,13 @@ A checkpoint's `codes/` folder holds
     coder.npz       the coder's arrays
     tools.jsonl     one line a tool: tool_id, code, resolved_by, error, ood, document
     trie.npz        the codes of all tools, in token ids
-    grammar.npz     the codes a model may propose for a new document, in token ids
+    grammar.npz     the codes a model may propose for a new document, in token ids; only where a
+                    coder's numbers say something of documents
 
 fit → add → refresh → save after training; load → code_text, parse, tool_of while sampling. Loading
-and looking up need numpy only. A codebook's version changes when its tools are given other codes,
-not when tools are added or the coder follows the model into another space.
+and looking up need numpy only. A codebook's version changes when its tools are given other codes
+(`recode`), not when tools are added or the coder follows the model into another space. Texts are
+stored with tool ids, so what an old round learnt reads the same from its own checkpoint's codes.
 """
 
 from __future__ import annotations
@@ -18,21 +20,36 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from factory.canon import canonical_json
-from factory.codes.assign import Assignment, ResolvedBy, Taken, resolve
-from factory.codes.base import REMEDY, Code, Coder, Encoding, Floats, Ints, as_NVD
-from factory.codes.residual import ResidualCoder, choose_shape
+from factory.codes.base import (
+    REMEDY,
+    Assignment,
+    Code,
+    Coder,
+    Floats,
+    Ints,
+    ResolvedBy,
+    Taken,
+    as_NVD,
+)
+from factory.codes.flat import AtomicCoder, HierarchicalCoder, NumericCoder, SemanticCoder
+from factory.codes.graph import Pair, build_graph
+from factory.codes.levels import LevelCoder, choose_shape, mean_rows
+from factory.codes.quantized import QuantizedCoder, QuantizedConfig
+from factory.codes.residual import ResidualCoder
 from factory.codes.trie import Trie
 from factory.codes.vocabulary import (
     add_code_tokens,
     code_tokens,
+    embed_names,
     initialise_rows,
     read_vocabulary,
 )
@@ -48,10 +65,81 @@ FORMAT = 1
 """Version of codebook.json."""
 OUTLIER_PERCENTILE = 99.0
 """A new tool farther out than this share of the known ones is marked (A38)."""
-CODERS: Mapping[str, type[ResidualCoder]] = {ResidualCoder.name: ResidualCoder}
-"""Coders by the recipe's word."""
+RECODE_NEW, RECODE_MOVED, RECODE_OUTLIERS = 0.10, 0.05, 0.02
+"""Shares of tools that came after the fit, that are off their nearest code, and that are far out,
+above which codes that may be made anew are made anew (A41)."""
+LOADERS: Mapping[str, Callable[[Path], Coder]] = {
+    coder.name: coder.load
+    for coder in (
+        AtomicCoder,
+        NumericCoder,
+        HierarchicalCoder,
+        SemanticCoder,
+        ResidualCoder,
+        QuantizedCoder,
+    )
+}
+"""How a saved coder is read, by the recipe's word for it."""
+CoderName = Literal["residual", "quantized", "atomic", "numeric", "hierarchical", "semantic"]
+"""The recipe's words."""
 
 _TOKEN = re.compile(r"<[a-z]_\d+>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeConfig:
+    """Which codes, and when they are made. Example: CodeConfig(coder="quantized", size=1024)."""
+
+    coder: CoderName = "residual"
+    """Which coder."""
+    size: int = 512
+    """Codes a level of residual and quantized at most, capped at an eighth of the tools (A14)."""
+    levels: int = 0
+    """Levels of them; 0 is the smallest number with size ** levels >= 20 tools (A27)."""
+    min_tools: int = 16
+    """Fewer tools than this and no codebook is fitted."""
+    dims: int = 32
+    """Dimensions that PCA keeps for residual and hierarchical."""
+    digits: int = 5
+    """Length of a numeric code."""
+    branches: int = 10
+    """Children of a cluster of hierarchical."""
+    quantized: QuantizedConfig = field(default_factory=QuantizedConfig)
+    """How the autoencoder is trained."""
+    embedder: str = ""
+    """Folder of a sentence-transformers model for the documents; empty is the model itself."""
+    recode_every: int = 0
+    """Trainings after which the codes are made anew at the latest; 0 is never."""
+    version: int = 1
+    """Of the codebook that is fitted, should one be."""
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> CodeConfig:
+        """Inverse of asdict, after a passage through JSON."""
+        return cls(**{**row, "quantized": QuantizedConfig.from_json(row["quantized"])})
+
+    @property
+    def reads_documents(self) -> bool:
+        """Whether the coder looks at embeddings of documents."""
+        return self.coder not in ("atomic", "numeric", "semantic")
+
+    def make(self, num_tools: int, views: int) -> Coder:
+        """An unfitted coder for so many tools of so many embeddings each."""
+        match self.coder:
+            case "atomic":
+                return AtomicCoder()
+            case "numeric":
+                return NumericCoder(self.digits)
+            case "hierarchical":
+                return HierarchicalCoder(self.branches, self.dims)
+            case "semantic":
+                return SemanticCoder()
+            case "quantized":
+                shape = choose_shape(num_tools, self.size, self.levels)
+                return QuantizedCoder(**shape._asdict(), config=self.quantized)
+            case "residual":
+                shape = choose_shape(num_tools, self.size, self.levels, views)
+                return ResidualCoder(**shape._asdict(), dims=self.dims)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +174,10 @@ class Report:
     """OUTLIER_PERCENTILE of the tools' first-position errors, in the coder's present space."""
     reencoded: float
     """Share of tools whose nearest code, in the coder's present space, is the stored one."""
+    fitted: int = 0
+    """Tools that the codebook was fitted on; 0 where that was not recorded."""
+    age: int = 0
+    """Trainings since the fit."""
 
 
 class Codebook:
@@ -101,7 +193,9 @@ class Codebook:
         report: Report,
         *,
         version: int = 1,
+        embedder: str = "",
         folder: Path | None = None,
+        longest: int = 0,
     ) -> None:
         self.coder = coder
         """What gives codes to documents."""
@@ -109,11 +203,23 @@ class Codebook:
         """What fitting, adding and refreshing found."""
         self.version = version
         """Changes when known tools are given other codes."""
-        self.tokens = code_tokens(len(coder.sizes), max(coder.sizes))
-        """Code tokens by position."""
+        self.embedder = embedder
+        """What embeds the documents (CodeConfig.embedder)."""
+        self.tokens: list[list[str]] = []
+        """Code tokens by position; none where codes read as digits or names."""
         self._folder = folder
+        self._longest = longest
         self._tools = {entry.tool.id: entry for entry in tools}
         self._ids = {entry.code: entry.tool.id for entry in tools}
+        self._numbers: dict[str, tuple[int, int]] = {}
+        self._fresh: list[set[int]] = []
+        self._name_tokens()
+
+    def _name_tokens(self) -> None:
+        """Code tokens for the coder's present sizes."""
+        if self.coder.layout != "tokens":
+            return
+        self.tokens = code_tokens(len(self.coder.sizes), max(self.coder.sizes))
         self._numbers = {
             token: (position, number)
             for position, level in enumerate(self.tokens)
@@ -122,8 +228,13 @@ class Codebook:
 
     @property
     def num_levels(self) -> int:
-        """Tokens of a code."""
-        return len(self.coder.sizes)
+        """Tokens of the longest code; for digits and names known once the codebook was saved."""
+        return len(self.tokens) or self._longest or max(map(len, self._ids), default=0)
+
+    @property
+    def needs_documents(self) -> bool:
+        """Whether adding tools and refreshing take embeddings of documents."""
+        return self.coder.reads_documents
 
     @property
     def tools(self) -> tuple[ToolCode, ...]:
@@ -146,9 +257,12 @@ class Codebook:
         return self._saved("trie.npz")
 
     @property
-    def grammar_path(self) -> Path:
-        """The saved grammar of codes that a model may propose for a new document."""
-        return self._saved("grammar.npz")
+    def grammar_path(self) -> Path | None:
+        """The saved grammar of codes that a model may propose for a new document.
+
+        None where a code says nothing that a document could tell: there is nothing to propose.
+        """
+        return self._saved("grammar.npz") if isinstance(self.coder, LevelCoder) else None
 
     def __len__(self) -> int:
         return len(self._tools)
@@ -165,16 +279,34 @@ class Codebook:
         return self.text_of(self.code_of(tool_id))
 
     def text_of(self, code: Code) -> str:
-        """The tokens of a code as text."""
-        return "".join(self.tokens[position][number] for position, number in enumerate(code))
+        """A code as the model writes it."""
+        match self.coder.layout:
+            case "tokens":
+                return "".join(
+                    self.tokens[position][number] for position, number in enumerate(code)
+                )
+            case "digits":
+                return " ".join(map(str, code))
+            case "name":
+                return bytes(code).decode("utf-8", "replace")
 
     def parse(self, text: str) -> Code | None:
-        """The code that a text spells, one token per position and nothing else; else None."""
-        tight = "".join(text.split())
+        """The code that a text spells, and nothing else; else None."""
+        match self.coder.layout:
+            case "tokens":
+                return self._parse_tokens("".join(text.split()))
+            case "digits":
+                digits = text.split()
+                good = digits and all(d in "0123456789" and len(d) == 1 for d in digits)
+                return tuple(map(int, digits)) if good else None
+            case "name":
+                return tuple(text.strip().encode("utf-8", "replace")) or None
+
+    def _parse_tokens(self, tight: str) -> Code | None:
         found = _TOKEN.findall(tight)
         places = [self._numbers.get(token) for token in found]
         code = tuple(place[1] for i, place in enumerate(places) if place and place[0] == i)
-        whole = len(code) == len(found) == self.num_levels and tight == "".join(found)
+        whole = len(code) == len(found) == len(self.tokens) and tight == "".join(found)
         return code if whole else None
 
     def tool_of(self, text: str) -> Tool | None:
@@ -183,10 +315,23 @@ class Codebook:
         tool_id = self._ids.get(code) if code is not None else None
         return None if tool_id is None else self._tools[tool_id].tool
 
+    def similar(self, tool_id: str, limit: int) -> list[tuple[ToolCode, int]]:
+        """The tools whose codes differ least from a tool's, with the positions that differ.
+
+        KeyError for a tool without a code. ValueError where codes say nothing of documents.
+        """
+        if not self.needs_documents:
+            raise ValueError(f"{self.coder.name} codes say nothing of documents")
+        code = self.code_of(tool_id)
+        found = [
+            (entry, _hamming(code, entry.code)) for entry in self.tools if entry.tool.id != tool_id
+        ]
+        return sorted(found, key=lambda pair: (pair[1], pair[0].tool.id))[:limit]
+
     def add(
         self,
         tools: Sequence[Tool],
-        embeddings: Floats,
+        embeddings: Floats | None = None,
         accepted_at: Sequence[str] | None = None,
     ) -> list[ToolCode]:
         """Give new tools codes without fitting again (A38), one after the other.
@@ -197,7 +342,8 @@ class Codebook:
 
         Args:
             tools: N tools.
-            embeddings: (N, D) or (N, V, D), from the model that the coder was last refreshed for.
+            embeddings: (N, D) or (N, V, D), from the model that the coder was last refreshed for;
+                None where the coder reads no documents.
             accepted_at: N sortable times; without them all count as accepted at once.
 
         Returns:
@@ -206,67 +352,157 @@ class Codebook:
         Raises:
             InputError: no code is left.
         """
-        embeddings_NVD = as_NVD(embeddings)
         taken = Taken(self._ids)
-        new = _Newcomers.ordered(tools, embeddings_NVD, accepted_at)
+        new = _Newcomers.ordered(tools, self._documents(embeddings, len(tools)), accepted_at)
         for row, tool in enumerate(new.tools):
             if tool.id not in self:
                 self._add_one(new.only(row), taken)
         self.report = replace(
             self.report,
             moved=sum(entry.resolved_by != "nearest" for entry in self.tools),
-            usage_entropy=_usage_entropy(self._codes_NP(), self.coder.sizes),
+            usage_entropy=_usage_entropy(self.coder, self._codes()),
         )
         return [self._tools[tool.id] for tool in tools]
 
     def _add_one(self, new: _Newcomers, taken: Taken) -> None:
-        encoding = self.coder.encode(new.embeddings_NVD)
-        assignment = resolve(self.coder, new.embeddings_NVD, encoding.codes_NP, taken)
-        entry = _entries(new, encoding, assignment, self.report.outlier_error)[0]
+        given = self.coder.assign(new.names, new.embeddings_NVD, taken)
+        entry = _entries(new, given, self.report.outlier_error)[0]
         self._tools[entry.tool.id] = entry
         self._ids[entry.code] = entry.tool.id
+        if self.tokens and len(self.tokens[0]) < self.coder.sizes[0]:
+            self._name_tokens()
+            self._fresh = self._fresh or [set()]
+            self._fresh[0].add(entry.code[0])
 
-    def refresh(self, embeddings: Floats) -> float:
+    def _documents(self, embeddings: Floats | None, num_tools: int) -> Floats:
+        if embeddings is None and not self.needs_documents:
+            return np.zeros((num_tools, 1, 0))
+        if embeddings is None:
+            raise ValueError(f"the coder {self.coder.name} needs embeddings of the documents")
+        return as_NVD(embeddings)
+
+    def refresh(self, embeddings: Floats | None, *, seed: int = 0) -> float:
         """Follow the model into the space it has after training; every tool keeps its code.
 
         Args:
-            embeddings: (N, D) or (N, V, D) of `self.tools`, in that order.
+            embeddings: (N, D) or (N, V, D) of `self.tools`, in that order; None where training
+                does not move them.
+            seed: of what learns anew.
 
         Returns:
             The share of tools whose nearest code is still the stored one.
         """
-        embeddings_NVD = as_NVD(embeddings)
-        if len(embeddings_NVD) != len(self):
-            raise ValueError(f"{len(self)} tools, {len(embeddings_NVD)} embeddings")
-        codes_NP = self._codes_NP()
-        self.coder.refresh(embeddings_NVD, codes_NP)
-        encoding = self.coder.encode(embeddings_NVD)
-        share = float((encoding.codes_NP == codes_NP).all(axis=1).mean())
-        known = np.array([not entry.ood for entry in self.tools])
-        self.report = replace(
-            self.report, reencoded=share, outlier_error=_outlier_error(encoding.error_N[known])
-        )
-        return share
+        report = replace(self.report, age=self.report.age + 1)
+        if embeddings is not None:
+            embeddings_NVD = as_NVD(embeddings)
+            if len(embeddings_NVD) != len(self):
+                raise ValueError(f"{len(self)} tools, {len(embeddings_NVD)} embeddings")
+            self.coder.refresh(embeddings_NVD, self._codes(), seed=seed)
+            nearest_N = self.coder.nearest(embeddings_NVD, self._codes())
+            known = np.array([not entry.ood for entry in self.tools])
+            error_N = self._first_errors(embeddings_NVD)[known]
+            report = replace(
+                report, reencoded=float(nearest_N.mean()), outlier_error=_outlier_error(error_N)
+            )
+        self.report = report
+        return report.reencoded
+
+    def _first_errors(self, embeddings_NVD: Floats) -> Floats:
+        if isinstance(self.coder, LevelCoder):
+            return self.coder.encode(embeddings_NVD).error_N
+        if isinstance(self.coder, HierarchicalCoder):
+            return self.coder.first_errors(embeddings_NVD)
+        return np.zeros(len(embeddings_NVD))
+
+    def why_recode(self, config: CodeConfig, num_new: int = 0) -> str:
+        """Why all tools should get codes anew before `num_new` come in; empty: no reason (A41)."""
+        if (self.coder.name, self.embedder) != (config.coder, config.embedder):
+            made = f"{self.coder.name} codes" + (f" over {self.embedder}" if self.embedder else "")
+            return f"these are {made}, the recipe has {config.coder}"
+        if not config.recode_every or not self.needs_documents:
+            return ""
+        report, num_tools = self.report, len(self)
+        new = (num_tools - (report.fitted or num_tools) + num_new) / (num_tools + num_new)
+        if report.age >= config.recode_every:
+            return f"the codes are {report.age} trainings old"
+        if new >= RECODE_NEW:
+            return f"{new:.0%} of the tools came after the fit"
+        if report.moved > RECODE_MOVED * num_tools:
+            return f"{report.moved / num_tools:.0%} of the tools are off their nearest code"
+        if len(self.outliers) > RECODE_OUTLIERS * num_tools:
+            return f"{len(self.outliers) / num_tools:.0%} of the tools are far from all codes"
+        return ""
 
     def install(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        embeddings: Floats,
+        embeddings: Floats | None = None,
     ) -> list[list[int]]:
-        """Add the code tokens to a model and its tokenizer, with rows made of their members.
+        """Add the code tokens to a model and its tokenizer; new ones get rows of their members.
+
+        Rows are made of the model's own embeddings of the members' documents where a coder puts
+        residuals back into its width (§2.4), else of the members' names (§3.1, A20).
 
         Args:
-            model: causal model whose width is that of the embeddings.
+            model: causal model.
             tokenizer: its tokenizer.
-            embeddings: (N, D) or (N, V, D) of `self.tools`, in that order.
+            embeddings: (N, D) or (N, V, D) of `self.tools`, in that order; None for coders that
+                read no documents.
 
         Returns:
             Token ids by position.
         """
+        if not self.tokens:
+            return []
         ids = add_code_tokens(tokenizer, model, self.tokens)
-        initialise_rows(model, ids, self.coder.rows(as_NVD(embeddings), self._codes_NP()))
+        if any(self._fresh):
+            codes_NP = np.array(self._codes(), dtype=np.int32)
+            if isinstance(self.coder, ResidualCoder) and not self.embedder:
+                documents_NVD = self._documents(embeddings, len(self))
+                rows = self.coder.rows(documents_NVD, codes_NP)
+            else:
+                names = [entry.tool.name for entry in self.tools]
+                name_ND = embed_names(model, tokenizer, names)
+                levels = self.coder.levels if isinstance(self.coder, LevelCoder) else 1
+                rows = mean_rows(name_ND, codes_NP, self.coder.sizes, levels)
+            initialise_rows(model, ids, rows, self._fresh)
+            self._fresh = []
         return ids
+
+    def mark_fresh(self) -> None:
+        """Let `install` write the rows of all code tokens."""
+        self._fresh = [set(range(len(position))) for position in self.tokens]
+
+    def take_names(self, old: Codebook) -> float:
+        """Number the codes as in an older codebook where they mean the same; its share that do."""
+        coder, other = self.coder, old.coder
+        if not (isinstance(coder, LevelCoder) and isinstance(other, LevelCoder)):
+            return 0.0
+        shared = [
+            (entry.code, old.code_of(entry.tool.id)) for entry in self.tools if entry.tool.id in old
+        ]
+        names_PK, kept = [], 0
+        for position, size in enumerate(coder.sizes):
+            both = [
+                (new[position], then[position])
+                for new, then in shared
+                if position < len(then) and then[position] < size
+            ]
+            names_K, matched_K = _match_names(both, size)
+            names_PK.append(names_K)
+            self._fresh[position] = set(names_K[~matched_K].tolist())
+            kept += int(matched_K.sum())
+        coder.renumber(names_PK)
+        self._tools = {
+            tool_id: replace(
+                entry,
+                code=tuple(int(names_PK[p][number]) for p, number in enumerate(entry.code)),
+            )
+            for tool_id, entry in self._tools.items()
+        }
+        self._ids = {entry.code: tool_id for tool_id, entry in self._tools.items()}
+        return kept / sum(other.sizes)
 
     def summary(self) -> dict[str, Any]:
         """A codebook in figures: what the ledger keeps of it."""
@@ -274,14 +510,14 @@ class Codebook:
             "version": self.version,
             "coder": self.coder.name,
             "levels": self.num_levels,
-            "size": max(self.coder.sizes),
+            "size": max(self.coder.sizes, default=0),
             "num_tools": len(self),
             "collisions_before": self.report.collisions_before,
             "moved": self.report.moved,
             "penalty": self.report.penalty,
             "outlier_error": self.report.outlier_error,
             "reencoded": self.report.reencoded,
-            "usage_entropy": float(np.mean(self.report.usage_entropy)),
+            "usage_entropy": float(np.mean(self.report.usage_entropy or (0.0,))),
             "sha": self.sha(),
         }
 
@@ -297,8 +533,7 @@ class Codebook:
         Raises:
             ModelError: the tokenizer lacks a code token or an end-of-turn token.
         """
-        vocabulary: Mapping[str, int] = tokenizer.get_vocab()
-        ids = _ids_of(self.tokens, vocabulary, str(checkpoint))
+        ids = _ids_of(self.tokens, tokenizer.get_vocab(), str(checkpoint))
         if tokenizer.eos_token_id is None:
             raise ModelError(
                 "the tokenizer has no end-of-turn token",
@@ -308,8 +543,17 @@ class Codebook:
         end = int(tokenizer.eos_token_id)
         folder = checkpoint / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        self._trie(ids, end).save(folder / "trie.npz")
-        self._grammar(ids, end).save(folder / "grammar.npz")
+        if self.tokens:
+            token_ids_PK = np.array(ids, dtype=np.int32)
+            codes_NP = np.array(self._codes(), dtype=np.int32)
+            spelt: Ints | list[Code] = token_ids_PK[np.arange(len(ids)), codes_NP]
+        else:
+            texts = [self.text_of(entry.code) for entry in self.tools]
+            spelt = [tuple(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
+            self._longest = max(map(len, spelt))
+        Trie.build(spelt, list(self.tool_ids), end).save(folder / "trie.npz")
+        if isinstance(self.coder, LevelCoder):
+            self._grammar(ids, end).save(folder / "grammar.npz")
         self.coder.save(folder / "coder.npz")
         lines = [json.dumps(_to_json(entry)) + "\n" for entry in self.tools]
         (folder / "tools.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -318,7 +562,8 @@ class Codebook:
             "coder": self.coder.name,
             "version": self.version,
             "levels": self.num_levels,
-            "size": max(self.coder.sizes),
+            "size": max(self.coder.sizes, default=0),
+            "embedder": self.embedder,
             "end": end,
             "token_ids": {
                 token: number
@@ -346,28 +591,30 @@ class Codebook:
             tools = [_from_json(json.loads(line)) for line in lines]
             report = _report(head["report"])
             version, name, token_ids = head["version"], head["coder"], head["token_ids"]
-            if head["format"] != FORMAT or name not in CODERS:
+            if head["format"] != FORMAT or name not in LOADERS:
                 raise ValueError(f"format {head['format']} with coder {name!r} is not known here")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"cannot read the codebook: {error}", where=str(folder), remedy=REMEDY
             ) from error
         _refuse_other_tokens(token_ids, Path(checkpoint))
-        coder = CODERS[name].load(folder / "coder.npz")
-        return cls(coder, tools, report, version=version, folder=folder)
+        return cls(
+            LOADERS[name](folder / "coder.npz"),
+            tools,
+            report,
+            version=version,
+            embedder=head.get("embedder", ""),
+            folder=folder,
+            longest=head["levels"],
+        )
 
     def _saved(self, name: str) -> Path:
         if self._folder is None:
             raise ValueError("the codebook has not been saved")
         return self._folder / name
 
-    def _codes_NP(self) -> Ints:
-        return np.array([entry.code for entry in self.tools], dtype=np.int32)
-
-    def _trie(self, ids: Sequence[Sequence[int]], end: int) -> Trie:
-        token_ids_PK = np.array(ids, dtype=np.int32)
-        codes_NP = token_ids_PK[np.arange(self.num_levels), self._codes_NP()]
-        return Trie.build(codes_NP, [entry.tool.id for entry in self.tools], end)
+    def _codes(self) -> list[Code]:
+        return [entry.code for entry in self.tools]
 
     def _grammar(self, ids: Sequence[Sequence[int]], end: int) -> Trie:
         """A proposal starts with a number that some tool has (A39); the rest is free."""
@@ -377,49 +624,122 @@ class Codebook:
 
 def fit_codebook(
     tools: Sequence[Tool],
-    embeddings: Floats,
+    embeddings: Floats | None,
+    config: CodeConfig | None = None,
     *,
     size: int = 512,
     levels: int | None = None,
     seed: int = 0,
-    dims: int = 32,
-    version: int = 1,
     accepted_at: Sequence[str] | None = None,
+    pairs: Sequence[Pair] = (),
 ) -> Codebook:
     """A codebook of these tools, each with a code of its own.
 
     Args:
         tools: N tools, at least 2; of equal ids the first is kept (A25(1)).
-        embeddings: (N, D) or (N, V, D).
+        embeddings: (N, D) or (N, V, D); None where the coder reads no documents.
+        config: which codes; without it residual ones of `size` and `levels`.
         size: numbers of a position at most; capped at N // 8 (A14).
         levels: levels of an embedding; None or 0 is as many as leave 20 codes a tool (A27).
-        seed: of k-means.
-        dims: dimensions that PCA keeps at most.
-        version: of the codebook.
+        seed: of everything random.
         accepted_at: N sortable times; tools come in by (accepted-at, id).
+        pairs: tools that are called together; only `quantized` looks at them.
 
     Raises:
         InputError: more tools than codes, or more positions than letters.
     """
-    new = _Newcomers.ordered(tools, as_NVD(embeddings), accepted_at)
-    num_tools, views, _ = new.embeddings_NVD.shape
+    config = config or CodeConfig(size=size, levels=levels or 0)
+    empty = np.zeros((len(tools), 1, 0))
+    given = as_NVD(empty if embeddings is None else embeddings)
+    new = _Newcomers.ordered(tools, given, accepted_at)
+    num_tools, views, width = new.embeddings_NVD.shape
     if num_tools < 2:
         raise ValueError(f"{num_tools} tools are too few for a codebook")
-    shape = choose_shape(num_tools, size, levels, views)
-    coder = ResidualCoder(levels=shape.levels, size=shape.size, dims=dims)
-    encoding = coder.fit(new.embeddings_NVD, seed=seed)
-    assignment = resolve(coder, new.embeddings_NVD, encoding.codes_NP, Taken())
+    coder = config.make(num_tools, views)
+    if coder.reads_documents and not width:
+        raise ValueError(f"the coder {coder.name} needs embeddings of the documents")
+    graph = build_graph(pairs, new.tools) if pairs else None
+    coder.fit(new.embeddings_NVD, seed=seed, graph=graph)
+    assignment = coder.assign(new.names, new.embeddings_NVD, Taken())
     moved_N = np.array([how != "nearest" for how in assignment.resolved_by])
     report = Report(
-        collisions_before=num_tools - len(np.unique(encoding.codes_NP, axis=0)),
+        collisions_before=assignment.collisions,
         moved=assignment.moved,
         penalty=float(assignment.penalty_N[moved_N].mean()) if moved_N.any() else 0.0,
-        usage_entropy=_usage_entropy(assignment.codes_NP, coder.sizes),
-        outlier_error=_outlier_error(encoding.error_N),
+        usage_entropy=_usage_entropy(coder, assignment.codes),
+        outlier_error=_outlier_error(assignment.error_N),
         reencoded=float(1 - moved_N.mean()),
+        fitted=num_tools,
     )
-    entries = _entries(new, encoding, assignment, float("inf"))
-    return Codebook(coder, entries, report, version=version)
+    entries = _entries(new, assignment, float("inf"))
+    codebook = Codebook(coder, entries, report, version=config.version, embedder=config.embedder)
+    codebook.mark_fresh()
+    return codebook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recoding:
+    """What making codes anew changed. Example: see recode."""
+
+    codebook: Codebook
+    """The new one."""
+    reason: str
+    """Why it was made."""
+    kept_names: float
+    """Share of the old code tokens that stand for a new code, and keep their rows."""
+    changed: tuple[Tool, ...]
+    """The old codebook's tools whose code reads differently now."""
+    churn: float
+    """Their share."""
+
+    def figures(self) -> dict[str, Any]:
+        """All but the tools, for the ledger."""
+        return {"reason": self.reason, "kept_names": self.kept_names, "churn": self.churn}
+
+
+def recode(
+    old: Codebook,
+    tools: Sequence[Tool],
+    embeddings: Floats | None,
+    config: CodeConfig,
+    *,
+    reason: str = "",
+    seed: int = 0,
+    pairs: Sequence[Pair] = (),
+) -> Recoding:
+    """Give all tools of a codebook, and `tools` after them, codes anew (A41).
+
+    New numbers take the name of the old number of their position with which they share most tools
+    (a matching of greatest total, level by level), so that a token goes on meaning what a model has
+    learnt of it. Numbers without such an old one take the names left over, lowest first, and get
+    new rows when the codebook is installed.
+
+    Args:
+        old: the codebook to replace; it is not changed.
+        tools: new tools, in order of insertion.
+        embeddings: of the old codebook's tools and then of `tools`, as fit_codebook takes them.
+        config: which codes.
+        reason: kept in the result.
+        seed: of everything random.
+        pairs: tools that are called together.
+    """
+    everyone = [*(entry.tool for entry in old.tools), *tools]
+    times = [f"{row:09d}" for row in range(len(everyone))]
+    before = {entry.tool.id: old.text_of(entry.code) for entry in old.tools}
+    codebook = fit_codebook(everyone, embeddings, config, seed=seed, accepted_at=times, pairs=pairs)
+    kept = codebook.take_names(old)
+    changed = tuple(
+        entry.tool
+        for entry in old.tools
+        if codebook.code_text(entry.tool.id) != before[entry.tool.id]
+    )
+    return Recoding(
+        codebook=codebook,
+        reason=reason,
+        kept_names=kept,
+        changed=changed,
+        churn=len(changed) / len(before),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -449,26 +769,23 @@ class _Newcomers:
             embeddings_NVD=embeddings_NVD[order],
         )
 
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return [tool.name for tool in self.tools]
+
     def only(self, row: int) -> _Newcomers:
         """One of them."""
         one = slice(row, row + 1)
         return _Newcomers(tools=self.tools[one], embeddings_NVD=self.embeddings_NVD[one])
 
 
-def _entries(
-    new: _Newcomers, encoding: Encoding, assignment: Assignment, outlier_error: float
-) -> list[ToolCode]:
-    rows = zip(
-        new.tools,
-        assignment.codes_NP,
-        assignment.resolved_by,
-        encoding.error_N,
-        strict=True,
-    )
+def _entries(new: _Newcomers, assignment: Assignment, outlier_error: float) -> list[ToolCode]:
+    rows = zip(new.tools, assignment.codes, assignment.resolved_by, assignment.error_N, strict=True)
     return [
         ToolCode(
             tool=tool,
-            code=tuple(int(number) for number in code),
+            code=code,
             resolved_by=how,
             error=float(error),
             ood=bool(error > outlier_error),
@@ -477,14 +794,38 @@ def _entries(
     ]
 
 
+def _match_names(
+    both: Sequence[tuple[int, int]], size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """(K) an old number for each new one, all different, and which of them share a tool.
+
+    `both` are (new, old) numbers of the tools that have both.
+    """
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+    shared_KK = np.zeros((size, size))
+    for new, then in both:
+        shared_KK[new, then] += 1
+    _, names_K = linear_sum_assignment(-shared_KK)
+    matched_K = shared_KK[np.arange(size), names_K] > 0
+    return names_K.astype(np.int64), matched_K
+
+
+def _hamming(a: Code, b: Code) -> int:
+    """Positions that differ; one that only the longer code has differs."""
+    return abs(len(a) - len(b)) + sum(x != y for x, y in zip(a, b, strict=False))
+
+
 def _outlier_error(error_N: Floats) -> float:
     return float(np.percentile(error_N, OUTLIER_PERCENTILE)) if len(error_N) else 0.0
 
 
-def _usage_entropy(codes_NP: Ints, sizes: Sequence[int]) -> tuple[float, ...]:
+def _usage_entropy(coder: Coder, codes: Sequence[Code]) -> tuple[float, ...]:
+    """Bits of each position's use, among the codes that reach it; none for names."""
     entropies = []
-    for numbers_N, size in zip(codes_NP.T, sizes, strict=True):
-        share_K = np.bincount(numbers_N, minlength=size) / len(numbers_N)
+    for position, size in enumerate(coder.sizes):
+        numbers = [code[position] for code in codes if position < len(code)]
+        share_K = np.bincount(numbers, minlength=size) / max(1, len(numbers))
         used = share_K[share_K > 0]
         entropies.append(float(-(used * np.log2(used)).sum()) + 0.0)
     return tuple(entropies)

@@ -8,18 +8,21 @@ inside the functions that need them.
 from __future__ import annotations
 
 import json
+import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from factory.codes.base import Floats
-from factory.failures import InputError, ModelError
+from factory.failures import InputError, MissingError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_NOT_WORD = re.compile(r"[\W_]+")
 
 MAX_DOCUMENT_TOKENS = 512
 """Documents are cut there before they are embedded (A19)."""
@@ -60,20 +63,26 @@ def add_code_tokens(
 
 
 def initialise_rows(
-    model: PreTrainedModel, ids: Sequence[Sequence[int]], rows: Sequence[Floats]
+    model: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    rows: Sequence[Floats],
+    fresh: Sequence[Collection[int]] | None = None,
 ) -> None:
-    """Write rows (K, D) of each position into the input table and, untied, the output table.
+    """Write the `fresh` (or all) rows (K, D) of each position into both tables of the model.
 
     Each row is scaled to the mean norm of the table's other rows (A15), so that sibling codes
     differ visibly and none drowns the words.
     """
     import torch
 
-    flat_ids = torch.tensor([token for position in ids for token in position])
-    vectors = torch.from_numpy(np.concatenate(rows).astype(np.float32))
+    if fresh is None:
+        fresh = [range(len(position)) for position in ids]
+    written = [(p, number) for p, numbers in enumerate(fresh) for number in sorted(numbers)]
+    flat_ids = torch.tensor([ids[p][number] for p, number in written])
+    vectors = torch.from_numpy(np.stack([rows[p][n] for p, n in written]).astype(np.float32))
     table = model.get_input_embeddings().weight
     others = torch.ones(len(table), dtype=torch.bool)
-    others[flat_ids] = False
+    others[torch.tensor([token for position in ids for token in position])] = False
     norm = table.detach()[others.to(table.device)].float().norm(dim=1).mean().cpu()
     vectors = vectors * (norm / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12))
     head = model.get_output_embeddings()
@@ -81,6 +90,47 @@ def initialise_rows(
     with torch.no_grad():
         for weight in tables:
             weight[flat_ids.to(weight.device)] = vectors.to(weight.device, weight.dtype)
+
+
+def embed_names(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
+) -> Floats:
+    """(N, D) mean input embedding of a name's words (ToolGen's first rows, §3.1)."""
+    import torch
+
+    table = model.get_input_embeddings().weight.detach()
+    result_ND = np.zeros((len(names), table.shape[1]), dtype=np.float32)
+    for row, name in enumerate(names):
+        words = " ".join(_NOT_WORD.split(name.encode("utf-8", "replace").decode())).strip()
+        ids = tokenizer(words or name, add_special_tokens=False)["input_ids"]
+        result_ND[row] = table[torch.tensor(ids, device=table.device)].float().mean(dim=0).cpu()
+    return result_ND
+
+
+def embed_with(folder: Path, texts: Sequence[str]) -> Floats:
+    """(N, D) embeddings of texts by a sentence-transformers folder, which knows its pooling.
+
+    Raises:
+        MissingError: sentence-transformers is not installed.
+        ModelError: the folder is no such model.
+    """
+    if not (folder / "modules.json").exists():
+        raise ModelError(
+            "this is no folder of a sentence-transformers model",
+            where=str(folder),
+            remedy="name a folder with a modules.json, or leave codes.embedder empty",
+        )
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingError(
+            "sentence-transformers is not installed",
+            where=str(folder),
+            remedy="pip install 'tool-factory[eval]', or name a causal model's folder",
+        ) from error
+    embedder = SentenceTransformer(str(folder), local_files_only=True)
+    found: Floats = embedder.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
+    return found.astype(np.float32)
 
 
 def embed_documents(

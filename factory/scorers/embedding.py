@@ -13,9 +13,7 @@ import numpy as np
 
 from factory.child import Channel, run_child
 from factory.codes.base import Floats
-from factory.codes.vocabulary import embed_documents
-from factory.engines.base import is_installed
-from factory.failures import MissingError
+from factory.codes.vocabulary import embed_documents, embed_with
 
 
 def embed_texts(folder: Path, texts: Sequence[str]) -> Floats:
@@ -26,18 +24,7 @@ def embed_texts(folder: Path, texts: Sequence[str]) -> Floats:
     """
     texts = [text if text.strip() else "." for text in texts]
     if (folder / "modules.json").exists():
-        if not is_installed("sentence_transformers"):
-            raise MissingError(
-                "sentence-transformers is not installed",
-                where=str(folder),
-                remedy="pip install 'tool-factory[eval]', or name a causal model's folder",
-            )
-        from sentence_transformers import SentenceTransformer
-
-        found: Floats = SentenceTransformer(str(folder), local_files_only=True).encode(
-            texts, convert_to_numpy=True, show_progress_bar=False
-        )
-        return found
+        return embed_with(folder, texts)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,0 +1,122 @@
+"""Which tools are used together: counted pairs made into the similarity of ToolWeaver's loss.
+
+A pair counts as often as its tools are called in one accepted answer (A42); the counts become a
+sparse, symmetric, normalised matrix (A21). Tools that a model writes anew for each query hardly
+ever meet twice, so a pair counts for the known tool of the same signature (A43). Only numpy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.codes.base import Floats
+from factory.records import Tool
+
+MIN_WEIGHT = 1.0
+"""Pairs seen less often than this are dropped (A42)."""
+NEIGHBOURS = 50
+"""Pairs kept for each tool, the strongest (A21)."""
+
+_NOT_WORD = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two tools that were called together. Example: Pair(a="t_1…", b="t_2…", weight=1.4)."""
+
+    a: str
+    """A tool's id."""
+    b: str
+    """Another tool's id."""
+    weight: float
+    """How often, by how sure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """A symmetric matrix over N tools without diagonal, by its entries above the diagonal."""
+
+    row_E: npt.NDArray[np.int64]
+    """Tool of an entry."""
+    column_E: npt.NDArray[np.int64]
+    """Its other tool, a later one."""
+    weight_E: Floats
+    """Similarity, in (0, 1]."""
+
+    def __len__(self) -> int:
+        return len(self.row_E)
+
+
+def build_graph(
+    pairs: Iterable[Pair],
+    tools: Sequence[Tool],
+    *,
+    min_weight: float = MIN_WEIGHT,
+    neighbours: int = NEIGHBOURS,
+) -> Graph:
+    """The similarity of N tools: A = D^-1/2 C D^-1/2, thinned out and symmetric (A21).
+
+    An entry stays if either of its tools counts it among its strongest. Pairs of tools that are not
+    among `tools`, nor have the signature of one, are left out.
+    """
+    place = {tool.id: row for row, tool in enumerate(tools)}
+    counts: dict[tuple[int, int], float] = {}
+    for pair in pairs:
+        row, column = place.get(pair.a), place.get(pair.b)
+        if row is not None and column is not None and row != column:
+            key = (min(row, column), max(row, column))
+            counts[key] = counts.get(key, 0.0) + pair.weight
+    kept = sorted((key, count) for key, count in counts.items() if count >= min_weight)
+    row_E = np.array([key[0] for key, _ in kept], dtype=np.int64)
+    column_E = np.array([key[1] for key, _ in kept], dtype=np.int64)
+    count_E = np.array([count for _, count in kept])
+    degree_N = np.bincount(row_E, count_E, len(tools)) + np.bincount(column_E, count_E, len(tools))
+    weight_E = count_E / np.sqrt(degree_N[row_E] * degree_N[column_E])
+    strong_E = _strongest(row_E, column_E, weight_E, neighbours)
+    return Graph(row_E=row_E[strong_E], column_E=column_E[strong_E], weight_E=weight_E[strong_E])
+
+
+def _strongest(
+    row_E: npt.NDArray[np.int64],
+    column_E: npt.NDArray[np.int64],
+    weight_E: Floats,
+    neighbours: int,
+) -> npt.NDArray[np.bool_]:
+    """Which entries are among the strongest of one of their tools; the earlier ones on a tie."""
+    tool_F = np.concatenate([row_E, column_E])
+    order_F = np.lexsort((np.tile(np.arange(len(row_E)), 2), -np.tile(weight_E, 2), tool_F))
+    sorted_F = tool_F[order_F]
+    starts_F = np.searchsorted(sorted_F, sorted_F)
+    strong_F = np.zeros(len(tool_F), dtype=np.bool_)
+    strong_F[order_F] = np.arange(len(tool_F)) - starts_F < neighbours
+    return strong_F[: len(row_E)] | strong_F[len(row_E) :]
+
+
+def signature(tool: Tool) -> str:
+    """What makes two tools the same but for wording: name, and parameters with types (A43)."""
+    properties: Mapping[str, object] = tool.arguments.get("properties") or {}
+    parameters = sorted(
+        f"{name.lower()}:{schema.get('type') if isinstance(schema, Mapping) else ''}"
+        for name, schema in properties.items()
+    )
+    return " ".join([_NOT_WORD.sub("_", tool.name.lower()).strip("_"), *parameters])
+
+
+def canonical_pairs(
+    pairs: Iterable[Pair], called: Iterable[Tool], tools: Iterable[Tool]
+) -> list[Pair]:
+    """The pairs, with each tool of `called` that is none of `tools` replaced by its namesake."""
+    known = list(tools)
+    ids = {tool.id for tool in known}
+    first = {signature(tool): tool.id for tool in reversed(known)}
+    namesake = {
+        tool.id: first.get(signature(tool), tool.id) for tool in called if tool.id not in ids
+    }
+    return [
+        Pair(a=namesake.get(p.a, p.a), b=namesake.get(p.b, p.b), weight=p.weight) for p in pairs
+    ]

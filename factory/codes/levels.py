@@ -1,0 +1,211 @@
+"""Codes by residual quantisation: each level codes what the level before left of a document.
+
+A document is projected into a small space; the number at a position is the centroid nearest to
+what the positions before leave (algorithms §2.3, §4.3). Positions are (embedding v, level l), the
+level running fastest (§2.1). How the space and the centroids come about is the subclass's affair:
+PCA and k-means (SGTC), or an encoder and codebooks learnt together (ToolWeaver).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.codes.assign import resolve
+from factory.codes.base import CHUNK, Assignment, Code, Floats, Ints, Layout, Taken, as_NVD
+from factory.codes.graph import Graph
+
+CAPACITY = 20
+"""Codes per tool that the default depth leaves room for (A27)."""
+TOOLS_PER_CODE = 8
+"""A level has at most one code for so many tools (A14)."""
+
+
+class Shape(NamedTuple):
+    """Size of a codebook."""
+
+    size: int
+    """Numbers of a position (K)."""
+    levels: int
+    """Levels of an embedding (L)."""
+
+
+def choose_shape(num_tools: int, size: int, levels: int | None = None, views: int = 1) -> Shape:
+    """K capped at N // 8 (A14) and, without `levels`, the smallest L with K**(V L) >= 20 N (A27).
+
+    >>> choose_shape(64, 512)
+    Shape(size=8, levels=4)
+    """
+    capped = max(2, min(size, num_tools // TOOLS_PER_CODE))
+    if levels:
+        return Shape(capped, levels)
+    depth = 1
+    while capped ** (views * depth) < CAPACITY * num_tools:
+        depth += 1
+    return Shape(capped, depth)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """Nearest codes, before collisions are resolved."""
+
+    codes_NP: Ints
+    """Number at each position."""
+    error_N: Floats
+    """Distance to the first position's centroid, in the coder's space (A38)."""
+
+
+class LevelCoder(ABC):
+    """A coder whose numbers are centroids, level below level."""
+
+    name: ClassVar[str]
+    layout: ClassVar[Layout] = "tokens"
+    reads_documents: ClassVar[bool] = True
+
+    def __init__(self, *, levels: int, size: int) -> None:
+        self.levels = levels
+        """Levels of an embedding (L)."""
+        self.size = size
+        """Numbers of a position (K)."""
+        self._centroids_PKd: Floats = np.zeros((0, 0, 0), dtype=np.float32)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (self.size,) * len(self._centroids_PKd)
+
+    @abstractmethod
+    def fit(self, embeddings_NVD: Floats, *, seed: int, graph: Graph | None = None) -> None: ...
+
+    @abstractmethod
+    def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None: ...
+
+    @abstractmethod
+    def save(self, path: Path) -> None: ...
+
+    @abstractmethod
+    def project(self, embeddings_NVD: Floats, view: int) -> Floats:
+        """(N, d) a document's embedding in the space of the centroids, in double precision."""
+
+    def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
+        encoding = self.encode(embeddings_NVD)
+        return resolve(self, as_NVD(embeddings_NVD), encoding.codes_NP, encoding.error_N, taken)
+
+    def nearest(self, embeddings_NVD: Floats, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
+        codes_NP = self.encode(embeddings_NVD).codes_NP
+        same: npt.NDArray[np.bool_] = (codes_NP == np.array(codes, dtype=np.int32)).all(axis=1)
+        return same
+
+    def encode(self, embeddings_NVD: Floats) -> Encoding:
+        """Nearest number position by position, the lowest on a tie.
+
+        A document's code does not depend on the others given with it.
+        """
+        embeddings_NVD = as_NVD(embeddings_NVD)
+        num_tools, num_positions = len(embeddings_NVD), len(self.sizes)
+        codes_NP = np.zeros((num_tools, num_positions), dtype=np.int32)
+        error_N = np.zeros(num_tools)
+        for start in range(0, num_tools, CHUNK):
+            rows = slice(start, start + CHUNK)
+            for position in range(num_positions):
+                distances = self.distances(embeddings_NVD[rows], codes_NP[rows, :position])
+                codes_NP[rows, position] = distances.argmin(axis=1)
+                if position == 0:
+                    error_N[rows] = distances.min(axis=1)
+        return Encoding(codes_NP=codes_NP, error_N=error_N)
+
+    def distances(self, embeddings_NVD: Floats, prefix_NP: Ints) -> Floats:
+        """(N, K) distances to the numbers of the next position, after these numbers."""
+        from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
+
+        position = prefix_NP.shape[1]
+        residual_Nd = self.residual(embeddings_NVD, prefix_NP, position // self.levels)
+        centroids_Kd = self._centroids_PKd[position].astype(np.float64)
+        # cdist subtracts pair by pair: a row's distances do not depend on the rows beside it.
+        distances: Floats = cdist(residual_Nd, centroids_Kd)
+        return distances
+
+    def errors(self, embeddings_NVD: Floats, codes_NP: Ints) -> Floats:
+        """(N) root of the summed squares of what whole codes leave of all views."""
+        embeddings_NVD = as_NVD(embeddings_NVD)
+        squares = [
+            (self.residual(embeddings_NVD, codes_NP, view) ** 2).sum(axis=1)
+            for view in range(len(self.sizes) // self.levels)
+        ]
+        errors_N: Floats = np.sqrt(np.sum(squares, axis=0))
+        return errors_N
+
+    def residual(self, embeddings_NVD: Floats, prefix_NP: Ints, view: int) -> Floats:
+        """(N, d) what the numbers given for this view leave of it."""
+        residual_Nd = self.project(embeddings_NVD, view)
+        start = view * self.levels
+        for position in range(start, min(start + self.levels, prefix_NP.shape[1])):
+            residual_Nd = residual_Nd - self._centroids_PKd[position][prefix_NP[:, position]]
+        return residual_Nd
+
+    def renumber(self, names_PK: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Give number k of position p the new number names_PK[p][k]; nothing else changes."""
+        for position, names_K in enumerate(names_PK):
+            moved = np.empty_like(self._centroids_PKd[position])
+            moved[names_K] = self._centroids_PKd[position]
+            self._centroids_PKd[position] = moved
+
+    def _follow(self, embeddings_NVD: Floats, codes_NP: Ints) -> None:
+        """Centroids as the mean of their members' residuals, in the space as it is now.
+
+        One without members follows the linear map (least squares) that takes the other old
+        centroids of its level to the new ones.
+        """
+        for position, old_Kd in enumerate(self._centroids_PKd.astype(np.float64)):
+            view = position // self.levels
+            residual_Nd = self.residual(embeddings_NVD, codes_NP[:, :position], view)
+            new_Kd, filled_K = mean_by_number(residual_Nd, codes_NP[:, position], self.size)
+            map_dd = np.linalg.lstsq(old_Kd[filled_K], new_Kd[filled_K])[0]
+            new_Kd[~filled_K] = old_Kd[~filled_K] @ map_dd
+            self._centroids_PKd[position] = new_Kd
+
+
+class Means(NamedTuple):
+    """Means of the members of each number."""
+
+    mean_KD: Floats
+    """Zero for a number without members."""
+    filled_K: npt.NDArray[np.bool_]
+    """Which numbers have members."""
+
+
+def mean_by_number(values_ND: Floats, numbers_N: Ints, size: int) -> Means:
+    """Mean of each number's members."""
+    count_K = np.bincount(numbers_N, minlength=size)
+    sum_KD = np.zeros((size, values_ND.shape[1]))
+    np.add.at(sum_KD, numbers_N, values_ND)
+    return Means(sum_KD / np.maximum(count_K, 1)[:, None], count_K > 0)
+
+
+def mean_rows(
+    vectors_ND: Floats, codes_NP: Ints, sizes: Sequence[int], levels: int
+) -> list[Floats]:
+    """P arrays (K, D): what each number's members still are at its level, averaged.
+
+    The first level averages the vectors, the next what the rows before leave of them, and so on
+    for each view: the rows of a code add up to nearly its tool's vector (A20, by the way of §2.4).
+    A number without members gets the mean of its level.
+    """
+    rows: list[Floats] = []
+    residual_ND = vectors_ND
+    for position, size in enumerate(sizes):
+        if position % levels == 0:
+            residual_ND = vectors_ND.astype(np.float64)
+        rows_KD, filled_K = mean_by_number(residual_ND, codes_NP[:, position], size)
+        residual_ND = residual_ND - rows_KD[codes_NP[:, position]]
+        # A number whose only members were alone on the level before has nothing left to average.
+        filled_K &= np.linalg.norm(rows_KD, axis=1) > 1e-9 * np.abs(vectors_ND).max(initial=1e-30)
+        rest_KD = rows_KD[filled_K] if filled_K.any() else vectors_ND
+        rows_KD[~filled_K] = rest_KD.mean(axis=0)
+        rows.append(rows_KD)
+    return rows

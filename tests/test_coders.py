@@ -1,0 +1,539 @@
+"""Every coder's life: fit, assign, add, install, save, load, refresh; and coding anew."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest_models import tiny_model
+from test_codes import make_embeddings, make_tools
+from workspaces import ROOT
+
+from factory.codes.base import Taken
+from factory.codes.flat import HierarchicalCoder, NumericCoder, SemanticCoder, standard_name
+from factory.codes.graph import Graph, Pair, build_graph, canonical_pairs, signature
+from factory.codes.levels import LevelCoder, mean_rows
+from factory.codes.lifecycle import Codebook, CodeConfig, fit_codebook, recode
+from factory.codes.quantized import QuantizedCoder, QuantizedConfig, balance, graph_loss
+from factory.codes.trie import Trie
+from factory.codes.vocabulary import embed_names
+from factory.dataset import render
+from factory.failures import InputError
+from factory.history import called_pairs, last_codebook_version
+from factory.records import Example, Message, Tool
+from factory.store.database import Ledger
+
+QUICK = QuantizedConfig(hidden=(48,), latent=24, epochs=60)
+CODERS = ("residual", "quantized", "atomic", "numeric", "hierarchical", "semantic")
+
+
+def config_of(coder: str, **values: Any) -> CodeConfig:
+    return CodeConfig(coder=coder, quantized=QUICK, **values)  # type: ignore[arg-type]
+
+
+def fit(coder: str, count: int = 60, **values: Any) -> Codebook:
+    tools, embeddings = make_tools(count), make_embeddings(count)
+    return fit_codebook(tools, embeddings, config_of(coder, **values), seed=3)
+
+
+@pytest.fixture(scope="module")
+def books() -> dict[str, Codebook]:
+    return {coder: fit(coder) for coder in CODERS}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"), tied=False)
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+# -- all of them ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coder", CODERS)
+def test_a_coder_lives_in_a_model_folder(
+    coder: str, books: dict[str, Codebook], folder: Path, tmp_path: Path
+) -> None:
+    """Fit, install, save, load: every tool has a code of its own that the trie leads to."""
+    model, tokenizer = load(folder)
+    rows_before = model.get_input_embeddings().weight.shape[0]
+    wide = np.concatenate([make_embeddings(60), make_embeddings(60, seed=1)[:, :, :16]], axis=2)
+    codebook = fit_codebook(make_tools(60), wide, config_of(coder))
+    ids = codebook.install(model, tokenizer, wide if coder == "residual" else None)
+    num_tokens = sum(map(len, codebook.tokens))
+    assert model.get_input_embeddings().weight.shape[0] == rows_before + num_tokens
+    assert sum(map(len, ids)) == num_tokens
+    assert bool(num_tokens) == (coder in ("residual", "quantized", "atomic"))
+    tokenizer.save_pretrained(tmp_path)
+    codebook.save(tmp_path, tokenizer)
+
+    loaded = Codebook.load(tmp_path)
+    assert loaded is not None
+    assert loaded.tools == codebook.tools and loaded.report == codebook.report
+    assert loaded.summary() == codebook.summary()
+    assert (loaded.grammar_path is not None) == isinstance(loaded.coder, LevelCoder)
+    trie = Trie.load(loaded.trie_path)
+    for entry in loaded.tools:
+        text = loaded.code_text(entry.tool.id)
+        spelt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert trie.lookup(spelt) == entry.tool.id
+        assert len(spelt) <= loaded.num_levels
+        assert loaded.parse(text) == entry.code
+        assert loaded.tool_of(f" {text}\n") == entry.tool
+    new, points = make_tools(5, start=400), wide[:5] + 0.1
+    assert [e.code for e in loaded.add(new, points)] == [e.code for e in codebook.add(new, points)]
+
+
+@pytest.mark.parametrize("coder", CODERS)
+def test_new_tools_get_codes_the_same_on_repetition(coder: str) -> None:
+    """Check 27, for every coder: unique, known codes untouched, the same in one go and in parts."""
+    new, points = make_tools(40, start=1000), make_embeddings(40, seed=7)
+    order = sorted(range(40), key=lambda row: new[row].id)
+    found = []
+    for parts in ([list(range(40))], [order[:7], order[7:]]):
+        codebook = fit(coder)
+        old = {entry.tool.id: entry.code for entry in codebook.tools}
+        for rows in parts:
+            codebook.add([new[row] for row in rows], points[rows])
+        assert len({entry.code for entry in codebook.tools}) == len(codebook) == 100
+        assert all(codebook.code_of(known) == code for known, code in old.items())
+        found.append([(entry.tool.id, codebook.text_of(entry.code)) for entry in codebook.tools])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("coder", CODERS)
+def test_a_coder_follows_the_model_and_keeps_every_code(
+    coder: str, books: dict[str, Codebook]
+) -> None:
+    codebook = fit(coder)
+    before = {entry.tool.id: entry.code for entry in codebook.tools}
+    turn = np.linalg.qr(np.random.default_rng(4).normal(size=(48, 48)))[0]
+    row_of = {tool.id: row for row, tool in enumerate(make_tools(60))}
+    points = make_embeddings(60)[[row_of[tool_id] for tool_id in codebook.tool_ids]]
+    share = codebook.refresh((points @ turn * 3 - 1).astype(np.float32))
+    assert {entry.tool.id: entry.code for entry in codebook.tools} == before
+    assert codebook.report.age == 1 and codebook.report.reencoded == share
+    assert share >= books[coder].report.reencoded - 0.25
+    twin = make_tools(1, start=900)
+    added = codebook.add(twin, ((points[:1] + 1e-3) @ turn * 3 - 1).astype(np.float32))[0]
+    if isinstance(codebook.coder, LevelCoder | HierarchicalCoder):
+        assert added.code[0] == codebook.tools[0].code[0]
+
+
+def test_fitting_again_gives_the_same_bytes(books: dict[str, Codebook], tmp_path: Path) -> None:
+    for coder in ("quantized", "hierarchical"):
+        again = fit(coder)
+        assert again.tools == books[coder].tools
+        again.coder.save(tmp_path / "a")
+        books[coder].coder.save(tmp_path / "b")
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_shipped_codes_load_as_they_are() -> None:
+    codebook = Codebook.load(ROOT / "rounds" / "seed")
+    assert codebook is not None and isinstance(codebook.coder, LevelCoder)
+    text = codebook.code_text(codebook.tool_ids[0])
+    assert codebook.tool_of(text) == codebook.tools[0].tool
+    assert codebook.why_recode(CodeConfig()) == ""
+
+
+def test_documents_are_asked_for_where_they_are_read() -> None:
+    for coder in CODERS:
+        if config_of(coder).reads_documents:
+            with pytest.raises(ValueError, match="needs embeddings"):
+                fit_codebook(make_tools(20), None, config_of(coder))
+        else:
+            codebook = fit_codebook(make_tools(20), None, config_of(coder))
+            assert len(codebook.add(make_tools(1, start=50))) == 1
+            with pytest.raises(ValueError, match="say nothing"):
+                codebook.similar(codebook.tool_ids[0], 3)
+
+
+def test_similar_tools_are_those_whose_codes_differ_least(books: dict[str, Codebook]) -> None:
+    codebook = books["residual"]
+    first = codebook.tools[0]
+    found = codebook.similar(first.tool.id, 60)
+    assert len(found) == 59 and first.tool.id not in {entry.tool.id for entry, _ in found}
+    distances = [distance for _, distance in found]
+    assert distances == sorted(distances)
+    assert all(
+        distance == sum(a != b for a, b in zip(entry.code, first.code, strict=True))
+        for entry, distance in found
+    )
+
+
+# -- the published baselines ----------------------------------------------------------------------
+
+
+def test_atomic_is_one_token_a_tool_with_the_row_of_its_name(folder: Path) -> None:
+    model, tokenizer = load(folder)
+    codebook = fit_codebook(make_tools(20), None, config_of("atomic"))
+    assert sorted(entry.code for entry in codebook.tools) == [(row,) for row in range(20)]
+    names = [entry.tool.name for entry in codebook.tools]
+    wanted = embed_names(model, tokenizer, names)
+    (ids,) = codebook.install(model, tokenizer)
+    table = model.get_input_embeddings().weight
+    rows = table.detach().numpy()[ids]
+    unit = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    assert np.abs(rows / np.linalg.norm(rows, axis=1, keepdims=True) - unit).max() < 1e-5
+
+    table.data[ids[3]] = 0.5
+    added = codebook.add(make_tools(2, start=70))
+    assert [entry.code for entry in added] in ([(20,), (21,)], [(21,), (20,)])
+    (ids,) = codebook.install(model, tokenizer)
+    table = model.get_input_embeddings().weight.detach()
+    assert len(ids) == 22 and len(table) == len(tokenizer)
+    assert bool((table[ids[3]] == 0.5).all()), "a trained row stays"
+    new = embed_names(model, tokenizer, [codebook.tools[21].tool.name])[0]
+    assert np.corrcoef(table.numpy()[ids[21]], new)[0, 1] > 0.999
+
+
+def test_numeric_counts() -> None:
+    codebook = fit_codebook(make_tools(12), None, config_of("numeric"))
+    assert [codebook.text_of(entry.code) for entry in codebook.tools][:2] == [
+        "0 0 0 0 0",
+        "0 0 0 0 1",
+    ]
+    assert codebook.parse("0 0 1 2 8") == (0, 0, 1, 2, 8)
+    assert codebook.parse("00128") is None and codebook.parse("0 x") is None
+    with pytest.raises(InputError, match="12 tools do not fit into 10 codes"):
+        NumericCoder(1).assign(["x"] * 12, np.zeros((12, 1, 0)), Taken())
+
+
+def test_semantic_codes_are_names_told_apart() -> None:
+    assert standard_name("Compress For Imagon!") == "compress_for_imagon"
+    assert standard_name("2Fast: Get") == "get_2fast_get"
+    assert standard_name("…") == "tool" and len(standard_name("x" * 99)) == 64
+    given = SemanticCoder().assign(
+        ["Get It", "get_it", "other", "get it 2"], np.zeros((4, 1, 0)), Taken()
+    )
+    assert [bytes(code).decode() for code in given.codes] == [
+        "get_it",
+        "get_it_2",
+        "other",
+        "get_it_2_2",
+    ]
+    assert given.resolved_by == ("nearest", "sibling", "nearest", "sibling")
+
+
+def test_hierarchical_paths_go_from_the_root_to_a_leaf() -> None:
+    embeddings = make_embeddings(300, groups=12)
+    coder = HierarchicalCoder(branches=4)
+    coder.fit(embeddings, seed=0)
+    given = coder.assign([""] * 300, embeddings, Taken())
+    codes = set(given.codes)
+    assert len(codes) == 300 and all(0 <= number < 4 for code in codes for number in code)
+    assert not any(code[:length] in codes for code in codes for length in range(1, len(code)))
+    assert len({len(code) for code in codes}) > 1, "crowded regions have longer codes"
+    points = embeddings[:, 0]
+    distances = ((points[:, None] - points[None]) ** 2).sum(axis=2)
+    near = np.argsort(distances, axis=1)[:, 1]
+    same = np.mean([given.codes[a][0] == given.codes[b][0] for a, b in enumerate(near)])
+    numbers = Counter(code[0] for code in given.codes)
+    assert same > 2 * sum((count / 300) ** 2 for count in numbers.values())
+
+
+def test_hierarchical_tells_equal_documents_apart() -> None:
+    codebook = fit_codebook(
+        make_tools(40), np.ones((40, 8), dtype=np.float32), config_of("hierarchical")
+    )
+    assert len({entry.code for entry in codebook.tools}) == 40
+
+
+# -- quantized ------------------------------------------------------------------------------------
+
+TOPICS, COMMUNITIES = 40, 20
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[np.ndarray, Graph, np.ndarray]:
+    """240 tools of 40 topics; two topics each are used together: (N, V, D), pairs, topic of each.
+
+    Half of the pairs of a community are in the graph.
+    """
+    rng = np.random.default_rng(0)
+    topic_N = np.arange(240) % TOPICS
+    centres = rng.normal(size=(TOPICS, 48))
+    points = (centres[topic_N] + rng.normal(size=(240, 48)) * 0.3 + 5)[:, None]
+    community_N = topic_N % COMMUNITIES
+    row_E, column_E = np.nonzero(np.triu(community_N[:, None] == community_N[None], k=1))
+    kept_E = rng.random(len(row_E)) < 0.5
+    graph = Graph(
+        row_E=row_E[kept_E], column_E=column_E[kept_E], weight_E=np.full(kept_E.sum(), 1 / 6)
+    )
+    return points.astype(np.float32), graph, topic_N
+
+
+@pytest.fixture(scope="module")
+def trained(planted: tuple[np.ndarray, Graph, np.ndarray]) -> dict[float, QuantizedCoder]:
+    """The same autoencoder without and with the graph term."""
+    points, graph, _ = planted
+    coders = {}
+    for weight in (0.0, 0.2):
+        config = QuantizedConfig(hidden=(64,), latent=32, epochs=300, graph=weight)
+        coders[weight] = QuantizedCoder(levels=3, size=16, config=config)
+        coders[weight].fit(points, seed=0, graph=graph)
+    return coders
+
+
+def test_the_autoencoder_learns_and_uses_its_codes(
+    planted: tuple[np.ndarray, Graph, np.ndarray], trained: dict[float, QuantizedCoder]
+) -> None:
+    """Check 16: error below a quarter of the variance, entropy above 0.7 of even use."""
+    points, coder = planted[0], trained[0.0]
+    codes = coder.encode(points).codes_NP
+    error = ((coder.reconstruct(codes) - points[:, 0]) ** 2).mean()
+    assert error < 0.25 * points[:, 0].var(axis=0).mean()
+    for numbers in codes.T:
+        share = np.bincount(numbers, minlength=16) / len(codes)
+        assert -(share[share > 0] * np.log2(share[share > 0])).sum() >= 0.7 * 4
+    assert coder.history[-1]["error"] < 0.5 * coder.history[0]["error"]
+
+
+def test_the_graph_brings_tools_together_that_are_used_together(
+    planted: tuple[np.ndarray, Graph, np.ndarray], trained: dict[float, QuantizedCoder]
+) -> None:
+    """Check 18, for pairs of different topics: what documents alone would not bring together."""
+    points, graph, topic_N = planted
+    across_E = topic_N[graph.row_E] != topic_N[graph.column_E]
+    share = {}
+    for weight, coder in trained.items():
+        first_N = coder.encode(points).codes_NP[:, 0]
+        share[weight] = (first_N[graph.row_E] == first_N[graph.column_E])[across_E].mean()
+    assert share[0.2] >= 1.5 * share[0.0]
+
+
+def test_the_graph_loss_is_twice_the_laplacian_form_and_reaches_the_encoder() -> None:
+    """Check 17."""
+    import torch
+
+    rng = np.random.default_rng(1)
+    tools = make_tools(12)
+    pairs = [
+        Pair(a=tools[a].id, b=tools[b].id, weight=float(rng.integers(1, 9)))
+        for a, b in rng.integers(0, 12, (30, 2)).tolist()
+    ]
+    graph = build_graph(pairs, tools)
+    similarity = np.zeros((12, 12))
+    similarity[graph.row_E, graph.column_E] = graph.weight_E
+    similarity += similarity.T
+    laplacian = np.diag(similarity.sum(axis=1)) - similarity
+    vectors = rng.normal(size=(12, 5))
+    wanted = 2 * np.trace(vectors.T @ laplacian @ vectors) / 12**2
+    assert float(graph_loss(torch.from_numpy(vectors), graph)) == pytest.approx(wanted, rel=1e-5)
+
+    points = make_embeddings(60)
+    moved = {}
+    whole = Graph(
+        row_E=np.arange(30), column_E=np.arange(30, 60), weight_E=np.ones(30, dtype=np.float64)
+    )
+    for graph_on in ("encoder", "codebook"):
+        for weight in (0.0, 5.0):
+            config = replace(QUICK, graph=weight, graph_on=graph_on, epochs=10)  # type: ignore[arg-type]
+            coder = QuantizedCoder(levels=2, size=4, config=replace(config, beta=0.0))
+            coder.fit(points, seed=0, graph=whole)
+            moved[graph_on, weight] = coder._encoder[0][0]
+    assert np.array_equal(moved["codebook", 0.0], moved["encoder", 0.0])
+    assert not np.array_equal(moved["encoder", 5.0], moved["encoder", 0.0])
+
+
+def test_sinkhorn_balances() -> None:
+    """Check 19."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(512, 8)) * 0.2, rng.normal(size=(512, 8))])
+    codes = rng.normal(size=(64, 8))
+    distance = torch.cdist(torch.from_numpy(points), torch.from_numpy(codes)) ** 2
+    nearest = np.bincount(distance.argmin(dim=1)).max()
+    for epsilon in (0.003, 0.01, 0.1):
+        soft = balance(distance, epsilon, 50)
+        assert not bool(soft.isnan().any())
+        assert bool(((soft.sum(dim=1) - 1).abs() < 1e-3).all())
+        assert np.bincount(soft.argmax(dim=1)).max() <= 0.7 * nearest
+
+
+def test_rows_of_quantized_codes_add_up_to_their_members() -> None:
+    """A20 by the way of §2.4: first rows are means, the next average what they leave."""
+    rng = np.random.default_rng(2)
+    vectors, codes = rng.normal(size=(50, 6)), rng.integers(0, 4, (50, 2)).astype(np.int32)
+    codes[codes[:, 1] == 3, 1] = 2
+    first, second = mean_rows(vectors, codes, (4, 4), 2)
+    for number in range(4):
+        members = codes[:, 0] == number
+        assert np.allclose(first[number], vectors[members].mean(axis=0))
+    rest = vectors - first[codes[:, 0]]
+    for number in range(3):
+        assert np.allclose(second[number], rest[codes[:, 1] == number].mean(axis=0))
+    assert np.allclose(second[3], second[:3].mean(axis=0))
+
+
+# -- the graph ------------------------------------------------------------------------------------
+
+
+def test_the_similarity_is_normalised_thinned_and_symmetric() -> None:
+    tools = make_tools(5)
+    a, b, c, d, _ = (tool.id for tool in tools)
+    pairs = [
+        Pair(a=a, b=b, weight=1.5),
+        Pair(a=b, b=a, weight=1.5),
+        Pair(a=a, b=c, weight=1.0),
+        Pair(a=c, b=d, weight=0.9),
+        Pair(a=a, b=a, weight=9.0),
+        Pair(a=a, b="t_unknown", weight=9.0),
+    ]
+    graph = build_graph(pairs, tools)
+    found = dict(zip(zip(graph.row_E, graph.column_E, strict=True), graph.weight_E, strict=True))
+    assert found == {(0, 1): pytest.approx(3 / np.sqrt(4 * 3)), (0, 2): pytest.approx(0.5)}
+    star = [Pair(a=a, b=tool.id, weight=2.0 + n) for n, tool in enumerate(make_tools(9)[1:])]
+    thin = build_graph(star, make_tools(9), neighbours=1)
+    assert len(thin) == 8, "a pair stays if it is the strongest of either tool"
+
+
+def test_namesakes_count_as_one_tool() -> None:
+    known, other = make_tools(2)
+    document = {**known.document, "description": "In other words.", "name": known.name.title()}
+    written = Tool(id="t_new", document=document)
+    assert signature(written) == signature(known) != signature(other)
+    pairs = canonical_pairs([Pair(a="t_new", b=other.id, weight=1.0)], [written], [known, other])
+    assert pairs == [Pair(a=known.id, b=other.id, weight=1.0)]
+
+
+# -- coding anew ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coder", ["residual", "quantized"])
+def test_coding_anew_keeps_names_and_old_rounds_read_the_same(
+    coder: str, folder: Path, tmp_path: Path
+) -> None:
+    """Check 28: with a tenth of new tools, 70 % of the tokens keep their names."""
+    tokenizer = load(folder)[1]
+    old = fit(coder, 200)
+    old_texts = {tool_id: old.code_text(tool_id) for tool_id in old.tool_ids}
+    row_of = {tool.id: row for row, tool in enumerate(make_tools(200))}
+    points = make_embeddings(200)[[row_of[tool_id] for tool_id in old.tool_ids]]
+    new, more = make_tools(20, start=500), make_embeddings(20, seed=5)
+    config = config_of(coder, version=2)
+    both = np.concatenate([points, more])
+    made = recode(old, new, both, config, reason="tested", seed=3)
+    assert made.codebook.version == 2 and len(made.codebook) == 220
+    assert len({entry.code for entry in made.codebook.tools}) == 220
+    assert made.kept_names >= 0.7
+    changed = {
+        tool_id for tool_id, text in old_texts.items() if made.codebook.code_text(tool_id) != text
+    }
+    assert {tool.id for tool in made.changed} == changed
+    assert made.churn == len(changed) / 200
+    assert old_texts == {tool_id: old.code_text(tool_id) for tool_id in old.tool_ids}
+    again = recode(old, new, both, config, seed=3)
+    assert again.codebook.tools == made.codebook.tools
+    coded = made.codebook.coder
+    assert isinstance(coded, LevelCoder)
+    nearest = coded.nearest(both, [made.codebook.code_of(t.id) for t in made_order(made.codebook)])
+    assert nearest.mean() == pytest.approx(made.codebook.report.reencoded)
+
+    example = Example(
+        kind="code",
+        messages=(
+            Message(role="user", content="x"),
+            Message(role="assistant", content=f"{{{{tool:{old.tool_ids[0]}}}}}"),
+        ),
+        origin="r1/q",
+    )
+    texts = []
+    for name, codebook in (("r1", old), ("r2", made.codebook)):
+        tokens = [token for level in codebook.tokens for token in level]
+        tokenizer.add_tokens(tokens)
+        tokenizer.save_pretrained(tmp_path / name)
+        codebook.save(tmp_path / name, tokenizer)
+    for name, codebook in (("r1", old), ("r2", made.codebook)):
+        loaded = Codebook.load(tmp_path / name)
+        assert loaded is not None
+        texts.append(render(example, loaded)[-1].content)
+        assert texts[-1] == codebook.code_text(old.tool_ids[0])
+
+
+def made_order(codebook: Codebook) -> list[Tool]:
+    return [entry.tool for entry in codebook.tools]
+
+
+def test_kept_tokens_keep_their_rows(folder: Path) -> None:
+    model, tokenizer = load(folder)
+    tools, points = make_tools(120), make_embeddings(120)[:, :, :1].repeat(64, axis=2)
+    points = points + np.random.default_rng(0).normal(size=points.shape).astype(np.float32)
+    old = fit_codebook(tools, points, config_of("residual"), seed=1)
+    row_of = {tool.id: row for row, tool in enumerate(tools)}
+    rows = [row_of[tool_id] for tool_id in old.tool_ids]
+    old.install(model, tokenizer, points[rows])
+    made = recode(old, [], points[rows], config_of("residual", version=2), seed=9)
+    fresh = [set(numbers) for numbers in made.codebook._fresh]
+    before = model.get_input_embeddings().weight.detach().clone()
+    row_of = {tool_id: row for row, tool_id in enumerate(old.tool_ids)}
+    ordered = [rows[row_of[tool_id]] for tool_id in made.codebook.tool_ids]
+    ids = made.codebook.install(model, tokenizer, points[ordered])
+    after = model.get_input_embeddings().weight.detach()
+    for position, numbers in enumerate(ids):
+        for number, token in enumerate(numbers):
+            same = bool((before[token] == after[token]).all())
+            assert same == (number not in fresh[position])
+    assert 0 < sum(map(len, fresh)) < sum(map(len, ids))
+
+
+def test_when_codes_are_made_anew() -> None:
+    codebook = fit("residual")
+    never, third = config_of("residual"), config_of("residual", recode_every=3)
+    assert codebook.why_recode(never, 1000) == ""
+    assert "recipe has quantized" in codebook.why_recode(config_of("quantized"))
+    assert "recipe has residual" in codebook.why_recode(replace(never, embedder="models/x"))
+    report = replace(codebook.report, moved=0)
+
+    def why(num_new: int = 0, **values: Any) -> str:
+        codebook.report = replace(report, **values)
+        return codebook.why_recode(third, num_new)
+
+    assert why() == "" and why(num_new=5) == ""
+    assert why(num_new=7) == "10% of the tools came after the fit"
+    assert why(age=3) == "the codes are 3 trainings old" and why(age=2) == ""
+    assert why(moved=4) == "7% of the tools are off their nearest code"
+    assert why(fitted=0) == ""
+    assert fit("atomic").why_recode(config_of("atomic", recode_every=1), 1000) == ""
+
+
+def test_pairs_come_from_accepted_answers(tmp_path: Path) -> None:
+    """A42: 0.3 by the share of votes, fading by 0.8 a round; only called tools, only accepted."""
+    a, b, c, d = make_tools(4)
+
+    def sample(number: int, query: str, called: list[Tool], **values: Any) -> dict[str, Any]:
+        calls = [{"name": tool.name, "arguments": {}} for tool in (*called, called[0])]
+        shown = [{"id": tool.id, "document": tool.document} for tool in (a, b, c, d)]
+        row = {"round": number, "judgement": 1, "query_id": query, "status": "accepted"}
+        texts = {"tools_json": json.dumps(shown), "calls_json": json.dumps(calls)}
+        return row | texts | {"agreement": 1.0} | values
+
+    ledger = Ledger(tmp_path)
+    rows = [
+        sample(1, "q1", [a, b]),
+        sample(2, "q2", [a, b, c], agreement=0.6),
+        sample(2, "q3", [d]),
+        sample(2, "q4", [c, d], status="rejected"),
+        sample(3, "q5", [c, d]),
+    ]
+    ledger.append({"sample": rows})
+    found = {frozenset((p.a, p.b)): p.weight for p in called_pairs(ledger, 2)}
+    assert found == {
+        frozenset((a.id, b.id)): pytest.approx(0.3 * 0.8 + 0.3 * 0.6),
+        frozenset((a.id, c.id)): pytest.approx(0.3 * 0.6),
+        frozenset((b.id, c.id)): pytest.approx(0.3 * 0.6),
+    }
+    assert last_codebook_version(ledger) == 0
