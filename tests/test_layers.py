@@ -15,12 +15,19 @@ ORDER = """
 failures canon records workspace recipe prompts pattern jsontext schema rulebook child
 home benchmark dialects sources codes engines queries tools calls vote findings judge_calls
 judge_documents check content sampling store history dataset train curriculum scorers
-score rows round seed doctor scaffold cli
+score rows round seed doctor scaffold plaintext report cli
 """.split()
 """A module imports only what stands before it, or its own package."""
 
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "sklearn", "accelerate"}
-LIGHT_COMMANDS = (["--help"], ["sql", "--help"], ["rules"], ["status"], ["rejects", "--help"])
+LIGHT_COMMANDS = (
+    ["--help"],
+    ["sql", "--help"],
+    ["rules"],
+    ["status"],
+    ["rejects", "--help"],
+    ["report", "--help"],
+)
 FACTORY_BOY_NAMES = (
     "alchemy base builder declarations django enums errors faker fuzzy helpers mogo mongoengine "
     "random utils"

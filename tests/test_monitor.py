@@ -50,7 +50,7 @@ def test_terminal_gets_one_monitor_and_a_file_the_other(
 
 
 def test_text_of_a_model_cannot_steer_the_terminal() -> None:
-    assert clean("a\x1b[31mb\x07\u202ec\ud800") == "a\\x1b[31mb\\x07\\x202ec\\xd800"
+    assert clean("a\x1b[31mb\x07\u202ec\ud800") == "a\\x1b[31mb\\x07\\u202ec\\ud800"
     assert escape("[red]x[/]") == "\\[red]x\\[/]"
     assert shorten("a\n b " + "c" * 50, 10) == "a b ccccc…"
 

@@ -201,6 +201,9 @@ def _print_places(ledger: Ledger, number: int, state: Path) -> None:
     if row:
         out(f"  checkpoint  {escape(state.parent / row['path'])}")
     out(f"  logs        {escape(state / 'logs' / f'r{number}')}")
+    page = state / "reports" / f"r{number}.html"
+    if page.exists():
+        out(f"  report      {escape(page)}")
 
 
 def _bar(count: int, total: int) -> str:

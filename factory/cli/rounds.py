@@ -11,12 +11,13 @@ import typer
 from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_workspace
 from factory.cli.terminal import err, escape, out, print_table
-from factory.failures import RecipeError
+from factory.failures import FactoryError, RecipeError
 
 if TYPE_CHECKING:
     from factory.recipe import Resolved, Settings
     from factory.records import Query
     from factory.sources import Imported
+    from factory.store.database import Ledger
     from factory.workspace import Workspace
 
 
@@ -116,8 +117,19 @@ def _run(
         if resume and open_round(factory.ledger) is None:
             raise InputError("no round is open", remedy="factory round --n 64 starts one")
         result = asyncio.run(factory.run_round(num_queries or None))
+    _write_report(workspace, factory.ledger, result.number)
     print_card(factory.ledger, result.number, workspace)
     return result.promoted
+
+
+def _write_report(workspace: Workspace, ledger: Ledger, number: int) -> None:
+    """The round's page; a round is not failed by what befalls its report."""
+    from factory.report.page import write_reports
+
+    try:
+        write_reports(workspace, ledger, number)
+    except (FactoryError, OSError) as error:
+        err(f"[yellow]note:[/] no report: {escape(error)}; `factory report` writes it")
 
 
 def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:

@@ -7,7 +7,6 @@ is inert; for programs it is written as it is, past rich.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 
@@ -16,16 +15,13 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 from rich.text import Text
 
+from factory.plaintext import clean as clean
+from factory.plaintext import shorten as shorten
+
 WHOLE_WIDTH = 24
 """Columns this narrow are never broken: ids stay whole, to be copied."""
 MIN_WIDTH = 16
 """Other columns are broken into lines no narrower than this."""
-
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"
-    r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # what turns or breaks the line
-    r"\u00ad\u200b\u2060-\u2064\ufeff\U000e0000-\U000e007f]"  # what is not seen
-)
 
 stdout = Console(highlight=False, soft_wrap=True, emoji=False)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -59,14 +55,6 @@ def out_indented(text: object, indent: int = 2, style: str = "") -> None:
         stdout.print(Text(" " * indent) + line)
 
 
-def clean(value: object) -> str:
-    """`value` as text without control or invisible characters but line breaks; NULL is empty."""
-    text = "" if value is None else str(value)
-    if text.isascii() and text.isprintable():
-        return text
-    return _CONTROL.sub(_show_character, text)
-
-
 def inline(value: object) -> str:
     """`value` as text on one line: line breaks and tabs are shown as escapes too."""
     return clean(value).replace("\n", "\\n").replace("\t", "\\t")
@@ -80,19 +68,6 @@ def escape(value: object) -> str:
 def escape_line(value: object) -> str:
     """The same on one line."""
     return escape_markup(inline(value))
-
-
-def _show_character(hit: re.Match[str]) -> str:
-    code = ord(hit.group())
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
-
-
-def shorten(value: object, width: int) -> str:
-    """`value` on one line, at most `width` characters."""
-    text = " ".join(clean(value).split())
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int = 80) -> None:
@@ -112,7 +87,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], width:
         is_whole = longest <= WHOLE_WIDTH
         needed += 2 + (max(longest, len(column)) if is_whole else MIN_WIDTH)
         table.add_column(
-            escape_markup(column),
+            escape(column),
             justify="right" if is_number else "left",
             no_wrap=is_whole,
             min_width=None if is_whole else MIN_WIDTH,

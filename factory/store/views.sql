@@ -168,3 +168,42 @@ left join score
 group by all;
 comment on view lineage is
 'Every checkpoint, the one it was trained from, whether it was promoted, and the home benchmark in percent before and after.';
+
+create or replace view item_change as
+with measured as (
+  select
+    checkpoint.round,
+    checkpoint.checkpoint_id,
+    checkpoint.parent_id,
+    score.benchmark,
+    arg_max(score.basis, score.scored_at) as basis
+  from checkpoint
+  join score
+    on score.checkpoint_id = checkpoint.checkpoint_id
+    and score.round <= checkpoint.round
+  where checkpoint.parent_id is not null
+  group by all
+)
+select
+  measured.round,
+  measured.benchmark,
+  after.category,
+  after.item,
+  before.correct as correct_before,
+  after.correct as correct_after,
+  before.reason as reason_before,
+  after.reason as reason_after,
+  before.answer as answer_before,
+  after.answer as answer_after
+from measured
+join item_score as after
+  on after.checkpoint_id = measured.checkpoint_id
+  and after.benchmark = measured.benchmark
+  and after.basis = measured.basis
+join item_score as before
+  on before.checkpoint_id = measured.parent_id
+  and before.benchmark = measured.benchmark
+  and before.basis = measured.basis
+  and before.item = after.item;
+comment on view item_change is
+'Each benchmark item as judged for a round''s checkpoint (after) and for its parent (before), where both were measured on the same items, prompts and lengths.';

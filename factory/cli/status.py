@@ -1,0 +1,102 @@
+"""status: the rounds so far in the terminal, with the course of what they are made for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from factory.cli.opening import open_ledger
+from factory.cli.sql import Json
+from factory.cli.terminal import escape, out, print_table, write_json
+
+if TYPE_CHECKING:
+    from factory.report.panels import Record
+    from factory.store.database import Ledger
+
+STATUS_ROUNDS = 20
+"""Rounds in the table; the sparklines cover TREND_ROUNDS."""
+TREND_ROUNDS = 1000
+SPARK_WIDTH = 32
+
+
+def status(as_json: Json = False) -> None:
+    """Rounds so far: yield, scores and loss with their course, and what is running.
+
+    factory status
+    """
+    from factory.report.panels import ROUNDS, SCORES_OVER_ROUNDS, fill
+
+    ledger = open_ledger()
+    last = ledger.query("select coalesce(max(round), 0) from round").rows[0][0]
+    bounds = {"round": last, "first": max(1, last - TREND_ROUNDS + 1)}
+    rounds = ledger.query(fill(ROUNDS, bounds)).records()
+    scores = ledger.query(fill(SCORES_OVER_ROUNDS, bounds)).records()
+    if as_json:
+        for each in rounds:
+            values = {s["benchmark"]: s["value"] for s in scores if s["round"] == each["round"]}
+            write_json({**each, "scores": values})
+    elif rounds:
+        _print_rounds(rounds[-STATUS_ROUNDS:], scores)
+        _print_courses(rounds, scores)
+        _print_open(ledger)
+    else:
+        out("no round yet: `factory round --n 64` starts one")
+
+
+def _print_rounds(rounds: list[Record], scores: list[Record]) -> None:
+    """A line a round."""
+    names = _benchmarks(scores)
+    found = {(each["round"], each["benchmark"]): each["value"] for each in scores}
+    print_table(
+        ("round", "model", "outcome", "drawn", "accepted", *names, "loss", "time"),
+        [
+            (
+                each["round"],
+                each["model"] or each["parent"],
+                each["outcome"],
+                each["drawn"],
+                f"{each['accepted']} ({_number(each['acceptance'], '.0%')})",
+                *(_number(found.get((each["round"], name)), ".1f") for name in names),
+                _number(each["loss"], ".3f"),
+                _number(each["seconds"], ".0f", " s"),
+            )
+            for each in rounds
+        ],
+    )
+
+
+def _print_courses(rounds: list[Record], scores: list[Record]) -> None:
+    """A sparkline of each measure that has two values at least; scores begin with the base's."""
+    from factory.cli.card import sparkline
+
+    courses: dict[str, list[float]] = {
+        "accepted %": [100 * (each["acceptance"] or 0) for each in rounds]
+    }
+    for name in _benchmarks(scores):
+        courses[name] = [each["value"] for each in scores if each["benchmark"] == name]
+    courses["loss"] = [each["loss"] for each in rounds if each["loss"] is not None]
+    out()
+    for name, values in courses.items():
+        if len(values) > 1:
+            spark = sparkline(values, SPARK_WIDTH)
+            ends = f"{_number(values[0], '.3g')} → {_number(values[-1], '.3g')}"
+            out(f"{escape(name):<12} {spark}  {ends}")
+
+
+def _benchmarks(scores: list[Record]) -> list[str]:
+    return list(dict.fromkeys(each["benchmark"] for each in scores))
+
+
+def _print_open(ledger: Ledger) -> None:
+    from factory import history
+
+    this = history.open_round(ledger)
+    if this is not None:
+        pending = len(history.pending_queries(ledger, this.number))
+        out(
+            f"\nround {this.number} is open: {pending} queries without a sample; done: "
+            f"{', '.join(sorted(this.stages_done))}. `factory round` continues it."
+        )
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else f"{value:{form}}{unit}"

@@ -1,0 +1,298 @@
+"""The report: one self-contained HTML page a round, and one over all rounds.
+
+A page holds its style and drawings and asks for nothing: no script, no request, and a content
+security policy that refuses both. All text of the ledger is hostile: it is escaped by the template,
+and what would act unseen (control characters, direction marks) is shown as escapes. Everything is
+read in one transaction; the page's size is bounded whatever the round's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from factory.benchmark import Benchmark, PublishedRow
+from factory.failures import ContentError, InputError
+from factory.plaintext import clean, shorten
+from factory.report import panels
+from factory.report.chart import WIDTH, Chart, number
+from factory.report.panels import Panel, Record, Section, fill
+from factory.store.database import Ledger
+from factory.workspace import Workspace
+
+FOLDER = "reports"
+"""Where pages are written, below the workspace's state."""
+INDEX = "index.html"
+ROUND_WINDOW = 10
+"""Rounds that a trend on a round's page covers."""
+INDEX_WINDOW = 100
+"""Rounds that the page over all rounds covers."""
+TABLE_ROWS = 60
+"""Rows shown of a query's answer."""
+CELL_CHARS = 120
+QUOTE_CHARS = 800
+"""Longest text of an example."""
+HERE = Path(__file__).resolve().parent
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A panel with its answer."""
+
+    panel: Panel
+    """What was asked."""
+    sql: str
+    """The query as it ran."""
+    rows: list[Record]
+    """Its answer."""
+    chart: Chart | None
+    """Its picture, if it has one and there is something to draw."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """A benchmark item that became right or wrong."""
+
+    row: Record
+    """The row of panels.FLIPS."""
+    query: str
+    """The request, empty where the benchmark's file lacks the item."""
+    gold: str
+    """The expected calls as JSON, likewise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A benchmark's published rows beside what was measured last."""
+
+    benchmark: str
+    """Its name."""
+    title: str
+    """Its title."""
+    rows: Sequence[PublishedRow]
+    """What others report, each with its source."""
+
+
+def write_reports(
+    workspace: Workspace, ledger: Ledger, number: int, folder: Path | None = None
+) -> Path:
+    """Write the page of a round and the one over all rounds; the round's page.
+
+    `folder` is by default the workspace's own. Raises InputError where there is no such round.
+    """
+    folder = folder or workspace.state / FOLDER
+    page = folder / page_name(number)
+    with closing(ledger.connect()) as con:
+        reader = Reader(con, workspace)
+        text = reader.round_page(number)
+        write_page(page, text)
+        written = {path.name for path in folder.glob("r*.html")}
+        write_page(folder / INDEX, reader.index_page(written))
+    return page
+
+
+def write_round(workspace: Workspace, ledger: Ledger, number: int, file: Path) -> Path:
+    """Write the page of one round to a file. Raises InputError where there is no such round."""
+    with closing(ledger.connect()) as con:
+        write_page(file, Reader(con, workspace).round_page(number, links=False))
+    return file
+
+
+def write_page(file: Path, text: str) -> None:
+    """Write a page aside and rename it, so that a reader never sees half of one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(file.name + ".new")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)
+
+
+def page_name(number: int) -> str:
+    """File name of a round's page."""
+    return f"r{number}.html"
+
+
+@dataclass(slots=True)
+class Reader:
+    """Pages from one reading of a ledger."""
+
+    con: duckdb.DuckDBPyConnection
+    """A connection of Ledger.connect."""
+    workspace: Workspace
+    """Where the benchmarks' files are."""
+    _benchmarks: dict[str, Benchmark | None] = field(default_factory=dict)
+
+    def round_page(self, number: int, links: bool = True) -> str:
+        """The page of a round as HTML; `links` to the pages beside it."""
+        bounds = {"round": number, "first": max(1, number - ROUND_WINDOW + 1)}
+        facts = self._ask(panels.FACTS, bounds)
+        if not facts:
+            known = self._ask("select coalesce(max(round), 0) as last from round", {})[0]["last"]
+            raise InputError(
+                f"the ledger holds no round {number}",
+                where=f"its latest is {known}" if known else "it holds none yet",
+                remedy="`factory status` lists the rounds; `factory round --n 64` makes one",
+            )
+        (summary,) = self._ask(panels.ROUNDS, {"round": number, "first": number})
+        flips, fallen = self._show(panels.FLIPS, bounds), self._show(panels.FALLEN, bounds)
+        return _render(
+            "round.html.j2",
+            title=f"Round {number}",
+            facts=facts[0],
+            facts_sql=fill(panels.FACTS, bounds),
+            summary=summary,
+            summary_sql=fill(panels.ROUNDS, {"round": number, "first": number}),
+            sections=self._sections(panels.ROUND_SECTIONS, bounds),
+            fallen=fallen,
+            fallen_groups=_groups(fallen.rows, lambda row: row["reason"]),
+            kept=self._show(panels.KEPT, bounds),
+            flips=flips,
+            flipped=_groups(
+                self._flipped(flips.rows), lambda flip: (flip.row["benchmark"], flip.row["now"])
+            ),
+            published=self._published(number),
+            neighbours=self._neighbours(number) if links else None,
+        )
+
+    def index_page(self, written: set[str]) -> str:
+        """The page over all rounds as HTML; it links to the pages that are `written`."""
+        last = self._ask("select coalesce(max(round), 0) as last from round", {})[0]["last"]
+        bounds = {"round": last, "first": max(1, last - INDEX_WINDOW + 1)}
+        history = self._show(panels.HISTORY, bounds)
+        return _render(
+            "index.html.j2",
+            title="All rounds",
+            history=history,
+            links={r["round"]: page_name(r["round"]) for r in history.rows},
+            written=written,
+            sections=self._sections(panels.INDEX_SECTIONS, bounds),
+            published=self._published(last),
+            bounds=bounds,
+        )
+
+    def _ask(self, sql: str, bounds: Mapping[str, int]) -> list[Record]:
+        try:
+            self.con.execute(fill(sql, bounds))
+            names = [str(column[0]) for column in self.con.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in self.con.fetchall()]
+        except duckdb.Error as error:
+            raise InputError(
+                f"the ledger cannot be reported: {str(error).splitlines()[0]}",
+                where=shorten(sql, 200),
+                remedy="`factory sql` with this query says more",
+            ) from error
+
+    def _show(self, panel: Panel, bounds: Mapping[str, int]) -> Shown:
+        rows = self._ask(panel.sql, bounds)
+        chart = panel.draw(rows) if panel.draw and rows else None
+        return Shown(panel=panel, sql=fill(panel.sql, bounds), rows=rows, chart=chart)
+
+    def _sections(
+        self, sections: Sequence[Section], bounds: Mapping[str, int]
+    ) -> list[tuple[str, list[Shown]]]:
+        return [(s.title, [self._show(panel, bounds) for panel in s.panels]) for s in sections]
+
+    def _neighbours(self, number: int) -> list[int]:
+        rows = self._ask(
+            "select round from round where abs(round - :round) = 1 order by 1", {"round": number}
+        )
+        return [row["round"] for row in rows]
+
+    def _flipped(self, rows: Sequence[Record]) -> list[Flip]:
+        """The changed items with query and gold of their benchmark's file."""
+        items = {
+            (name, item.id): item
+            for name in {row["benchmark"] for row in rows}
+            if (benchmark := self._benchmark(name)) is not None
+            for item in benchmark.items
+        }
+        flips = []
+        for row in rows:
+            item = items.get((row["benchmark"], row["item"]))
+            gold = json.dumps(item.ground_truth, ensure_ascii=False, default=str) if item else ""
+            flips.append(Flip(row=row, query=item.query if item else "", gold=gold))
+        return flips
+
+    def _published(self, number: int) -> list[Published]:
+        """Published rows of the benchmarks that were scored up to a round."""
+        names = self._ask(
+            "select distinct benchmark from score where round <= :round order by 1",
+            {"round": number},
+        )
+        found = [self._benchmark(row["benchmark"]) for row in names]
+        return [
+            Published(benchmark=each.name, title=each.title, rows=each.published)
+            for each in found
+            if each is not None and each.published
+        ]
+
+    def _benchmark(self, name: str) -> Benchmark | None:
+        """A benchmark by its files as they are now; None where they cannot be read."""
+        if name not in self._benchmarks:
+            try:
+                self._benchmarks[name] = Benchmark.load(self.workspace, name)
+            except ContentError:
+                self._benchmarks[name] = None
+        return self._benchmarks[name]
+
+
+def _render(template: str, **values: Any) -> str:
+    style = (HERE / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template(template)
+        .render(style=Markup(style), style_sha=digest, **values)
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """Strict, escaping, and every value cleaned on its way into a page."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
+    )
+    environment.filters.update(
+        cell=show_cell,
+        quote_text=lambda text: _cut(clean(text), QUOTE_CHARS),
+        number=number,
+        unit=lambda value: f"{value:.1f}".removesuffix(".0"),
+    )
+    environment.globals.update(WIDTH=WIDTH, TABLE_ROWS=TABLE_ROWS)
+    return environment
+
+
+def show_cell(value: object) -> str:
+    """A value of a table, short; None is a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return shorten(value, CELL_CHARS)
+
+
+def _groups(rows: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
+    """Rows that stand together and have the same key, in their order."""
+    return [list(group) for _, group in itertools.groupby(rows, key)]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
