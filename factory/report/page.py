@@ -23,7 +23,7 @@ import duckdb
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from factory.benchmark import Benchmark, PublishedRow
+from factory.benchmark import Benchmark
 from factory.failures import ContentError, InputError
 from factory.plaintext import clean, shorten
 from factory.report import panels
@@ -77,14 +77,16 @@ class Flip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A benchmark's published rows beside what was measured last."""
+    """A table of others' results."""
 
-    benchmark: str
-    """Its name."""
     title: str
-    """Its title."""
-    rows: Sequence[PublishedRow]
-    """What others report, each with its source."""
+    """What it is about."""
+    about: str
+    """What a reader must know to compare."""
+    columns: tuple[str, ...]
+    """Its head."""
+    rows: list[tuple[object, ...]]
+    """Its lines, each with its source."""
 
 
 def write_reports(
@@ -146,7 +148,7 @@ class Reader:
                 where=f"its latest is {known}" if known else "it holds none yet",
                 remedy="`factory status` lists the rounds; `factory round --n 64` makes one",
             )
-        (summary,) = self._ask(panels.ROUNDS, {"round": number, "first": number})
+        summary = self._ask(panels.ROUNDS, {"round": number, "first": number})[0]
         flips, fallen = self._show(panels.FLIPS, bounds), self._show(panels.FALLEN, bounds)
         return _render(
             "round.html.j2",
@@ -234,7 +236,12 @@ class Reader:
         )
         found = [self._benchmark(row["benchmark"]) for row in names]
         return [
-            Published(benchmark=each.name, title=each.title, rows=each.published)
+            Published(
+                title=each.name,
+                about=each.title,
+                columns=("model", "percent", "kind", "source", "date"),
+                rows=[(r.model, r.value, r.kind, r.source, r.date) for r in each.published],
+            )
             for each in found
             if each is not None and each.published
         ]

@@ -339,7 +339,7 @@ SCORES = Panel(
     id="scores",
     title="Scores by category",
     caption="Percent right with a 95 % interval: of a category Wilson's, of a benchmark as a whole "
-    "(the mean of its categories) the bootstrap over items that was stored with the score.",
+    "(the mean of its categories) and of other averages the one that was stored with the score.",
     sql="""
 with basis as (
   select checkpoint_id, benchmark, arg_max(basis, scored_at) as basis
@@ -370,25 +370,56 @@ select benchmark, category, model, num_items as items, value as percent, low, hi
 from score
 join basis using (checkpoint_id, benchmark, basis)
 join model using (checkpoint_id)
-where category = 'overall'
+where not exists (
+  select 1
+  from scored
+  where scored.benchmark = score.benchmark and scored.category = score.category
+)
 order by benchmark, category <> 'overall', category, model desc
 """,
     draw=_draw_scores,
 )
+
+PAIRED = """
+with made as (
+  select checkpoint_id, parent_id
+  from checkpoint
+  where round = :round and parent_id is not null
+), measured as (
+  select benchmark, arg_max(basis, scored_at) as basis
+  from score
+  join made using (checkpoint_id)
+  where round <= :round
+  group by benchmark
+), paired as (
+  select
+    after.benchmark, after.category, after.item,
+    before.correct as was_right, after.correct as is_right,
+    before.reason as reason_before, after.reason as reason_after,
+    before.answer as answer_before, after.answer as answer_after
+  from made
+  join item_score as after on after.checkpoint_id = made.checkpoint_id
+  join measured on measured.benchmark = after.benchmark and measured.basis = after.basis
+  join item_score as before
+    on before.checkpoint_id = made.parent_id
+    and before.benchmark = after.benchmark
+    and before.basis = after.basis
+    and before.item = after.item
+)"""
+"""Items as judged for the round's model and its parent, with the same prompts and lengths."""
 
 CHANGES = Panel(
     id="changes",
     title="Change by category",
     caption="The new model less its parent on the same items, in points, with a 95 % interval of "
     "paired differences (normal approximation): gained items turned right, lost ones wrong.",
-    sql="""
-with counted as (
+    sql=PAIRED
+    + """, counted as (
   select
     benchmark, category, count(*) as items,
-    count(*) filter (correct_after and not correct_before) as gained,
-    count(*) filter (correct_before and not correct_after) as lost
-  from item_change
-  where round = :round
+    count(*) filter (is_right and not was_right) as gained,
+    count(*) filter (was_right and not is_right) as lost
+  from paired
   group by benchmark, category
 ), changed as (
   select
@@ -858,20 +889,20 @@ FLIPS = Panel(
     title="Items that changed",
     caption="Up to five a benchmark and direction, chosen by a hash of their id; long texts are "
     "cut. Query and gold are those of the benchmark's file as it is now.",
-    sql="""
+    sql=PAIRED
+    + """
 select
   benchmark, category, item,
-  case when correct_after then 'right' else 'wrong' end as now,
+  case when is_right then 'right' else 'wrong' end as now,
   left(answer_before, 800) as answer_before,
   left(answer_after, 800) as answer_after,
   reason_before,
   reason_after,
-  count(*) over (partition by benchmark, correct_after) as total
-from item_change
-where round = :round
-  and correct_before <> correct_after
-qualify row_number() over (partition by benchmark, correct_after order by md5(item)) <= 5
-order by benchmark, correct_after, md5(item)
+  count(*) over (partition by benchmark, is_right) as total
+from paired
+where was_right <> is_right
+qualify row_number() over (partition by benchmark, is_right order by md5(item)) <= 5
+order by benchmark, is_right, md5(item)
 limit 60
 """,
 )
@@ -922,7 +953,8 @@ SCORE_HISTORY = Panel(
     id="score-history",
     title="Scores",
     caption="Percent right of each round's model with its stored 95 % interval; round 0 is the "
-    "model that was given. A held model is shown too; the next round starts from its parent.",
+    "model that was given. A held model is shown too; the next round starts from its parent. The "
+    "chart has the first four benchmarks, the table all.",
     sql=SCORES_OVER_ROUNDS,
     draw=_pivoted_lines("benchmark", "value"),
 )
