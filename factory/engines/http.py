@@ -1,0 +1,254 @@
+"""An engine behind HTTP: any OpenAI-compatible server on the user's own machine or network.
+
+The address is resolved once and must not be public unless that is allowed; requests then go to the
+address that was checked, past proxies and redirects. Such a server has no tries, so it cannot
+serve constrained requests: it judges, simulates and answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from factory.engines.base import (
+    ENGINE_DIED,
+    PROMPT_TOO_LONG,
+    check_request,
+    is_installed,
+    unanswered,
+)
+from factory.failures import InputError, MissingError
+from factory.records import Checkpoint, Completion, Reply, Request
+
+if TYPE_CHECKING:
+    import httpx
+
+MAX_TRIES = 4
+"""A request that meets a busy or restarting server is sent so often."""
+FIRST_WAIT_SECONDS = 0.5
+"""Before the second try; doubled each time."""
+TIMEOUT_SECONDS = 600.0
+"""For one answer."""
+TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
+"""Status codes of a server that may answer later."""
+
+
+class HttpEngine:
+    """An Engine over a server's `/chat/completions` and `/completions`.
+
+    Example: async with HttpEngine("http://127.0.0.1:8000/v1", "judge") as engine: …
+
+    A request's n samples are n calls with seeds seed … seed+n-1, since not all servers know `n`;
+    `top_k` is sent where it is on and is then the server's to know.
+    """
+
+    def __init__(
+        self, url: str, model: str, *, allow_public: bool = False, max_in_flight: int = 32
+    ) -> None:
+        """Check the address.
+
+        Raises:
+            InputError: no http address, or a public one that is not allowed.
+            MissingError: the name has no address, or httpx is not installed.
+        """
+        if not is_installed("httpx"):
+            raise MissingError("httpx is not installed", remedy="pip install 'tool-factory[http]'")
+        import httpx
+
+        host = urlsplit(url).hostname or ""
+        address = resolve(url, allow_public=allow_public)
+        base = httpx.URL(url.rstrip("/") + "/")
+        self._client = httpx.AsyncClient(
+            base_url=base.copy_with(host=address),
+            headers={"Host": base.netloc.decode("ascii")},
+            timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=10.0),
+            limits=httpx.Limits(max_connections=max_in_flight),
+            trust_env=False,
+            follow_redirects=False,
+        )
+        self._extensions = {"sni_hostname": host} if base.scheme == "https" else {}
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._url = url
+        self._checkpoint = Checkpoint(id=model, path=url, fingerprint="unknown")
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model as the server calls it; nobody can tell its weights' fingerprint."""
+        return self._checkpoint
+
+    async def __aenter__(self) -> HttpEngine:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def sample(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies in the order of `requests`.
+
+        A prompt that the server finds too long, and one that it keeps failing on, is answered by
+        completions without tokens (PROMPT_TOO_LONG, ENGINE_DIED).
+
+        Raises:
+            InputError: a request with a constraint, or one that the server refuses.
+            MissingError: the server does not answer.
+        """
+        for request in requests:
+            check_request(request)
+            if request.constraint is not None:
+                raise InputError(
+                    "a server behind HTTP cannot keep to a trie",
+                    where=request.id,
+                    remedy="serve the checkpoint itself: give its folder in place of the address",
+                )
+        return list(await asyncio.gather(*map(self._reply, requests)))
+
+    async def _reply(self, request: Request) -> Reply:
+        count = 1 if request.sampling.temperature == 0 else request.sampling.n
+        answers = await asyncio.gather(*(self._ask(request, index) for index in range(count)))
+        for answer in answers:
+            if isinstance(answer, str):
+                return unanswered(request, answer)
+        found = [answer for answer in answers if isinstance(answer, dict)]
+        completions = tuple(_completion(answer) for answer in found)
+        usage = found[0].get("usage") or {}
+        return Reply(
+            request_id=request.id,
+            completions=completions * (request.sampling.n // count),
+            num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        )
+
+    async def _ask(self, request: Request, index: int) -> dict[str, Any] | str:
+        """The server's answer for one sample, or the finish reason of none."""
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": self._checkpoint.id,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed + index,
+        }
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k
+        if request.prompt is not None:
+            path, body["prompt"] = "completions", request.prompt
+        else:
+            path, body["logprobs"] = "chat/completions", True
+            body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
+        async with self._slots:
+            response = await self._post(path, body)
+        if response.status_code in TRY_AGAIN:
+            return ENGINE_DIED
+        if response.status_code != 200:
+            if _is_too_long(response):
+                return PROMPT_TOO_LONG
+            raise InputError(
+                f"the server refuses: {response.status_code} {response.text[:300]}",
+                where=f"{self._url}, {request.id}",
+                remedy="check the address (it usually ends in /v1) and the model's name there",
+            )
+        return _read_answer(response, f"{self._url}, {request.id}")
+
+    async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """The response, after waiting for a server that is busy or away."""
+        import httpx
+
+        wait, response = FIRST_WAIT_SECONDS, None
+        for attempt in range(MAX_TRIES):
+            if attempt:
+                await asyncio.sleep(wait)
+                wait *= 2
+            try:
+                response = await self._client.post(path, json=body, extensions=self._extensions)
+            except httpx.TransportError as error:
+                cause = error
+                continue
+            if response.status_code not in TRY_AGAIN:
+                return response
+        if response is not None:
+            return response
+        raise MissingError(
+            f"the server does not answer: {type(cause).__name__} {cause}",
+            where=self._url,
+            remedy="start it, or correct the address",
+        )
+
+
+def resolve(url: str, *, allow_public: bool = False) -> str:
+    """The address that `url` stands for: loopback or of a private network unless allowed.
+
+    Raises InputError, or MissingError where the name has no address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"not an http address: {url!r}", remedy="e.g. http://127.0.0.1:8000/v1")
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except ValueError as error:
+        raise InputError(f"not an http address: {error}", where=url) from error
+    except OSError as error:
+        raise MissingError(f"{parts.hostname} has no address: {error}", where=url) from error
+    addresses = [str(sockaddr[0]).split("%")[0] for *_, sockaddr in found]
+    public = [address for address in addresses if _is_public(address)]
+    if public and not allow_public:
+        raise InputError(
+            f"{parts.hostname} is {public[0]}, a public address: requests would leave your network",
+            where=url,
+            remedy="use a server of your own, or allow it: --allow-public-host",
+        )
+    return addresses[0]
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address)
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_global
+
+
+def _is_too_long(response: httpx.Response) -> bool:
+    text = response.text.lower()
+    return response.status_code in (400, 413, 422) and (
+        "context length" in text or "context size" in text or "context_length" in text
+    )
+
+
+def _read_answer(response: httpx.Response, where: str) -> dict[str, Any]:
+    """The JSON object with at least one choice. Raises InputError."""
+    try:
+        answer = response.json()
+        answer["choices"][0]["finish_reason"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"not an answer of an OpenAI-compatible server: {response.text[:200]!r}", where=where
+        ) from error
+    found: dict[str, Any] = answer
+    return found
+
+
+def _completion(answer: dict[str, Any]) -> Completion:
+    """One choice; token ids are only known from servers that tell them."""
+    choice = answer["choices"][0]
+    text = choice.get("text")
+    if text is None:
+        text = (choice.get("message") or {}).get("content") or ""
+    tokens = (choice.get("logprobs") or {}).get("content") or ()
+    return Completion(
+        text=text,
+        token_ids=tuple(choice.get("token_ids") or ()),
+        finish_reason="length" if choice["finish_reason"] == "length" else "stop",
+        logprob=float(sum(token["logprob"] for token in tokens)),
+    )
