@@ -1,0 +1,88 @@
+"""What benchmarks share that ask a model one question an item: asking all at once, and grades."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from factory.engines.base import Engine
+from factory.records import Message, Reply, Request, Role, Sampling
+
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """One item graded. Example: Grade(item="12", category="plan_str", value=0.8, …)."""
+
+    item: str
+    """Item id, unique in its category."""
+    category: str
+    """Category it counts in."""
+    value: float
+    """From 0 to 1."""
+    reason: str = ""
+    """Empty for a full mark, or why there is none."""
+    message: str = ""
+    """One sentence about it."""
+    answer: str = ""
+    """The model's raw text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One item's messages. Example: Question(id="apibank/Call/3", messages=(…))."""
+
+    id: str
+    """Unique among the requests in flight."""
+    messages: tuple[Message, ...]
+    """What the model is asked."""
+
+
+async def ask_all(
+    engine: Engine,
+    questions: Sequence[Question],
+    *,
+    max_tokens: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Reply]:
+    """Greedy answers in the order of the questions, all in flight at once.
+
+    `progress` hears (answers so far, answers in all). What the engine raises ends all.
+    """
+    num_done = 0
+
+    async def ask(question: Question) -> Reply:
+        nonlocal num_done
+        sampling = Sampling(max_tokens=max_tokens)
+        request = Request(id=question.id, messages=question.messages, sampling=sampling)
+        (reply,) = await engine.sample([request])
+        num_done += 1
+        progress(num_done, len(questions))
+        return reply
+
+    tasks = [asyncio.ensure_future(ask(question)) for question in questions]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def mean_grades(grades: Iterable[Grade]) -> dict[str, float]:
+    """Percent by category, in order of first appearance."""
+    values: dict[str, list[float]] = {}
+    for grade in grades:
+        values.setdefault(grade.category, []).append(grade.value)
+    return {category: 100 * fmean(group) for category, group in values.items()}
+
+
+def to_messages(rows: Sequence[Mapping[str, object]]) -> tuple[Message, ...]:
+    """Chat messages of a file; a role that models do not know speaks as the user."""
+    known: dict[object, Role] = {role: role for role in ROLES}
+    return tuple(
+        Message(role=known.get(row["role"], "user"), content=str(row["content"])) for row in rows
+    )
