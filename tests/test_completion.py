@@ -15,14 +15,13 @@ import pytest
 from conftest_models import code_names, tiny_model
 from workspaces import ROOT, make_workspace
 
-from factory.canon import tool_id
 from factory.codes.lifecycle import Codebook, fit_codebook
 from factory.codes.trie import Trie
 from factory.engines.base import PROMPT_TOO_LONG
 from factory.engines.constrain import Walk, load_trie
 from factory.engines.replay import ReplayEngine
 from factory.failures import ContentError
-from factory.records import Request, Tool
+from factory.records import Request
 from factory.scorers.agent import FINISH, MAX_RESPONSE, Agent, Codes, Names, Trajectory
 from factory.scorers.judge import (
     Judge,
@@ -38,9 +37,8 @@ from factory.scorers.judge import (
     win_rate,
 )
 from factory.scorers.templates import Templates
-from factory.scorers.toolbench import ApiDocument, ApiKey, ToolQuery, read_document
+from factory.scorers.toolbench import ApiDocument, ApiKey, ToolQuery, read_document, to_tool
 from factory.scorers.virtual import VirtualApi
-from factory.sources import to_tooldev
 from factory.workspace import Workspace
 
 TEMPLATES = Templates(Workspace(ROOT), "toolbench")
@@ -99,10 +97,7 @@ def codebook(tmp_path_factory: pytest.TempPathFactory) -> Codebook:
     from transformers import AutoTokenizer
 
     folder = tmp_path_factory.mktemp("coded")
-    tools = [
-        Tool(id=tool_id(each), document=each)
-        for each in (to_tooldev(several[0].document) for several in list(DOCUMENTS.values())[:-1])
-    ]
+    tools = [to_tool(several[0]) for several in list(DOCUMENTS.values())[:-1]]
     vectors = np.random.default_rng(0).normal(size=(len(tools), 16)).astype(np.float32)
     made = fit_codebook(tools, vectors, seed=1, dims=8)
     names = code_names(made.num_levels, max(made.coder.sizes))

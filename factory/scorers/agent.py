@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from factory.canon import canonical_json, derive_seed, digest, tool_id
+from factory.canon import canonical_json, derive_seed, digest
 from factory.codes.lifecycle import Codebook
 from factory.codes.trie import Trie
 from factory.engines.base import UNANSWERED, Engine
@@ -22,9 +22,8 @@ from factory.jsontext import parse_strict
 from factory.prompts import to_json
 from factory.records import Constraint, Message, Request, Sampling
 from factory.scorers.templates import Templates
-from factory.scorers.toolbench import ApiDocument, ApiKey, ToolQuery, environment_name
+from factory.scorers.toolbench import ApiDocument, ApiKey, ToolQuery, environment_name, to_tool
 from factory.scorers.virtual import VirtualApi
-from factory.sources import to_tooldev
 
 MAX_TURNS = 16
 """Steps of an attempt (§3.4)."""
@@ -147,7 +146,7 @@ class Codes:
         self._keys: dict[str, ApiKey] = {}
         for key, several in documents.items():
             for document in several:
-                tool = tool_id(to_tooldev(document.document))
+                tool = to_tool(document).id
                 if tool in codebook and key not in self._texts:
                     self._texts[key] = codebook.code_text(tool)
                     self._keys.setdefault(self._texts[key], key)

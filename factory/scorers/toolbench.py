@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from factory.canon import tool_id
+from factory.dialects import read_dialect
 from factory.failures import ContentError, InputError
+from factory.records import Tool
 
 SPLITS: Mapping[str, str] = {
     "I1-Inst": "G1_instruction",
@@ -383,6 +386,15 @@ def _parse(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ContentError(f"not valid JSON: {error}", where=where) from error
+
+
+def to_tool(document: ApiDocument) -> Tool:
+    """The tool that `factory add-tools` makes of a document; equal ones have equal ids.
+
+    Raises ValueError where the document is no tool's.
+    """
+    (made,) = read_dialect(document.document).documents
+    return Tool(id=tool_id(made), document=made)
 
 
 def environment_name(key: ApiKey) -> str:
