@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ import pytest
 from conftest_models import code_names, tiny_model
 from workspaces import ROOT, make_workspace
 
+from factory.codes import trie as tries
 from factory.codes.lifecycle import Codebook, fit_codebook
-from factory.codes.trie import Trie
 from factory.engines.base import PROMPT_TOO_LONG
-from factory.engines.constrain import Walk, load_trie
 from factory.engines.replay import ReplayEngine
 from factory.failures import ContentError
 from factory.records import Request
@@ -106,6 +106,9 @@ def codebook(tmp_path_factory: pytest.TempPathFactory) -> Codebook:
     return made
 
 
+load_trie = lru_cache(tries.Trie.load)
+
+
 class Sampled:
     """Answers of a random model: constrained turns walk the request's own trie."""
 
@@ -122,12 +125,11 @@ class Sampled:
             if '"name": "Finish"' in documentation:
                 return ['{"return_type": "give_answer", "final_answer": "done"}']
             return [json.dumps({"cups": self._random.random()})]
-        walk, ids = Walk(load_trie(request.constraint.trie, 2**31)), list[int]()
-        while True:
-            token = self._random.choice(walk.allowed(ids).tolist())
-            if token == self._end:
-                return ["".join(self._tokens[each] for each in ids)]
-            ids.append(token)
+        trie, node, text = load_trie(request.constraint.trie), tries.ROOT, ""
+        while (token := self._random.choice(trie.allowed(node).tolist())) != self._end:
+            text += self._tokens[token]
+            node = trie.step(node, token)
+        return [text]
 
 
 def make_agent(engine: ReplayEngine, **changes: Any) -> Agent:
@@ -165,7 +167,7 @@ def test_only_the_action_turn_is_constrained(codebook: Codebook, tmp_path: Path)
 
 def test_all_coded_tools_and_finish_are_at_hand(codebook: Codebook, tmp_path: Path) -> None:
     codes = Codes(codebook, DOCUMENTS, folder=tmp_path)
-    trie = Trie.load(codes.constraint.trie)
+    trie = load_trie(codes.constraint.trie)
     assert len(trie) == len(DOCUMENTS) == len(codebook) + 1
     assert KEYS[0] in codes
     assert KEYS[-1] not in codes, "it has no code"
