@@ -99,7 +99,7 @@ def codebook(tmp_path_factory: pytest.TempPathFactory) -> Codebook:
     folder = tmp_path_factory.mktemp("coded")
     tools = [to_tool(several[0]) for several in list(DOCUMENTS.values())[:-1]]
     vectors = np.random.default_rng(0).normal(size=(len(tools), 16)).astype(np.float32)
-    made = fit_codebook(tools, vectors, seed=1, dims=8)
+    made = fit_codebook(tools, vectors, seed=1)
     names = code_names(made.num_levels, max(made.coder.sizes))
     tiny_model(folder, extra_tokens=[token for level in names for token in level])
     made.save(folder, AutoTokenizer.from_pretrained(folder))
