@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from factory.cli.export import export
 from factory.cli.rejects import rejects
 from factory.cli.report import report
 from factory.cli.show import show
@@ -13,5 +14,5 @@ from factory.cli.status import status
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    for command in (sql, rejects, show, status, report):
+    for command in (sql, rejects, show, status, report, export):
         app.command(rich_help_panel="Ask")(command)

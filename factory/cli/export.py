@@ -1,0 +1,56 @@
+"""`factory export`: what rounds accepted, as a file for another trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from factory.cli.opening import open_ledger
+from factory.cli.terminal import err, escape, escape_line, out
+
+MAX_LEFT_OUT_SHOWN = 5
+
+
+def export(
+    to: Annotated[
+        Literal["trl", "dpo", "openai", "sharegpt", "xlam", "parquet"],
+        typer.Argument(metavar="FORMAT", help="trl, dpo, openai, sharegpt, xlam or parquet."),
+    ],
+    path: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A .jsonl file; .parquet for trl, dpo, parquet.")
+    ],
+    round_number: Annotated[int, typer.Option("--round", help="Round; 0 is all.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Lines at most; 0 is all.", min=0)] = 0,
+    pairs: Annotated[int, typer.Option(help="dpo: pairs of one query at most.", min=1)] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+) -> None:
+    """Write accepted samples for TRL, OpenAI, ShareGPT or xLAM, or losing answers for DPO.
+
+    In dpo the winning answer stands against the losing class that a rule rejects, else the largest.
+    Call arguments are JSON text, so that Arrow keeps every byte.
+
+    factory export trl accepted.jsonl
+
+    factory export dpo pairs.parquet --round 3
+    """
+    from factory.export import export as write_file
+
+    done = write_file(
+        open_ledger(),
+        to,
+        path,
+        round_number=round_number,
+        limit=limit,
+        pairs=pairs,
+        force=force,
+    )
+    unit = "pair" if to == "dpo" else "sample"
+    out(f"{escape(path)}: {done.num_lines} {unit}{'s' * (done.num_lines != 1)}")
+    for cause in done.left_out[:MAX_LEFT_OUT_SHOWN]:
+        err(f"[yellow]left out[/] {escape_line(cause)}")
+    if len(done.left_out) > MAX_LEFT_OUT_SHOWN:
+        err(f"… and {len(done.left_out) - MAX_LEFT_OUT_SHOWN} more")
+    if done.left_out:
+        raise typer.Exit(1)
