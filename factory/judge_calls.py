@@ -118,7 +118,10 @@ def judge_grounding(
 def _is_grounded(value: object, words: str, numbers: set[str]) -> bool:
     if isinstance(value, str):
         folded = _fold(value).strip()
-        return folded in words
+        # "0" is not in "10", and "noon" not in "afternoon", but "seat" is in "seats".
+        before = " " if folded[:1].isascii() else ""
+        after = " " if folded[-1:].isdigit() else ""
+        return f"{before}{folded}{after}" in words
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
     return f"{abs(value):g}" in numbers or str(abs(value)) in numbers

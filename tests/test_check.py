@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections import Counter
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,6 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from bench.faults import FAULTS, SCHEMA_FAULTS, find_miss, make_calls
+from bench.faults import judge_plainly as judge_plainly_planted
+from bench.gold import DATA, SETS, SHALLOW_CALLNAVI, GoldCall, judge_plainly, judge_shallowly
+from bench.gold import judge as judge_call
 from factory.calls import invocation_messages
 from factory.canon import tool_id
 from factory.check import (
@@ -23,8 +26,10 @@ from factory.check import (
     parse_tools,
     render_calls,
 )
+from factory.dialects import read_dialect
 from factory.home.world import fresh_item
 from factory.prompts import Prompts
+from factory.recipe import RuleSetting
 from factory.records import Tool, Verdict
 from factory.rulebook import Rulebook
 from factory.schema import arguments_schema
@@ -34,7 +39,6 @@ from factory.workspace import Workspace, shipped_root
 settings.register_profile("factory", deadline=None, derandomize=True)
 settings.load_profile("factory")
 
-DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 RULEBOOK = Rulebook.load(Workspace(shipped_root()))
 WEATHER: dict[str, Any] = {
     "name": "get_weather",
@@ -106,19 +110,42 @@ def test_every_fault_of_a_call_is_found() -> None:
 
 
 def test_the_published_apigen_row_is_rejected() -> None:
-    """distilabel's documentation shows these calls as kept, with texts for numbers."""
+    """distilabel's documentation keeps this row: texts for numbers, one of them invented."""
     names = ("initial_velocity", "acceleration", "time")
-    properties = {name: {"type": "number", "description": name} for name in names}
-    document = {
+    properties = {name: {"type": "number", "description": f"The {name}."} for name in names}
+    parameters = {"type": "object", "properties": properties, "required": [*names]}
+    function = {
         "name": "final_velocity",
-        "description": "Final velocity of an object.",
-        "arguments": {"type": "object", "properties": properties, "required": [*names]},
+        "description": "Calculates the final velocity of an object.",
+        "parameters": parameters,
     }
-    call = {
-        "name": "final_velocity",
-        "arguments": {"acceleration": "9.8", "initial_velocity": "0", "time": "10"},
-    }
-    assert reasons(judge([as_tool(document)], call)) == ["wrong_type"] * 3
+    (document,) = read_dialect({"type": "function", "function": function}).documents
+    assert check_document(document, rulebook=RULEBOOK) == ()
+    found = judge(
+        [as_tool(document)],
+        {
+            "name": "final_velocity",
+            "arguments": {"acceleration": "9.8", "initial_velocity": "0", "time": "10"},
+        },
+        query="What would be the final velocity of an object that starts at rest and accelerates "
+        "at 9.8 m/s^2 for 10 seconds.",
+    )
+    assert [(v.severity, v.reason, v.path, v.message) for v in found] == [
+        (
+            "reject",
+            "wrong_type",
+            "$[0].arguments.initial_velocity",
+            '"0" is a string, not a number',
+        ),
+        ("reject", "wrong_type", "$[0].arguments.acceleration", '"9.8" is a string, not a number'),
+        ("reject", "wrong_type", "$[0].arguments.time", '"10" is a string, not a number'),
+        (
+            "warn",
+            "ungrounded_value",
+            "$[0].arguments.initial_velocity",
+            '"0" stands nowhere in the query',
+        ),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -255,6 +282,31 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=25,
 )
+
+NESTED: dict[str, Any] = {
+    "name": "plan_trip",
+    "description": "Plans a trip with stops.",
+    "arguments": {
+        "type": "dict",
+        "properties": {
+            "days": {"type": "integer", "description": "Days"},
+            "city": {"type": "string", "description": "City"},
+            "price": {"type": "float", "description": "Price"},
+            "unit": {"type": "string", "description": "Unit", "enum": ["km", "mi"]},
+            "stops": {"type": "array", "description": "Stops", "items": {"type": "string"}},
+            "seat": {
+                "type": "dict",
+                "description": "Seat",
+                "properties": {
+                    "row": {"type": "integer", "description": "Row"},
+                    "kind": {"type": "string", "description": "Kind"},
+                },
+                "required": ["row"],
+            },
+        },
+        "required": ["days", "city", "seat"],
+    },
+}
 
 UNUSABLE: list[tuple[str, Any, str]] = [
     ("tool/tool_not_object", 7, "$"),
@@ -396,113 +448,85 @@ def test_home_world_is_clean() -> None:
         assert not judge(tools, *item.calls, query=item.query)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        pytest.skip(f"needs the public data set at {path}")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def read_gold(name: str) -> list[GoldCall]:
+    calls = list(SETS[name]())
+    if not calls:
+        pytest.skip(f"needs the public data set {name} in {DATA}")
+    return calls
+
+
+def judge_gold(name: str) -> list[tuple[GoldCall, tuple[Verdict, ...]]]:
+    """Every call of a set with its verdicts, which agree with plain jsonschema on each."""
+    judged = [(gold, judge_call(gold, RULEBOOK)) for gold in read_gold(name)]
+    for gold, verdicts in judged:
+        assert judge_plainly(gold) == (not verdicts), gold.where
+    return judged
+
+
+PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "float": (int, float),
+    "boolean": (bool,),
+}
 
 
 def test_seal_tools_gold_calls() -> None:
-    """1,750 of 1,804 fit; the other 54 give texts for numbers."""
-    folder = DATA / "seal_tools" / "Seal-Tools_Dataset"
-    tools = {}
-    for row in read_lines(folder / "tool.jsonl"):
-        arguments = {"type": "dict", "properties": row["parameters"], "required": row["required"]}
-        tools[row["api_name"]] = as_tool(
-            {
-                "name": row["api_name"],
-                "description": row["api_description"],
-                "arguments": arguments,
-            }
-        )
-    fallen: list[list[Verdict]] = []
-    calls = [call for row in read_lines(folder / "dev.jsonl") for call in row["calling"]]
-    for call in calls:
-        found = judge([tools[call["api"]]], {"name": call["api"], "arguments": call["parameters"]})
-        fallen += [found] if found else []
-    assert (len(calls), len(fallen)) == (1804, 54)
-    assert {verdict.reason for found in fallen for verdict in found} == {"wrong_type"}
+    """1,750 of 1,804 fit; the other 54 give values of another type, by Python's own types too."""
+    judged = judge_gold("Seal-Tools dev")
+    assert (len(judged), sum(not verdicts for _, verdicts in judged)) == (1804, 1750)
+    for gold, verdicts in judged:
+        properties = gold.tools[gold.call.name].arguments["properties"]
+        wrong = {
+            f"$[0].arguments.{name}"
+            for name, value in gold.call.arguments.items()
+            if type(value) not in PYTHON_TYPES[properties[name]["type"]]
+        }
+        assert {verdict.path for verdict in verdicts} == wrong, gold.where
+        assert {verdict.reason for verdict in verdicts} <= {"wrong_type"}
 
 
 def test_callnavi_gold_calls() -> None:
-    """Dirty gold: 232 calls break their own schema at the top level, 27 more in nested objects."""
-    folder = DATA / "callnavi" / "Dataset"
-    if not folder.exists():
-        pytest.skip(f"needs the public data set at {folder}")
-    first: Counter[str] = Counter()
-    num_calls = 0
-    for path in sorted(glob.glob(str(folder / "Questions" / "*.json"))):
-        schemas = json.loads((folder / "APISchema" / Path(path).name).read_text(encoding="utf-8"))
-        tools = []
-        for row in schemas:
-            arguments = {k: v for k, v in row["parameters"].items() if k != "$schema"}
-            if "properties" not in arguments:
-                arguments = {"type": "object", "properties": {}}
-            tools.append(as_tool({**row, "arguments": arguments}))
-        for row in json.loads(Path(path).read_text(encoding="utf-8")):
-            gold = row["ground_truth"]
-            for name, parameters in zip(gold["API"], gold["parameters"], strict=False):
-                num_calls += 1
-                found = judge(tools, {"name": name, "arguments": parameters})
-                first.update(reasons(found)[:1])
-    assert num_calls == 1078
-    assert first == {
-        "unknown_argument": 179,
-        "wrong_type": 43,
-        "object_nested_schema": 28,
-        "unknown_tool": 6,
-        "missing_required": 3,
-    }
+    """Dirty gold: 232 calls break their own schema at the top level, 27 more inside an object."""
+    judged = judge_gold("CallNavi")
+    shallow = Counter(filter(None, (judge_shallowly(gold) for gold, _ in judged)))
+    assert (len(judged), shallow) == (1078, SHALLOW_CALLNAVI)
+    deeper = [verdicts for gold, verdicts in judged if verdicts and not judge_shallowly(gold)]
+    assert len(deeper) == 27
+    assert {verdicts[0].reason for verdicts in deeper} == {"object_nested_schema"}
+    assert all(not verdicts or judge_shallowly(gold) or verdicts in deeper
+               for gold, verdicts in judged)  # fmt: skip
+    assert sum(not verdicts for _, verdicts in judged) == 819
 
 
 def test_sgd_gold_calls() -> None:
     """Human dialogues: every service call fits its own schema."""
-    folder = DATA / "sgd" / "train"
-    if not folder.exists():
-        pytest.skip(f"needs the public data set at {folder}")
-    services = {
-        service["service_name"]: service
-        for service in json.loads((folder / "schema.json").read_text(encoding="utf-8"))
+    judged = judge_gold("SGD train")
+    assert len(judged) == 1589
+    assert not any(verdicts for _, verdicts in judged)
+
+
+def test_planted_faults_are_found_and_clean_calls_pass() -> None:
+    """A slice of bench.faults, on the home world's documents: the same ones everywhere."""
+    documents = [document for number in range(150) for document in fresh_item(number).tools]
+    documents += [NESTED]
+    made = Counter[str]()
+    for planted in islice(make_calls(documents, seed=7), 1500):
+        made[planted.fault] += 1
+        assert find_miss(planted, RULEBOOK) == ""
+        differs = judge_plainly_planted(planted) == (planted.fault in SCHEMA_FAULTS)
+        assert not differs or ".0" in planted.text
+    assert made.keys() == {"", *FAULTS}
+
+
+def test_what_plants_faults_would_tell_a_blind_checker() -> None:
+    """With the call rules off, every planted fault is a miss."""
+    off: dict[str, RuleSetting] = {
+        name: "off" for name in RULEBOOK.rules if name.startswith("call/")
     }
-    num_calls = 0
-    for path in sorted(folder.glob("dialogues_*.json")):
-        for dialogue in json.loads(path.read_text(encoding="utf-8")):
-            for turn in dialogue["turns"]:
-                for frame in turn["frames"]:
-                    if call := frame.get("service_call"):
-                        num_calls += 1
-                        tools = sgd_tools(services[frame["service"]])
-                        body = {"name": call["method"], "arguments": call["parameters"]}
-                        assert not judge(tools, body)
-    assert num_calls > 100
-
-
-def sgd_tools(service: dict[str, Any]) -> list[Tool]:
-    """One tool an intent; slots with listed values become enums."""
-    slots = {slot["name"]: slot for slot in service["slots"]}
-    tools = []
-    for intent in service["intents"]:
-        properties: dict[str, Any] = {}
-        for name in (*intent["required_slots"], *intent["optional_slots"]):
-            slot = slots[name]
-            properties[name] = {"type": "string", "description": slot["description"]}
-            if slot["is_categorical"]:
-                properties[name]["enum"] = [*slot["possible_values"], "dontcare"]
-        arguments = {
-            "type": "dict",
-            "properties": properties,
-            "required": intent["required_slots"],
-        }
-        tools.append(
-            as_tool(
-                {
-                    "name": intent["name"],
-                    "description": intent["description"],
-                    "arguments": arguments,
-                }
-            )
-        )
-    return tools
+    blind = Rulebook.load(Workspace(shipped_root()), off)
+    for planted in islice(make_calls([NESTED], seed=1), 100):
+        assert bool(find_miss(planted, blind)) == bool(planted.fault)
 
 
 def test_documents_are_read_from_lists_and_sequences() -> None:
