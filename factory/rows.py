@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from factory.codes.lifecycle import FOLDER, Codebook
+from factory.codes.lifecycle import FOLDER, Codebook, ToolCode
 from factory.prompts import to_json
 from factory.records import Checkpoint, Example, ItemScore, Score, Tool
 from factory.sampling import Batch
@@ -121,24 +121,26 @@ def tool_rows(number: int, tools: Iterable[Tool], origin: str) -> list[Mapping[s
     ]
 
 
+def code_row(number: int, codebook: Codebook, entry: ToolCode) -> Mapping[str, object]:
+    """A tool's code in a codebook."""
+    return {
+        "round": number,
+        "codebook_version": codebook.version,
+        "tool_id": entry.tool.id,
+        "code": codebook.text_of(entry.code),
+        "resolved_by": entry.resolved_by,
+        "error": entry.error,
+        "ood": entry.ood,
+    }
+
+
 def base_rows(base: Checkpoint, codebook: Codebook | None) -> Batch:
     """The model that was given, with the tools and codes it came with."""
     now = datetime.now(UTC)
     checkpoint = checkpoint_row(base, 0, None, True, "the model that was given", now)
     if codebook is None:
         return {"checkpoint": [checkpoint]}
-    codes = [
-        {
-            "round": 0,
-            "codebook_version": codebook.version,
-            "tool_id": entry.tool.id,
-            "code": codebook.text_of(entry.code),
-            "resolved_by": entry.resolved_by,
-            "error": entry.error,
-            "ood": entry.ood,
-        }
-        for entry in codebook.tools
-    ]
+    codes = [code_row(0, codebook, entry) for entry in codebook.tools]
     return {
         "checkpoint": [checkpoint],
         "tool": tool_rows(0, (entry.tool for entry in codebook.tools), "checkpoint"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from factory.cli.terminal import err, escape, out
 
 if TYPE_CHECKING:
     from factory.sources import BadLine
+    from factory.workspace import Workspace
 
 Files = Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")]
 
@@ -31,22 +33,12 @@ def add_tools(files: Files) -> None:
 
     factory add-tools my_apis.jsonl
     """
-    from factory.check import check_document
-    from factory.recipe import load_settings
     from factory.rows import tool_rows
-    from factory.rulebook import Rulebook
     from factory.sources import read_tools
     from factory.store.lock import WorkspaceLock
 
     workspace = open_workspace()
-    rulebook = Rulebook.load(workspace, load_settings(workspace).rules)
-
-    def find_fault(document: dict[str, Any]) -> str:
-        verdicts = check_document(document, rulebook=rulebook)
-        rejects = [verdict for verdict in verdicts if verdict.severity == "reject"]
-        more = f"; {len(rejects) - 3} more" if len(rejects) > 3 else ""
-        return "; ".join(f"{v.reason} at {v.path}: {v.message}" for v in rejects[:3]) + more
-
+    find_fault = fault_finder(workspace)
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
         sql = "select tool_id from tool where origin <> 'round'"
@@ -65,6 +57,23 @@ def add_tools(files: Files) -> None:
         ledger.fold()
     if num_bad:
         raise typer.Exit(1)
+
+
+def fault_finder(workspace: Workspace) -> Callable[[dict[str, Any]], str]:
+    """What the workspace's rules have against a tool document; empty: nothing."""
+    from factory.check import check_document
+    from factory.recipe import load_settings
+    from factory.rulebook import Rulebook
+
+    rulebook = Rulebook.load(workspace, load_settings(workspace).rules)
+
+    def find_fault(document: dict[str, Any]) -> str:
+        verdicts = check_document(document, rulebook=rulebook)
+        rejects = [verdict for verdict in verdicts if verdict.severity == "reject"]
+        more = f"; {len(rejects) - 3} more" if len(rejects) > 3 else ""
+        return "; ".join(f"{v.reason} at {v.path}: {v.message}" for v in rejects[:3]) + more
+
+    return find_fault
 
 
 def report_bad_lines(bad: tuple[BadLine, ...]) -> int:

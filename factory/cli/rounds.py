@@ -56,7 +56,7 @@ def make_round(
 
     workspace = open_workspace()
     settings = _settings(workspace, model, threads)
-    resolved = load_recipe(workspace, recipe or settings.recipe, _parse_overrides(overrides or []))
+    resolved = load_recipe(workspace, recipe or settings.recipe, parse_overrides(overrides or []))
     if abandon:
         _abandon(workspace, settings, resolved)
         return
@@ -84,7 +84,7 @@ def _settings(workspace: Workspace, model: str, threads: int) -> Settings:
     return settings
 
 
-def _parse_overrides(pairs: list[str]) -> dict[str, str]:
+def parse_overrides(pairs: list[str]) -> dict[str, str]:
     overrides = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")

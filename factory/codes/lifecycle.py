@@ -470,6 +470,19 @@ class Codebook:
             self._fresh = []
         return ids
 
+    def unexplained(self, embeddings: Floats) -> float | None:
+        """Share of the documents' variance that whole codes leave; None where none is explained.
+
+        `embeddings` are those of `self.tools`, in that order.
+        """
+        if not isinstance(self.coder, LevelCoder):
+            return None
+        embeddings_NVD = as_NVD(embeddings)
+        left_N = self.coder.errors(embeddings_NVD, np.array(self._codes(), dtype=np.int32)) ** 2
+        views = range(len(self.coder.sizes) // self.coder.levels)
+        spread = sum(self.coder.project(embeddings_NVD, v).var(axis=0).sum() for v in views)
+        return float(left_N.mean() / spread) if spread else 0.0
+
     def mark_fresh(self) -> None:
         """Let `install` write the rows of all code tokens."""
         self._fresh = [set(range(len(position))) for position in self.tokens]

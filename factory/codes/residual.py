@@ -19,6 +19,9 @@ from factory.codes.levels import LevelCoder, mean_by_number
 
 RESTARTS = 10
 """Starts of k-means++; the best is kept (A14)."""
+LARGE = 2_000_000
+"""Tools by numbers above which one start has to do: with many centroids starts hardly differ, and
+each costs seconds."""
 ITERATIONS = 300
 """Steps of k-means at most (A14)."""
 
@@ -151,7 +154,8 @@ def cluster(points_Nd: Floats, size: int, state: int) -> Floats:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    means = KMeans(size, n_init=RESTARTS, max_iter=ITERATIONS, random_state=state)
+    starts = RESTARTS if len(points_Nd) * size <= LARGE else 1
+    means = KMeans(size, n_init=starts, max_iter=ITERATIONS, random_state=state)
     with warnings.catch_warnings():
         # Fewer distinct residuals than codes: the codes left over stay without members.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -1,0 +1,403 @@
+"""Codes of tools: stats, show, similar, fit, add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from factory.cli.data import fault_finder, report_bad_lines
+from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.sql import Json
+from factory.cli.terminal import err, escape, out, out_indented, print_table, write_json
+from factory.failures import InputError
+
+if TYPE_CHECKING:
+    from factory.codes.lifecycle import Codebook, ToolCode
+    from factory.records import Tool
+    from factory.workspace import Workspace
+
+codes = typer.Typer(
+    help="Codes of tools: look at them, try other ones, give new tools theirs.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+NAME = "codes"
+NUM_SHOWN = 5
+"""Tools whose neighbours `fit` shows."""
+NUM_NEIGHBOURS = 3
+
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Model folder; default: the last promoted one.", show_default=False),
+]
+ToolName = Annotated[str, typer.Argument(help="A tool's name, its id, or its code.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    for command in (stats, show, similar, fit, add):
+        codes.command()(command)
+    app.add_typer(codes, name=NAME, rich_help_panel="Ask")
+
+
+def stats(checkpoint: Checkpoint = None, as_json: Json = False) -> None:
+    """Figures of a checkpoint's codes.
+
+    factory codes stats
+    """
+    codebook = _load(_folder(checkpoint))
+    record = _figures(codebook)
+    if as_json:
+        write_json(record)
+        return
+    print_table(("figure", "value"), [(key, _plain(value)) for key, value in record.items()])
+
+
+def show(tool: ToolName, checkpoint: Checkpoint = None, as_json: Json = False) -> None:
+    """One tool: its code, how it came to it, and its document.
+
+    factory codes show find_hotel
+    """
+    import json
+
+    codebook = _load(_folder(checkpoint))
+    for entry in _find(codebook, tool):
+        if as_json:
+            write_json({**_record(codebook, entry), "document": entry.tool.document})
+            continue
+        out(f"[bold]{escape(entry.tool.name)}[/]  {escape(entry.tool.id)}")
+        out(f"  code  [cyan]{escape(codebook.text_of(entry.code))}[/]")
+        far = ", far from all codes: not trained on until codes are made anew" if entry.ood else ""
+        out(f"  came to it by {entry.resolved_by}, error {entry.error:.4g}{far}")
+        out_indented(json.dumps(entry.tool.document, indent=1, ensure_ascii=False))
+
+
+def similar(
+    tool: ToolName,
+    limit: Annotated[int, typer.Option("-k", help="Tools to show.", min=1)] = 10,
+    checkpoint: Checkpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Tools whose codes differ in the fewest positions (Hamming distance).
+
+    factory codes similar find_hotel -k 5
+    """
+    codebook = _load(_folder(checkpoint))
+    first, *more = _find(codebook, tool)
+    if more:
+        err(f"[yellow]{len(more) + 1} tools have this name[/]; shown is {escape(first.tool.id)}")
+    try:
+        found = codebook.similar(first.tool.id, limit)
+    except ValueError as error:
+        raise InputError(str(error), remedy="residual and quantized codes do") from error
+    if as_json:
+        for entry, distance in found:
+            write_json({**_record(codebook, entry), "distance": distance})
+        return
+    rows = [
+        (entry.tool.name, codebook.text_of(entry.code), distance)
+        for entry, distance in [(first, 0), *found]
+    ]
+    print_table(("tool", "code", "differs"), rows)
+
+
+def fit(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Tool documents; default: those known here.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A value, e.g. codes.coder=quantized")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Write the model with these codes there.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where the picture goes; default: .factory/codes.svg")
+    ] = None,
+) -> None:
+    """Fit codes to tools, and see what they are like before anything is trained on them.
+
+    Nothing is changed. With --out, the model is written with its new code tokens and their first
+    rows, as a folder that `model` in factory.toml can name.
+
+    factory codes fit --set codes.coder=quantized
+
+    factory codes fit my_apis.jsonl --set codes.size=64 --out models/coded
+    """
+    from factory.cli.rounds import parse_overrides
+    from factory.codes.lifecycle import fit_codebook
+    from factory.codes.picture import draw_space
+    from factory.curriculum import code_config
+    from factory.recipe import load_recipe, load_settings
+
+    workspace = open_workspace()
+    name = recipe or load_settings(workspace).recipe
+    resolved = load_recipe(workspace, name, parse_overrides(overrides or []))
+    config = code_config(resolved.recipe, version=1)
+    folder = _folder(checkpoint)
+    if to is not None and to.exists() and any(to.iterdir()):
+        raise InputError("the folder is not empty", where=str(to), remedy="name a new one")
+    tools, num_bad = _tools(workspace, files, folder)
+    model = _Model(workspace, folder, config.embedder)
+    documents_ND = model.embed(tools)
+    err(f"fitting {config.coder} codes to {len(tools)} tools")
+    codebook = fit_codebook(tools, documents_ND, config, seed=resolved.recipe.seed)
+    row_of = {tool.id: row for row, tool in reversed(list(enumerate(tools)))}
+    documents_ND = documents_ND[[row_of[tool_id] for tool_id in codebook.tool_ids]]
+    left = codebook.unexplained(documents_ND)
+    record = {**_figures(codebook), "variance left": "-" if left is None else f"{left:.1%}"}
+    print_table(("figure", "value"), [(key, _plain(value)) for key, value in record.items()])
+    _show_neighbours(codebook)
+    target = picture or workspace.state / "codes.svg"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    labels = [f"{e.tool.name}  {codebook.text_of(e.code)}" for e in codebook.tools]
+    title = f"{config.coder} codes of {len(codebook)} tools"
+    svg = draw_space(documents_ND, [e.code for e in codebook.tools], labels, title)
+    target.write_text(svg, encoding="utf-8")
+    out(f"picture  {escape(target)}")
+    if to is not None:
+        own = None if config.embedder or not config.reads_documents else documents_ND
+        model.write(codebook, own, to)
+        out(f"model    {escape(to)}")
+    if num_bad:
+        raise typer.Exit(1)
+
+
+def add(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")],
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Give the tools of a file codes in a checkpoint of this workspace, without training.
+
+    They are retrieved from then on, and learnt in the next training. Nothing that had a code gets
+    another one. `factory add-tools` only notes them, for the next training to code.
+
+    factory codes add my_apis.jsonl
+    """
+    from factory import history
+    from factory.rows import code_row, tool_rows
+    from factory.store.lock import WorkspaceLock
+
+    workspace = open_workspace()
+    with WorkspaceLock(workspace.state):
+        ledger = open_ledger()
+        folder = _folder(checkpoint)
+        _refuse_to_change(workspace, folder)
+        if history.open_round(ledger) is not None:
+            raise InputError(
+                "a round is open", remedy="`factory round` continues it, --abandon ends it"
+            )
+        codebook = _load(folder)
+        if codebook.coder.name == "atomic":
+            raise InputError(
+                "an atomic code is a new token, whose row only training can write",
+                where=str(folder),
+                remedy="factory add-tools FILE",
+            )
+        tools, num_bad = _tools(workspace, files, folder)
+        fresh = [tool for tool in tools if tool.id not in codebook]
+        model = _Model(workspace, folder, codebook.embedder)
+        documents_ND = model.embed(fresh) if codebook.needs_documents and fresh else None
+        added = codebook.add(fresh, documents_ND) if fresh else []
+        if added:
+            model.replace_codes(codebook)
+            rows = [code_row(0, codebook, entry) for entry in added]
+            ledger.append({"tool": tool_rows(0, fresh, files[0].name), "tool_code": rows})
+            ledger.fold()
+    columns = ("tool", "code", "came to it by", "far")
+    print_table(
+        columns,
+        [
+            (e.tool.name, codebook.text_of(e.code), e.resolved_by, "yes" if e.ood else "")
+            for e in added
+        ],
+    )
+    err(f"{len(added)} tools coded, {len(tools) - len(fresh)} had codes, {num_bad} bad")
+    if num_bad:
+        raise typer.Exit(1)
+
+
+# -- what the commands share ----------------------------------------------------------------------
+
+
+class _Model:
+    """The checkpoint's model, loaded when first asked."""
+
+    def __init__(self, workspace: Workspace, folder: Path, embedder: str) -> None:
+        self._workspace, self._folder, self._embedder = workspace, folder, embedder
+        self._loaded: tuple[Any, Any] | None = None
+
+    def embed(self, tools: Sequence[Tool]) -> Any:
+        """(N, D) embeddings of the tools' documents."""
+        from factory.codes.vocabulary import embed_documents, embed_with
+        from factory.dataset import encode_text
+        from factory.prompts import Prompts
+
+        prompts = Prompts.load(self._workspace)
+        texts = [encode_text(tool, prompts) for tool in tools]
+        readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        err(f"embedding {len(tools)} documents by {escape(self._embedder or self._folder)}")
+        if self._embedder:
+            return embed_with(self._workspace.model_folder(self._embedder), readable)
+        model, tokenizer = self._load()
+        return embed_documents(model, tokenizer, readable)
+
+    def write(self, codebook: Codebook, documents_ND: Any, to: Path) -> None:
+        """The model with the codebook's tokens and rows, as a folder."""
+        model, tokenizer = self._load()
+        codebook.install(model, tokenizer, documents_ND)
+        model.save_pretrained(to)
+        tokenizer.save_pretrained(to)
+        codebook.save(to, tokenizer)
+
+    def replace_codes(self, codebook: Codebook) -> None:
+        """The folder's codes, written aside and renamed."""
+        import shutil
+
+        from factory.codes.lifecycle import FOLDER
+
+        aside = self._folder / f"{FOLDER}.new"
+        shutil.rmtree(aside, ignore_errors=True)
+        codebook.save(aside, self._load()[1])
+        shutil.rmtree(self._folder / FOLDER)
+        (aside / FOLDER).rename(self._folder / FOLDER)
+        aside.rmdir()
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+            from transformers.utils.logging import disable_progress_bar
+
+            disable_progress_bar()
+            self._loaded = (
+                AutoModelForCausalLM.from_pretrained(self._folder, local_files_only=True).float(),
+                AutoTokenizer.from_pretrained(self._folder, local_files_only=True),
+            )
+        return self._loaded
+
+
+def _folder(checkpoint: Path | None) -> Path:
+    """The named model folder, else the last promoted one, else the settings' model."""
+    from factory.engines.base import check_model_folder
+    from factory.recipe import load_settings
+
+    workspace = open_workspace()
+    folder = checkpoint
+    if folder is None:
+        sql = "select path from checkpoint where promoted order by round desc, made_at desc"
+        rows = open_ledger().query(sql, limit=1).rows
+        model = load_settings(workspace).model
+        folder = workspace.root / rows[0][0] if rows else workspace.model_folder(model)
+    check_model_folder(folder)
+    return folder
+
+
+def _refuse_to_change(workspace: Workspace, folder: Path) -> None:
+    inside = folder.resolve().is_relative_to(workspace.root.resolve())
+    if not inside or workspace.root.resolve() / "rounds" in folder.resolve().parents:
+        raise InputError(
+            "this model is not the workspace's own, so its codes are left as they are",
+            where=str(folder),
+            remedy="run a round first, or `factory codes fit --out models/coded` and name that",
+        )
+
+
+def _load(folder: Path) -> Codebook:
+    from factory.codes.lifecycle import Codebook
+
+    codebook = Codebook.load(folder)
+    if codebook is None:
+        raise InputError(
+            "this model has no codes yet",
+            where=str(folder),
+            remedy="a round gives them, or `factory codes fit --out FOLDER`",
+        )
+    return codebook
+
+
+def _tools(workspace: Workspace, files: list[Path] | None, folder: Path) -> tuple[list[Tool], int]:
+    """The tools of the files, judged, with the number of bad lines; else the known ones."""
+    from factory import history
+    from factory.codes.lifecycle import Codebook
+    from factory.sources import read_tools
+
+    if files:
+        read = [read_tools(file, fault_finder(workspace)) for file in files]
+        num_bad = sum(report_bad_lines(each.bad) for each in read)
+        found = {tool.id: tool for each in read for tool in each.items}
+        return list(found.values()), num_bad
+    codebook = Codebook.load(folder)
+    known = [entry.tool for entry in codebook.tools] if codebook is not None else []
+    found = {tool.id: tool for tool in (*known, *history.imported_tools(open_ledger()))}
+    if len(found) < 2:
+        raise InputError("no tools are known here", remedy="factory codes fit my_apis.jsonl")
+    return list(found.values()), 0
+
+
+def _find(codebook: Codebook, text: str) -> list[ToolCode]:
+    """The tools of a name, an id or a code. Raises InputError with the nearest name."""
+    import difflib
+
+    coded = codebook.tool_of(text)
+    found = [
+        entry
+        for entry in codebook.tools
+        if text in (entry.tool.name, entry.tool.id) or (coded and coded.id == entry.tool.id)
+    ]
+    if not found:
+        names = sorted({entry.tool.name for entry in codebook.tools})
+        near = difflib.get_close_matches(text, names, n=3, cutoff=0.0)
+        raise InputError(f"no tool {text!r} has a code", remedy=f"did you mean {', '.join(near)}?")
+    return found
+
+
+def _record(codebook: Codebook, entry: ToolCode) -> dict[str, Any]:
+    return {
+        "tool_id": entry.tool.id,
+        "name": entry.tool.name,
+        "code": codebook.text_of(entry.code),
+        "resolved_by": entry.resolved_by,
+        "error": entry.error,
+        "ood": entry.ood,
+    }
+
+
+def _figures(codebook: Codebook) -> dict[str, Any]:
+    report, sizes = codebook.report, codebook.coder.sizes
+    return {
+        "coder": codebook.coder.name,
+        "version": codebook.version,
+        "tools": len(codebook),
+        "positions": len(sizes),
+        "numbers a position": max(sizes, default=0),
+        "collisions before": report.collisions_before,
+        "collisions after": len(codebook) - len({entry.code for entry in codebook.tools}),
+        "moved": report.moved,
+        "mean penalty": round(report.penalty, 4),
+        "entropy, bits": [round(bits, 2) for bits in report.usage_entropy],
+        "far from all codes": len(codebook.outliers),
+        "on their nearest code": f"{report.reencoded:.1%}",
+        "trainings since the fit": report.age,
+    }
+
+
+def _plain(value: object) -> object:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _show_neighbours(codebook: Codebook) -> None:
+    """A few tools with those whose codes are nearest, for a person to judge."""
+    if not codebook.needs_documents:
+        return
+    step = max(1, len(codebook) // NUM_SHOWN)
+    rows = []
+    for entry in codebook.tools[::step][:NUM_SHOWN]:
+        near = codebook.similar(entry.tool.id, NUM_NEIGHBOURS)
+        names = ", ".join(f"{other.tool.name} ({distance})" for other, distance in near)
+        rows.append((entry.tool.name, codebook.text_of(entry.code), names))
+    print_table(("tool", "code", "nearest by positions that differ"), rows, width=120)
