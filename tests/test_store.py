@@ -12,7 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -494,6 +494,56 @@ def test_an_older_ledger_is_read_as_it_is_and_migrated_at_the_next_write(
         ]
 
 
+@pytest.fixture
+def first_version(tmp_path: Path) -> Ledger:
+    """A ledger as the first version left it: one round in the file, one sample in a segment."""
+    first = tmp_path / "first"
+    first.mkdir()
+    shutil.copy(MIGRATIONS / "0001_ledger.sql", first)
+    ledger = Ledger(tmp_path / "ws" / ".factory", migrations=first)
+    ledger.append({**draw(0, 1), "sample": [sample(0, "accepted", "")]})
+    assert ledger.fold()
+    ledger.append({"sample": [sample(1, "rejected", "vote", "vote_tie")]})
+    return ledger
+
+
+def test_a_ledger_of_the_first_version_is_read_and_then_migrated(first_version: Ledger) -> None:
+    """By other processes: before anything is written, after an append, and after the fold."""
+    folder = first_version.file.parent
+    code = """
+        import sys
+        from pathlib import Path
+        from factory.store import Ledger
+        ledger = Ledger(Path(sys.argv[1]))
+        if sys.argv[2]:
+            exec(sys.argv[2])
+        con = ledger.connect()
+        for view in sys.argv[3:]:
+            con.execute(f"from {view}").fetchall()
+        con.close()
+        print(ledger.query("select drawn, accepted, rejected, unjudged from round_yield").rows)
+    """
+
+    def run(action: str) -> str:
+        command = child_command(code, str(folder), action, *VIEWS)
+        done = subprocess.run(
+            command, env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert run("") == "[(2, 1, 1, 0)]"
+    with duckdb.connect(str(first_version.file), read_only=True) as con:
+        assert con.execute("select max(number) from migration").fetchall() == [(1,)]
+    row = "{'round': 1, 'position': 2, 'query_id': 'q_2'}"
+    assert run(f"ledger.append({{'draw': [{row}]}})") == "[(3, 1, 1, 1)]"
+    assert run("assert ledger.fold()") == "[(3, 1, 1, 1)]"
+    with duckdb.connect(str(first_version.file), read_only=True) as con:
+        assert con.execute("select max(number) from migration").fetchall() == [
+            (len(list(MIGRATIONS.glob("*.sql"))),)
+        ]
+        assert con.execute("select drawn, accepted from round_yield").fetchall() == [(3, 1)]
+
+
 def test_a_newer_ledger_is_refused(tmp_path: Path, next_migrations: Path) -> None:
     old, new = Ledger(tmp_path / "s"), Ledger(tmp_path / "s", migrations=next_migrations)
     new.append(draw(0))
@@ -666,6 +716,143 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     assert ledger.fold()
     assert list((tmp_path / "segments").iterdir()) == []
     assert len(ledger.query("from draw").rows) == 3 * len(found)
+
+
+LOAD_WRITER = """
+    import sys
+    from pathlib import Path
+    from factory.store import Ledger
+    ledger = Ledger(Path(sys.argv[1]))
+    folds = 0
+    for number in range(1, 41):
+        ledger.append({
+            "draw": [{"round": 1, "position": number, "query_id": str(k)} for k in range(3)],
+            "generation": [{"round": 1, "text": "x" * 500} for _ in range(3)],
+        })
+        print(number, flush=True)
+        if number % 5 == 0:
+            folds += ledger.fold(wait_seconds=0.2)
+    print(f"done {folds}", flush=True)
+"""
+LOAD_READERS = {
+    "ledger": """
+        def counts():
+            return Ledger(folder).query("select count(*) from draw").rows[0][0]
+    """,
+    "stream": """
+        def counts():
+            with Ledger(folder).stream("from generation") as stream:
+                return sum(len(batch) for batch in stream)
+    """,
+    "plain client": """
+        def counts():
+            try:
+                con = duckdb.connect(str(folder / "ledger.duckdb"), read_only=True)
+            except duckdb.IOException as error:
+                assert "lock" in str(error) or "does not exist" in str(error), error
+                return None
+            with con:
+                return con.execute("select count(*) from draw").fetchone()[0]
+    """,
+    "plain client that stays": """
+        while (con := None) is None:
+            try:
+                con = duckdb.connect(str(folder / "ledger.duckdb"), read_only=True)
+                break
+            except duckdb.IOException:
+                time.sleep(0.02)
+        def counts():
+            return con.execute("select count(*) from draw").fetchone()[0]
+    """,
+}
+LOAD_LOOP = """
+import sys, time
+from pathlib import Path
+import duckdb
+from factory.store import Ledger
+folder = Path(sys.argv[1])
+{reader}
+last = answers = 0
+print("ready", flush=True)
+while not (folder / "stop").exists():
+    found = counts()
+    if found is not None:
+        assert found % 3 == 0 and found >= last, (found, last)
+        last, answers = found, answers + 1
+    time.sleep(0.1)
+print(answers, last, flush=True)
+"""
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_readers_of_every_kind_while_a_round_writes(tmp_path: Path, stays: bool) -> None:
+    """Batches are seen whole and never vanish; the writer ends whatever the readers do."""
+    Ledger(tmp_path).append({"draw": [{"round": 0, "position": 0} for _ in range(3)]})
+    assert Ledger(tmp_path).fold()
+    kinds = [kind for kind in LOAD_READERS if stays or "stays" not in kind]
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(
+                child(LOAD_LOOP.format(reader=textwrap.dedent(LOAD_READERS[kind])), str(tmp_path))
+            )
+            for kind in kinds
+        ]
+        assert [say(reader) for reader in readers] == ["ready"] * len(readers)
+        writer = stack.enter_context(child(LOAD_WRITER, str(tmp_path)))
+        for number in range(1, 41):
+            assert say(writer) == str(number)
+        end, folds = say(writer).split()
+        assert end == "done" and not (stays and int(folds))
+        assert Ledger(tmp_path).query("select count(*) from draw").rows == [(41 * 3,)]
+        (tmp_path / "stop").touch()
+        told = [tuple(map(int, say(reader).split())) for reader in readers]
+    for kind, (answers, last) in zip(kinds, told, strict=True):
+        assert answers > 0 and last <= 41 * 3, kind
+    if stays:
+        assert told[-1][1] == 3
+    assert Ledger(tmp_path).fold(wait_seconds=5)
+    assert Ledger(tmp_path).query("select count(*) from draw").rows == [(41 * 3,)]
+
+
+FOLDER = """
+    import sys
+    from pathlib import Path
+    from factory.store import Ledger
+    ledger = Ledger(Path(sys.argv[1]))
+    sys.stdin.readline()
+    print("folding", flush=True)
+    ledger.fold()
+    print("folded", flush=True)
+"""
+
+
+def test_a_killed_fold_is_done_again_whole(tmp_path: Path) -> None:
+    """Killed at points spread over the time that a fold takes."""
+    ledger = Ledger(tmp_path)
+    chance, rows, survived, killed = random.Random(512), 0, 0, 0
+    for attempt in range(6):
+        for _ in range(3):
+            ledger.append(
+                {
+                    "draw": [{"position": rows + n} for n in range(1000)],
+                    "generation": [{"text": chance.randbytes(400).hex()} for _ in range(1000)],
+                }
+            )
+            rows += 1000
+        with child(FOLDER, str(tmp_path)) as process:
+            assert say(process, "go") == "folding"
+            time.sleep(0.03 * attempt)
+            os.kill(process.pid, signal.SIGKILL)
+            assert process.stdout is not None
+            finished = "folded" in process.stdout.read()
+        survived, killed = survived + finished, killed + (not finished)
+        counts = "select count(distinct position), count(*), (select count(*) from generation)"
+        assert ledger.query(f"{counts} from draw").rows == [(rows, rows, rows)]
+    assert killed > 0
+    assert ledger.fold()
+    assert list((tmp_path / "segments").iterdir()) == []
+    with duckdb.connect(str(ledger.file), read_only=True) as con:
+        assert con.execute("select count(*) from draw").fetchall() == [(rows,)]
 
 
 def test_a_fold_cut_off_after_its_commit_is_finished_by_the_next(tmp_path: Path) -> None:
