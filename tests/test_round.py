@@ -76,6 +76,9 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
     second = run_factory("round", "--n", "8", cwd=workspace, prefix=prefix)
     assert "round 2" in second.stdout
     check_books(workspace, 2, 8)
+    page = workspace / ".factory" / "reports" / "r2.html"
+    assert str(page) in second.stdout and "Round 2" in page.read_text(encoding="utf-8")
+    assert (page.parent / "r1.html").exists() and (page.parent / "index.html").exists()
 
     (shared,) = ask(
         workspace,
