@@ -244,9 +244,7 @@ class Factory:
 
     def base_checkpoint(self) -> Checkpoint:
         """The model of the settings, as the checkpoint that starts the lineage."""
-        folder = self.workspace.model_folder(self.settings.model)
-        check_model_folder(folder)
-        return _make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
+        return base_checkpoint(self.workspace, self.settings)
 
     def _pool(self) -> Iterator[Query]:
         return home_stream() if self.pool is None else iter(self.pool)
@@ -593,6 +591,13 @@ class Factory:
             paired_delta(before, after),
             tolerance=self.recipe.score.tolerance,
         )
+
+
+def base_checkpoint(workspace: Workspace, settings: Settings) -> Checkpoint:
+    """The model of the settings, as the checkpoint that starts the lineage."""
+    folder = workspace.model_folder(settings.model)
+    check_model_folder(folder)
+    return _make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
 
 
 def _make_checkpoint(name: str, folder: Path, mark: str) -> Checkpoint:

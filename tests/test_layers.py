@@ -13,8 +13,9 @@ from workspaces import ROOT
 PACKAGE = ROOT / "factory"
 ORDER = """
 failures canon records workspace recipe prompts pattern jsontext schema rulebook child
-home benchmark dialects sources codes engines queries tools calls vote findings judge_calls
-judge_documents check content sampling store export history dataset train curriculum scorers
+home benchmark dialects sources codes engines retrieve queries tools calls vote findings
+judge_calls judge_documents check content sampling store export history dataset train curriculum
+scorers
 score rows round seed doctor scaffold plaintext report cli
 """.split()
 """A module imports only what stands before it, or its own package."""

@@ -77,7 +77,7 @@ class Server:
     def __init__(self, channel: Channel, folder: Path, settings: EngineSettings) -> None:
         self._channel = channel
         self._chat = Chat(folder)
-        self._device, self._model = _load(folder, settings)
+        self._device, self._model = load_model(folder, settings)
         own_limit = getattr(
             self._model.config.get_text_config(), "max_position_embeddings", settings.max_model_len
         )
@@ -283,7 +283,7 @@ def _cut(logits_RV: Any, top_k_R: Any, top_p_R: Any) -> None:
     logits_RV.scatter_(1, order_RV, sorted_RV)
 
 
-def _load(folder: Path, settings: EngineSettings) -> tuple[str, Any]:
+def load_model(folder: Path, settings: EngineSettings) -> tuple[str, Any]:
     """Device name and model in evaluation mode."""
     import torch
     from transformers import AutoModelForCausalLM

@@ -1,0 +1,160 @@
+"""Finding tools by their codes: retrieve."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from factory.cli.data import report_bad_lines
+from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.terminal import err, escape, out, print_table, shorten, write_json
+
+if TYPE_CHECKING:
+    from factory.engines.base import EngineSettings
+    from factory.recipe import Settings
+    from factory.records import Query
+    from factory.retrieve import Retrieved
+    from factory.workspace import Workspace
+
+MAX_SHOWN = 100
+"""Queries whose tools are shown to a person; --json writes all."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command(rich_help_panel="Ask")(retrieve)
+
+
+def retrieve(
+    query: Annotated[str, typer.Argument(help="A request in a person's words.")] = "",
+    k: Annotated[int, typer.Option("-k", help="Tools to find.", min=1)] = 5,
+    queries: Annotated[Path | None, typer.Option(help="A file with requests.")] = None,
+    field: Annotated[str, typer.Option(help="Key of the request in the file.")] = "",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Model folder with codes; default: the promoted one.")
+    ] = None,
+    beams: Annotated[int, typer.Option(help="Branches kept at each step; 0: k.", min=0)] = 0,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Widen the beam until no better tool can be missed.")
+    ] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a query.")] = False,
+) -> None:
+    """Find the tools a checkpoint names for a request, most likely first, with their codes.
+
+    factory retrieve "Book a table for four on Friday" -k 5
+
+    factory retrieve --queries requests.jsonl --json --exact
+    """
+    from factory.failures import InputError
+    from factory.recipe import load_settings
+    from factory.records import Query
+    from factory.sources import read_queries
+
+    workspace = open_workspace()
+    settings = load_settings(workspace)
+    num_bad = 0
+    if bool(query) == (queries is not None):
+        raise InputError("give one request, or --queries FILE", remedy="factory retrieve --help")
+    asked = [Query(id="", text=query, source="")]
+    if queries is not None:
+        imported = read_queries(queries, field)
+        asked, num_bad = list(imported.items), report_bad_lines(imported.bad)
+    folder = checkpoint.expanduser().resolve() if checkpoint else _promoted(workspace, settings)
+    found = asyncio.run(
+        _retrieve(
+            workspace, folder, asked, k, beams or k, exact, _engine_settings(settings, threads)
+        )
+    )
+    for each, retrieved in zip(asked, found, strict=True):
+        if as_json:
+            write_json(_record(each, retrieved))
+    if not as_json:
+        _show(asked, found)
+    if num_bad or any(retrieved.reason for retrieved in found):
+        raise typer.Exit(1)
+
+
+def _promoted(workspace: Workspace, settings: Settings) -> Path:
+    """The folder of the checkpoint that the next round would start from."""
+    from factory.history import promoted_checkpoint
+    from factory.round import base_checkpoint
+
+    base = base_checkpoint(workspace, settings)
+    return workspace.root / promoted_checkpoint(open_ledger(), base).path
+
+
+def _engine_settings(settings: Settings, threads: int) -> EngineSettings:
+    from factory.engines.base import EngineSettings
+    from factory.recipe import free_threads
+
+    engine = settings.engine
+    return EngineSettings(
+        threads=threads or engine.threads or free_threads(),
+        max_model_len=engine.max_model_len,
+        dtype=engine.dtype,
+    )
+
+
+async def _retrieve(
+    workspace: Workspace,
+    folder: Path,
+    queries: list[Query],
+    k: int,
+    beams: int,
+    exact: bool,
+    settings: EngineSettings,
+) -> list[Retrieved]:
+    from factory.prompts import Prompts
+    from factory.retrieve import Retriever
+
+    prompts = Prompts.load(workspace)
+    texts = [prompts.render("codes/retrieve", query=query.text) for query in queries]
+    log = workspace.state / "logs" / "retrieve.log"
+
+    def tell(done: int) -> None:
+        if len(queries) > 1:
+            err(f"[dim]{done} of {len(queries)} queries[/]")
+
+    async with await Retriever.open(folder, settings=settings, log=log) as retriever:
+        return await retriever.retrieve(texts, k=k, beams=beams, exact=exact, progress=tell)
+
+
+def _record(query: Query, retrieved: Retrieved) -> dict[str, object]:
+    return {
+        "query_id": query.id or None,
+        "query": query.text,
+        "exact": retrieved.exact,
+        "reason": retrieved.reason or None,
+        "tools": [
+            {
+                "tool_id": hit.tool.id,
+                "name": hit.tool.name,
+                "code": hit.code,
+                "score": round(hit.score, 6),
+            }
+            for hit in retrieved.hits
+        ],
+    }
+
+
+def _show(queries: list[Query], found: list[Retrieved]) -> None:
+    for query, retrieved in list(zip(queries, found, strict=True))[:MAX_SHOWN]:
+        if len(queries) > 1:
+            out(f"[bold]{escape(shorten(query.text, 100))}[/]")
+        if retrieved.reason:
+            out(f"  nothing searched: {escape(retrieved.reason)}")
+            continue
+        rows = [(hit.tool.name, hit.score, hit.code, hit.tool.id) for hit in retrieved.hits]
+        print_table(("tool", "score", "code", "tool_id"), rows)
+    if len(queries) > MAX_SHOWN:
+        err(f"… and {len(queries) - MAX_SHOWN} more: --json writes all")
+    num_open = sum(not retrieved.exact for retrieved in found)
+    if num_open:
+        err(
+            f"[dim]in {num_open} of {len(found)} answers the beam may have missed a tool; "
+            "--exact rules that out[/]"
+        )

@@ -1,0 +1,152 @@
+"""Retrieval by code: the beam against brute force, and the command against real files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest_models import code_names, tiny_model
+from workspaces import make_workspace, run_factory
+
+from factory.codes.trie import Trie
+from factory.engines.beam import BeamSearch, Ranking
+
+LEVELS, SIZE, NUM_TOOLS = 3, 12, 500
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[list[int]]]:
+    """A random model and the ids of its code tokens by level."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = code_names(LEVELS, SIZE)
+    folder = tiny_model(
+        tmp_path_factory.mktemp("models") / "toy",
+        extra_tokens=[token for level in names for token in level],
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer.convert_tokens_to_ids(level) for level in names]
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), ids
+
+
+def make_trie(level_ids: list[list[int]], end: int, *, mixed: bool = False) -> Trie:
+    """500 codes of three tokens; `mixed` cuts some short, also to prefixes of others."""
+    rng = np.random.default_rng(3)
+    numbers = rng.permutation(SIZE**LEVELS)[:NUM_TOOLS]
+    codes = {
+        tuple(level_ids[level][number // SIZE**level % SIZE] for level in range(LEVELS))
+        for number in numbers.tolist()
+    }
+    if mixed:
+        codes |= {code[:2] for code in sorted(codes)[:40]} | {code[:1] for code in codes}
+    return Trie.build(sorted(codes), [f"t_{n}" for n in range(len(codes))], end)
+
+
+def make_prompts(num: int) -> list[list[int]]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(6, 300, rng.integers(3, 20)).tolist() for _ in range(num)]
+
+
+def rank_all(model: Any, trie: Trie, prompt: Sequence[int], k: int) -> list[tuple[str, float]]:
+    """Brute force: the log-probability of every code and its end, each in a pass of its own row."""
+    import torch
+
+    scored = []
+    codes = [*trie.codes()]
+    for length in {len(code) for code, _ in codes}:
+        some = [(code, name) for code, name in codes if len(code) == length]
+        ids_NT = torch.tensor([[*prompt, *code, trie.end] for code, _ in some])
+        with torch.inference_mode():
+            logprobs_NTV = model(input_ids=ids_NT).logits[:, len(prompt) - 1 : -1].log_softmax(-1)
+        total_N = logprobs_NTV.gather(2, ids_NT[:, len(prompt) :, None])[..., 0].sum(1)
+        scored += [(name, score) for (_, name), score in zip(some, total_N.tolist(), strict=True)]
+    return sorted(scored, key=lambda pair: -pair[1])[:k]
+
+
+def assert_equal(ranking: Ranking, expected: list[tuple[str, float]], trie: Trie) -> None:
+    assert [found.tool_id for found in ranking.found] == [name for name, _ in expected]
+    assert [found.score for found in ranking.found] == pytest.approx(
+        [score for _, score in expected], abs=1e-3
+    )
+    assert all(trie.lookup(found.code) == found.tool_id for found in ranking.found)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["equal lengths", "mixed lengths"])
+def test_an_exact_beam_equals_brute_force(toy: tuple[Any, list[list[int]]], mixed: bool) -> None:
+    model, level_ids = toy
+    trie = make_trie(level_ids, model.config.eos_token_id, mixed=mixed)
+    prompts = make_prompts(16)
+    search = BeamSearch(model, trie)
+    expected = [rank_all(model, trie, prompt, 5) for prompt in prompts]
+    for ranking, ranks in zip(
+        search.search(prompts, k=5, beams=5, exact=True), expected, strict=True
+    ):
+        assert ranking.exact
+        assert_equal(ranking, ranks, trie)
+    narrow = search.search(prompts, k=5, beams=5)
+    for ranking, ranks in zip(narrow, expected, strict=True):
+        if ranking.exact:
+            assert_equal(ranking, ranks, trie)
+    assert not all(ranking.exact for ranking in narrow)
+
+
+def test_a_ranking_does_not_depend_on_its_batch(toy: tuple[Any, list[list[int]]]) -> None:
+    model, level_ids = toy
+    search = BeamSearch(model, make_trie(level_ids, model.config.eos_token_id))
+    prompts = make_prompts(12)
+    together = search.search(prompts, k=5, beams=10)
+    alone = [search.search([prompt], k=5, beams=10)[0] for prompt in prompts]
+    for one, other in zip(together, alone, strict=True):
+        assert [found.code for found in one.found] == [found.code for found in other.found]
+    assert search.search([], k=5, beams=5) == []
+
+
+def test_a_catalogue_smaller_than_k_comes_back_whole(toy: tuple[Any, list[list[int]]]) -> None:
+    model, level_ids = toy
+    trie = make_trie(level_ids, model.config.eos_token_id)
+    few = trie.only(["t_3", "t_77", "t_400"])
+    (ranking,) = BeamSearch(model, few).search(make_prompts(1), k=5, beams=8)
+    assert {found.tool_id for found in ranking.found} == {"t_3", "t_77", "t_400"}
+    assert ranking.exact
+    assert_equal(ranking, rank_all(model, few, make_prompts(1)[0], 3), few)
+    (nothing,) = BeamSearch(model, few.only([])).search(make_prompts(1), k=5, beams=5)
+    assert nothing.found == () and nothing.exact
+
+
+def test_the_command_finds_tools_of_the_shipped_model(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws").root
+    (workspace / "requests.jsonl").write_text(
+        '{"query": "Book a table for 4 people on Friday."}\n'
+        'no json\n{"query": "' + "🜚" * 900 + '"}\n',
+        encoding="utf-8",
+    )
+    done = run_factory(
+        "retrieve", "--queries", "requests.jsonl", "-k", "3", "--json", cwd=workspace, code=1
+    )
+    answer, too_long = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "requests.jsonl:2" in done.stderr
+    assert too_long["reason"] == "prompt_too_long" and too_long["tools"] == []
+    scores = [tool["score"] for tool in answer["tools"]]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True) and scores[0] < 0
+    assert all(tool["code"].startswith("<a_") for tool in answer["tools"])
+    shown = run_factory("retrieve", answer["query"], "-k", "3", "--exact", cwd=workspace).stdout
+    assert shown.splitlines()[0].split() == ["tool", "score", "code", "tool_id"]
+    assert answer["tools"][0]["tool_id"] in shown
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws").root
+    plain = tiny_model(tmp_path / "plain")
+    for arguments, message in (
+        (("retrieve",), "--queries"),
+        (("retrieve", "x", "--queries", "y"), "--queries"),
+        (("retrieve", "x", "-k", "5", "--beams", "3"), "beam of 3"),
+        (("retrieve", "x", "--checkpoint", str(tmp_path / "none")), "does not exist"),
+        (("retrieve", "x", "--checkpoint", str(plain)), "no codes"),
+    ):
+        done = run_factory(*arguments, cwd=workspace, code=2)
+        assert message in done.stderr
