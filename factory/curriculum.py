@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from factory.canon import derive_seed
+from factory.codes.gist import GistConfig
 from factory.codes.graph import Pair, canonical_pairs
 from factory.codes.lifecycle import Codebook, CodeConfig
 from factory.codes.quantized import QuantizedConfig
@@ -93,6 +94,8 @@ def code_config(recipe: Recipe, version: int) -> CodeConfig:
         branches=codes.branches,
         embedder=codes.embedder,
         recode_every=codes.recode_every,
+        reframe=codes.reframe,
+        gist=GistConfig(**codes.gist.model_dump(), seed=recipe.seed) if codes.gist.views else None,
         quantized=QuantizedConfig(**codes.quantized.model_dump()),
         version=version,
     )

@@ -69,6 +69,27 @@ class QuantizedSection(Section):
         return self
 
 
+class GistSection(Section):
+    """Compression of documents into gist states before they are coded (SGTC, algorithms §2.2)."""
+
+    views: int = Field(0, ge=0, le=8)
+    """Gist tokens of a document; 0 is none: its code is made from its mean state."""
+    rank: int = Field(32, gt=0)
+    """Of the adapters."""
+    alpha: int = Field(128, gt=0)
+    """Of the adapters."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Of the adapters."""
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    batch_size: int = Field(12, gt=0)
+    """Instances a step; a document has up to four."""
+    epochs: int = Field(10, gt=0)
+    """At most; training stops after the first that does not lower the held-out loss (A17)."""
+    held_out: float = Field(0.02, gt=0, lt=1)
+    """Share of the documents that the stopping is decided on."""
+
+
 class CodesSection(Section):
     """Codes: which coder, shape of the codebook, proposals and retrieval."""
 
@@ -93,11 +114,21 @@ class CodesSection(Section):
     recode_every: int = Field(0, ge=0)
     """Trainings after which codes are made anew at the latest, sooner where too many tools are new,
     moved or far out (A41); 0 is never."""
+    reframe: bool = True
+    """Rows of new code tokens are made of their members' documents or names (§2.4, A20); else they
+    start at random."""
+    gist: GistSection = GistSection()
     quantized: QuantizedSection = QuantizedSection()
     retrieve: int = Field(4, ge=0, le=256)
     """Codes sampled under the trie for each query; 0 is no retrieval."""
     keep: int = Field(1, ge=0)
     """Retrieved tools that join the candidates, at most."""
+
+    @model_validator(mode="after")
+    def _gists_are_the_models_own(self) -> CodesSection:
+        if self.gist.views and (self.coder != "residual" or self.embedder):
+            raise ValueError("codes.gist.views needs coder residual and no embedder")
+        return self
 
 
 class CallsSection(Section):

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from factory.canon import canonical_json, digest
 from factory.child import Channel, Child, run_child
+from factory.codes.gist import GIST_PATH, Gist, GistConfig
 from factory.codes.graph import Pair
 from factory.codes.lifecycle import (
     Codebook,
@@ -317,7 +318,7 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     examples, new_tools = read_examples(job.examples), _read_tools(job.new_tools)
     learner = _load(job)
     send({"type": "phase", "text": f"giving codes to {len(new_tools)} tools"})
-    given = _give_codes(learner, new_tools, job)
+    given = _give_codes(learner, new_tools, job, send)
     if given.recoding is not None:
         more = [code_example(t, learner.prompts, "recode") for t in given.recoding.changed]
         examples = unique_examples([*examples, *more])
@@ -362,6 +363,64 @@ def _read_tools(path: Path) -> list[Tool]:
 
 
 @dataclass(slots=True, kw_only=True)
+class DocumentReader:
+    """Turns tool documents into embeddings: mean states, gist states, or another model's."""
+
+    model: Any
+    """transformers causal LM."""
+    tokenizer: Any
+    """Its tokenizer."""
+    prompts: Prompts
+    """`codes/encode` says how a document reads."""
+    gist: Gist | None = None
+    """How documents are compressed; None is their mean state."""
+    embedder: Path | None = None
+    """Folder of a sentence-transformers model, in place of the model itself."""
+
+    def compress(
+        self, tools: Sequence[Tool], config: GistConfig | None, tell: Callable[[str], None]
+    ) -> None:
+        """Learn to compress these documents on the model as it is; without `config`, forget how.
+
+        Learning goes on from where it ended the last time: with `codes.recode_every` this is SGTC's
+        post-guided training, the trained model's own gist states being clustered anew (A16).
+        """
+        from factory.codes.gist import fit_gist, make_readable
+
+        if config is None:
+            self.gist = None
+            return
+        texts = self._texts(tools)
+        self.gist = fit_gist(
+            self.model,
+            self.tokenizer,
+            [make_readable(text, t.document) for text, t in zip(texts, tools, strict=True)],
+            config,
+            start=self.gist if self.gist and self.gist.config.views == config.views else None,
+            report=lambda epoch: tell(
+                f"compressing documents, epoch {epoch.number}, held-out loss {epoch.held_out:.3f}"
+            ),
+        )
+
+    def embed(self, tools: Sequence[Tool]) -> Floats:
+        """(N, D), or (N, V, D) gist states, of the tools' documents."""
+        from factory.codes.gist import embed_gists
+        from factory.codes.vocabulary import embed_documents, embed_with
+
+        texts = self._texts(tools)
+        if self.embedder is not None:
+            return embed_with(self.embedder, texts)
+        if self.gist is not None:
+            return embed_gists(self.model, self.tokenizer, self.gist, texts)
+        return embed_documents(self.model, self.tokenizer, texts)
+
+    def _texts(self, tools: Sequence[Tool]) -> list[str]:
+        """What codes are made from, without lone surrogates."""
+        texts = (encode_text(tool, self.prompts) for tool in tools)
+        return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+
+
+@dataclass(slots=True, kw_only=True)
 class _Learner:
     """The model in training and what belongs to it."""
 
@@ -371,10 +430,12 @@ class _Learner:
     """Its tokenizer."""
     codebook: Codebook | None
     """Its codes."""
+    reader: DocumentReader
+    """What its codes are made from."""
     stored_dtype: Any
     """torch dtype of the parent's files, kept for the result's."""
     prompts: Prompts
-    """For the texts that codes are made from."""
+    """For the texts of the examples that making codes anew adds."""
     gpu: bool
     """Whether it is on a GPU."""
 
@@ -397,14 +458,31 @@ def _load(job: TrainingJob) -> _Learner:
     model = AutoModelForCausalLM.from_pretrained(
         job.checkpoint, dtype=master, local_files_only=True
     )
+    model = model.to("cuda" if gpu else "cpu")
+    tokenizer = AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True)
+    workspace = Workspace(job.workspace)
+    prompts, embedder = Prompts.load(workspace), job.config.codes.embedder
+    reader = DocumentReader(
+        model=model,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        gist=load_gist(job.checkpoint, codebook),
+        embedder=workspace.model_folder(embedder) if embedder else None,
+    )
     return _Learner(
-        model=model.to("cuda" if gpu else "cpu"),
-        tokenizer=AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True),
+        model=model,
+        tokenizer=tokenizer,
         codebook=codebook,
+        reader=reader,
         stored_dtype=stored or torch.float32,
-        prompts=Prompts.load(Workspace(job.workspace)),
+        prompts=prompts,
         gpu=gpu,
     )
+
+
+def load_gist(checkpoint: Path, codebook: Codebook | None) -> Gist | None:
+    """How a checkpoint compresses documents; None where its codes are made of whole ones."""
+    return Gist.load(checkpoint / GIST_PATH) if codebook and codebook.views else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,7 +495,7 @@ class _Given:
     """What making all codes anew changed, where that was done."""
 
 
-def _give_codes(learner: _Learner, tools: Sequence[Tool], job: TrainingJob) -> _Given:
+def _give_codes(learner: _Learner, tools: Sequence[Tool], job: TrainingJob, send: Send) -> _Given:
     """Codes for new tools, from the parent's codebook or a new one, or for all tools anew (A41).
 
     Tokens that are new, or mean something else now, get rows made of their members. Embeddings come
@@ -436,12 +514,15 @@ def _give_codes(learner: _Learner, tools: Sequence[Tool], job: TrainingJob) -> _
         # A full codebook: what is left has no code until tools are coded anew, and its code and
         # retrieve examples are dropped as `no_code`.
         with contextlib.suppress(InputError):
-            known.add(tools, _documents(learner, tools, job), times)
+            known.add(tools, _documents(learner, tools, codes), times)
         known.install(learner.model, learner.tokenizer)
         fresh = {tool.id for tool in tools}
         return _Given(rows=[_code_row(known, e) for e in known.tools if e.tool.id in fresh])
     everyone = [*(entry.tool for entry in known.tools), *tools] if known is not None else tools
-    documents_ND = _documents(learner, everyone, job)
+    learner.reader.compress(
+        everyone, codes.gist, lambda text: send({"type": "phase", "text": text})
+    )
+    documents_ND = _documents(learner, everyone, codes)
     recoding = None
     if known is None:
         learner.codebook = fit_codebook(
@@ -466,26 +547,14 @@ def _give_codes(learner: _Learner, tools: Sequence[Tool], job: TrainingJob) -> _
     if documents_ND is not None:
         row_of = {tool.id: row for row, tool in reversed(list(enumerate(everyone)))}
         documents_ND = documents_ND[[row_of[entry.tool.id] for entry in learner.codebook.tools]]
-    learner.codebook.install(learner.model, learner.tokenizer, documents_ND)
+    learner.codebook.install(learner.model, learner.tokenizer, documents_ND, reframe=codes.reframe)
     rows = [_code_row(learner.codebook, entry) for entry in learner.codebook.tools]
     return _Given(rows=rows, recoding=recoding)
 
 
-def _documents(learner: _Learner, tools: Sequence[Tool], job: TrainingJob) -> Floats | None:
-    """(N, D) embeddings of the tools' documents, by the model as it is or the recipe's embedder.
-
-    None where the coder reads no documents.
-    """
-    from factory.codes.vocabulary import embed_documents, embed_with
-
-    codes = job.config.codes
-    if not codes.reads_documents:
-        return None
-    texts = [encode_text(tool, learner.prompts) for tool in tools]
-    readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-    if codes.embedder:
-        return embed_with(Workspace(job.workspace).model_folder(codes.embedder), readable)
-    return embed_documents(learner.model, learner.tokenizer, readable)
+def _documents(learner: _Learner, tools: Sequence[Tool], config: CodeConfig) -> Floats | None:
+    """Embeddings of the tools' documents; None where the coder reads none."""
+    return learner.reader.embed(tools) if config.reads_documents else None
 
 
 def _code_row(codebook: Codebook, entry: ToolCode) -> ToolCodeRow:
@@ -709,9 +778,11 @@ def _save(
             learner.model.to(master)
             tools = [entry.tool for entry in learner.codebook.tools]
             still = learner.codebook.embedder or not learner.codebook.needs_documents
-            documents_ND = None if still else _documents(learner, tools, job)
+            documents_ND = None if still else _documents(learner, tools, job.config.codes)
             learner.codebook.refresh(documents_ND, seed=job.config.seed)
             learner.codebook.save(partial, learner.tokenizer)
+            if learner.reader.gist is not None:
+                learner.reader.gist.save(partial / GIST_PATH)
         done = {
             "job": job.digest(),
             "fingerprint": fingerprint(partial),

@@ -59,6 +59,7 @@ CONFIG = GistConfig(rank=8, alpha=32, dropout=0.0, learning_rate=5e-3, epochs=3,
 def test_fields_are_the_documents_own() -> None:
     readable = make_readable("text", {"name": "f", "description": "", "arguments": {"a": 1}})
     assert readable.fields == {"name": "f", "parameters": '{"a": 1}'}
+    assert make_readable("text", {"name": "half_\ud83d_pair"}).fields == {"name": "half_?_pair"}
     assert set(documents()[0].fields) == set(TASKS)
 
 

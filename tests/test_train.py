@@ -16,6 +16,7 @@ import pytest
 from conftest_models import tiny_model
 
 from factory.canon import tool_id
+from factory.codes.gist import GIST_PATH, Gist, GistConfig
 from factory.codes.graph import Pair
 from factory.codes.lifecycle import Codebook, CodeConfig
 from factory.codes.quantized import QuantizedConfig
@@ -335,6 +336,40 @@ def test_another_coder_makes_all_codes_anew_and_teaches_them(
     known = sum(tool in changed for tool in TOOLS[:2])
     assert run.result.num_examples == 4 * 2 + len(changed) - known
     assert new.report.age == 1
+
+
+@pytest.mark.slow
+def test_gist_states_are_learnt_kept_and_learnt_on(
+    first: Run, prompts: Prompts, tmp_path: Path
+) -> None:
+    """SGTC's loop (A16): compress, code, train; then new tools by the stored compression; then all
+    anew, compression going on from where it was."""
+    gist = GistConfig(rank=4, alpha=8, epochs=2, learning_rate=2e-3)
+    codes = CodeConfig(size=8, levels=2, version=2, gist=gist)
+    config = replace(CONFIG, epochs=1, batch_size=8, micro_batch_size=8, codes=codes)
+    few = make_examples(TOOLS[:2], prompts)
+    one = train_once(make_job(tmp_path / "1", first.job.out, few, [], config))
+    assert "the recipe has residual codes over 2 gist states" in one.result.recoded["reason"]
+    assert any("compressing documents, epoch 1" in phase for phase in one.phases)
+    old = Codebook.load(one.job.out)
+    assert old is not None and old.views == 2 and len(old.coder.sizes) == 4
+
+    two = train_once(make_job(tmp_path / "2", one.job.out, few, MORE_TOOLS, config))
+    new = Codebook.load(two.job.out)
+    assert new is not None and two.result.recoded is None
+    assert all(new.code_of(tool.id) == old.code_of(tool.id) for tool in TOOLS)
+    assert all(tool.id in new for tool in MORE_TOOLS)
+    assert not any("compressing" in phase for phase in two.phases)
+    kept, learnt = (Gist.load(run.job.out / GIST_PATH) for run in (two, one))
+    assert kept.epochs == learnt.epochs and kept.gist_VD.equal(learnt.gist_VD)
+
+    anew = replace(config, codes=replace(codes, version=3, recode_every=1))
+    three = train_once(make_job(tmp_path / "3", two.job.out, few, [], anew))
+    assert "trainings old" in three.result.recoded["reason"]
+    on = Gist.load(three.job.out / GIST_PATH)
+    assert on.epochs[0].held_out < learnt.epochs[0].held_out
+    last = Codebook.load(three.job.out)
+    assert last is not None and (last.version, len(last)) == (3, len(new))
 
 
 @pytest.mark.slow

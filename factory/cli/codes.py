@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from factory.failures import InputError
 if TYPE_CHECKING:
     from factory.codes.lifecycle import Codebook, ToolCode
     from factory.records import Tool
+    from factory.train import DocumentReader
     from factory.workspace import Workspace
 
 codes = typer.Typer(
@@ -144,6 +146,8 @@ def fit(
         raise InputError("the folder is not empty", where=str(to), remedy="name a new one")
     tools, num_bad = _tools(workspace, files, folder)
     model = _Model(workspace, folder, config.embedder)
+    if config.gist is not None:
+        model.reader.compress(tools, config.gist, err)
     documents_ND = model.embed(tools)
     err(f"fitting {config.coder} codes to {len(tools)} tools")
     codebook = fit_codebook(tools, documents_ND, config, seed=resolved.recipe.seed)
@@ -182,6 +186,7 @@ def add(
     from factory import history
     from factory.rows import code_row, tool_rows
     from factory.store.lock import WorkspaceLock
+    from factory.train import load_gist
 
     workspace = open_workspace()
     with WorkspaceLock(workspace.state):
@@ -202,6 +207,8 @@ def add(
         tools, num_bad = _tools(workspace, files, folder)
         fresh = [tool for tool in tools if tool.id not in codebook]
         model = _Model(workspace, folder, codebook.embedder)
+        if codebook.views:
+            model.reader.gist = load_gist(folder, codebook)
         documents_ND = model.embed(fresh) if codebook.needs_documents and fresh else None
         added = codebook.add(fresh, documents_ND) if fresh else []
         if added:
@@ -233,19 +240,22 @@ class _Model:
         self._loaded: tuple[Any, Any] | None = None
 
     def embed(self, tools: Sequence[Tool]) -> Any:
-        """(N, D) embeddings of the tools' documents."""
-        from factory.codes.vocabulary import embed_documents, embed_with
-        from factory.dataset import encode_text
+        """(N, D) or (N, V, D) embeddings of the tools' documents."""
+        err(f"embedding {len(tools)} documents by {escape(self._embedder or self._folder)}")
+        return self.reader.embed(tools)
+
+    @cached_property
+    def reader(self) -> DocumentReader:
+        """What embeds them."""
         from factory.prompts import Prompts
+        from factory.train import DocumentReader
 
         prompts = Prompts.load(self._workspace)
-        texts = [encode_text(tool, prompts) for tool in tools]
-        readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        err(f"embedding {len(tools)} documents by {escape(self._embedder or self._folder)}")
         if self._embedder:
-            return embed_with(self._workspace.model_folder(self._embedder), readable)
+            named = self._workspace.model_folder(self._embedder)
+            return DocumentReader(model=None, tokenizer=None, prompts=prompts, embedder=named)
         model, tokenizer = self._load()
-        return embed_documents(model, tokenizer, readable)
+        return DocumentReader(model=model, tokenizer=tokenizer, prompts=prompts)
 
     def write(self, codebook: Codebook, documents_ND: Any, to: Path) -> None:
         """The model with the codebook's tokens and rows, as a folder."""
@@ -254,6 +264,13 @@ class _Model:
         model.save_pretrained(to)
         tokenizer.save_pretrained(to)
         codebook.save(to, tokenizer)
+        self._save_gist(to)
+
+    def _save_gist(self, checkpoint: Path) -> None:
+        from factory.codes.gist import GIST_PATH
+
+        if self.reader.gist is not None:
+            self.reader.gist.save(checkpoint / GIST_PATH)
 
     def replace_codes(self, codebook: Codebook) -> None:
         """The folder's codes, written aside and renamed."""
@@ -264,6 +281,7 @@ class _Model:
         aside = self._folder / f"{FOLDER}.new"
         shutil.rmtree(aside, ignore_errors=True)
         codebook.save(aside, self._load()[1])
+        self._save_gist(aside)
         shutil.rmtree(self._folder / FOLDER)
         (aside / FOLDER).rename(self._folder / FOLDER)
         aside.rmdir()

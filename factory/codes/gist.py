@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+GIST_PATH = Path("codes", "gist.safetensors")
+"""Where a checkpoint folder keeps it."""
 TASKS = ("category", "name", "description", "parameters")
 """Fields that are rebuilt (m = 4); a document without one skips its task (A19)."""
 MAX_ANSWER_TOKENS = 128
@@ -150,7 +152,11 @@ def make_readable(content: str, document: Mapping[str, Any]) -> Readable:
         "description": document.get("description"),
         "parameters": json.dumps(arguments, ensure_ascii=False) if arguments else "",
     }
-    texts = {task: text for task, text in fields.items() if isinstance(text, str) and text}
+    texts = {
+        task: text.encode("utf-8", "replace").decode("utf-8")
+        for task, text in fields.items()
+        if isinstance(text, str) and text
+    }
     return Readable(content=content, fields=texts)
 
 

@@ -41,6 +41,7 @@ from factory.codes.base import (
     as_NVD,
 )
 from factory.codes.flat import AtomicCoder, HierarchicalCoder, NumericCoder, SemanticCoder
+from factory.codes.gist import GistConfig
 from factory.codes.graph import Pair, build_graph
 from factory.codes.levels import LevelCoder, choose_shape, mean_rows
 from factory.codes.quantized import QuantizedCoder, QuantizedConfig
@@ -104,6 +105,10 @@ class CodeConfig:
     """Length of a numeric code."""
     branches: int = 10
     """Children of a cluster of hierarchical."""
+    reframe: bool = True
+    """Rows of new tokens are made of their members; else they start at random."""
+    gist: GistConfig | None = None
+    """How documents are compressed for residual codes; None is their mean state."""
     quantized: QuantizedConfig = field(default_factory=QuantizedConfig)
     """How the autoencoder is trained."""
     embedder: str = ""
@@ -116,7 +121,14 @@ class CodeConfig:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> CodeConfig:
         """Inverse of asdict, after a passage through JSON."""
-        return cls(**{**row, "quantized": QuantizedConfig.from_json(row["quantized"])})
+        gist = GistConfig(**row["gist"]) if row["gist"] else None
+        quantized = QuantizedConfig.from_json(row["quantized"])
+        return cls(**{**row, "gist": gist, "quantized": quantized})
+
+    @property
+    def views(self) -> int:
+        """Gist states of a document; 0 where it is not compressed."""
+        return self.gist.views if self.gist else 0
 
     @property
     def reads_documents(self) -> bool:
@@ -194,6 +206,7 @@ class Codebook:
         *,
         version: int = 1,
         embedder: str = "",
+        views: int = 0,
         folder: Path | None = None,
         longest: int = 0,
     ) -> None:
@@ -205,6 +218,8 @@ class Codebook:
         """Changes when known tools are given other codes."""
         self.embedder = embedder
         """What embeds the documents (CodeConfig.embedder)."""
+        self.views = views
+        """Gist states of a document; 0 where it was not compressed (CodeConfig.views)."""
         self.tokens: list[list[str]] = []
         """Code tokens by position; none where codes read as digits or names."""
         self._folder = folder
@@ -416,9 +431,10 @@ class Codebook:
 
     def why_recode(self, config: CodeConfig, num_new: int = 0) -> str:
         """Why all tools should get codes anew before `num_new` come in; empty: no reason (A41)."""
-        if (self.coder.name, self.embedder) != (config.coder, config.embedder):
-            made = f"{self.coder.name} codes" + (f" over {self.embedder}" if self.embedder else "")
-            return f"these are {made}, the recipe has {config.coder}"
+        made = _describe_codes(self.coder.name, self.embedder, self.views)
+        wanted = _describe_codes(config.coder, config.embedder, config.views)
+        if made != wanted:
+            return f"these are {made}, the recipe has {wanted}"
         if not config.recode_every or not self.needs_documents:
             return ""
         report, num_tools = self.report, len(self)
@@ -438,6 +454,8 @@ class Codebook:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         embeddings: Floats | None = None,
+        *,
+        reframe: bool = True,
     ) -> list[list[int]]:
         """Add the code tokens to a model and its tokenizer; new ones get rows of their members.
 
@@ -449,6 +467,7 @@ class Codebook:
             tokenizer: its tokenizer.
             embeddings: (N, D) or (N, V, D) of `self.tools`, in that order; None for coders that
                 read no documents.
+            reframe: whether rows are made of members; else new ones stay as the model makes them.
 
         Returns:
             Token ids by position.
@@ -456,7 +475,7 @@ class Codebook:
         if not self.tokens:
             return []
         ids = add_code_tokens(tokenizer, model, self.tokens)
-        if any(self._fresh):
+        if any(self._fresh) and reframe:
             codes_NP = np.array(self._codes(), dtype=np.int32)
             if isinstance(self.coder, ResidualCoder) and not self.embedder:
                 documents_NVD = self._documents(embeddings, len(self))
@@ -577,6 +596,7 @@ class Codebook:
             "levels": self.num_levels,
             "size": max(self.coder.sizes, default=0),
             "embedder": self.embedder,
+            "views": self.views,
             "end": end,
             "token_ids": {
                 token: number
@@ -617,6 +637,7 @@ class Codebook:
             report,
             version=version,
             embedder=head.get("embedder", ""),
+            views=head.get("views", 0),
             folder=folder,
             longest=head["levels"],
         )
@@ -685,7 +706,14 @@ def fit_codebook(
         fitted=num_tools,
     )
     entries = _entries(new, assignment, float("inf"))
-    codebook = Codebook(coder, entries, report, version=config.version, embedder=config.embedder)
+    codebook = Codebook(
+        coder,
+        entries,
+        report,
+        version=config.version,
+        embedder=config.embedder,
+        views=config.views,
+    )
     codebook.mark_fresh()
     return codebook
 
@@ -827,6 +855,11 @@ def _match_names(
 def _hamming(a: Code, b: Code) -> int:
     """Positions that differ; one that only the longer code has differs."""
     return abs(len(a) - len(b)) + sum(x != y for x, y in zip(a, b, strict=False))
+
+
+def _describe_codes(coder: str, embedder: str, views: int) -> str:
+    over = embedder or (f"{views} gist states" if views else "")
+    return f"{coder} codes" + (f" over {over}" if over else "")
 
 
 def _outlier_error(error_N: Floats) -> float:
