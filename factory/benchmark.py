@@ -81,6 +81,8 @@ class Benchmark:
     """All questions, category by category."""
     published: tuple[PublishedRow, ...]
     """Reference rows, may be empty."""
+    held_out: bool = False
+    """Whether its questions are kept from training even where no recipe scores it."""
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -107,8 +109,26 @@ class Benchmark:
             title=definition.title,
             split=definition.split,
             items=items,
+            held_out=definition.held_out,
             published=tuple(PublishedRow(**row.model_dump()) for row in definition.published),
         )
+
+
+def load_held_out(workspace: Workspace) -> dict[str, Benchmark]:
+    """The benchmarks whose definition says `held_out = true`, by name. Raises ContentError."""
+    found = {}
+    for path, file in workspace.walk("eval", ".toml"):
+        if path.count("/") == 1 and _is_held_out(file):
+            benchmark = Benchmark.load(workspace, file.stem)
+            found[benchmark.name] = benchmark
+    return found
+
+
+def _is_held_out(file: Path) -> bool:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8")).get("held_out") is True
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ContentError(f"not valid TOML: {error}", where=str(file)) from error
 
 
 def to_document(function: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +166,7 @@ class _Definition(_Strict):
     prefix: str = ""
     """What stands before the category in a file's name."""
     categories: tuple[str, ...] = Field(min_length=1)
+    held_out: bool = False
     published: tuple[_PublishedRow, ...] = ()
 
 

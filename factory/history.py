@@ -160,8 +160,13 @@ def accepted_samples(ledger: Ledger, number: int) -> list[AcceptedSample]:
     ]
 
 
-def earlier_examples(ledger: Ledger, number: int) -> list[Example]:
-    """Training examples of all rounds before `number`, in round order."""
+def earlier_examples(
+    ledger: Ledger, number: int, held_out: frozenset[str] = frozenset()
+) -> list[Example]:
+    """Training examples of all rounds before `number`, in round order.
+
+    Those of held-out query ids are left out.
+    """
     rows = ledger.query(
         """
         select kind, origin, messages_json
@@ -176,7 +181,23 @@ def earlier_examples(ledger: Ledger, number: int) -> list[Example]:
             messages=tuple(Message(**message) for message in json.loads(messages)),
         )
         for kind, origin, messages in rows
+        if origin.split("/")[-1] not in held_out
     ]
+
+
+def trained_queries(ledger: Ledger) -> frozenset[str]:
+    """Query ids that the latest promoted checkpoint may have been trained on.
+
+    Its round's own examples, and those of all rounds before, which replay draws from.
+    """
+    rows = ledger.query(
+        """
+        select distinct split_part(origin, '/', 2)
+        from example
+        where round <= (select max(round) from checkpoint where promoted and round > 0)
+        """
+    ).rows
+    return frozenset(str(row[0]) for row in rows)
 
 
 def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -> list[ItemScore]:

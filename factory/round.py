@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from factory import history
-from factory.benchmark import Benchmark
+from factory.benchmark import Benchmark, load_held_out
 from factory.canon import canonical_json, digest
 from factory.codes.lifecycle import Codebook
 from factory.content import check_content
@@ -47,6 +47,7 @@ from factory.failures import (
     RecipeError,
 )
 from factory.history import AcceptedSample
+from factory.labelled import held_out_ids
 from factory.prompts import Prompts, to_json
 from factory.queries import Contamination, draw, home_stream
 from factory.recipe import (
@@ -141,6 +142,8 @@ class Factory:
     """Queries of the user's files; None is the home world's stream."""
     benchmarks: dict[str, Benchmark]
     """Every benchmark of the recipe, the gate's dev set included."""
+    held_out: dict[str, Benchmark]
+    """Benchmarks that nothing is trained on although no recipe scores them."""
 
     @property
     def recipe(self) -> Recipe:
@@ -414,7 +417,7 @@ class Factory:
             contamination=Contamination(
                 {
                     f"{name}/{item.id}": item.query
-                    for name, benchmark in self.benchmarks.items()
+                    for name, benchmark in (self.held_out | self.benchmarks).items()
                     for item in benchmark.items
                 }
             ),
@@ -477,6 +480,8 @@ class Factory:
         started = datetime.now(UTC)
         self.monitor.stage("prepare training")
         codebook = Codebook.load(Path(this.checkpoint.path))
+        held_out = held_out_ids((self.held_out | self.benchmarks).values())
+        accepted = [sample for sample in accepted if sample.query.id not in held_out]
         examples = own_examples(accepted, codebook, self.prompts)
         job = self._job(this, accepted, examples, codebook, folder)
         result = await run_training(
@@ -519,7 +524,11 @@ class Factory:
         train = self.recipe.train
         replay = select_replay(
             self._seed_examples(),
-            history.earlier_examples(self.ledger, this.number),
+            history.earlier_examples(
+                self.ledger,
+                this.number,
+                held_out_ids((self.held_out | self.benchmarks).values()),
+            ),
             share=train.replay,
             limit=train.replay_limit,
             history=train.history,
@@ -658,6 +667,7 @@ def load_factory(
         threads=settings.engine.threads or free_threads(),
         pool=pool,
         benchmarks=load_benchmarks(workspace, resolved.recipe),
+        held_out=load_held_out(workspace),
     )
 
 

@@ -1,0 +1,69 @@
+"""Benchmarks of one's own: eval new."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.terminal import escape, out
+
+HELP = "Make a benchmark of your own requests."
+
+
+class SplitChoice(StrEnum):
+    """What a benchmark may be used for."""
+
+    TEST = "test"
+    DEV = "dev"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    group = typer.Typer(help=HELP, no_args_is_help=True)
+    group.command(name="new")(new)
+    app.add_typer(group, name="eval", rich_help_panel="Prepare")
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Its name: eval/NAME.toml.")],
+    file: Annotated[Path, typer.Argument(help="Labelled requests, or ids of accepted ones.")],
+    title: Annotated[str, typer.Option(help="One line for people.")] = "",
+    split: Annotated[
+        SplitChoice, typer.Option(help="test is only reported; dev may decide promotion.")
+    ] = SplitChoice.TEST,
+) -> None:
+    """Make a benchmark of labelled requests, which no round then trains on.
+
+    FILE has JSON lines of question, function and ground_truth as BFCL writes them; or one query id
+    a line, of accepted samples that you have read and found right (`factory show ID`).
+
+    factory eval new my-apis labelled.jsonl
+
+    factory eval new confirmed ids.txt --split dev
+    """
+    from factory.cli.data import report_bad_lines
+    from factory.labelled import from_samples, read_ids, read_labelled, write_benchmark
+
+    workspace = open_workspace()
+    if ids := read_ids(file):
+        from factory import history
+
+        ledger = open_ledger()
+        rounds = range(1, history.last_round(ledger) + 1)
+        samples = [each for number in rounds for each in history.accepted_samples(ledger, number)]
+        items, bad = from_samples(ids, samples, history.trained_queries(ledger))
+    else:
+        items, bad = read_labelled(file)
+    num_bad = report_bad_lines(tuple(bad))
+    made = write_benchmark(workspace, name, title or name, split.value, items)
+    out(f"eval/{escape(name)}.toml: {len(made.items)} items, {num_bad} bad lines")
+    for category in made.categories:
+        count = sum(item.category == category for item in made.items)
+        out(f"  {category:<18} {count}")
+    out(f"next: factory score {escape(name)}")
+    if num_bad:
+        raise typer.Exit(1)
