@@ -113,6 +113,18 @@ def promoted_checkpoint(ledger: Ledger, base: Checkpoint) -> Checkpoint:
     return best
 
 
+def stored_checkpoint(ledger: Ledger, wanted: str) -> Checkpoint | None:
+    """The latest checkpoint with this id, or whose id is this and a mark (`r3`)."""
+    rows = ledger.query(
+        """
+        select checkpoint_id, path, fingerprint from checkpoint
+        where checkpoint_id = ? or starts_with(checkpoint_id, ? || '-') order by round desc
+        """,
+        [wanted, wanted],
+    ).rows
+    return Checkpoint(id=rows[0][0], path=rows[0][1], fingerprint=rows[0][2]) if rows else None
+
+
 def is_scored(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -> bool:
     """Whether the checkpoint has a score on the benchmark with the same items and prompts."""
     rows = ledger.query(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from model_server import Server, serving
 
 from factory.engines import http
 from factory.engines.base import ENGINE_DIED, PROMPT_TOO_LONG
@@ -20,64 +18,11 @@ from factory.records import Constraint, Message, Request, Sampling
 pytest.importorskip("httpx", reason="no httpx: pip install 'tool-factory[http]'")
 
 
-class Server(ThreadingHTTPServer):
-    """An OpenAI-compatible server that says what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.seen: list[dict[str, Any]] = []
-        self.statuses: list[int] = []
-        """Status of the next answers; 200 once they are used up."""
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.seen.append({**body, "path": self.path, "host": self.headers["Host"]})
-            status = self.server.statuses.pop(0) if self.server.statuses else 200
-        payload = self.answer(body) if status == 200 else {"error": "maximum context length is 8"}
-        text = json.dumps(payload).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        if status == 302:
-            self.send_header("Location", "http://127.0.0.1:1/elsewhere")
-        self.end_headers()
-        self.wfile.write(text)
-
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        if "prompt" in body:
-            choice = {"text": body["prompt"][::-1], "finish_reason": "length"}
-        else:
-            content = f"{body['messages'][-1]['content']} {body['seed']}"
-            choice = {
-                "message": {"role": "assistant", "content": content},
-                "finish_reason": "stop",
-                "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -0.25}]},
-            }
-        return {"choices": [choice], "usage": {"prompt_tokens": 7}}
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    """A server that says what it was asked, with the seed."""
+    with serving(lambda body: f"{body['messages'][-1]['content']} {body['seed']}") as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def chat(request_id: str, text: str, **sampling: Any) -> Request:

@@ -16,7 +16,7 @@ failures canon records workspace recipe prompts pattern jsontext schema rulebook
 home benchmark dialects sources codes engines retrieve queries tools calls vote findings
 judge_calls judge_documents check content sampling store export history dataset train curriculum
 scorers
-score labelled rows round seed doctor scaffold plaintext report cli
+score labelled rows round serving measure seed doctor scaffold plaintext report cli
 """.split()
 """A module imports only what stands before it, or its own package."""
 

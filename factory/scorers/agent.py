@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from factory.canon import canonical_json, derive_seed, digest
+from factory.codes.base import Code
 from factory.codes.lifecycle import Codebook
 from factory.codes.trie import Trie
 from factory.engines.base import UNANSWERED, Engine
+from factory.failures import ModelError
 from factory.jsontext import parse_strict
 from factory.prompts import to_json
 from factory.records import Constraint, Message, Request, Sampling
@@ -171,7 +173,8 @@ class Codes:
         return key in self._texts
 
     def read(self, text: str) -> ApiKey | None:
-        return self._keys.get("".join(text.split()))
+        code = self._codebook.parse(text)
+        return None if code is None else self._keys.get(self._codebook.text_of(code))
 
     def write(self, key: ApiKey) -> str:
         return self._texts[key]
@@ -189,15 +192,10 @@ class Codes:
         codes = sorted(set(texts.values()))
         path = self._folder / f"{digest(canonical_json([self._codebook.sha(), codes]), 16)}.npz"
         if not path.exists():
-            head = json.loads((self._codebook.trie_path.parent / "codebook.json").read_text())
-            ids: Mapping[str, int] = head["token_ids"]
-            tokens = [
-                tuple(ids[self._codebook.tokens[i][number]] for i, number in enumerate(code))
-                for code in map(self._codebook.parse, codes)
-                if code is not None
-            ]
+            spelt = _spellings(self._codebook)
             path.parent.mkdir(parents=True, exist_ok=True)
-            Trie.build(tokens, codes, int(head["end"])).save(path)
+            end = Trie.load(self._codebook.trie_path).end
+            Trie.build([spelt(text) for text in codes], codes, end).save(path)
         return Constraint(trie=str(path))
 
 
@@ -229,9 +227,32 @@ def _finish_code(codebook: Codebook) -> str:
     for entry in codebook.tools:
         if entry.tool.name == FINISH.api:
             return codebook.code_text(entry.tool.id)
+    if not codebook.tokens:
+        raise ModelError(
+            f"{codebook.coder.name} codes leave none for Finish",
+            where=str(codebook.trie_path.parent),
+            remedy="add a tool called Finish and train a round, or use a coder with code tokens",
+        )
     levels = [range(len(level) - 1, -1, -1) for level in codebook.tokens]
     texts = map(codebook.text_of, itertools.product(*levels))
     return next(text for text in texts if codebook.tool_of(text) is None)
+
+
+def _spellings(codebook: Codebook) -> Callable[[str], Code]:
+    """Token ids of a code's text: those of the saved trie, or of its code tokens."""
+    saved = {tool: tokens for tokens, tool in Trie.load(codebook.trie_path).codes()}
+    head = json.loads((codebook.trie_path.parent / "codebook.json").read_text(encoding="utf-8"))
+    ids: Mapping[str, int] = head["token_ids"]
+
+    def spell(text: str) -> Code:
+        tool = codebook.tool_of(text)
+        if tool is not None:
+            return saved[tool.id]
+        code = codebook.parse(text)
+        assert code is not None
+        return tuple(ids[codebook.tokens[place][number]] for place, number in enumerate(code))
+
+    return spell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ NDCG@1 is the same in both. Several relevant tools gain 1 each, their order does
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +18,8 @@ import numpy as np
 
 from factory.child import Child
 from factory.engines.base import is_installed
-from factory.failures import ChildError, MissingError
-from factory.scorers.toolbench import ApiDocument, ApiKey, ToolBench, ToolQuery
+from factory.failures import ChildError, InputError, MissingError
+from factory.scorers.toolbench import ApiDocument, ApiKey, ToolBench, ToolQuery, to_tool
 
 CUTOFFS = (1, 3, 5)
 METRICS = (
@@ -244,6 +244,59 @@ async def embed(
         return vectors_ND
     finally:
         await child.stop()
+
+
+class Found(Protocol):
+    """Tools that a model named for one query; a Retrieved of factory.retrieve."""
+
+    @property
+    def hits(self) -> Sequence[Any]:
+        """Most likely first, each with the `tool` it names."""
+        ...
+
+
+class CodeSearch(Protocol):
+    """A model that names tools by code; the Retriever of factory.retrieve."""
+
+    async def retrieve(
+        self, prompts: Sequence[str], *, k: int, beams: int = 0, only: Sequence[str] = ()
+    ) -> Sequence[Found]:
+        """The k most likely tools of each prompt, `only` among these ids."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByCode:
+    """A checkpoint that names tools by code under its trie, as ToolGen and SGTC retrieve."""
+
+    name: str
+    """The checkpoint's id."""
+    search: CodeSearch
+    """Its beam search."""
+    coded: frozenset[str]
+    """Ids of the tools that have a code; others cannot be found."""
+    prompt: Callable[[str], str]
+    """The user message that asks for a query's tool."""
+    depth: int = 5
+    """Beams, all of them returned (§3.5)."""
+
+    async def rank(
+        self, queries: Sequence[str], space: Sequence[ApiDocument]
+    ) -> list[list[ApiKey | None]]:
+        """Best first; a tool whose document several APIs share stands for all of them."""
+        keys: dict[str, dict[ApiKey, None]] = {}
+        for document in space:
+            tool = to_tool(document).id
+            if tool in self.coded:
+                keys.setdefault(tool, {})[document.key] = None
+        if not keys:
+            raise InputError(
+                f"{self.name} has no code for any of these {len(space)} APIs",
+                remedy="factory add-tools them, and train a round: its training gives them codes",
+            )
+        prompts = [self.prompt(query) for query in queries]
+        found = await self.search.retrieve(prompts, k=self.depth, only=sorted(keys))
+        return [[key for hit in each.hits for key in keys[hit.tool.id]] for each in found]
 
 
 def _best(
