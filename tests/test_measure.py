@@ -117,7 +117,9 @@ def test_completion(
         answers = read_predictions(saved)
         assert {each.final_answer for each in answers.values()} == {"It boils."}
         kept = workspace.state / "toolbench" / "made_up.jsonl"
-        assert [json.loads(line)["response"] for line in kept.open()] == ["boiled"]
+        assert [json.loads(line)["response"] for line in kept.read_text().splitlines()] == [
+            "boiled"
+        ]
         # Published answers have bare numbers for ids.
         table = {key.split("/")[1]: row for key, row in json.loads(saved.read_text()).items()}
         table["1"]["answer"]["final_answer"] = "It may boil."

@@ -143,11 +143,11 @@ def retrieval(
     for result in results:
         out()
         out(f"[bold]{escape(result.system)}[/]  {result.setting}, depth {result.depth}")
+        table = result.table()
         rows = [
-            (name, *(f"{values[metric]:.2f}" for metric in METRICS))
-            for name, values in result.table().items()
+            (metric, *(f"{values[metric]:.2f}" for values in table.values())) for metric in METRICS
         ]
-        print_table(("split", *METRICS), rows)
+        print_table(("percent", *table), rows)
 
 
 def _load_toolbench(folder: Path, splits: list[str] | None) -> ToolBench:
