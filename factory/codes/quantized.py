@@ -40,7 +40,7 @@ KMEANS_ITERATIONS = 100
 """Steps of the k-means that gives codebooks their first entries, at most (§4.3)."""
 CLIP = 1.0
 """Largest norm of a step's gradient (§4.3)."""
-REFRESH_STEPS = 2000
+REFRESH_STEPS = 600
 """Steps at most to follow a trained model into its space."""
 
 
@@ -98,6 +98,7 @@ class QuantizedCoder(LevelCoder):
     def fit(self, embeddings_NVD: Floats, *, seed: int, graph: Graph | None = None) -> None:
         """Fit on at least as many tools as a level has numbers; the same codes for the same seed.
 
+        A GPU is used where there is one; its sums vary, so the seed fixes codes on a CPU only.
         `graph` is over these tools, in their order.
         """
         flat_ND = _flat(embeddings_NVD)
@@ -238,15 +239,21 @@ class _Trainer:
 
         self.config = config
         self.history: list[dict[str, float]] = []
-        self._points_ND = torch.from_numpy(points_ND.astype(np.float32))
-        self._encoder, self._decoder = encoder, decoder
-        self._codes_NP = None if codes_NP is None else torch.from_numpy(codes_NP.astype(np.int64))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._points_ND = torch.from_numpy(points_ND.astype(np.float32)).to(device)
+        self._encoder, self._decoder = (
+            [(weight.to(device), bias.to(device)) for weight, bias in stack]
+            for stack in (encoder, decoder)
+        )
+        self._codes_NP = None
+        if codes_NP is not None:
+            self._codes_NP = torch.from_numpy(codes_NP.astype(np.int64)).to(device)
         self._graph = graph
         self._graph_weight = math.nan
         self._generator = torch.Generator().manual_seed(seed)
         if codebooks_PKd is None:
             codebooks_PKd = self._first_entries(levels, size, seed)
-        self._codebooks_PKd = torch.from_numpy(codebooks_PKd.astype(np.float32))
+        self._codebooks_PKd = torch.from_numpy(codebooks_PKd.astype(np.float32)).to(device)
 
     def run(self) -> _Trained:
         import torch
@@ -376,12 +383,12 @@ class _Trainer:
 
     def _snapshot(self) -> _Trained:
         def arrays(stack: Layers) -> list[tuple[Floats, Floats]]:
-            return [(w.detach().numpy().copy(), b.detach().numpy().copy()) for w, b in stack]
+            return [(_array(weight), _array(bias)) for weight, bias in stack]
 
         return _Trained(
             encoder=arrays(self._encoder),
             decoder=arrays(self._decoder),
-            codebooks_PKd=self._codebooks_PKd.detach().numpy().copy(),
+            codebooks_PKd=_array(self._codebooks_PKd),
         )
 
     def _first_entries(self, levels: int, size: int, seed: int) -> Floats:
@@ -392,7 +399,7 @@ class _Trainer:
         from sklearn.exceptions import ConvergenceWarning
 
         with torch.inference_mode():
-            residual_Nd = _run(self._points_ND, self._encoder).numpy().astype(np.float64)
+            residual_Nd = _run(self._points_ND, self._encoder).cpu().numpy().astype(np.float64)
         books = []
         for level in range(levels):
             state = (seed + level) % 2**32
@@ -416,7 +423,7 @@ def graph_loss(vectors_Bd: torch.Tensor, graph: Graph) -> torch.Tensor:
     difference_Ed = (
         vectors_Bd[torch.from_numpy(graph.row_E)] - vectors_Bd[torch.from_numpy(graph.column_E)]
     )
-    weight_E = torch.from_numpy(graph.weight_E).to(vectors_Bd.dtype)
+    weight_E = torch.from_numpy(graph.weight_E).to(vectors_Bd)
     return 2 * (weight_E * (difference_Ed**2).sum(dim=1)).sum() / len(vectors_Bd) ** 2
 
 
@@ -473,6 +480,11 @@ def _run(layer_BD: torch.Tensor, stack: Layers) -> torch.Tensor:
         if index < len(stack) - 1:
             layer_BD = layer_BD.relu()
     return layer_BD
+
+
+def _array(tensor: torch.Tensor) -> Floats:
+    array: Floats = tensor.detach().cpu().numpy().copy()
+    return array
 
 
 def _xavier(widths: Sequence[int]) -> Layers:
