@@ -45,7 +45,7 @@ class QuantizedSection(Section):
 
     latent: int = Field(64, gt=0)
     """Width between encoder and decoder."""
-    hidden: tuple[int, ...] = (512, 256, 128)
+    hidden: tuple[int, ...] = (256, 128)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     beta: float = Field(0.25, ge=0)
     """Weight of the commitment loss."""

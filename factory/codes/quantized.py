@@ -50,7 +50,7 @@ class QuantizedConfig:
 
     latent: int = 64
     """Width between encoder and decoder (d)."""
-    hidden: tuple[int, ...] = (512, 256, 128)
+    hidden: tuple[int, ...] = (256, 128)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     beta: float = 0.25
     """Weight of the commitment loss (A26; the published code has 2.25)."""
