@@ -7,6 +7,7 @@ serves the model, asks, and returns what a command prints.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from pathlib import Path
 from factory.codes.lifecycle import Codebook
 from factory.engines.base import Engine
 from factory.failures import InputError
+from factory.prompts import Prompts
 from factory.recipe import Settings
+from factory.retrieve import Retriever as CodeRetriever
 from factory.scorers import apibank, teval
 from factory.scorers.agent import ActionSpace, Agent, Codes, Names, Setting, Trajectory
 from factory.scorers.items import Grade
@@ -23,6 +26,7 @@ from factory.scorers.perplexity import Perplexity, measure_perplexity
 from factory.scorers.retrieval import (
     BM25,
     SETTINGS,
+    ByCode,
     EmbSim,
     RetrievalResult,
     Retriever,
@@ -45,18 +49,41 @@ async def measure_retrieval(
     *,
     bm25: bool = True,
     embedders: Sequence[Path] = (),
+    by_code: Sequence[str] = (),
 ) -> list[RetrievalResult]:
-    """Every system in both settings. Raises FactoryError."""
+    """Every system in both settings; `by_code` names models that find tools by code.
+
+    Raises FactoryError.
+    """
+    used, log = engine_settings(settings), _log(workspace, "embed")
     retrievers: list[Retriever] = [BM25()] if bm25 else []
-    threads, log = engine_settings(settings).threads, _log(workspace, "embed")
-    retrievers += [EmbSim(folder=each, threads=threads, log=log) for each in embedders]
-    if not retrievers:
-        raise InputError("nothing is to rank tools", remedy="--bm25, or --embed FOLDER")
-    return [
-        await evaluate(retriever, bench, setting)
-        for retriever in retrievers
-        for setting in SETTINGS
-    ]
+    retrievers += [EmbSim(folder=each, threads=used.threads, log=log) for each in embedders]
+    prompts = Prompts.load(workspace)
+
+    def ask(query: str) -> str:
+        return prompts.render("codes/retrieve", query=query)
+
+    async with contextlib.AsyncExitStack() as stack:
+        for model in by_code:
+            checkpoint = find_model(workspace, settings, model)
+            folder = Path(checkpoint.path)
+            search = await CodeRetriever.open(
+                folder, settings=used, log=_log(workspace, "retrieve")
+            )
+            await stack.enter_async_context(search)
+            codebook = Codebook.load(folder)
+            assert codebook is not None
+            coded = frozenset(codebook.tool_ids)
+            retrievers.append(ByCode(name=checkpoint.id, search=search, coded=coded, prompt=ask))
+        if not retrievers:
+            raise InputError(
+                "nothing is to rank tools", remedy="--bm25, --embed FOLDER or --by-code MODEL"
+            )
+        return [
+            await evaluate(retriever, bench, setting)
+            for retriever in retrievers
+            for setting in SETTINGS
+        ]
 
 
 async def measure_language(

@@ -17,13 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workspaces import ROOT
 
+from factory.codes.lifecycle import fit_codebook
+from factory.engines.base import EngineSettings
 from factory.failures import ContentError, InputError
+from factory.retrieve import Retriever as CodeRetriever
 from factory.scorers.retrieval import (
     BM25,
     CUTOFFS,
     METRICS,
     SETTINGS,
+    ByCode,
     EmbSim,
+    RetrievalResult,
     evaluate,
     gains,
     measure,
@@ -36,6 +41,7 @@ from factory.scorers.toolbench import (
     ApiKey,
     environment_name,
     load_toolbench,
+    to_tool,
 )
 
 STABLE = ROOT.parent / "shared" / "data" / "stabletoolbench"
@@ -374,6 +380,54 @@ def test_embeddings_of_a_checkpoint_find_the_same_words(tmp_path: Path) -> None:
     ranked = asyncio.run(retriever.rank([document.text for document in space], space))
     assert [tools[0] for tools in ranked] == [document.key for document in space]
     assert all(len(tools) == 3 for tools in ranked)
+
+
+def test_a_checkpoint_finds_tools_by_code(tmp_path: Path) -> None:
+    """Only coded tools of the searched space come back, five at most; twins come together."""
+    from transformers import AutoTokenizer
+
+    apis = [api(f"Lamp {n // 6}", f"api {n}", f"Switch lamp {n}.") for n in range(12)]
+    twin = {**apis[0], "tool_name": "Twin"}
+    keys = [ApiKey(each["tool_name"], each["api_name"]) for each in [*apis, twin]]
+    rows = [
+        {
+            "query": f"lamp {n}",
+            "query_id": n,
+            "api_list": [apis[n], apis[n + 1]],
+            "relevant APIs": [keys[n]],
+        }
+        for n in range(4)
+    ]
+    (tmp_path / "test_instruction").mkdir()
+    (tmp_path / "test_instruction" / "G1_instruction.json").write_text(json.dumps(rows))
+    lines = [json.dumps(each) for each in [*apis, twin, api("New", "uncoded", "Not yet.")]]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    bench = load_toolbench(tmp_path)
+    tools = [to_tool(bench.documents[key][0]) for key in keys[:-1]]
+    vectors = np.random.default_rng(0).normal(size=(len(tools), 16)).astype(np.float32)
+    codebook = fit_codebook(tools, vectors, seed=1)
+    folder = tmp_path / "model"
+    tiny_model(folder, extra_tokens=[token for level in codebook.tokens for token in level])
+    codebook.save(folder, AutoTokenizer.from_pretrained(folder))
+
+    async def run() -> list[RetrievalResult]:
+        settings = EngineSettings(threads=1, max_model_len=256)
+        log = tmp_path / "retrieve.log"
+        async with await CodeRetriever.open(folder, settings=settings, log=log) as search:
+            coded = frozenset(codebook.tool_ids)
+            system = ByCode(name="m", search=search, coded=coded, prompt=lambda query: query)
+            with pytest.raises(InputError, match="no code for any"):
+                await system.rank(["x"], bench.documents[ApiKey("New", "uncoded")])
+            return [await evaluate(system, bench, setting) for setting in SETTINGS]
+
+    multi, in_domain = asyncio.run(run())
+    for each in multi.queries:
+        assert len(each.ranked) == 5 and set(each.ranked) <= set(keys)
+        if keys[0] in each.ranked[:4]:
+            assert each.ranked[each.ranked.index(keys[0]) + 1] == keys[-1]
+    for each in in_domain.queries:
+        assert set(each.ranked) == bench.domains["I1"]
+        assert each.values["recall@5"] == 1
 
 
 def test_a_sentence_transformers_folder_embeds(tmp_path: Path) -> None:

@@ -109,12 +109,16 @@ def retrieval(
     embed: Annotated[
         list[Path] | None, typer.Option(help="EmbSim of a model or sentence-transformers folder.")
     ] = None,
+    by_code: Annotated[
+        list[str] | None,
+        typer.Option(help="Model that names tools by code: folder, or id; '' is the promoted one."),
+    ] = None,
     bm25: Annotated[bool, typer.Option(help="BM25.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Score tool retrieval on ToolBench: textbook and hits-only NDCG, recall, MRR.
 
-    factory eval retrieval ToolBench/data
+    factory eval retrieval ToolBench/data --by-code r3
 
     factory eval retrieval StableToolBench --embed /models/all-mpnet-base-v2 --split I1-Inst
     """
@@ -126,7 +130,12 @@ def retrieval(
     bench = _load_toolbench(folder, split)
     results = asyncio.run(
         measure_retrieval(
-            workspace, load_settings(workspace), bench, bm25=bm25, embedders=embed or ()
+            workspace,
+            load_settings(workspace),
+            bench,
+            bm25=bm25,
+            embedders=embed or (),
+            by_code=by_code or (),
         )
     )
     if as_json:
