@@ -35,8 +35,8 @@ class Catalogue:
     """The model: random weights, tokenizer, chat template."""
     trie: Trie
     """Codes of all tools."""
-    level_ids: list[list[int]]
-    """Token ids of each level."""
+    names: dict[int, str]
+    """Text of each code token."""
 
 
 def make_catalogue(folder: Path, num_tools: int, levels: int = 3, size: int = 512) -> Catalogue:
@@ -66,7 +66,12 @@ def make_catalogue(folder: Path, num_tools: int, levels: int = 3, size: int = 51
     codes_NL = np.array(level_ids)[np.arange(levels), numbers_NL]
     ids = [f"t_{row:012x}" for row in range(num_tools)]
     trie = Trie.build(codes_NL, ids, int(tokenizer.eos_token_id))
-    return Catalogue(folder=folder, trie=trie, level_ids=level_ids)
+    texts = {
+        token: name
+        for level, tokens in zip(names, level_ids, strict=True)
+        for name, token in zip(level, tokens, strict=True)
+    }
+    return Catalogue(folder=folder, trie=trie, names=texts)
 
 
 def make_prompts(num: int, vocabulary: int = 2000) -> list[list[int]]:
@@ -192,7 +197,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     options = parser.parse_args()
-    _offline()
+    offline()
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -208,7 +213,7 @@ def main() -> None:
                 compare(model.eval(), catalogue, prompts, beams, options.batch)
 
 
-def _offline() -> None:
+def offline() -> None:
     """The environment of the factory's own children: no network, no stray output."""
     import os
     import warnings
