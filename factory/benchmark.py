@@ -1,28 +1,38 @@
 """Benchmarks: a definition in eval/<name>.toml, and questions with gold answers in BFCL's format.
 
 The definition names a folder of JSON-lines files, one a category, beside a `possible_answer/`
-folder with files of the same names. Everything is checked when it is loaded, before any model:
-a benchmark that loads can be scored. Files are found through the workspace's overlay.
+folder with files of the same names; the folder is found through the workspace's overlay, or inside
+an installed package that is never shipped. Everything is checked when it is loaded, before any
+model: a benchmark that loads can be scored.
 """
 
 from __future__ import annotations
 
-import datetime
+import importlib.util
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from factory.failures import ContentError
+from factory.failures import ContentError, MissingError
+from factory.prompts import to_json
+from factory.records import Message
+from factory.scorers.bfcl import LANGUAGES, PYTHON, Language, item_word
+from factory.scorers.decode import Syntax
 from factory.workspace import Workspace
 
 Split = Literal["dev", "test"]
-TYPE_WORDS = frozenset({"string", "integer", "float", "boolean", "array", "tuple", "dict", "any"})
-"""The type words of BFCL's Python categories."""
+Judge = Literal["python", "java", "javascript", "no_call", "any_call"]
+"""How a category is judged: calls in a language against gold, or whether anything is called."""
+PromptStyle = Literal["own", "chat"]
+"""The factory's invocation prompt, or the model's chat template with its tools argument."""
+ROLES = ("system", "user", "assistant")
+JSON_SCHEMA_WORDS = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
+"""BFCL's type words that JSON Schema writes differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,30 +51,39 @@ class Item:
     functions: tuple[dict[str, Any], ...]
     """Functions on offer, in BFCL's dialect (`parameters`)."""
     ground_truth: tuple[dict[str, dict[str, list[Any]]], ...]
-    """Expected calls: {function: {argument: [allowed values]}}; "" allows leaving out."""
+    """Expected calls: {function: {argument: [allowed values]}}; "" allows leaving out. Empty where
+    the judge asks only whether anything is called."""
+    messages: tuple[Message, ...] = ()
+    """The messages of its one turn; empty is one user message, the query."""
+    judge: Judge = "python"
+    """How the answer is judged."""
+
+    @property
+    def language(self) -> Language:
+        """The language of the calls."""
+        return LANGUAGES.get(self.judge, PYTHON)
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        """The functions as a model sees them: other languages' values are literals in strings."""
+        if self.language is PYTHON:
+            return list(self.functions)
+        return [_write_as_literals(function, self.language) for function in self.functions]
 
     @property
     def documents(self) -> list[dict[str, Any]]:
-        """The functions in ToolDev's dialect, for the prompt."""
-        return [to_document(function) for function in self.functions]
+        """What is shown, in ToolDev's dialect, for our prompt."""
+        return [to_document(function) for function in self.shown]
 
+    @property
+    def openai_tools(self) -> list[dict[str, Any]]:
+        """What is shown, as OpenAI's API writes tools, for a chat template."""
+        return [{"type": "function", "function": to_json_schema(f)} for f in self.shown]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedRow:
-    """A reference result to print beside measured ones; shown, never compared by the gate."""
-
-    model: str
-    """The model as its source names it."""
-    value: float
-    """Overall, in percent."""
-    categories: dict[str, float]
-    """Percent by category, where the source gives it."""
-    source: str
-    """Paper and table, or address and commit."""
-    date: datetime.date
-    """Date of the source."""
-    kind: Literal["paper", "leaderboard", "measured"]
-    """Who vouches: a paper, a public leaderboard, or a run of ours."""
+    @property
+    def turn(self) -> tuple[Message, ...]:
+        """The messages of the turn, never empty."""
+        return self.messages or (Message(role="user", content=self.query),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +98,13 @@ class Benchmark:
     """`dev` may decide promotion, `test` is only reported."""
     items: tuple[Item, ...]
     """All questions, category by category."""
-    published: tuple[PublishedRow, ...]
-    """Reference rows, may be empty."""
+    average: Literal["categories", "tooldev"] = "categories"
+    """What the overall score is: the mean of the categories, or ToolDev's Overall where all the
+    categories that it needs are there."""
+    prompt: PromptStyle = "own"
+    """How the question is put."""
+    syntax: Syntax = "hermes"
+    """How calls are read out of the answer."""
     held_out: bool = False
     """Whether its questions are kept from training even where no recipe scores it."""
 
@@ -90,18 +114,21 @@ class Benchmark:
         return tuple(dict.fromkeys(item.category for item in self.items))
 
     @classmethod
-    def load(cls, workspace: Workspace, name: str) -> Benchmark:
-        """The benchmark of eval/<name>.toml.
+    def load(cls, workspace: Workspace, name: str, data: Path | None = None) -> Benchmark:
+        """The benchmark of eval/<name>.toml, its questions from the folder `data` if given.
 
-        Raises ContentError with file and line for a missing file, an unknown or absent key, and
-        any question or answer that could not be judged.
+        Raises:
+            ContentError: with file and line: a missing file, an unknown or absent key, or a
+                question or answer that could not be judged.
+            MissingError: the package that has the questions is not installed.
         """
         path = f"eval/{name}.toml"
         definition = _read_definition(workspace.find(path), path)
+        folder = str(data.resolve()) if data else _find_folder(definition, path)
         items = tuple(
             item
             for category in definition.categories
-            for item in _load(workspace, definition, category)
+            for item in _load(workspace, definition, folder, category)
         )
         _require_unique_ids(items, path)
         return cls(
@@ -109,9 +136,48 @@ class Benchmark:
             title=definition.title,
             split=definition.split,
             items=items,
+            average=definition.average,
+            prompt=definition.prompt,
+            syntax=definition.syntax,
             held_out=definition.held_out,
-            published=tuple(PublishedRow(**row.model_dump()) for row in definition.published),
         )
+
+    def narrow(
+        self,
+        *,
+        categories: tuple[str, ...] = (),
+        limit: int = 0,
+        prompt: PromptStyle | None = None,
+        syntax: Syntax | None = None,
+    ) -> Benchmark:
+        """A part of the benchmark, or another way to ask it, under a name that says so.
+
+        Args:
+            categories: those to keep; none is all.
+            limit: items of each category at most, the first ones; 0 is all.
+            prompt: another style than the definition's.
+            syntax: another syntax than the definition's.
+        """
+        unknown = [category for category in categories if category not in self.categories]
+        if unknown:
+            raise ContentError(
+                f"{self.name} has no category {unknown[0]!r}",
+                where=f"eval/{self.name}.toml",
+                remedy="its categories are " + ", ".join(self.categories),
+            )
+        kept = [i for i in self.items if not categories or i.category in categories]
+        if limit:
+            kept = _first_of_each(kept, limit)
+        prompt, syntax = prompt or self.prompt, syntax or self.syntax
+        marks = [
+            "+".join(categories),
+            f"limit={limit}" if limit else "",
+            f"prompt={prompt}" if prompt != self.prompt else "",
+            f"syntax={syntax}" if syntax != self.syntax else "",
+        ]
+        suffix = ",".join(mark for mark in marks if mark)
+        name = f"{self.name}[{suffix}]" if suffix else self.name
+        return replace(self, name=name, items=tuple(kept), prompt=prompt, syntax=syntax)
 
 
 def load_held_out(workspace: Workspace) -> dict[str, Benchmark]:
@@ -141,33 +207,76 @@ def to_function(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"parameters" if key == "arguments" else key: value for key, value in document.items()}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+def to_json_schema(function: Mapping[str, Any]) -> dict[str, Any]:
+    """A BFCL function with the type words of JSON Schema."""
+    return {key: _rename_types(v) if key == "parameters" else v for key, v in function.items()}
 
 
-class _PublishedRow(_Strict):
-    """[[published]]: every number with its source, date and kind."""
+def _rename_types(schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    renamed = dict(schema)
+    word = schema.get("type")
+    if isinstance(word, str):
+        renamed["type"] = JSON_SCHEMA_WORDS.get(word, word)
+    if "items" in schema:
+        renamed["items"] = _rename_types(schema["items"])
+    if isinstance(schema.get("properties"), dict):
+        renamed["properties"] = {k: _rename_types(v) for k, v in schema["properties"].items()}
+    return renamed
 
-    model: str = Field(min_length=1)
-    value: float = Field(ge=0, le=100)
-    categories: dict[str, float] = Field(default_factory=dict)
-    source: str = Field(min_length=1)
-    date: datetime.date
-    kind: Literal["paper", "leaderboard", "measured"]
+
+def _write_as_literals(function: Mapping[str, Any], language: Language) -> dict[str, Any]:
+    """The function with every argument a string, described as a literal of its type."""
+    parameters = function["parameters"]
+    properties = {
+        name: {
+            "type": "string",
+            "description": f"{schema.get('description', '')} {_describe(schema, language)}".strip(),
+        }
+        for name, schema in parameters["properties"].items()
+    }
+    return {
+        **function,
+        "description": f"{function.get('description', '')} A {language.name} function.".strip(),
+        "parameters": {**parameters, "properties": properties},
+    }
 
 
-class _Definition(_Strict):
+def _describe(schema: Mapping[str, Any], language: Language) -> str:
+    """What the string of an argument holds."""
+    word, items = schema["type"], item_word(schema, language)
+    kind = "any type" if word == "any" else f"type {word}"
+    parts = f" with items of type {items}" if items else ""
+    if isinstance(schema.get("properties"), dict):
+        parts = f" with the entries {to_json(schema['properties'])}"
+    return f"Written as {language.name} code of {kind}{parts}, in a string."
+
+
+class _Definition(BaseModel):
     """eval/<name>.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(min_length=1)
     split: Split
     questions: str = Field(min_length=1)
-    """Folder of the questions: relative to eval/, or absolute."""
-    prefix: str = ""
-    """What stands before the category in a file's name."""
+    """Folder of the questions: relative to eval/ or to the package, or absolute."""
+    package: str = ""
+    """Installed package that has the folder."""
+    install: str = ""
+    """The command that installs the package."""
+    prefix: str | tuple[str, ...] = ""
+    """What stands before the category in a file's name; the first that exists is taken."""
     categories: tuple[str, ...] = Field(min_length=1)
     held_out: bool = False
-    published: tuple[_PublishedRow, ...] = ()
+    old_names: dict[str, str] = Field(default_factory=dict)
+    """Category to its name in older files."""
+    judge: dict[str, Judge] = Field(default_factory=dict)
+    """Category to how it is judged; calls in Python where none is named."""
+    average: Literal["categories", "tooldev"] = "categories"
+    prompt: PromptStyle = "own"
+    syntax: Syntax = "hermes"
 
 
 def _read_definition(file: Path, path: str) -> _Definition:
@@ -184,43 +293,90 @@ def _explain(error: ValidationError, path: str) -> ContentError:
     faults = error.errors()
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     key = ".".join(str(part) for part in fault["loc"])
-    row = key.startswith("published.")
-    known = (_PublishedRow if row else _Definition).model_fields
     what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
-    needs = "every published number names its source, date and kind; " if row else ""
-    return ContentError(
-        f"{key}: {what}", where=path, remedy=f"{needs}the keys are {', '.join(known)}"
-    )
+    known = ", ".join(_Definition.model_fields)
+    return ContentError(f"{key}: {what}", where=path, remedy=f"the keys are {known}")
 
 
-def _load(workspace: Workspace, definition: _Definition, category: str) -> Iterator[Item]:
+def _find_folder(definition: _Definition, path: str) -> str:
+    """The folder of the questions: relative to eval/, or absolute."""
+    if not definition.package:
+        return definition.questions
+    spec = importlib.util.find_spec(definition.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingError(
+            f"the package {definition.package}, which has the questions, is not installed",
+            where=path,
+            remedy=f"{definition.install}; or point to a folder of them: `questions` in {path} "
+            f"(`factory eject {path}`), or `factory score {Path(path).stem} --data DIR`",
+        )
+    return str(Path(spec.submodule_search_locations[0]) / definition.questions)
+
+
+def _load(
+    workspace: Workspace, definition: _Definition, folder: str, category: str
+) -> Iterator[Item]:
     """The items of one category, questions joined with answers by id."""
-    name = f"{definition.prefix}{category}.json"
+    name = _find_name(workspace, definition, folder, category)
+    judge = definition.judge.get(category, "python")
+    has_gold = judge in LANGUAGES
     answers: dict[str, Any] = {}
-    for where, row in _read_lines(workspace, f"{definition.questions}/possible_answer/{name}"):
-        answers[str(_take(row, "id", str, where))] = _take(row, "ground_truth", list, where)
-    for where, row in _read_lines(workspace, f"{definition.questions}/{name}"):
+    if has_gold:
+        for where, row in _read_lines(workspace, f"{folder}/possible_answer/{name}"):
+            answers[str(_take(row, "id", str, where))] = _take(row, "ground_truth", list, where)
+    seen: dict[str, int] = {}
+    for where, row in _read_lines(workspace, f"{folder}/{name}"):
         item_id = _take(row, "id", str, where)
-        if item_id not in answers:
+        if has_gold and item_id not in answers:
             raise ContentError(
                 f"question {item_id} has no answer",
                 where=where,
                 remedy=f"add a line with this id to possible_answer/{name}",
             )
+        if not has_gold:
+            # Without gold an id joins nothing, and BFCL's older files use some twice.
+            seen[item_id] = seen.get(item_id, 0) + 1
+            item_id += f"#{seen[item_id]}" if seen[item_id] > 1 else ""
+        messages = _read_turn(_take(row, "question", list, where), where)
         item = Item(
             id=item_id,
             category=category,
-            query=_join_turn(_take(row, "question", list, where), where),
-            functions=tuple(_take(row, "function", list, where)),
-            ground_truth=tuple(answers[item_id]),
+            query="\n\n".join(message.content for message in messages),
+            functions=tuple(_take(row, "function", list, where, empty=not has_gold)),
+            ground_truth=tuple(answers[item_id]) if has_gold else (),
+            messages=messages,
+            judge=judge,
         )
         _check_item(item, where)
         yield item
 
 
+def _find_name(workspace: Workspace, definition: _Definition, folder: str, category: str) -> str:
+    """Name of a category's file: the first one that exists, else the newest form."""
+    prefixes = (definition.prefix,) if isinstance(definition.prefix, str) else definition.prefix
+    names = [
+        f"{prefix}{word}.json"
+        for prefix in prefixes
+        for word in (category, definition.old_names.get(category, category))
+    ]
+    return next((name for name in names if _exists(workspace, f"{folder}/{name}")), names[0])
+
+
+def _locate(workspace: Workspace, path: str) -> Path:
+    """A file of questions: absolute, or below eval/ through the overlay."""
+    return Path(path) if Path(path).is_absolute() else workspace.find(f"eval/{path}")
+
+
+def _exists(workspace: Workspace, path: str) -> bool:
+    try:
+        return _locate(workspace, path).exists()
+    except ContentError:
+        return False
+
+
 def _read_lines(workspace: Workspace, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """("file:line", object) of each line that is not blank; an empty file is an error."""
-    file = Path(path) if Path(path).is_absolute() else workspace.find(f"eval/{path}")
+    file = _locate(workspace, path)
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -240,22 +396,28 @@ def _read_lines(workspace: Workspace, path: str) -> Iterator[tuple[str, dict[str
         yield where, row
 
 
-def _take(row: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
-    """row[key], which must be a non-empty `kind`."""
+def _take(row: Mapping[str, Any], key: str, kind: type, where: str, *, empty: bool = False) -> Any:
+    """row[key], which must be a `kind`, not empty unless `empty` allows it."""
     value = row.get(key)
-    if not isinstance(value, kind) or not value:
+    if not isinstance(value, kind) or not (value or empty):
         raise ContentError(f"{key!r} must be a non-empty {kind.__name__}", where=where)
     return value
 
 
-def _join_turn(question: list[Any], where: str) -> str:
-    """The text of the only turn: [[{role, content}, …]]."""
+def _read_turn(question: list[Any], where: str) -> tuple[Message, ...]:
+    """The messages of the only turn: [[{role, content}, …]]."""
     if len(question) != 1:
         raise ContentError(f"{len(question)} turns; only one can be scored", where=where)
     try:
-        return "\n\n".join(str(message["content"]) for message in question[0])
+        messages = tuple(
+            Message(role=message["role"], content=str(message["content"]))
+            for message in question[0]
+        )
     except (TypeError, KeyError) as error:
         raise ContentError("'question' must be [[{role, content}, …]]", where=where) from error
+    if not messages or any(message.role not in ROLES for message in messages):
+        raise ContentError(f"a role is none of {', '.join(ROLES)}", where=where)
+    return messages
 
 
 def _check_item(item: Item, where: str) -> None:
@@ -263,7 +425,7 @@ def _check_item(item: Item, where: str) -> None:
     for function in item.functions:
         if not isinstance(function, dict):
             raise ContentError("a function must be an object", where=where)
-        _check_function(function, where)
+        _check_function(function, item, where)
     names = {function["name"] for function in item.functions}
     for call in item.ground_truth:
         if not isinstance(call, dict) or len(call) != 1:
@@ -279,29 +441,41 @@ def _check_item(item: Item, where: str) -> None:
             )
 
 
-def _check_function(function: dict[str, Any], where: str) -> None:
-    """Name, parameters, and type words of arguments and array items."""
+def _check_function(function: dict[str, Any], item: Item, where: str) -> None:
+    """Name, parameters, and where calls are compared the type words of arguments and items."""
     name = _take(function, "name", str, where)
     parameters = _take(function, "parameters", dict, where)
     properties = parameters.get("properties")
     if not isinstance(properties, dict):
         raise ContentError(f"{name}: parameters have no 'properties'", where=where)
-    for argument, schema in properties.items():
+    types, containers = item.language.types, item.language.containers
+    for argument, schema in properties.items() if item.ground_truth else ():
         word = schema.get("type") if isinstance(schema, dict) else None
         words = [word]
-        if word in ("array", "tuple") and "items" in schema:
+        if word in containers and "items" in schema:
             items = schema["items"]
             words.append(items.get("type") if isinstance(items, dict) else None)
-        unknown = next((w for w in words if not isinstance(w, str) or w not in TYPE_WORDS), word)
-        if unknown not in TYPE_WORDS:
+        unknown = next((w for w in words if not isinstance(w, str) or w not in types), word)
+        if unknown not in types:
             raise ContentError(
                 f"{name}.{argument}: {unknown!r} is no BFCL type",
                 where=where,
-                remedy="the type words are " + ", ".join(sorted(TYPE_WORDS)),
+                remedy="the type words are " + ", ".join(sorted(types)),
             )
     required = parameters.get("required", [])
     if not isinstance(required, list) or not all(argument in properties for argument in required):
         raise ContentError(f"{name}: 'required' names an unknown argument", where=where)
+
+
+def _first_of_each(items: list[Item], limit: int) -> list[Item]:
+    """The first `limit` items of each category."""
+    counts: dict[str, int] = {}
+    kept = []
+    for item in items:
+        counts[item.category] = counts.get(item.category, 0) + 1
+        if counts[item.category] <= limit:
+            kept.append(item)
+    return kept
 
 
 def _require_unique_ids(items: tuple[Item, ...], path: str) -> None:

@@ -125,6 +125,29 @@ def stored_checkpoint(ledger: Ledger, wanted: str) -> Checkpoint | None:
     return Checkpoint(id=rows[0][0], path=rows[0][1], fingerprint=rows[0][2]) if rows else None
 
 
+def find_checkpoints(ledger: Ledger, wanted: str) -> list[Checkpoint]:
+    """Checkpoints with this id or fingerprint, else those whose name it is (`r3`)."""
+    rows = ledger.query(
+        """
+        select checkpoint_id, any_value(path), any_value(fingerprint)
+        from checkpoint
+        where checkpoint_id = $wanted or fingerprint = $wanted
+          or starts_with(checkpoint_id, $wanted || '-')
+        group by checkpoint_id order by checkpoint_id <> $wanted, checkpoint_id
+        """,
+        {"wanted": wanted},
+    ).rows
+    found = [Checkpoint(id=name, path=path, fingerprint=mark) for name, path, mark in rows]
+    return found[:1] if found and found[0].id == wanted else found
+
+
+def round_of(ledger: Ledger, checkpoint_id: str) -> int | None:
+    """The round that made a checkpoint, 0 for a model that was given; None where unknown."""
+    sql = "select min(round) from checkpoint where checkpoint_id = ?"
+    number = ledger.query(sql, [checkpoint_id]).rows[0][0]
+    return None if number is None else int(number)
+
+
 def is_scored(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -> bool:
     """Whether the checkpoint has a score on the benchmark with the same items and prompts."""
     rows = ledger.query(
@@ -133,6 +156,12 @@ def is_scored(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) ->
         limit=1,
     ).rows
     return bool(rows)
+
+
+def knows_questions(ledger: Ledger, benchmark: str, basis: str) -> bool:
+    """Whether the questions of a basis are stored."""
+    sql = "select 1 from benchmark_item where benchmark = ? and basis = ?"
+    return bool(ledger.query(sql, [benchmark, basis], limit=1).rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,12 +245,12 @@ def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -
     """The judged items of a checkpoint's score, by item id."""
     rows = ledger.query(
         """
-        select item, category, correct, reason, message, answer
+        select item, category, correct, reason, message, answer, coalesce(calls_json, '')
         from item_score where checkpoint_id = ? and benchmark = ? and basis = ? order by item
         """,
         [checkpoint_id, benchmark, basis],
     ).rows
-    fields = ("item", "category", "correct", "reason", "message", "answer")
+    fields = ("item", "category", "correct", "reason", "message", "answer", "calls_json")
     return [ItemScore(**dict(zip(fields, row, strict=True))) for row in rows]
 
 

@@ -172,6 +172,8 @@ class Request:
     """Raw text instead of messages."""
     constraint: Constraint | None = None
     """What may be decoded; None is anything."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools for the chat template's own tools argument, as OpenAI's API writes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,11 +241,13 @@ class ItemScore:
     correct: bool
     """The verdict."""
     reason: str
-    """Empty, or why it is wrong."""
+    """Empty, or why it is wrong; `unreadable_call` where BFCL counts a broken call as none."""
     message: str
     """One sentence about it."""
     answer: str
     """The model's raw text."""
+    calls_json: str = ""
+    """The calls read out of it, as JSON; empty where none could be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,6 @@ from typing import Protocol
 
 from factory import history
 from factory.benchmark import Benchmark, load_held_out
-from factory.canon import canonical_json, digest
 from factory.codes.lifecycle import Codebook
 from factory.content import check_content
 from factory.curriculum import called_together, own_examples, tools_to_code, train_config
@@ -61,6 +60,7 @@ from factory.recipe import (
 from factory.records import Checkpoint, Example, Query
 from factory.rows import (
     base_rows,
+    benchmark_rows,
     checkpoint_row,
     code_rows,
     example_row,
@@ -72,7 +72,14 @@ from factory.rows import (
 )
 from factory.rulebook import Rulebook
 from factory.sampling import Batch, Sampler
-from factory.score import Decision, gate, paired_delta, score, summarise
+from factory.score import (
+    Decision,
+    gate,
+    paired_delta,
+    score,
+    score_basis,
+    summarise,
+)
 from factory.store.database import Ledger
 from factory.train import (
     TrainingJob,
@@ -185,7 +192,7 @@ class Factory:
                 remedy="undo the edit to continue, or end it: `factory round --abandon`",
             )
         base = self.base_checkpoint()
-        located = base if this.checkpoint.id == base.id else self._locate(this.checkpoint)
+        located = base if this.checkpoint.id == base.id else self.locate(this.checkpoint)
         this = replace(this, checkpoint=located)
         check_model_folder(Path(located.path))
         pending = len(history.pending_queries(self.ledger, this.number))
@@ -207,14 +214,14 @@ class Factory:
     def _content_sha(self) -> str:
         return f"{self.prompts.set_sha()} {self.rulebook.sha}"
 
-    def _locate(self, checkpoint: Checkpoint) -> Checkpoint:
+    def locate(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with an absolute path; those of the workspace are stored relative."""
         return replace(checkpoint, path=str(self.workspace.root / checkpoint.path))
 
     def _start(self, num_queries: int) -> history.OpenRound:
         """Draw the queries and write the round's first rows, all in one append."""
         base = self.base_checkpoint()
-        parent = self._locate(history.promoted_checkpoint(self.ledger, base))
+        parent = self.locate(history.promoted_checkpoint(self.ledger, base))
         check_model_folder(Path(parent.path))
         self._check_machine(Path(parent.path))
         number = history.last_round(self.ledger) + 1
@@ -321,7 +328,7 @@ class Factory:
         engine = await open_engine(
             self.settings.engine.backend,
             checkpoint,
-            settings=self._engine_settings(),
+            settings=self.engine_settings(),
             log_folder=self._log_folder(number),
             notify=self.monitor.note,
         )
@@ -336,7 +343,8 @@ class Factory:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _engine_settings(self) -> EngineSettings:
+    def engine_settings(self) -> EngineSettings:
+        """How children serve a model."""
         engine = self.settings.engine
         return EngineSettings(
             threads=self.threads,
@@ -359,12 +367,7 @@ class Factory:
         return history.is_scored(self.ledger, checkpoint.id, benchmark.name, basis)
 
     def _basis(self, benchmark: Benchmark) -> str:
-        """Hash of what a score depends on besides the checkpoint: items, prompts, length."""
-        items = [
-            [item.id, item.query, item.functions, item.ground_truth] for item in benchmark.items
-        ]
-        prompts = [self.prompts.sha(name) for name in ("calls/system", "calls/invoke")]
-        return digest(canonical_json([items, prompts, self.recipe.score.max_tokens]))
+        return score_basis(benchmark, self.prompts, self.recipe.score.max_tokens)
 
     def _finish(
         self,
@@ -399,6 +402,8 @@ class Factory:
                 "score": score_rows(this.number, result, basis),
                 "item_score": item_rows(this.number, checkpoint.id, name, items, basis),
             }
+            if not history.knows_questions(self.ledger, name, basis):
+                rows["benchmark_item"] = benchmark_rows(benchmark, basis)
             self._finish(this.number, f"{stage}: {name}", started, rows)
 
     async def _sample(self, engine: Engine | None, this: history.OpenRound) -> None:
@@ -471,7 +476,7 @@ class Factory:
         else:
             check_model_folder(folder)
             mark = fingerprint(folder)
-        return _make_checkpoint(f"r{this.number}", folder, mark)
+        return make_checkpoint(f"r{this.number}", folder, mark)
 
     async def _run_training(
         self, this: history.OpenRound, accepted: Sequence[AcceptedSample], folder: Path
@@ -606,10 +611,10 @@ def base_checkpoint(workspace: Workspace, settings: Settings) -> Checkpoint:
     """The model of the settings, as the checkpoint that starts the lineage."""
     folder = workspace.model_folder(settings.model)
     check_model_folder(folder)
-    return _make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
+    return make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
 
 
-def _make_checkpoint(name: str, folder: Path, mark: str) -> Checkpoint:
+def make_checkpoint(name: str, folder: Path, mark: str) -> Checkpoint:
     """A checkpoint whose id tells apart other weights under the same name."""
     return Checkpoint(id=f"{name}-{mark.split(':')[-1][:6]}", path=str(folder), fingerprint=mark)
 

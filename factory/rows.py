@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from factory.benchmark import Benchmark
 from factory.codes.lifecycle import FOLDER, Codebook, ToolCode
 from factory.prompts import to_json
 from factory.records import Checkpoint, Example, ItemScore, Score, Tool
@@ -81,6 +82,22 @@ def item_rows(
         "basis": basis,
     }
     return [common | asdict(item) for item in items]
+
+
+def benchmark_rows(benchmark: Benchmark, basis: str) -> list[Mapping[str, object]]:
+    """The questions that a score of this basis is of."""
+    return [
+        {
+            "benchmark": benchmark.name,
+            "basis": basis,
+            "item": item.id,
+            "category": item.category,
+            "query": item.query,
+            "functions_json": to_json(item.functions),
+            "gold_json": to_json(item.ground_truth),
+        }
+        for item in benchmark.items
+    ]
 
 
 def training_row(number: int, progress: Progress) -> Mapping[str, object]:

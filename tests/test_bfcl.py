@@ -25,7 +25,6 @@ from bfcl_oracle import (
     read_questions,
 )
 
-from factory.benchmark import TYPE_WORDS
 from factory.records import Call
 from factory.scorers.bfcl import (
     JAVA,
@@ -210,10 +209,6 @@ def test_gold_calls_are_right() -> None:
     function, expected = value_case({"type": "dict"}, ["", {"a": ["", 1], "b": [""]}])
     assert gold_calls([expected])[0].arguments == {"x": {"a": 1}}
     assert check_ast(gold_calls([expected]), [function], [expected]).correct
-
-
-def test_type_words_are_those_of_the_loader() -> None:
-    assert set(PYTHON.types) == TYPE_WORDS
 
 
 @pytest.mark.parametrize("row", TABLE_1.strip().splitlines())

@@ -457,32 +457,32 @@ def test_many_rounds_are_cut_and_said_so(workspace: Workspace) -> None:
 
 
 PUBLISHED = """
-title = "Home world"
-split = "test"
-questions = "home"
-prefix = "home_"
-categories = ["simple"]
-
-[[published]]
-model = "Somebody's model"
-value = 91.25
+[[tables]]
+benchmark = "home"
+title = "Some results"
+metric = "percent right"
 source = "A paper, Table 1"
-date = 2026-01-02
-kind = "paper"
+split = "its own"
+date = "2026-01-02"
+kind = "published"
+columns = ["simple", "overall"]
+[tables.rows]
+"Somebody's model" = [91.25, nan]
 """
 
 
 def test_published_rows_stand_apart(workspace: Workspace) -> None:
-    (workspace.root / "eval" / "home.toml").write_text(PUBLISHED, encoding="utf-8")
+    file = workspace.root / "eval" / "published" / "mine.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(PUBLISHED, encoding="utf-8")
     ledger = fill_ledger(workspace.state)
     for text in write(workspace, ledger, 2):
         page = check_sound(text)
         (table,) = (each for each in page.tables if "Somebody's model" in str(each))
-        assert table[0] == ["model", "percent", "kind", "source", "date"]
-        assert table[1:] == [
-            ["Somebody's model", "91.25", "paper", "A paper, Table 1", "2026-01-02"]
-        ]
+        assert table[0] == ["model", "simple", "overall"]
+        assert table[1][:2] == ["Somebody's model", "91.25"]
         assert text.count("91.25") == 1
+        assert "A paper, Table 1, 2026-01-02, published" in text
 
 
 def test_items_that_changed_show_query_and_gold(workspace: Workspace) -> None:

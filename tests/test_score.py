@@ -24,7 +24,7 @@ from factory.records import (
     Request,
     Score,
 )
-from factory.score import Delta, gate, judge, make_request, paired_delta, score, summarise
+from factory.score import Estimate, gate, judge, make_request, paired_delta, score, summarise
 from factory.scorers.bfcl import check_ast, gold_calls
 from factory.workspace import Workspace, shipped_root
 
@@ -34,14 +34,6 @@ split = "dev"
 questions = "tiny"
 prefix = "tiny_"
 categories = ["simple", "parallel"]
-"""
-PUBLISHED = """
-[[published]]
-model = "Some-8B"
-value = 50.5
-source = "Some paper, Table 3"
-date = 2024-09-20
-kind = "paper"
 """
 BOOK = {
     "name": "book_table",
@@ -124,7 +116,6 @@ def marks(category: str, text: str) -> list[ItemScore]:
 
 
 def test_load(workspace: Workspace) -> None:
-    (workspace.root / "eval" / "tiny.toml").write_text(DEFINITION + PUBLISHED)
     benchmark = Benchmark.load(workspace, "tiny")
     assert (benchmark.name, benchmark.split) == ("tiny", "dev")
     assert benchmark.categories == ("simple", "parallel")
@@ -132,8 +123,6 @@ def test_load(workspace: Workspace) -> None:
     item = benchmark.items[0]
     assert item.query == "Book a table for 0."
     assert item.documents[0]["arguments"] == BOOK["parameters"]
-    (row,) = benchmark.published
-    assert (row.value, row.date.isoformat(), row.kind) == (50.5, "2024-09-20", "paper")
 
 
 def test_messages_before_the_user_join_the_query(workspace: Workspace) -> None:
@@ -177,15 +166,6 @@ def test_broken_definition(workspace: Workspace, old: str, new: str, what: str) 
     (workspace.root / "eval" / "tiny.toml").write_text(DEFINITION.replace(old, new))
     with pytest.raises(ContentError, match=what):
         Benchmark.load(workspace, "tiny")
-
-
-@pytest.mark.parametrize("key", ["model", "value", "source", "date", "kind"])
-def test_published_row_needs_its_source(workspace: Workspace, key: str) -> None:
-    lines = [line for line in PUBLISHED.splitlines() if not line.startswith(key)]
-    (workspace.root / "eval" / "tiny.toml").write_text(DEFINITION + "\n".join(lines))
-    with pytest.raises(ContentError, match=f"published.0.{key}") as caught:
-        Benchmark.load(workspace, "tiny")
-    assert "source, date and kind" in caught.value.remedy
 
 
 def break_question(**changes: Any) -> Callable[[Path], None]:
@@ -500,7 +480,7 @@ def make_score(value: float, benchmark: str = "home-dev") -> Score:
     ],
 )
 def test_gate(after: float, promote: bool, words: str) -> None:
-    delta = Delta(after - 50.0, after - 53.0, after - 47.0)
+    delta = Estimate(after - 50.0, after - 53.0, after - 47.0)
     decision = gate(make_score(50.0), make_score(after), delta, tolerance=1.0)
     assert decision.promote is promote
     assert words in decision.reason
@@ -508,4 +488,4 @@ def test_gate(after: float, promote: bool, words: str) -> None:
 
 def test_gate_compares_one_benchmark() -> None:
     with pytest.raises(ValueError, match="home"):
-        gate(make_score(1.0, "home"), make_score(1.0), Delta(0, 0, 0), tolerance=1.0)
+        gate(make_score(1.0, "home"), make_score(1.0), Estimate(0, 0, 0), tolerance=1.0)

@@ -41,7 +41,14 @@ VIEWS = {
         *("accepted", "rejected", "unjudged", "acceptance"),
     ),
     "vote_margin": ("round", "margin", "votes", "queries"),
-    "round_delta": ("round", "benchmark", "category", "before", "after", "delta"),
+    "round_delta": (
+        *("round", "benchmark", "category", "before", "after", "delta"),
+        "checkpoint_id",
+    ),
+    "item_flip": (
+        *("round", "checkpoint_id", "benchmark", "category", "item", "flip", "reason"),
+        *("message", "query", "gold_json", "answer_before", "answer"),
+    ),
     "code_proposal": ("round", "query_id", "tool_id", "proposed", "assigned", "agreement"),
     "lineage": (
         *("checkpoint_id", "parent_id", "round", "promoted"),
@@ -338,12 +345,71 @@ def test_views_count_the_latest_judgement(judged: Ledger) -> None:
 
 def test_views_compare_a_checkpoint_with_its_parent_as_of_its_round(judged: Ledger) -> None:
     assert judged.query("from round_delta order by round").rows == [
-        (0, "home", "overall", None, 40.0, None),
-        (1, "home", "overall", 50.0, 56.0, 6.0),
+        (0, "home", "overall", None, 40.0, None, "seed"),
+        (1, "home", "overall", 50.0, 56.0, 6.0, "r1"),
     ]
     assert judged.query("from lineage order by round").rows == [
         ("seed", None, 0, True, "s", None, 40.0),
         ("r1", "seed", 1, False, None, 50.0, 56.0),
+    ]
+
+
+def test_a_delta_compares_one_basis(judged: Ledger) -> None:
+    """A later score of the parent alone, on other questions, changes no delta."""
+    judged.append({"score": [score_of("seed", 1, 90.0, basis="other", hour=9)]})
+    rows = judged.query("select before, after from round_delta where round = 1").rows
+    assert rows == [(50.0, 56.0)]
+    judged.append({"score": [score_of("r1", 1, 91.0, basis="other", hour=10)]})
+    rows = judged.query("select before, after, delta from round_delta where round = 1").rows
+    assert rows == [(90.0, 91.0, 1.0)]
+    assert judged.query("select home_before from lineage where round = 1").rows == [(90.0,)]
+
+
+def score_of(checkpoint: str, round_: int, value: float, *, basis: str, hour: int) -> Row:
+    return {
+        "round": round_,
+        "checkpoint_id": checkpoint,
+        "benchmark": "home",
+        "category": "overall",
+        "value": value,
+        "basis": basis,
+        "scored_at": NOON + timedelta(hours=hour),
+    }
+
+
+def test_item_flips_name_what_turned_with_query_gold_and_answers(judged: Ledger) -> None:
+    def item(checkpoint: str, name: str, correct: bool, basis: str = "b") -> Row:
+        return {
+            "checkpoint_id": checkpoint,
+            "benchmark": "home",
+            "basis": basis,
+            "item": name,
+            "category": "simple",
+            "correct": correct,
+            "reason": "" if correct else "wrong_value",
+            "message": "",
+            "answer": f"{checkpoint} says {name}",
+        }
+
+    judged.append(
+        {
+            "score": [score_of(name, 1, 50.0, basis="b", hour=20) for name in ("seed", "r1")],
+            "item_score": [
+                *(item("seed", name, name == "lost") for name in ("lost", "won", "same")),
+                *(item("r1", name, name == "won") for name in ("lost", "won", "same")),
+                item("seed", "only", True, basis="other"),
+                item("r1", "only", False),
+            ],
+            "benchmark_item": [
+                {"benchmark": "home", "basis": "b", "item": name, "query": f"{name}?"}
+                for name in ("lost", "won", "won")
+            ],
+        }
+    )
+    sql = "select round, item, flip, reason, query, answer_before, answer from item_flip order by 2"
+    assert judged.query(sql).rows == [
+        (1, "lost", "wrong", "wrong_value", "lost?", "seed says lost", "r1 says lost"),
+        (1, "won", "right", "", "won?", "seed says won", "r1 says won"),
     ]
 
 
@@ -495,14 +561,20 @@ def test_an_older_ledger_is_read_as_it_is_and_migrated_at_the_next_write(
 
 
 @pytest.fixture
-def first_version(tmp_path: Path) -> Ledger:
-    """A ledger as the first version left it: one round in the file, one sample in a segment."""
+def first_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """A ledger as the first version left it: one round in the file, one sample in a segment.
+
+    Its views are not today's, which name tables that it did not have.
+    """
     first = tmp_path / "first"
     first.mkdir()
     shutil.copy(MIGRATIONS / "0001_ledger.sql", first)
+    (first / "views.sql").write_text("create view round_yield as select count(*) from draw;")
+    monkeypatch.setattr(factory.store.schema, "STORE", first)
     ledger = Ledger(tmp_path / "ws" / ".factory", migrations=first)
     ledger.append({**draw(0, 1), "sample": [sample(0, "accepted", "")]})
     assert ledger.fold()
+    monkeypatch.undo()
     ledger.append({"sample": [sample(1, "rejected", "vote", "vote_tie")]})
     return ledger
 

@@ -55,7 +55,7 @@ def make_round(
     from factory.sources import read_queries
 
     workspace = open_workspace()
-    settings = _settings(workspace, model, threads)
+    settings = load_settings_with(workspace, model, threads)
     resolved = load_recipe(workspace, recipe or settings.recipe, parse_overrides(overrides or []))
     if abandon:
         _abandon(workspace, settings, resolved)
@@ -72,7 +72,7 @@ def make_round(
         raise typer.Exit(1)
 
 
-def _settings(workspace: Workspace, model: str, threads: int) -> Settings:
+def load_settings_with(workspace: Workspace, model: str, threads: int) -> Settings:
     from factory.recipe import load_settings
 
     settings = load_settings(workspace)

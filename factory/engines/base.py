@@ -238,6 +238,7 @@ def request_from_wire(wire: dict[str, Any]) -> Request:
         constraint=Constraint(**{**constraint, "only": tuple(constraint["only"])})
         if constraint
         else None,
+        tools=tuple(wire["tools"]),
     )
 
 

@@ -49,7 +49,10 @@ class Chat:
         messages = [{"role": m.role, "content": _clean(m.content)} for m in request.messages]
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
+                messages,
+                tools=list(request.tools) or None,
+                add_generation_prompt=True,
+                tokenize=False,
             )
         except TemplateError as error:
             raise ModelError(

@@ -24,8 +24,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from factory.benchmark import Benchmark
-from factory.failures import ContentError, InputError
+from factory.failures import FactoryError, InputError
 from factory.plaintext import clean, shorten
+from factory.published import load_published
 from factory.report import panels
 from factory.report.chart import WIDTH, Chart, number
 from factory.report.panels import Panel, Record, Section, fill
@@ -229,21 +230,22 @@ class Reader:
         return flips
 
     def _published(self, number: int) -> list[Published]:
-        """Published rows of the benchmarks that were scored up to a round."""
+        """Published tables about the benchmarks that were scored up to a round."""
         names = self._ask(
             "select distinct benchmark from score where round <= :round order by 1",
             {"round": number},
         )
-        found = [self._benchmark(row["benchmark"]) for row in names]
+        whole = dict.fromkeys(row["benchmark"].partition("[")[0] for row in names)
+        tables = (table for name in whole for table in load_published(self.workspace, name))
         return [
             Published(
-                title=each.name,
-                about=each.title,
-                columns=("model", "percent", "kind", "source", "date"),
-                rows=[(r.model, r.value, r.kind, r.source, r.date) for r in each.published],
+                title=each.title,
+                about=f"{each.metric}; {each.split}. {each.source}, {each.date}, {each.kind}. "
+                f"{each.note}".removesuffix(". "),
+                columns=("model", *each.columns),
+                rows=[(row.model, *row.values) for row in each.rows],
             )
-            for each in found
-            if each is not None and each.published
+            for each in tables
         ]
 
     def _benchmark(self, name: str) -> Benchmark | None:
@@ -251,7 +253,7 @@ class Reader:
         if name not in self._benchmarks:
             try:
                 self._benchmarks[name] = Benchmark.load(self.workspace, name)
-            except ContentError:
+            except FactoryError:
                 self._benchmarks[name] = None
         return self._benchmarks[name]
 

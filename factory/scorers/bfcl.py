@@ -45,6 +45,25 @@ LIVE_SIZES = {
     "live_parallel_multiple": 24,
 }
 """Items of BFCL V3's live categories, September 2024 (algorithms §5.5)."""
+SIMPLE = ("simple_python", "simple_java", "simple_javascript")
+NON_LIVE: Mapping[str, float] = {
+    **dict.fromkeys(SIMPLE, 1 / 12),
+    **dict.fromkeys(("multiple", "parallel", "parallel_multiple"), 1 / 4),
+}
+"""Weight of each category in Non-live, of ToolDev's Table 1 and of the leaderboard alike."""
+LIVE: Mapping[str, float] = {c: size / sum(LIVE_SIZES.values()) for c, size in LIVE_SIZES.items()}
+"""Weight of each category in ToolDev's Live: as many items as there were in September 2024."""
+OVERALL: Mapping[str, float] = {c: w / 2 for c, w in {**NON_LIVE, **LIVE}.items()}
+"""ToolDev's Overall."""
+TOOLDEV = (NON_LIVE, LIVE, OVERALL)
+LEADERBOARD_PARTS = {
+    "non_live": 10,
+    "live": 10,
+    "irrelevance": 10,
+    "multi_turn": 30,
+    "agentic": 40,
+}
+"""Percent that each part weighs in the overall score of BFCL V4."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,14 +214,8 @@ def tooldev_averages(scores: Mapping[str, float]) -> Averages:
     missing category raises KeyError.
     """
     if "simple" in scores:
-        simple = scores["simple"]
-    else:
-        simple = sum(scores[f"simple_{name}"] for name in ("python", "java", "javascript")) / 3
-    others = ("multiple", "parallel", "parallel_multiple")
-    non_live = (simple + sum(scores[name] for name in others)) / 4
-    total = sum(LIVE_SIZES.values())
-    live = sum(size * scores[name] for name, size in LIVE_SIZES.items()) / total
-    return Averages(non_live=non_live, live=live, overall=(non_live + live) / 2)
+        scores = {**scores, **dict.fromkeys(SIMPLE, scores["simple"])}
+    return Averages(*(sum(w * scores[c] for c, w in weights.items()) for weights in TOOLDEV))
 
 
 def _first_values(allowed: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

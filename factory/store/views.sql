@@ -141,14 +141,19 @@ select
   score.category,
   arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.parent_id) as before,
   arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.checkpoint_id) as after,
-  after - before as delta
+  after - before as delta,
+  checkpoint.checkpoint_id
 from checkpoint
 join score
   on score.checkpoint_id in (checkpoint.checkpoint_id, checkpoint.parent_id)
   and score.round <= checkpoint.round
-group by checkpoint.round, checkpoint.checkpoint_id, score.benchmark, score.category;
+group by checkpoint.round, checkpoint.checkpoint_id, score.benchmark, score.category, score.basis
+qualify row_number() over (
+  partition by checkpoint.round, checkpoint.checkpoint_id, score.benchmark, score.category
+  order by delta is not null desc, max(score.scored_at) desc
+) = 1;
 comment on view round_delta is
-'Scores in percent of each round''s checkpoint (after) and of its parent (before), each as last measured up to that round; null where never measured.';
+'Scores in percent of each round''s checkpoint (after) and of its parent (before), as last measured on the same questions and prompts up to that round; null where never measured.';
 
 create or replace view lineage as
 select
@@ -157,14 +162,67 @@ select
   checkpoint.round,
   checkpoint.promoted,
   checkpoint.fingerprint,
-  arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.parent_id) as home_before,
-  arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.checkpoint_id) as home_after
+  round_delta.before as home_before,
+  round_delta.after as home_after
 from checkpoint
-left join score
-  on score.checkpoint_id in (checkpoint.checkpoint_id, checkpoint.parent_id)
-  and score.benchmark = 'home'
-  and score.category = 'overall'
-  and score.round <= checkpoint.round
-group by all;
+left join round_delta
+  on round_delta.checkpoint_id = checkpoint.checkpoint_id
+  and round_delta.round = checkpoint.round
+  and round_delta.benchmark = 'home'
+  and round_delta.category = 'overall';
 comment on view lineage is
 'Every checkpoint, the one it was trained from, whether it was promoted, and the home benchmark in percent before and after.';
+
+create or replace view item_flip as
+with judged as (
+  select
+    checkpoint_id,
+    benchmark,
+    basis,
+    item,
+    any_value(category) as category,
+    any_value(correct) as correct,
+    any_value(reason) as reason,
+    any_value(message) as message,
+    any_value(answer) as answer
+  from item_score
+  group by checkpoint_id, benchmark, basis, item
+),
+asked as (
+  select
+    benchmark,
+    basis,
+    item,
+    any_value(query) as query,
+    any_value(gold_json) as gold_json
+  from benchmark_item
+  group by benchmark, basis, item
+)
+select
+  made.round,
+  made.checkpoint_id,
+  after.benchmark,
+  after.category,
+  after.item,
+  case when after.correct then 'right' else 'wrong' end as flip,
+  after.reason,
+  after.message,
+  asked.query,
+  asked.gold_json,
+  before.answer as answer_before,
+  after.answer
+from (select distinct round, checkpoint_id, parent_id from checkpoint) as made
+join judged as after
+  on after.checkpoint_id = made.checkpoint_id
+join judged as before
+  on before.checkpoint_id = made.parent_id
+  and before.benchmark = after.benchmark
+  and before.basis = after.basis
+  and before.item = after.item
+  and before.correct <> after.correct
+left join asked
+  on asked.benchmark = after.benchmark
+  and asked.basis = after.basis
+  and asked.item = after.item;
+comment on view item_flip is
+'Benchmark items that a checkpoint turned right or wrong against its parent: why, the query, the gold, and both answers.';
