@@ -84,7 +84,8 @@ def parse_tools(text: str) -> ParsedTools:
         cause = "the <tools> block is empty"
     failure, message = ("tools_json", cause) if cause else ("", "")
     if end < 0:
-        failure, message = "no_tools_tag", f"the <tools> block is not closed; {cause or 'it ends'}"
+        cause = cause or f"it ends with {show(body[-40:])}"
+        failure, message = "no_tools_tag", f"the <tools> block is not closed; {cause}"
     return ParsedTools(documents=documents, repaired=repaired, failure=failure, message=message)
 
 

@@ -24,11 +24,13 @@ MAX_VALUES = 256
 SHOWN_CHARS = 120
 """Longest value shown in a message."""
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
+# A string that nothing closes reaches to the end, so that no text is gone through twice.
+_STRING = r'"(?:[^"\\]|\\.|\\\Z)*+(?:"|\Z)'
+_TOKEN = re.compile(rf"{_STRING}|[\[{{]|[\]}}]", re.DOTALL)
 _REPAIRABLE = re.compile(
-    r'"(?:[^"\\]|\\.)*+"'  # a good string: kept
-    r"|'(?P<single>(?:[^'\\]|\\.)*+)'"
-    r"|[“”](?P<curly>[^“”]*+)[“”]"
+    rf"{_STRING}"  # kept
+    r"|'(?P<single>(?:[^'\\]|\\.|\\\Z)*+)(?:'|(?P<open>\Z))"
+    r"|[“”](?P<curly>[^“”]*+)(?:[“”]|(?P<bare>\Z))"
     r"|,(?=\s*+[}\]])",
     re.DOTALL,
 )
@@ -199,7 +201,7 @@ def _mend_token(match: re.Match[str]) -> str:
     inner = match["single"]
     if inner is None:
         inner = match["curly"]
-    if inner is None:
+    if inner is None or match["open"] is not None or match["bare"] is not None:
         return "" if match[0] == "," else match[0]
     inner = inner.replace("\\'", "'")
     return '"' + re.sub(r'\\.|"', lambda m: m[0] if m[0] != '"' else '\\"', inner) + '"'

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from jsonschema import ValidationError
+from jsonschema import Draft202012Validator, ValidationError
 
 from factory.findings import MAX_VERDICTS, Finding, Parts, explain, suggest
 from factory.jsontext import show
 from factory.records import Call, Tool
-from factory.schema import compile_tool
+from factory.schema import TooMuchWork, bounded_work, compile_tool
 from factory.vote import ParsedCalls, make_key
 
 _WORD = re.compile(r"\w+")
@@ -25,7 +25,7 @@ def judge_reading(parsed: ParsedCalls) -> Iterator[Finding]:
         message = f"keys besides name and arguments: {', '.join(parsed.extra_keys[:4])}"
         yield Finding("call/call_keys", (), message)
     if parsed.repaired:
-        message = "read only after quotes or trailing commas were mended"
+        message = f"quotes or trailing commas were mended in {show(parsed.text)}"
         yield Finding("call/repaired_json", (), message)
     if parsed.extra_text:
         yield Finding("call/extra_text", (), f"text outside the calls: {show(parsed.extra_text)}")
@@ -39,14 +39,27 @@ def judge_call(call: Call, index: int, tools: Mapping[str, Tool]) -> Iterator[Fi
         yield Finding("call/unknown_tool", (index, "name"), message)
         return
     validator = compile_tool(tool).validator
-    if validator.is_valid(call.arguments):
-        return
-    seen: set[tuple[str, Parts]] = set()
+    try:
+        with bounded_work():
+            if validator.is_valid(call.arguments):
+                return
+            findings = _find_first(validator, call, tool)
+    except TooMuchWork as error:
+        message = f"{show(call.arguments)} is too large for this document: {error}"
+        findings = [Finding("call/constraint_violation", (), message)]
+    for finding in findings:
+        yield finding._replace(path=(index, "arguments", *finding.path))
+
+
+def _find_first(validator: Draft202012Validator, call: Call, tool: Tool) -> list[Finding]:
+    """The first MAX_VERDICTS findings that differ in rule or path."""
+    found: dict[tuple[str, Parts], Finding] = {}
     for error in validator.iter_errors(call.arguments):
         for finding in _judge_error(error, call, tool):
-            if finding[:2] not in seen and len(seen) < MAX_VERDICTS:
-                seen.add(finding[:2])
-                yield finding._replace(path=(index, "arguments", *finding.path))
+            found.setdefault(finding[:2], finding)
+            if len(found) == MAX_VERDICTS:
+                return list(found.values())
+    return list(found.values())
 
 
 def _judge_error(error: ValidationError, call: Call, tool: Tool) -> Iterator[Finding]:

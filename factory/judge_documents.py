@@ -21,6 +21,8 @@ from factory.schema import (
     REFERENCES,
     UNSUPPORTED,
     StrictValidator,
+    TooMuchWork,
+    bounded_work,
     make_validator,
     map_types,
     read_type,
@@ -80,17 +82,28 @@ def judge_name_in_set(document: object, index: int, names: dict[str, int]) -> It
 
 def judge_document(document: object, rulebook: Rulebook, query: str) -> Iterator[Finding]:
     """What the document schema says, and what a schema cannot say."""
-    findings = list(_judge_shape(document, rulebook))
-    arguments = document.get("arguments") if isinstance(document, dict) else None
+    found: dict[tuple[str, Parts], Finding] = {}
+    try:
+        with bounded_work():
+            for finding in _judge_whole(document, rulebook, query):
+                found.setdefault(finding[:2], finding)
+                if len(found) == MAX_VERDICTS:
+                    break
+    except TooMuchWork as error:
+        finding = Finding("tool/too_many_params", ("arguments",), f"too large: {error}")
+        found.setdefault(finding[:2], finding)
+    yield from found.values()
+
+
+def _judge_whole(document: object, rulebook: Rulebook, query: str) -> Iterator[Finding]:
+    yield from _judge_shape(document, rulebook)
+    if not isinstance(document, dict):
+        return
+    arguments = document.get("arguments")
     if isinstance(arguments, dict) and isinstance(arguments.get("properties"), dict):
-        findings += _judge_arguments(arguments, rulebook)
-    if isinstance(document, dict) and query:
-        findings += _judge_leak(document, query, rulebook)
-    seen: set[tuple[str, Parts]] = set()
-    for finding in findings:
-        if finding[:2] not in seen and len(seen) < MAX_VERDICTS:
-            seen.add(finding[:2])
-            yield finding
+        yield from _judge_arguments(arguments, rulebook)
+    if query:
+        yield from _judge_leak(document, query, rulebook)
 
 
 def _judge_shape(document: object, rulebook: Rulebook) -> Iterator[Finding]:
@@ -103,7 +116,9 @@ def _judge_shape(document: object, rulebook: Rulebook) -> Iterator[Finding]:
             for name in error.validator_value:
                 if name not in error.instance:
                     rule = _marked_rule(error, name)
-                    yield Finding(rule, (*path, name), f"{name} is missing")
+                    yield Finding(
+                        rule, (*path, name), f"{name} is missing in {show(error.instance)}"
+                    )
         else:
             yield Finding(_marked_rule(error), path, explain(error))
 
@@ -149,7 +164,7 @@ def _judge_part(part: Mapping[str, Any], path: Parts, types: frozenset[str]) -> 
 def _judge_type(part: Mapping[str, Any], path: Parts, types: frozenset[str]) -> Iterator[Finding]:
     if "type" not in part:
         if not any(keyword in part for keyword in _UNTYPED) and len(path) > 1:
-            yield Finding("tool/prop_type_unknown", path, "the type is missing")
+            yield Finding("tool/prop_type_unknown", path, f"the type is missing in {show(part)}")
         return
     word = part["type"]
     fragment = read_type(word)
@@ -158,7 +173,8 @@ def _judge_type(part: Mapping[str, Any], path: Parts, types: frozenset[str]) -> 
         message = f"{show(word)} is none of the type words in use"
         yield Finding("tool/prop_type_unknown", (*path, "type"), message)
     elif fragment.get("type") == "array" and not {"items", "prefixItems"} & {*fragment, *part}:
-        yield Finding("tool/array_without_items", path, "an array needs items to say what is in it")
+        message = f"no items say what is in the array: {show(part)}"
+        yield Finding("tool/array_without_items", path, message)
 
 
 def _names(word: object) -> list[str]:
@@ -179,13 +195,11 @@ def _judge_values(part: Mapping[str, Any], path: Parts) -> Iterator[Finding]:
     if "enum" not in part and part.get("default") is None:
         return
     frame = {key: value for key, value in part.items() if key not in ("default", "enum")}
-    if _is_unsound(frame):
-        return
     validator = make_validator(to_json_schema(frame))
     choices = part.get("enum")
     if isinstance(choices, list):
         if not choices:
-            yield Finding("tool/enum_type_mismatch", (*path, "enum"), "the enum is empty")
+            yield Finding("tool/enum_type_mismatch", (*path, "enum"), "the enum [] is empty")
         for index, choice in enumerate(choices):
             if not validator.is_valid(choice):
                 message = f"{show(choice)} is not a {show(part.get('type'))}"
@@ -195,11 +209,6 @@ def _judge_values(part: Mapping[str, Any], path: Parts) -> Iterator[Finding]:
         kind = show(part.get("type"), 40)
         message = f"the default {show(default)} does not fit its own schema, {kind}"
         yield Finding("tool/default_type_mismatch", (*path, "default"), message)
-
-
-def _is_unsound(frame: Mapping[str, Any]) -> bool:
-    """Whether a part cannot judge values because JSON Schema itself is broken in it."""
-    return not _is_simple(frame) and any(_judge_meta(frame))
 
 
 def _is_simple(part: Mapping[str, Any]) -> bool:

@@ -17,7 +17,7 @@ MAX_PATTERN = 300
 MAX_STATES = 300
 """Largest automaton, counted repetitions written out."""
 MAX_TEXT = 4096
-"""Longest text that is matched; a longer one does not match."""
+"""Longest text that is matched, unless the pattern has one length; a longer one does not match."""
 
 _QUANTIFIER = re.compile(r"[*+?]|\{(\d{1,4})(,?)(\d{0,4})\}")
 _CLASS_ESCAPES = frozenset("dDwWsS")
@@ -50,6 +50,7 @@ class Pattern:
         self._states: list[State] = []
         self._position = 0
         self._depth = 0
+        self._fixed = False
         self._plain = self._read_plain()
         if self._plain is not None:
             return
@@ -63,9 +64,13 @@ class Pattern:
         self._states[end] = State("match", None, ())
         self._start = start
 
+    def weigh(self, text: str) -> int:
+        """About how many microseconds a search takes."""
+        return min(len(text), MAX_TEXT) * len(self._states) // 2
+
     def search(self, text: str) -> bool:
         """Whether the pattern matches anywhere in `text`."""
-        if len(text) > MAX_TEXT:
+        if len(text) > MAX_TEXT and not self._fixed:
             return False
         if self._plain is not None:
             return self._plain.search(text) is not None
@@ -124,7 +129,10 @@ class Pattern:
             else:
                 pieces += _compile_atom(atom).pattern
             pieces += self.text[stop : self._position]
-        return re.compile(pieces) if not character and num_varying <= 1 else None
+        if character or num_varying > 1:
+            return None
+        self._fixed = num_varying == 0
+        return re.compile(pieces)
 
     def _reserve(self, state: State | None = None) -> int:
         self._states.append(state or State("split", None, ()))

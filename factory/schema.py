@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from math import inf
 from typing import Any
 
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
@@ -74,6 +76,8 @@ _PLAIN = (
     *("dependentRequired", "required"),
 )
 _MAX_WORD = 200
+MAX_WORK = 1_000_000
+"""Steps that one judgement may take, each one to ten microseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +306,38 @@ def _is_plausible(key: str, value: object) -> bool:
     return key != "multipleOf" or value > 0
 
 
+class TooMuchWork(Exception):
+    """Judging takes more than MAX_WORK; str() is one sentence."""
+
+
+class _Work(threading.local):
+    """What is left of a judgement's steps; outside of one there is no end to them.
+
+    A schema of many alternatives and a value of many items are each small, their product is not.
+    """
+
+    left: float = inf
+
+    def spend(self, cost: int) -> None:
+        self.left -= cost
+        if self.left < 0:
+            raise TooMuchWork(f"judging it takes more than {MAX_WORK:,} steps")
+
+    def __enter__(self) -> None:
+        self.left = MAX_WORK
+
+    def __exit__(self, *_: object) -> None:
+        self.left = inf
+
+
+_WORK = _Work()
+
+
+def bounded_work() -> _Work:
+    """A context: validations in it share MAX_WORK steps, beyond which TooMuchWork is raised."""
+    return _WORK
+
+
 class _Cache:
     """The most recently used compiled tools, by id, as long as the document is the same."""
 
@@ -339,7 +375,9 @@ def _check_pattern(
     if not isinstance(instance, str):
         return
     try:
-        matched = compile_pattern(pattern).search(instance)
+        compiled = compile_pattern(pattern)
+        _WORK.spend(compiled.weigh(instance))
+        matched = compiled.search(instance)
     except PatternError as error:
         yield ValidationError(f"the pattern cannot be used: {error}")
         return
@@ -351,6 +389,7 @@ def _check_unique(
     validator: Draft202012Validator, unique: bool, instance: object, schema: Schema
 ) -> Iterator[ValidationError]:
     if unique and isinstance(instance, list):
+        _WORK.spend(2 * len(instance))
         seen: set[str] = set()
         for item in instance:
             text = canonical_json(item)
@@ -398,10 +437,41 @@ def _make_formats() -> FormatChecker:
     return checker
 
 
+def _weighed(keyword: str, weigh: Callable[[Any, Any], int]) -> Callable[..., Any]:
+    """The keyword's own check, after its work is counted."""
+    check = Draft202012Validator.VALIDATORS[keyword]
+
+    def check_weighed(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+        _WORK.spend(weigh(value, instance))
+        return check(validator, value, instance, schema)
+
+    return check_weighed
+
+
+def _length(instance: object) -> int:
+    return len(instance) if isinstance(instance, list | dict) else 1
+
+
+_WEIGHTS: dict[str, Callable[[Any, Any], int]] = {
+    **dict.fromkeys(
+        ("anyOf", "oneOf", "allOf", "dependentSchemas"), lambda value, instance: 15 * len(value)
+    ),
+    **dict.fromkeys(
+        ("items", "contains", "propertyNames"), lambda value, instance: 2 * _length(instance)
+    ),
+    "properties": lambda value, instance: 3 * len(value),
+    "prefixItems": lambda value, instance: 5 * min(len(value), _length(instance)),
+    "enum": lambda value, instance: len(value) * (1 + _length(instance) // 8),
+    "required": lambda value, instance: len(value) // 8,
+    "dependentRequired": lambda value, instance: len(value) // 8,
+}
+"""Keywords that make checks multiply, with about how many microseconds they take."""
+
 FORMATS = _make_formats()
 StrictValidator = extend(
     Draft202012Validator,
-    {"pattern": _check_pattern, "uniqueItems": _check_unique},
+    {keyword: _weighed(keyword, weigh) for keyword, weigh in _WEIGHTS.items()}
+    | {"pattern": _check_pattern, "uniqueItems": _check_unique},
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
 )
 _COMPILED = _Cache(4096)

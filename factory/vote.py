@@ -33,7 +33,7 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_BLOCKS = 256
 """Call blocks read of one answer; more make it unreadable."""
 
-_STRING_OR_CLOSE = re.compile(r'"(?:[^"\\]|\\.)*+(?P<end>"|\Z)|</tool_call>', re.DOTALL)
+_STRING_OR_CLOSE = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*+(?P<end>"|\Z)|</tool_call>', re.DOTALL)
 _REFERENCE = re.compile(
     r"API_call_\d+|\{\{[^{}]{1,100}\}\}|[$<#](?:call|result|output|step)s?[._ \[]?\d+",
     re.IGNORECASE,
@@ -413,7 +413,7 @@ def _read_block(text: str, start: int) -> tuple[Any, bool, int]:
     """
     end = text.find(CLOSE, start)
     if end < 0:
-        raise JsonTextError("the last <tool_call> is not closed")
+        raise JsonTextError(f"the last <tool_call> is not closed: {show(text[start:])}")
     try:
         return parse_strict(text[start:end]), False, end
     except JsonTextError:

@@ -397,6 +397,103 @@ def test_hostile_tools_fall_with_a_reason(text: str) -> None:
     assert all(len(v.message) < 400 and v.message.isprintable() for v in checked.verdicts)
 
 
+def wide(kind: str, **schema: Any) -> dict[str, Any]:
+    return with_argument(type="array", items={"type": kind, **schema})
+
+
+@pytest.mark.parametrize(
+    ("document", "value"),
+    [
+        (wide("string", anyOf=[{"minLength": n} for n in range(9, 2009)]), ["a"] * 20_000),
+        (wide("string", **{"not": {"allOf": [{"maxLength": 9}] * 2000}}), ["a" * 10] * 50_000),
+        (wide("string", **{"if": {"anyOf": [{"minLength": 9}] * 2000}}), ["a"] * 20_000),
+        (wide("string", enum=[*map(str, range(20_000))]), ["19999"] * 90_000),
+        (
+            wide("dict", properties={f"p{n}": {"type": "string"} for n in range(5000)}),
+            [{}] * 90_000,
+        ),
+        (wide("string", pattern="^((a?a?a?a?|a?a?a?a?)(a?a?a?|a?a?a?)*)*b$"), ["a" * 4000] * 200),
+        (with_argument(allOf=[{"uniqueItems": True}] * 3000, type="any"), [*range(9000)]),
+    ],
+)
+def test_a_large_value_times_a_large_schema_is_bounded(
+    document: dict[str, Any], value: Any
+) -> None:
+    """Each is small enough; all of one against all of the other would take minutes."""
+    found = judge([as_tool(document)], {"name": "f", "arguments": {"x": value}})
+    assert reasons(found)[0] in ("constraint_violation", "array_item_type")
+    assert len(found) <= 16
+
+
+def test_a_document_that_takes_too_long_falls_with_a_reason() -> None:
+    forms = [{"type": "integer"}] * 4999 + [{"type": "string"}]
+    document = with_argument(enum=[*map(str, range(20_000))], anyOf=forms)
+    (verdict,) = check_document(document, rulebook=RULEBOOK)
+    assert verdict.reason == "too_many_params" and "1,000,000 steps" in verdict.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['\\"' * 200_000, "\\'" * 200_000, '"' + '\\"' * 200_000 + "\\", "“" * 300_001, "'\\"],
+)
+def test_strings_that_nothing_closes_are_read_once(body: str) -> None:
+    call, tools = f"<tool_call>{body}</tool_call>", f"<tools>{body}</tools>"
+    assert reasons(check_calls(call, [TOOL], rulebook=RULEBOOK)) == ["call_json"]
+    assert reasons(check_tools(tools, rulebook=RULEBOOK).verdicts) == ["tools_json"]
+
+
+def test_many_invented_arguments_cost_no_more_than_those_shown() -> None:
+    invented = {f"argument_number_{number}": 1 for number in range(30_000)}
+    properties = {f"known_argument_{number}": {"type": "string"} for number in range(70)}
+    document = with_argument(type="string")
+    document["arguments"]["properties"] |= properties
+    found = judge([as_tool(document)], {"name": "f", "arguments": invented})
+    assert reasons(found) == ["unknown_argument"] * 16
+
+
+def test_a_long_description_is_too_long_and_not_missing() -> None:
+    found = check_document({**WEATHER, "description": "word " * 2000}, rulebook=RULEBOOK)
+    assert [(v.reason, v.path) for v in found] == [("schema_invalid", "$.description")]
+
+
+SHREDS = [
+    "<tool_call>",
+    "</tool_call>",
+    "<tools>",
+    "</tools>",
+    '{"name": "get_weather", ',
+    "{",
+    "}",
+]
+SHREDS += [
+    '"arguments": {',
+    '"city": ',
+    '"Oslo"',
+    '"',
+    "'",
+    "“",
+    "\\",
+    ",",
+    ":",
+    "[",
+    "]",
+    "1e999",
+    "-",
+]
+SHREDS += ["NaN", "9" * 120, "\\ud800", "\ud800", "\x1b[31m", "\0", "null", " ", "\n", "\u2028"]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(SHREDS), max_size=25).map("".join))
+def test_shreds_of_answers_get_a_reason_or_pass(text: str) -> None:
+    found = check_calls(text, [TOOL], rulebook=RULEBOOK, query="What about Oslo?")
+    checked = check_tools(text, rulebook=RULEBOOK, query="What about Oslo?")
+    calls = parse_calls(text).calls
+    assert calls or found
+    for verdict in (*found, *checked.verdicts):
+        assert verdict.message.isprintable() and verdict.path.isprintable()
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

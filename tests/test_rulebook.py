@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,10 @@ REASONS = {
 """Algorithms §1.5 without its two set-level codes, and one for keywords it has no word for."""
 
 
+SHOWN = re.compile(r'["{\[\d]|null|true|false|NaN|Infinity|surrogate|empty')
+"""A value, or the word for one that cannot be shown."""
+
+
 def write(folder: Path, path: str, text: str) -> Workspace:
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_text(text, encoding="utf-8")
@@ -78,6 +83,15 @@ def test_every_rule_is_explained_and_has_cases(rule_id: str) -> None:
     assert counts[False] >= 3
     assert counts[True] >= 1
     assert len(rule.why) > 20 and rule.why.endswith(".")
+
+
+def test_every_verdict_has_a_path_and_shows_what_it_objects_to() -> None:
+    for case in RULEBOOK.cases:
+        if not case.accept:
+            found = [v for v in judge_case(case, RULEBOOK) if v.rule == case.rule]
+            assert all(v.path.startswith("$") and v.reason in REASONS for v in found)
+            assert all(SHOWN.search(v.message) for v in found), found
+            assert all(v.message.isprintable() and len(v.message) < 400 for v in found)
 
 
 def test_accepted_cases_are_clean() -> None:
