@@ -1,4 +1,4 @@
-"""`python -m bench.real_tools`: codes for 47,933 real tool documents, by two coders.
+"""`python -m bench.real_tools`: codes for the different ones of 47,933 real tool documents.
 
 The documents are the operations of botocore's service models and the methods of Google's cached
 discovery documents. They are embedded once and coded by `residual` and `quantized`: seconds,
@@ -154,9 +154,11 @@ def embed(tools: list[Tool], model: Path | None) -> Floats:
 def load_operations() -> list[Operation]:
     """The documents of the installed packages, each once, sorted by service and name."""
     found: dict[str, Operation] = {}
-    for service, document in (*_botocore(), *_google()):
+    documents = [*_botocore(), *_google()]
+    for service, document in documents:
         identity = tool_id(document)
         found.setdefault(identity, Operation(service, Tool(id=identity, document=document)))
+    print(f"{len(documents)} documents, {len(found)} of them different", flush=True)
     return sorted(found.values(), key=lambda each: (each.service, each.tool.name, each.tool.id))
 
 
