@@ -2,25 +2,31 @@
 
 Pure functions of a record and a rulebook. Every finding is a verdict with rule, reason code, JSON
 path and a sentence that shows the offending value; no verdict means that no rule fired. Rules over
-many records are SQL elsewhere.
+many records are SQL (factory.judge_rounds); their cases run here too.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from factory.canon import tool_id
+from factory.benchmark import Benchmark, Item
+from factory.canon import query_id, tool_id
 from factory.failures import ContentError
 from factory.findings import Finding
 from factory.jsontext import json_path, mend, parse_sequence, show
 from factory.judge_calls import judge_call, judge_duplicates, judge_grounding, judge_reading
 from factory.judge_documents import find_unusable, judge_document, judge_name_in_set
-from factory.records import Tool, Verdict, Vote
-from factory.rulebook import Case, Rulebook
+from factory.judge_rounds import Candidate, Past, PastQuery, judge_round, open_bench
+from factory.records import Call, Query, Tool, Verdict, Vote
+from factory.rulebook import Case, Limit, Rule, Rulebook
 from factory.vote import ParsedCalls, parse_calls, vote
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 _TOOLS_OPEN, _TOOLS_CLOSE = "<tools>", "</tools>"
 
@@ -190,24 +196,29 @@ def run_cases(rulebook: Rulebook) -> list[CaseFailure]:
     rules = {name: replace(rule, active=True) for name, rule in rulebook.rules.items()}
     whole = replace(rulebook, rules=rules)
     failures = []
-    for case in rulebook.cases:
-        verdicts = judge_case(case, whole)
-        fired = any(verdict.rule == case.rule for verdict in verdicts)
-        if fired == case.accept:
-            expected = "let pass" if case.accept else "caught"
-            came = "; ".join(f"{v.rule}: {v.message}" for v in verdicts) or "no verdict"
-            message = f"should be {expected}, but: {came}"
-            failures.append(CaseFailure(rule=case.rule, where=case.where, message=message))
+    with closing(open_bench()) as bench:
+        for case in rulebook.cases:
+            verdicts = judge_case(case, whole, bench)
+            fired = any(verdict.rule == case.rule for verdict in verdicts)
+            if fired == case.accept:
+                expected = "let pass" if case.accept else "caught"
+                came = "; ".join(f"{v.rule}: {v.message}" for v in verdicts) or "no verdict"
+                message = f"should be {expected}, but: {came}"
+                failures.append(CaseFailure(rule=case.rule, where=case.where, message=message))
     return failures
 
 
-def judge_case(case: Case, rulebook: Rulebook) -> tuple[Verdict, ...]:
+def judge_case(
+    case: Case, rulebook: Rulebook, bench: DuckDBPyConnection | None = None
+) -> tuple[Verdict, ...]:
     """All verdicts on a case's record. Its keys by subject:
 
     tool: `documents` or `text`, `query`, `finish_reason`;
     call: `tools`, `calls` or `text`, `query`, `finish_reason`;
     vote: `tools`, `samples` (each a text or a list of calls), `minimum`, `plurality`;
-    code: `code`, `valid`.
+    code: `code`, `valid`;
+    round: `candidates` (each `query`, `tools`, `calls`), `history` (the same), `benchmark` (each
+    `query`, `functions`), `limits` in place of the rule's; the rule itself judges, not the others.
     """
     content = dict(case.content)
     tools = [Tool(id=tool_id(doc), document=doc) for doc in content.pop("tools", [])]
@@ -226,10 +237,53 @@ def judge_case(case: Case, rulebook: Rulebook) -> tuple[Verdict, ...]:
                     for sample in content.pop("samples")
                 ]
                 return check_vote(vote(samples, tools, **content), rulebook=rulebook)
+            case "round":
+                return _judge_set(rulebook.rule(case.rule), bench, **content)
             case _:
                 return check_code(**content, rulebook=rulebook)
     except (TypeError, KeyError) as error:
         raise ContentError(f"the case's keys do not fit: {error}", where=case.where) from error
+
+
+def _judge_set(
+    rule: Rule,
+    bench: DuckDBPyConnection | None,
+    *,
+    candidates: Sequence[dict[str, Any]],
+    history: Sequence[dict[str, Any]] = (),
+    benchmark: Sequence[dict[str, Any]] = (),
+    limits: Mapping[str, Limit] | None = None,
+) -> tuple[Verdict, ...]:
+    """One set rule's verdicts on a case's round, its history and a benchmark."""
+    rule = replace(rule, limits=rule.limits | dict(limits or {}))
+    past = [_make_candidate(**sample) for sample in history]
+    items = tuple(
+        Item(id=str(n), category="", query=i["query"], functions=tuple(i.get("functions", ())),
+             ground_truth=())
+        for n, i in enumerate(benchmark)
+    )  # fmt: skip
+    found = judge_round(
+        {rule.id: rule},
+        [_make_candidate(**sample) for sample in candidates],
+        Past(
+            queries=[PastQuery(round_number=1, id=p.query.id, text=p.query.text) for p in past],
+            tools=list({tool.id: tool for p in past for tool in p.tools}.values()),
+        ),
+        [Benchmark(name="case", title="", split="test", items=items)],
+        stage=rule.stage,
+        bench=bench,
+    )
+    return tuple(verdict for verdicts in found.values() for verdict in verdicts)
+
+
+def _make_candidate(
+    *, query: str, tools: Sequence[dict[str, Any]] = (), calls: Sequence[dict[str, Any]] = ()
+) -> Candidate:
+    return Candidate(
+        query=Query(id=query_id(query), text=query, source="case"),
+        tools=tuple(Tool(id=tool_id(document), document=document) for document in tools),
+        calls=tuple(Call(**call) for call in calls),
+    )
 
 
 def render_calls(calls: Iterable[Mapping[str, Any]]) -> str:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from factory.check import CaseFailure, run_cases
 from factory.failures import ContentError
+from factory.judge_rounds import Candidate, Past, judge_round
 from factory.prompts import Prompts
-from factory.rulebook import Rulebook
+from factory.records import Query
+from factory.rulebook import Rulebook, RuleStage
 
 
 def check_content(prompts: Prompts, rulebook: Rulebook) -> None:
-    """Render every prompt's example and judge every rule's cases, in about 0.1 s.
+    """Render every prompt's example and judge every rule's cases, in less than a second.
 
+    A set rule is tried on one request besides, so that one without cases is known to run.
     A rule that the workspace changed may judge a shipped case otherwise: that is what the change
     is for. It must still judge it, and agree with the workspace's own cases.
     Raises ContentError with the file for the first that fails.
     """
     prompts.check()
+    request = Candidate(query=Query(id="q_0", text="Book a table for 4.", source="trial"))
+    for stage in get_args(RuleStage):
+        judge_round(rulebook.rules, [request], Past(), [], stage=stage)
     own = prompts.workspace.root / "rules"
     for failure in run_cases(rulebook):
         if _file_of(failure).is_relative_to(own):

@@ -63,7 +63,7 @@ faults as (
 select round, query_id, query, tools_json, calls_json, winner, classes_json, answers,
        coalesce(faults, []) as faults
 from accepted
-join vote using (round, query_id)
+join latest_vote as vote using (round, query_id)
 join answers using (round, query_id)
 left join faults using (round, query_id)
 where winner is not null and ($round = 0 or round = $round)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory.codes.graph import Pair
+from factory.judge_rounds import Candidate, Past, PastQuery
 from factory.records import Call, Checkpoint, Example, ItemScore, Message, Query, Tool
 from factory.store.database import Ledger
 
@@ -71,6 +72,14 @@ def open_round(ledger: Ledger) -> OpenRound | None:
 def last_round(ledger: Ledger) -> int:
     """Number of the latest round, 0 where there is none."""
     return int(ledger.query("select coalesce(max(round), 0) from round").rows[0][0])
+
+
+def finished_rounds(ledger: Ledger) -> list[int]:
+    """Numbers of the rounds that have ended, in order."""
+    rows = ledger.query(
+        "select distinct round from stage where stage = 'gate' and status = 'done' order by 1"
+    ).rows
+    return [number for (number,) in rows]
 
 
 def drawn_ids(ledger: Ledger) -> set[str]:
@@ -191,14 +200,67 @@ def accepted_samples(ledger: Ledger, number: int) -> list[AcceptedSample]:
         [number],
     ).rows
     return [
-        AcceptedSample(
-            round_number=number,
-            query=Query(id=query_id, text=text, source="ledger"),
-            tools=tuple(Tool(**value) for value in json.loads(tools)),
-            calls=tuple(Call(**value) for value in json.loads(calls)),
-        )
-        for query_id, text, tools, calls in rows
+        AcceptedSample(round_number=number, query=each.query, tools=each.tools, calls=each.calls)
+        for each in (read_candidate(*row) for row in rows)
     ]
+
+
+def round_candidates(ledger: Ledger, number: int, judgement: int) -> list[Candidate]:
+    """What the rules about single samples accept under a judgement, in draw order."""
+    rows = ledger.query(
+        """
+        select s.query_id, q.text, s.tools_json, s.calls_json
+        from sample s
+        join draw d on d.round = s.round and d.query_id = s.query_id
+        join (select query_id, any_value(text) as text from query group by 1) q
+          on q.query_id = s.query_id
+        where s.round = ? and s.judgement = ? and s.status = 'accepted'
+        order by d.position
+        """,
+        [number, judgement],
+    ).rows
+    return [read_candidate(*row) for row in rows]
+
+
+def read_candidate(query_id: str, text: str, tools_json: str, calls_json: str) -> Candidate:
+    """A candidate from the columns of its sample."""
+    return Candidate(
+        query=Query(id=query_id, text=text, source="ledger"),
+        tools=tuple(Tool(**value) for value in json.loads(tools_json)),
+        calls=tuple(Call(**value) for value in json.loads(calls_json)),
+    )
+
+
+def accepted_before(ledger: Ledger, number: int) -> Past:
+    """Requests and tool documents that the rounds before `number` accepted, as judged last."""
+    queries = ledger.query(
+        """
+        select a.round, a.query_id, a.query
+        from accepted a
+        join draw d on d.round = a.round and d.query_id = a.query_id
+        where a.round < ?
+        order by a.round, d.position
+        """,
+        [number],
+    ).rows
+    tools = ledger.query(
+        """
+        select tool
+        from (
+          select a.round, d.position, unnest(json_extract(a.tools_json, '$[*]')) as tool
+          from accepted a
+          join draw d on d.round = a.round and d.query_id = a.query_id
+          where a.round < ?
+        )
+        group by tool
+        order by min((round, position)), tool
+        """,
+        [number],
+    ).rows
+    return Past(
+        queries=[PastQuery(round_number=r, id=id_, text=text) for r, id_, text in queries],
+        tools=[Tool(**json.loads(tool)) for (tool,) in tools],
+    )
 
 
 def earlier_examples(

@@ -1,25 +1,18 @@
-"""Drawing the queries of a round: fresh, distinct, and not those of a benchmark.
+"""Drawing the queries of a round: fresh and distinct.
 
 The pool is, in this order: the files given, else the home world's endless stream. A query is
-drawn once in the life of a ledger. One that overlaps a benchmark item is drawn too and rejected
-with `eval_overlap`, so that it is seen (algorithms A44).
+drawn once in the life of a ledger. What is wrong with one as such, e.g. that it overlaps a
+benchmark, set rules of the stage `draw` say; it is drawn all the same, so that it is seen.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 from factory.canon import query_id
 from factory.failures import InputError
 from factory.home.world import fresh_queries
 from factory.records import Query
-
-NGRAM = 8
-"""Words of an n-gram (A44)."""
-OVERLAP = 0.5
-"""Share of a query's n-grams found in one benchmark item that makes it contaminated (A44)."""
 
 
 def draw(pool: Iterable[Query], count: int, drawn: set[str]) -> list[Query]:
@@ -53,50 +46,3 @@ def home_stream() -> Iterator[Query]:
         for number, text in enumerate(fresh_queries(start, 256), start):
             yield Query(id=query_id(text), text=text, source=f"home:{number}")
         start += 256
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """Where a query meets a benchmark."""
-
-    item: str
-    """Benchmark and item id, e.g. `home/parallel_3`."""
-    share: float
-    """Share of the query's n-grams that the item holds; 1 for an equal text."""
-
-
-class Contamination:
-    """Index of benchmark questions by word n-grams."""
-
-    def __init__(self, questions: Mapping[str, str]) -> None:
-        self._texts: dict[str, str] = {}
-        self._grams: dict[tuple[str, ...], list[str]] = {}
-        for item, text in questions.items():
-            words = _words(text)
-            self._texts.setdefault(" ".join(words), item)
-            for gram in _ngrams(words):
-                self._grams.setdefault(gram, []).append(item)
-
-    def find(self, text: str) -> Overlap | None:
-        """The benchmark item that `text` equals or overlaps by half of its 8-grams or more."""
-        words = _words(text)
-        if (item := self._texts.get(" ".join(words))) is not None:
-            return Overlap(item, 1.0)
-        grams = _ngrams(words)
-        hits: dict[str, int] = {}
-        for gram in grams:
-            for found in self._grams.get(gram, ()):
-                hits[found] = hits.get(found, 0) + 1
-        if not hits:
-            return None
-        item = max(sorted(hits), key=lambda found: hits[found])
-        share = hits[item] / len(grams)
-        return Overlap(item, share) if share >= OVERLAP else None
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _ngrams(words: list[str]) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}

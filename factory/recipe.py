@@ -324,15 +324,17 @@ def load_stored_recipe(name: str, text: str) -> Resolved:
     return Resolved(name, _validate(Recipe, json.loads(text), f"the ledger's recipe {name}"), {})
 
 
-def mend(stored: Resolved, given: Resolved) -> Resolved:
-    """`stored` with the training and scoring values that flags give now.
+def mend(
+    stored: Resolved, given: Resolved, sections: tuple[str, ...] = ("train.", "score.")
+) -> Resolved:
+    """`stored` with the values of some sections that flags give now.
 
     What has been sampled stays as it was sampled; what comes after may be changed.
     """
     flags = {
         key: value
         for key, value in flatten(given.recipe.model_dump(mode="json"))
-        if given.origins.get(key) == "flag" and key.startswith(("train.", "score."))
+        if given.origins.get(key) == "flag" and key.startswith(sections)
     }
     table = stored.recipe.model_dump(mode="json")
     for key, value in flags.items():

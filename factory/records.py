@@ -87,7 +87,8 @@ class Verdict:
     """
 
     subject: str
-    """What was judged: `tools`, `tool:<index>`, `sample:<index>`, `calls` (winner) or `vote`."""
+    """What was judged: `tools`, `tool:<index>`, `sample:<index>`, `code:<tool id>`, `vote`; by a
+    set rule: `query`, `tool:<tool id>` or `calls` (the winner)."""
     rule: str
     """Rule id, the path of its file without suffix below rules/, e.g. `call/wrong_type`."""
     reason: str

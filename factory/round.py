@@ -1,10 +1,10 @@
-"""One round, in order: draw, score the parent, sample, train, score the child, gate.
+"""One round, in order: draw, score the parent, sample, judge, train, score the child, gate.
 
 This file is the system in one sitting. Each step is skipped where the ledger says that it is done,
 so a round that was killed anywhere continues with the step it was in; within sampling, with the
 queries that have no sample yet. Sampling, training and scoring run in child processes that end
 with their work. Steps 2-6 of the loop (tools, codes, calls, vote, verdict) are one coroutine a
-query in factory/sampling.py.
+query in factory/sampling.py; `judge` is the rules over the round as a whole.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ from factory.failures import (
     RecipeError,
 )
 from factory.history import AcceptedSample
+from factory.judge_rounds import Candidate, judge_round
+from factory.judging import Batch, Judge, Trail
 from factory.labelled import held_out_ids
 from factory.prompts import Prompts, to_json
-from factory.queries import Contamination, draw, home_stream
+from factory.queries import draw, home_stream
 from factory.recipe import (
     Recipe,
     Resolved,
@@ -71,7 +73,7 @@ from factory.rows import (
     training_row,
 )
 from factory.rulebook import Rulebook
-from factory.sampling import Batch, Sampler
+from factory.sampling import Sampler
 from factory.score import (
     Decision,
     gate,
@@ -156,6 +158,11 @@ class Factory:
     def recipe(self) -> Recipe:
         return self.resolved.recipe
 
+    @property
+    def all_benchmarks(self) -> tuple[Benchmark, ...]:
+        """Everything that no sample may hold."""
+        return tuple((self.held_out | self.benchmarks).values())
+
     async def run_round(self, num_queries: int | None) -> RoundResult:
         """Run the next round, or continue the open one. Raises FactoryError."""
         this = self._resume() or self._start(num_queries or self.recipe.num_queries)
@@ -163,6 +170,7 @@ class Factory:
         async with self._serve(parent, this.number, needed=self._parent_is_needed(this)) as engine:
             await self._score(engine, parent, this, "score parent")
             await self._sample(engine, this)
+        self._judge(this)
         trained = await self._train(this)
         if isinstance(trained, Checkpoint):
             async with self._serve(
@@ -233,6 +241,7 @@ class Factory:
         judgement = 1
         self.ledger.append(
             {
+                **self._judge_drawn(queries, self._make_judge(number, judgement)),
                 "round": [self._round_row(number, parent, len(queries), now)],
                 "judgement": [self._judgement_row(judgement, number, now)],
                 "query": [
@@ -251,6 +260,27 @@ class Factory:
         this = history.open_round(self.ledger)
         assert this is not None and this.number == number
         return replace(this, checkpoint=parent)
+
+    def _make_judge(self, number: int, judgement: int) -> Judge:
+        return Judge(
+            rulebook=self.rulebook,
+            vote=self.recipe.vote,
+            round_number=number,
+            judgement=judgement,
+        )
+
+    def _judge_drawn(self, queries: Sequence[Query], judge: Judge) -> Batch:
+        """Rows of the queries that a set rule of stage draw finds; nothing is asked for rejects."""
+        drawn = [Candidate(query=query) for query in queries]
+        past = history.accepted_before(self.ledger, judge.round_number)
+        found = judge_round(self.rulebook.rules, drawn, past, self.all_benchmarks, stage="draw")
+        rows: dict[str, list[Mapping[str, object]]] = {"verdict": [], "sample": []}
+        for query in queries:
+            verdicts = found.get(query.id, [])
+            stopped = Trail(judge=judge, query=query).stop_at_draw(verdicts)
+            rows["verdict"] += judge.verdict_rows(query.id, verdicts)
+            rows["sample"] += stopped["sample"] if stopped else []
+        return rows
 
     def base_checkpoint(self) -> Checkpoint:
         """The model of the settings, as the checkpoint that starts the lineage."""
@@ -417,17 +447,8 @@ class Factory:
             engine=engine,
             prompts=self.prompts,
             recipe=self.recipe,
-            rulebook=self.rulebook,
+            judge=self._make_judge(this.number, this.judgement),
             codebook=Codebook.load(Path(this.checkpoint.path)),
-            contamination=Contamination(
-                {
-                    f"{name}/{item.id}": item.query
-                    for name, benchmark in (self.held_out | self.benchmarks).items()
-                    for item in benchmark.items
-                }
-            ),
-            round_number=this.number,
-            judgement=this.judgement,
         )
         await self._sample_window(sampler, queries)
         self._finish(this.number, "sample", started)
@@ -457,6 +478,26 @@ class Factory:
                 task.cancel()
             writer.flush()
 
+    def _judge(self, this: history.OpenRound) -> None:
+        """The rules over what was sampled, as a whole; once, and before anything is trained."""
+        if {"judge", "train"} & this.stages_done:
+            return
+        self.monitor.stage("judge")
+        started = datetime.now(UTC)
+        candidates = history.round_candidates(self.ledger, this.number, this.judgement)
+        past = history.accepted_before(self.ledger, this.number)
+        found = judge_round(self.rulebook.rules, candidates, past, self.all_benchmarks)
+        judge = self._make_judge(this.number, this.judgement)
+        rows = [row for query, each in found.items() for row in judge.verdict_rows(query, each)]
+        num_rejected = sum(any(v.severity == "reject" for v in each) for each in found.values())
+        detail = {
+            "candidates": len(candidates),
+            "rejected": num_rejected,
+            "warned": len(found) - num_rejected,
+            "rules_sha": self.rulebook.sha,
+        }
+        self._finish(this.number, "judge", started, {"verdict": rows}, detail)
+
     # Training and the gate -----------------------------------------------------------------
 
     async def _train(self, this: history.OpenRound) -> Checkpoint | str:
@@ -485,7 +526,7 @@ class Factory:
         started = datetime.now(UTC)
         self.monitor.stage("prepare training")
         codebook = Codebook.load(Path(this.checkpoint.path))
-        held_out = held_out_ids((self.held_out | self.benchmarks).values())
+        held_out = held_out_ids(self.all_benchmarks)
         accepted = [sample for sample in accepted if sample.query.id not in held_out]
         examples = own_examples(accepted, codebook, self.prompts)
         job = self._job(this, accepted, examples, codebook, folder)
@@ -532,7 +573,7 @@ class Factory:
             history.earlier_examples(
                 self.ledger,
                 this.number,
-                held_out_ids((self.held_out | self.benchmarks).values()),
+                held_out_ids(self.all_benchmarks),
             ),
             share=train.replay,
             limit=train.replay_limit,

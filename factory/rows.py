@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from factory.benchmark import Benchmark
 from factory.codes.lifecycle import FOLDER, Codebook, ToolCode
+from factory.judging import Batch
 from factory.prompts import to_json
 from factory.records import Checkpoint, Example, ItemScore, Score, Tool
-from factory.sampling import Batch
 from factory.train import Progress, TrainingResult
 
 

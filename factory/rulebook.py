@@ -3,7 +3,8 @@
 A rule is `rules/<subject>/<name>.toml` (reason code, severity, why, limits) with its cases beside
 it, `<name>.cases.jsonl`, which it must let pass and must catch. Its id is its path:
 `call/wrong_type`. `rules/tool/document.schema.json` is the JSON Schema of a tool document; an
-`x-rule` next to its keywords says which rule speaks when they are broken.
+`x-rule` next to its keywords says which rule speaks when they are broken. A rule over many samples
+is one SELECT, `rules/round/<name>.sql`, whose `$names` are its limits (factory.judge_rounds).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonschema import SchemaError
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,10 +30,14 @@ from factory.schema import Schema, StrictValidator, make_validator
 from factory.workspace import Workspace, files_sha
 
 Limit = int | float | list[str]
+RuleStage = Literal["draw", "round"]
+"""When a set rule judges: the drawn queries before anything is sampled, or what was sampled."""
 
 DOCUMENT_SCHEMA = "rules/tool/document.schema.json"
-SUBJECTS = ("tool", "call", "vote", "code")
-"""Folders of rules about one record; each has its judge in factory.check."""
+SETS = "round"
+"""Folder of the rules over many samples, in SQL."""
+SUBJECTS = ("tool", "call", "vote", "code", SETS)
+"""Folders of rules; each has its judge in factory.check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,12 @@ class Rule:
     """The file it was read from."""
     active: bool = True
     """False where the settings switch it off."""
+    stage: RuleStage = "round"
+    """When a set rule judges."""
+    sql: str = ""
+    """A set rule's SELECT; empty for a rule about one record."""
+    sql_source: str = ""
+    """The file that holds it."""
 
     def limit(self, name: str) -> int:
         """A numeric limit; ContentError where the file lacks it."""
@@ -146,9 +157,14 @@ class _RuleFile(BaseModel):
     severity: Severity
     why: str
     limits: dict[str, Limit] = {}
+    stage: RuleStage = "round"
 
 
 def _read_rules(workspace: Workspace) -> Iterator[Rule]:
+    selects = {
+        path.removeprefix("rules/").removesuffix(".sql"): file
+        for path, file in workspace.walk("rules", ".sql")
+    }
     for path, file in workspace.walk("rules", ".toml"):
         rule_id = path.removeprefix("rules/").removesuffix(".toml")
         if rule_id.split("/")[0] not in SUBJECTS:
@@ -167,6 +183,13 @@ def _read_rules(workspace: Workspace) -> Iterator[Rule]:
             raise ContentError(
                 f"rule {rule_id}: {key}: {first['msg']}", where=str(file), remedy=f"edit {key}"
             ) from error
+        select = selects.pop(rule_id, None)
+        if (select is not None) != rule_id.startswith(f"{SETS}/"):
+            raise ContentError(
+                f"rule {rule_id} has no SELECT" if select is None else "only set rules are SQL",
+                where=str(file),
+                remedy=f"a set rule is rules/{SETS}/NAME.toml with NAME.sql beside it",
+            )
         yield Rule(
             id=rule_id,
             reason=content.reason,
@@ -174,7 +197,42 @@ def _read_rules(workspace: Workspace) -> Iterator[Rule]:
             why=content.why,
             limits=content.limits,
             source=str(file),
+            stage=content.stage,
+            sql="" if select is None else _read_select(select, content.limits),
+            sql_source=str(select or ""),
         )
+    for rule_id, select in selects.items():
+        raise ContentError(
+            f"rule {rule_id} has no reason, severity and why",
+            where=str(select),
+            remedy=f"write them into {select.with_suffix('.toml').name} beside it",
+        )
+
+
+def _read_select(file: Path, limits: Mapping[str, Limit]) -> str:
+    """The one SELECT of a file, whose parameters are limits. Raises ContentError."""
+    import duckdb
+
+    try:
+        sql = file.read_text(encoding="utf-8")
+        statements = duckdb.extract_statements(sql)
+    except (UnicodeDecodeError, duckdb.Error) as error:
+        raise ContentError(f"not valid SQL: {error}", where=str(file)) from error
+    kinds = [statement.type.name for statement in statements]
+    if kinds != [duckdb.StatementType.SELECT.name]:
+        raise ContentError(
+            f"a set rule is one SELECT, this is {' and '.join(kinds) or 'empty'}",
+            where=str(file),
+            remedy="return query_id and detail of each finding with one SELECT",
+        )
+    missing = sorted(statements[0].named_parameters - limits.keys())
+    if missing:
+        raise ContentError(
+            f"${missing[0]} is no limit of the rule",
+            where=str(file),
+            remedy=f"add `{missing[0]} = …` under [limits] in {file.with_suffix('.toml').name}",
+        )
+    return sql
 
 
 def _find(rules: Mapping[str, Rule], rule_id: str) -> Rule:

@@ -13,10 +13,10 @@ from workspaces import ROOT
 PACKAGE = ROOT / "factory"
 ORDER = """
 failures canon records workspace recipe prompts pattern jsontext schema rulebook child
-home dialects sources codes engines retrieve queries tools calls vote scorers benchmark published
-findings judge_calls judge_documents check content sampling store export history dataset train
-curriculum score scorecard labelled rows round serving measure evaluate seed doctor scaffold
-plaintext report cli
+home store dialects sources codes engines retrieve queries tools calls vote scorers benchmark
+published similarity judge_rounds findings judge_calls judge_documents check content judging
+sampling export history dataset train curriculum score scorecard labelled rows round rejudge
+serving measure evaluate seed doctor scaffold plaintext report cli
 """.split()
 """A module imports only what stands before it, or its own package."""
 

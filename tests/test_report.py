@@ -355,6 +355,7 @@ def test_numbers_are_those_of_the_rounds(workspace: Workspace) -> None:
             ("tools", 12),
             ("called", 12),
             ("voted", 4),
+            ("passed", 4),
             ("accepted", 4),
         ]
         assert sum(r["samples"] for r in ask(panels.REASONS)) == 8

@@ -58,8 +58,15 @@ REASONS = {
     "no_call_majority",
     "code_not_in_trie",
     "constraint_violation",
+    "eval_overlap",
+    "near_duplicate_tool",
+    "duplicate_tool",
+    "duplicate_query",
+    "near_duplicate_query",
+    "tool_crowding",
+    "wording_crowding",
 }
-"""Algorithms §1.5 without its two set-level codes, and one for keywords it has no word for."""
+"""Algorithms §1.5, those of a whole round (A43, A44), and one for keywords it has no word for."""
 
 
 SHOWN = re.compile(r'["{\[\d]|null|true|false|NaN|Infinity|surrogate|empty')
@@ -108,7 +115,10 @@ def test_every_reason_code_has_a_rule() -> None:
 
 def test_only_noted_rules_are_warnings() -> None:
     warnings = {rule.id for rule in RULEBOOK.rules.values() if rule.severity == "warn"}
-    assert warnings == {"call/repaired_json", "call/ungrounded_value", "call/extra_text"}
+    assert warnings == {
+        *("call/repaired_json", "call/ungrounded_value", "call/extra_text"),
+        *("round/duplicate_tool", "round/near_duplicate_tool"),
+    }
 
 
 @pytest.mark.parametrize(("setting", "severities"), [("off", []), ("warn", ["warn"])])

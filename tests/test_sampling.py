@@ -14,12 +14,12 @@ from workspaces import ROOT
 from factory.canon import query_id
 from factory.engines.base import PROMPT_TOO_LONG
 from factory.engines.replay import ReplayEngine
+from factory.judging import Batch, Judge
 from factory.prompts import Prompts
-from factory.queries import Contamination
 from factory.recipe import Recipe
 from factory.records import Completion, Query, Reply, Request
 from factory.rulebook import Rulebook
-from factory.sampling import Batch, Sampler
+from factory.sampling import Sampler
 from factory.store.database import Ledger
 from factory.workspace import Workspace
 
@@ -52,18 +52,16 @@ def call(**arguments: object) -> str:
 RIGHT = call(people=4, city="Lisbon")
 
 
-def run(
-    engine: ReplayEngine, *, questions: dict[str, str] | None = None, recipe: Recipe | None = None
-) -> Batch:
+def run(engine: ReplayEngine, *, recipe: Recipe | None = None) -> Batch:
+    recipe = recipe or Recipe()
     sampler = Sampler(
         engine=engine,
         prompts=Prompts.load(WORKSPACE),
-        recipe=recipe or Recipe(),
-        rulebook=Rulebook.load(WORKSPACE, {}),
+        recipe=recipe,
+        judge=Judge(
+            rulebook=Rulebook.load(WORKSPACE, {}), vote=recipe.vote, round_number=1, judgement=1
+        ),
         codebook=None,
-        contamination=Contamination(questions or {}),
-        round_number=1,
-        judgement=1,
     )
     return asyncio.run(sampler.run(Query(id=query_id(TEXT), text=TEXT, source="test:1")))
 
@@ -125,14 +123,6 @@ def test_plurality_and_minimum_come_from_the_recipe() -> None:
     assert outcome(TOOLS, calls, recipe=plural)["status"] == "accepted"
     strict = Recipe.model_validate({"vote": {"minimum": 5}})
     assert outcome(TOOLS, [RIGHT] * 4 + ["?"], recipe=strict)["status"] == "rejected"
-
-
-def test_benchmark_query_is_rejected_before_anything_is_sampled() -> None:
-    engine = ReplayEngine(answer(TOOLS, [RIGHT] * 5))
-    rows = run(engine, questions={"home/simple_0": TEXT})
-    assert rows["sample"][0]["reason"] == "eval_overlap"
-    assert "home/simple_0" in str(rows["sample"][0]["message"])
-    assert engine.requests == []
 
 
 class ShortEngine(ReplayEngine):

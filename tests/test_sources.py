@@ -9,7 +9,7 @@ import pytest
 from workspaces import ROOT
 
 from factory.failures import InputError
-from factory.queries import Contamination, draw
+from factory.queries import draw
 from factory.records import Query
 from factory.sources import read_queries, read_tools
 
@@ -171,15 +171,3 @@ def test_draw_takes_each_query_once() -> None:
     assert [query.id for query in second] == ["q_3", "q_4", "q_5", "q_6"]
     with pytest.raises(InputError, match="pool is empty"):
         draw(pool, 1, {f"q_{number}" for number in range(7)})
-
-
-def test_contamination_finds_planted_items_and_nothing_else() -> None:
-    text = "please book a table for four people at the old harbour restaurant on friday"
-    index = Contamination({"home/simple_0": text, "home/simple_1": "What time is it in Oslo?"})
-    whole = index.find(text.upper() + "!")
-    assert whole is not None and whole.item == "home/simple_0" and whole.share == 1.0
-    exact = index.find("what time is it in oslo")
-    assert exact is not None and exact.item == "home/simple_1" and exact.share == 1.0
-    near = index.find(text + " at nine please")
-    assert near is not None and near.item == "home/simple_0" and near.share >= 0.5
-    assert index.find("please book a table for four people in the garden tomorrow night") is None

@@ -30,6 +30,19 @@ PACKAGE_ROOT = Path(factory.store.__file__).parents[2]
 
 VIEWS = {
     "latest_judgement": ("round", "judgement"),
+    "outcome": (
+        *("round", "judgement", "query_id", "status", "stage", "reason", "rule", "path"),
+        *("message", "tools_json", "calls_json", "num_tools", "num_calls", "agreement"),
+        "finished_at",
+    ),
+    "latest_vote": (
+        *("round", "query_id", "num_samples", "winner", "votes", "margin", "entropy"),
+        *("decided_by", "reason", "classes_json", "judgement"),
+    ),
+    "judgement_change": (
+        *("round", "judgement", "query_id", "status_before", "reason_before"),
+        *("status_after", "reason_after", "message"),
+    ),
     "accepted": ("round", "query_id", "query", "tools_json", "calls_json", "agreement"),
     "rejected": (
         *("round", "query_id", "query", "stage", "reason"),
@@ -38,7 +51,7 @@ VIEWS = {
     "rule_yield": ("round", "rule", "reason", "severity", "hits", "samples", "share"),
     "round_yield": (
         *("round", "drawn", "tools_ok", "called", "voted"),
-        *("accepted", "rejected", "unjudged", "acceptance"),
+        *("accepted", "rejected", "unjudged", "acceptance", "passed"),
     ),
     "vote_margin": ("round", "margin", "votes", "queries"),
     "round_delta": (
@@ -261,6 +274,7 @@ def test_code_proposals_are_compared_with_the_codes_assigned(tmp_path: Path) -> 
 def judged(tmp_path: Path) -> Ledger:
     """Round 1: six drawn, one of them not finished, judged twice; scores of two checkpoints."""
     ledger = Ledger(tmp_path)
+    unanimous = {"margin": 1.0, "votes": 5}
     ledger.append(
         {
             **draw(0, 1, 2, 3, 4, 5),
@@ -291,6 +305,11 @@ def judged(tmp_path: Path) -> Ledger:
                 sample(2, "rejected", "vote", "vote_tie", judgement=2),
                 sample(3, "rejected", "tools", "tools_json", judgement=2),
                 sample(4, "unjudged", "tools", "prompt_too_long", judgement=2),
+            ],
+            "vote": [
+                {"round": 1, "judgement": 2, "query_id": "q_0", "winner": 0} | unanimous,
+                {"round": 1, "judgement": 2, "query_id": "q_1", "winner": 2} | unanimous,
+                {"round": 1, "judgement": 2, "query_id": "q_2", "margin": 0.0, "votes": 2},
             ],
             "verdict": [
                 {"round": 1, "judgement": 2, "query_id": query, "rule": "r", "reason": "new"}
@@ -332,13 +351,49 @@ def test_views_count_the_latest_judgement(judged: Ledger) -> None:
             ("q_3", "tools", "tools_json"),
         ]
         (funnel,) = judged.query("from round_yield").rows
-        assert funnel == (1, 6, 3, 3, 2, 2, 2, 2, 2 / 6)
+        assert funnel == (1, 6, 3, 3, 2, 2, 2, 2, 2 / 6, 2)
         assert judged.query("select rule, reason, hits, samples, share from rule_yield").rows == [
             ("r", "new", 3, 2, 2 / 6)
         ]
         assert judged.query("select margin, votes, queries from vote_margin order by 1").rows == [
             (0.0, 2, 1),
             (1.0, 5, 2),
+        ]
+        assert judged.fold()
+
+
+def test_samples_that_a_set_rule_rejects_fall_at_stage_round(judged: Ledger) -> None:
+    key = {"round": 1, "judgement": 2, "subject": "query", "path": "$"}
+    judged.append(
+        {
+            "verdict": [
+                key | dict(zip(("query_id", "rule", "reason", "severity"), row, strict=True))
+                for row in (
+                    ("q_1", "round/b", "second", "reject"),
+                    ("q_1", "round/a", "first", "reject"),
+                    ("q_0", "round/a", "first", "warn"),
+                    ("q_2", "round/a", "first", "reject"),
+                )
+            ]
+            + [key | {"judgement": 1, "query_id": "q_0", "rule": "round/a", "severity": "reject"}]
+        }
+    )
+    for _ in range(2):
+        assert judged.query("select query_id from accepted").rows == [("q_0",)]
+        assert judged.query(
+            "select query_id, stage, reason, rule from rejected order by 1 limit 2"
+        ).rows == [("q_1", "round", "first", "round/a"), ("q_2", "vote", "vote_tie", None)]
+        (funnel,) = judged.query(
+            "select drawn, tools_ok, voted, passed, accepted, rejected, unjudged from round_yield"
+        ).rows
+        assert funnel == (6, 3, 2, 2, 1, 3, 2)
+        changes = judged.query(
+            "select query_id, status_before, reason_before, status_after, reason_after "
+            "from judgement_change order by 1"
+        ).rows
+        assert changes == [
+            ("q_0", "rejected", "", "accepted", ""),
+            ("q_1", "rejected", "wrong_type", "rejected", "first"),
         ]
         assert judged.fold()
 

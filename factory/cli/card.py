@@ -63,7 +63,7 @@ def _print_outcome(ledger: Ledger, number: int) -> None:
 def _print_funnel(ledger: Ledger, number: int) -> None:
     row = _one(ledger, "select * from round_yield where round = ?", [number])
     out(f"[bold]funnel[/]  [dim]select * from round_yield where round = {number}[/]")
-    steps = ("drawn", "tools_ok", "called", "voted", "accepted")
+    steps = ("drawn", "tools_ok", "called", "voted", "passed", "accepted")
     for name in steps:
         label = name.removesuffix("_ok")
         out(f"  {label:<10} {row[name]:>6}  {_bar(row[name], row['drawn'])}")
@@ -74,7 +74,7 @@ def _print_funnel(ledger: Ledger, number: int) -> None:
     reasons = ledger.query(
         """
         select status, reason, count(*) as samples, min_by(message, query_id) as message
-        from sample join latest_judgement using (round, judgement)
+        from outcome join latest_judgement using (round, judgement)
         where round = ? and status <> 'accepted'
         group by 1, 2 order by 1, 3 desc, 2
         """,
@@ -96,7 +96,7 @@ def _print_agreement(ledger: Ledger, number: int) -> None:
     mean = _one(
         ledger,
         "select avg(votes / num_samples) as agreement, avg(margin) as margin, "
-        "avg(entropy) as entropy from vote where round = ?",
+        "avg(entropy) as entropy from latest_vote where round = ?",
         [number],
     )
     out(

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from factory.cli import codes, content, data, evaluation, ledger, retrieve, rounds, score
+from factory.cli import codes, content, data, evaluation, judging, ledger, retrieve, rounds, score
 from factory.cli.terminal import err, escape
 from factory.failures import DiskError, EnvironmentError_, FactoryError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (rounds, score, ledger, retrieve, data, codes, evaluation, content):
+for group in (rounds, score, ledger, judging, retrieve, data, codes, evaluation, content):
     group.register(app)
 
 

@@ -85,6 +85,7 @@ def load_settings_with(workspace: Workspace, model: str, threads: int) -> Settin
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:
+    """`key=value` pairs by key. Raises RecipeError."""
     overrides = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")

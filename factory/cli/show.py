@@ -70,10 +70,15 @@ def show(
 
 
 def sample_record(ledger: Ledger, query_id: str) -> Record:
-    """Everything the ledger holds of one query, by table; `tool_code` is its tools' codes."""
+    """Everything the ledger holds of one query, by table; `tool_code` is its tools' codes.
+
+    The vote is that of the judgement that counts; a sample says what set rules made of it.
+    """
     record: Record = {}
+    views = {"vote": "latest_vote", "sample": "outcome"}
     for table in ("draw", "query", "generation", "vote", "verdict", "sample"):
-        rows = ledger.query(f"select * from {table} where query_id = ?", [query_id])
+        source = views.get(table, table)
+        rows = ledger.query(f"select * from {source} where query_id = ?", [query_id])
         record[table] = rows.records()
     ids = {tool["id"] for sample in record["sample"] for tool in json.loads(sample["tools_json"])}
     record["tool_code"] = ledger.query(CODES_QUERY, [sorted(ids)]).records()

@@ -54,7 +54,7 @@ with training_end as (
   group by round
 ), agreed as (
   select round, avg(votes / num_samples) as agreement
-  from vote
+  from latest_vote
   group by round
 ), timed as (
   select
@@ -83,6 +83,7 @@ select
   round_yield.tools_ok,
   round_yield.called,
   round_yield.voted,
+  round_yield.passed,
   round_yield.accepted,
   round_yield.rejected,
   round_yield.unjudged,
@@ -247,15 +248,16 @@ FUNNEL = Panel(
     id="funnel",
     title="Funnel",
     caption="Queries that got this far: drawn, past the judgement of their tool documents (tools), "
-    "called and voted on (called), with a winner (voted), kept (accepted).",
+    "called and voted on (called), with a winner (voted), past the rules about single samples "
+    "(passed) and past those about the whole round (accepted).",
     sql="""
 with yield as (
-  select drawn, tools_ok as tools, called, voted, accepted
+  select drawn, tools_ok as tools, called, voted, passed, accepted
   from round_yield
   where round = :round
 )
 select step, queries, (select drawn from yield) as drawn
-from (unpivot yield on drawn, tools, called, voted, accepted into name step value queries)
+from (unpivot yield on drawn, tools, called, voted, passed, accepted into name step value queries)
 """,
     draw=_bars("step", "queries", total="drawn"),
 )
@@ -271,7 +273,7 @@ select
   min(stage) as stage,
   count(*) as samples,
   (select count(*) from draw where round = :round) as drawn
-from sample
+from outcome
 join latest_judgement using (round, judgement)
 where round = :round
   and status <> 'accepted'
@@ -307,10 +309,10 @@ select
   count(*) filter (sample.status = 'accepted') as accepted,
   count(*) filter (sample.status is distinct from 'accepted') as fell,
   round(avg(vote.entropy), 3) as entropy
-from vote
+from latest_vote as vote
 left join (
   select round, query_id, status
-  from sample
+  from outcome
   join latest_judgement using (round, judgement)
 ) as sample using (round, query_id)
 where vote.round = :round
@@ -477,7 +479,7 @@ TOOLS = Panel(
     sql="""
 with shown as (
   select status, unnest(try_cast(tools_json as json[])) as tool
-  from sample
+  from outcome
   join latest_judgement using (round, judgement)
   where round = :round
 ), document as (
@@ -544,7 +546,7 @@ CALLS = Panel(
     caption="Accepted samples by the number of calls that answer them.",
     sql="""
 select num_calls as calls, count(*) as samples
-from sample
+from outcome
 join latest_judgement using (round, judgement)
 where round = :round
   and status = 'accepted'
@@ -566,7 +568,7 @@ with counted as (
   join (select query_id, any_value(text) as text from query group by 1) as asked using (query_id)
   left join (
     select round, query_id, status
-    from sample
+    from outcome
     join latest_judgement using (round, judgement)
   ) as sample using (round, query_id)
   where draw.round = :round
@@ -941,7 +943,7 @@ select
   agreed.agreement
 from round_yield
 left join (
-  select round, avg(votes / num_samples) as agreement from vote group by round
+  select round, avg(votes / num_samples) as agreement from latest_vote group by round
 ) as agreed on agreed.round = round_yield.round
 where round_yield.round between :first and :round
 order by round_yield.round

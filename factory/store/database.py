@@ -118,7 +118,7 @@ class Stream:
         """One step in DuckDB: bounded by the time that is left, its complaints turned into ours."""
         started = time.monotonic()
         try:
-            with _interrupted_after(self._con, self._left_seconds):
+            with interrupted_after(self._con, self._left_seconds):
                 yield
         except duckdb.InterruptException as error:
             raise InputError(
@@ -396,7 +396,7 @@ class Ledger:
 
 
 @contextmanager
-def _interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
     """Interrupt what runs on the connection after some seconds; None is never."""
     done = threading.Event()
 

@@ -11,38 +11,80 @@ group by round;
 comment on view latest_judgement is
 'The judgement that counts, per round. A re-judgement is appended whole, so it counts at once.';
 
+create or replace view outcome as
+with fallen as (
+  select distinct on (round, judgement, query_id)
+    round,
+    judgement,
+    query_id,
+    reason,
+    rule,
+    path,
+    message
+  from verdict
+  where severity = 'reject'
+    and starts_with(rule, 'round/')
+  order by round, judgement, query_id, rule, subject, path
+)
+select
+  sample.* replace (
+    case when fallen.rule is null then sample.status else 'rejected' end as status,
+    case when fallen.rule is null then sample.stage else 'round' end as stage,
+    coalesce(fallen.reason, sample.reason) as reason,
+    coalesce(fallen.rule, sample.rule) as rule,
+    coalesce(fallen.path, sample.path) as path,
+    coalesce(fallen.message, sample.message) as message
+  )
+from sample
+left join fallen
+  on fallen.round = sample.round
+  and fallen.judgement = sample.judgement
+  and fallen.query_id = sample.query_id
+  and sample.status = 'accepted';
+comment on view outcome is
+'Each sample under each judgement, after the rules over the whole round: what passed the rules about itself and fell for one of those is rejected at stage round.';
+
+create or replace view latest_vote as
+select vote.*
+from vote
+left join latest_judgement
+  on latest_judgement.round = vote.round
+where coalesce(vote.judgement, 1) = coalesce(latest_judgement.judgement, 1);
+comment on view latest_vote is
+'The votes of the judgement that counts.';
+
 create or replace view accepted as
 select
-  sample.round,
-  sample.query_id,
+  outcome.round,
+  outcome.query_id,
   asked.text as query,
-  sample.tools_json,
-  sample.calls_json,
-  sample.agreement
-from sample
+  outcome.tools_json,
+  outcome.calls_json,
+  outcome.agreement
+from outcome
 join latest_judgement using (round, judgement)
 left join (select query_id, any_value(text) as text from query group by query_id) as asked
-  on asked.query_id = sample.query_id
-where sample.status = 'accepted';
+  on asked.query_id = outcome.query_id
+where outcome.status = 'accepted';
 comment on view accepted is
 'Samples that are kept: the query, the tools shown, the winning calls, and the share of samples that voted for them.';
 
 create or replace view rejected as
 select
-  sample.round,
-  sample.query_id,
+  outcome.round,
+  outcome.query_id,
   asked.text as query,
-  sample.stage,
-  sample.reason,
-  sample.rule,
-  sample.path,
-  sample.message,
-  sample.agreement
-from sample
+  outcome.stage,
+  outcome.reason,
+  outcome.rule,
+  outcome.path,
+  outcome.message,
+  outcome.agreement
+from outcome
 join latest_judgement using (round, judgement)
 left join (select query_id, any_value(text) as text from query group by query_id) as asked
-  on asked.query_id = sample.query_id
-where sample.status = 'rejected';
+  on asked.query_id = outcome.query_id
+where outcome.status = 'rejected';
 comment on view rejected is
 'Samples that fell: at which stage, by which rule, for which reason, and where in the record.';
 
@@ -72,10 +114,11 @@ with drawn as (
 finished as (
   select
     round,
-    count(*) filter (sample.stage not in ('draw', 'tools')) as tools_ok,
-    count(*) filter (sample.status = 'accepted') as accepted,
-    count(*) filter (sample.status = 'rejected') as rejected
-  from sample
+    count(*) filter (outcome.stage not in ('draw', 'tools')) as tools_ok,
+    count(*) filter (outcome.status = 'accepted') as accepted,
+    count(*) filter (outcome.status = 'rejected') as rejected,
+    count(*) filter (outcome.status = 'accepted' or outcome.stage = 'round') as passed
+  from outcome
   join latest_judgement using (round, judgement)
   group by round
 ),
@@ -84,7 +127,7 @@ voted as (
     round,
     count(distinct query_id) as called,
     count(distinct query_id) filter (winner is not null) as voted
-  from vote
+  from latest_vote
   group by round
 )
 select
@@ -96,12 +139,13 @@ select
   coalesce(finished.accepted, 0) as accepted,
   coalesce(finished.rejected, 0) as rejected,
   drawn.drawn - coalesce(finished.accepted, 0) - coalesce(finished.rejected, 0) as unjudged,
-  coalesce(finished.accepted, 0) / drawn.drawn as acceptance
+  coalesce(finished.accepted, 0) / drawn.drawn as acceptance,
+  coalesce(finished.passed, 0) as passed
 from drawn
 left join finished on finished.round = drawn.round
 left join voted on voted.round = drawn.round;
 comment on view round_yield is
-'The funnel, in queries: tools_ok got past stages draw and tools, called has a vote, voted has a winner, unjudged is neither accepted nor rejected (not finished yet, or never judged), acceptance = accepted / drawn.';
+'The funnel, in queries: tools_ok got past stages draw and tools, called has a vote, voted has a winner, unjudged is neither accepted nor rejected (not finished yet, or never judged), acceptance = accepted / drawn, passed is what the rules about single samples accept, before those over the round.';
 
 create or replace view code_proposal as
 select
@@ -129,10 +173,30 @@ select
   margin,
   votes,
   count(*) as queries
-from vote
+from latest_vote
 group by round, margin, votes;
 comment on view vote_margin is
 'Queries by vote margin ((first - second) / samples) and votes of the largest class.';
+
+create or replace view judgement_change as
+select
+  later.round,
+  later.judgement,
+  later.query_id,
+  former.status as status_before,
+  former.reason as reason_before,
+  later.status as status_after,
+  later.reason as reason_after,
+  later.message
+from outcome as later
+join outcome as former
+  on former.round = later.round
+  and former.query_id = later.query_id
+  and former.judgement = later.judgement - 1
+where former.status is distinct from later.status
+  or former.reason is distinct from later.reason;
+comment on view judgement_change is
+'What each re-judgement of a round changed: samples with another status or reason than the judgement before it gave them.';
 
 create or replace view round_delta as
 select
