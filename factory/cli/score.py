@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 REASONS_SHOWN = 8
 """Reasons listed on the screen."""
+AVERAGES = ("non_live", "live", "overall")
+"""Columns of a published table that the screen shows, where it has them."""
 Cells = list[tuple[object, ...]]
 
 
@@ -180,16 +182,16 @@ def _print_published(measured: Measured, card: Scorecard, tables: Sequence[Publi
         out(f"  [dim]{table.kind}: {escape(table.source)}, {table.date}; {escape(table.split)}[/]")
         if table.note:
             out(f"  [dim]{escape(table.note)}[/]")
-        rows: Cells = [("measured here", measured.checkpoint.id, *_own(values, table))]
-        rows += [
-            (table.kind, row.model, *("" if v is None else f"{v:.2f}" for v in row.values))
-            for row in table.rows
-        ]
-        print_table(("kind", "model", *table.columns), rows)
-
-
-def _own(values: dict[str, float], table: PublishedTable) -> list[str]:
-    return [f"{values[name]:.2f}" if name in values else "" for name in table.columns]
+        shown = [name for name in table.columns if name in AVERAGES] or list(table.columns)
+        at = [table.columns.index(name) for name in shown]
+        own = (f"{values[name]:.2f}" if name in values else "" for name in shown)
+        rows: Cells = [("measured here", measured.checkpoint.id, *own)]
+        for row in table.rows:
+            cells = ("" if (v := row.values[n]) is None else f"{v:.2f}" for n in at)
+            rows.append((table.kind, row.model, *cells))
+        print_table(("kind", "model", *shown), rows)
+        if len(shown) < len(table.columns):
+            out("  [dim]its other columns: --json[/]")
 
 
 def _print_questions(benchmark: Benchmark, measured: Measured) -> None:
