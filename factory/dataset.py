@@ -136,15 +136,20 @@ def examples_from_sample(
     target = _gen_target(used, tools if written is None else written)
     asked = generation_messages(query.text, prompts)
     shown = invocation_messages(query.text, [tool.document for tool in tools], prompts)
-    retrieve = (Message(role="user", content=prompts.render("codes/retrieve", query=query.text)),)
     examples = [
         _example("gen", origin, asked, tools_text(tool.document for tool in target)),
         _example("invoke", origin, shown, calls_text(calls)),
     ]
     for tool in used:
         examples.append(code_example(tool, prompts, origin))
-        examples.append(_example("retrieve", origin, retrieve, placeholder(tool.id)))
+        examples.append(retrieve_example(query.text, tool.id, prompts, origin))
     return examples
+
+
+def retrieve_example(query: str, tool_id: str, prompts: Prompts, origin: str) -> Example:
+    """The example that teaches the code of a tool from a request that needs it."""
+    asked = (Message(role="user", content=prompts.render("codes/retrieve", query=query)),)
+    return _example("retrieve", origin, asked, placeholder(tool_id))
 
 
 def code_example(tool: Tool, prompts: Prompts, origin: str) -> Example:

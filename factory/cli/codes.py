@@ -1,4 +1,4 @@
-"""Codes of tools: stats, show, similar, fit, add."""
+"""Codes of tools: stats, show, similar, fit, add, compare."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ToolName = Annotated[str, typer.Argument(help="A tool's name, its id, or its cod
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    for command in (stats, show, similar, fit, add):
+    for command in (stats, show, similar, fit, add, compare):
         codes.command()(command)
     app.add_typer(codes, name=NAME, rich_help_panel="Ask")
 
@@ -229,6 +229,85 @@ def add(
         raise typer.Exit(1)
 
 
+def compare(
+    folder: Annotated[Path, typer.Argument(help="Labelled requests and documents, as ToolBench.")],
+    to: Annotated[Path, typer.Option("--out", help="Where trials are kept; they are not rerun.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder without codes; default: factory.toml's.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Variants, separated by semicolons; all.")] = "",
+    seeds: Annotated[int, typer.Option(help="Trials of each variant.", min=1)] = 3,
+    text: Annotated[
+        Path | None, typer.Option(help="Plain text whose perplexity is measured.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A value, e.g. train.epochs=3")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Which codes suit these tools? Train and score every coder under one budget.
+
+    Each learns the documents and two thirds of the requests, and is asked the rest, beside BM25 and
+    the model's own embeddings.
+
+    factory codes compare data/toolbench --model /models/Qwen3-0.6B --out /tmp/compare
+    """
+    import asyncio
+
+    from factory.cli.rounds import parse_overrides
+    from factory.compare import Plan, standard_variants
+    from factory.compare import compare as run_compare
+    from factory.curriculum import code_config, train_config
+    from factory.recipe import free_threads, load_recipe, load_settings
+    from factory.scorers.retrieval import BM25, EmbSim, Retriever
+    from factory.scorers.toolbench import load_toolbench
+
+    workspace = open_workspace()
+    settings = load_settings(workspace)
+    resolved = load_recipe(workspace, recipe or settings.recipe, parse_overrides(overrides or []))
+    base = model or workspace.model_folder(settings.model)
+    _refuse_codes(base)
+    variants = standard_variants(code_config(resolved.recipe, version=1))
+    chosen = [name.strip() for name in only.split(";")] if only else list(variants)
+    for name in chosen:
+        if name not in variants:
+            known = "; ".join(variants)
+            raise InputError(f"no variant {name!r}", remedy=f"the variants are {known}")
+    threads = settings.engine.threads or free_threads()
+    plan = Plan(
+        model=base,
+        bench=load_toolbench(folder),
+        text=text.read_text(encoding="utf-8") if text else "",
+        out=to,
+        workspace=workspace.root,
+        variants=tuple(variants[name] for name in chosen),
+        seeds=tuple(range(seeds)),
+        train=train_config(resolved.recipe, 0, settings.engine.dtype, 1),
+        threads=threads,
+    )
+    to.mkdir(parents=True, exist_ok=True)
+    baselines: list[Retriever] = [
+        BM25(),
+        EmbSim(folder=base, threads=threads, log=to / "embed.log"),
+    ]
+    trials, found = asyncio.run(run_compare(plan, baselines, err))
+    rows = [
+        (trial.variant, str(trial.seed), trial.values["mean"], trial.codes["new_tokens"])
+        for trial in trials
+    ]
+    rows += [(each.system, "", each.table()["mean"], 0) for each in found]
+    if as_json:
+        for name, seed, values, tokens in rows:
+            write_json({"codes": name, "seed": seed, "new_tokens": tokens, **values})
+        return
+    metrics = ("ndcg@1", "ndcg@3", "ndcg@5", "ndcg_hits@5", "recall@5")
+    print_table(
+        ("codes", "seed", *metrics, "new tokens"),
+        [(n, seed, *(f"{values[m]:.1f}" for m in metrics), t) for n, seed, values, t in rows],
+    )
+
+
 # -- what the commands share ----------------------------------------------------------------------
 
 
@@ -313,6 +392,17 @@ def _folder(checkpoint: Path | None) -> Path:
         folder = workspace.root / rows[0][0] if rows else workspace.model_folder(model)
     check_model_folder(folder)
     return folder
+
+
+def _refuse_codes(folder: Path) -> None:
+    from factory.codes.lifecycle import Codebook
+
+    if Codebook.load(folder) is not None:
+        raise InputError(
+            "this model has codes already, and each trial gives it others",
+            where=str(folder),
+            remedy="name a model that no round has trained: --model FOLDER",
+        )
 
 
 def _refuse_to_change(workspace: Workspace, folder: Path) -> None:

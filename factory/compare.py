@@ -1,0 +1,320 @@
+"""Which codes suit these tools? Every coder under one budget, scored on requests kept aside.
+
+The comparison of SGTC's Tables 3 and 10 on one's own model and tools: each trial starts from the
+same checkpoint without codes, gives all tools their codes, learns document → code and request →
+code for the same number of epochs (a factory training, TRL in a child), and is asked for the tools
+of the requests that training did not see, by beam search under the trie. BM25 and the base model's
+embeddings search the same documents. What language costs is measured beside it (ToolWeaver's
+point): perplexity of a plain text before and after.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory.canon import derive_seed
+from factory.codes.gist import GistConfig
+from factory.codes.graph import Pair
+from factory.codes.lifecycle import Codebook, CodeConfig, CoderName
+from factory.codes.trie import Trie
+from factory.dataset import code_example, retrieve_example, write_examples
+from factory.engines.base import EngineSettings
+from factory.prompts import Prompts
+from factory.records import Example, Tool
+from factory.retrieve import Retriever as TrieSearch
+from factory.scorers.perplexity import measure_perplexity
+from factory.scorers.retrieval import ByCode, RetrievalResult, Retriever, evaluate
+from factory.scorers.toolbench import ApiKey, ToolBench, ToolQuery, to_tool
+from factory.train import TrainConfig, TrainingJob, run_training, write_pairs, write_tools
+from factory.workspace import Workspace
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to make codes. Example: Variant(name="residual", codes=CodeConfig())."""
+
+    name: str
+    """How tables call it."""
+    codes: CodeConfig
+    """The codes."""
+    trainings: int = 1
+    """Trainings that share the epochs; codes are made anew before each but the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is compared, on what, with how much work."""
+
+    model: Path
+    """Checkpoint that every trial starts from; it has no codes."""
+    bench: ToolBench
+    """Documents, and labelled requests."""
+    text: str
+    """Plain text whose perplexity is measured; empty is none."""
+    out: Path
+    """Folder of the checkpoints and of `trials.jsonl`, where finished trials are kept."""
+    workspace: Path
+    """Whose prompts are used."""
+    variants: tuple[Variant, ...]
+    """What is compared."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each variant is tried with each."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The budget; its codes and seed are the trial's."""
+    held_out: float = 1 / 3
+    """Share of each split's requests that training does not see."""
+    threads: int = 1
+    """CPU threads of each child."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One variant with one seed."""
+
+    variant: str
+    """Its name."""
+    seed: int
+    """Of its codes and its training."""
+    values: Mapping[str, Mapping[str, float]]
+    """Percent by split of the held-out requests (and `mean`) and metric."""
+    codes: Mapping[str, Any]
+    """The codebook in figures, with new_tokens, mean_length and longest in tokens."""
+    loss: float
+    """Mean of the last tenth of the steps, in nats."""
+    perplexity: tuple[float, float] | None
+    """Of the text, before and after."""
+    seconds: float
+    """Of training alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """The tools and requests of a plan, divided."""
+
+    tools: tuple[Tool, ...]
+    """Every document as a tool, in the benchmark's order."""
+    ids: Mapping[ApiKey, tuple[str, ...]]
+    """Ids of the documents of each API."""
+    learnt: tuple[ToolQuery, ...]
+    """Requests that are trained on."""
+    asked: ToolBench
+    """The benchmark with the held-out requests only."""
+
+
+def divide(bench: ToolBench, held_out: float) -> Labelled:
+    """Tools of all documents, and requests divided by a hash of their ids, split by split."""
+    tools = {
+        key: tuple(to_tool(document) for document in documents)
+        for key, documents in bench.documents.items()
+    }
+    order: dict[str, list[ToolQuery]] = {}
+    for query in sorted(bench.queries, key=lambda query: derive_seed("held out", query.id)):
+        order.setdefault(query.split, []).append(query)
+    kept = {
+        query.id
+        for queries in order.values()
+        for query in queries[: max(1, round(held_out * len(queries)))]
+    }
+    return Labelled(
+        tools=tuple(tool for several in tools.values() for tool in several),
+        ids={key: tuple(tool.id for tool in several) for key, several in tools.items()},
+        learnt=tuple(query for query in bench.queries if query.id not in kept),
+        asked=replace(bench, queries=tuple(q for q in bench.queries if q.id in kept)),
+    )
+
+
+async def compare(
+    plan: Plan, baselines: Sequence[Retriever], report: Report
+) -> tuple[list[Trial], list[RetrievalResult]]:
+    """Run every trial that `plan.out` does not have yet, and the baselines.
+
+    Raises what training and scoring raise; finished trials are kept.
+    """
+    plan.out.mkdir(parents=True, exist_ok=True)
+    labelled = divide(plan.bench, plan.held_out)
+    found = [await evaluate(baseline, labelled.asked) for baseline in baselines]
+    path = plan.out / "trials.jsonl"
+    trials = _read_trials(path)
+    known = {(trial.variant, trial.seed) for trial in trials}
+    before = await _perplexity(plan, plan.model)
+    for seed in plan.seeds:
+        for variant in plan.variants:
+            if (variant.name, seed) in known:
+                continue
+            report(f"{variant.name}, seed {seed}")
+            trial = await _try(plan, variant, seed, labelled, before)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(trial)) + "\n")
+            trials.append(trial)
+    return trials, found
+
+
+async def _try(
+    plan: Plan,
+    variant: Variant,
+    seed: int,
+    labelled: Labelled,
+    before: float | None,
+) -> Trial:
+    """Train, retrieve, measure."""
+    parent, seconds, losses = plan.model, 0.0, []
+    for number in range(variant.trainings):
+        out = plan.out / f"{variant.name.replace(' ', '_')}-{seed}-{number}"
+        job = _make_job(plan, variant, seed, number, parent, out, labelled)
+        result = await run_training(
+            job,
+            threads=plan.threads,
+            log=out.with_suffix(".log"),
+            on_progress=lambda progress: None,
+            on_phase=lambda text: None,
+            max_restarts=0,
+            notify=lambda text: None,
+        )
+        parent, seconds = result.path, seconds + result.seconds
+        losses = [step.loss for step in result.log]
+    retrieved = await _retrieve(plan, parent, labelled)
+    after = await _perplexity(plan, parent)
+    return Trial(
+        variant=variant.name,
+        seed=seed,
+        values=retrieved.table(),
+        codes=_describe(parent),
+        loss=float(np.mean(losses[-max(1, len(losses) // 10) :])),
+        perplexity=None if before is None or after is None else (before, after),
+        seconds=seconds,
+    )
+
+
+async def _retrieve(plan: Plan, checkpoint: Path, labelled: Labelled) -> RetrievalResult:
+    """The tools that a trial's checkpoint finds for the requests it has not seen."""
+    codebook, prompts = Codebook.load(checkpoint), Prompts.load(Workspace(plan.workspace))
+    assert codebook is not None
+    opened = await TrieSearch.open(
+        checkpoint,
+        settings=EngineSettings(threads=plan.threads, max_model_len=plan.train.max_length),
+        log=checkpoint.with_suffix(".retrieve.log"),
+    )
+    async with opened as search:
+        retriever = ByCode(
+            name=checkpoint.name,
+            search=search,
+            coded=frozenset(codebook.tool_ids),
+            prompt=lambda query: prompts.render("codes/retrieve", query=query),
+        )
+        return await evaluate(retriever, labelled.asked)
+
+
+def _make_job(
+    plan: Plan,
+    variant: Variant,
+    seed: int,
+    number: int,
+    parent: Path,
+    out: Path,
+    labelled: Labelled,
+) -> TrainingJob:
+    """The trial's training as files beside its checkpoint."""
+    prompts = Prompts.load(Workspace(plan.workspace))
+    work = out.with_suffix(".job")
+    work.mkdir(parents=True, exist_ok=True)
+    write_examples(work / "examples.jsonl", make_examples(labelled, prompts))
+    write_tools(work / "new_tools.jsonl", labelled.tools if number == 0 else ())
+    write_pairs(work / "pairs.jsonl", _pairs(labelled))
+    recode = 1 if number else 0
+    return TrainingJob(
+        checkpoint=parent,
+        out=out,
+        examples=work / "examples.jsonl",
+        new_tools=work / "new_tools.jsonl",
+        workspace=plan.workspace,
+        config=replace(
+            plan.train,
+            epochs=plan.train.epochs / variant.trainings,
+            seed=derive_seed(seed, number, "compare") % 2**31,
+            codes=replace(variant.codes, recode_every=recode, version=number + 1),
+        ),
+    )
+
+
+def make_examples(labelled: Labelled, prompts: Prompts) -> list[Example]:
+    """Document → code of every tool, and request → code of each tool of the learnt requests.
+
+    Of an API with several documents the first one's code stands for it in requests (A36).
+    """
+    documents = [code_example(tool, prompts, "compare") for tool in labelled.tools]
+    requests = [
+        retrieve_example(query.text, labelled.ids[key][0], prompts, f"compare/{query.id}")
+        for query in labelled.learnt
+        for key in sorted(query.relevant)
+        if key in labelled.ids
+    ]
+    return [*documents, *requests]
+
+
+def _pairs(labelled: Labelled) -> list[Pair]:
+    """Tools that answer one learnt request together: the graph of ToolWeaver's loss (A21)."""
+    return [
+        Pair(a=first, b=second, weight=1.0)
+        for query in labelled.learnt
+        for first, second in combinations(
+            sorted(labelled.ids[key][0] for key in query.relevant if key in labelled.ids), 2
+        )
+    ]
+
+
+def _describe(checkpoint: Path) -> dict[str, Any]:
+    """The checkpoint's codebook in figures, and what its codes cost in tokens."""
+    codebook = Codebook.load(checkpoint)
+    assert codebook is not None
+    lengths = [len(code) for code, _ in Trie.load(codebook.trie_path).codes()]
+    return {
+        **codebook.summary(),
+        "new_tokens": sum(map(len, codebook.tokens)),
+        "mean_length": sum(lengths) / len(lengths),
+        "longest": max(lengths),
+    }
+
+
+async def _perplexity(plan: Plan, folder: Path) -> float | None:
+    """Of the plan's text, windows overlapping."""
+    if not plan.text:
+        return None
+    found = await measure_perplexity(
+        folder, plan.text, threads=plan.threads, log=plan.out / "perplexity.log", strides=(512,)
+    )
+    return found[0].value
+
+
+def _read_trials(path: Path) -> list[Trial]:
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Trial(**row) for row in rows]
+
+
+def standard_variants(codes: CodeConfig) -> dict[str, Variant]:
+    """The papers' coders and ablations by name, in the sizes of `codes`."""
+    gist = codes.gist or GistConfig()
+    residual = replace(codes, coder="residual", gist=None)
+    quantized = replace(codes, coder="quantized", gist=None)
+    silent = replace(quantized, quantized=replace(quantized.quantized, graph=0.0))
+    flat: tuple[CoderName, ...] = ("atomic", "numeric", "hierarchical", "semantic")
+    variants = [
+        *(Variant(name=name, codes=replace(codes, coder=name, gist=None)) for name in flat),
+        Variant(name="residual", codes=residual),
+        Variant(name="residual, gist", codes=replace(residual, gist=gist)),
+        Variant(name="residual, post-guided", codes=residual, trainings=2),
+        Variant(name="residual, random rows", codes=replace(residual, reframe=False)),
+        Variant(name="quantized", codes=quantized),
+        Variant(name="quantized, no graph", codes=silent),
+    ]
+    return {variant.name: variant for variant in variants}
