@@ -46,7 +46,7 @@ examples are generated; none is written by a model or taken from elsewhere. Firs
 requests (35 %), documents from descriptions (10 %) and calls (55 %); then, after fitting a \
 codebook ({codebook}) over {pool} tools of the seed split, 70 % of that mix with some invented \
 words, 15 % document to code and 15 % request to code; last the same with many invented words and \
-the rate falling to 0. About 70 minutes in all on one core beside other work. The command is \
+the rate falling to 0. Less than two hours in all on one core beside other work. The command is \
 deterministic for one machine and number of threads.
 
     factory seed rounds/seed
