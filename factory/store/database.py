@@ -282,8 +282,11 @@ class Ledger:
         con.execute("detach fresh")
         fresh.rename(self.file)
 
-    def _attach(self, con: duckdb.DuckDBPyConnection, option: str, wait_seconds: float) -> None:
-        """Attach the file as `stored`. Raises BusyError if it stays held by another process."""
+    def _attach(self, con: duckdb.DuckDBPyConnection, option: str, wait_seconds: float) -> bool:
+        """Attach the file as `stored`; whether it has the present tables and columns.
+
+        Raises BusyError if it stays held by another process.
+        """
         deadline = time.monotonic() + wait_seconds
         while True:
             try:
@@ -300,8 +303,10 @@ class Ledger:
                         remedy="close the program that has the file open, then try again",
                     ) from error
             time.sleep(0.02)
-        if schema.version_of(con, "stored") > len(self._migrations):
+        version = schema.version_of(con, "stored")
+        if version > len(self._migrations):
             raise newer_ledger(self.file)
+        return version == len(self._migrations)
 
     def _take_in(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
         """Insert the segments that the attached file has not seen, in one transaction."""
@@ -324,17 +329,22 @@ class Ledger:
         con = duckdb.connect(config=READER_CONFIG)
         try:
             stored: set[str] = set()
+            current = False
             if self.file.exists():
-                self._attach(con, "read_only", READ_WAIT_SECONDS)
+                current = self._attach(con, "read_only", READ_WAIT_SECONDS)
                 stored = set(schema.table_names(con, "stored"))
                 names = self._unseen(con, names)
             con.execute("create schema pending")
             con.execute("use memory.pending")
             for migration in self._migrations:
                 con.execute(migration.sql)
-            self._load(con, names)
+            pending = self._load(con, names)
             con.execute("use memory.main")
             for table in schema.table_names(con, "memory", "pending"):
+                if current and table not in pending:
+                    # Not through a union, which keeps DuckDB from skipping columns it need not read.
+                    con.execute(f'create view "{table}" as from stored."{table}"')
+                    continue
                 # By name: a file that is older than the code lacks columns, they read as null.
                 old = f' union all by name from stored."{table}"' if table in stored else ""
                 con.execute(f'create view "{table}" as from pending."{table}"{old}')
@@ -355,13 +365,16 @@ class Ledger:
         seen = {name for (name,) in found.fetchall()}
         return [name for name in names if name not in seen]
 
-    def _load(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
-        """Insert the rows of some segments into the tables of the current schema."""
+    def _load(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> set[str]:
+        """Insert the rows of some segments into the tables of the current schema; their names."""
+        filled: set[str] = set()
         for start in range(0, len(names), FOLD_CHUNK):
             for table, rows in self._segments.read(names[start : start + FOLD_CHUNK]).items():
                 con.register("batch", rows)
                 con.execute(f'insert into "{table}" by name from batch')
                 con.unregister("batch")
+                filled.add(table)
+        return filled
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
