@@ -342,7 +342,7 @@ class Ledger:
             con.execute("use memory.main")
             for table in schema.table_names(con, "memory", "pending"):
                 if current and table not in pending:
-                    # Not through a union, which keeps DuckDB from skipping columns it need not read.
+                    # Not through a union, which keeps DuckDB from skipping unread columns.
                     con.execute(f'create view "{table}" as from stored."{table}"')
                     continue
                 # By name: a file that is older than the code lacks columns, they read as null.

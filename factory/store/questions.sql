@@ -6,10 +6,10 @@
 select * from round_yield order by round;
 
 -- Why did samples of the latest round fall, with an example of each reason?
-select reason, count(*) as samples, any_value(query_id) as example, any_value(message) as message from rejected where round = (select max(round) from rejected) group by reason order by samples desc;
+select reason, count(*) as samples, any_value(query_id) as example, any_value(message) as message from rejected where round = (select max(round) from round) group by reason order by samples desc;
 
 -- Which rules found most, warnings included?
-select rule, severity, hits, samples, share from rule_yield where round = (select max(round) from rule_yield) order by samples desc limit 15;
+select rule, severity, hits, samples, share from rule_yield where round = (select max(round) from round) order by samples desc limit 15;
 
 -- Does a reason get rarer from round to round?
 select reason, round, count(*) as samples from rejected group by reason, round order by reason, round;
