@@ -57,14 +57,12 @@ create or replace view accepted as
 select
   outcome.round,
   outcome.query_id,
-  asked.text as query,
+  (select any_value(text) from query where query.query_id = outcome.query_id) as query,
   outcome.tools_json,
   outcome.calls_json,
   outcome.agreement
 from outcome
 join latest_judgement using (round, judgement)
-left join (select query_id, any_value(text) as text from query group by query_id) as asked
-  on asked.query_id = outcome.query_id
 where outcome.status = 'accepted';
 comment on view accepted is
 'Samples that are kept: the query, the tools shown, the winning calls, and the share of samples that voted for them.';
@@ -73,7 +71,7 @@ create or replace view rejected as
 select
   outcome.round,
   outcome.query_id,
-  asked.text as query,
+  (select any_value(text) from query where query.query_id = outcome.query_id) as query,
   outcome.stage,
   outcome.reason,
   outcome.rule,
@@ -82,8 +80,6 @@ select
   outcome.agreement
 from outcome
 join latest_judgement using (round, judgement)
-left join (select query_id, any_value(text) as text from query group by query_id) as asked
-  on asked.query_id = outcome.query_id
 where outcome.status = 'rejected';
 comment on view rejected is
 'Samples that fell: at which stage, by which rule, for which reason, and where in the record.';
