@@ -41,7 +41,8 @@ check: $(VENV)/ready
 test: check
 	$(BIN)/python -m pytest
 
-BENCHES := $(filter-out __init__ table,$(basename $(notdir $(wildcard bench/*.py))))
+# compare trains every coder for hours: make bench ONLY=compare
+BENCHES := $(filter-out __init__ table backbone compare,$(basename $(notdir $(wildcard bench/*.py))))
 
 bench: $(VENV)/ready $(if $(wildcard requirements/bench.lock),$(VENV)/bench-ready)
 	@set -e; for name in $(or $(ONLY),$(BENCHES)); do $(BIN)/python -m bench.$$name; done

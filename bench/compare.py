@@ -1,6 +1,6 @@
 """Every tokenisation of the four papers on StableToolBench, one small model, one budget.
 
-    python -m bench.compare --data ../shared/data --out /tmp/compare --seeds 3 --epochs 3
+    python -m bench.compare --data ../shared/data --seeds 3 --epochs 3
 
 Documents: StableToolBench's and MetaTool's. Requests: both sets' labelled ones, of which a third of
 each split is kept aside and scored. The model is made from scratch on the documents' words, so the
@@ -137,10 +137,10 @@ def with_toolbench(
     return {**table, "toolbench": mean}
 
 
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(".factory/compare"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--requests", type=int, default=2000, help="of MetaTool, at most")
@@ -186,11 +186,11 @@ async def main() -> None:
     )
     log = options.out / "embed.log"
     baselines: list[Retriever] = [BM25(), EmbSim(folder=model, threads=1, log=log)]
-    trials, found = await compare(plan, baselines, lambda text: print(text, flush=True))
+    trials, found = asyncio.run(compare(plan, baselines, lambda text: print(text, flush=True)))
     print(f"{len(labelled.tools)} tools, {len(labelled.learnt)} requests learnt,", end=" ")
     print(f"{len(labelled.asked.queries)} asked")
     show(trials, found)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
