@@ -196,8 +196,7 @@ async def _try(
 
 async def _retrieve(plan: Plan, checkpoint: Path, labelled: Labelled) -> RetrievalResult:
     """The tools that a trial's checkpoint finds for the requests it has not seen."""
-    codebook, prompts = Codebook.load(checkpoint), Prompts.load(Workspace(plan.workspace))
-    assert codebook is not None
+    prompts = Prompts.load(Workspace(plan.workspace))
     opened = await TrieSearch.open(
         checkpoint,
         settings=EngineSettings(threads=plan.threads, max_model_len=plan.train.max_length),
@@ -207,7 +206,7 @@ async def _retrieve(plan: Plan, checkpoint: Path, labelled: Labelled) -> Retriev
         retriever = ByCode(
             name=checkpoint.name,
             search=search,
-            coded=frozenset(codebook.tool_ids),
+            coded=search.tool_ids,
             prompt=lambda query: prompts.render("codes/retrieve", query=query),
         )
         return await evaluate(retriever, labelled.asked)

@@ -16,9 +16,10 @@ from factory.codes.lifecycle import Codebook
 from factory.engines.base import Engine, check_model_folder, fingerprint, open_engine
 from factory.failures import InputError
 from factory.records import Checkpoint, ItemScore
-from factory.round import Factory, make_checkpoint
+from factory.round import Factory
 from factory.rows import base_rows, benchmark_rows, item_rows, score_rows
 from factory.score import score, score_basis
+from factory.serving import make_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,10 +71,9 @@ async def measure_retrieval(
                 folder, settings=used, log=_log(workspace, "retrieve")
             )
             await stack.enter_async_context(search)
-            codebook = Codebook.load(folder)
-            assert codebook is not None
-            coded = frozenset(codebook.tool_ids)
-            retrievers.append(ByCode(name=checkpoint.id, search=search, coded=coded, prompt=ask))
+            retrievers.append(
+                ByCode(name=checkpoint.id, search=search, coded=search.tool_ids, prompt=ask)
+            )
         if not retrievers:
             raise InputError(
                 "nothing is to rank tools", remedy="--bm25, --embed FOLDER or --by-code MODEL"

@@ -89,6 +89,11 @@ class Retriever:
             raise
         return retriever
 
+    @property
+    def tool_ids(self) -> frozenset[str]:
+        """Ids of the tools that have a code: those it can find."""
+        return frozenset(self._tools)
+
     async def __aenter__(self) -> Retriever:
         return self
 

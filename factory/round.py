@@ -82,6 +82,7 @@ from factory.score import (
     score_basis,
     summarise,
 )
+from factory.serving import base_checkpoint, engine_settings, make_checkpoint
 from factory.store.database import Ledger
 from factory.train import (
     TrainingJob,
@@ -375,16 +376,7 @@ class Factory:
 
     def engine_settings(self) -> EngineSettings:
         """How children serve a model."""
-        engine = self.settings.engine
-        return EngineSettings(
-            threads=self.threads,
-            max_model_len=engine.max_model_len,
-            memory_gib=engine.memory_gib,
-            gpu_memory=engine.gpu_memory,
-            dtype=engine.dtype,
-            max_batch=engine.max_batch,
-            max_restarts=engine.max_restarts,
-        )
+        return engine_settings(self.settings, self.threads)
 
     def _parent_is_needed(self, this: history.OpenRound) -> bool:
         return "sample" not in this.stages_done or not self._all_scored(this.checkpoint)
@@ -646,18 +638,6 @@ class Factory:
             paired_delta(before, after),
             tolerance=self.recipe.score.tolerance,
         )
-
-
-def base_checkpoint(workspace: Workspace, settings: Settings) -> Checkpoint:
-    """The model of the settings, as the checkpoint that starts the lineage."""
-    folder = workspace.model_folder(settings.model)
-    check_model_folder(folder)
-    return make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
-
-
-def make_checkpoint(name: str, folder: Path, mark: str) -> Checkpoint:
-    """A checkpoint whose id tells apart other weights under the same name."""
-    return Checkpoint(id=f"{name}-{mark.split(':')[-1][:6]}", path=str(folder), fingerprint=mark)
 
 
 class _Writer:

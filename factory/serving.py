@@ -35,9 +35,7 @@ def find_model(workspace: Workspace, settings: Settings, model: str) -> Checkpoi
     """
     folder = Path(model).expanduser()
     if not model:
-        own = workspace.model_folder(settings.model)
-        base = Checkpoint(id=own.name, path=str(own.resolve()), fingerprint=fingerprint(own))
-        base = _identify(base)
+        base = base_checkpoint(workspace, settings)
         found = history.promoted_checkpoint(Ledger(workspace.state), base)
         folder = workspace.root / found.path
     elif not folder.is_dir():
@@ -50,16 +48,19 @@ def find_model(workspace: Workspace, settings: Settings, model: str) -> Checkpoi
             )
         folder = workspace.root / stored.path
     check_model_folder(folder)
-    mark = fingerprint(folder)
-    return _identify(Checkpoint(id=folder.name, path=str(folder.resolve()), fingerprint=mark))
+    return make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
 
 
-def _identify(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the id that rounds give it."""
-    mark = checkpoint.fingerprint.split(":")[-1][:6]
-    return Checkpoint(
-        id=f"{checkpoint.id}-{mark}", path=checkpoint.path, fingerprint=checkpoint.fingerprint
-    )
+def base_checkpoint(workspace: Workspace, settings: Settings) -> Checkpoint:
+    """The model of the settings, as the checkpoint that starts the lineage."""
+    folder = workspace.model_folder(settings.model)
+    check_model_folder(folder)
+    return make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
+
+
+def make_checkpoint(name: str, folder: Path, mark: str) -> Checkpoint:
+    """A checkpoint whose id tells apart other weights under the same name."""
+    return Checkpoint(id=f"{name}-{mark.split(':')[-1][:6]}", path=str(folder), fingerprint=mark)
 
 
 def engine_settings(settings: Settings, threads: int = 0) -> EngineSettings:

@@ -52,6 +52,7 @@ def retrieve(
     from factory.failures import InputError
     from factory.recipe import load_settings
     from factory.records import Query
+    from factory.serving import engine_settings
     from factory.sources import read_queries
 
     workspace = open_workspace()
@@ -66,7 +67,7 @@ def retrieve(
     folder = checkpoint.expanduser().resolve() if checkpoint else _promoted(workspace, settings)
     found = asyncio.run(
         _retrieve(
-            workspace, folder, asked, k, beams or k, exact, _engine_settings(settings, threads)
+            workspace, folder, asked, k, beams or k, exact, engine_settings(settings, threads)
         )
     )
     for each, retrieved in zip(asked, found, strict=True):
@@ -81,22 +82,10 @@ def retrieve(
 def _promoted(workspace: Workspace, settings: Settings) -> Path:
     """The folder of the checkpoint that the next round would start from."""
     from factory.history import promoted_checkpoint
-    from factory.round import base_checkpoint
+    from factory.serving import base_checkpoint
 
     base = base_checkpoint(workspace, settings)
     return workspace.root / promoted_checkpoint(open_ledger(), base).path
-
-
-def _engine_settings(settings: Settings, threads: int) -> EngineSettings:
-    from factory.engines.base import EngineSettings
-    from factory.recipe import free_threads
-
-    engine = settings.engine
-    return EngineSettings(
-        threads=threads or engine.threads or free_threads(),
-        max_model_len=engine.max_model_len,
-        dtype=engine.dtype,
-    )
 
 
 async def _retrieve(
