@@ -57,7 +57,8 @@ def make_points(count: int) -> Floats:
 
 def ways(size: int, levels: int) -> Ways:
     """Names, and functions from points to the centroids of each level; ours first."""
-    yield "factory (scikit-learn KMeans)", lambda x: fit_levels(x, size, levels, seed=0)
+    yield "factory (scikit-learn, quick)", lambda x: fit_levels(x, size, levels, seed=0)
+    yield "scikit-learn KMeans", lambda x: by_level(x, levels, lambda r: whole(r, size))
     yield "scikit-learn MiniBatchKMeans", lambda x: by_level(x, levels, lambda r: mini(r, size))
     try:
         import faiss
@@ -81,10 +82,17 @@ def faiss_by_level(size: int, levels: int, steps: int) -> Callable[[Floats], lis
             points_Nd.shape[1], size, niter=steps, seed=1, max_points_per_centroid=len(points_Nd)
         )
         means.train(points_Nd)
-        found_Kd: Floats = means.centroids
+        found_Kd: Floats = np.asarray(means.centroids)
         return found_Kd
 
     return lambda points_Nd: by_level(points_Nd, levels, cluster)
+
+
+def whole(rest_Nd: Floats, size: int) -> Floats:
+    from sklearn.cluster import KMeans
+
+    found_Kd: Floats = KMeans(size, n_init=1, random_state=0).fit(rest_Nd).cluster_centers_
+    return found_Kd
 
 
 def mini(rest_Nd: Floats, size: int) -> Floats:
