@@ -143,20 +143,27 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """Decode only paths of a trie: in the whole answer, or where it writes a code.
+    """Decode only paths of a trie, only JSON under tools' own schemas, or one after the other.
 
-    Example: Constraint(trie="/ws/.factory/checkpoints/r1/codes/trie.npz", after="Action: ",
-    until="\\n").
+    Examples: Constraint(trie="/ws/.factory/checkpoints/r1/codes/trie.npz", after="Action: ",
+    until="\\n"); Constraint(tools=(document,)) where the tool is chosen already.
     """
 
-    trie: str
-    """Path of a saved trie (factory.codes.trie.Trie.save)."""
+    trie: str = ""
+    """Path of a saved trie (factory.codes.trie.Trie.save); "" where `tools` say it all."""
     only: tuple[str, ...] = ()
     """Ids of the tools that may be named; () is all of the trie's."""
     after: str = ""
     """Text that opens a code span, compared token by token; "" is the start of the answer."""
     until: str = ""
     """Text of one token that closes a code, after which all is allowed; "" ends the answer."""
+    documents: str = ""
+    """Path of the tools.jsonl of a codebook: after its first code and `until` the answer is that
+    tool's arguments as JSON, and nothing else."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Documents, in place of a trie: the answer is JSON under their schemas."""
+    form: Literal["arguments", "calls"] = "arguments"
+    """With `tools`: the arguments of the one tool; or one call or more in Hermes tags."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

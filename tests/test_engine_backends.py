@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,27 +20,39 @@ from typing import Any
 import pytest
 from conftest_models import code_names, tiny_model
 
+from factory.canon import tool_id
 from factory.codes.trie import Trie
 from factory.engines.base import (
     CONTEXT_FULL,
     ENGINE_DIED,
     PROMPT_TOO_LONG,
+    SCHEMA_UNSUPPORTED,
     EngineSettings,
     fingerprint,
     open_engine,
     unanswered,
 )
-from factory.engines.constrain import guide_to_wire, vllm_processor, vllm_slot_processor
+from factory.engines.constrain import (
+    constraint_to_wire,
+    guide_to_wire,
+    vllm_processor,
+    vllm_slot_processor,
+)
 from factory.engines.process import ProcessEngine
 from factory.failures import ModelError
+from factory.jsontext import parse_strict
+from factory.judge_calls import judge_call
 from factory.records import (
+    Call,
     Checkpoint,
     Constraint,
     Message,
     Reply,
     Request,
     Sampling,
+    Tool,
 )
+from factory.vote import parse_calls
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +61,29 @@ SETTINGS = EngineSettings(
     threads=1, max_model_len=MAX_MODEL_LEN, memory_gib=0.06, dtype="float32", gpu=False
 )
 CODES = [(a, b, (a * b) % 4) for a in range(4) for b in range(4) if (a + b) % 3]
+PROPERTIES: list[dict[str, Any]] = [
+    {"days": {"type": "int"}, "warm": {"type": "bool"}},
+    {"unit": {"type": "string", "enum": ["°C", "F"]}, "at": {"type": "time", "format": "time"}},
+    {"place": {"type": "dict", "properties": {"x": {"type": "float"}}, "required": ["x"]}},
+    {"towns": {"type": "list[int]", "maxItems": 2}},
+    {},
+]
+TOOLS = [
+    Tool(id=tool_id(document), document=document)
+    for number in range(len(CODES))
+    for properties in [PROPERTIES[number % len(PROPERTIES)]]
+    for document in [
+        {
+            "name": f"tool_{number}",
+            "description": "A tool.",
+            "arguments": {
+                "type": "dict",
+                "properties": properties,
+                "required": list(properties)[:1],
+            },
+        }
+    ]
+]
 
 
 class Served:
@@ -116,7 +153,20 @@ def trie(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trie, C
     made = Trie.build(codes, [f"t_{number}" for number in range(len(codes))], tok.eos_token_id)
     path = tmp_path_factory.mktemp("codes") / "trie.npz"
     made.save(path)
+    rows = [{"tool_id": f"t_{n}", "document": tool.document} for n, tool in enumerate(TOOLS)]
+    path.with_name("tools.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     return made, Constraint(trie=str(path))
+
+
+def with_arguments(constraint: Constraint) -> Constraint:
+    """A code, a new line, and the arguments of the tool that the code names."""
+    documents = str(Path(constraint.trie).with_name("tools.jsonl"))
+    return dataclasses.replace(constraint, until="\n", documents=documents)
+
+
+def assert_fits(text: str, tool: Tool) -> None:
+    call = Call(name=tool.name, arguments=parse_strict(text))
+    assert list(judge_call(call, 0, {tool.name: tool})) == []
 
 
 def chat(number: int, constraint: Constraint | None = None, **sampling: Any) -> Request:
@@ -232,6 +282,71 @@ def test_codes_are_bound_inside_their_span_and_everything_is_free_outside(
     assert num_spans > 3
 
 
+def test_codes_arguments_calls_and_free_rows_share_a_batch(
+    served: Served, trie: tuple[Trie, Constraint]
+) -> None:
+    catalogue, code = trie
+    hot: dict[str, Any] = {"temperature": 1.5, "top_k": 0, "max_tokens": 150}
+    few = tuple(tool.document for tool in TOOLS[:5])
+    free = [chat(number) for number in range(4)]
+    alone = served.sample(*free, *(chat(30 + n, code, **hot) for n in range(4)))
+    kinds = [
+        *free,
+        *(chat(30 + n, code, **hot) for n in range(4)),
+        *(chat(40 + n, with_arguments(code), **hot) for n in range(6)),
+        *(chat(50 + n, Constraint(tools=few[n : n + 1]), **hot) for n in range(5)),
+        *(chat(60 + n, Constraint(tools=few, form="calls"), **hot) for n in range(4)),
+        *(chat(70 + n, with_arguments(code), n=1, temperature=0.0) for n in range(3)),
+    ]
+    order = random.Random(0).sample(range(len(kinds)), len(kinds))
+    shuffled = served.sample(*(kinds[place] for place in order))
+    replies = [reply for _, reply in sorted(zip(order, shuffled, strict=True), key=lambda p: p[0])]
+    assert ids(replies[:8]) == ids(alone)
+    num_whole = 0
+    for request, reply in zip(kinds[8:], replies[8:], strict=True):
+        constraint = request.constraint
+        assert constraint is not None
+        for answer in reply.completions:
+            assert answer.finish_reason in ("stop", "length")
+            if answer.finish_reason == "length":
+                assert len(answer.token_ids) == request.sampling.max_tokens
+                continue
+            num_whole += 1
+            if constraint.form == "calls":
+                calls = parse_calls(answer.text).calls
+                assert calls
+                by_name = {tool.name: tool for tool in TOOLS[:5]}
+                assert not [f for call in calls for f in judge_call(call, 0, by_name)]
+            elif constraint.tools:
+                assert_fits(answer.text, TOOLS[few.index(constraint.tools[0])])
+            else:
+                tool = catalogue.lookup(answer.token_ids[:3])
+                assert tool is not None and answer.text.count("\n") == 1
+                assert_fits(answer.text.partition("\n")[2], TOOLS[int(tool[2:])])
+    assert num_whole > 30
+    assert ids(served.sample(*kinds[8:])) == ids(replies[8:])
+
+
+def test_a_schema_that_cannot_constrain_leaves_its_request_unanswered_and_says_so(
+    served: Served, trie: tuple[Trie, Constraint], tmp_path: Path
+) -> None:
+    arguments = {"type": "dict", "properties": {"a": {"not": {"type": "int"}}}, "required": ["a"]}
+    document = {"name": "odd", "description": "A tool.", "arguments": arguments}
+    odd = chat(1, Constraint(tools=(document,)))
+    fine, refused = served.sample(chat(2), odd)
+    assert ids([fine]) == ids(served.sample(chat(2)))
+    assert refused == unanswered(odd, SCHEMA_UNSUPPORTED, refused.num_prompt_tokens)
+    assert any("request r1 stays unanswered" in note and '"not"' in note for note in served.notes)
+    rows = [{"tool_id": f"t_{n}", "document": document} for n in range(len(CODES))]
+    (tmp_path / "tools.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    after_code = dataclasses.replace(
+        with_arguments(trie[1]), documents=str(tmp_path / "tools.jsonl")
+    )
+    for answer in served.sample(chat(3, after_code))[0].completions:
+        assert trie[0].lookup(answer.token_ids[:3]) and len(answer.token_ids) == 5
+        assert answer.finish_reason == SCHEMA_UNSUPPORTED
+
+
 def test_a_sub_trie_names_its_tools_only(served: Served, trie: tuple[Trie, Constraint]) -> None:
     catalogue, constraint = trie
     hot: dict[str, Any] = {"n": 8, "temperature": 2.0, "top_k": 0}
@@ -245,6 +360,12 @@ def test_a_sub_trie_names_its_tools_only(served: Served, trie: tuple[Trie, Const
     assert len(found[1]) > 2
 
 
+def model_config(folder: Path, vocabulary: int) -> SimpleNamespace:
+    """What the processors read of vLLM's configuration."""
+    model = SimpleNamespace(model=str(folder), get_vocab_size=lambda: vocabulary)
+    return SimpleNamespace(model_config=model, speculative_config=None)
+
+
 def test_vllm_tells_its_rows_apart(model: Path, trie: tuple[Trie, Constraint]) -> None:
     """vLLM's first interface: requests enter, move and leave the rows of its batch."""
     import torch
@@ -253,7 +374,7 @@ def test_vllm_tells_its_rows_apart(model: Path, trie: tuple[Trie, Constraint]) -
 
     catalogue, constraint = trie
     vocabulary = len(tokenizer(model))
-    config = SimpleNamespace(model_config=SimpleNamespace(get_vocab_size=lambda: vocabulary))
+    config = model_config(model, vocabulary)
     processor = vllm_processor()(config, torch.device("cpu"), False)
     wire = guide_to_wire(constraint.trie, (), (), None)
     bound, free = SamplingParams(extra_args=wire), SamplingParams()
@@ -293,10 +414,8 @@ def test_both_interfaces_of_vllm_allow_the_same(model: Path, trie: tuple[Trie, C
     catalogue, constraint = trie
     tok = tokenizer(model)
     (close,), marker = tok.encode("\n"), tok.encode("call: ")
-    vocabulary, num_slots, device = len(tok), 8, torch.device("cpu")
-    config = SimpleNamespace(
-        model_config=SimpleNamespace(get_vocab_size=lambda: vocabulary), speculative_config=None
-    )
+    vocabulary, num_slots, device = len(tok), 16, torch.device("cpu")
+    config = model_config(model, vocabulary)
 
     def buffer(*shape: int) -> SimpleNamespace:
         return SimpleNamespace(gpu=torch.zeros(shape, dtype=torch.int32))
@@ -315,6 +434,13 @@ def test_both_interfaces_of_vllm_allow_the_same(model: Path, trie: tuple[Trie, C
     code, *_ = [code for code, _ in catalogue.codes()][3:]
     path = constraint.trie
     whole, spans = (path, (), (), None), (path, (), marker, close)
+    arguments, some = (
+        with_arguments(constraint),
+        tok.encode('{"days": 12', add_special_tokens=False),
+    )
+    written = constraint_to_wire(arguments, {"marker": [], "until": close})
+    known = constraint_to_wire(Constraint(tools=(TOOLS[0].document,)), {})
+    first = next(token for token, tool in catalogue.codes() if tool == "t_0")
     cases: list[tuple[Any, list[int]]] = [
         (whole, []),
         (whole, [*code[:2]]),
@@ -324,11 +450,17 @@ def test_both_interfaces_of_vllm_allow_the_same(model: Path, trie: tuple[Trie, C
         (spans, [7, *code[:1]]),
         (spans, [7, *marker, *code[:2]]),
         (spans, [*marker, *code, close, 9, *marker]),
+        (written, [*first[:2]]),
+        (written, [*first, close]),
+        (written, [*first, close, *some]),
+        (known, [*some]),
+        (known, []),
     ]
-    slot_of = [5, 2, 7, 0, 1, 6, 3, 4]
+    slot_of = [5, 2, 7, 0, 1, 6, 3, 4, 12, 9, 11, 8, 10]
     added = []
     for row, (slot, (wire, output)) in enumerate(zip(slot_of, cases, strict=True)):
-        params = SamplingParams(extra_args=None if wire is None else guide_to_wire(*wire))
+        extra = guide_to_wire(*wire) if isinstance(wire, tuple) else wire
+        params = SamplingParams(extra_args=extra)
         assert slots.add_request(slot, params) == (wire is not None)
         prompt = [3] * (1 + slot)
         tokens = torch.tensor(prompt + output, dtype=torch.int32)
@@ -353,6 +485,17 @@ def test_both_interfaces_of_vllm_allow_the_same(model: Path, trie: tuple[Trie, C
     num_allowed = expected.isfinite().sum(1).tolist()
     assert num_allowed[2:6] == [1, 1, vocabulary, vocabulary]
     assert num_allowed[7] == num_allowed[0] == len(catalogue.children(0))
+    assert num_allowed[10] == num_allowed[11] < vocabulary
+    assert num_allowed[9] == num_allowed[12] < num_allowed[10]
+    # Two tokens later, of which the host has seen neither.
+    more = tok.encode("34", add_special_tokens=False)
+    for row in (10, 11):
+        slot, output = slot_of[row], cases[row][1]
+        start = 1 + slot + len(output)
+        states.all_token_ids.gpu[slot, start : start + 2] = torch.tensor(more)
+        states.total_len.gpu[slot] += 2
+        output += more
+    assert torch.equal(slots.apply(logits.clone(), context), rows.apply(logits.clone()))
 
 
 def test_a_prompt_without_room_for_an_answer_comes_back_empty(served: Served) -> None:
@@ -486,6 +629,10 @@ def test_a_cache_too_small_for_the_batch_changes_no_sample(
     catalogue, constraint = trie
     requests = [chat(number, max_tokens=120) for number in range(8)]
     requests += [chat(20 + number, constraint, temperature=1.5) for number in range(8)]
+    requests += [
+        chat(40 + number, with_arguments(constraint), temperature=1.5, max_tokens=100)
+        for number in range(8)
+    ]
 
     async def sample(memory_gib: float) -> list[Reply]:
         settings = dataclasses.replace(SETTINGS, memory_gib=memory_gib)
@@ -500,7 +647,7 @@ def test_a_cache_too_small_for_the_batch_changes_no_sample(
 
     tight, roomy = asyncio.run(sample(0.001)), asyncio.run(sample(0.06))
     assert ids(tight) == ids(roomy)
-    codes = [completion.token_ids[:-1] for reply in tight[8:] for completion in reply.completions]
+    codes = [completion.token_ids[:-1] for reply in tight[8:16] for completion in reply.completions]
     assert all(code in catalogue for code in codes)
 
 

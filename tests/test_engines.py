@@ -30,7 +30,7 @@ from factory.engines.base import (
     request_to_wire,
     unanswered,
 )
-from factory.engines.constrain import Forest, Guide, Rows, make_guide
+from factory.engines.constrain import Bound, Forest, Guide, Rows, make_guide
 from factory.engines.process import DEATHS_PER_RESTART, ProcessEngine
 from factory.engines.replay import ReplayEngine
 from factory.failures import ChildError, InputError, MissingError, ModelError
@@ -461,7 +461,7 @@ def test_a_batch_allows_what_the_trie_allows_each_row(
 ) -> None:
     import torch
 
-    guided = {row: (guide, ids) for row, (guide, ids) in enumerate(rows) if guide}
+    guided = {row: (Bound(guide, "", None), ids) for row, (guide, ids) in enumerate(rows) if guide}
     logits = torch.randn(len(rows), VOCABULARY)
     before = logits.clone()
     Rows(Forest(logits.device), guided, len(rows)).apply(logits)

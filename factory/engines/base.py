@@ -35,8 +35,12 @@ CONTEXT_FULL = "context_full"
 ENGINE_DIED = "engine_died"
 """Finish reason of completions of a request that kills the engine or that it refuses."""
 
-UNANSWERED = frozenset({PROMPT_TOO_LONG, ENGINE_DIED})
-"""Finish reasons of completions without tokens: nothing can be said of such an answer."""
+SCHEMA_UNSUPPORTED = "schema_unsupported"
+"""Finish reason where a tool's schema was to constrain the answer and no grammar can be made of it.
+Whoever asked may ask again without."""
+
+UNANSWERED = frozenset({PROMPT_TOO_LONG, ENGINE_DIED, SCHEMA_UNSUPPORTED})
+"""Finish reasons of completions without an answer: nothing can be said of one."""
 
 BACKENDS = {"vllm": "factory.engines.vllm", "transformers": "factory.engines.transformers"}
 """Module that a backend's child process runs."""
@@ -210,6 +214,21 @@ def check_request(request: Request) -> None:
             )
     if bool(request.messages) == (request.prompt is not None):
         raise InputError("A request needs either messages or a prompt", where=request.id)
+    if request.constraint is not None and (fault := _find_fault(request.constraint)):
+        raise InputError(f"The constraint {fault}", where=request.id)
+
+
+def _find_fault(constraint: Constraint) -> str:
+    """What is wrong with a constraint; empty if nothing is."""
+    if bool(constraint.trie) == bool(constraint.tools):
+        return "needs either a trie or tools"
+    if constraint.tools and (constraint.only or constraint.after or constraint.until):
+        return "of tools has no code to bound"
+    if constraint.form == "arguments" and len(constraint.tools) > 1:
+        return "is on the arguments of one tool, not of several"
+    if constraint.documents and (not constraint.until or constraint.after):
+        return "on arguments after a code needs `until`, and a code that starts the answer"
+    return ""
 
 
 def unanswered(request: Request, finish_reason: str, num_prompt_tokens: int = 0) -> Reply:
@@ -222,6 +241,11 @@ def unanswered(request: Request, finish_reason: str, num_prompt_tokens: int = 0)
     )
 
 
+def describe_unsupported(request: Request, error: Exception) -> str:
+    """The notice about a request whose schema cannot constrain its answer."""
+    return f"request {request.id} stays unanswered, its schema makes no grammar: {error}"
+
+
 def request_to_wire(request: Request) -> dict[str, Any]:
     """A request as a JSON object."""
     return asdict(request)
@@ -229,15 +253,16 @@ def request_to_wire(request: Request) -> dict[str, Any]:
 
 def request_from_wire(wire: dict[str, Any]) -> Request:
     """The inverse of `request_to_wire`."""
-    constraint = wire["constraint"]
+    constraint = wire["constraint"] and {
+        key: tuple(value) if key in ("only", "tools") else value
+        for key, value in wire["constraint"].items()
+    }
     return Request(
         id=wire["id"],
         sampling=Sampling(**wire["sampling"]),
         messages=tuple(Message(**message) for message in wire["messages"]),
         prompt=wire["prompt"],
-        constraint=Constraint(**{**constraint, "only": tuple(constraint["only"])})
-        if constraint
-        else None,
+        constraint=Constraint(**constraint) if constraint else None,
         tools=tuple(wire["tools"]),
     )
 

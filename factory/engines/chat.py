@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from factory.engines.base import CONTEXT_FULL
+from factory.engines.base import CONTEXT_FULL, SCHEMA_UNSUPPORTED
 from factory.failures import InputError, ModelError
 from factory.records import Completion, Constraint, Request
 
@@ -24,14 +24,15 @@ class Chat:
 
         self._folder = folder
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"The tokenizer cannot be loaded: {error}",
                 where=str(folder),
                 remedy="save it again with save_pretrained of a current transformers",
             ) from error
-        self.end_ids = _end_ids(folder, self._tokenizer.eos_token_id)
+        """As transformers loads it."""
+        self.end_ids = _end_ids(folder, self.tokenizer.eos_token_id)
         """Tokens that end an answer."""
         if not self.end_ids:
             raise ModelError(
@@ -43,12 +44,12 @@ class Chat:
     def encode(self, request: Request) -> list[int]:
         """Token ids of the prompt; lone surrogates, which no tokenizer takes, become `?`."""
         if request.prompt is not None:
-            return list(self._tokenizer.encode(_clean(request.prompt))) or [min(self.end_ids)]
+            return list(self.tokenizer.encode(_clean(request.prompt))) or [min(self.end_ids)]
         from jinja2 import TemplateError
 
         messages = [{"role": m.role, "content": _clean(m.content)} for m in request.messages]
         try:
-            text = self._tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 messages,
                 tools=list(request.tools) or None,
                 add_generation_prompt=True,
@@ -60,7 +61,7 @@ class Chat:
                 where=str(self._folder),
                 remedy="use only roles the model knows in prompts/, or another chat template",
             ) from error
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def bounds(self, constraint: Constraint) -> dict[str, Any]:
         """The tokens that open and close a code span: `marker` and `until` of a guide.
@@ -69,7 +70,7 @@ class Chat:
             InputError: the closing text is not one token of this model.
         """
         marker, closing = (
-            self._tokenizer.encode(text, add_special_tokens=False)
+            self.tokenizer.encode(text, add_special_tokens=False)
             for text in (constraint.after, constraint.until)
         )
         if len(closing) > 1:
@@ -83,7 +84,7 @@ class Chat:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of an answer: without its end token and special tokens, code tokens are kept."""
         ended = bool(token_ids) and token_ids[-1] in self.end_ids
-        text: str = self._tokenizer.decode(
+        text: str = self.tokenizer.decode(
             list(token_ids[:-1] if ended else token_ids),
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
@@ -93,9 +94,20 @@ class Chat:
     def completion(
         self, request: Request, token_ids: Sequence[int], finish_reason: str, logprob: float
     ) -> Completion:
-        """One answer as a record; `length` before `max_tokens` means that the window is full."""
+        """One answer as a record; `length` before `max_tokens` means that the window is full.
+
+        A code without the arguments it asks for means that no grammar could be made for them.
+        """
         if finish_reason == "length" and len(token_ids) < request.sampling.max_tokens:
             finish_reason = CONTEXT_FULL
+        constraint = request.constraint
+        if (
+            finish_reason == "stop"
+            and constraint is not None
+            and constraint.documents
+            and self.bounds(constraint)["until"] in token_ids[-2:-1]
+        ):
+            finish_reason = SCHEMA_UNSUPPORTED
         return Completion(
             text=self.decode(token_ids),
             token_ids=tuple(token_ids),

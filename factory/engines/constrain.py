@@ -1,30 +1,47 @@
-"""Trie-constrained decoding (algorithms §6): one core for both engines and both vLLM interfaces.
+"""Trie-constrained decoding (algorithms §6), and the chosen tool's schema for its arguments.
 
-A constrained row may only take tokens that lead on in its trie, and the closing token where a code
-is whole. Where a row stands follows from the last tokens it sampled and from nothing else, so
-preemption, moves within a batch and asynchronous scheduling do no harm, and a batch may mix tries,
-code spans and free rows. All of it is tensor arithmetic on the logits' device: a step of vLLM on a
-GPU waits for nothing on the host.
+One core for both engines and both vLLM interfaces. A constrained row may only take tokens that lead
+on in its trie, and the closing token where a code is whole. Where a row stands follows from the
+tokens it sampled and from nothing else, so preemption, moves within a batch and asynchronous
+scheduling do no harm, and a batch may mix tries, code spans, schemas and free rows. Codes are
+tensor arithmetic on the logits' device: a step of vLLM on a GPU waits for nothing on the host.
+
+Arguments are bound by masks that a library makes on the host (factory.engines.grammar). Rows that
+write them need their tokens there; steps without such a row do not.
 
 Shape suffixes: R rows of logits, V vocabulary, T window of sampled tokens, M tokens of an opening
-marker, W most ways on, S request slots of vLLM, N nodes, E edges.
+marker, W most ways on, S request slots of vLLM, N nodes, E edges, C rows that write JSON, B bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from factory.codes.trie import ROOT, Trie
+from factory.engines.grammar import (
+    ONLY_END,
+    Documents,
+    Grammars,
+    Unsupported,
+    Writer,
+    arguments_grammar,
+    calls_grammar,
+    load_grammars,
+    read_documents,
+)
 from factory.failures import InputError, ModelError
+from factory.records import Constraint
 
 GUIDE = "factory_guide"
 """Key of a guide's wire form in vLLM's `SamplingParams.extra_args`."""
+GRAMMAR = "factory_grammar"
+"""Key there of the grammar of the whole answer."""
 FREE = -1
 """Where a row stands that may take any token."""
 LOST = 0
@@ -47,10 +64,17 @@ class Guide:
     """Tokens after which the constraint is on; () is from the first new token on."""
     spans: bool = False
     """Whether all tokens are allowed outside a code; else only the end is."""
+    documents: Documents | None = None
+    """Of the tools, where the arguments of the one that is named follow its code."""
 
 
 def make_guide(
-    path: str, only: Sequence[str], marker: Sequence[int], until: int | None, vocabulary: int
+    path: str,
+    only: Sequence[str],
+    marker: Sequence[int],
+    until: int | None,
+    vocabulary: int,
+    documents: str = "",
 ) -> Guide:
     """The guide of a saved trie, or of its sub-trie of some tools, cached until the file changes.
 
@@ -60,6 +84,7 @@ def make_guide(
         marker: tokens that open a code span; none where the answer starts with a code.
         until: token that closes a code; None is the end of the turn.
         vocabulary: tokens of the model.
+        documents: path of the tools.jsonl whose schemas bind what follows the code, if any.
 
     Raises:
         ModelError: the trie is missing or broken, lacks one of the tools, or has tokens beyond
@@ -68,7 +93,8 @@ def make_guide(
     """
     file = Path(path)
     stamp = file.stat().st_mtime_ns if file.exists() else 0
-    return _make_guide(path, stamp, tuple(only), tuple(marker), until, vocabulary)
+    guide = _make_guide(path, stamp, tuple(only), tuple(marker), until, vocabulary)
+    return replace(guide, documents=read_documents(documents)) if documents else guide
 
 
 @lru_cache(maxsize=256)
@@ -329,23 +355,84 @@ class Table:
             logits_RV[row_C[:, None], tokens_CW] = kept_CW
 
 
+class Bound(NamedTuple):
+    """What binds a request: a guide for its code, a writer for its JSON, or both in turn."""
+
+    guide: Guide | None
+    """Of the code; None where the tool is known."""
+    grammar: str
+    """Of the whole answer; empty where it starts with a code or has no JSON."""
+    writer: Writer | None
+    """Follows the JSON; None where there is none."""
+
+    def follow(self, output_ids: Sequence[int]) -> Any:
+        """The matcher of the JSON after these tokens; None while anything else is written."""
+        if self.writer is None:
+            return None
+        if self.guide is None or self.guide.documents is None:
+            return self.writer.follow(self.grammar, output_ids)
+        output = list(output_ids)
+        if self.guide.close not in output:
+            return None
+        num_code = output.index(self.guide.close)
+        grammar = self.guide.documents.grammar(self.guide.trie.lookup(output[:num_code]))
+        try:
+            return self.writer.follow(grammar, output[num_code + 1 :])
+        except Unsupported:
+            return self.writer.follow(ONLY_END, output[num_code + 1 :])
+
+
+def mask_logits(
+    logits_RV: Any, grammars: Grammars, row_C: Sequence[int], matchers: Sequence[Any]
+) -> None:
+    """Set to -inf, in place, what the matchers do not allow in their rows."""
+    import torch
+
+    size, device = logits_RV.shape[1], logits_RV.device
+    bits_CB = torch.from_numpy(grammars.mask(matchers)).to(device)
+    places_8 = torch.arange(8, dtype=torch.uint8, device=device)
+    allowed_CV = ((bits_CB[:, :, None] >> places_8) & 1).flatten(1)[:, :size].bool()
+    chosen_C = torch.tensor(row_C, device=device)
+    logits_RV[chosen_C] = logits_RV[chosen_C].masked_fill(~allowed_CV, float("-inf"))
+
+
+def write_json(logits_RV: Any, rows: Mapping[int, tuple[Bound, Sequence[int]]]) -> None:
+    """Restrict, in place, the rows that write JSON, by the tokens they have sampled."""
+    writing = [
+        (row, bound.writer.grammars, matcher)
+        for row, (bound, output_ids) in rows.items()
+        if bound.writer and (matcher := bound.follow(output_ids)) is not None
+    ]
+    if writing:
+        row_C, (grammars, *_), matchers = zip(*writing, strict=True)
+        mask_logits(logits_RV, grammars, row_C, matchers)
+
+
 class Rows:
     """Constrained rows of a batch whose sampled tokens are lists on the host.
 
-    Example: Rows(forest, {0: (guide, output_ids)}, num_rows=2).apply(logits).
+    Example: Rows(forest, {0: (Bound(guide, "", None), output_ids)}, num_rows=2).apply(logits).
     """
 
     def __init__(
-        self, forest: Forest, rows: Mapping[int, tuple[Guide, Sequence[int]]], num_rows: int
+        self, forest: Forest, rows: Mapping[int, tuple[Bound, Sequence[int]]], num_rows: int
     ) -> None:
-        self._outputs = {row: output_ids for row, (_, output_ids) in rows.items()}
-        guides = [rows[row][0] if row in rows else None for row in range(num_rows)]
+        self._rows = dict(rows)
+        self._outputs = {
+            row: output_ids for row, (bound, output_ids) in rows.items() if bound.guide
+        }
+        guides = [rows[row][0].guide if row in rows else None for row in range(num_rows)]
         self._table = Table(forest, guides)
         self.num_rows = num_rows
         """R: rows of the logits."""
 
     def apply(self, logits_RV: Any) -> None:
         """Restrict the rows in place, by what their lists hold now."""
+        if self._outputs:
+            self._follow_codes(logits_RV)
+        write_json(logits_RV, self._rows)
+
+    def _follow_codes(self, logits_RV: Any) -> None:
         import torch
 
         width, device = self._table.window, logits_RV.device
@@ -362,16 +449,55 @@ class Rows:
 
 
 def guide_to_wire(
-    path: str, only: Sequence[str], marker: Sequence[int], until: int | None
+    path: str,
+    only: Sequence[str],
+    marker: Sequence[int],
+    until: int | None,
+    documents: str = "",
 ) -> dict[str, Any]:
     """What `make_guide` needs besides the vocabulary, for `SamplingParams.extra_args`."""
-    return {GUIDE: {"path": path, "only": [*only], "marker": [*marker], "until": until}}
+    guide = {"path": path, "only": [*only], "marker": [*marker], "until": until}
+    return {GUIDE: guide | {"documents": documents}}
 
 
-def guide_of(params: Any, vocabulary: int) -> Guide | None:
-    """The guide that a request's sampling parameters name; None for an unconstrained one."""
-    wire = (params.extra_args or {}).get(GUIDE)
-    return None if wire is None else make_guide(**wire, vocabulary=vocabulary)
+def constraint_to_wire(constraint: Constraint, bounds: Mapping[str, Any]) -> dict[str, Any]:
+    """A constraint for `bind`, as `SamplingParams.extra_args` takes it.
+
+    Args:
+        constraint: of the request.
+        bounds: its texts in tokens (Chat.bounds).
+    """
+    if not constraint.tools:
+        return guide_to_wire(
+            constraint.trie, constraint.only, **bounds, documents=constraint.documents
+        )
+    if constraint.form == "calls":
+        return {GRAMMAR: calls_grammar(constraint.tools)}
+    return {GRAMMAR: arguments_grammar(constraint.tools[0])}
+
+
+def bind(wire: Mapping[str, Any] | None, folder: str, vocabulary: int) -> Bound | None:
+    """What binds the request with these extra arguments; None where nothing does.
+
+    Args:
+        wire: from constraint_to_wire, or what else a caller of vLLM gives.
+        folder: of the model.
+        vocabulary: tokens of the model.
+
+    Raises:
+        Unsupported: no grammar can be made.
+        ModelError, InputError: see make_guide.
+    """
+    named, grammar = (wire or {}).get(GUIDE), (wire or {}).get(GRAMMAR, "")
+    if named is None and not grammar:
+        return None
+    guide = make_guide(**named, vocabulary=vocabulary) if named else None
+    if not grammar and (guide is None or guide.documents is None):
+        return Bound(guide, "", None)
+    grammars = load_grammars(folder, vocabulary)
+    if grammar:
+        grammars.start(grammar)
+    return Bound(guide, grammar, Writer(grammars))
 
 
 def vllm_processor() -> type:
@@ -386,9 +512,10 @@ def vllm_processor() -> type:
         """Follows the constrained requests through the rows of vLLM's persistent batch."""
 
         def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool) -> None:
+            self._folder: str = vllm_config.model_config.model
             self._vocabulary: int = vllm_config.model_config.get_vocab_size()
             self._forest = Forest(device)
-            self._guided: dict[int, tuple[Guide, Sequence[int]]] = {}
+            self._bound: dict[int, tuple[Bound, Sequence[int]]] = {}
             self._rows: Rows | None = None
 
         def is_argmax_invariant(self) -> bool:
@@ -400,23 +527,24 @@ def vllm_processor() -> type:
                 return
             self._rows = None
             for row in batch_update.removed:
-                self._guided.pop(row, None)
+                self._bound.pop(row, None)
             for row, params, _, output_ids in batch_update.added:
-                self._guided.pop(row, None)
-                if (guide := guide_of(params, self._vocabulary)) is not None:
-                    self._guided[row] = guide, output_ids
+                self._bound.pop(row, None)
+                bound = bind(params.extra_args, self._folder, self._vocabulary)
+                if bound is not None:
+                    self._bound[row] = bound, output_ids
             for source, target, direction in batch_update.moved:
-                moved, replaced = self._guided.pop(source, None), self._guided.pop(target, None)
+                moved, replaced = self._bound.pop(source, None), self._bound.pop(target, None)
                 if moved is not None:
-                    self._guided[target] = moved
+                    self._bound[target] = moved
                 if replaced is not None and direction == MoveDirectionality.SWAP:
-                    self._guided[source] = replaced
+                    self._bound[source] = replaced
 
         def apply(self, logits: Any) -> Any:
             """Tokens are read here and not in update_state, where the last may be missing."""
-            if self._guided:
+            if self._bound:
                 if self._rows is None or self._rows.num_rows != len(logits):
-                    self._rows = Rows(self._forest, self._guided, len(logits))
+                    self._rows = Rows(self._forest, self._bound, len(logits))
                 self._rows.apply(logits)
             return logits
 
@@ -431,34 +559,40 @@ def vllm_slot_processor() -> type:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
     class TrieSlotProcessor(LogitsProcessor):  # type: ignore[misc]
-        """Keeps the guide of every request slot; rows find theirs by the step's mapping."""
+        """Keeps what binds every request slot; rows find theirs by the step's mapping."""
 
         def __init__(self, vllm_config: Any, req_states: Any) -> None:
             if vllm_config.speculative_config is not None:
-                raise ValueError("trie-constrained decoding takes one token a step")
+                raise ValueError("constrained decoding takes one token a step")
             self._states = req_states
+            self._folder: str = vllm_config.model_config.model
             self._forest = Forest(req_states.device)
-            self._guides: list[Guide | None] = [None] * req_states.max_num_reqs
+            self._bound: list[Bound | None] = [None] * req_states.max_num_reqs
             self._table: Table | None = None
+            self._written: dict[int, list[int]] = {}
 
         def add_request(self, req_idx: int, sampling_params: Any) -> bool:
-            """Note the guide of a request that enters the slot."""
-            guide = guide_of(sampling_params, self._states.vocab_size)
-            if guide is not None or self._guides[req_idx] is not None:
-                self._guides[req_idx] = guide
+            """Note what binds a request that enters the slot."""
+            bound = bind(sampling_params.extra_args, self._folder, self._states.vocab_size)
+            if bound is not None or self._bound[req_idx] is not None:
+                self._bound[req_idx] = bound
                 self._table = None
-            return guide is not None
+            self._written.pop(req_idx, None)
+            if bound is not None and bound.writer:
+                self._written[req_idx] = []
+            return bound is not None
 
         def apply_staged_writes(self) -> None:
             """Write the slots' guides to the device, where they have changed."""
             if self._table is None:
-                self._table = Table(self._forest, self._guides)
+                self._table = Table(self._forest, [bound and bound.guide for bound in self._bound])
 
         def apply(self, logits: Any, ctx: Any) -> Any:
-            """Restrict the rows whose slot has a guide, by the tokens of the runner's buffers."""
+            """Restrict the rows whose slot is bound, by the tokens of the runner's buffers."""
             import torch
 
-            if self._table is None or not any(self._guides[slot] for slot in ctx.idx_mapping_np):
+            slots = ctx.idx_mapping_np.tolist()
+            if self._table is None or not any(self._bound[slot] for slot in slots):
                 return logits
             states, slot_R = self._states, ctx.expanded_idx_mapping.long()
             total_R = states.total_len.gpu[slot_R].long()
@@ -469,6 +603,43 @@ def vllm_slot_processor() -> type:
             token_RT = states.all_token_ids.gpu[slot_R[:, None], index_RT].long()
             place_R = self._table.locate(torch.where(sampled_RT, token_RT, NONE), length_R, slot_R)
             self._table.restrict(logits, place_R, slot_R)
+            rows = {row: slot for row, slot in enumerate(slots) if slot in self._written}
+            if rows:
+                self._fetch(list(rows.values()))
+                write_json(
+                    logits,
+                    {
+                        row: (bound, self._written[slot])
+                        for row, slot in rows.items()
+                        if (bound := self._bound[slot]) is not None
+                    },
+                )
             return logits
+
+        def _fetch(self, slots: list[int]) -> None:
+            """Copy the tokens of these slots that the host has not seen: one or two waits.
+
+            The host needs the step's last token before it can make the mask of the next one, so
+            nothing can be prepared ahead: steps with a row that writes JSON wait for the device.
+            """
+            import torch
+
+            states = self._states
+            slot_C = torch.tensor(slots, device=states.device)
+            start_C = states.prompt_len.gpu[slot_C].long()
+            num_C = states.total_len.gpu[slot_C].long() - start_C
+            lengths = num_C.tolist()
+            seen = [self._written[slot] for slot in slots]
+            for tokens, length in zip(seen, lengths, strict=True):
+                del tokens[length:]
+            num_new = max(length - len(have) for have, length in zip(seen, lengths, strict=True))
+            if num_new == 0:
+                return
+            known_C = torch.tensor([len(tokens) for tokens in seen], device=states.device)
+            index_CT = (start_C + known_C)[:, None] + torch.arange(num_new, device=states.device)
+            index_CT = index_CT.clamp(max=states.all_token_ids.gpu.shape[1] - 1)
+            new_CT = states.all_token_ids.gpu[slot_C[:, None], index_CT].tolist()
+            for tokens, length, new in zip(seen, lengths, new_CT, strict=True):
+                tokens += new[: length - len(tokens)]
 
     return TrieSlotProcessor

@@ -15,16 +15,19 @@ from typing import Any
 from factory.child import Channel, run_child
 from factory.engines.base import (
     PROMPT_TOO_LONG,
+    SCHEMA_UNSUPPORTED,
     EngineSettings,
+    describe_unsupported,
     fingerprint,
     reply_to_wire,
     request_from_wire,
     unanswered,
 )
 from factory.engines.chat import Chat
-from factory.engines.constrain import Forest, Guide, Rows, make_guide
+from factory.engines.constrain import Bound, Forest, Rows, bind, constraint_to_wire
+from factory.engines.grammar import Unsupported
 from factory.failures import MissingError, ModelError
-from factory.records import Completion, Constraint, Reply, Request
+from factory.records import Completion, Reply, Request
 
 KEEP_SHARE = 0.75
 """A batch is packed once less than this share of its rows is unfinished."""
@@ -59,7 +62,7 @@ class Row:
     """Which of the job's samples."""
     generator: Any
     """Its own torch.Generator."""
-    guide: Guide | None
+    bound: Bound | None
     """What it may write, if it is constrained."""
     max_tokens: int
     """New tokens at most."""
@@ -76,6 +79,7 @@ class Server:
 
     def __init__(self, channel: Channel, folder: Path, settings: EngineSettings) -> None:
         self._channel = channel
+        self._folder = folder
         self._chat = Chat(folder)
         self._device, self._model = load_model(folder, settings)
         own_limit = getattr(
@@ -121,8 +125,14 @@ class Server:
         prompt_ids = self._chat.encode(request)
         if len(prompt_ids) >= self._max_model_len:
             self._send(number, unanswered(request, PROMPT_TOO_LONG, len(prompt_ids)))
-        else:
-            self._waiting.append(Job(number=number, request=request, prompt_ids=prompt_ids))
+            return
+        try:
+            self._bind(request)
+        except Unsupported as error:
+            self._channel.send({"type": "notice", "text": describe_unsupported(request, error)})
+            self._send(number, unanswered(request, SCHEMA_UNSUPPORTED, len(prompt_ids)))
+            return
+        self._waiting.append(Job(number=number, request=request, prompt_ids=prompt_ids))
 
     def _next_batch(self) -> list[Job]:
         jobs = [self._waiting.popleft()]
@@ -159,20 +169,22 @@ class Server:
     def _row(self, job: Job, index: int) -> Row:
         import torch
 
-        sampling, constraint = job.request.sampling, job.request.constraint
+        sampling = job.request.sampling
         generator = torch.Generator(device=self._device)
         generator.manual_seed(sampling.seed + index)
         return Row(
             job=job,
             index=index,
             generator=generator,
-            guide=self._guide(constraint) if constraint else None,
+            bound=self._bind(job.request),
             max_tokens=min(sampling.max_tokens, self._max_model_len - len(job.prompt_ids)),
         )
 
-    def _guide(self, constraint: Constraint) -> Guide:
-        bounds = self._chat.bounds(constraint)
-        return make_guide(constraint.trie, constraint.only, **bounds, vocabulary=self._vocabulary)
+    def _bind(self, request: Request) -> Bound | None:
+        if request.constraint is None:
+            return None
+        wire = constraint_to_wire(request.constraint, self._chat.bounds(request.constraint))
+        return bind(wire, str(self._folder), self._vocabulary)
 
     def _left_pad(self, prompts: list[list[int]]) -> tuple[Any, Any]:
         """Prompts as (R, T) ids and mask; pads stand on the left, where the mask is 0."""
@@ -210,13 +222,13 @@ class Server:
     def _choose(self, rows: list[Row], logits_RV: Any) -> Any:
         """Sample the next token of every row; finished rows get one that nobody reads."""
         logprobs_RV = logits_RV.log_softmax(-1)
-        guided = {
-            place: (row.guide, row.token_ids)
+        bound = {
+            place: (row.bound, row.token_ids)
             for place, row in enumerate(rows)
-            if row.guide and not row.finished
+            if row.bound and not row.finished
         }
-        if guided:
-            Rows(self._forest, guided, len(rows)).apply(logits_RV)
+        if bound:
+            Rows(self._forest, bound, len(rows)).apply(logits_RV)
         next_R = draw(logits_RV, rows)
         chosen_R = logprobs_RV.gather(1, next_R[:, None])[:, 0]
         for row, token, logprob in zip(rows, next_R.tolist(), chosen_R.tolist(), strict=True):

@@ -15,7 +15,9 @@ from factory.child import Channel, run_child
 from factory.engines.base import (
     ENGINE_DIED,
     PROMPT_TOO_LONG,
+    SCHEMA_UNSUPPORTED,
     EngineSettings,
+    describe_unsupported,
     fingerprint,
     reply_to_wire,
     request_from_wire,
@@ -23,11 +25,12 @@ from factory.engines.base import (
 )
 from factory.engines.chat import Chat
 from factory.engines.constrain import (
-    guide_to_wire,
-    make_guide,
+    bind,
+    constraint_to_wire,
     vllm_processor,
     vllm_slot_processor,
 )
+from factory.engines.grammar import Unsupported
 from factory.failures import MissingError, ModelError
 from factory.records import Reply, Request
 
@@ -40,6 +43,7 @@ class Server:
 
     def __init__(self, channel: Channel, folder: Path, settings: EngineSettings) -> None:
         self._channel = channel
+        self._folder = folder
         self._chat = Chat(folder)
         self._engine = _load(folder, settings)
         config = self._engine.vllm_config.model_config
@@ -81,6 +85,10 @@ class Server:
         except (ValueError, VLLMClientError) as error:
             self._refuse(number, request, error)
             return
+        except Unsupported as error:
+            self._channel.send({"type": "notice", "text": describe_unsupported(request, error)})
+            self._send(number, unanswered(request, SCHEMA_UNSUPPORTED, len(prompt_ids)))
+            return
         self._pending[number] = request
 
     def _refuse(self, number: str, request: Request, error: Exception) -> None:
@@ -99,13 +107,8 @@ class Server:
         sampling = request.sampling
         extra = None
         if request.constraint:
-            guide = {
-                "path": request.constraint.trie,
-                "only": request.constraint.only,
-                **self._chat.bounds(request.constraint),
-            }
-            make_guide(**guide, vocabulary=self._vocabulary)
-            extra = guide_to_wire(**guide)
+            extra = constraint_to_wire(request.constraint, self._chat.bounds(request.constraint))
+            bind(extra, str(self._folder), self._vocabulary)
         return SamplingParams(
             n=1 if sampling.temperature == 0 else sampling.n,
             temperature=sampling.temperature,

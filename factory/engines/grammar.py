@@ -1,0 +1,279 @@
+"""JSON under a tool's own schema, token by token: the arguments of one tool, or a list of calls.
+
+llguidance says which tokens may follow. What is ours is which schema binds which tokens: a tool's
+parameters as `factory.schema` reads them, so that no answer in full falls for a wrong type, an
+invented argument or a missing one. Properties come in the schema's order, with at most one blank
+after a comma or a colon. Numbers that the schema does not bound are written out between -1e15 and
+1e15. Keywords of LOOSE are left to the rules that judge the answer, and so is a name that an object
+without declared properties may hold twice. Any other schema that the library cannot express is
+Unsupported: nothing is answered in its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.engines.chat import Chat
+from factory.failures import MissingError
+from factory.schema import arguments_schema
+
+LOOSE = frozenset(
+    {"uniqueItems", "contains", "minContains", "maxContains", "propertyNames", "multipleOf"}
+    | {"dependentRequired", "default"}
+)
+"""Keywords that do not bind what is written: breaking them is constraint_violation at worst."""
+BOUND = 10**15
+"""Largest number where a schema names no other; every integer up to it is exact as a float."""
+LAYOUT: dict[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+}
+"""Blanks between the parts of JSON, as expressions."""
+ANY = "any"
+"""Definition, in a schema, of a value of any type."""
+ONLY_END = 'start: ""'
+"""The grammar of the empty answer."""
+
+_DAY = (
+    r"[1-9]\d{3}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)"
+    r"|02-(0[1-9]|1\d|2[0-8]))"
+)
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{3}|\.\d{6})?)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?"
+_BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+FORMATS: Mapping[str, str] = {
+    "date": _DAY,
+    "time": _CLOCK,
+    "date-time": f"{_DAY}[T ]{_CLOCK}",
+    "email": r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,255}",
+    "ipv4": rf"({_BYTE}\.){{3}}{_BYTE}",
+    "ipv6": r"([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}",
+    "uuid": r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}",
+    "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+",
+}
+"""Formats that `factory.schema` judges, each as an expression of texts that pass there."""
+
+
+class Unsupported(Exception):
+    """A schema that cannot bind an answer; str() says whose and why."""
+
+
+def arguments_grammar(document: Mapping[str, Any]) -> str:
+    """The grammar of a tool's arguments: one JSON object, then the end of the turn."""
+    return json.dumps({"grammars": [{"json_schema": _closed(document)}]})
+
+
+def calls_grammar(documents: Sequence[Mapping[str, Any]]) -> str:
+    """The grammar of one call or more in Hermes tags, each of one of the tools with its schema."""
+    by_name = {str(document["name"]): document for document in documents}
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, "arguments": _closed(document)},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+            **_COMMON,
+        }
+        for name, document in by_name.items()
+    ]
+    rules = [f"call_{number}: %json {json.dumps(call)}" for number, call in enumerate(calls)]
+    choice = " | ".join(f"call_{number}" for number in range(len(calls)))
+    head = [
+        r'start: call ("\n"? call)*',
+        rf'call: "<tool_call>" "\n"? ({choice}) "\n"? "</tool_call>"',
+    ]
+    return "\n".join([*head, *rules])
+
+
+def _closed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Schema of a tool's arguments in the library's words, its layout included."""
+    schema: dict[str, Any] = lower(arguments_schema(document["arguments"]))
+    return schema | _COMMON
+
+
+def lower(schema: Any) -> Any:
+    """A JSON Schema whose values, as the library writes them, pass `factory.schema`."""
+    if isinstance(schema, list):
+        return [lower(part) for part in schema]
+    if schema is True or schema == {}:
+        return {"$ref": f"#/$defs/{ANY}"}
+    if not isinstance(schema, dict):
+        return schema
+    out: dict[str, Any] = {}
+    for key, part in schema.items():
+        if key in ("properties", "dependentSchemas"):
+            out[key] = {name: lower(inner) for name, inner in part.items()}
+        elif key in ("enum", "const", "required", "type"):
+            out[key] = part
+        elif key == "format":
+            if part in FORMATS:
+                out["allOf"] = [*out.get("allOf", ()), {"pattern": f"^({FORMATS[part]})$"}]
+        elif key == "allOf":
+            out[key] = [*out.get(key, ()), *lower(part)]
+        elif key not in LOOSE:
+            out[key] = lower(part)
+    kinds = {*out["type"]} if isinstance(out.get("type"), list) else {out.get("type")}
+    if kinds & {"integer", "number"}:
+        _bound(out)
+    if "object" in kinds:
+        out.setdefault("additionalProperties", lower(True))
+    if "array" in kinds:
+        out.setdefault("items", lower(True))
+    return out
+
+
+def _bound(schema: dict[str, Any]) -> None:
+    """Bounds, in place, that rule out exponents and numbers of a hundred digits."""
+    if not schema.keys() & {"enum", "const"}:
+        if not schema.keys() & {"minimum", "exclusiveMinimum"}:
+            schema["minimum"] = min(-BOUND, schema.get("maximum", 0))
+        if not schema.keys() & {"maximum", "exclusiveMaximum"}:
+            schema["maximum"] = max(BOUND, schema.get("minimum", 0))
+
+
+_COMMON: dict[str, Any] = {
+    "$defs": {
+        ANY: {
+            "anyOf": [
+                lower({"type": kind})
+                for kind in ("string", "number", "boolean", "null", "array", "object")
+            ]
+        }
+    },
+    "x-guidance": LAYOUT,
+}
+"""What stands at the top of every schema."""
+
+
+class Grammars:
+    """Grammars over the tokens of one model, each compiled once.
+
+    Example: matcher = load_grammars("checkpoints/r1", 4096).start(arguments_grammar(document)).
+    """
+
+    def __init__(self, folder: Path, vocabulary: int) -> None:
+        """Read the tokenizer of a model folder.
+
+        Raises:
+            MissingError: llguidance is not installed.
+            Unsupported: the tokenizer has no fast form, so its tokens' bytes are not known.
+        """
+        try:
+            import llguidance
+            from llguidance.hf import from_tokenizer
+        except ImportError as error:
+            raise MissingError(
+                "llguidance, which constrains arguments, is not installed",
+                remedy="pip install 'tool-factory[train]'",
+            ) from error
+        import torch
+
+        chat = Chat(folder)
+        self.vocabulary = vocabulary
+        """V: width of the logits."""
+        self.end_ids = sorted(chat.end_ids)
+        """Tokens that end an answer."""
+        try:
+            self._tokens = from_tokenizer(
+                chat.tokenizer,
+                n_vocab=max(vocabulary, len(chat.tokenizer)),
+                eos_token=self.end_ids,
+            )
+        except ValueError as error:
+            raise Unsupported(f"the tokenizer cannot be read byte by byte: {error}") from error
+        self._matcher = llguidance.LLMatcher
+        self._executor = llguidance.LLExecutor(num_threads=torch.get_num_threads())
+        self._compile = lru_cache(maxsize=4096)(self._compile_new)
+
+    def start(self, grammar: str) -> Any:
+        """A matcher before its first token. Unsupported where the grammar cannot be compiled."""
+        made, problem = self._compile(grammar)
+        if problem:
+            raise Unsupported(problem)
+        return made.deep_copy()
+
+    def _compile_new(self, grammar: str) -> tuple[Any, str]:
+        made = self._matcher(self._tokens, grammar, log_level=0)
+        return made, " ".join(made.get_error().split())[:300] if made.is_error() else ""
+
+    def mask(self, matchers: Sequence[Any]) -> npt.NDArray[np.uint8]:
+        """(C, V / 8) tokens that may come next of each matcher, a bit each, lowest first.
+
+        Where a matcher met what it does not allow, or its limits, only the end may.
+        """
+        width = (self._tokens.vocab_size + 31) // 32 * 4
+        bits_CB = np.zeros((len(matchers), width), np.uint8)
+        sound = [(matcher, row) for row, matcher in enumerate(matchers) if not matcher.is_error()]
+        if sound:
+            self._executor.unsafe_compute_mask_ptr(sound, bits_CB.ctypes.data, width, len(matchers))
+        for row, matcher in enumerate(matchers):
+            if matcher.is_error():
+                bits_CB[row] = 0
+                for token in self.end_ids:
+                    bits_CB[row, token // 8] |= 1 << token % 8
+        return bits_CB
+
+
+@lru_cache(maxsize=4)
+def load_grammars(folder: str, vocabulary: int) -> Grammars:
+    """The grammars of a model folder, one set a process."""
+    return Grammars(Path(folder), vocabulary)
+
+
+class Writer:
+    """One answer on its way through a grammar, found again from its tokens at each step.
+
+    The matcher rolls on with the tokens it has not seen; where those it has seen are others now,
+    it starts anew.
+    """
+
+    def __init__(self, grammars: Grammars) -> None:
+        self.grammars = grammars
+        """Of the model."""
+        self._grammar = ""
+        self._seen: list[int] = []
+        self._matcher: Any = None
+
+    def follow(self, grammar: str, token_ids: Sequence[int]) -> Any:
+        """The matcher after `token_ids`. Unsupported where the grammar cannot be compiled."""
+        tokens, num_seen = list(token_ids), len(self._seen)
+        if grammar != self._grammar or tokens[:num_seen] != self._seen:
+            self._matcher, self._grammar, num_seen = self.grammars.start(grammar), grammar, 0
+        if len(tokens) > num_seen:
+            self._matcher.consume_tokens(tokens[num_seen:])
+        self._seen = tokens
+        return self._matcher
+
+
+class Documents:
+    """The documents of a catalogue's tools, with grammars of their arguments."""
+
+    def __init__(self, path: Path) -> None:
+        rows = map(json.loads, path.read_text("utf-8").splitlines())
+        self._documents = {str(row["tool_id"]): row["document"] for row in rows}
+        self._grammars: dict[str, str] = {}
+
+    def grammar(self, tool_id: str | None) -> str:
+        """The grammar of a tool's arguments; of nothing but the end where there is no such tool."""
+        if tool_id is None or tool_id not in self._documents:
+            return ONLY_END
+        if tool_id not in self._grammars:
+            self._grammars[tool_id] = arguments_grammar(self._documents[tool_id])
+        return self._grammars[tool_id]
+
+
+@lru_cache(maxsize=8)
+def _read_documents(path: str, stamp: int) -> Documents:
+    return Documents(Path(path))
+
+
+def read_documents(path: str) -> Documents:
+    """Documents of a codebook's tools.jsonl, cached until the file changes."""
+    return _read_documents(path, Path(path).stat().st_mtime_ns)
