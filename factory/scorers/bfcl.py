@@ -319,7 +319,10 @@ def _show_all(allowed: Sequence[Any]) -> str:
 
 def _gold_type(allowed: Sequence[Any]) -> type | None:
     """Type of the first allowed value that is not the omission mark."""
-    return next((type(value) for value in allowed if value != OMITTABLE), None)
+    for value in allowed:
+        if value != OMITTABLE:
+            return type(value)
+    return None
 
 
 def _items_fit(value: Sequence[Any], items: type, allowed: Sequence[Any]) -> bool:
@@ -339,6 +342,8 @@ def _is_allowed(value: Any, items: type | None, allowed: Sequence[Any]) -> bool:
         return any(isinstance(gold, dict) and _object_fits(value, gold) for gold in allowed)
     if isinstance(value, list) and items is dict:
         return any(_objects_fit(value, gold) for gold in allowed)
+    if value in allowed:
+        return True
     if isinstance(value, list):
         standard = [_standardise(item) for item in value]
         return any(
@@ -346,6 +351,8 @@ def _is_allowed(value: Any, items: type | None, allowed: Sequence[Any]) -> bool:
             for gold in allowed
             if isinstance(gold, list | str)  # the omission mark reads as an empty array
         )
+    if not isinstance(value, str):
+        return False
     standard = _standardise(value)
     return any(standard == _standardise(gold) for gold in allowed)
 
