@@ -179,7 +179,7 @@ def main() -> None:
             learning_rate=1e-3,
             epochs=options.epochs,
             batch_size=32,
-            micro_batch_size=32,
+            micro_batch_size=4,  # documents differ much in length: fewer at once, less padding
             max_length=512,
             code_share=0.0,
         ),

@@ -21,10 +21,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from factory.canon import canonical_json, digest
 from factory.child import Channel, Child, run_child
@@ -80,7 +82,7 @@ class TrainConfig:
     batch_size: int = 64
     """Examples of one optimizer step."""
     micro_batch_size: int = 8
-    """Examples of one forward pass; gradients of a step add up over its micro-batches."""
+    """Examples of one forward pass, of like length; a step's gradients add up over its passes."""
     max_length: int = 4096
     """Longest example in tokens; longer ones are dropped and counted."""
     warmup_ratio: float = 0.1
@@ -663,12 +665,48 @@ def _computes_in_bfloat16(gpu: bool, dtype: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+class StepsByLength:
+    """Indices of an epoch at random, those of a step from long to short.
+
+    A step's micro-batches then hardly pad, and its gradient is that of the same examples in any
+    order. Transformers' own `batch_rebalance` does as much, but repeats examples to fill the last
+    step. Example: list(StepsByLength([5, 9, 7], step=3, seed=0)) == [1, 2, 0].
+    """
+
+    def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
+        """Take the examples' lengths in tokens, and the examples of an optimizer step."""
+        self._lengths, self._step, self._seed = lengths, step, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell which epoch the next iteration is: each has an order of its own."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self)).tolist()
+        for start in range(0, len(order), self._step):
+            yield from sorted(
+                order[start : start + self._step], key=self._lengths.__getitem__, reverse=True
+            )
+
+
 def _trainer_class(table_V: Any) -> Any:
     """SFTTrainer whose loss weighs each target token by `table_V[token]`."""
     from trl import SFTTrainer
 
     class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         loss_is_scaled_for_ga = True
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            """Steps of examples drawn at random, their micro-batches of like length."""
+            return StepsByLength(
+                [len(ids) for ids in self.train_dataset["input_ids"]],
+                self.args.train_batch_size * self.args.gradient_accumulation_steps,
+                self.args.seed,
+            )
 
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
             """The micro-batches of one step, and the sum of their weights in place of a count."""

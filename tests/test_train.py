@@ -38,6 +38,7 @@ from factory.records import (
 )
 from factory.train import (
     Progress,
+    StepsByLength,
     TrainConfig,
     TrainingJob,
     TrainingResult,
@@ -490,6 +491,28 @@ def test_a_missing_package_is_named(
 def test_micro_batches_divide_a_batch() -> None:
     with pytest.raises(InputError, match="no multiple"):
         TrainConfig(batch_size=10, micro_batch_size=4)
+
+
+def test_a_step_is_cut_by_length_and_every_epoch_is_another_order() -> None:
+    from accelerate import Accelerator
+    from torch.utils.data import DataLoader
+
+    lengths = [(7 * row) % 23 for row in range(50)]
+    sampler = StepsByLength(lengths, 16, seed=3)
+    loader = Accelerator(cpu=True).prepare_data_loader(
+        DataLoader(range(50), batch_size=4, sampler=sampler)  # type: ignore[arg-type]
+    )
+    epochs = []
+    for epoch in (0, 1, 0):
+        loader.set_epoch(epoch)
+        epochs.append([row for batch in loader for row in batch.tolist()])
+    assert epochs[0] == epochs[2] != epochs[1]
+    for order in epochs:
+        assert sorted(order) == list(range(50))
+        for start in range(0, 50, 16):
+            step = [lengths[row] for row in order[start : start + 16]]
+            assert step == sorted(step, reverse=True)
+    assert {*epochs[0][:16]} != {*epochs[1][:16]}
 
 
 def test_a_job_is_json(tmp_path: Path) -> None:

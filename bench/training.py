@@ -1,0 +1,89 @@
+"""`python -m bench.training`: examples trained a second, by how a step is cut into micro-batches.
+
+The embedded model learns its own replay examples (all weights, one epoch) in one forward pass a
+step, in micro-batches drawn at random, and in micro-batches of like length, as the factory takes
+them. All ways have as many examples in a step, and a step's gradient does not depend on the cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.table import Cell, print_machine, print_table
+from factory import train
+from factory.dataset import encode_all, read_examples
+from factory.workspace import shipped_root
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--examples", type=int, default=320)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--micro", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    print_machine("torch", "trl", "transformers")
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    rows: list[list[Cell]] = []
+    for name, micro, at_random in (
+        ("one pass a step", arguments.batch, True),
+        ("random micro-batches", arguments.micro, True),
+        ("micro-batches of like length (factory)", arguments.micro, False),
+    ):
+        seconds, padded = run(arguments.examples, arguments.batch, micro, at_random)
+        ratio = seconds / float(rows[0][2] or 1) if rows else 1.0
+        rows.append([name, padded, seconds, 1 / ratio])
+    title = f"{arguments.examples} examples in steps of {arguments.batch}, CPU"
+    print_table(title, ("way", "positions a token", "cpu s", "ratio"), rows)
+
+
+def run(num: int, batch: int, micro: int, at_random: bool) -> tuple[float, float]:
+    """CPU seconds of an epoch, and positions that pass through the model, pads too, a token."""
+    from torch.utils.data import RandomSampler
+
+    seed = shipped_root() / "rounds" / "seed"
+    with tempfile.TemporaryDirectory() as folder:
+        job = train.TrainingJob(
+            checkpoint=seed,
+            out=Path(folder) / "out",
+            examples=seed / "replay.jsonl",
+            new_tools=Path(folder) / "none",
+            workspace=shipped_root(),
+            config=train.TrainConfig(method="full", batch_size=batch, micro_batch_size=micro),
+        )
+        learner = train._load(job)
+        encoded = encode_all(
+            read_examples(job.examples)[:num],
+            codes=learner.codebook,
+            outliers=frozenset(),
+            tokenizer=learner.tokenizer,
+            ends=train._end_ids(learner),
+            max_length=1024,
+        )
+        trainer = train._make_trainer(learner, encoded.examples, job.config, folder)
+        if at_random:
+            trainer._get_train_sampler = lambda dataset: RandomSampler(dataset)
+        seen = _count_positions(trainer)
+        started = time.process_time()
+        trainer.train()
+        seconds = time.process_time() - started
+        return seconds, sum(seen) / sum(len(each.input_ids) for each in encoded.examples)
+
+
+def _count_positions(trainer: Any) -> list[int]:
+    """Positions of each forward pass, to be filled while training."""
+    seen: list[int] = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, inputs: seen.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    return seen
+
+
+if __name__ == "__main__":
+    main()
