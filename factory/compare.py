@@ -312,6 +312,11 @@ def standard_variants(codes: CodeConfig) -> dict[str, Variant]:
         Variant(name="residual", codes=residual),
         Variant(name="residual, gist", codes=replace(residual, gist=gist)),
         Variant(name="residual, post-guided", codes=residual, trainings=2),
+        Variant(
+            name="residual, post-guided body",
+            codes=replace(residual, gist=gist, post_guided="body"),
+            trainings=2,
+        ),
         Variant(name="residual, random rows", codes=replace(residual, reframe=False)),
         Variant(name="quantized", codes=quantized),
         Variant(name="quantized, no graph", codes=silent),

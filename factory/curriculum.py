@@ -94,6 +94,7 @@ def code_config(recipe: Recipe, version: int) -> CodeConfig:
         branches=codes.branches,
         embedder=codes.embedder,
         recode_every=codes.recode_every,
+        post_guided=codes.post_guided,
         reframe=codes.reframe,
         gist=GistConfig(**codes.gist.model_dump(), seed=recipe.seed) if codes.gist.views else None,
         quantized=QuantizedConfig(**codes.quantized.model_dump()),

@@ -114,6 +114,9 @@ class CodesSection(Section):
     recode_every: int = Field(0, ge=0)
     """Trainings after which codes are made anew at the latest, sooner where too many tools are new,
     moved or far out (A41); 0 is never."""
+    post_guided: Literal["appendix", "body"] = "appendix"
+    """How gist states follow the trained model before codes are made anew (A16): compression goes
+    on (SGTC's appendix), or only the gist tokens move, also by how requests name tools (body)."""
     reframe: bool = True
     """Rows of new code tokens are made of their members' documents or names (§2.4, A20); else they
     start at random."""
@@ -128,6 +131,8 @@ class CodesSection(Section):
     def _gists_are_the_models_own(self) -> CodesSection:
         if self.gist.views and (self.coder != "residual" or self.embedder):
             raise ValueError("codes.gist.views needs coder residual and no embedder")
+        if self.post_guided == "body" and not (self.gist.views and self.recode_every):
+            raise ValueError("codes.post_guided body needs codes.gist.views and recode_every")
         return self
 
 

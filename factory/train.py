@@ -30,8 +30,10 @@ import numpy as np
 
 from factory.canon import canonical_json, digest
 from factory.child import Channel, Child, run_child
-from factory.codes.gist import GIST_PATH, Gist, GistConfig
+from factory.codes.gist import GIST_PATH, Epoch, Gist, GistConfig, Readable, make_readable
 from factory.codes.graph import Pair
+from factory.codes.guided import Coding, make_coding
+from factory.codes.levels import choose_shape
 from factory.codes.lifecycle import (
     Codebook,
     CodeConfig,
@@ -40,6 +42,7 @@ from factory.codes.lifecycle import (
     fit_codebook,
     recode,
 )
+from factory.codes.vocabulary import add_code_tokens, code_tokens, kept_rows
 from factory.dataset import (
     IGNORED,
     Encoded,
@@ -54,7 +57,7 @@ from factory.dataset import (
 from factory.engines.base import check_model_folder, fingerprint
 from factory.failures import ChildError, DiskError, GateError, InputError, MissingError
 from factory.prompts import Prompts
-from factory.records import Tool
+from factory.records import Example, Tool
 from factory.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -320,18 +323,11 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     examples, new_tools = read_examples(job.examples), _read_tools(job.new_tools)
     learner = _load(job)
     send({"type": "phase", "text": f"giving codes to {len(new_tools)} tools"})
-    given = _give_codes(learner, new_tools, job, send)
+    given = _give_codes(learner, new_tools, examples, job, send)
     if given.recoding is not None:
         more = [code_example(t, learner.prompts, "recode") for t in given.recoding.changed]
         examples = unique_examples([*examples, *more])
-    encoded = encode_all(
-        examples,
-        codes=learner.codebook,
-        outliers=learner.codebook.outliers if learner.codebook else frozenset(),
-        tokenizer=learner.tokenizer,
-        ends=_end_ids(learner),
-        max_length=min(job.config.max_length, learner.max_positions),
-    )
+    encoded = _encode(learner, examples, learner.codebook, job.config.max_length)
     if not encoded.examples:
         raise InputError(
             f"no example can be trained on: {dict(encoded.dropped)}",
@@ -342,6 +338,19 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     figures = _fit(learner, encoded, job.config, send)
     send({"type": "phase", "text": "writing the checkpoint"})
     return _save(learner, job, encoded, given, figures)
+
+
+def _encode(
+    learner: _Learner, examples: Sequence[Example], codebook: Codebook | None, max_length: int
+) -> EncodedSet:
+    return encode_all(
+        examples,
+        codes=codebook,
+        outliers=codebook.outliers if codebook else frozenset(),
+        tokenizer=learner.tokenizer,
+        ends=_end_ids(learner),
+        max_length=min(max_length, learner.max_positions),
+    )
 
 
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
@@ -385,23 +394,42 @@ class DocumentReader:
         """Learn to compress these documents on the model as it is; without `config`, forget how.
 
         Learning goes on from where it ended the last time: with `codes.recode_every` this is SGTC's
-        post-guided training, the trained model's own gist states being clustered anew (A16).
+        post-guided training as its appendix has it, the trained model's own gist states being
+        clustered anew (A16).
         """
-        from factory.codes.gist import fit_gist, make_readable
+        from factory.codes.gist import fit_gist
 
         if config is None:
             self.gist = None
             return
-        texts = self._texts(tools)
         self.gist = fit_gist(
             self.model,
             self.tokenizer,
-            [make_readable(text, t.document) for text, t in zip(texts, tools, strict=True)],
+            self._readable(tools),
             config,
             start=self.gist if self.gist and self.gist.config.views == config.views else None,
-            report=lambda epoch: tell(
-                f"compressing documents, epoch {epoch.number}, held-out loss {epoch.held_out:.3f}"
-            ),
+            report=lambda epoch: tell(_told("compressing documents", epoch)),
+        )
+
+    def guide(
+        self,
+        tools: Sequence[Tool],
+        config: GistConfig,
+        recode: Callable[[Floats | None], Coding],
+        tell: Callable[[str], None],
+    ) -> None:
+        """Post-guided training as SGTC's body has it: only the gist tokens move (guide_gist)."""
+        from factory.codes.guided import guide_gist
+
+        assert self.gist is not None
+        self.gist = guide_gist(
+            self.model,
+            self.tokenizer,
+            self._readable(tools),
+            self.gist,
+            config,
+            recode,
+            report=lambda epoch: tell(_told("moving the gist tokens", epoch)),
         )
 
     def embed(self, tools: Sequence[Tool]) -> Floats:
@@ -416,10 +444,18 @@ class DocumentReader:
             return embed_gists(self.model, self.tokenizer, self.gist, texts)
         return embed_documents(self.model, self.tokenizer, texts)
 
+    def _readable(self, tools: Sequence[Tool]) -> list[Readable]:
+        texts = zip(self._texts(tools), tools, strict=True)
+        return [make_readable(text, tool.document) for text, tool in texts]
+
     def _texts(self, tools: Sequence[Tool]) -> list[str]:
         """What codes are made from, without lone surrogates."""
         texts = (encode_text(tool, self.prompts) for tool in tools)
         return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+
+
+def _told(doing: str, epoch: Epoch) -> str:
+    return f"{doing}, epoch {epoch.number}, held-out loss {epoch.held_out:.3f}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -497,7 +533,13 @@ class _Given:
     """What making all codes anew changed, where that was done."""
 
 
-def _give_codes(learner: _Learner, tools: Sequence[Tool], job: TrainingJob, send: Send) -> _Given:
+def _give_codes(
+    learner: _Learner,
+    tools: Sequence[Tool],
+    examples: Sequence[Example],
+    job: TrainingJob,
+    send: Send,
+) -> _Given:
     """Codes for new tools, from the parent's codebook or a new one, or for all tools anew (A41).
 
     Tokens that are new, or mean something else now, get rows made of their members. Embeddings come
@@ -521,9 +563,7 @@ def _give_codes(learner: _Learner, tools: Sequence[Tool], job: TrainingJob, send
         fresh = {tool.id for tool in tools}
         return _Given(rows=[_code_row(known, e) for e in known.tools if e.tool.id in fresh])
     everyone = [*(entry.tool for entry in known.tools), *tools] if known is not None else tools
-    learner.reader.compress(
-        everyone, codes.gist, lambda text: send({"type": "phase", "text": text})
-    )
+    _follow_model(learner, everyone, examples, job, lambda t: send({"type": "phase", "text": t}))
     documents_ND = _documents(learner, everyone, codes)
     recoding = None
     if known is None:
@@ -552,6 +592,57 @@ def _give_codes(learner: _Learner, tools: Sequence[Tool], job: TrainingJob, send
     learner.codebook.install(learner.model, learner.tokenizer, documents_ND, reframe=codes.reframe)
     rows = [_code_row(learner.codebook, entry) for entry in learner.codebook.tools]
     return _Given(rows=rows, recoding=recoding)
+
+
+def _follow_model(
+    learner: _Learner,
+    tools: Sequence[Tool],
+    examples: Sequence[Example],
+    job: TrainingJob,
+    tell: Callable[[str], None],
+) -> None:
+    """Let the compression of documents follow the model, as the recipe says (A16).
+
+    SGTC's body has L_traj over trajectories; rounds have none of their own (A47), so it is over
+    the chats that ask for a tool, which supplied trajectories are among.
+    """
+    known, codes, gist = learner.codebook, job.config.codes, learner.reader.gist
+    body = codes.post_guided == "body" and gist is not None and gist.config.views == codes.views
+    if known is None or codes.gist is None or not body:
+        learner.reader.compress(tools, codes.gist, tell)
+        return
+    row_of = {tool.id: row for row, tool in reversed(list(enumerate(tools)))}
+    asked = [example for example in examples if example.kind == "retrieve"]
+    now_NVD = learner.reader.embed(tools)
+    shape = choose_shape(len(row_of), codes.size, codes.levels, codes.views)
+    names = code_tokens(shape.levels * codes.views, shape.size)
+    ids = add_code_tokens(learner.tokenizer, learner.model, names)
+    with kept_rows(learner.model, [token for position in ids for token in position]) as give_back:
+
+        def follow(embeddings_NVD: Floats | None) -> Coding:
+            give_back()
+            given_NVD, codebook = now_NVD, known
+            if embeddings_NVD is not None:
+                given_NVD = embeddings_NVD
+                codebook = recode(
+                    known, tools[len(known) :], embeddings_NVD, codes, seed=job.config.seed
+                ).codebook
+            rows = [row_of[entry.tool.id] for entry in codebook.tools]
+            ids = codebook.install(
+                learner.model, learner.tokenizer, given_NVD[rows], reframe=codes.reframe
+            )
+            chats = [_encode_chat(learner, example, codebook, job) for example in asked]
+            return make_coding(codebook, learner.model, ids, given_NVD, row_of, chats)
+
+        learner.reader.guide(tools, codes.gist, follow, tell)
+
+
+def _encode_chat(
+    learner: _Learner, example: Example, codebook: Codebook, job: TrainingJob
+) -> tuple[Sequence[int], Sequence[int]] | None:
+    """Ids and labels of a chat in a codebook's codes; None where training would drop it."""
+    found = _encode(learner, [example], codebook, job.config.max_length).examples
+    return (found[0].input_ids, found[0].labels) if found else None
 
 
 def _documents(learner: _Learner, tools: Sequence[Tool], config: CodeConfig) -> Floats | None:

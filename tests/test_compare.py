@@ -78,6 +78,9 @@ def test_the_variants_differ_in_what_their_names_say() -> None:
     assert variants["residual, gist"].codes.gist is not None
     assert not variants["residual, random rows"].codes.reframe
     assert variants["residual, post-guided"].trainings == 2
+    body = variants["residual, post-guided body"]
+    assert (body.trainings, body.codes.post_guided) == (2, "body") and body.codes.gist is not None
+    assert {v.codes.post_guided for v in variants.values() if v is not body} == {"appendix"}
     assert variants["quantized, no graph"].codes.quantized.graph == 0
     assert variants["quantized"].codes.quantized.graph > 0
 

@@ -14,9 +14,9 @@ from factory.codes.gist import (
     Gist,
     GistConfig,
     Readable,
-    _attached,
-    _encode,
+    attached,
     embed_gists,
+    encode_document,
     fit_gist,
     make_readable,
 )
@@ -66,8 +66,8 @@ def test_fields_are_the_documents_own() -> None:
 def test_two_passes_are_the_cascaded_mask(loaded: tuple[Any, Any]) -> None:
     """One pass over [content; gist; placeholder; task] under the mask of §2.2 gives the same."""
     model, tokenizer = loaded
-    document = _encode(documents()[7], tokenizer)
-    with torch.random.fork_rng(), _attached(model, CONFIG, None) as gist, torch.no_grad():
+    document = encode_document(documents()[7], tokenizer)
+    with torch.random.fork_rng(), attached(model, CONFIG, None) as gist, torch.no_grad():
         gist.model.eval()
         states_1VD = gist.compress([document.content])
         ((task, answer),) = list(document.answers.items())[2:3]
@@ -97,9 +97,9 @@ def test_two_passes_are_the_cascaded_mask(loaded: tuple[Any, Any]) -> None:
 def test_the_document_is_seen_through_the_gists_alone(loaded: tuple[Any, Any]) -> None:
     """Check 13."""
     model, tokenizer = loaded
-    one, other = (_encode(document, tokenizer) for document in documents()[:2])
+    one, other = (encode_document(document, tokenizer) for document in documents()[:2])
     ((task, answer),) = list(one.answers.items())[:1]
-    with torch.random.fork_rng(), _attached(model, CONFIG, None) as gist, torch.no_grad():
+    with torch.random.fork_rng(), attached(model, CONFIG, None) as gist, torch.no_grad():
         gist.model.eval()
         mine, others = gist.compress([one.content]), gist.compress([other.content])
         told = gist.log_probs(mine, [task], [answer])[0]
@@ -132,8 +132,8 @@ def test_training_rebuilds_documents_and_leaves_the_model_alone(
     gist = fit_gist(model, tokenizer, documents(), config, report=heard.append)
     assert [epoch.number for epoch in heard] == list(range(len(gist.epochs)))
     assert min(epoch.held_out for epoch in gist.epochs) <= 0.3 * gist.epochs[0].held_out
-    encoded = [_encode(document, tokenizer) for document in documents()]
-    with torch.random.fork_rng(), _attached(model, config, gist) as compressor:
+    encoded = [encode_document(document, tokenizer) for document in documents()]
+    with torch.random.fork_rng(), attached(model, config, gist) as compressor:
         assert compressor.measure(encoded, shuffle=True) >= 2 * compressor.measure(encoded)
     after = model.state_dict()
     assert before.keys() == after.keys()

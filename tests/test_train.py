@@ -372,6 +372,21 @@ def test_gist_states_are_learnt_kept_and_learnt_on(
     last = Codebook.load(three.job.out)
     assert last is not None and (last.version, len(last)) == (3, len(new))
 
+    body = replace(anew, codes=replace(anew.codes, version=4, post_guided="body"))
+    more = [make_tool("lend_pen")]
+    four = train_once(make_job(tmp_path / "4", three.job.out, few, more, body))
+    assert "trainings old" in four.result.recoded["reason"]
+    assert any("moving the gist tokens, epoch 1" in phase for phase in four.phases)
+    assert not any("compressing" in phase for phase in four.phases)
+    moved = Gist.load(four.job.out / GIST_PATH)
+    assert all(moved.adapter[name].equal(on.adapter[name]) for name in on.adapter)
+    assert moved.indicator_MD.equal(on.indicator_MD)
+    helped = moved.epochs[1].held_out < moved.epochs[0].held_out
+    assert moved.gist_VD.equal(on.gist_VD) != helped
+    codebook = Codebook.load(four.job.out)
+    assert codebook is not None and (codebook.version, len(codebook)) == (4, len(new) + 1)
+    assert codebook.summary() == four.result.codebook
+
 
 @pytest.mark.slow
 def test_text_no_tokenizer_can_read_is_dropped_but_its_tool_gets_a_code(second: Run) -> None:

@@ -189,11 +189,9 @@ def fit_gist(
 
     if len(documents) < 2:
         raise ValueError(f"{len(documents)} documents are too few to compress")
-    with torch.random.fork_rng(), _attached(model, config, start) as compressor:
-        encoded = [_encode(document, tokenizer) for document in documents]
-        order = np.random.default_rng(config.seed).permutation(len(encoded))
-        num_held = max(1, round(config.held_out * len(encoded)))
-        held, train = ([encoded[row] for row in part] for part in np.split(order, [num_held]))
+    with torch.random.fork_rng(), attached(model, config, start) as compressor:
+        encoded = [encode_document(document, tokenizer) for document in documents]
+        held, train = ([encoded[row] for row in part] for part in split(len(encoded), config))
         optimizer = torch.optim.Adam(
             compressor.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -224,23 +222,12 @@ def embed_gists(
     """
     import torch
 
-    ids = [_content_ids(text, tokenizer) for text in texts]
-    order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), row))
-    result_NVD = np.zeros((len(ids), *gist.gist_VD.shape), dtype=np.float32)
-    with (
-        torch.random.fork_rng(),
-        _attached(model, gist.config, gist) as compressor,
-        torch.inference_mode(),
-    ):
-        compressor.model.eval()
-        for begin in range(0, len(order), batch):
-            rows = order[begin : begin + batch]
-            states_BVD = compressor.compress([ids[row] for row in rows])
-            result_NVD[rows] = states_BVD.float().cpu().numpy()
-    return result_NVD
+    ids = [content_ids(text, tokenizer) for text in texts]
+    with torch.random.fork_rng(), attached(model, gist.config, gist) as compressor:
+        return compressor.embed(ids, batch)
 
 
-class _Encoded(NamedTuple):
+class Encoded(NamedTuple):
     """A document in token ids."""
 
     content: list[int]
@@ -268,10 +255,11 @@ class Compressor:
         """A copy of what is trained, as `Gist` has it."""
         from peft import get_peft_model_state_dict
 
+        adapter = get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return {
             "gist_VD": self.gist_VD.detach().clone(),
             "indicator_MD": self.indicator_MD.detach().clone(),
-            "adapter": copy.deepcopy(get_peft_model_state_dict(self.model)),
+            "adapter": copy.deepcopy(adapter),
         }
 
     def compress(self, content: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -280,7 +268,7 @@ class Compressor:
 
         num_views = len(self.gist_VD)
         lengths = [len(ids) for ids in content]
-        embedded_BTD = self._embed(_pad(content, num_views, fill=0))
+        embedded_BTD = self.look_up(pad(content, num_views, fill=0))
         gist_BVD = self.gist_VD.to(embedded_BTD.dtype).expand(len(content), -1, -1)
         # Gist tokens follow each document at once; what stands behind them is not attended to.
         at_BV = torch.tensor(lengths)[:, None] + torch.arange(num_views)
@@ -303,17 +291,17 @@ class Compressor:
         """
         import torch
 
-        answers_JA = _pad(answers, 0, fill=IGNORED).to(states_JVD.device)
+        answers_JA = pad(answers, 0, fill=IGNORED).to(states_JVD.device)
         real_JA = answers_JA != IGNORED
         indicator_J1D = self.indicator_MD[list(tasks)][:, None].to(states_JVD.dtype)
-        written_JAD = self._embed(answers_JA.clamp(min=0)[:, :-1])
+        written_JAD = self.look_up(answers_JA.clamp(min=0)[:, :-1])
         inputs_JLD = torch.cat([states_JVD, indicator_J1D, written_JAD], dim=1)
         num_views = states_JVD.shape[1]
         logits_JAW = self.model(inputs_embeds=inputs_JLD, use_cache=False).logits[:, num_views:]
         logs_JAW = torch.log_softmax(logits_JAW.float(), dim=-1)
         return logs_JAW.gather(2, answers_JA.clamp(min=0)[:, :, None])[:, :, 0], real_JA
 
-    def measure(self, documents: Sequence[_Encoded], shuffle: bool = False) -> float:
+    def measure(self, documents: Sequence[Encoded], shuffle: bool = False) -> float:
         """Nats a token of rebuilding the documents; `shuffle` gives each the states of the next."""
         import torch
 
@@ -327,9 +315,7 @@ class Compressor:
         self.model.train(was_training)
         return total / count
 
-    def loss(
-        self, documents: Sequence[_Encoded], shuffle: bool = False
-    ) -> tuple[torch.Tensor, int]:
+    def loss(self, documents: Sequence[Encoded], shuffle: bool = False) -> tuple[torch.Tensor, int]:
         """Summed nats of all tasks of the documents, and the number of tokens."""
         states_BVD = self.compress([document.content for document in documents])
         if shuffle:
@@ -343,14 +329,38 @@ class Compressor:
         logs_JA, real_JA = self.log_probs(states_BVD[list(rows)], tasks, answers)
         return -(logs_JA * real_JA).sum(), int(real_JA.sum())
 
-    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+    def embed(self, content: Sequence[Sequence[int]], batch: int = 32) -> Floats:
+        """(N, V, D) float32 states of the documents, in their order, without dropout."""
+        import torch
+
+        was_training = self.model.training
+        self.model.eval()
+        order = sorted(range(len(content)), key=lambda row: (len(content[row]), row))
+        result_NVD = np.zeros((len(content), *self.gist_VD.shape), dtype=np.float32)
+        with torch.inference_mode():
+            for begin in range(0, len(order), batch):
+                rows = order[begin : begin + batch]
+                states_BVD = self.compress([content[row] for row in rows])
+                result_NVD[rows] = states_BVD.float().cpu().numpy()
+        self.model.train(was_training)
+        return result_NVD
+
+    def look_up(self, ids: torch.Tensor) -> torch.Tensor:
+        """Input embeddings of tokens."""
         table = self.model.get_input_embeddings()
         embedded: torch.Tensor = table(ids.to(table.weight.device))
         return embedded
 
 
+def split(number: int, config: GistConfig) -> tuple[list[int], list[int]]:
+    """Rows that the stopping is decided on, and rows that are trained on."""
+    order = np.random.default_rng(config.seed).permutation(number).tolist()
+    num_held = max(1, round(config.held_out * number))
+    return order[:num_held], order[num_held:]
+
+
 @contextlib.contextmanager
-def _attached(
+def attached(
     model: PreTrainedModel, config: GistConfig, start: Gist | None
 ) -> Iterator[Compressor]:
     """The model with adapters, which are taken off again; draws from the global generator."""
@@ -395,7 +405,7 @@ def _attached(
 
 def _train_epoch(
     compressor: Compressor,
-    documents: Sequence[_Encoded],
+    documents: Sequence[Encoded],
     optimizer: torch.optim.Optimizer,
     config: GistConfig,
 ) -> float:
@@ -404,7 +414,7 @@ def _train_epoch(
 
     compressor.model.train()
     total, count = 0.0, 0
-    for batch in _batches(documents, torch.randperm(len(documents)).tolist(), config.batch_size):
+    for batch in batches(documents, torch.randperm(len(documents)).tolist(), config.batch_size):
         loss, number = compressor.loss(batch)
         optimizer.zero_grad()
         (loss / number).backward()
@@ -413,11 +423,11 @@ def _train_epoch(
     return total / count
 
 
-def _batches(
-    documents: Sequence[_Encoded], order: Sequence[int], size: int
-) -> Iterator[list[_Encoded]]:
+def batches(
+    documents: Sequence[Encoded], order: Sequence[int], size: int
+) -> Iterator[list[Encoded]]:
     """Documents in this order, until a batch has `size` instances."""
-    batch: list[_Encoded] = []
+    batch: list[Encoded] = []
     for row in order:
         batch.append(documents[row])
         if sum(len(document.answers) for document in batch) >= size:
@@ -427,7 +437,8 @@ def _batches(
         yield batch
 
 
-def _encode(document: Readable, tokenizer: PreTrainedTokenizerBase) -> _Encoded:
+def encode_document(document: Readable, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """A document in token ids. ValueError for one without tokens or fields."""
     answers = {
         TASKS.index(task): [
             *tokenizer(text, add_special_tokens=False)["input_ids"][: MAX_ANSWER_TOKENS - 1],
@@ -437,17 +448,18 @@ def _encode(document: Readable, tokenizer: PreTrainedTokenizerBase) -> _Encoded:
     }
     if not answers:
         raise ValueError("a document without fields cannot be rebuilt")
-    return _Encoded(content=_content_ids(document.content, tokenizer), answers=answers)
+    return Encoded(content=content_ids(document.content, tokenizer), answers=answers)
 
 
-def _content_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def content_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What is read of a document. ValueError for one without tokens."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_DOCUMENT_TOKENS]
     if not ids:
         raise ValueError("a document without tokens cannot be compressed")
     return ids
 
 
-def _pad(rows: Sequence[Sequence[int]], extra: int, fill: int) -> torch.Tensor:
+def pad(rows: Sequence[Sequence[int]], extra: int, fill: int) -> torch.Tensor:
     """(B, longest + extra) ids, filled up on the right, where a causal model does not look."""
     import torch
 

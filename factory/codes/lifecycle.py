@@ -83,6 +83,9 @@ LOADERS: Mapping[str, Callable[[Path], Coder]] = {
 """How a saved coder is read, by the recipe's word for it."""
 CoderName = Literal["residual", "quantized", "atomic", "numeric", "hierarchical", "semantic"]
 """The recipe's words."""
+PostGuided = Literal["appendix", "body"]
+"""Where SGTC describes it: compression trains on, on the trained model (`appendix`), or only the
+gist tokens move, also by the loss of chats that name tools, codes anew each epoch (`body`)."""
 
 _TOKEN = re.compile(r"<[a-z]_\d+>")
 
@@ -115,6 +118,8 @@ class CodeConfig:
     """Folder of a sentence-transformers model for the documents; empty is the model itself."""
     recode_every: int = 0
     """Trainings after which the codes are made anew at the latest; 0 is never."""
+    post_guided: PostGuided = "appendix"
+    """How gist states follow a trained model before codes are made anew (A16)."""
     version: int = 1
     """Of the codebook that is fitted, should one be."""
 

@@ -70,6 +70,14 @@ class ResidualCoder(LevelCoder):
             ]
         self._centroids_PKd = np.stack(levels)
 
+    @property
+    def directions(self) -> list[Floats | None]:
+        """By position: (d, D) what PCA keeps of a state; None where rows average whole states."""
+        return [
+            self._components_VdD[position // self.levels] if position % self.levels else None
+            for position in range(len(self.sizes))
+        ]
+
     def project(self, embeddings_NVD: Floats, view: int) -> Floats:
         centred_ND = embeddings_NVD[:, view].astype(np.float64) - self._mean_VD[view]
         reduced_Nd: Floats = centred_ND @ self._components_VdD[view].T.astype(np.float64)

@@ -7,10 +7,11 @@ inside the functions that need them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import string
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from factory.codes.base import Floats
 from factory.failures import InputError, MissingError, ModelError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _NOT_WORD = re.compile(r"[\W_]+")
@@ -85,11 +87,34 @@ def initialise_rows(
     others[torch.tensor([token for position in ids for token in position])] = False
     norm = table.detach()[others.to(table.device)].float().norm(dim=1).mean().cpu()
     vectors = vectors * (norm / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12))
-    head = model.get_output_embeddings()
-    tables = [table] if head is None or head.weight is table else [table, head.weight]
     with torch.no_grad():
-        for weight in tables:
+        for weight in tables_of(model):
             weight[flat_ids.to(weight.device)] = vectors.to(weight.device, weight.dtype)
+
+
+def tables_of(model: PreTrainedModel) -> list[torch.Tensor]:
+    """The model's input rows, and its output rows where they are not the same."""
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    return [table] if head is None or head.weight is table else [table, head.weight]
+
+
+@contextlib.contextmanager
+def kept_rows(model: PreTrainedModel, ids: Sequence[int]) -> Iterator[Callable[[], None]]:
+    """A function that gives these tokens the rows back that they had; called at the end, too."""
+    import torch
+
+    at = torch.tensor(ids)
+    kept = [(w, w.detach()[at.to(w.device)].clone()) for w in tables_of(model)]
+
+    def give_back() -> None:
+        with torch.no_grad():
+            for weight, rows in kept:
+                weight[at.to(weight.device)] = rows
+
+    try:
+        yield give_back
+    finally:
+        give_back()
 
 
 def embed_names(
