@@ -8,7 +8,7 @@ from typing import Any
 from factory.canon import derive_seed
 from factory.prompts import Prompts
 from factory.recipe import Recipe
-from factory.records import Message, Query, Request, Sampling, Tool
+from factory.records import Constraint, Message, Query, Request, Sampling, Tool
 
 
 def invocation_messages(
@@ -30,6 +30,9 @@ def calls_request(
 ) -> Request:
     """n samples of calls by top-k sampling (algorithms §1.4, A4)."""
     calls = recipe.calls
+    constraint = None
+    if calls.constrain == "schema":
+        constraint = Constraint(tools=tuple(tool.document for tool in tools), form="calls")
     return Request(
         id=f"{query.id}/calls",
         messages=invocation_messages(query.text, [tool.document for tool in tools], prompts),
@@ -41,4 +44,5 @@ def calls_request(
             max_tokens=calls.max_tokens,
             seed=derive_seed(recipe.seed, round_number, query.id, "calls"),
         ),
+        constraint=constraint,
     )

@@ -167,6 +167,8 @@ class CompletionPlan:
     """Requests of each split; 0 is all."""
     allow_public: bool
     """Whether an address may be public."""
+    constrain_inputs: bool = False
+    """Bind the agent's inputs to the tools' schemas; the paper binds its actions only."""
 
 
 async def measure_completion(
@@ -191,7 +193,13 @@ async def measure_completion(
         async with serve(
             workspace, settings, plan.model, notify=notify, allow_public=plan.allow_public
         ) as acting:
-            agent = Agent(engine=acting, templates=templates, apis=apis, documents=bench.documents)
+            agent = Agent(
+                engine=acting,
+                templates=templates,
+                apis=apis,
+                documents=bench.documents,
+                constrain_inputs=plan.constrain_inputs,
+            )
             choose = _actions(acting, bench, plan.setting, state / "tries")
             made = await asyncio.gather(
                 *(agent.solve(query, choose(query), plan.setting) for query in queries)

@@ -144,6 +144,9 @@ class CallsSection(Section):
     top_k: int = Field(40, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, gt=0)
+    constrain: Literal["none", "schema"] = "none"
+    """`schema` binds each answer to calls of the candidates under their own schemas: none falls for
+    a wrong type or name, so rejects teach nothing of them, and no answer can decline to call."""
 
 
 class VoteSection(Section):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from factory.calls import calls_request
 from factory.canon import canonical_json, derive_seed
 from factory.codes.lifecycle import Codebook
-from factory.engines.base import Engine
+from factory.engines.base import SCHEMA_UNSUPPORTED, Engine
 from factory.judging import Batch, Judge, Trail, status_of
 from factory.prompts import Prompts
 from factory.recipe import Recipe
@@ -117,6 +117,9 @@ class Sampler:
         number = self.judge.round_number
         request = calls_request(query, trail.tools, number, self.recipe, self.prompts)
         reply = await self._ask(request)
+        if reply.completions[0].finish_reason == SCHEMA_UNSUPPORTED:
+            request = replace(request, constraint=None)
+            reply = await self._ask(request)
         self._keep(trail, "calls", "", request, reply, "calls/system")
         return trail.judge_calls(reply)
 
@@ -127,7 +130,8 @@ class Sampler:
         self, trail: Trail, stage: str, subject: str, request: Request, reply: Reply, prompt: str
     ) -> None:
         """Keep every raw output of a reply in the trail."""
-        sampling = request.sampling
+        sampling, constraint = request.sampling, request.constraint
+        bound = {"constrain": "schema"} if constraint is not None and constraint.tools else {}
         common = {
             "round": self.judge.round_number,
             "query_id": trail.query.id,
@@ -141,6 +145,7 @@ class Sampler:
                     "top_k": sampling.top_k,
                     "top_p": sampling.top_p,
                     "max_tokens": sampling.max_tokens,
+                    **bound,
                 }
             ),
             "prompt_sha": self.prompts.sha(prompt),

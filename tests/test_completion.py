@@ -18,10 +18,11 @@ from workspaces import ROOT, make_workspace
 
 from factory.codes import trie as tries
 from factory.codes.lifecycle import Codebook, fit_codebook
-from factory.engines.base import PROMPT_TOO_LONG
+from factory.engines.base import PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED
 from factory.engines.replay import ReplayEngine
 from factory.failures import ContentError
-from factory.records import Request
+from factory.records import Request, Tool
+from factory.schema import compile_tool
 from factory.scorers.agent import FINISH, MAX_RESPONSE, Agent, Codes, Names, Trajectory
 from factory.scorers.judge import (
     Judge,
@@ -163,6 +164,39 @@ def test_only_the_action_turn_is_constrained(codebook: Codebook, tmp_path: Path)
         roles = [message.role for message in engine.requests[-1].messages]
         assert roles == ["system", *["user", "assistant"] * 50][: len(roles)]
     assert num_actions > 300
+
+
+def test_inputs_are_bound_to_the_named_tools_schema_where_that_is_asked_for(
+    codebook: Codebook, tmp_path: Path
+) -> None:
+    class Picky(ReplayEngine):
+        """Makes no grammar of Finish."""
+
+        async def sample(self, requests: Sequence[Request]) -> list[Any]:
+            (reply,) = await super().sample(requests)
+            constraint = requests[0].constraint
+            if (
+                constraint is None
+                or not constraint.tools
+                or constraint.tools[0]["name"] != "Finish"
+            ):
+                return [reply]
+            none = tuple(
+                replace(c, text="", finish_reason=SCHEMA_UNSUPPORTED) for c in reply.completions
+            )
+            return [replace(reply, completions=none)]
+
+    script = scripted(thought=["Water."], action=[FIRST, "Finish"], input=['{"cups": 2}', ANSWER])
+    engine = Picky(script)
+    made = solve(make_agent(engine, constrain_inputs=True), NAMES)
+    assert made.final_answer == "It boils."
+    bound = [request.constraint for request in engine.requests if request.id.endswith("/input")]
+    first, finish, again = bound
+    assert first is not None and finish is not None and again is None
+    assert first.tools == (to_tool(DOCUMENTS[KEYS[0]][0]).document,)
+    validator = compile_tool(Tool(id="t", document=finish.tools[0])).validator
+    assert validator.is_valid(json.loads(ANSWER)) and validator.is_valid(json.loads(GIVE_UP))
+    assert not validator.is_valid({"final_answer": "It boils."})
 
 
 def test_all_coded_tools_and_finish_are_at_hand(codebook: Codebook, tmp_path: Path) -> None:

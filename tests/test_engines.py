@@ -372,6 +372,25 @@ def test_a_chat_template_inside_the_tokenizer_config_counts(tmp_path: Path) -> N
 # --- the wire, constraints, replay ---
 
 
+@pytest.mark.parametrize(
+    ("constraint", "fault"),
+    [
+        (Constraint(), "either a trie or tools"),
+        (Constraint(trie="t", tools=({"name": "f"},)), "either a trie or tools"),
+        (Constraint(tools=({"name": "f"},), until="\n"), "no code to bound"),
+        (Constraint(tools=({"name": "f"}, {"name": "g"})), "of one tool"),
+        (Constraint(trie="t", documents="d"), "needs `until`"),
+        (Constraint(trie="t", documents="d", until="\n", after="Action: "), "needs `until`"),
+    ],
+)
+def test_a_contradictory_constraint_is_the_callers_error(
+    constraint: Constraint, fault: str
+) -> None:
+    request = Request(id="r", prompt="p", sampling=Sampling(), constraint=constraint)
+    with pytest.raises(InputError, match=fault):
+        check_request(request)
+
+
 def test_records_survive_the_wire() -> None:
     requests = [
         Request(id="a", prompt="p", sampling=Sampling(seed=2**61), constraint=Constraint(trie="t")),
@@ -379,6 +398,7 @@ def test_records_survive_the_wire() -> None:
             id="b",
             messages=(Message(role="system", content="s"), Message(role="user", content="\ud83d")),
             sampling=Sampling(n=5, temperature=0.7, top_k=40),
+            constraint=Constraint(tools=({"name": "f"}, {"name": "g"}), form="calls"),
         ),
     ]
     assert [request_from_wire(request_to_wire(request)) for request in requests] == requests

@@ -12,7 +12,7 @@ import pytest
 from workspaces import ROOT
 
 from factory.canon import query_id
-from factory.engines.base import PROMPT_TOO_LONG
+from factory.engines.base import PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, unanswered
 from factory.engines.replay import ReplayEngine
 from factory.judging import Batch, Judge
 from factory.prompts import Prompts
@@ -74,6 +74,35 @@ def outcome(tools: str, calls: Sequence[str], **options: Any) -> dict[str, Any]:
     rows = run(ReplayEngine(answer(tools, calls)), **options)
     (sample,) = rows["sample"]
     return dict(sample)
+
+
+def test_calls_are_bound_to_the_schemas_where_the_recipe_says_so() -> None:
+    recipe = Recipe.model_validate({"calls": {"constrain": "schema"}})
+    engine = ReplayEngine(answer(TOOLS, [RIGHT] * 5))
+    rows = run(engine, recipe=recipe)
+    constraint = engine.requests[-1].constraint
+    assert constraint is not None and constraint.form == "calls"
+    assert constraint.tools == (DOCUMENT,)
+    kept = [json.loads(str(row["sampling_json"])) for row in rows["generation"]]
+    assert [row.get("constrain") for row in kept] == [None, *["schema"] * 5]
+    assert all(request.constraint is None for request in engine.requests[:-1])
+
+
+def test_calls_are_asked_freely_where_a_schema_makes_no_grammar() -> None:
+    class Refusing(ReplayEngine):
+        async def sample(self, requests: Sequence[Request]) -> list[Reply]:
+            return [
+                unanswered(request, SCHEMA_UNSUPPORTED)
+                if request.constraint
+                else (await super(Refusing, self).sample([request]))[0]
+                for request in requests
+            ]
+
+    recipe = Recipe.model_validate({"calls": {"constrain": "schema"}})
+    rows = run(Refusing(answer(TOOLS, [RIGHT] * 5)), recipe=recipe)
+    (sample,) = rows["sample"]
+    assert sample["status"] == "accepted"
+    assert not any("constrain" in str(row["sampling_json"]) for row in rows["generation"])
 
 
 def test_agreement_is_accepted_with_every_raw_output() -> None:

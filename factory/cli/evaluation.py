@@ -185,6 +185,9 @@ def completion(
         Path | None, typer.Option(help="StableToolBench's tool_response_cache.")
     ] = None,
     limit: Annotated[int, typer.Option(help="Requests of each split; 0 is all.", min=0)] = 0,
+    constrain_inputs: Annotated[
+        bool, typer.Option(help="Bind inputs to the tools' schemas; the paper does not.")
+    ] = False,
     save: Annotated[Path | None, typer.Option(help="Write the answers, converted.")] = None,
     allow_public: Public = False,
     as_json: AsJson = False,
@@ -207,6 +210,7 @@ def completion(
         cache=cache,
         limit=limit,
         allow_public=allow_public,
+        constrain_inputs=constrain_inputs,
     )
     made, results = asyncio.run(
         measure_completion(workspace, load_settings(workspace), bench, plan, err)

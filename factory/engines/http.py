@@ -110,7 +110,7 @@ class HttpEngine:
             check_request(request)
             if request.constraint is not None:
                 raise InputError(
-                    "a server behind HTTP cannot keep to a trie",
+                    "a server behind HTTP cannot keep to a trie or a schema",
                     where=request.id,
                     remedy="serve the checkpoint itself: give its folder in place of the address",
                 )

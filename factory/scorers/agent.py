@@ -2,7 +2,8 @@
 
 A step is three assistant turns. The thought is free text; the action turn is one code, decoded
 under a trie of the tools at hand and Finish; the input turn is JSON after the tool's documentation
-was shown. Only the action turn is constrained (§6). It ends with Finish or after MAX_TURNS steps.
+was shown. Only the action turn is constrained (§6), unless `constrain_inputs` binds the input turn
+to the documented schema too. It ends with Finish or after MAX_TURNS steps.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from factory.canon import canonical_json, derive_seed, digest
 from factory.codes.base import Code
 from factory.codes.lifecycle import Codebook
 from factory.codes.trie import Trie
-from factory.engines.base import UNANSWERED, Engine
+from factory.engines.base import SCHEMA_UNSUPPORTED, UNANSWERED, Engine
 from factory.failures import ModelError
 from factory.jsontext import parse_strict
 from factory.prompts import to_json
-from factory.records import Constraint, Message, Request, Sampling
+from factory.records import Completion, Constraint, Message, Request, Sampling
 from factory.scorers.templates import Templates
 from factory.scorers.toolbench import ApiDocument, ApiKey, ToolQuery, environment_name, to_tool
 from factory.scorers.virtual import VirtualApi
@@ -55,6 +56,18 @@ FINISH_DOCUMENT: Mapping[str, Any] = {
         }
     ],
 }
+FINISH_TOOL: Mapping[str, Any] = {
+    "name": "Finish",
+    "arguments": {
+        "type": "dict",
+        "properties": {
+            "return_type": {"type": "string", "enum": ["give_answer", "give_up_and_restart"]},
+            "final_answer": {"type": "string"},
+        },
+        "required": ["return_type"],
+    },
+}
+"""What FINISH_DOCUMENT says, as a tool's document."""
 Setting = Literal["gt", "retrieval"]
 """Ground-truth tools are named and the only ones at hand; or all tools are."""
 
@@ -275,6 +288,8 @@ class Agent:
     """Of a thought, and of an input."""
     temperatures: Sequence[float] = TEMPERATURES
     """Of the attempts; one is no retry."""
+    constrain_inputs: bool = False
+    """Bind inputs to the schema of the tool that was named; off in the paper (§6)."""
 
     async def solve(
         self, query: ToolQuery, actions: ActionSpace, setting: Setting = "retrieval"
@@ -348,7 +363,7 @@ class Agent:
                 sampling=sampling,
                 constraint=constraint,
             )
-            completion = (await self.engine.sample([request]))[0].completions[0]
+            completion = await self._ask(request)
             if completion.finish_reason in UNANSWERED:
                 turns.append(Message(role="assistant", content=completion.finish_reason))
                 return None
@@ -371,11 +386,29 @@ class Agent:
             turns.append(Message(role="user", content=known))
             return Step(thought=thought, action=action, key=None, arguments="", response=known)
         ask("input", documentation=self._documentation(key))
-        if (arguments := await say("input", self.max_tokens, None)) is None:
+        bound = self._input_constraint(key) if self.constrain_inputs else None
+        if (arguments := await say("input", self.max_tokens, bound)) is None:
             return turns[-1].content
         response = "" if key == FINISH else await self._call(key, arguments)
         turns.append(Message(role="user", content=response))
         return Step(thought=thought, action=action, key=key, arguments=arguments, response=response)
+
+    async def _ask(self, request: Request) -> Completion:
+        """The answer; a free one where the documented schema cannot constrain it."""
+        completion = (await self.engine.sample([request]))[0].completions[0]
+        if completion.finish_reason == SCHEMA_UNSUPPORTED:
+            request = replace(request, constraint=None)
+            completion = (await self.engine.sample([request]))[0].completions[0]
+        return completion
+
+    def _input_constraint(self, key: ApiKey) -> Constraint | None:
+        """The schema of an input; None where the documentation is no tool's."""
+        if key == FINISH:
+            return Constraint(tools=(dict(FINISH_TOOL),))
+        try:
+            return Constraint(tools=(to_tool(self.documents[key][0]).document,))
+        except ValueError:
+            return None
 
     async def _call(self, key: ApiKey, text: str) -> str:
         """The response as the agent sees it; input that is no JSON object reaches no API."""
