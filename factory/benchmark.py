@@ -11,10 +11,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -50,9 +51,9 @@ class Item:
     """The messages of its one turn, joined by blank lines."""
     functions: tuple[dict[str, Any], ...]
     """Functions on offer, in BFCL's dialect (`parameters`)."""
-    ground_truth: tuple[dict[str, dict[str, list[Any]]], ...]
+    ground_truth: tuple[Any, ...]
     """Expected calls: {function: {argument: [allowed values]}}; "" allows leaving out. Empty where
-    the judge asks only whether anything is called."""
+    the judge asks only whether anything is called; other kinds put what is right there."""
     messages: tuple[Message, ...] = ()
     """The messages of its one turn; empty is one user message, the query."""
     judge: Judge = "python"
@@ -86,9 +87,23 @@ class Item:
         return self.messages or (Message(role="user", content=self.query),)
 
 
+class Questions(Protocol):
+    """What no training may use: the questions of a benchmark of any kind."""
+
+    @property
+    def name(self) -> str:
+        """Its file's name."""
+        ...
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """All questions."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A set of questions that a checkpoint is scored on."""
+    """A set of questions that are answered by calls."""
 
     name: str
     """Its file's name: `home` is eval/home.toml."""
@@ -123,7 +138,7 @@ class Benchmark:
             MissingError: the package that has the questions is not installed.
         """
         path = f"eval/{name}.toml"
-        definition = _read_definition(workspace.find(path), path)
+        definition = check_definition(_Definition, read_definition(workspace, name), path)
         folder = str(data.resolve()) if data else _find_folder(definition, path)
         items = tuple(
             item
@@ -166,8 +181,7 @@ class Benchmark:
                 remedy="its categories are " + ", ".join(self.categories),
             )
         kept = [i for i in self.items if not categories or i.category in categories]
-        if limit:
-            kept = _first_of_each(kept, limit)
+        kept = first_of_each(kept, limit, lambda item: item.category)
         prompt, syntax = prompt or self.prompt, syntax or self.syntax
         marks = [
             "+".join(categories),
@@ -178,23 +192,6 @@ class Benchmark:
         suffix = ",".join(mark for mark in marks if mark)
         name = f"{self.name}[{suffix}]" if suffix else self.name
         return replace(self, name=name, items=tuple(kept), prompt=prompt, syntax=syntax)
-
-
-def load_held_out(workspace: Workspace) -> dict[str, Benchmark]:
-    """The benchmarks whose definition says `held_out = true`, by name. Raises ContentError."""
-    found = {}
-    for path, file in workspace.walk("eval", ".toml"):
-        if path.count("/") == 1 and _is_held_out(file):
-            benchmark = Benchmark.load(workspace, file.stem)
-            found[benchmark.name] = benchmark
-    return found
-
-
-def _is_held_out(file: Path) -> bool:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8")).get("held_out") is True
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ContentError(f"not valid TOML: {error}", where=str(file)) from error
 
 
 def to_document(function: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,13 +250,22 @@ def _describe(schema: Mapping[str, Any], language: Language) -> str:
     return f"Written as {language.name} code of {kind}{parts}, in a string."
 
 
-class _Definition(BaseModel):
-    """eval/<name>.toml."""
+class Definition(BaseModel):
+    """What every eval/<name>.toml may say, whatever its kind."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: str
     title: str = Field(min_length=1)
     split: Split
+    held_out: bool = False
+    """Whether its questions are kept from training even where no recipe scores it."""
+
+
+class _Definition(Definition):
+    """eval/<name>.toml of the kind `calls`."""
+
+    kind: Literal["calls"] = "calls"
     questions: str = Field(min_length=1)
     """Folder of the questions: relative to eval/ or to the package, or absolute."""
     package: str = ""
@@ -269,7 +275,6 @@ class _Definition(BaseModel):
     prefix: str | tuple[str, ...] = ""
     """What stands before the category in a file's name; the first that exists is taken."""
     categories: tuple[str, ...] = Field(min_length=1)
-    held_out: bool = False
     old_names: dict[str, str] = Field(default_factory=dict)
     """Category to its name in older files."""
     judge: dict[str, Judge] = Field(default_factory=dict)
@@ -279,23 +284,32 @@ class _Definition(BaseModel):
     syntax: Syntax = "hermes"
 
 
-def _read_definition(file: Path, path: str) -> _Definition:
+DefinitionT = TypeVar("DefinitionT", bound=Definition)
+
+
+def read_definition(workspace: Workspace, name: str) -> dict[str, Any]:
+    """eval/<name>.toml as a table. Raises ContentError."""
+    path = f"eval/{name}.toml"
     try:
-        return _Definition.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        return tomllib.loads(workspace.find(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ContentError(f"not valid TOML: {error}", where=path) from error
+
+
+def check_definition(
+    model: type[DefinitionT], table: Mapping[str, object], path: str
+) -> DefinitionT:
+    """The table as its kind reads it. Raises ContentError with its first fault."""
+    try:
+        return model.model_validate(table)
     except ValidationError as error:
-        raise _explain(error, path) from error
-
-
-def _explain(error: ValidationError, path: str) -> ContentError:
-    """The first fault of a definition; an unknown key before the one it was meant to be."""
-    faults = error.errors()
-    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    key = ".".join(str(part) for part in fault["loc"])
-    what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
-    known = ", ".join(_Definition.model_fields)
-    return ContentError(f"{key}: {what}", where=path, remedy=f"the keys are {known}")
+        # An unknown key stands before the one it was meant to be.
+        faults = error.errors()
+        fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+        key = ".".join(str(part) for part in fault["loc"])
+        what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+        remedy = f"the keys are {', '.join(model.model_fields)}"
+        raise ContentError(f"{key}: {what}", where=path, remedy=remedy) from error
 
 
 def _find_folder(definition: _Definition, path: str) -> str:
@@ -467,13 +481,16 @@ def _check_function(function: dict[str, Any], item: Item, where: str) -> None:
         raise ContentError(f"{name}: 'required' names an unknown argument", where=where)
 
 
-def _first_of_each(items: list[Item], limit: int) -> list[Item]:
-    """The first `limit` items of each category."""
-    counts: dict[str, int] = {}
+T = TypeVar("T")
+
+
+def first_of_each(items: Sequence[T], limit: int, group: Callable[[T], str]) -> list[T]:
+    """The first `limit` items of each group, in their order; all for 0."""
+    counts: Counter[str] = Counter()
     kept = []
     for item in items:
-        counts[item.category] = counts.get(item.category, 0) + 1
-        if counts[item.category] <= limit:
+        counts[group(item)] += 1
+        if not limit or counts[group(item)] <= limit:
             kept.append(item)
     return kept
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from factory.codes.graph import Pair
@@ -120,18 +120,6 @@ def promoted_checkpoint(ledger: Ledger, base: Checkpoint) -> Checkpoint:
             if promoted:
                 best = Checkpoint(id=checkpoint_id, path=path, fingerprint=fingerprint)
     return best
-
-
-def stored_checkpoint(ledger: Ledger, wanted: str) -> Checkpoint | None:
-    """The latest checkpoint with this id, or whose id is this and a mark (`r3`)."""
-    rows = ledger.query(
-        """
-        select checkpoint_id, path, fingerprint from checkpoint
-        where checkpoint_id = ? or starts_with(checkpoint_id, ? || '-') order by round desc
-        """,
-        [wanted, wanted],
-    ).rows
-    return Checkpoint(id=rows[0][0], path=rows[0][1], fingerprint=rows[0][2]) if rows else None
 
 
 def find_checkpoints(ledger: Ledger, wanted: str) -> list[Checkpoint]:
@@ -307,13 +295,14 @@ def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -
     """The judged items of a checkpoint's score, by item id."""
     rows = ledger.query(
         """
-        select item, category, correct, reason, message, answer, coalesce(calls_json, '')
+        select item, category, correct, reason, message, answer, coalesce(calls_json, ''),
+               value, coalesce(detail_json, '')
         from item_score where checkpoint_id = ? and benchmark = ? and basis = ? order by item
         """,
         [checkpoint_id, benchmark, basis],
     ).rows
-    fields = ("item", "category", "correct", "reason", "message", "answer", "calls_json")
-    return [ItemScore(**dict(zip(fields, row, strict=True))) for row in rows]
+    names = [field.name for field in fields(ItemScore)]
+    return [ItemScore(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 def imported_tools(ledger: Ledger) -> list[Tool]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from factory.benchmark import Benchmark
+from factory.benchmark import Questions
 from factory.canon import canonical_json, digest
 from factory.failures import ContentError
 from factory.jsontext import printable
@@ -149,7 +149,7 @@ def judge_round(
     rules: Mapping[str, Rule],
     candidates: Sequence[Candidate],
     past: Past,
-    benchmarks: Iterable[Benchmark],
+    benchmarks: Iterable[Questions],
     *,
     stage: RuleStage = "round",
     timeout_seconds: float = TIMEOUT_SECONDS,
@@ -195,7 +195,7 @@ def _fill(
     names: set[str],
     candidates: Sequence[Candidate],
     past: Past,
-    benchmarks: Iterable[Benchmark],
+    benchmarks: Iterable[Questions],
 ) -> None:
     """Fill the tables that are named, empty the others, and allow only reading from then on."""
     for name in TABLES:
@@ -333,7 +333,7 @@ def _tool_rows(tools: Sequence[Tool]) -> pa.Table:
     )
 
 
-def _benchmark_rows(benchmarks: Sequence[Benchmark]) -> pa.Table:
+def _benchmark_rows(benchmarks: Sequence[Questions]) -> pa.Table:
     items = [(each, item) for each in benchmarks for item in each.items]
     shas = {each.name: _sha(each) for each in benchmarks}
     return _table(
@@ -343,7 +343,7 @@ def _benchmark_rows(benchmarks: Sequence[Benchmark]) -> pa.Table:
     )
 
 
-def _benchmark_tool_rows(benchmarks: Sequence[Benchmark]) -> pa.Table:
+def _benchmark_tool_rows(benchmarks: Sequence[Questions]) -> pa.Table:
     offered = [
         (f"{each.name}/{item.id}", sha, document)
         for each in benchmarks
@@ -358,7 +358,7 @@ def _benchmark_tool_rows(benchmarks: Sequence[Benchmark]) -> pa.Table:
     )
 
 
-def _sha(benchmark: Benchmark) -> str:
+def _sha(benchmark: Questions) -> str:
     return digest(canonical_json([[i.id, i.query, i.functions] for i in benchmark.items]))
 
 

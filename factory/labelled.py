@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.benchmark import Benchmark, Split
+from factory.benchmark import Benchmark, Questions, Split
 from factory.canon import query_id
 from factory.dialects import read_dialect, write_documents
 from factory.failures import InputError
@@ -148,7 +148,7 @@ def write_benchmark(
         raise
 
 
-def held_out_ids(benchmarks: Iterable[Benchmark]) -> frozenset[str]:
+def held_out_ids(benchmarks: Iterable[Questions]) -> frozenset[str]:
     """Query ids of all questions: what no training may use, whatever way it came in."""
     return frozenset(query_id(item.query) for each in benchmarks for item in each.items)
 

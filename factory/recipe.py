@@ -312,7 +312,7 @@ def load_recipe(workspace: Workspace, name: str, overrides: Mapping[str, str]) -
             _put(merged, key, value)
             origins[key] = path
     for key, text in overrides.items():
-        _put(merged, key, _parse_value(key, text))
+        _put(merged, key, parse_value(key, text))
         origins[key] = "flag"
     where = f"rounds/{name}.toml" + (" and --set" if overrides else "")
     return Resolved(name, _validate(Recipe, merged, where), origins)
@@ -400,7 +400,8 @@ def _put(table: dict[str, Any], dotted: str, value: object) -> None:
     table[last] = value
 
 
-def _parse_value(key: str, text: str) -> object:
+def parse_value(key: str, text: str) -> object:
+    """What a flag `--set key=text` gives: a TOML value, or a bare word. Raises RecipeError."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

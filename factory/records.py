@@ -21,6 +21,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["reject", "warn"]
 Status = Literal["accepted", "rejected", "unjudged"]
 ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke"]
+Unit = Literal["percent", "perplexity"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +257,15 @@ class ItemScore:
     """The model's raw text."""
     calls_json: str = ""
     """The calls read out of it, as JSON; empty where none could be read."""
+    value: float | None = None
+    """Its mark from 0 to 1; None is that of the verdict."""
+    detail_json: str = ""
+    """Its other measures and what the verdict rests on, as a JSON object, or empty."""
+
+    @property
+    def mark(self) -> float:
+        """From 0 to 1."""
+        return float(self.correct) if self.value is None else self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,3 +286,7 @@ class Score:
     """Percent by category."""
     num_items: int = 0
     """Items judged."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The same percentiles by category, where they are kept."""
+    unit: Unit = "percent"
+    """What the numbers are; of perplexity less is better."""

@@ -18,12 +18,12 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from factory import history
-from factory.benchmark import load_held_out
 from factory.check import check_tools
 from factory.codes.lifecycle import Codebook
 from factory.failures import InputError
 from factory.judge_rounds import Candidate, judge_round
 from factory.judging import Batch, Judge, Row, Trail, first_reject, status_of
+from factory.kinds.loading import load_held_out
 from factory.recipe import Resolved, load_stored_recipe, mend
 from factory.records import Completion, Query, Reply, Tool, Verdict
 from factory.round import load_benchmarks

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Protocol
 
 from factory import history
-from factory.benchmark import Benchmark, load_held_out
 from factory.codes.lifecycle import Codebook
 from factory.content import check_content
 from factory.curriculum import called_together, own_examples, tools_to_code, train_config
@@ -48,6 +47,9 @@ from factory.failures import (
 from factory.history import AcceptedSample
 from factory.judge_rounds import Candidate, judge_round
 from factory.judging import Batch, Judge, Trail
+from factory.kinds.base import Scorable, Setup
+from factory.kinds.calls import Calls
+from factory.kinds.loading import load, load_held_out
 from factory.labelled import held_out_ids
 from factory.prompts import Prompts, to_json
 from factory.queries import draw, home_stream
@@ -62,26 +64,17 @@ from factory.recipe import (
 from factory.records import Checkpoint, Example, Query
 from factory.rows import (
     base_rows,
-    benchmark_rows,
     checkpoint_row,
     code_rows,
     example_row,
-    item_rows,
-    score_rows,
+    scored_rows,
     stage_row,
     tool_rows,
     training_row,
 )
 from factory.rulebook import Rulebook
 from factory.sampling import Sampler
-from factory.score import (
-    Decision,
-    gate,
-    paired_delta,
-    score,
-    score_basis,
-    summarise,
-)
+from factory.score import Decision, gate, paired_delta
 from factory.serving import base_checkpoint, engine_settings, make_checkpoint
 from factory.store.database import Ledger
 from factory.train import (
@@ -150,9 +143,9 @@ class Factory:
     """CPU threads of each child."""
     pool: Sequence[Query] | None
     """Queries of the user's files; None is the home world's stream."""
-    benchmarks: dict[str, Benchmark]
+    benchmarks: dict[str, Scorable]
     """Every benchmark of the recipe, the gate's dev set included."""
-    held_out: dict[str, Benchmark]
+    held_out: dict[str, Scorable]
     """Benchmarks that nothing is trained on although no recipe scores them."""
 
     @property
@@ -160,7 +153,7 @@ class Factory:
         return self.resolved.recipe
 
     @property
-    def all_benchmarks(self) -> tuple[Benchmark, ...]:
+    def all_benchmarks(self) -> tuple[Scorable, ...]:
         """Everything that no sample may hold."""
         return tuple((self.held_out | self.benchmarks).values())
 
@@ -171,13 +164,15 @@ class Factory:
         async with self._serve(parent, this.number, needed=self._parent_is_needed(this)) as engine:
             await self._score(engine, parent, this, "score parent")
             await self._sample(engine, this)
+        await self._score(None, parent, this, "score parent")
         self._judge(this)
         trained = await self._train(this)
         if isinstance(trained, Checkpoint):
             async with self._serve(
-                trained, this.number, needed=not self._all_scored(trained)
+                trained, this.number, needed=not self._all_answered(trained)
             ) as engine:
                 await self._score(engine, trained, this, "score new")
+            await self._score(None, trained, this, "score new")
         return self._gate(this, trained)
 
     # Starting ------------------------------------------------------------------------------
@@ -378,18 +373,32 @@ class Factory:
         """How children serve a model."""
         return engine_settings(self.settings, self.threads)
 
+    @property
+    def setup(self) -> Setup:
+        """What scoring may use."""
+        return Setup(
+            workspace=self.workspace,
+            settings=self.settings,
+            prompts=self.prompts,
+            max_tokens=self.recipe.score.max_tokens,
+            notify=self.monitor.note,
+            progress=lambda done, total: self.monitor.progress(done, total=total),
+        )
+
     def _parent_is_needed(self, this: history.OpenRound) -> bool:
-        return "sample" not in this.stages_done or not self._all_scored(this.checkpoint)
+        return "sample" not in this.stages_done or not self._all_answered(this.checkpoint)
 
-    def _all_scored(self, checkpoint: Checkpoint) -> bool:
-        return all(self._is_scored(checkpoint, each) for each in self.benchmarks.values())
+    def _all_answered(self, checkpoint: Checkpoint) -> bool:
+        """Whether no benchmark needs an engine for the checkpoint any more."""
+        served = [each for each in self.benchmarks.values() if each.served]
+        return all(self._is_scored(checkpoint, each) for each in served)
 
-    def _is_scored(self, checkpoint: Checkpoint, benchmark: Benchmark) -> bool:
+    def _is_scored(self, checkpoint: Checkpoint, benchmark: Scorable) -> bool:
         basis = self._basis(benchmark)
         return history.is_scored(self.ledger, checkpoint.id, benchmark.name, basis)
 
-    def _basis(self, benchmark: Benchmark) -> str:
-        return score_basis(benchmark, self.prompts, self.recipe.score.max_tokens)
+    def _basis(self, benchmark: Scorable) -> str:
+        return benchmark.basis(self.setup)
 
     def _finish(
         self,
@@ -406,26 +415,22 @@ class Factory:
     async def _score(
         self, engine: Engine | None, checkpoint: Checkpoint, this: history.OpenRound, stage: str
     ) -> None:
-        """Score the checkpoint on every benchmark that the ledger has no score of."""
+        """Score the checkpoint on every benchmark that the ledger has no score of.
+
+        With an engine those that ask one, without those that read the checkpoint's folder, so that
+        no two models are in memory at once.
+        """
         for name, benchmark in self.benchmarks.items():
-            if engine is None or self._is_scored(checkpoint, benchmark):
+            if benchmark.served is (engine is None) or self._is_scored(checkpoint, benchmark):
                 continue
-            self.monitor.stage(f"{stage} on {name}", len(benchmark.items))
+            self.monitor.stage(f"{stage} on {name}", len(benchmark.items) or None)
             started = datetime.now(UTC)
-            result, items = await score(
-                engine,
-                benchmark,
-                self.prompts,
-                max_tokens=self.recipe.score.max_tokens,
-                progress=lambda done, total: self.monitor.progress(done, total=total),
-            )
+            items = await benchmark.score(self.setup, checkpoint, engine)
             basis = self._basis(benchmark)
-            rows = {
-                "score": score_rows(this.number, result, basis),
-                "item_score": item_rows(this.number, checkpoint.id, name, items, basis),
-            }
-            if not history.knows_questions(self.ledger, name, basis):
-                rows["benchmark_item"] = benchmark_rows(benchmark, basis)
+            asked = history.knows_questions(self.ledger, name, basis)
+            rows = scored_rows(
+                this.number, checkpoint.id, benchmark, items, basis, with_questions=not asked
+            )
             self._finish(this.number, f"{stage}: {name}", started, rows)
 
     async def _sample(self, engine: Engine | None, this: history.OpenRound) -> None:
@@ -633,8 +638,8 @@ class Factory:
         before = history.load_items(self.ledger, this.checkpoint.id, dev.name, basis)
         after = history.load_items(self.ledger, trained.id, dev.name, basis)
         return gate(
-            summarise(dev.name, this.checkpoint.id, before),
-            summarise(dev.name, trained.id, after),
+            dev.summary(this.checkpoint.id, before),
+            dev.summary(trained.id, after),
             paired_delta(before, after),
             tolerance=self.recipe.score.tolerance,
         )
@@ -671,8 +676,13 @@ def load_factory(
     resolved: Resolved,
     monitor: Monitor,
     pool: Sequence[Query] | None = None,
+    *,
+    benchmarks: bool = True,
 ) -> Factory:
-    """Load and check all content, so that a broken file stops before any model is loaded."""
+    """Load and check all content, so that a broken file stops before any model is loaded.
+
+    Without `benchmarks` it can run no round, but score what it is given.
+    """
     prompts, rulebook = Prompts.load(workspace), Rulebook.load(workspace, settings.rules)
     check_content(prompts, rulebook)
     if resolved.recipe.longest_answer >= settings.engine.max_model_len:
@@ -692,21 +702,23 @@ def load_factory(
         monitor=monitor,
         threads=settings.engine.threads or free_threads(),
         pool=pool,
-        benchmarks=load_benchmarks(workspace, resolved.recipe),
-        held_out=load_held_out(workspace),
+        benchmarks=load_benchmarks(workspace, resolved.recipe) if benchmarks else {},
+        held_out=load_held_out(workspace) if benchmarks else {},
     )
 
 
-def load_benchmarks(workspace: Workspace, recipe: Recipe) -> dict[str, Benchmark]:
+def load_benchmarks(workspace: Workspace, recipe: Recipe) -> dict[str, Scorable]:
     """The recipe's benchmarks and the gate's dev set, by name."""
     names = dict.fromkeys((*recipe.score.benchmarks, recipe.score.dev))
-    benchmarks = {name: Benchmark.load(workspace, name) for name in names if name}
+    benchmarks = {name: load(workspace, name) for name in names if name}
     dev = benchmarks.get(recipe.score.dev)
-    if dev is not None and dev.split != "dev":
+    if dev is not None and (dev.split != "dev" or not isinstance(dev, Calls)):
         raise ContentError(
-            f"score.dev is {dev.name}, a {dev.split} set: choosing by it would spoil its score",
+            f"score.dev is {dev.name}, a {dev.split} set: choosing by it would spoil its score"
+            if dev.split != "dev"
+            else f"score.dev is {dev.name}, which is not answered by calls",
             where=f"eval/{dev.name}.toml",
-            remedy='name a benchmark with split = "dev", or none: --set score.dev=""',
+            remedy='name a benchmark of calls with split = "dev", or none: --set score.dev=""',
         )
     return benchmarks
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from factory.benchmark import Benchmark
 from factory.codes.lifecycle import FOLDER, Codebook, ToolCode
 from factory.judging import Batch
+from factory.kinds.base import Scorable
 from factory.prompts import to_json
-from factory.records import Checkpoint, Example, ItemScore, Score, Tool
+from factory.records import Checkpoint, Example, ItemScore, Tool
 from factory.train import Progress, TrainingResult
 
 
@@ -51,53 +51,59 @@ def checkpoint_row(
     }
 
 
-def score_rows(number: int, result: Score, basis: str) -> list[Mapping[str, object]]:
-    """A score as a whole and by category."""
-    common = {
-        "basis": basis,
-        "round": number,
-        "checkpoint_id": result.checkpoint,
-        "benchmark": result.benchmark,
-        "scored_at": datetime.now(UTC),
-    }
-    overall = {
-        "category": "overall",
-        "value": result.value,
-        "low": result.low,
-        "high": result.high,
-        "num_items": result.num_items,
-    }
-    parts = [{"category": name, "value": value} for name, value in result.categories.items()]
-    return [common | overall, *(common | part for part in parts)]
-
-
-def item_rows(
-    number: int, checkpoint_id: str, benchmark: str, items: Sequence[ItemScore], basis: str
-) -> list[Mapping[str, object]]:
-    """Every judged item of a score."""
+def scored_rows(
+    number: int,
+    checkpoint_id: str,
+    benchmark: Scorable,
+    items: Sequence[ItemScore],
+    basis: str,
+    *,
+    with_questions: bool,
+) -> Batch:
+    """A checkpoint's score as a whole and by category, its items, and the questions if wanted."""
+    result = benchmark.summary(checkpoint_id, items)
     common = {
         "round": number,
         "checkpoint_id": checkpoint_id,
-        "benchmark": benchmark,
+        "benchmark": benchmark.name,
         "basis": basis,
     }
-    return [common | asdict(item) for item in items]
-
-
-def benchmark_rows(benchmark: Benchmark, basis: str) -> list[Mapping[str, object]]:
-    """The questions that a score of this basis is of."""
-    return [
-        {
-            "benchmark": benchmark.name,
-            "basis": basis,
-            "item": item.id,
-            "category": item.category,
-            "query": item.query,
-            "functions_json": to_json(item.functions),
-            "gold_json": to_json(item.ground_truth),
-        }
-        for item in benchmark.items
-    ]
+    overall = (result.value, result.low, result.high, result.num_items)
+    parts = {
+        name: (value, *result.intervals.get(name, (None, None)), None)
+        for name, value in result.categories.items()
+    }
+    now = datetime.now(UTC)
+    rows: dict[str, list[Mapping[str, object]]] = {
+        "score": [
+            {
+                **common,
+                "category": category,
+                "value": value,
+                "low": low,
+                "high": high,
+                "num_items": num_items,
+                "unit": result.unit,
+                "scored_at": now,
+            }
+            for category, (value, low, high, num_items) in {"overall": overall, **parts}.items()
+        ],
+        "item_score": [common | asdict(item) for item in items],
+    }
+    if with_questions:
+        rows["benchmark_item"] = [
+            {
+                "benchmark": benchmark.name,
+                "basis": basis,
+                "item": item.id,
+                "category": item.category,
+                "query": item.query,
+                "functions_json": to_json(item.functions),
+                "gold_json": to_json(item.ground_truth),
+            }
+            for item in benchmark.items
+        ]
+    return rows
 
 
 def training_row(number: int, progress: Progress) -> Mapping[str, object]:

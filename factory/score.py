@@ -231,10 +231,10 @@ def paired_delta(before: Sequence[ItemScore], after: Sequence[ItemScore]) -> Est
 
     Items are paired by id; ValueError where the two sets differ.
     """
-    earlier = {item.item: item.correct for item in before}
+    earlier = {item.item: item.mark for item in before}
     if sorted(earlier) != sorted(item.item for item in after):
         raise ValueError("the two scores are not of the same items")
-    changes = _by_category(after, [float(item.correct - earlier[item.item]) for item in after])
+    changes = _by_category(after, [item.mark - earlier[item.item] for item in after])
     return combine(changes, dict.fromkeys(changes, 1 / len(changes)))
 
 
@@ -280,8 +280,8 @@ def combine(groups: Mapping[str, NDArray[np.float64]], weights: Mapping[str, flo
 
 
 def group_marks(items: Sequence[ItemScore]) -> dict[str, NDArray[np.float64]]:
-    """1.0 for right and 0.0 for wrong, by category."""
-    return _by_category(items, [float(item.correct) for item in items])
+    """Marks by category: 1.0 for right and 0.0 for wrong, or between."""
+    return _by_category(items, [item.mark for item in items])
 
 
 def _by_category(

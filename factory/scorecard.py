@@ -3,7 +3,7 @@
 One set of judged items has several honest averages. ToolDev's and the leaderboard's stand side by
 side, each with its interval, with the ceiling that gold answers reach through the same checker, and
 with what is missing named. Where BFCL counts a broken call as an abstention, the strict share
-stands beside the official one.
+stands beside the official one. Other kinds of benchmark are laid out likewise.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.benchmark import Benchmark, Item
 from factory.records import ItemScore
-from factory.score import Estimate, combine, group_marks, overall_weights
+from factory.score import Estimate, combine, group_marks
 from factory.scorers.bfcl import (
     LANGUAGES,
     LEADERBOARD_PARTS,
@@ -30,6 +31,17 @@ from factory.scorers.bfcl import (
 
 Groups = Mapping[str, NDArray[np.float64]]
 IRRELEVANCE = {"irrelevance": 0.5, "live_irrelevance": 0.5}
+
+
+class Average(NamedTuple):
+    """A weighted sum of categories. Example: Average("tooldev", "live", {"live_simple": 1.0})."""
+
+    scheme: str
+    """Whose convention it follows."""
+    name: str
+    """What it is called there."""
+    weights: Mapping[str, float]
+    """Of its categories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +62,10 @@ class Line:
     """Items it is made of."""
     missing: tuple[str, ...] = ()
     """What it lacks."""
+    metric: str = ""
+    """What is measured where a benchmark has several measures: `ndcg@5`."""
+    note: str = ""
+    """What else is to be known of it, such as the spread of a judge's runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,28 +78,76 @@ class Scorecard:
     """By convention; the first is the overall score of the ledger."""
     reasons: tuple[tuple[str, int], ...]
     """Why items are wrong, the most frequent first."""
+    details: tuple[Line, ...] = ()
+    """The benchmark's other measures, by category."""
 
 
 def make_scorecard(benchmark: Benchmark, items: Sequence[ItemScore]) -> Scorecard:
     """The scorecard of a benchmark's judged items, in any order."""
     order = {name: position for position, name in enumerate(benchmark.categories)}
-    marks = group_marks(sorted(items, key=lambda item: order[item.category]))
-    ceilings = group_ceilings(benchmark)
-    strict = _share_of_abstentions(benchmark, items)
+    ordered = sorted(items, key=lambda item: order[item.category])
+    return make_card(
+        ordered,
+        _averages(benchmark, group_marks(ordered)),
+        ceilings=group_ceilings(benchmark),
+        strict=_share_of_abstentions(benchmark, items),
+    )
+
+
+def make_card(
+    items: Sequence[ItemScore],
+    averages: Sequence[Average] = (),
+    *,
+    ceilings: Groups | None = None,
+    strict: Mapping[str, float] | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> Scorecard:
+    """Categories in the items' order, and averages.
+
+    The overall score is the first average, or the mean of the categories where that lacks one.
+    """
+    marks = group_marks(items)
+    ceilings, strict, notes = ceilings or {}, strict or {}, notes or {}
+
+    def line(average: Average) -> Line:
+        scheme, name, weights = average
+        missing = tuple(category for category in weights if category not in marks)
+        if missing:
+            return Line(scheme=scheme, name=name, missing=missing)
+        whole = weights.keys() <= strict.keys()
+        return Line(
+            scheme=scheme,
+            name=name,
+            estimate=combine(marks, weights),
+            ceiling=combine(ceilings, weights).value if ceilings else None,
+            strict=sum(w * strict[category] for category, w in weights.items()) if whole else None,
+            num_items=sum(len(marks[category]) for category in weights),
+        )
+
+    lines = [line(average) for average in averages]
+    if not lines or lines[0].missing:
+        mean = Average("mean", "overall", dict.fromkeys(marks, 1 / len(marks)))
+        lines.insert(0, line(mean))
     return Scorecard(
         categories=tuple(
             Line(
                 name=name,
                 estimate=combine(marks, {name: 1.0}),
-                ceiling=100 * float(ceilings[name].mean()),
+                ceiling=100 * float(ceilings[name].mean()) if ceilings else None,
                 strict=strict.get(name),
                 num_items=len(values),
+                note=notes.get(name, ""),
             )
             for name, values in marks.items()
         ),
-        averages=tuple(_averages(benchmark, marks, ceilings, strict)),
-        reasons=tuple(Counter(item.reason for item in items if not item.correct).most_common()),
+        averages=tuple(lines),
+        reasons=count_reasons(items),
     )
+
+
+def count_reasons(items: Sequence[ItemScore]) -> tuple[tuple[str, int], ...]:
+    """Why items are wrong, the most frequent first."""
+    return tuple(Counter(item.reason for item in items if not item.correct).most_common())
 
 
 def group_ceilings(benchmark: Benchmark) -> dict[str, NDArray[np.float64]]:
@@ -111,39 +175,20 @@ def _share_of_abstentions(benchmark: Benchmark, items: Sequence[ItemScore]) -> d
     return {name: 100 * sum(values) / len(values) for name, values in groups.items()}
 
 
-def _averages(
-    benchmark: Benchmark, marks: Groups, ceilings: Groups, strict: Mapping[str, float]
-) -> list[Line]:
-    """The conventions that apply to the benchmark, the ledger's overall first."""
-
-    def line(scheme: str, name: str, weights: Mapping[str, float]) -> Line:
-        missing = tuple(category for category in weights if category not in marks)
-        if missing:
-            return Line(scheme=scheme, name=name, missing=missing)
-        whole = weights.keys() <= strict.keys()
-        return Line(
-            scheme=scheme,
-            name=name,
-            estimate=combine(marks, weights),
-            ceiling=combine(ceilings, weights).value,
-            strict=sum(w * strict[category] for category, w in weights.items()) if whole else None,
-            num_items=sum(len(marks[category]) for category in weights),
-        )
-
-    mean = line("mean", "overall", dict.fromkeys(marks, 1 / len(marks)))
+def _averages(benchmark: Benchmark, marks: Groups) -> list[Average]:
+    """The conventions that apply to the benchmark."""
     if benchmark.average != "tooldev":
-        return [mean]
+        return []
     live = {name: len(marks[name]) for name in LIVE if name in marks}
     sizes = {name: live[name] / sum(live.values()) for name in LIVE} if len(live) == 4 else LIVE
     parts = ", ".join(f"{part} ({LEADERBOARD_PARTS[part]} %)" for part in ("multi_turn", "agentic"))
     return [
-        *([] if overall_weights(benchmark) else [mean]),
-        line("tooldev", "overall", OVERALL),
-        line("tooldev", "non_live", NON_LIVE),
-        line("tooldev", "live", LIVE),
-        line("leaderboard", "non_live", NON_LIVE),
-        line("leaderboard", "live", sizes),
-        line("leaderboard", "irrelevance", IRRELEVANCE),
-        line("leaderboard", "relevance", {"live_relevance": 1.0}),
-        Line(scheme="leaderboard", name="overall", missing=(parts,)),
+        Average("tooldev", "overall", OVERALL),
+        Average("tooldev", "non_live", NON_LIVE),
+        Average("tooldev", "live", LIVE),
+        Average("leaderboard", "non_live", NON_LIVE),
+        Average("leaderboard", "live", sizes),
+        Average("leaderboard", "irrelevance", IRRELEVANCE),
+        Average("leaderboard", "relevance", {"live_relevance": 1.0}),
+        Average("leaderboard", "overall", {parts: 1.0}),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from factory import history
@@ -27,28 +27,49 @@ def is_address(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def find_model(workspace: Workspace, settings: Settings, model: str) -> Checkpoint:
-    """The checkpoint of a model folder, of an id in the ledger (`r3`, or its whole id), or of ""
-    (the one that the next round starts from).
+def find_checkpoint(workspace: Workspace, settings: Settings, wanted: str) -> Checkpoint:
+    """The one checkpoint that a command means by a word.
+
+    Args:
+        workspace: whose ledger knows the ids.
+        settings: of the workspace.
+        wanted: "" is the one that the next round starts from; an id of the ledger, whole or its
+            name (`r3`); a model folder; or `http://host:port/v1#name`, whose address is the path.
 
     Raises InputError, ModelError.
     """
-    folder = Path(model).expanduser()
-    if not model:
-        base = base_checkpoint(workspace, settings)
-        found = history.promoted_checkpoint(Ledger(workspace.state), base)
-        folder = workspace.root / found.path
-    elif not folder.is_dir():
-        stored = history.stored_checkpoint(Ledger(workspace.state), model)
-        if stored is None:
+    if is_address(wanted):
+        url, _, name = wanted.partition("#")
+        if not name:
             raise InputError(
-                f"there is no checkpoint {model!r}, and no such folder",
-                where=str(workspace.root),
-                remedy='factory sql "select checkpoint_id from lineage" lists the checkpoints',
+                "the address does not say which model",
+                where=wanted,
+                remedy=f"add its name as the server knows it: {url}#NAME",
             )
-        folder = workspace.root / stored.path
+        return Checkpoint(id=wanted, path=wanted, fingerprint=wanted)
+    ledger = Ledger(workspace.state)
+    if not wanted:
+        found = [history.promoted_checkpoint(ledger, base_checkpoint(workspace, settings))]
+    else:
+        found = history.find_checkpoints(ledger, wanted)
+    if len(found) > 1:
+        ids = ", ".join(checkpoint.id for checkpoint in found)
+        raise InputError(f"{wanted} may be any of {ids}", remedy="give the whole id")
+    if found:
+        return replace(found[0], path=str(workspace.root / found[0].path))
+    folder = Path(wanted).expanduser().resolve()
+    if not folder.exists():
+        raise InputError(
+            f"there is no checkpoint {wanted!r}, and no such folder",
+            where=str(workspace.root),
+            remedy='factory sql "select checkpoint_id from lineage" lists the checkpoints',
+        )
     check_model_folder(folder)
-    return make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
+    mark = fingerprint(folder)
+    known = history.find_checkpoints(ledger, mark)
+    return (
+        replace(known[0], path=str(folder)) if known else make_checkpoint(folder.name, folder, mark)
+    )
 
 
 def base_checkpoint(workspace: Workspace, settings: Settings) -> Checkpoint:
@@ -76,34 +97,28 @@ def engine_settings(settings: Settings, threads: int = 0) -> EngineSettings:
 async def serve(
     workspace: Workspace,
     settings: Settings,
-    model: str,
+    checkpoint: Checkpoint,
     *,
     notify: Callable[[str], None],
     allow_public: bool = False,
 ) -> AsyncIterator[Engine]:
-    """An engine on `model`, closed at the end: see `find_model`, or `http://host:port/v1#name`.
+    """An engine on a checkpoint of `find_checkpoint`, closed at the end.
 
     Raises FactoryError where it cannot be served.
     """
     engine: Engine
-    if is_address(model):
+    if is_address(checkpoint.path):
         from factory.engines.http import HttpEngine
 
-        url, _, name = model.partition("#")
-        if not name:
-            raise InputError(
-                "the address does not say which model",
-                where=model,
-                remedy=f"add its name as the server knows it: {url}#NAME",
-            )
+        url, _, name = checkpoint.path.partition("#")
         engine = HttpEngine(url, name, allow_public=allow_public)
     else:
-        checkpoint = find_model(workspace, settings, model)
+        check_model_folder(Path(checkpoint.path))
         engine = await open_engine(
             settings.engine.backend,
             checkpoint,
             settings=engine_settings(settings),
-            log_folder=workspace.state / "logs" / "eval",
+            log_folder=workspace.state / "logs" / "score",
             notify=notify,
         )
     try:

@@ -15,9 +15,16 @@ from hypothesis import strategies as st
 
 from factory.engines.replay import ReplayEngine
 from factory.failures import ContentError, InputError, MissingError
-from factory.records import Call, Request
+from factory.records import Call, ItemScore, Request
+from factory.score import combine, group_marks
 from factory.scorers import apibank, teval
-from factory.scorers.items import Grade, mean_grades
+from factory.scorers.items import grade
+
+
+def means_of(items: Sequence[ItemScore]) -> dict[str, float]:
+    """Percent by category."""
+    return {name: 100 * float(marks.mean()) for name, marks in group_marks(items).items()}
+
 
 # API-Bank ---------------------------------------------------------------------------------
 
@@ -106,7 +113,7 @@ def answer_with(*answers: str) -> ReplayEngine:
     return ReplayEngine(lambda _: [next(table)])
 
 
-def score_apibank(folder: Path, engine: ReplayEngine, **options: Any) -> list[Grade]:
+def score_apibank(folder: Path, engine: ReplayEngine, **options: Any) -> list[ItemScore]:
     turns = apibank.load_apibank(folder)
     return asyncio.run(apibank.score_apibank(engine, turns, **options))
 
@@ -117,19 +124,18 @@ def test_apibank_grades(tmp_path: Path) -> None:
     )
     grades = score_apibank(write_apibank(tmp_path), engine)
     assert [grade.reason for grade in grades] == ["", "wrong_value", "no_tool_call"]
-    assert mean_grades(grades) == {"Call": 50, "Retrieve+Call": 0}
-    assert apibank.tooldev_score(grades) == 25
-    assert apibank.tooldev_score(grades[:2]) is None
+    assert means_of(grades) == {"Call": 50, "Retrieve+Call": 0}
+    assert combine(group_marks(grades), apibank.TOOLDEV).value == 25
     assert [m.role for m in engine.requests[0].messages] == ["system", "user"]
 
 
 def test_apibanks_score_is_the_mean_of_two_levels() -> None:
     grades = [
-        Grade(item=str(n), category=category, value=float(n < right))
+        grade(item=str(n), category=category, value=float(n < right))
         for category, right, total in (("Call", 9, 12), ("Retrieve+Call", 1, 4))
         for n in range(total)
     ]
-    assert apibank.tooldev_score(grades) == 50
+    assert combine(group_marks(grades), apibank.TOOLDEV).value == 50
 
 
 SIMULATOR = """
@@ -240,7 +246,7 @@ def by_task(answers: dict[str, str]) -> ReplayEngine:
 
 def score_teval(folder: Path, answers: dict[str, str], embed: Any = None) -> dict[str, float]:
     items = teval.load_teval(folder)
-    return mean_grades(asyncio.run(teval.score_teval(by_task(answers), items, embed)))
+    return means_of(asyncio.run(teval.score_teval(by_task(answers), items, embed)))
 
 
 @pytest.mark.parametrize("version", ["_v2", "_v1", "_v2_subset", ""])
@@ -292,14 +298,14 @@ def test_tevals_score_is_the_mean_of_three_means() -> None:
     """GPT-4-Turbo's 87.8, 88.9 and 85.8 make the 87.50 of ToolDev's Table 2."""
     published = {"plan": 87.8, "retrieve": 88.9, "understand": 85.8}
     grades = [
-        Grade(item="1", category=f"{task}_{form}", value=(value + shift) / 100)
+        grade(item="1", category=f"{task}_{form}", value=(value + shift) / 100)
         for task, value in published.items()
         for form, shift in (("str", -3.0), ("json", 3.0))
     ]
-    found = teval.tooldev_score(grades)
-    assert {task: round(found[task] or 0, 6) for task in published} == published
-    assert found["tooldev"] == pytest.approx(87.50)
-    assert teval.tooldev_score(grades[:-1])["tooldev"] is None
+    marks = group_marks(grades)
+    found = {name: combine(marks, weights).value for name, weights in teval.TOOLDEV.items()}
+    assert {task: round(found[task], 6) for task in published} == published
+    assert found["overall"] == pytest.approx(87.50)
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,60 @@ def check_books(workspace: Path, number: int, drawn: int) -> None:
     assert counts == {"samples": drawn, "queries": drawn, "unexplained": 0}
 
 
+APIS = [
+    {
+        "category_name": "Food",
+        "tool_name": "Kettle",
+        "api_name": f"{verb} {what}",
+        "api_description": f"{verb.capitalize()} some {what}.",
+        "required_parameters": [{"name": "cups", "type": "NUMBER", "description": "How many."}],
+        "optional_parameters": [],
+    }
+    for verb in ("boil", "keep", "pour")
+    for what in ("water", "milk")
+]
+"""ToolBench's way of writing APIs."""
+
+
+def write_benchmarks(workspace: Path) -> None:
+    """A folder in BFCL's layout and one in ToolBench's, which each round of the recipe scores."""
+    rows = [
+        {"query": f"{a['api_name']}, please", "query_id": n, "api_list": [a],
+         "relevant APIs": [[a["tool_name"], a["api_name"]]]}
+        for n, a in enumerate(APIS[:4])
+    ]  # fmt: skip
+    lamp = {
+        "name": "set_lamp",
+        "description": "Set a lamp.",
+        "parameters": {
+            "type": "dict",
+            "properties": {"room": {"type": "string", "description": "Where."}},
+            "required": ["room"],
+        },
+    }
+    ask_lamp = [[{"role": "user", "content": "Light the purple pantry lamp."}]]
+    question = {"id": "simple_0", "question": ask_lamp, "function": [lamp]}
+    gold = {"id": "simple_0", "ground_truth": [{"set_lamp": {"room": ["pantry"]}}]}
+    calls = 'title = "Lamps"\nsplit = "test"\nquestions = "lamps"\ncategories = ["simple"]\n'
+    tools = 'kind = "retrieval"\ntitle = "Kettles"\nsplit = "test"\ndata = "kettles"\n'
+    files = {
+        "eval/lamps.toml": calls,
+        "eval/lamps/simple.json": json.dumps(question),
+        "eval/lamps/possible_answer/simple.json": json.dumps(gold),
+        "eval/kettles.toml": tools,
+        "kettles/corpus.jsonl": "\n".join(map(json.dumps, APIS)),
+        "kettles/test_instruction/G1_instruction.json": json.dumps(rows),
+        "rounds/quick.toml": RECIPE + 'benchmarks = ["home", "lamps", "kettles"]\n',
+    }
+    for path, text in files.items():
+        (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / path).write_text(text, encoding="utf-8")
+
+
 def test_two_rounds_without_a_network(workspace: Path) -> None:
     prefix = offline()
+    write_benchmarks(workspace)
+    run_factory("add-tools", "kettles/corpus.jsonl", cwd=workspace)
     first = run_factory("round", "--n", "16", cwd=workspace, prefix=prefix)
     assert "16 drawn" in first.stdout and "promoted" in first.stdout
     check_books(workspace, 1, 16)
@@ -90,6 +142,21 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
     assert [row["round"] for row in lineage] == [0, 1, 2]
     assert lineage[2]["parent_id"] == lineage[1]["checkpoint_id"]
     assert all(row["home_after"] is not None for row in lineage[1:])
+    # Each checkpoint is scored on benchmarks of both kinds; what a round codes can be found.
+    scored = ask(
+        workspace,
+        "select benchmark, made.round, count(*) as n, count(*) filter (reason = 'no_code') as m "
+        "from item_score join checkpoint as made using (checkpoint_id) "
+        "where benchmark in ('lamps', 'kettles') group by all order by benchmark, made.round",
+    )
+    assert [tuple(row.values()) for row in scored] == [
+        *(("kettles", number, 8, 0 if number else 8) for number in (0, 1, 2)),
+        *(("lamps", number, 1, 0) for number in (0, 1, 2)),
+    ]
+    deltas = ask(workspace, "select benchmark, after from round_delta where category = 'overall'")
+    assert {row["benchmark"] for row in deltas} >= {"lamps", "kettles"}
+    assert all(row["after"] is not None for row in deltas)
+    assert "kettles: multi-domain I1-Inst" in page.read_text(encoding="utf-8")
     codes = ask(workspace, "select code, count(*) as n from tool_code group by 1 having n > 1")
     assert codes == []
     stages = {row["stage"] for row in ask(workspace, "select stage from generation")}

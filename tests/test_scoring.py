@@ -12,12 +12,14 @@ import pytest
 from bfcl_oracle import INSTALL, data_folder
 from workspaces import ROOT, make_workspace, run_factory
 
+from factory import history
 from factory.benchmark import Benchmark, Item
 from factory.cli.monitor import PlainMonitor
 from factory.engines.chat import Chat
 from factory.engines.replay import ReplayEngine
-from factory.evaluate import find_checkpoint, score_and_store
-from factory.failures import ContentError, InputError, MissingError
+from factory.evaluate import store as store_items
+from factory.failures import ContentError, InputError, MissingError, ModelError
+from factory.kinds.calls import Calls
 from factory.prompts import Prompts
 from factory.recipe import load_recipe, load_settings
 from factory.records import Checkpoint, Completion, ItemScore, Message, Reply, Request
@@ -25,6 +27,7 @@ from factory.round import Factory, load_factory
 from factory.score import judge, make_request, score_basis, summarise
 from factory.scorecard import make_scorecard
 from factory.scorers.bfcl import OVERALL, gold_calls
+from factory.serving import find_checkpoint
 from factory.workspace import Workspace
 
 SIZES = {
@@ -339,6 +342,10 @@ def make_factory(folder: Path) -> Factory:
     return load_factory(workspace, load_settings(workspace), resolved, PlainMonitor())
 
 
+def find(factory: Factory, wanted: str) -> Checkpoint:
+    return find_checkpoint(factory.workspace, factory.settings, wanted)
+
+
 def answer_gold(benchmark: Benchmark, wrong: frozenset[str] = frozenset()) -> Any:
     texts = {}
     for item in benchmark.items:
@@ -357,13 +364,15 @@ def answer_gold(benchmark: Benchmark, wrong: frozenset[str] = frozenset()) -> An
 
 def store(factory: Factory, benchmark: Benchmark, checkpoint: Checkpoint, wrong: set[str]) -> None:
     engine = ReplayEngine(answer_gold(benchmark, frozenset(wrong)), checkpoint=checkpoint)
-    basis = score_basis(benchmark, PROMPTS, 512)
-    asyncio.run(score_and_store(factory, engine, benchmark, basis))
+    kind = Calls.of(benchmark)
+    items = asyncio.run(kind.score(factory.setup, checkpoint, engine))
+    number = history.round_of(factory.ledger, checkpoint.id) or 0
+    store_items(factory, number, checkpoint.id, kind, items, kind.basis(factory.setup))
 
 
 def test_rows_compare_a_checkpoint_with_its_parent(bfcl: Benchmark, tmp_path: Path) -> None:
     factory = make_factory(tmp_path)
-    base = find_checkpoint(factory, "")
+    base = find(factory, "")
     store(factory, bfcl, base, {"multiple_0", "simple_0"})
     child = Checkpoint(id="r1-abc", path=base.path, fingerprint="sha256:child")
     row = {
@@ -399,20 +408,24 @@ def test_rows_compare_a_checkpoint_with_its_parent(bfcl: Benchmark, tmp_path: Pa
 
 def test_checkpoints_are_found_by_id_name_and_folder(tmp_path: Path) -> None:
     factory = make_factory(tmp_path)
-    base = find_checkpoint(factory, "")
+    base = find(factory, "")
     rows = [
         {"checkpoint_id": name, "round": 1, "path": ".factory/x", "fingerprint": name}
         for name in ("r1-abc", "r12-abc", "twin-1", "twin-2")
     ]
     factory.ledger.append({"checkpoint": rows})
-    found = find_checkpoint(factory, "r1")
+    found = find(factory, "r1")
     assert (found.id, found.path) == ("r1-abc", str(factory.workspace.root / ".factory/x"))
-    assert find_checkpoint(factory, "r12-abc").id == "r12-abc"
-    assert find_checkpoint(factory, base.path).fingerprint == base.fingerprint
+    assert find(factory, "r12-abc").id == "r12-abc"
+    assert find(factory, base.path).fingerprint == base.fingerprint
     with pytest.raises(InputError, match="any of twin-1, twin-2"):
-        find_checkpoint(factory, "twin")
+        find(factory, "twin")
     with pytest.raises(InputError, match="no checkpoint 'r7'"):
-        find_checkpoint(factory, "r7")
+        find(factory, "r7")
+    with pytest.raises(ModelError):
+        find(factory, str(tmp_path))
+    with pytest.raises(InputError, match="which model"):
+        find(factory, "http://127.0.0.1:1/v1")
 
 
 @pytest.mark.slow

@@ -61,6 +61,7 @@ VIEWS = {
     "item_flip": (
         *("round", "checkpoint_id", "benchmark", "category", "item", "flip", "reason"),
         *("message", "query", "gold_json", "answer_before", "answer"),
+        *("value_before", "value"),
     ),
     "code_proposal": ("round", "query_id", "tool_id", "proposed", "assigned", "agreement"),
     "lineage": (

@@ -1,8 +1,9 @@
-"""Scoring one checkpoint on one benchmark: score."""
+"""Scoring one checkpoint on a benchmark of any kind: score."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -15,9 +16,10 @@ from factory.cli.opening import open_workspace
 from factory.cli.terminal import escape, out, print_table, write_json
 
 if TYPE_CHECKING:
-    from factory.benchmark import Benchmark
     from factory.evaluate import Measured
+    from factory.kinds.base import Scorable
     from factory.published import PublishedTable
+    from factory.round import Factory
     from factory.scorecard import Line, Scorecard
 
 REASONS_SHOWN = 8
@@ -51,77 +53,149 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
-    name: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A file of eval/: home, bfcl.")],
+    name: Annotated[
+        str, typer.Argument(metavar="BENCHMARK", help="A file of eval/: home, bfcl, toolbench.")
+    ],
     checkpoint: Annotated[
-        str, typer.Option(help="Id (r3) or model folder; default: the latest promoted.")
+        str,
+        typer.Option(
+            help="Id (r3), model folder, http://host:port/v1#NAME; default: the latest promoted."
+        ),
     ] = "",
-    category: Annotated[list[str] | None, typer.Option(help="Only these categories.")] = None,
+    before: Annotated[str, typer.Option(help="Another one to compare it with, likewise.")] = "",
+    category: Annotated[
+        list[str] | None, typer.Option(help="Only these categories, or splits of ToolBench.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="Items of each category; 0 is all.", min=0)] = 0,
     prompt: Annotated[
         Style | None, typer.Option(help="own prompt, or the model's chat template with its tools.")
     ] = None,
     syntax: Annotated[SyntaxChoice | None, typer.Option(help="How calls are written.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the questions.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder or file of the data.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="A key of its definition, e.g. judge=r1")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the answers as JSON.")] = None,
+    allow_public: Annotated[
+        bool, typer.Option("--allow-public-host", help="Let requests leave your network.")
+    ] = False,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Score a checkpoint on a benchmark, with intervals, ceilings and published rows beside.
+    """Score a checkpoint on a benchmark of any kind, with intervals and published rows beside.
 
-    What was scored before is read from the ledger.
+    What was scored before is read from the ledger. `factory eval list` names the benchmarks.
 
     factory score home --limit 10
 
     factory score bfcl --checkpoint r3 --prompt chat
+
+    factory score toolbench --data ToolBench/data --category I1-Inst
+
+    factory score toolbench-completion --data StableToolBench --set judge=r1 --limit 20
     """
-    from factory.benchmark import Benchmark
     from factory.cli.monitor import make_monitor
-    from factory.cli.rounds import load_settings_with
-    from factory.evaluate import evaluate, find_checkpoint
+    from factory.cli.rounds import load_settings_with, parse_overrides
+    from factory.kinds.loading import kind_of, load
     from factory.published import load_published
-    from factory.recipe import load_recipe
+    from factory.recipe import load_recipe, parse_value
     from factory.round import load_factory
-    from factory.scorecard import make_scorecard
     from factory.store.lock import WorkspaceLock
 
     workspace = open_workspace()
-    benchmark = Benchmark.load(workspace, name, data).narrow(
-        categories=tuple(category or ()),
-        limit=limit,
-        prompt=prompt.value if prompt else None,
-        syntax=syntax.value if syntax else None,
-    )
+    kind = kind_of(workspace, name)
+    given: dict[str, object] = {
+        key: parse_value(key, value) for key, value in parse_overrides(changes or []).items()
+    }
+    flags = {
+        "categories" if kind == "calls" else "splits": category,
+        "limit": limit,
+        "prompt": prompt.value if prompt else None,
+        "syntax": syntax.value if syntax else None,
+        "data": str(data.expanduser().resolve()) if data else None,
+        "allow_public_host": allow_public if kind == "completion" else None,
+    }
+    benchmark = load(workspace, name, {**given, **{k: v for k, v in flags.items() if v}})
     tables = load_published(workspace, name)
     settings = load_settings_with(workspace, "", threads)
     resolved = load_recipe(workspace, settings.recipe, {})
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
-        factory = load_factory(workspace, settings, resolved, monitor)
+        factory = load_factory(workspace, settings, resolved, monitor, benchmarks=False)
         factory.ledger.fold()
-        found = find_checkpoint(factory, checkpoint)
-        measured = asyncio.run(evaluate(factory, benchmark, found))
-    card = make_scorecard(benchmark, measured.items)
+        for note in benchmark.notes:
+            monitor.note(note)
+        measured = asyncio.run(_measure(factory, benchmark, checkpoint, before, allow_public))
+    if save is not None:
+        answers = benchmark.answers(measured[0].items)
+        save.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
+    cards = [benchmark.card(each.items) for each in measured]
     if as_json:
-        write_json(_to_record(benchmark, measured, card, tables))
+        write_json(_to_record(benchmark, measured, cards, tables))
+        return
+    _print_head(benchmark, measured[0])
+    if cards[0].details:
+        _print_details(measured, cards)
     else:
-        _print_card(benchmark, measured, card)
-        _print_published(measured, card, tables)
-        _print_questions(benchmark, measured)
+        for each, card in zip(measured, cards, strict=True):
+            _print_card(each if len(measured) > 1 else None, card)
+    if before and benchmark.unit == "percent":
+        _print_changes(measured[1], measured[0], benchmark)
+    _print_published(benchmark, measured, cards, tables)
+    _print_questions(benchmark, measured[0])
+
+
+async def _measure(
+    factory: Factory, benchmark: Scorable, checkpoint: str, before: str, allow_public: bool
+) -> list[Measured]:
+    """The checkpoint, the one before it if any, and the benchmark's baselines."""
+    from factory.evaluate import evaluate, evaluate_baseline
+    from factory.serving import find_checkpoint
+
+    wanted = [checkpoint, before] if before else [checkpoint]
+    found = [find_checkpoint(factory.workspace, factory.settings, each) for each in wanted]
+    measured = [
+        await evaluate(factory, benchmark, each, allow_public=allow_public) for each in found
+    ]
+    return [
+        *measured,
+        *[
+            await evaluate_baseline(factory, benchmark, each)
+            for each in benchmark.baselines(factory.setup)
+        ],
+    ]
 
 
 def _to_record(
-    benchmark: Benchmark, measured: Measured, card: Scorecard, tables: Sequence[PublishedTable]
+    benchmark: Scorable,
+    measured: Sequence[Measured],
+    cards: Sequence[Scorecard],
+    tables: Sequence[PublishedTable],
 ) -> dict[str, object]:
     """Everything on the screen and more, as one object."""
+    first, *others = [
+        _system_record(each, card) for each, card in zip(measured, cards, strict=True)
+    ]
     return {
         "benchmark": benchmark.name,
-        "checkpoint": measured.checkpoint.id,
+        "checkpoint": measured[0].system,
         "kind": "measured",
-        "prompt": benchmark.prompt,
-        "syntax": benchmark.syntax,
-        "items": len(measured.items),
+        "unit": benchmark.unit,
+        **benchmark.asked,
+        "items": len(measured[0].items),
+        **{key: first[key] for key in ("categories", "averages", "details", "reasons")},
+        "others": others,
+        "published": [asdict(table) for table in tables],
+    }
+
+
+def _system_record(measured: Measured, card: Scorecard) -> dict[str, object]:
+    return {
+        "system": measured.system,
+        "kind": measured.kind,
         "categories": [_line_record(line) for line in card.categories],
         "averages": [_line_record(line) for line in card.averages],
+        "details": [_line_record(line) for line in card.details],
         "reasons": dict(card.reasons),
-        "published": [asdict(table) for table in tables],
     }
 
 
@@ -131,23 +205,39 @@ def _line_record(line: Line) -> dict[str, object]:
     return record | (line.estimate._asdict() if line.estimate else {"value": None})
 
 
-def _print_card(benchmark: Benchmark, measured: Measured, card: Scorecard) -> None:
+def _print_head(benchmark: Scorable, measured: Measured) -> None:
     source = "scored now" if measured.is_new else "from the ledger"
-    asked = f"prompt {benchmark.prompt}, syntax {benchmark.syntax}"
+    asked = "".join(f", {key} {value}" for key, value in benchmark.asked.items())
     out(
-        f"[bold]{escape(benchmark.name)}[/]  {escape(measured.checkpoint.id)}  "
-        f"{len(measured.items)} items, {asked}, {source}"
+        f"[bold]{escape(benchmark.name)}[/]  {escape(measured.system)}  "
+        f"{len(measured.items)} items{asked}, {benchmark.unit}, {source}"
     )
-    has_strict = any(line.strict is not None for line in card.categories)
-    columns = ("percent right", "items", "score", "95 % interval", "ceiling")
-    rows = [_cells(line.name, line, has_strict) for line in card.categories]
-    rows += [_cells(f"{line.scheme}: {line.name}", line, has_strict) for line in card.averages]
-    print_table((*columns, "strict") if has_strict else columns, rows)
+
+
+def _print_card(measured: Measured | None, card: Scorecard) -> None:
+    """Categories and averages; `measured` names whose they are where there are several."""
+    lines = [*card.categories, *card.averages]
+    extra = {
+        name: [getattr(line, name) for line in lines]
+        for name in ("ceiling", "strict", "note")
+        if any(getattr(line, name) not in (None, "") for line in lines)
+    }
+    rows: Cells = []
+    for number, line in enumerate(lines):
+        cells = (
+            ("", "", "incomplete")
+            if line.estimate is None
+            else (line.num_items, f"{line.estimate.value:.2f}", _interval(line))
+        )
+        rest = (_cell(values[number]) for values in extra.values())
+        rows.append((f"{line.scheme}: {line.name}" if line.scheme else line.name, *cells, *rest))
+    head = measured.system if measured else ""
+    print_table((head, "items", "score", "95 % interval", *extra), rows)
     for line in card.averages:
         if line.missing:
             name = escape(f"{line.scheme}: {line.name}")
             out(f"  [dim]{name} needs {escape(', '.join(line.missing))}[/]")
-    if has_strict:
+    if "strict" in extra:
         out(
             "  [dim]strict: answers that neither call nor try to; the official score also counts "
             "calls that cannot be read[/]"
@@ -157,25 +247,65 @@ def _print_card(benchmark: Benchmark, measured: Measured, card: Scorecard) -> No
         out(f"wrong because  {escape(shown)}")
 
 
-def _cells(name: str, line: Line, has_strict: bool) -> tuple[object, ...]:
-    if line.estimate is None:
-        cells: tuple[object, ...] = (name, "", "", "incomplete", "")
-        return (*cells, "") if has_strict else cells
-    value, low, high = line.estimate
-    ceiling = "" if line.ceiling is None else f"{line.ceiling:.2f}"
-    cells = (name, line.num_items, f"{value:.2f}", f"[{low:.1f}, {high:.1f}]", ceiling)
-    strict = "" if line.strict is None else f"{line.strict:.2f}"
-    return (*cells, strict) if has_strict else cells
+def _interval(line: Line) -> str:
+    return "" if line.estimate is None else f"[{line.estimate.low:.1f}, {line.estimate.high:.1f}]"
 
 
-def _print_published(measured: Measured, card: Scorecard, tables: Sequence[PublishedTable]) -> None:
+def _cell(value: object) -> object:
+    return f"{value:.2f}" if isinstance(value, float) else value or ""
+
+
+def _print_details(measured: Sequence[Measured], cards: Sequence[Scorecard]) -> None:
+    """A table a setting: each measure of each system, by split and in the mean."""
+    found = {
+        (each.system, line.scheme, line.metric, line.name): line
+        for each, card in zip(measured, cards, strict=True)
+        for line in card.details
+    }
+    lines = cards[0].details
+    for setting in dict.fromkeys(line.scheme for line in lines):
+        splits = list(dict.fromkeys(line.name for line in lines if line.scheme == setting))
+        rows: Cells = []
+        for metric in dict.fromkeys(line.metric for line in lines):
+            for each in measured:
+                of = [found[each.system, setting, metric, split] for split in splits]
+                cells = (f"{x.estimate.value:.1f} {_interval(x)}" for x in of if x.estimate)
+                rows.append((metric, each.system, each.kind, *cells))
+        out()
+        print_table((setting, "system", "kind", *splits), rows)
+    out(
+        "  [dim]ndcg is the textbook's; ndcg_hits, which the papers publish, ranks only what was "
+        "returned: 5 tools by code, 100 by a baseline[/]"
+    )
+    for each, card in zip(measured[:1], cards, strict=False):
+        shown = ", ".join(f"{count} {reason}" for reason, count in card.reasons)
+        out(f"{escape(each.system)}: no full mark because  {escape(shown or 'of nothing')}")
+
+
+def _print_changes(before: Measured, after: Measured, benchmark: Scorable) -> None:
+    """The second less the first, on the same items."""
+    from factory.score import paired_delta
+
+    rows: Cells = []
+    for name in (*benchmark.categories, "mean"):
+        old, new = (
+            [item for item in each.items if name in (item.category, "mean")]
+            for each in (before, after)
+        )
+        value, low, high = paired_delta(old, new)
+        rows.append((name, len(new), f"{value:+.2f}", f"[{low:+.1f}, {high:+.1f}]"))
+    out()
+    out(f"change from {escape(before.system)} in points, on the same items")
+    print_table(("", "items", "change", "95 % interval"), rows)
+
+
+def _print_published(
+    benchmark: Scorable,
+    measured: Sequence[Measured],
+    cards: Sequence[Scorecard],
+    tables: Sequence[PublishedTable],
+) -> None:
     """Each table with the measured values of the same columns above it."""
-    values = {line.name: line.estimate.value for line in card.categories if line.estimate}
-    for line in card.averages:
-        if line.scheme == "tooldev" and line.estimate:
-            values[line.name] = line.estimate.value
-    if all(f"simple_{word}" in values for word in ("python", "java", "javascript")):
-        values["simple"] = sum(v for k, v in values.items() if k.startswith("simple_")) / 3
     for table in tables:
         out()
         out(f"[bold]{escape(table.title)}[/], {escape(table.metric)}")
@@ -184,18 +314,21 @@ def _print_published(measured: Measured, card: Scorecard, tables: Sequence[Publi
             out(f"  [dim]{escape(table.note)}[/]")
         shown = [name for name in table.columns if name in AVERAGES] or list(table.columns)
         at = [table.columns.index(name) for name in shown]
-        own = (f"{values[name]:.2f}" if name in values else "" for name in shown)
-        rows: Cells = [("measured here", measured.checkpoint.id, *own)]
+        rows: Cells = []
+        for each, card in zip(measured, cards, strict=True):
+            values = benchmark.beside(table, card)
+            own = (f"{values[name]:.2f}" if name in values else "" for name in shown)
+            rows.append(("measured here", each.system, *own))
         for row in table.rows:
-            cells = ("" if (v := row.values[n]) is None else f"{v:.2f}" for n in at)
-            rows.append((table.kind, row.model, *cells))
+            found = ("" if (v := row.values[n]) is None else f"{v:.2f}" for n in at)
+            rows.append((table.kind, row.model, *found))
         print_table(("kind", "model", *shown), rows)
         if len(shown) < len(table.columns):
             out("  [dim]its other columns: --json[/]")
 
 
-def _print_questions(benchmark: Benchmark, measured: Measured) -> None:
-    name, checkpoint = benchmark.name, measured.checkpoint.id
+def _print_questions(benchmark: Scorable, measured: Measured) -> None:
+    name, checkpoint = benchmark.name, measured.system
     out()
     out("[bold]ask next[/]")
     for query in (

@@ -11,10 +11,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,8 +22,7 @@ import duckdb
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from factory.benchmark import Benchmark
-from factory.failures import FactoryError, InputError
+from factory.failures import InputError
 from factory.plaintext import clean, shorten
 from factory.published import load_published
 from factory.report import panels
@@ -62,18 +60,6 @@ class Shown:
     """Its answer."""
     chart: Chart | None
     """Its picture, if it has one and there is something to draw."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flip:
-    """A benchmark item that became right or wrong."""
-
-    row: Record
-    """The row of panels.FLIPS."""
-    query: str
-    """The request, empty where the benchmark's file lacks the item."""
-    gold: str
-    """The expected calls as JSON, likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +121,7 @@ class Reader:
     con: duckdb.DuckDBPyConnection
     """A connection of Ledger.connect."""
     workspace: Workspace
-    """Where the benchmarks' files are."""
-    _benchmarks: dict[str, Benchmark | None] = field(default_factory=dict)
+    """Where the published tables are."""
 
     def round_page(self, number: int, links: bool = True) -> str:
         """The page of a round as HTML; `links` to the pages beside it."""
@@ -163,9 +148,7 @@ class Reader:
             fallen_groups=_groups(fallen.rows, lambda row: row["reason"]),
             kept=self._show(panels.KEPT, bounds),
             flips=flips,
-            flipped=_groups(
-                self._flipped(flips.rows), lambda flip: (flip.row["benchmark"], flip.row["now"])
-            ),
+            flipped=_groups(flips.rows, lambda row: (row["benchmark"], row["now"])),
             published=self._published(number),
             neighbours=self._neighbours(number) if links else None,
         )
@@ -214,29 +197,20 @@ class Reader:
         )
         return [row["round"] for row in rows]
 
-    def _flipped(self, rows: Sequence[Record]) -> list[Flip]:
-        """The changed items with query and gold of their benchmark's file."""
-        items = {
-            (name, item.id): item
-            for name in {row["benchmark"] for row in rows}
-            if (benchmark := self._benchmark(name)) is not None
-            for item in benchmark.items
-        }
-        flips = []
-        for row in rows:
-            item = items.get((row["benchmark"], row["item"]))
-            gold = json.dumps(item.ground_truth, ensure_ascii=False, default=str) if item else ""
-            flips.append(Flip(row=row, query=item.query if item else "", gold=gold))
-        return flips
-
     def _published(self, number: int) -> list[Published]:
         """Published tables about the benchmarks that were scored up to a round."""
         names = self._ask(
             "select distinct benchmark from score where round <= :round order by 1",
             {"round": number},
         )
-        whole = dict.fromkeys(row["benchmark"].partition("[")[0] for row in names)
-        tables = (table for name in whole for table in load_published(self.workspace, name))
+        order = {
+            name: place
+            for place, name in enumerate(
+                dict.fromkeys(row["benchmark"].partition("[")[0] for row in names)
+            )
+        }
+        known = [each for each in load_published(self.workspace) if each.benchmark in order]
+        tables = sorted(known, key=lambda each: order[each.benchmark])
         return [
             Published(
                 title=each.title,
@@ -247,15 +221,6 @@ class Reader:
             )
             for each in tables
         ]
-
-    def _benchmark(self, name: str) -> Benchmark | None:
-        """A benchmark by its files as they are now; None where they cannot be read."""
-        if name not in self._benchmarks:
-            try:
-                self._benchmarks[name] = Benchmark.load(self.workspace, name)
-            except FactoryError:
-                self._benchmarks[name] = None
-        return self._benchmarks[name]
 
 
 def _render(template: str, **values: Any) -> str:

@@ -107,6 +107,7 @@ SCORES_OVER_ROUNDS = """
 select
   checkpoint.round,
   score.benchmark,
+  coalesce(score.unit, 'percent') as unit,
   arg_max(score.value, score.scored_at) as value,
   arg_max(score.low, score.scored_at) as low,
   arg_max(score.high, score.scored_at) as high,
@@ -116,7 +117,8 @@ join score on score.checkpoint_id = checkpoint.checkpoint_id
 where score.category = 'overall'
   and (checkpoint.round between :first and :round or checkpoint.parent_id is null)
   and score.round <= :round
-group by checkpoint.round, checkpoint.checkpoint_id, score.benchmark
+group by
+  checkpoint.round, checkpoint.checkpoint_id, score.benchmark, coalesce(score.unit, 'percent')
 order by score.benchmark, checkpoint.round
 """
 
@@ -185,6 +187,11 @@ def _pivoted_lines(name: str, value: str) -> Draw:
         return lines([str(number) for number in rounds], series, "round")
 
     return draw
+
+
+def _draw_percent(draw: Draw) -> Draw:
+    """The picture of what is a percentage: other units have no place on its axis."""
+    return lambda rows: draw([row for row in rows if row["unit"] == "percent"])
 
 
 def _draw_scores(rows: list[Record]) -> Chart | None:
@@ -340,11 +347,13 @@ order by 1
 SCORES = Panel(
     id="scores",
     title="Scores by category",
-    caption="Percent right with a 95 % interval: of a category Wilson's, of a benchmark as a whole "
-    "(the mean of its categories) and of other averages the one that was stored with the score.",
+    caption="Percent with a 95 % interval: of a category Wilson's, or the normal approximation "
+    "where items are marked between right and wrong; of a benchmark as a whole (the mean of its "
+    "categories) and of a perplexity (less is better) the one that was stored with the score.",
     sql="""
 with basis as (
-  select checkpoint_id, benchmark, arg_max(basis, scored_at) as basis
+  select
+    checkpoint_id, benchmark, coalesce(unit, 'percent') as unit, arg_max(basis, scored_at) as basis
   from score
   where round <= :round
   group by all
@@ -353,22 +362,33 @@ with basis as (
   union all
   select checkpoint_id, 'new' from checkpoint where round = :round and parent_id is not null
 ), category as (
-  select model, benchmark, category, count(*) as n, avg(correct::int) as p, 1.96 * 1.96 as zz
+  select
+    model, benchmark, category, count(*) as n, avg(coalesce(value, correct::int)) as p,
+    stddev_pop(value) as sd, 1.96 * 1.96 as zz
   from item_score
   join basis using (checkpoint_id, benchmark, basis)
   join model using (checkpoint_id)
-  group by all
+  where unit = 'percent'
+  group by model, benchmark, category
 ), scored as (
   select
     model, benchmark, category, n as items, 100 * p as percent,
-    100 * (p + zz / (2 * n)) / (1 + zz / n) as middle,
-    196 * sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n) as half
+    if(sd is null, 100 * (p + zz / (2 * n)) / (1 + zz / n), 100 * p) as middle,
+    if(
+      sd is null,
+      196 * sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n),
+      196 * sd / sqrt(n)
+    ) as half
   from category
 )
-select benchmark, category, model, items, percent, middle - half as low, middle + half as high
+select
+  benchmark, category, model, items, percent, middle - half as low, middle + half as high,
+  'percent' as unit
 from scored
 union all by name
-select benchmark, category, model, num_items as items, value as percent, low, high
+select
+  benchmark, category, model, num_items as items, value as percent, low, high,
+  basis.unit
 from score
 join basis using (checkpoint_id, benchmark, basis)
 join model using (checkpoint_id)
@@ -379,7 +399,7 @@ where not exists (
 )
 order by benchmark, category <> 'overall', category, model desc
 """,
-    draw=_draw_scores,
+    draw=_draw_percent(_draw_scores),
 )
 
 PAIRED = """
@@ -391,12 +411,14 @@ with made as (
   select benchmark, arg_max(basis, scored_at) as basis
   from score
   join made using (checkpoint_id)
-  where round <= :round
+  where round <= :round and coalesce(unit, 'percent') = 'percent'
   group by benchmark
 ), paired as (
   select
-    after.benchmark, after.category, after.item,
+    after.benchmark, after.category, after.item, after.basis,
     before.correct as was_right, after.correct as is_right,
+    coalesce(after.value, after.correct::int) - coalesce(before.value, before.correct::int)
+      as gain,
     before.reason as reason_before, after.reason as reason_after,
     before.answer as answer_before, after.answer as answer_after
   from made
@@ -414,25 +436,22 @@ CHANGES = Panel(
     id="changes",
     title="Change by category",
     caption="The new model less its parent on the same items, in points, with a 95 % interval of "
-    "paired differences (normal approximation): gained items turned right, lost ones wrong.",
+    "paired differences (normal approximation): gained items turned right or have a better mark, "
+    "lost ones turned wrong or have a worse one.",
     sql=PAIRED
     + """, counted as (
   select
     benchmark, category, count(*) as items,
-    count(*) filter (is_right and not was_right) as gained,
-    count(*) filter (was_right and not is_right) as lost
+    count(*) filter (gain > 0) as gained,
+    count(*) filter (gain < 0) as lost,
+    100 * avg(gain) as points,
+    196 * stddev_pop(gain) / sqrt(count(*)) as half
   from paired
   group by benchmark, category
-), changed as (
-  select
-    *,
-    100 * (gained - lost) / items as points,
-    196 * sqrt(gained + lost - (gained - lost) * (gained - lost) / items) / items as half
-  from counted
 )
 select
   benchmark, category, items, gained, lost, points, points - half as low, points + half as high
-from changed
+from counted
 order by benchmark, category
 """,
     draw=_draw_changes,
@@ -890,11 +909,17 @@ FLIPS = Panel(
     id="flips",
     title="Items that changed",
     caption="Up to five a benchmark and direction, chosen by a hash of their id; long texts are "
-    "cut. Query and gold are those of the benchmark's file as it is now.",
+    "cut. Query and gold are those that were scored.",
     sql=PAIRED
-    + """
+    + """, asked as (
+  select benchmark, basis, item, any_value(query) as query, any_value(gold_json) as gold
+  from benchmark_item
+  group by benchmark, basis, item
+)
 select
   benchmark, category, item,
+  left(coalesce(query, ''), 800) as query,
+  left(coalesce(gold, ''), 800) as gold,
   case when is_right then 'right' else 'wrong' end as now,
   left(answer_before, 800) as answer_before,
   left(answer_after, 800) as answer_after,
@@ -902,6 +927,7 @@ select
   reason_after,
   count(*) over (partition by benchmark, is_right) as total
 from paired
+left join asked using (benchmark, basis, item)
 where was_right <> is_right
 qualify row_number() over (partition by benchmark, is_right order by md5(item)) <= 5
 order by benchmark, is_right, md5(item)
@@ -954,11 +980,11 @@ order by round_yield.round
 SCORE_HISTORY = Panel(
     id="score-history",
     title="Scores",
-    caption="Percent right of each round's model with its stored 95 % interval; round 0 is the "
-    "model that was given. A held model is shown too; the next round starts from its parent. The "
-    "chart has the first four benchmarks, the table all.",
+    caption="Percent of each round's model with its stored 95 % interval; round 0 is the model "
+    "that was given. A held model is shown too; the next round starts from its parent. The chart "
+    "has the first four benchmarks, the table all, with perplexities, of which less is better.",
     sql=SCORES_OVER_ROUNDS,
-    draw=_pivoted_lines("benchmark", "value"),
+    draw=_draw_percent(_pivoted_lines("benchmark", "value")),
 )
 
 LOSS_HISTORY = Panel(

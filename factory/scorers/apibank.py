@@ -15,7 +15,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from factory.child import Child
 from factory.engines.base import Engine
 from factory.failures import ContentError, InputError, MissingError
 from factory.jsontext import show
-from factory.records import Call, Message
-from factory.scorers.items import Grade, Question, ask_all, mean_grades
+from factory.records import Call, ItemScore, Message
+from factory.scorers.items import Question, ask_all, grade
 
 LEVELS = {"Call": "level-1-api.json", "Retrieve+Call": "level-2-api.json"}
 """Categories with their files."""
+TOOLDEV = dict.fromkeys(LEVELS, 0.5)
+"""Weights of ToolDev's score: the mean of both (§7.4)."""
 FOLDERS = (".", "json_test_data", "test-data")
 _CALL = re.compile(r"\[(\w+)\((.*)\)\]", re.DOTALL)
 _LOOSE_ARGUMENT = re.compile(r"(\w+)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|(\[[^\]]*\])|([^,\s)]+))")
@@ -134,7 +136,7 @@ async def score_apibank(
     log: Path | None = None,
     max_tokens: int = 256,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Grade]:
+) -> list[ItemScore]:
     """Each turn graded; `simulator` is API-Bank's folder, `log` takes its output.
 
     Raises MissingError where the simulator cannot be started.
@@ -151,14 +153,14 @@ async def score_apibank(
     ]
     replies = await ask_all(engine, questions, max_tokens=max_tokens, progress=progress)
     answers = [reply.completions[0].text for reply in replies]
-    grades = [grade(turn, answer) for turn, answer in zip(turns, answers, strict=True)]
+    grades = [judge_answer(turn, answer) for turn, answer in zip(turns, answers, strict=True)]
     if simulator is None:
         return grades
     assert log is not None
     return await _simulate(simulator, log, turns, grades)
 
 
-def grade(turn: Turn, answer: str) -> Grade:
+def judge_answer(turn: Turn, answer: str) -> ItemScore:
     """One answer by comparing arguments as written."""
     call, expected = parse_call(answer), turn.expected
     reason, message = "", ""
@@ -170,7 +172,7 @@ def grade(turn: Turn, answer: str) -> Grade:
     elif call.arguments != expected.arguments:
         reason = "wrong_value"
         message = f"{show(call.arguments)} where {show(expected.arguments)} is expected"
-    return Grade(
+    return grade(
         item=turn.id,
         category=turn.category,
         value=float(not reason),
@@ -180,16 +182,9 @@ def grade(turn: Turn, answer: str) -> Grade:
     )
 
 
-def tooldev_score(grades: Sequence[Grade]) -> float | None:
-    """Mean of Call and Retrieve+Call in percent (§7.4); None where one of them is missing."""
-    means = mean_grades(grades)
-    found = [means[category] for category in LEVELS if category in means]
-    return sum(found) / len(found) if len(found) == len(LEVELS) else None
-
-
 async def _simulate(
-    folder: Path, log: Path, turns: Sequence[Turn], grades: Sequence[Grade]
-) -> list[Grade]:
+    folder: Path, log: Path, turns: Sequence[Turn], grades: Sequence[ItemScore]
+) -> list[ItemScore]:
     """Grades again where a call to the right API was made: both calls are executed."""
     child = await Child.start("factory.scorers.apibank_simulator", str(folder), threads=1, log=log)
     try:
@@ -213,13 +208,12 @@ async def _simulate(
         await child.stop()
 
 
-def _regrade(before: Grade, verdict: dict[str, Any]) -> Grade:
+def _regrade(before: ItemScore, verdict: dict[str, Any]) -> ItemScore:
     right = bool(verdict["correct"])
-    return Grade(
-        item=before.item,
-        category=before.category,
+    return replace(
+        before,
+        correct=right,
         value=float(right),
         reason="" if right else "wrong_result",
         message="" if right else str(verdict["message"]),
-        answer=before.answer,
     )

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from factory.engines.base import Engine
-from factory.records import Message, Reply, Request, Role, Sampling
+from factory.records import ItemScore, Message, Reply, Request, Role, Sampling
 
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grade:
-    """One item graded. Example: Grade(item="12", category="plan_str", value=0.8, …)."""
+def grade(
+    *, item: str, category: str, value: float, reason: str = "", message: str = "", answer: str = ""
+) -> ItemScore:
+    """One item with its mark from 0 to 1; a full mark is right.
 
-    item: str
-    """Item id, unique in its category."""
-    category: str
-    """Category it counts in."""
-    value: float
-    """From 0 to 1."""
-    reason: str = ""
-    """Empty for a full mark, or why there is none."""
-    message: str = ""
-    """One sentence about it."""
-    answer: str = ""
-    """The model's raw text."""
+    Example: grade(item="12", category="plan_str", value=0.8, reason="plan_differs", …).
+    """
+    return ItemScore(
+        item=f"{category}/{item}",
+        category=category,
+        correct=value == 1,
+        value=value,
+        reason=reason,
+        message=message,
+        answer=answer,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +69,6 @@ async def ask_all(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def mean_grades(grades: Iterable[Grade]) -> dict[str, float]:
-    """Percent by category, in order of first appearance."""
-    values: dict[str, list[float]] = {}
-    for grade in grades:
-        values.setdefault(grade.category, []).append(grade.value)
-    return {category: 100 * fmean(group) for category, group in values.items()}
 
 
 def to_messages(rows: Sequence[Mapping[str, object]]) -> tuple[Message, ...]:

@@ -92,7 +92,7 @@ def pass_rate(runs: Sequence[Mapping[str, Status]], ids: Iterable[str]) -> Rate:
 def win_rate(votes: Mapping[str, Sequence[Winner]], ids: Iterable[str]) -> WinRate:
     """SoWR over all `ids`: more votes than the reference wins; no votes at all is a loss."""
     wanted = list(ids)
-    outcomes = [_outcome(votes.get(query_id, ())) for query_id in wanted]
+    outcomes = [outcome(votes.get(query_id, ())) for query_id in wanted]
     win, tie, loss = (
         100 * outcomes.count(each) / len(wanted) for each in ("candidate", "tie", "reference")
     )
@@ -104,7 +104,8 @@ def weighted_mean(rates: Sequence[float], sizes: Sequence[int]) -> float:
     return sum(r * n for r, n in zip(rates, sizes, strict=True)) / sum(sizes)
 
 
-def _outcome(votes: Sequence[Winner]) -> Winner:
+def outcome(votes: Sequence[Winner]) -> Winner:
+    """Who has more votes; without any it is the reference."""
     if not votes:
         return "reference"
     lead = votes.count("candidate") - votes.count("reference")

@@ -47,6 +47,8 @@ class Perplexity:
     """Tokens between the starts of windows."""
     num_tokens: int
     """Tokens counted."""
+    losses: tuple[tuple[float, int], ...]
+    """Nats and counted tokens of each window."""
 
 
 def windows(num_tokens: int, window: int, stride: int) -> Iterator[Window]:
@@ -65,20 +67,21 @@ def windows(num_tokens: int, window: int, stride: int) -> Iterator[Window]:
             return
 
 
-def mean_loss(model: Any, token_ids: Sequence[int], window: int, stride: int) -> tuple[float, int]:
-    """(nats a token, tokens counted) of a causal model over the tokens of one text."""
+def window_losses(
+    model: Any, token_ids: Sequence[int], window: int, stride: int
+) -> list[tuple[float, int]]:
+    """(nats, tokens counted) of each window of one text under a causal model."""
     import torch
 
-    total, count = 0.0, 0
+    losses = []
     ids_T = torch.tensor(token_ids, device=model.device)
     with torch.inference_mode():
         for begin, end, counted in windows(len(token_ids), window, stride):
             logits_TV = model(input_ids=ids_T[None, begin : end - 1]).logits[0].float()
             chosen_TV = logits_TV[counted - begin - 1 :]
             loss = torch.nn.functional.cross_entropy(chosen_TV, ids_T[counted:end], reduction="sum")
-            total += float(loss)
-            count += end - counted
-    return total / count, count
+            losses.append((float(loss), end - counted))
+    return losses
 
 
 def compute_perplexity(
@@ -107,14 +110,16 @@ def compute_perplexity(
     window = min(window, model.config.get_text_config().max_position_embeddings)
     found = []
     for stride in dict.fromkeys(min(stride, window) for stride in strides):
-        loss, count = mean_loss(model, token_ids, window, stride)
+        losses = window_losses(model, token_ids, window, stride)
+        nats, count = sum(loss for loss, _ in losses), sum(count for _, count in losses)
         found.append(
             Perplexity(
-                value=math.exp(loss),
-                bits_per_character=loss * count / math.log(2) / len(text),
+                value=math.exp(nats / count),
+                bits_per_character=nats / math.log(2) / len(text),
                 window=window,
                 stride=stride,
                 num_tokens=count,
+                losses=tuple(losses),
             )
         )
     return found

@@ -18,7 +18,7 @@ import numpy as np
 
 from factory.child import Child
 from factory.engines.base import is_installed
-from factory.failures import ChildError, InputError, MissingError
+from factory.failures import ChildError, MissingError
 from factory.scorers.toolbench import ApiDocument, ApiKey, ToolBench, ToolQuery, to_tool
 
 CUTOFFS = (1, 3, 5)
@@ -283,17 +283,17 @@ class ByCode:
     async def rank(
         self, queries: Sequence[str], space: Sequence[ApiDocument]
     ) -> list[list[ApiKey | None]]:
-        """Best first; a tool whose document several APIs share stands for all of them."""
+        """Best first; a tool whose document several APIs share stands for all of them.
+
+        Nothing is found where none of these APIs has a code.
+        """
         keys: dict[str, dict[ApiKey, None]] = {}
         for document in space:
             tool = to_tool(document).id
             if tool in self.coded:
                 keys.setdefault(tool, {})[document.key] = None
         if not keys:
-            raise InputError(
-                f"{self.name} has no code for any of these {len(space)} APIs",
-                remedy="factory add-tools them, and train a round: its training gives them codes",
-            )
+            return [[] for _ in queries]
         prompts = [self.prompt(query) for query in queries]
         found = await self.search.retrieve(prompts, k=self.depth, only=sorted(keys))
         return [[key for hit in each.hits for key in keys[hit.tool.id]] for each in found]

@@ -25,8 +25,8 @@ import numpy as np
 from factory.engines.base import Engine, is_installed
 from factory.failures import ContentError, InputError, MissingError
 from factory.jsontext import show
-from factory.records import Message
-from factory.scorers.items import Grade, Question, ask_all, mean_grades, to_messages
+from factory.records import ItemScore, Message
+from factory.scorers.items import Question, ask_all, grade, to_messages
 
 Form = Literal["json", "str"]
 FILES: Mapping[str, tuple[str, Form]] = {
@@ -37,6 +37,18 @@ FILES: Mapping[str, tuple[str, Form]] = {
     "understand_str": ("understand", "str"),
 }
 """Beginnings of the files' names with what each asks, and the answers' form."""
+TASKS = ("plan", "retrieve", "understand")
+TOOLDEV: Mapping[str, Mapping[str, float]] = {
+    "overall": {f"{task}_{form}": 1 / 6 for task in TASKS for form in ("str", "json")},
+    **{task: {f"{task}_str": 0.5, f"{task}_json": 0.5} for task in TASKS},
+}
+"""Weights of ToolDev's figures: a task is the mean of its forms, the whole that of tasks (§7.5)."""
+CATEGORIES = tuple(
+    f"{task}_{form}"
+    for task in ("plan", "plan_strict", "retrieve", "understand")
+    for form in ("str", "json")
+)
+"""What is graded, in the order in which it is shown."""
 VERSIONS = ("_v2", "_v2_subset", "_v1", "")
 NAME_WEIGHT, ARGUMENTS_WEIGHT, THRESHOLD = 0.75, 0.25, 0.8
 FINISH = "FinishAction"
@@ -119,6 +131,12 @@ def _read_items(file: Path, task: str, form: Form) -> list[Item]:
     return items
 
 
+def categories(item: Item) -> list[str]:
+    """What a question is graded in."""
+    tasks = ("plan", "plan_strict") if item.task == "plan" else item.task.split("+")
+    return [f"{task}_{item.form}" for task in tasks]
+
+
 async def score_teval(
     engine: Engine,
     items: Sequence[Item],
@@ -126,7 +144,7 @@ async def score_teval(
     *,
     max_tokens: int = 1024,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Grade]:
+) -> list[ItemScore]:
     """Every question graded; a question of retrieve+understand gives two grades, a plan too.
 
     `embed` gives sentence vectors for the similarity of plans (T-Eval uses all-mpnet-base-v2);
@@ -148,25 +166,10 @@ async def score_teval(
     return grades
 
 
-def tooldev_score(grades: Sequence[Grade]) -> dict[str, float | None]:
-    """plan, retrieve, understand and their mean in percent; None where a part is missing (§7.5)."""
-    means = mean_grades(grades)
-
-    def mean(*parts: float | None) -> float | None:
-        known = [part for part in parts if part is not None]
-        return sum(known) / len(known) if len(known) == len(parts) else None
-
-    found = {
-        task: mean(means.get(f"{task}_str"), means.get(f"{task}_json"))
-        for task in ("plan", "retrieve", "understand")
-    }
-    return {**found, "tooldev": mean(*found.values())}
-
-
 # Plans ------------------------------------------------------------------------------------
 
 
-async def _grade_plans(plans: Sequence[tuple[Item, str]], embed: Embed | None) -> list[Grade]:
+async def _grade_plans(plans: Sequence[tuple[Item, str]], embed: Embed | None) -> list[ItemScore]:
     """Plans graded, all their texts embedded at once."""
     read = [
         (_strip(read_plan(item, answer)), _strip(_read_plan(item.truth) or ()))
@@ -185,7 +188,7 @@ async def _grade_plans(plans: Sequence[tuple[Item, str]], embed: Embed | None) -
         for strict in (False, True):
             value = plan_f1(given, truth, vectors, strict=strict)
             grades.append(
-                Grade(
+                grade(
                     item=item.id,
                     category=f"plan{'_strict' if strict else ''}_{item.form}",
                     value=value,
@@ -279,7 +282,7 @@ def _read_plan(value: Any) -> list[Planned] | None:
 # Calls ------------------------------------------------------------------------------------
 
 
-def _grade_call(item: Item, answer: str, task: str) -> Grade:
+def _grade_call(item: Item, answer: str, task: str) -> ItemScore:
     """The name (retrieve) or the arguments (understand) of one call."""
     if item.form == "str":
         value = _name_in(answer, item.truth) if task == "retrieve" else _equal(answer, item.truth)
@@ -294,7 +297,7 @@ def _grade_call(item: Item, answer: str, task: str) -> Grade:
         else:
             value = arguments_share(call.get("args"), item.truth.get("args"))
             reason = "" if value == 1 else "wrong_value"
-    return Grade(
+    return grade(
         item=item.id,
         category=f"{task}_{item.form}",
         value=value,

@@ -213,7 +213,7 @@ qualify row_number() over (
   order by delta is not null desc, max(score.scored_at) desc
 ) = 1;
 comment on view round_delta is
-'Scores in percent of each round''s checkpoint (after) and of its parent (before), as last measured on the same questions and prompts up to that round; null where never measured.';
+'Scores (in percent; language: perplexity, where less is better) of each round''s checkpoint (after) and of its parent (before), as last measured on the same questions and prompts up to that round; null where never measured.';
 
 create or replace view lineage as
 select
@@ -244,7 +244,8 @@ with judged as (
     any_value(correct) as correct,
     any_value(reason) as reason,
     any_value(message) as message,
-    any_value(answer) as answer
+    any_value(answer) as answer,
+    any_value(value) as value
   from item_score
   group by checkpoint_id, benchmark, basis, item
 ),
@@ -264,13 +265,18 @@ select
   after.benchmark,
   after.category,
   after.item,
-  case when after.correct then 'right' else 'wrong' end as flip,
+  case
+    when after.correct <> before.correct then if(after.correct, 'right', 'wrong')
+    else if(after.value > before.value, 'better', 'worse')
+  end as flip,
   after.reason,
   after.message,
   asked.query,
   asked.gold_json,
   before.answer as answer_before,
-  after.answer
+  after.answer,
+  before.value as value_before,
+  after.value
 from (select distinct round, checkpoint_id, parent_id from checkpoint) as made
 join judged as after
   on after.checkpoint_id = made.checkpoint_id
@@ -279,10 +285,10 @@ join judged as before
   and before.benchmark = after.benchmark
   and before.basis = after.basis
   and before.item = after.item
-  and before.correct <> after.correct
+  and (before.correct <> after.correct or before.value <> after.value)
 left join asked
   on asked.benchmark = after.benchmark
   and asked.basis = after.basis
   and asked.item = after.item;
 comment on view item_flip is
-'Benchmark items that a checkpoint turned right or wrong against its parent: why, the query, the gold, and both answers.';
+'Benchmark items that a checkpoint turned right or wrong against its parent, or whose mark it made better or worse: why, the query, the gold, both answers, and both marks (0 to 1, null where there is only right and wrong).';

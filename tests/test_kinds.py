@@ -1,0 +1,527 @@
+"""`factory score` on every kind of benchmark, with a model behind HTTP where one is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_models import tiny_model
+from model_server import serving
+from test_apibank_teval import GOOD, write_apibank, write_teval
+from test_retrieval import APIS, STABLE, needs
+from workspaces import ROOT, make_workspace
+
+from factory.cli.main import app
+from factory.cli.monitor import PlainMonitor
+from factory.codes.lifecycle import fit_codebook
+from factory.evaluate import store
+from factory.failures import ContentError, FactoryError, InputError
+from factory.kinds.loading import KINDS, defined, find_fault, kind_of, load
+from factory.published import load_published
+from factory.recipe import load_recipe, load_settings
+from factory.records import Checkpoint, ItemScore
+from factory.round import Factory, load_factory
+from factory.scorers.judge import read_predictions
+from factory.scorers.toolbench import load_toolbench, to_tool
+from factory.store.database import Ledger
+from factory.workspace import Workspace
+
+pytest.importorskip("httpx", reason="no httpx: pip install 'tool-factory[http]'")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    made = make_workspace(tmp_path / "ws")
+    monkeypatch.chdir(made.root)
+    return made
+
+
+def score(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    """The JSON that `factory score` prints."""
+    app(["score", *map(str, arguments), "--threads", "1", "--json"], standalone_mode=False)
+    return json.loads(capsys.readouterr().out)
+
+
+def show(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What it prints for people."""
+    app(["score", *map(str, arguments), "--threads", "1"], standalone_mode=False)
+    return capsys.readouterr().out
+
+
+def values(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {f"{line['scheme']} {line['name']}".strip(): line["value"] for line in lines}
+
+
+def ask(workspace: Workspace, sql: str) -> list[tuple[Any, ...]]:
+    return Ledger(workspace.state).query(sql).rows
+
+
+# Definitions ------------------------------------------------------------------------------
+
+
+def test_shipped_definitions_of_other_kinds_lack_only_their_data(workspace: Workspace) -> None:
+    kinds = {name: kind_of(workspace, name) for name in defined(workspace)}
+    assert {name for name, kind in kinds.items() if kind == "calls"} == {"bfcl", "home", "home-dev"}
+    assert {kind for kind in kinds.values() if kind != "calls"} == set(KINDS)
+    for name, kind in kinds.items():
+        if kind != "calls":
+            fault = find_fault(workspace, name)
+            assert "without its data" in fault and f"factory score {name} --data" in fault
+    assert find_fault(workspace, "home") == ""
+    about = {table.benchmark for table in load_published(workspace)}
+    assert about - {"toolbench-data"} <= set(kinds)
+
+
+def test_the_list_names_kinds_and_what_is_missing(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app(["eval", "list", "--json"], standalone_mode=False)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = {row["benchmark"]: row for row in rows}
+    assert found["toolbench"]["kind"] == "retrieval" and "--data" in found["toolbench"]["fault"]
+    assert found["home"] | {"title": ""} == {
+        "benchmark": "home",
+        "kind": "calls",
+        "title": "",
+        "fault": "",
+    }
+    app(["eval", "list"], standalone_mode=False)
+    assert "toolbench-completion" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('kind = "poetry"', "no kind of benchmark 'poetry'"),
+        ('kind = "apibank"\nwindow = 3', "window: unknown key"),
+        ('kind = "language"\nwindow = "wide"', "window"),
+        ('kind = "teval"\ndata = "elsewhere"', "there is no .*elsewhere"),
+        ('kind = "retrieval"\nsettings = []', "settings"),
+    ],
+)
+def test_broken_definitions_are_named(workspace: Workspace, text: str, what: str) -> None:
+    file = workspace.root / "eval" / "mine.toml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f'title = "Mine"\nsplit = "test"\n{text}\n')
+    with pytest.raises(ContentError, match=what):
+        load(workspace, "mine")
+
+
+def test_data_are_found_beside_the_workspace_and_changes_are_in_the_name(
+    workspace: Workspace,
+) -> None:
+    write_apibank(workspace.root / "bank")
+    whole = load(workspace, "apibank", {"data": "bank"})
+    part = load(workspace, "apibank", {"data": str(workspace.root / "bank"), "limit": 1})
+    assert (whole.name, part.name) == ("apibank", "apibank[limit=1]")
+    assert (len(whole.items), len(part.items)) == (3, 2)
+    assert whole.categories == ("Call", "Retrieve+Call")
+
+
+def test_a_round_refuses_a_benchmark_without_its_data(workspace: Workspace) -> None:
+    settings = load_settings(workspace)
+    for name, what in (("toolbench", "without its data"), ("toolbench-completion", "without")):
+        recipe = load_recipe(workspace, settings.recipe, {"score.benchmarks": f'["{name}"]'})
+        with pytest.raises(ContentError, match=what):
+            load_factory(workspace, settings, recipe, PlainMonitor())
+
+
+def test_only_calls_may_gate(workspace: Workspace) -> None:
+    write_apibank(workspace.root / "bank")
+    text = (ROOT / "eval/apibank.toml").read_text("utf-8")
+    text = text.replace('data = ""', 'data = "bank"').replace('"test"', '"dev"')
+    (workspace.root / "eval").mkdir(exist_ok=True)
+    (workspace.root / "eval/apibank.toml").write_text(text)
+    settings = load_settings(workspace)
+    recipe = load_recipe(workspace, settings.recipe, {"score.dev": "apibank"})
+    with pytest.raises(ContentError, match="not answered by calls"):
+        load_factory(workspace, settings, recipe, PlainMonitor())
+
+
+# Retrieval --------------------------------------------------------------------------------
+
+
+def write_stable(folder: Path) -> Path:
+    (folder / "test_instruction").mkdir(parents=True)
+    relevant = [["Kettle", "boil"]]
+    rows = [
+        {
+            "query": f"Boil {n} cups.",
+            "query_id": n,
+            "api_list": APIS,
+            "relevant APIs": relevant,
+        }
+        for n in (1, 2, 3)
+    ]
+    (folder / "test_instruction" / "G1_instruction.json").write_text(json.dumps(rows))
+    return folder
+
+
+def coded_model(folder: Path, data: Path) -> Path:
+    """A model whose codes name all APIs of a ToolBench folder."""
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    documents = load_toolbench(data).documents
+    tools = list({t.id: t for x in documents.values() for t in map(to_tool, x)}.values())
+    vectors = np.random.default_rng(0).normal(size=(len(tools), 8)).astype(np.float32)
+    codebook = fit_codebook(tools, vectors, seed=1)
+    tiny_model(folder, extra_tokens=[token for level in codebook.tokens for token in level])
+    codebook.save(folder, AutoTokenizer.from_pretrained(folder))
+    return folder
+
+
+def test_retrieval_beside_bm25_in_the_ledger(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bm25s", reason="no bm25s: pip install 'tool-factory[eval]'")
+    data = write_stable(tmp_path / "stable")
+    model = coded_model(tmp_path / "coded", data)
+    arguments = ("toolbench", "--data", data, "--checkpoint", model)
+    found = score(capsys, *arguments)
+    assert (found["benchmark"], found["unit"], found["items"]) == ("toolbench", "percent", 6)
+    names = [line["name"] for line in found["categories"]]
+    assert names == ["multi-domain I1-Inst", "in-domain I1-Inst"]
+    (bm25,) = found["others"]
+    assert (bm25["system"], bm25["kind"]) == ("BM25", "baseline")
+    assert values(bm25["averages"])["mean multi-domain"] == 100, "the word boil says it"
+    details = {(x["scheme"], x["metric"], x["name"]): x for x in found["details"]}
+    assert {name for _, _, name in details} == {"I1-Inst", "mean"}
+    assert details["multi-domain", "recall@5", "mean"]["value"] == 100, "few tools, all returned"
+    assert all(x["low"] <= x["value"] <= x["high"] for x in found["details"])
+    # Each request in each setting is a row with all measures; a baseline is no checkpoint.
+    sql = (
+        "select checkpoint_id, count(*), min(value), max(detail_json->>'recall@5') from item_score"
+    )
+    rows = ask(workspace, f"{sql} group by 1 order by 1")
+    assert [row[:2] for row in rows] == [("BM25", 6), (found["checkpoint"], 6)]
+    assert rows[1][3] == "1.0"
+    assert ask(workspace, "select count(*) from checkpoint") == [(1,)]
+    assert ask(workspace, "select distinct query from benchmark_item order by 1") == [
+        (f"Boil {n} cups.",) for n in (1, 2, 3)
+    ]
+    again = show(capsys, *arguments)
+    assert "from the ledger" in again and "ndcg_hits@5" in again and "baseline" in again
+    assert "SGTC (anonymous submission), Table 1" in again and "measured here" in again
+    assert ask(workspace, "select count(*) from item_score") == [(12,)]
+    with pytest.raises(InputError, match="folder, not its server"):
+        score(capsys, *arguments[:3], "--checkpoint", "http://127.0.0.1:1/v1#x")
+
+
+def test_published_columns_meet_the_measured_hits(workspace: Workspace, tmp_path: Path) -> None:
+    kind = load(workspace, "toolbench", {"data": str(write_stable(tmp_path / "stable"))})
+    from factory.kinds.retrieval import judge_ranking
+    from factory.scorers.toolbench import ApiKey
+
+    boil, other = ApiKey("Kettle", "boil"), ApiKey("Kettle", "keep")
+    items = [
+        judge_ranking(item, [other, boil] if "multi" in item.id else [boil], None)
+        for item in kind.items
+    ]
+    card = kind.card(items[::-1])
+    tables = {table.title: table for table in load_published(workspace, "toolbench")}
+    multi = kind.beside(tables["Tool retrieval, multi-domain"], card)
+    assert multi["I1 NDCG@1"] == 0 and multi["I1 NDCG@3"] == pytest.approx(63.09, abs=0.01)
+    assert kind.beside(tables["Tool retrieval, in-domain"], card)["I1 NDCG@1"] == 100
+    assert {item.reason for item in items} == {"ranked_low", ""}
+    nothing = judge_ranking(kind.items[0], [], set())
+    assert (nothing.reason, nothing.value, nothing.correct) == ("no_code", 0, False)
+
+
+def test_a_checkpoint_without_codes_finds_nothing_and_says_why(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_stable(tmp_path / "stable")
+    model = tiny_model(tmp_path / "bare")
+    found = score(capsys, "toolbench", "--data", data, "--checkpoint", model, "--set", "bm25=false")
+    assert found["others"] == [] and found["reasons"] == {"no_code": 6}
+    assert values(found["averages"]) == {"mean multi-domain": 0, "mean in-domain": 0}
+
+
+def test_bm25_on_real_data(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("bm25s", reason="no bm25s: pip install 'tool-factory[eval]'")
+    found = score(capsys, "toolbench", "--data", needs(STABLE), "--category", "I3-Inst")
+    assert (found["benchmark"], found["items"]) == ("toolbench[splits=I3-Inst]", 42)
+    (bm25,) = found["others"]
+    assert values(bm25["categories"])["multi-domain I3-Inst"] == pytest.approx(48, abs=1)
+
+
+# API-Bank, T-Eval, served by others -------------------------------------------------------
+
+
+def test_apibank(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_apibank(tmp_path / "bank")
+    with serving(lambda _: "API-Request: [SetLamp(room='hall', level='high')]") as server:
+        model = f"{server.url}#caller"
+        arguments = ("apibank", "--data", folder, "--checkpoint", model)
+        found = score(capsys, *arguments)
+        assert values(found["categories"]) == {"Call": 50, "Retrieve+Call": 0}
+        assert values(found["averages"]) == {"tooldev overall": 25}
+        assert found["published"][0]["benchmark"] == "apibank"
+        shown = show(capsys, *arguments)
+        assert "2 wrong_tool" in shown and "scored now" in shown, "a server may have changed"
+        assert {body["model"] for body in server.seen} == {"caller"}
+        part = score(capsys, *arguments, "--limit", 1, "--before", model)
+        assert part["benchmark"] == "apibank[limit=1]" and part["items"] == 2
+    rows = ask(workspace, "select category, value, unit from score where benchmark = 'apibank'")
+    assert set(rows) == {
+        ("overall", 25, "percent"),
+        ("Call", 50, "percent"),
+        ("Retrieve+Call", 0, "percent"),
+    }
+    assert ask(workspace, "select count(*) from checkpoint") == [(0,)]
+
+
+def test_an_average_with_a_part_missing_is_not_the_score(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_apibank(tmp_path / "bank")
+    (folder / "level-2-api.json").unlink()
+    with serving(lambda _: "API-Request: [SetLamp(room='hall', level='high')]") as server:
+        arguments = ("apibank", "--data", folder, "--checkpoint", f"{server.url}#caller")
+        found = score(capsys, *arguments)
+        assert values(found["averages"]) == {"mean overall": 50, "tooldev overall": None}
+        assert "tooldev: overall needs Retrieve+Call" in show(capsys, *arguments)
+
+
+def test_teval(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_teval(tmp_path / "data")
+    with serving(lambda _: GOOD["retrieve+understand_json"]) as server:
+        found = score(capsys, "teval", "--data", folder, "--checkpoint", f"{server.url}#caller")
+    assert values(found["categories"])["retrieve_json"] == 100
+    averages = values(found["averages"])
+    parts = [averages[f"tooldev {task}"] for task in ("plan", "retrieve", "understand")]
+    assert averages["tooldev overall"] == pytest.approx(sum(parts) / 3)
+    items = ask(workspace, "select item, correct, value from item_score order by item")
+    assert ("retrieve_json/q1", True, 1) in items and len(items) == 8
+
+
+# Completion -------------------------------------------------------------------------------
+
+
+def agent_and_judge(body: dict[str, Any]) -> str:
+    """One model for all parts: it calls the first tool, then Finish, and judges kindly."""
+    last = body["messages"][-1]["content"]
+    if '"status"' in last:
+        return '{"status": "Solved"}'
+    if '"better"' in last:
+        return '{"better": "A"}'
+    if "play an API server" in last:
+        return '{"error": "", "response": "boiled"}'
+    if last == "Generate the action.":
+        called = any("boiled" in message["content"] for message in body["messages"])
+        return "Finish" if called else "boil_for_kettle"
+    if '"name": "Finish"' in last:
+        return '{"return_type": "give_answer", "final_answer": "It boils."}'
+    return '{"cups": 2}' if "documentation" in last else "Water first."
+
+
+def test_completion(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, saved = write_stable(tmp_path / "stable"), tmp_path / "ours.json"
+    with serving(agent_and_judge) as server:
+        model = f"{server.url}#all"
+        common = ("toolbench-completion", "--data", folder, "--checkpoint", model, "--limit", 2)
+        common = (*common, "--set", f"judge={model}")
+        found = score(capsys, *common, "--set", "setting=gt", "--save", saved)
+        assert found["benchmark"] == "toolbench-completion[limit=2,setting=gt]"
+        assert values(found["averages"]) == {"mean SoPR": 100, "by requests SoPR": 100}
+        assert found["categories"][0]["note"] == "runs 100.00, 100.00, 100.00; std 0.00"
+        answers = read_predictions(saved)
+        assert {each.final_answer for each in answers.values()} == {"It boils."}
+        kept = workspace.state / "toolbench" / "made_up.jsonl"
+        assert [json.loads(line)["response"] for line in kept.read_text().splitlines()] == [
+            "boiled"
+        ]
+        # Published answers have bare numbers for ids.
+        table = {key.split("/")[1]: row for key, row in json.loads(saved.read_text()).items()}
+        table["1"]["answer"]["final_answer"] = "It may boil."
+        saved.write_text(json.dumps({"1": table["1"]}))
+        arguments = (*common, "--set", f'reference="{saved}"')
+        lines = {line["name"]: line for line in score(capsys, *arguments)["categories"]}
+        won = lines["SoWR I1-Inst"]
+        assert (won["value"], won["note"]) == (50, "tie 50.00, loss 0.00")
+        assert "StableToolBench solvable queries" in show(capsys, *arguments)
+    (row,) = ask(
+        workspace,
+        "select distinct message, detail_json->>'statuses' from item_score "
+        "where item = 'SoPR/I1-Inst/1'",
+    )
+    assert row == ("judged Solved, Solved, Solved", '["Solved","Solved","Solved"]')
+    with pytest.raises(ContentError, match="no judge"):
+        score(capsys, "toolbench-completion", "--data", folder)
+
+
+# Language ---------------------------------------------------------------------------------
+
+
+def test_language_before_and_after(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("What is the weather in Oslo tomorrow? " * 20)
+    model = tiny_model(tmp_path / "m0", max_positions=64)
+    other = tiny_model(tmp_path / "m1", max_positions=64, seed=1)
+    arguments = ("language", "--data", text, "--checkpoint", model, "--before", other)
+    found = score(capsys, *arguments, "--set", "strides=[64, 16]")
+    assert (found["benchmark"], found["unit"]) == ("language[strides=64+16]", "perplexity")
+    assert [line["name"] for line in found["categories"]] == ["stride 64", "stride 16"]
+    for line in found["categories"]:
+        assert 1 < line["low"] < line["value"] < line["high"] and "bits a char" in line["note"]
+    assert values(found["averages"]) == {"stride 16 perplexity": found["categories"][1]["value"]}
+    assert [each["kind"] for each in found["others"]] == ["checkpoint"]
+    shown = show(capsys, *arguments, "--set", "strides=[64, 16]")
+    assert "from the ledger" in shown and "m1-" in shown
+    assert "ToolWeaver (arXiv 2601.21947)" in shown and shown.count("measured here") == 2
+    units = ask(workspace, "select distinct unit, category = 'overall' or low < high from score")
+    assert units == [("perplexity", True)]
+
+
+# The ledger -------------------------------------------------------------------------------
+
+
+def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    factory = open_factory(workspace)
+    (workspace.root / "text.txt").write_text("a b c")
+    data = str(write_stable(tmp_path / "stable"))
+    retrieval = load(workspace, "toolbench", {"data": data, "settings": ["multi-domain"]})
+    language = load(workspace, "language", {"data": "text.txt"})
+    row = {"path": "", "fingerprint": "", "promoted": True}
+    factory.ledger.append(
+        {
+            "checkpoint": [
+                {**row, "checkpoint_id": "m", "round": 0},
+                {**row, "checkpoint_id": "r1-a", "round": 1, "parent_id": "m"},
+            ]
+        }
+    )
+    for number, name, marks, nats in (
+        (0, "m", (1, 0.5, 0.2), 9.0),
+        (1, "r1-a", (0.6, 1, 0.2), 8.0),
+    ):
+        items = [
+            ItemScore(
+                item=item.id, category=item.category, correct=mark == 1, value=mark, reason="",
+                message="", answer="[]", detail_json=all_measures(mark),
+            )
+            for item, mark in zip(retrieval.items, marks, strict=True)
+        ]  # fmt: skip
+        store(factory, number, name, retrieval, items, "b")
+        window = ItemScore(
+            item="stride 4/0", category="stride 4", correct=True, reason="", message="",
+            answer="", detail_json=json.dumps({"nats": nats, "tokens": 4}),
+        )  # fmt: skip
+        store(factory, number, name, language, [window], "b")
+    flips = ask(workspace, "select item, flip, value_before, value from item_flip order by item")
+    assert flips == [
+        ("multi-domain/I1-Inst/1", "wrong", 1, 0.6),
+        ("multi-domain/I1-Inst/2", "right", 0.5, 1),
+    ]
+    deltas = ask(
+        workspace,
+        "select benchmark, round(before, 3), round(after, 3) from round_delta "
+        "where category = 'overall' and round = 1 order by benchmark",
+    )
+    assert deltas == [("language", 9.488, 7.389), (retrieval.name, 56.667, 60.0)]
+    again = {item.item: item for item in load_stored(factory, retrieval.name)}
+    assert again["multi-domain/I1-Inst/1"].mark == 0.6
+    from factory.report.panels import CHANGES, SCORES, fill
+
+    rows = Ledger(workspace.state).query(fill(SCORES.sql, {"round": 1, "first": 1})).records()
+    shown = {(each["benchmark"], each["category"]): each for each in rows}
+    assert ("language", "stride 4") in shown and shown["language", "overall"]["unit"] != "percent"
+    assert SCORES.draw is not None and SCORES.draw(rows) is not None
+    changes = Ledger(workspace.state).query(fill(CHANGES.sql, {"round": 1, "first": 1})).records()
+    (change,) = changes
+    assert (change["gained"], change["lost"]) == (1, 1)
+    assert change["points"] == pytest.approx(100 * (-0.4 + 0.5) / 3)
+
+
+def all_measures(mark: float) -> str:
+    from factory.scorers.retrieval import METRICS
+
+    return json.dumps(dict.fromkeys(METRICS, mark))
+
+
+def load_stored(factory: Factory, name: str) -> list[ItemScore]:
+    from factory import history
+
+    return history.load_items(factory.ledger, "r1-a", name, "b")
+
+
+def open_factory(workspace: Workspace) -> Factory:
+    settings = load_settings(workspace)
+    resolved = load_recipe(workspace, settings.recipe, {})
+    return load_factory(workspace, settings, resolved, PlainMonitor(), benchmarks=False)
+
+
+def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_path: Path) -> None:
+    factory = open_factory(workspace)
+    data = str(write_stable(tmp_path / "stable"))
+    judge = {"judge": "http://127.0.0.1:1/v1#x"}
+    variants = [
+        load(workspace, "toolbench", {"data": data}),
+        load(workspace, "toolbench", {"data": data, "depth": 3}),
+        load(workspace, "toolbench", {"data": data, "limit": 1}),
+        load(workspace, "toolbench-completion", {"data": data, **judge}),
+        load(workspace, "toolbench-completion", {"data": data, "judge": "http://127.0.0.1:1/v1#y"}),
+        load(workspace, "toolbench-completion", {"data": data, **judge, "setting": "gt"}),
+        load(workspace, "toolbench-completion", {"data": data, **judge, "constrain_inputs": True}),
+    ]
+    found = {each.basis(factory.setup) for each in variants}
+    assert len(found) == len(variants)
+    prompt = workspace.root / "prompts/codes/retrieve.j2"
+    prompt.parent.mkdir(parents=True)
+    prompt.write_text("Which tool? {{ query }}")
+    assert variants[0].basis(open_factory(workspace).setup) not in found
+    template = workspace.root / "eval/toolbench/judge_answer.j2"
+    template.parent.mkdir(parents=True)
+    template.write_text("{{ query }} {{ answer }} {{ trajectory }}")
+    assert variants[3].basis(factory.setup) not in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("apibank", "--data", "{data}", "--checkpoint", "http://127.0.0.1:1/v1"), "which model"),
+        (("apibank", "--data", "{data}", "--checkpoint", "http://8.8.8.8/v1#x"), "public address"),
+        (("apibank", "--data", "{empty}"), "no turns"),
+        (("apibank", "--data", "nowhere"), "there is no"),
+        (("apibank", "--data", "{data}", "--category", "Call"), "splits: unknown key"),
+        (("teval", "--data", "{empty}"), "no questions"),
+        (("toolbench", "--data", "{empty}"), "no labelled requests"),
+        (("toolbench",), "without its data"),
+        (("language", "--data", "{empty}"), "cannot read"),
+        (("home", "--set", "judge=x"), "judge cannot be changed"),
+        (("nowhere",), "no such file"),
+    ],
+)
+def test_wrong_input_is_named_before_anything_is_asked(
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: Sequence[str],
+    what: str,
+) -> None:
+    data, empty = write_apibank(tmp_path / "bank"), tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FactoryError, match=what):
+        score(capsys, *(each.format(data=data, empty=empty) for each in arguments))
+
+
+def test_a_server_is_a_checkpoint_without_a_folder(workspace: Workspace) -> None:
+    from factory.serving import find_checkpoint
+
+    settings = load_settings(workspace)
+    address = "http://127.0.0.1:8000/v1#judge"
+    found = find_checkpoint(workspace, settings, address)
+    assert found == Checkpoint(id=address, path=address, fingerprint=address)
+    base = find_checkpoint(workspace, settings, "")
+    assert base.id.startswith("seed-") and Path(base.path).is_dir()
+    assert find_checkpoint(workspace, settings, base.path) == base
