@@ -59,7 +59,9 @@ async def evaluate(
         number = known or 0
         if known is None:
             new = base_rows(checkpoint, Codebook.load(Path(checkpoint.path)))
-    factory.monitor.stage(f"score {benchmark.name} on {checkpoint.id}", len(benchmark.items))
+    factory.monitor.stage(
+        f"score {benchmark.name} on {checkpoint.id}", len(benchmark.items) or None
+    )
     if benchmark.served:
         async with serve(
             factory.workspace,

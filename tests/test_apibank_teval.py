@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory.engines.base import PROMPT_TOO_LONG, unanswered
 from factory.engines.replay import ReplayEngine
 from factory.failures import ContentError, InputError, MissingError
-from factory.records import Call, ItemScore, Request
+from factory.records import Call, ItemScore, Reply, Request
 from factory.score import combine, group_marks
 from factory.scorers import apibank, teval
 from factory.scorers.items import grade
@@ -127,6 +128,22 @@ def test_apibank_grades(tmp_path: Path) -> None:
     assert means_of(grades) == {"Call": 50, "Retrieve+Call": 0}
     assert combine(group_marks(grades), apibank.TOOLDEV).value == 25
     assert [m.role for m in engine.requests[0].messages] == ["system", "user"]
+
+
+def test_what_the_engine_never_answered_is_said(tmp_path: Path) -> None:
+    class Short(ReplayEngine):
+        async def sample(self, requests: Sequence[Request]) -> list[Reply]:
+            return [unanswered(request, PROMPT_TOO_LONG, 9000) for request in requests]
+
+    engine = Short(lambda _: [""])
+    turns = apibank.load_apibank(write_apibank(tmp_path / "bank"))
+    items = teval.load_teval(write_teval(tmp_path / "data"))
+    for grades in (
+        asyncio.run(apibank.score_apibank(engine, turns)),
+        asyncio.run(teval.score_teval(engine, items, None)),
+    ):
+        assert {each.reason for each in grades} == {PROMPT_TOO_LONG}
+        assert not any(each.correct for each in grades)
 
 
 def test_apibanks_score_is_the_mean_of_two_levels() -> None:

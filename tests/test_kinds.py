@@ -12,7 +12,7 @@ from conftest_models import tiny_model
 from model_server import serving
 from test_apibank_teval import GOOD, write_apibank, write_teval
 from test_retrieval import APIS, STABLE, needs
-from workspaces import ROOT, make_workspace
+from workspaces import ROOT, make_workspace, run_factory
 
 from factory.cli.main import app
 from factory.cli.monitor import PlainMonitor
@@ -525,3 +525,18 @@ def test_a_server_is_a_checkpoint_without_a_folder(workspace: Workspace) -> None
     base = find_checkpoint(workspace, settings, "")
     assert base.id.startswith("seed-") and Path(base.path).is_dir()
     assert find_checkpoint(workspace, settings, base.path) == base
+
+
+@pytest.mark.slow
+def test_the_command_scores_a_real_model_by_a_real_engine(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "ws").root
+    model = tiny_model(tmp_path / "model", max_positions=1024)
+    write_apibank(folder / "bank")
+    arguments = ("score", "apibank", "--data", "bank", "--checkpoint", str(model), "--threads", "1")
+    first = run_factory(*arguments, cwd=folder).stdout
+    assert "scored now" in first and "ToolDev (ToolACE-DEV, arXiv 2505.07512)" in first
+    record = json.loads(run_factory(*arguments, "--json", cwd=folder).stdout)
+    assert record["items"] == 3 and set(record["reasons"]) <= {"no_tool_call", "wrong_tool"}
+    assert "from the ledger" in run_factory(*arguments, cwd=folder).stdout
+    status = run_factory("sql", "select count(*) as n from item_score", "--json", cwd=folder).stdout
+    assert json.loads(status) == {"n": 3}

@@ -145,7 +145,8 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
     # Each checkpoint is scored on benchmarks of both kinds; what a round codes can be found.
     scored = ask(
         workspace,
-        "select benchmark, made.round, count(*) as n, count(*) filter (reason = 'no_code') as m "
+        "select benchmark, made.round, count(*) as n, "
+        "count(*) filter (item_score.reason = 'no_code') as uncoded "
         "from item_score join checkpoint as made using (checkpoint_id) "
         "where benchmark in ('lamps', 'kettles') group by all order by benchmark, made.round",
     )

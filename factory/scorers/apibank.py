@@ -24,7 +24,7 @@ from factory.engines.base import Engine
 from factory.failures import ContentError, InputError, MissingError
 from factory.jsontext import show
 from factory.records import Call, ItemScore, Message
-from factory.scorers.items import Question, ask_all, grade
+from factory.scorers.items import Question, ask_all, explain_unanswered, grade
 
 LEVELS = {"Call": "level-1-api.json", "Retrieve+Call": "level-2-api.json"}
 """Categories with their files."""
@@ -152,8 +152,10 @@ async def score_apibank(
         for turn in turns
     ]
     replies = await ask_all(engine, questions, max_tokens=max_tokens, progress=progress)
-    answers = [reply.completions[0].text for reply in replies]
-    grades = [judge_answer(turn, answer) for turn, answer in zip(turns, answers, strict=True)]
+    grades = [
+        explain_unanswered(judge_answer(turn, reply.completions[0].text), reply)
+        for turn, reply in zip(turns, replies, strict=True)
+    ]
     if simulator is None:
         return grades
     assert log is not None

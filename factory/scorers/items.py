@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from factory.engines.base import Engine
+from factory.engines.base import UNANSWERED, Engine
 from factory.records import ItemScore, Message, Reply, Request, Role, Sampling
 
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -69,6 +69,15 @@ async def ask_all(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def explain_unanswered(score: ItemScore, reply: Reply) -> ItemScore:
+    """The item as it is, or with the reason why the engine gave no answer to it."""
+    reason = reply.completions[0].finish_reason
+    if reason not in UNANSWERED:
+        return score
+    message = f"the engine gave no answer to a prompt of {reply.num_prompt_tokens} tokens"
+    return replace(score, reason=reason, message=message)
 
 
 def to_messages(rows: Sequence[Mapping[str, object]]) -> tuple[Message, ...]:

@@ -26,7 +26,7 @@ from factory.engines.base import Engine, is_installed
 from factory.failures import ContentError, InputError, MissingError
 from factory.jsontext import show
 from factory.records import ItemScore, Message
-from factory.scorers.items import Question, ask_all, grade, to_messages
+from factory.scorers.items import Question, ask_all, explain_unanswered, grade, to_messages
 
 Form = Literal["json", "str"]
 FILES: Mapping[str, tuple[str, Form]] = {
@@ -163,7 +163,12 @@ async def score_teval(
     for item, answer in zip(items, answers, strict=True):
         if item.task != "plan":
             grades += [_grade_call(item, answer, task) for task in item.task.split("+")]
-    return grades
+    by_item = {
+        f"{category}/{item.id}": reply
+        for item, reply in zip(items, replies, strict=True)
+        for category in categories(item)
+    }
+    return [explain_unanswered(each, by_item[each.item]) for each in grades]
 
 
 # Plans ------------------------------------------------------------------------------------
