@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -266,13 +267,17 @@ def test_apibank(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFix
         assert {body["model"] for body in server.seen} == {"caller"}
         part = score(capsys, *arguments, "--limit", 1, "--before", model)
         assert part["benchmark"] == "apibank[limit=1]" and part["items"] == 2
+        changes = show(capsys, *arguments, "--before", model).partition("change from ")[2]
+        assert re.search(r"Retrieve\+Call +1 +\+0\.00 +\[\+0\.0, \+0\.0\]", changes)
+        home = score(capsys, "home", "--limit", 1, "--checkpoint", model)
+        assert home["items"] == 4 and home["prompt"] == "own" and home["averages"][0]["value"] == 0
     rows = ask(workspace, "select category, value, unit from score where benchmark = 'apibank'")
     assert set(rows) == {
         ("overall", 25, "percent"),
         ("Call", 50, "percent"),
         ("Retrieve+Call", 0, "percent"),
     }
-    assert ask(workspace, "select count(*) from checkpoint") == [(0,)]
+    assert ask(workspace, "select count(*) from checkpoint") == [(0,)], "a server has no weights"
 
 
 def test_an_average_with_a_part_missing_is_not_the_score(

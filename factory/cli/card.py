@@ -146,13 +146,14 @@ def _print_scores(ledger: Ledger, number: int) -> None:
         """
         with latest as (
           select checkpoint_id, benchmark, category, arg_max(value, scored_at) as value,
-                 arg_max(low, scored_at) as low, arg_max(high, scored_at) as high
+                 arg_max(low, scored_at) as low, arg_max(high, scored_at) as high,
+                 any_value(unit) as unit
           from score where round <= $number group by all
         ), made as (
           select checkpoint_id from checkpoint where round = $number and parent_id is not null
         )
         select before.benchmark, before.category, before.value, before.low, before.high,
-               after.value, after.low, after.high
+               after.value, after.low, after.high, before.unit
         from round
         join latest as before on before.checkpoint_id = round.checkpoint_id
         left join latest as after
@@ -163,9 +164,10 @@ def _print_scores(ledger: Ledger, number: int) -> None:
         """,
         {"number": number},
     ).rows
-    out("[bold]scores[/]  percent right, 95 % interval")
-    for benchmark, category, before, low, high, after, low_after, high_after in rows:
-        name = str(benchmark) if category == "overall" else f"  {category}"
+    out("[bold]scores[/]  percent, 95 % interval")
+    for benchmark, category, before, low, high, after, low_after, high_after, unit in rows:
+        mark = f" ({unit})" if unit == "perplexity" else ""
+        name = f"{benchmark}{mark}" if category == "overall" else f"  {category}"
         text = f"  {escape(name):<22} {_score(before, low, high):>20}"
         if after is not None:
             text += f" → {_score(after, low_after, high_after):<20} {after - before:+.1f}"
