@@ -3,7 +3,7 @@
 One vLLM engine serves the same requests as a code alone, as a code and its tool's arguments in one
 request, as two requests that share their prefill by prefix caching (the code, then the arguments),
 and as arguments of a tool known beforehand: by our masks and by vLLM's own structured outputs
-(xgrammar). Beside each stands free sampling of just as many tokens in each row; a mixed batch has
+(xgrammar). `masks` is the share of the time that our processor takes. Beside each stands free sampling of just as many tokens in each row; a mixed batch has
 every third row constrained by a code and arguments, every third by a code, and every third free.
 All sample at temperature 1 under a seed for each request. The shipped model serves its own tools;
 then a larger one of random weights, whose texts seldom close, so that most are cut.
@@ -43,6 +43,8 @@ class Run(NamedTuple):
     """Tokens of each row, of both requests where there are two."""
     seconds: float
     """By the bench's clock."""
+    masking: float
+    """Of these, in the factory's logits processor."""
 
     @property
     def rate(self) -> float:
@@ -67,6 +69,18 @@ class Bench:
 
         from factory.engines.constrain import vllm_processor
 
+        class Timed(vllm_processor()):  # type: ignore[misc]
+            """The factory's processor, which says how long it took."""
+
+            spent = 0.0
+
+            def apply(self, logits: Any) -> Any:
+                started = clock()
+                restricted = super().apply(logits)
+                Timed.spent += clock() - started
+                return restricted
+
+        self._timed = Timed
         codes = shipped_root() / "rounds" / "seed" / "codes"
         codebook = Codebook.load(codes.parent)
         assert codebook is not None
@@ -94,7 +108,7 @@ class Bench:
                 kv_cache_memory_bytes=1 << 30,
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
-                logits_processors=[vllm_processor()],
+                logits_processors=[Timed],
                 structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
             )
         )
@@ -112,7 +126,7 @@ class Bench:
         self._engine.reset_prefix_cache()
         answers: dict[int, list[int]] = {}
         rows: dict[str, int] = {}
-        started = self._clock()
+        started, self._timed.spent = self._clock(), 0.0
         for row, prompt in enumerate(self.prompts):
             rows[self._add(prompt, row, options(row))] = row
         while self._engine.has_unfinished_requests():
@@ -124,7 +138,7 @@ class Bench:
                         rows[self._add(prompt, row, second)] = row
                     answers[row] = answers.get(row, []) + tokens
         seconds = self._clock() - started
-        return Run([answers[row] for row in range(len(self.prompts))], seconds)
+        return Run([answers[row] for row in range(len(self.prompts))], seconds, self._timed.spent)
 
     def _add(self, prompt: list[int], row: int, options: Options) -> str:
         from vllm import SamplingParams
@@ -210,11 +224,6 @@ class Bench:
         return fine, ended
 
 
-def best(run: Callable[[], Run], repeats: int) -> Run:
-    """The fastest of some runs."""
-    return min((run() for _ in range(repeats)), key=lambda found: found.seconds)
-
-
 def compare(bench: Bench, title: str, repeats: int) -> None:
     """One table: each way beside free sampling of the same lengths."""
     ways: tuple[tuple[str, Callable[[], Run], bool | None], ...] = (
@@ -239,9 +248,10 @@ def compare(bench: Bench, title: str, repeats: int) -> None:
     )
     rows: list[tuple[Cell, ...]] = []
     for name, way, known in ways:
-        way()  # compiles grammars and warms up
-        run = best(way, repeats)
-        free = best(partial(bench.free_like, run), repeats)
+        like = way()  # compiles grammars and warms up
+        # In turn, so that what else the machine does falls on both.
+        pairs = [(way(), bench.free_like(like)) for _ in range(repeats)]
+        run, free = (min(runs, key=lambda made: made.seconds) for runs in zip(*pairs, strict=True))
         num_answers = len(run.answers)
         fine, ended = (None, None) if known is None else bench.judge(run, known=known)
         rows.append(
@@ -252,12 +262,13 @@ def compare(bench: Bench, title: str, repeats: int) -> None:
                 run.rate,
                 free.rate,
                 run.rate / free.rate,
+                100 * run.masking / run.seconds if run.masking else None,
                 ended,
                 fine,
             )
         )
-    columns = ("way", "tokens", "ms/answer", "tokens/s", "free", "ratio", "ended", "judged right")
-    print_table(title, columns, rows)
+    columns = ("way", "tokens", "ms/answer", "tokens/s", "free", "ratio", "masks, %")
+    print_table(title, (*columns, "ended", "judged right"), rows)
 
 
 def write_large(folder: Path, hidden: int, layers: int) -> int:

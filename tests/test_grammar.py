@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,16 @@ from hypothesis import strategies as st
 
 from factory.canon import tool_id
 from factory.codes.trie import Trie
-from factory.engines.constrain import Bound, Forest, Rows, bind, constraint_to_wire, guide_to_wire
+from factory.engines.constrain import (
+    Bound,
+    Forest,
+    Rows,
+    bind,
+    constraint_to_wire,
+    guide_to_wire,
+    mask_on_cpu,
+    mask_on_device,
+)
 from factory.engines.grammar import (
     FORMATS,
     Grammars,
@@ -24,7 +35,9 @@ from factory.engines.grammar import (
     arguments_grammar,
     calls_grammar,
     load_grammars,
+    read_documents,
 )
+from factory.failures import MissingError
 from factory.jsontext import JsonTextError, parse_strict
 from factory.judge_calls import judge_call
 from factory.records import Call, Constraint, Tool
@@ -319,11 +332,31 @@ def test_rows_of_one_batch_do_not_touch_each_other(served: Any, catalogue: Any) 
     assert len(allowed[3]) == served.size
 
 
+def test_masks_are_the_same_on_the_cpu_and_on_a_device(served: Any) -> None:
+    import torch
+
+    tool = make_tool({"people": {"type": "int"}}, ["people"])
+    tokens, grammar = encode(served, ANSWERS[0]), arguments_grammar(tool.document)
+    matchers = [Writer(served.grammars).follow(grammar, tokens[:length]) for length in (0, 3, 5)]
+    bits, rows = served.grammars.mask(matchers), (4, 0, 2)
+    logits = torch.randn(5, served.size)
+    expected, found = logits.clone(), logits.clone()
+    mask_on_cpu(expected, rows, bits)
+    mask_on_device(found, rows, bits)
+    assert torch.equal(found, expected) and torch.equal(found[[1, 3]], logits[[1, 3]])
+    for row, matcher in zip(rows, matchers, strict=True):
+        allowed = set(found[row].isfinite().nonzero()[:, 0].tolist())
+        assert allowed == allowed_after(served.grammars, matcher)
+
+
+def test_a_missing_library_names_its_command(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(MissingError, match="llguidance") as caught:
+        Grammars(Path(served.folder), served.size)
+    assert "tool-factory[train]" in caught.value.remedy
+
+
 def test_a_changed_catalogue_is_read_again(served: Any, catalogue: Any, tmp_path: Path) -> None:
-    import os
-
-    from factory.engines.grammar import read_documents
-
     path = tmp_path / "tools.jsonl"
     for stamp, word in enumerate(("int", "str")):
         tool = make_tool({"n": {"type": word}}, ["n"])

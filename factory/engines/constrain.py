@@ -27,7 +27,6 @@ from factory.codes.trie import ROOT, Trie
 from factory.engines.grammar import (
     ONLY_END,
     Documents,
-    Grammars,
     Unsupported,
     Writer,
     arguments_grammar,
@@ -382,16 +381,27 @@ class Bound(NamedTuple):
             return self.writer.follow(ONLY_END, output[num_code + 1 :])
 
 
-def mask_logits(
-    logits_RV: Any, grammars: Grammars, row_C: Sequence[int], matchers: Sequence[Any]
-) -> None:
-    """Set to -inf, in place, what the matchers do not allow in their rows."""
+def mask_on_cpu(logits_RV: Any, row_C: Sequence[int], bits_CB: np.ndarray[Any, Any]) -> None:
+    """Set to -inf, in place, the tokens of these rows whose bit is 0.
+
+    Row by row: a sixth of the time of indexing them all, at 64 rows of 150,000 tokens.
+    """
+    import torch
+
+    size = logits_RV.shape[1]
+    refused_CV = np.unpackbits(~bits_CB, axis=1, count=size, bitorder="little").view(bool)
+    for row, refused_V in zip(row_C, torch.from_numpy(refused_CV), strict=True):
+        logits_RV[row].masked_fill_(refused_V, float("-inf"))
+
+
+def mask_on_device(logits_RV: Any, row_C: Sequence[int], bits_CB: np.ndarray[Any, Any]) -> None:
+    """The same where calls cost more than what they do; bits are unpacked on the device."""
     import torch
 
     size, device = logits_RV.shape[1], logits_RV.device
-    bits_CB = torch.from_numpy(grammars.mask(matchers)).to(device)
     places_8 = torch.arange(8, dtype=torch.uint8, device=device)
-    allowed_CV = ((bits_CB[:, :, None] >> places_8) & 1).flatten(1)[:, :size].bool()
+    packed_CB = torch.from_numpy(bits_CB).to(device)
+    allowed_CV = ((packed_CB[:, :, None] >> places_8) & 1).flatten(1)[:, :size].bool()
     chosen_C = torch.tensor(row_C, device=device)
     logits_RV[chosen_C] = logits_RV[chosen_C].masked_fill(~allowed_CV, float("-inf"))
 
@@ -405,7 +415,8 @@ def write_json(logits_RV: Any, rows: Mapping[int, tuple[Bound, Sequence[int]]]) 
     ]
     if writing:
         row_C, (grammars, *_), matchers = zip(*writing, strict=True)
-        mask_logits(logits_RV, grammars, row_C, matchers)
+        mask = mask_on_device if logits_RV.is_cuda else mask_on_cpu
+        mask(logits_RV, row_C, grammars.mask(matchers))
 
 
 class Rows:

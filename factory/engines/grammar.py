@@ -4,9 +4,9 @@ llguidance says which tokens may follow. What is ours is which schema binds whic
 parameters as `factory.schema` reads them, so that no answer in full falls for a wrong type, an
 invented argument or a missing one. Properties come in the schema's order, with at most one blank
 after a comma or a colon. Numbers that the schema does not bound are written out between -1e15 and
-1e15. Keywords of LOOSE are left to the rules that judge the answer, and so is a name that an object
-without declared properties may hold twice. Any other schema that the library cannot express is
-Unsupported: nothing is answered in its place.
+1e15. Keywords of LOOSE are left to the rules that judge the answer, and so are a name that stands
+twice in an object without declared properties and a fraction of a hundred digits. Any other schema
+that the library cannot express is Unsupported: nothing is answered in its place.
 """
 
 from __future__ import annotations
