@@ -3,10 +3,11 @@
 One vLLM engine serves the same requests as a code alone, as a code and its tool's arguments in one
 request, as two requests that share their prefill by prefix caching (the code, then the arguments),
 and as arguments of a tool known beforehand: by our masks and by vLLM's own structured outputs
-(xgrammar). `masks` is the share of the time that our processor takes. Beside each stands free sampling of just as many tokens in each row; a mixed batch has
-every third row constrained by a code and arguments, every third by a code, and every third free.
-All sample at temperature 1 under a seed for each request. The shipped model serves its own tools;
-then a larger one of random weights, whose texts seldom close, so that most are cut.
+(xgrammar). A mixed batch has every third row bound to a code and arguments, every third to a code,
+and every third free. In turn with each comes free sampling of just as many tokens in each row, for
+the ratio; `masks` is the share of the time that our processor takes, which a busy machine blurs
+less. All sample at temperature 1 under a seed for each request. The shipped model serves its own
+tools; then a larger one of random weights, whose texts seldom close, so that most are cut.
 """
 
 from __future__ import annotations
