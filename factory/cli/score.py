@@ -328,13 +328,15 @@ def _print_published(
 
 
 def _print_questions(benchmark: Scorable, measured: Measured) -> None:
-    name, checkpoint = benchmark.name, measured.system
+    of = f"where benchmark = '{benchmark.name}' and checkpoint_id = '{measured.system}'"
+    if benchmark.unit == "percent":
+        queries = [
+            f"select item, reason, message, answer from item_score {of} and not correct limit 5",
+            f"select flip, item, query, gold_json, answer from item_flip {of}",
+        ]
+    else:
+        queries = [f"select category, before, after, delta from round_delta {of}"]
     out()
     out("[bold]ask next[/]")
-    for query in (
-        f"select item, reason, message, answer from item_score where benchmark = '{name}' "
-        f"and checkpoint_id = '{checkpoint}' and not correct limit 5",
-        f"select flip, item, query, gold_json, answer from item_flip where benchmark = '{name}' "
-        f"and checkpoint_id = '{checkpoint}'",
-    ):
+    for query in queries:
         out(f'  factory sql "{escape(query)}"')

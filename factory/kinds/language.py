@@ -125,5 +125,6 @@ class Language(Scorable):
             name=name,
             estimate=Estimate(value, float(low), float(high)),
             num_items=len(details),
-            note=f"{bits:.4f} bits a character, {int(tokens_W.sum())} tokens",
+            note=f"{bits:.4f} bits a character, {int(tokens_W.sum())} tokens"
+            + ("; one window says nothing of its spread" if len(details) == 1 else ""),
         )
