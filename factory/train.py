@@ -802,7 +802,7 @@ def _trainer_class(table_V: Any) -> Any:
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
             """The micro-batches of one step, and the sum of their weights in place of a count."""
             samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            total = sum(_weights(sample["labels"]).sum() for sample in samples)
+            total = sum(_weights(sample["labels"][:, 1:]).sum() for sample in samples)
             return samples, total
 
         def compute_loss(
@@ -813,17 +813,41 @@ def _trainer_class(table_V: Any) -> Any:
             num_items_in_batch: Any = None,
         ) -> Any:
             """This micro-batch's part of the step's weighted mean."""
-            outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-            weights_BL = _weights(inputs["labels"])
-            return -(outputs.log_probs * weights_BL).sum() / num_items_in_batch.to(model.device)
+            score = _score_fused if inputs["input_ids"].is_cuda else _score_targets
+            log_probs_BL, labels_BL = score(model, inputs)
+            weights_BL = _weights(labels_BL)
+            return -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(model.device)
 
     def _weights(labels_BL: Any) -> Any:
-        """(B, L - 1) weight of each next token, 0 where there is no loss."""
-        targets_BL = labels_BL[:, 1:]
-        weights_BL = table_V.to(targets_BL.device)[targets_BL.clamp(min=0)]
-        return weights_BL * (targets_BL != IGNORED)
+        """(B, L) weight of each target token, 0 where there is no loss."""
+        weights_BL = table_V.to(labels_BL.device)[labels_BL.clamp(min=0)]
+        return weights_BL * (labels_BL != IGNORED)
 
     return WeightedTrainer
+
+
+def _score_fused(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+    """(B, L) log-probabilities of the next tokens, and the labels, by TRL's fused head."""
+    outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+    return outputs.log_probs, inputs["labels"][:, 1:]
+
+
+def _score_targets(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+    """The same where any example of the batch has loss: without Triton, TRL scores all positions.
+
+    Answers end their examples and a batch's are of like length, so that few positions are left.
+    """
+    import torch
+
+    inputs = dict(inputs)
+    labels_BL = inputs.pop("labels")[:, 1:]
+    place_L = (labels_BL != IGNORED).any(0).nonzero()[:, 0]
+    labels_BL = labels_BL[:, place_L]
+    logits_BLV = model(**inputs, use_cache=False, logits_to_keep=place_L).logits
+    losses_BL = torch.nn.functional.cross_entropy(
+        logits_BLV.float().transpose(1, 2), labels_BL, ignore_index=IGNORED, reduction="none"
+    )
+    return -losses_BL, labels_BL
 
 
 def _token_weights(learner: _Learner, examples: Sequence[Encoded], code_share: float) -> Any:
