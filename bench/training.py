@@ -1,8 +1,9 @@
-"""`python -m bench.training`: examples trained a second, by how a step is cut into micro-batches.
+"""`python -m bench.training`: the time that training takes, by how a step is cut and scored.
 
 The embedded model learns its own replay examples (all weights, one epoch) in one forward pass a
-step, in micro-batches drawn at random, and in micro-batches of like length, as the factory takes
-them. All ways have as many examples in a step, and a step's gradient does not depend on the cut.
+step, in micro-batches drawn at random, and in micro-batches of like length; then, as the factory
+does on a CPU, with the language head only on the positions that have loss: TRL without Triton takes
+all. All ways have as many examples in a step, and a step's gradient is the same in all.
 """
 
 from __future__ import annotations
@@ -31,19 +32,23 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     rows: list[list[Cell]] = []
-    for name, micro, at_random in (
-        ("one pass a step", arguments.batch, True),
-        ("random micro-batches", arguments.micro, True),
-        ("micro-batches of like length (factory)", arguments.micro, False),
+    score_all, score_targets = train._score_fused, train._score_targets
+    few, whole = arguments.micro, arguments.batch
+    for name, micro, sorts, all_positions in (
+        ("one pass a step", whole, False, True),
+        ("random micro-batches", few, False, True),
+        ("micro-batches of like length", few, True, True),
+        ("the same, head where there is loss (factory)", few, True, False),
     ):
-        seconds, padded = run(arguments.examples, arguments.batch, micro, at_random)
+        train._score_targets = score_all if all_positions else score_targets
+        seconds, padded = run(arguments.examples, arguments.batch, micro, sorts)
         ratio = seconds / float(rows[0][2] or 1) if rows else 1.0
         rows.append([name, padded, seconds, 1 / ratio])
     title = f"{arguments.examples} examples in steps of {arguments.batch}, CPU"
     print_table(title, ("way", "positions a token", "cpu s", "ratio"), rows)
 
 
-def run(num: int, batch: int, micro: int, at_random: bool) -> tuple[float, float]:
+def run(num: int, batch: int, micro: int, sorts: bool) -> tuple[float, float]:
     """CPU seconds of an epoch, and positions that pass through the model, pads too, a token."""
     from torch.utils.data import RandomSampler
 
@@ -67,7 +72,7 @@ def run(num: int, batch: int, micro: int, at_random: bool) -> tuple[float, float
             max_length=1024,
         )
         trainer = train._make_trainer(learner, encoded.examples, job.config, folder)
-        if at_random:
+        if not sorts:
             trainer._get_train_sampler = lambda dataset: RandomSampler(dataset)
         seen = _count_positions(trainer)
         started = time.process_time()

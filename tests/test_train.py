@@ -42,6 +42,8 @@ from factory.train import (
     TrainConfig,
     TrainingJob,
     TrainingResult,
+    _score_fused,
+    _score_targets,
     run_training,
     write_pairs,
     write_tools,
@@ -528,6 +530,26 @@ def test_a_step_is_cut_by_length_and_every_epoch_is_another_order() -> None:
             step = [lengths[row] for row in order[start : start + 16]]
             assert step == sorted(step, reverse=True)
     assert {*epochs[0][:16]} != {*epochs[1][:16]}
+
+
+def test_scoring_targets_alone_is_the_fused_score(tmp_path: Path) -> None:
+    """What a CPU scores equals what TRL's fused head scores, row by row and token by token."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.utils import add_fused_lm_head
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model"), dtype="float32")
+    add_fused_lm_head(model)
+    ids = torch.randint(5, 90, (3, 12), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[0, :7] = labels[1, :9] = labels[2, :4] = labels[2, 6:9] = IGNORED
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    scores = []
+    for score in (_score_fused, _score_targets):
+        log_probs, targets = score(model, inputs)
+        scores.append(log_probs[targets != IGNORED])
+    assert len(scores[0]) == 13
+    torch.testing.assert_close(*scores)
 
 
 def test_a_job_is_json(tmp_path: Path) -> None:
