@@ -1,6 +1,7 @@
 """Tool documents of every dialect, read into the factory's own and written back (algorithms A46).
 
-The factory keeps {name, description, arguments, results} with ToolDev's type words. What a dialect
+The factory keeps {name, description, arguments, results} with ToolDev's type words, and of
+ToolBench's APIs whose they are {tool_name, tool_description}. What a dialect
 says besides (ToolBench's HTTP method, Seal-Tools' field, a spelling such as `HashMap`) is the
 reading's rest: the few places where the dialect's plain writing of the documents differs from what
 was read. Documents with their rest give the value back whole; documents alone can be written in
@@ -179,15 +180,22 @@ def _schema_of(properties: Document, required: object = None) -> Document:
 def _function(parameters: str, results: str) -> tuple[Any, Any]:
     """{name, description, <parameters>: schema, <results>: schema}: OpenAI, BFCL, ToolACE, MCP."""
 
+    own = parameters == "arguments"
+
     def read(value: Document) -> list[Document]:
         found = next((value[key] for key in (results, *_ALIASES) if key in value), None)
         schema = _read_schema(value.get(parameters))
-        return [_make_document(value.get("name"), value.get("description"), schema, found)]
+        document = _make_document(value.get("name"), value.get("description"), schema, found)
+        return [{**document, **_service(value)} if own else document]
 
     def write(documents: list[Document]) -> Document:
         (document,) = documents
         named = {"arguments": parameters, "results": results}
-        return {named.get(key, key): part for key, part in document.items()}
+        return {
+            named.get(key, key): part
+            for key, part in document.items()
+            if own or key not in _SERVICE_KEYS
+        }
 
     return read, write
 
@@ -240,7 +248,16 @@ def _read_toolbench(value: Document) -> list[Document]:
     arguments = _schema_of(properties, [part["name"] for part in required])
     name = value.get("api_name", value.get("name"))
     description = value.get("api_description", value.get("description"))
-    return [_make_document(name, description, arguments)]
+    return [{**_make_document(name, description, arguments), **_service(value)}]
+
+
+def _service(value: Document) -> Document:
+    """Whose API it is: APIs of different services are different tools, however alike (§3.1)."""
+    texts = {key: value.get(key) for key in _SERVICE_KEYS}
+    return {key: text for key, text in texts.items() if isinstance(text, str) and text}
+
+
+_SERVICE_KEYS = ("tool_name", "tool_description")
 
 
 def _read_default(default: object, part: Document) -> Document:
@@ -264,6 +281,7 @@ def _write_toolbench(documents: list[Document]) -> Document:
     for name, part in arguments["properties"].items():
         lists[name in arguments["required"]].append({"name": name, "default": "", **part})
     return {
+        **_service(document),
         "api_name": document["name"],
         "api_description": document["description"],
         "required_parameters": lists[True],
@@ -273,7 +291,8 @@ def _write_toolbench(documents: list[Document]) -> Document:
 
 def _read_toolbench_tool(value: Document) -> list[Document]:
     listed = value["api_list"] if isinstance(value["api_list"], list) else []
-    return [_read_toolbench(part)[0] for part in listed if isinstance(part, dict)]
+    service = _service(value)
+    return [_read_toolbench({**service, **part})[0] for part in listed if isinstance(part, dict)]
 
 
 def _write_toolbench_tool(documents: list[Document]) -> Document:

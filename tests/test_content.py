@@ -61,6 +61,19 @@ def test_encoding_a_document_without_a_description() -> None:
     assert prompts.render("codes/encode", tool={**document, "description": None}) == expected
 
 
+def test_encoding_an_api_of_toolbench_is_toolgens_line() -> None:
+    document = {
+        "tool_name": "Kettle",
+        "name": "boil",
+        "description": "Boil water.",
+        "arguments": {},
+    }
+    text = Prompts.load(WORKSPACE).render("codes/encode", tool=document)
+    assert text == (
+        "Tool Name: Kettle. Tool Description: None. Api Name: boil Api Description: Boil water."
+    )
+
+
 def check_files(folder: Path, files: dict[str, str]) -> None:
     workspace = make_workspace(folder / "ws", files)
     check_content(Prompts.load(workspace), Rulebook.load(workspace, {"call/extra_text": "off"}))

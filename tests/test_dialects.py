@@ -133,6 +133,20 @@ def test_an_edited_document_is_written_with_its_rest() -> None:
     assert write_dialect(reading)["required_parameters"] == []
 
 
+def test_an_api_of_toolbench_says_whose_it_is() -> None:
+    """In a tool's file the service stands at the top; every way to write it comes back whole."""
+    api = {**WRITTEN["toolbench"], "tool_name": "Kettle", "tool_description": "Hot water."}
+    service = {"tool_name": "Kettle", "tool_description": "Hot water."}
+    (document,) = read_dialect(api).documents
+    assert document == {**DOCUMENT, **service}
+    assert read_dialect(api).rest == () and write_documents([document], "toolbench") == api
+    for whole in ({**service, "api_list": [WRITTEN["toolbench"]]}, {"api_list": [api]}):
+        assert read_dialect(whole).documents == (document,)
+        assert write_dialect(read_dialect(whole)) == whole
+    assert read_dialect(document).documents == (document,)
+    assert write_documents([document], "openai") == WRITTEN["openai"]
+
+
 def test_toolbench_defaults_get_their_type() -> None:
     parts = [
         {"name": "n", "type": "NUMBER", "description": "", "default": "10"},
@@ -291,21 +305,19 @@ SOURCES: dict[str, tuple[Any, set[str], int, set[str]]] = {
         lambda: each("stabletoolbench/corpus.jsonl"),
         {"toolbench"},
         0,
-        {"category_name", "tool_name", "method", "template_response"},
+        {"category_name", "method", "template_response"},
     ),
     "StableToolBench queries": (
         lambda: each("stabletoolbench/test_instruction/*.json"),
         {"toolbench-tool"},
         0,
-        {"query", "query_id", "relevant APIs"}
-        | {"category_name", "tool_name", "method", "template_response"},
+        {"query", "query_id", "relevant APIs"} | {"category_name", "method", "template_response"},
     ),
     "ToolBench queries": (
         lambda: each("toolbench_openbmb/data_example/instruction/G*.json"),
         {"toolbench-tool"},
         0,
-        {"query", "query_id", "relevant APIs"}
-        | {"category_name", "tool_name", "method", "template_response"},
+        {"query", "query_id", "relevant APIs"} | {"category_name", "method", "template_response"},
     ),
     "ToolBench answers (OpenAI functions)": (answer_functions, {"function"}, 0, set()),
     "CallNavi (JSON Schema)": (

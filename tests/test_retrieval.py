@@ -383,7 +383,7 @@ def test_embeddings_of_a_checkpoint_find_the_same_words(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_finds_tools_by_code(tmp_path: Path) -> None:
-    """Only coded tools of the searched space come back, five at most; twins come together."""
+    """Only coded tools of the searched space come back, five at most; twins are told apart."""
     from transformers import AutoTokenizer
 
     apis = [api(f"Lamp {n // 6}", f"api {n}", f"Switch lamp {n}.") for n in range(12)]
@@ -403,7 +403,8 @@ def test_a_checkpoint_finds_tools_by_code(tmp_path: Path) -> None:
     lines = [json.dumps(each) for each in [*apis, twin, api("New", "uncoded", "Not yet.")]]
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
     bench = load_toolbench(tmp_path)
-    tools = [to_tool(bench.documents[key][0]) for key in keys[:-1]]
+    tools = [to_tool(bench.documents[key][0]) for key in keys]
+    assert len({tool.id for tool in tools}) == len(tools)
     vectors = np.random.default_rng(0).normal(size=(len(tools), 16)).astype(np.float32)
     codebook = fit_codebook(tools, vectors, seed=1)
     folder = tmp_path / "model"
@@ -421,9 +422,7 @@ def test_a_checkpoint_finds_tools_by_code(tmp_path: Path) -> None:
 
     multi, in_domain = asyncio.run(run())
     for each in multi.queries:
-        assert len(each.ranked) == 5 and set(each.ranked) <= set(keys)
-        if keys[0] in each.ranked[:4]:
-            assert each.ranked[each.ranked.index(keys[0]) + 1] == keys[-1]
+        assert len(set(each.ranked)) == 5 and set(each.ranked) <= set(keys)
     for each in in_domain.queries:
         assert set(each.ranked) == bench.domains["I1"]
         assert each.values["recall@5"] == 1

@@ -104,7 +104,8 @@ def signature(tool: Tool) -> str:
         f"{name.lower()}:{schema.get('type') if isinstance(schema, Mapping) else ''}"
         for name, schema in properties.items()
     )
-    return " ".join([_NOT_WORD.sub("_", tool.name.lower()).strip("_"), *parameters])
+    name = f"{tool.document.get('tool_name', '')} {tool.name}"
+    return " ".join([_NOT_WORD.sub("_", name.lower()).strip("_"), *parameters])
 
 
 def canonical_pairs(

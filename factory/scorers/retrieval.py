@@ -283,20 +283,14 @@ class ByCode:
     async def rank(
         self, queries: Sequence[str], space: Sequence[ApiDocument]
     ) -> list[list[ApiKey | None]]:
-        """Best first; a tool whose document several APIs share stands for all of them.
-
-        Nothing is found where none of these APIs has a code.
-        """
-        keys: dict[str, dict[ApiKey, None]] = {}
-        for document in space:
-            tool = to_tool(document).id
-            if tool in self.coded:
-                keys.setdefault(tool, {})[document.key] = None
+        """Best first. Nothing is found where none of these APIs has a code."""
+        tools = [(to_tool(document).id, document.key) for document in space]
+        keys = {tool: key for tool, key in tools if tool in self.coded}
         if not keys:
             return [[] for _ in queries]
         prompts = [self.prompt(query) for query in queries]
         found = await self.search.retrieve(prompts, k=self.depth, only=sorted(keys))
-        return [[key for hit in each.hits for key in keys[hit.tool.id]] for each in found]
+        return [[keys[hit.tool.id] for hit in each.hits] for each in found]
 
 
 def _best(

@@ -332,6 +332,7 @@ def _read_tool_files(folder: Path, pile: _Pile) -> None:
                 document = {
                     "category_name": file.parent.name,
                     "tool_name": tool.get("tool_name"),
+                    "tool_description": tool.get("tool_description") or "",
                     "api_name": api.get("name"),
                     "api_description": api.get("description", ""),
                     **{k: v for k, v in api.items() if k not in ("name", "description")},
@@ -389,7 +390,7 @@ def _parse(text: str, where: str) -> Any:
 
 
 def to_tool(document: ApiDocument) -> Tool:
-    """The tool that `factory add-tools` makes of a document; equal ones have equal ids.
+    """The tool that `factory add-tools` makes of a document; equal ones of one API have equal ids.
 
     Raises ValueError where the document is no tool's.
     """
