@@ -9,7 +9,8 @@ code       tool document -> its code                  ToolGen memorisation, SGTC
 retrieve   query -> code of one tool it needs         ToolGen, SGTC L_ret
 
 Texts name tools by id, `{{tool:t_91…}}`; codes are put in when training starts, from the codebook
-of that moment (A41), so that examples of old rounds stay valid after re-coding.
+of that moment (A41), so that examples of old rounds stay valid after re-coding. A chat of kind
+retrieve may have several steps; `{{tool:<<Finish>>}}` stands for the code that ends it (§3.4).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from factory.codes.graph import Graph, Pair, build_graph, canonical_pairs, signa
 from factory.codes.levels import LevelCoder, mean_rows
 from factory.codes.lifecycle import Codebook, CodeConfig, fit_codebook, recode
 from factory.codes.quantized import QuantizedCoder, QuantizedConfig, balance, graph_loss
-from factory.codes.trie import Trie
+from factory.codes.trie import FINISH, Trie
 from factory.codes.vocabulary import embed_names
 from factory.dataset import render
 from factory.failures import InputError
@@ -131,6 +131,59 @@ def test_a_coder_follows_the_model_and_keeps_every_code(
         assert added.code[0] == codebook.tools[0].code[0]
 
 
+@pytest.mark.parametrize("coder", CODERS)
+def test_no_tool_gets_the_code_of_finish(coder: str, folder: Path, tmp_path: Path) -> None:
+    """Reserved at the fit, kept while tools come in and the coder follows, outside the trie."""
+    codebook = fit(coder)
+    finish = codebook.code_text(FINISH)
+    codebook.add(make_tools(40, start=1000), make_embeddings(40, seed=7))
+    codebook.refresh(make_embeddings(100, seed=8))
+    assert codebook.code_text(FINISH) == finish
+    assert codebook.finish not in {entry.code for entry in codebook.tools}
+    assert codebook.tool_of(finish) is None and codebook.parse(finish) == codebook.finish
+    assert FINISH not in codebook and FINISH not in codebook.tool_ids
+
+    model, tokenizer = load(folder)
+    codebook.install(model, tokenizer, make_embeddings(100, seed=8), reframe=False)
+    tokenizer.save_pretrained(tmp_path)
+    codebook.save(tmp_path, tokenizer)
+    loaded = Codebook.load(tmp_path)
+    assert loaded is not None and loaded.finish == codebook.finish
+    spelt = tokenizer(finish, add_special_tokens=False)["input_ids"]
+    assert list(loaded.finish_ids) == spelt and len(spelt) <= loaded.num_levels
+    assert spelt not in Trie.load(loaded.trie_path)
+
+    head = json.loads((tmp_path / "codes" / "codebook.json").read_text())
+    del head["finish"], head["finish_ids"]
+    (tmp_path / "codes" / "codebook.json").write_text(json.dumps(head))
+    before = Codebook.load(tmp_path)
+    assert before is not None and before.finish is None
+    with pytest.raises(KeyError):
+        before.code_text(FINISH)
+
+
+@pytest.mark.parametrize("coder", CODERS)
+def test_finish_keeps_its_code_when_codes_are_made_anew(coder: str) -> None:
+    """Also where the new codes would give it to a tool."""
+    old = fit(coder)
+    tools = [entry.tool for entry in old.tools]
+    row_of = {tool.id: row for row, tool in enumerate(make_tools(60))}
+    points = make_embeddings(60, seed=5)[[row_of[tool.id] for tool in tools]]
+    new = make_tools(5, start=500)
+    embeddings = np.concatenate([points, make_embeddings(5, seed=6)])
+    plain = recode(old, new, embeddings, config_of(coder)).codebook
+    assert plain.code_text(FINISH) == old.code_text(FINISH)
+    old.finish = plain.tools[7].code
+    if coder == "semantic":
+        return
+    moved = recode(old, new, embeddings, config_of(coder)).codebook
+    assert moved.finish == old.finish
+    codes = [entry.code for entry in moved.tools]
+    assert old.finish not in codes and len(set(codes)) == len(codes) == 65
+    same = [code == entry.code for code, entry in zip(codes, plain.tools, strict=True)]
+    assert not same[7] and sum(same) >= 63, "only a tool in the way of Finish moves"
+
+
 def test_fitting_again_gives_the_same_bytes(books: dict[str, Codebook], tmp_path: Path) -> None:
     for coder in ("quantized", "hierarchical"):
         again = fit(coder)
@@ -180,7 +233,7 @@ def test_atomic_is_one_token_a_tool_with_the_row_of_its_name(folder: Path) -> No
     model, tokenizer = load(folder)
     codebook = fit_codebook(make_tools(20), None, config_of("atomic"))
     assert sorted(entry.code for entry in codebook.tools) == [(row,) for row in range(20)]
-    names = [entry.tool.name for entry in codebook.tools]
+    names = [*(entry.tool.name for entry in codebook.tools), "Finish"]
     wanted = embed_names(model, tokenizer, names)
     (ids,) = codebook.install(model, tokenizer)
     table = model.get_input_embeddings().weight
@@ -190,13 +243,13 @@ def test_atomic_is_one_token_a_tool_with_the_row_of_its_name(folder: Path) -> No
 
     table.data[ids[3]] = 0.5
     added = codebook.add(make_tools(2, start=70))
-    assert [entry.code for entry in added] in ([(20,), (21,)], [(21,), (20,)])
+    assert [entry.code for entry in added] in ([(21,), (22,)], [(22,), (21,)])
     (ids,) = codebook.install(model, tokenizer)
     table = model.get_input_embeddings().weight.detach()
-    assert len(ids) == 22 and len(table) == len(tokenizer)
+    assert len(ids) == 23 and len(table) == len(tokenizer)
     assert bool((table[ids[3]] == 0.5).all()), "a trained row stays"
     new = embed_names(model, tokenizer, [codebook.tools[21].tool.name])[0]
-    assert np.corrcoef(table.numpy()[ids[21]], new)[0, 1] > 0.999
+    assert np.corrcoef(table.numpy()[ids[22]], new)[0, 1] > 0.999
 
 
 def test_numeric_counts() -> None:

@@ -17,7 +17,7 @@ from conftest_models import code_names, tiny_model
 from workspaces import ROOT, make_workspace
 
 from factory.codes import trie as tries
-from factory.codes.lifecycle import Codebook, fit_codebook
+from factory.codes.lifecycle import Codebook, CodeConfig, CoderName, fit_codebook
 from factory.engines.base import PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED
 from factory.engines.replay import ReplayEngine
 from factory.failures import ContentError
@@ -208,6 +208,26 @@ def test_all_coded_tools_and_finish_are_at_hand(codebook: Codebook, tmp_path: Pa
     assert codes.read(f" {codes.write(FINISH)}\n") == FINISH
     assert codebook.tool_of(codes.write(FINISH)) is None
     assert codes.read("<a_999>") is None
+
+
+@pytest.mark.parametrize("coder", ["atomic", "numeric", "semantic"])
+def test_finish_has_a_code_of_its_own_in_every_layout(coder: CoderName, tmp_path: Path) -> None:
+    """Reserved: decoded under the agent's trie, never under that of the tools."""
+    from transformers import AutoTokenizer
+
+    tools = [to_tool(several[0]) for several in DOCUMENTS.values()]
+    made = fit_codebook(tools, None, CodeConfig(coder=coder))
+    names = [token for level in made.tokens for token in level]
+    tiny_model(tmp_path / "model", extra_tokens=names)
+    made.save(tmp_path / "model", AutoTokenizer.from_pretrained(tmp_path / "model"))
+    codes = Codes(made, DOCUMENTS, folder=tmp_path)
+    written = codes.write(FINISH)
+    wanted = {"atomic": "<a_32>", "numeric": "0 0 0 3 2", "semantic": "Finish"}
+    assert written == wanted[coder] and codes.read(written) == FINISH
+    assert load_trie(codes.constraint.trie).lookup(made.finish_ids) == written
+    assert load_trie(str(made.trie_path)).lookup(made.finish_ids) is None
+    few = codes.only(KEYS[:2])
+    assert len(load_trie(few.constraint.trie)) == 3 and few.write(FINISH) == written
 
 
 def test_ground_truth_tools_are_named_and_the_only_ones(codebook: Codebook, tmp_path: Path) -> None:

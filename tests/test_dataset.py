@@ -11,6 +11,7 @@ import pytest
 from conftest_models import tiny_model
 
 from factory.canon import query_id, tool_id
+from factory.codes.trie import FINISH
 from factory.dataset import (
     IGNORED,
     calls_text,
@@ -277,6 +278,20 @@ def random_sample(rng: random.Random, prompts: Prompts) -> list[Example]:
         query=query, tools=tools, calls=calls, prompts=prompts, round_number=1
     )
     return [*examples, adapt_example(prompts)]
+
+
+class Reserved:
+    """A codebook that has a code for Finish, and no tools."""
+
+    def code_text(self, tool_id: str) -> str:
+        return {FINISH: "<a_9>"}[tool_id]
+
+
+def test_a_supplied_trajectory_may_end_with_finish() -> None:
+    turns = ("user", "Done."), ("assistant", "{{tool:<<Finish>>}}"), ("user", "{{tool:<<Finish>>}}")
+    messages = tuple(Message(role=role, content=text) for role, text in turns)  # type: ignore[arg-type]
+    example = Example(kind="retrieve", messages=messages, origin="t")
+    assert [m.content for m in render(example, Reserved())] == ["Done.", "<a_9>", turns[2][1]]
 
 
 class AnyName:

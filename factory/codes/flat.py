@@ -6,6 +6,7 @@ None of them adds more than atomic's tokens to the vocabulary, and a code once g
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ class FlatCoder:
 
 
 class AtomicCoder(FlatCoder):
-    """One token a tool, numbered in the order of insertion (ToolGen §3.1).
+    """One token a tool and one for Finish, in the order of insertion (ToolGen §3.1).
 
     The token is `<a_17>`, not the tool's name as in ToolGen: names collide (A34), and one token
     means the same to a model however it is spelt. Its row starts from the name all the same.
@@ -65,7 +66,7 @@ class AtomicCoder(FlatCoder):
 
     def __init__(self, num_tools: int = 0) -> None:
         self.num_tools = num_tools
-        """Tokens so far."""
+        """Tokens so far, that of Finish included."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -76,6 +77,13 @@ class AtomicCoder(FlatCoder):
         codes = [(start + row,) for row in range(len(names))]
         self.num_tools = start + len(codes)
         return _assigned(codes, taken)
+
+    def reserve(self, taken: Taken) -> Code | None:
+        """A token of its own."""
+        code = (len(taken),)
+        taken.add(code)
+        self.num_tools = len(taken)
+        return code
 
     def save(self, path: Path) -> None:
         with path.open("wb") as file:
@@ -104,9 +112,18 @@ class NumericCoder(FlatCoder):
     def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
         start = len(taken)
         refuse_if_full(self.sizes, start + len(names))
-        numbers = range(start, start + len(names))
-        codes = [tuple(int(digit) for digit in f"{n:0{self.digits}d}") for n in numbers]
-        return _assigned(codes, taken)
+        return _assigned([self._spell(start + row) for row in range(len(names))], taken)
+
+    def reserve(self, taken: Taken) -> Code | None:
+        """The next number: Finish is counted like a tool (§3.2)."""
+        if len(taken) >= math.prod(self.sizes):
+            return None
+        code = self._spell(len(taken))
+        taken.add(code)
+        return code
+
+    def _spell(self, number: int) -> Code:
+        return tuple(int(digit) for digit in f"{number:0{self.digits}d}")
 
     def save(self, path: Path) -> None:
         with path.open("wb") as file:
@@ -142,6 +159,12 @@ class SemanticCoder(FlatCoder):
             for code, first in zip(codes, wanted, strict=True)
         ]
         return _assigned(codes, None, wanted, how)
+
+    def reserve(self, taken: Taken) -> Code | None:
+        """`Finish` itself: tools' names have no capitals (§3.2)."""
+        code = tuple(b"Finish")
+        taken.add(code)
+        return code
 
     def save(self, path: Path) -> None:
         with path.open("wb") as file:
@@ -228,6 +251,15 @@ class HierarchicalCoder:
             for code, first in zip(codes, wanted, strict=True)
         ]
         return _assigned(codes, None, wanted, how, error_N)
+
+    def reserve(self, taken: Taken) -> Code | None:
+        """A free digit of the last small cluster that has one."""
+        for path in reversed(self._leaves()):
+            if len(digits := taken.free(path, self.branches)):
+                code = (*path, int(digits[-1]))
+                taken.add(code)
+                return code
+        return None
 
     def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None:
         """New PCA, and every cluster's centre as the mean of its members."""

@@ -8,6 +8,7 @@ PCA and k-means (SGTC), or an encoder and codebooks learnt together (ToolWeaver)
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +96,14 @@ class LevelCoder(ABC):
     def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
         encoding = self.encode(embeddings_NVD)
         return resolve(self, as_NVD(embeddings_NVD), encoding.codes_NP, encoding.error_N, taken)
+
+    def reserve(self, taken: Taken) -> Code | None:
+        """The last free code: with room to spare, no tool comes near it by itself."""
+        numbers = [range(size - 1, -1, -1) for size in self.sizes]
+        free = next((code for code in itertools.product(*numbers) if code not in taken), None)
+        if free is not None:
+            taken.add(free)
+        return free
 
     def nearest(self, embeddings_NVD: Floats, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
         codes_NP = self.encode(embeddings_NVD).codes_NP

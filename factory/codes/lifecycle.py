@@ -2,7 +2,8 @@
 
 A checkpoint's `codes/` folder holds
 
-    codebook.json   coder, version, code tokens with their ids, and what the fit reported
+    codebook.json   coder, version, code tokens with their ids, the code reserved for Finish, and
+                    what the fit reported
     coder.npz       the coder's arrays
     tools.jsonl     one line a tool: tool_id, code, resolved_by, error, ood, document
     trie.npz        the codes of all tools, in token ids
@@ -13,6 +14,9 @@ fit → add → refresh → save after training; load → code_text, parse, tool
 and looking up need numpy only. A codebook's version changes when its tools are given other codes
 (`recode`), not when tools are added or the coder follows the model into another space. Texts are
 stored with tool ids, so what an old round learnt reads the same from its own checkpoint's codes.
+
+One code ends a trajectory instead of naming a tool (Finish, §3.4). No tool gets it, and it is not
+in the trie of all tools, so retrieval cannot return it. In texts its id is FINISH.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ from factory.codes.graph import Pair, build_graph
 from factory.codes.levels import LevelCoder, choose_shape, mean_rows
 from factory.codes.quantized import QuantizedCoder, QuantizedConfig
 from factory.codes.residual import ResidualCoder
-from factory.codes.trie import Trie
+from factory.codes.trie import FINISH, Trie
 from factory.codes.vocabulary import (
     add_code_tokens,
     code_tokens,
@@ -212,6 +216,8 @@ class Codebook:
         version: int = 1,
         embedder: str = "",
         views: int = 0,
+        finish: Code | None = None,
+        finish_ids: Code = (),
         folder: Path | None = None,
         longest: int = 0,
     ) -> None:
@@ -225,6 +231,10 @@ class Codebook:
         """What embeds the documents (CodeConfig.embedder)."""
         self.views = views
         """Gist states of a document; 0 where it was not compressed (CodeConfig.views)."""
+        self.finish = finish
+        """The code of Finish; None where it was made without, or none was left."""
+        self.finish_ids = finish_ids
+        """The same in token ids, once the codebook was saved."""
         self.tokens: list[list[str]] = []
         """Code tokens by position; none where codes read as digits or names."""
         self._folder = folder
@@ -296,6 +306,8 @@ class Codebook:
 
     def code_text(self, tool_id: str) -> str:
         """A tool's code tokens as text, `<a_1><b_7><c_0>`. KeyError for a tool without a code."""
+        if tool_id == FINISH and self.finish is not None:
+            return self.text_of(self.finish)
         return self.text_of(self.code_of(tool_id))
 
     def text_of(self, code: Code) -> str:
@@ -372,7 +384,7 @@ class Codebook:
         Raises:
             InputError: no code is left.
         """
-        taken = Taken(self._ids)
+        taken = self._taken()
         new = _Newcomers.ordered(tools, self._documents(embeddings, len(tools)), accepted_at)
         for row, tool in enumerate(new.tools):
             if tool.id not in self:
@@ -383,6 +395,10 @@ class Codebook:
             usage_entropy=_usage_entropy(self.coder, self._codes()),
         )
         return [self._tools[tool.id] for tool in tools]
+
+    def _taken(self) -> Taken:
+        """Codes that no further tool may get."""
+        return Taken([*self._ids, *([] if self.finish is None else [self.finish])])
 
     def _add_one(self, new: _Newcomers, taken: Taken) -> None:
         given = self.coder.assign(new.names, new.embeddings_NVD, taken)
@@ -481,12 +497,14 @@ class Codebook:
             return []
         ids = add_code_tokens(tokenizer, model, self.tokens)
         if any(self._fresh) and reframe:
-            codes_NP = np.array(self._codes(), dtype=np.int32)
+            codes, names = self._codes(), [_words(entry.tool) for entry in self.tools]
+            if self.finish is not None and isinstance(self.coder, AtomicCoder):
+                codes, names = [*codes, self.finish], [*names, "Finish"]
+            codes_NP = np.array(codes, dtype=np.int32)
             if isinstance(self.coder, ResidualCoder) and not self.embedder:
                 documents_NVD = self._documents(embeddings, len(self))
                 rows = self.coder.rows(documents_NVD, codes_NP)
             else:
-                names = [entry.tool.name for entry in self.tools]
                 name_ND = embed_names(model, tokenizer, names)
                 levels = self.coder.levels if isinstance(self.coder, LevelCoder) else 1
                 rows = mean_rows(name_ND, codes_NP, self.coder.sizes, levels)
@@ -539,7 +557,35 @@ class Codebook:
             for tool_id, entry in self._tools.items()
         }
         self._ids = {entry.code: tool_id for tool_id, entry in self._tools.items()}
+        if self.finish is not None:
+            self.finish = tuple(int(names_PK[p][n]) for p, n in enumerate(self.finish))
         return kept / sum(other.sizes)
+
+    def take_finish(self, old: Codebook, embeddings: Floats | None) -> None:
+        """Let Finish keep an older codebook's code; a tool that has it now gets another one.
+
+        `embeddings` are those of `self.tools`, in that order. Where codes have another shape,
+        Finish has another code.
+        """
+        wanted, sizes = old.finish, self.coder.sizes
+        if wanted is None or self.coder.layout != old.coder.layout:
+            return
+        if self.tokens and len(wanted) != len(sizes):
+            return
+        if any(number >= size for number, size in zip(wanted, sizes, strict=False)):
+            return
+        self.finish = wanted
+        if (tool_id := self._ids.pop(wanted, None)) is not None:
+            row = self.tool_ids.index(tool_id)
+            entry = self._tools[tool_id]
+            given = self.coder.assign(
+                [_code_name(entry.tool)],
+                self._documents(embeddings, len(self))[row : row + 1],
+                self._taken(),
+            )
+            how: ResolvedBy = "sibling" if given.codes[0][:-1] == wanted[:-1] else "prefix"
+            self._tools[tool_id] = replace(entry, code=given.codes[0], resolved_by=how)
+            self._ids[given.codes[0]] = tool_id
 
     def summary(self) -> dict[str, Any]:
         """A codebook in figures: what the ledger keeps of it."""
@@ -585,9 +631,11 @@ class Codebook:
             codes_NP = np.array(self._codes(), dtype=np.int32)
             spelt: Ints | list[Code] = token_ids_PK[np.arange(len(ids)), codes_NP]
         else:
-            texts = [self.text_of(entry.code) for entry in self.tools]
-            spelt = [tuple(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
+            spelt = [self._spell(code, ids, tokenizer) for code in self._codes()]
             self._longest = max(map(len, spelt))
+        if self.finish is not None:
+            self.finish_ids = self._spell(self.finish, ids, tokenizer)
+            self._longest = max(self._longest, len(self.finish_ids))
         Trie.build(spelt, list(self.tool_ids), end).save(folder / "trie.npz")
         if isinstance(self.coder, LevelCoder):
             self._grammar(ids, end).save(folder / "grammar.npz")
@@ -608,10 +656,20 @@ class Codebook:
                 for names, numbers in zip(self.tokens, ids, strict=True)
                 for token, number in zip(names, numbers, strict=True)
             },
+            "finish": self.finish,
+            "finish_ids": self.finish_ids,
             "report": asdict(self.report),
         }
         (folder / "codebook.json").write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
         self._folder = folder
+
+    def _spell(
+        self, code: Code, ids: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
+    ) -> Code:
+        """A code in token ids."""
+        if self.tokens:
+            return tuple(ids[position][number] for position, number in enumerate(code))
+        return tuple(tokenizer(self.text_of(code), add_special_tokens=False)["input_ids"])
 
     @classmethod
     def load(cls, checkpoint: Path | str) -> Codebook | None:
@@ -629,6 +687,7 @@ class Codebook:
             tools = [_from_json(json.loads(line)) for line in lines]
             report = _report(head["report"])
             version, name, token_ids = head["version"], head["coder"], head["token_ids"]
+            finish = tuple(head["finish"]) if head.get("finish") else None
             if head["format"] != FORMAT or name not in LOADERS:
                 raise ValueError(f"format {head['format']} with coder {name!r} is not known here")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -643,6 +702,8 @@ class Codebook:
             version=version,
             embedder=head.get("embedder", ""),
             views=head.get("views", 0),
+            finish=finish,
+            finish_ids=tuple(head.get("finish_ids", ())),
             folder=folder,
             longest=head["levels"],
         )
@@ -699,7 +760,9 @@ def fit_codebook(
         raise ValueError(f"the coder {coder.name} needs embeddings of the documents")
     graph = build_graph(pairs, new.tools) if pairs else None
     coder.fit(new.embeddings_NVD, seed=seed, graph=graph)
-    assignment = coder.assign(new.names, new.embeddings_NVD, Taken())
+    taken = Taken()
+    assignment = coder.assign(new.names, new.embeddings_NVD, taken)
+    finish = coder.reserve(taken)
     moved_N = np.array([how != "nearest" for how in assignment.resolved_by])
     report = Report(
         collisions_before=assignment.collisions,
@@ -718,6 +781,7 @@ def fit_codebook(
         version=config.version,
         embedder=config.embedder,
         views=config.views,
+        finish=finish,
     )
     codebook.mark_fresh()
     return codebook
@@ -774,6 +838,12 @@ def recode(
     before = {entry.tool.id: old.text_of(entry.code) for entry in old.tools}
     codebook = fit_codebook(everyone, embeddings, config, seed=seed, accepted_at=times, pairs=pairs)
     kept = codebook.take_names(old)
+    if embeddings is None:
+        codebook.take_finish(old, None)
+    else:
+        row_of = {tool.id: row for row, tool in reversed(list(enumerate(everyone)))}
+        order = [row_of[entry.tool.id] for entry in codebook.tools]
+        codebook.take_finish(old, as_NVD(embeddings)[order])
     changed = tuple(
         entry.tool
         for entry in old.tools
@@ -817,13 +887,25 @@ class _Newcomers:
 
     @property
     def names(self) -> list[str]:
-        """Their names."""
-        return [tool.name for tool in self.tools]
+        """Their names, as codes may spell them."""
+        return [_code_name(tool) for tool in self.tools]
 
     def only(self, row: int) -> _Newcomers:
         """One of them."""
         one = slice(row, row + 1)
         return _Newcomers(tools=self.tools[one], embeddings_NVD=self.embeddings_NVD[one])
+
+
+def _code_name(tool: Tool) -> str:
+    """`compress for Imagon`: an API of a service is told apart from another's (§3.2)."""
+    service = tool.document.get("tool_name")
+    return f"{tool.name} for {service}" if service else tool.name
+
+
+def _words(tool: Tool) -> str:
+    """`Imagon compress`: whose words a code's row is made of (§3.1)."""
+    service = tool.document.get("tool_name")
+    return f"{service} {tool.name}" if service else tool.name
 
 
 def _entries(new: _Newcomers, assignment: Assignment, outlier_error: float) -> list[ToolCode]:

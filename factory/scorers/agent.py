@@ -236,10 +236,12 @@ class Names:
 
 
 def _finish_code(codebook: Codebook) -> str:
-    """Code of the tool called Finish, else the last code that no tool has."""
+    """Code of the tool called Finish, else the one reserved for it, else the last free one."""
     for entry in codebook.tools:
         if entry.tool.name == FINISH.api:
             return codebook.code_text(entry.tool.id)
+    if codebook.finish is not None:
+        return codebook.text_of(codebook.finish)
     if not codebook.tokens:
         raise ModelError(
             f"{codebook.coder.name} codes leave none for Finish",
@@ -263,6 +265,8 @@ def _spellings(codebook: Codebook) -> Callable[[str], Code]:
             return saved[tool.id]
         code = codebook.parse(text)
         assert code is not None
+        if code == codebook.finish:
+            return codebook.finish_ids
         return tuple(ids[codebook.tokens[place][number]] for place, number in enumerate(code))
 
     return spell
