@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from factory.codes.base import Code
 from factory.codes.trie import ROOT, Trie
 from factory.engines.grammar import (
     ONLY_END,
@@ -374,11 +375,18 @@ class Bound(NamedTuple):
         if self.guide.close not in output:
             return None
         num_code = output.index(self.guide.close)
-        grammar = self.guide.documents.grammar(self.guide.trie.lookup(output[:num_code]))
+        tool_id = _lookup(self.guide.trie, tuple(output[:num_code]))
+        grammar = self.guide.documents.grammar(tool_id)
         try:
             return self.writer.follow(grammar, output[num_code + 1 :])
         except Unsupported:
             return self.writer.follow(ONLY_END, output[num_code + 1 :])
+
+
+@lru_cache(maxsize=1 << 16)
+def _lookup(trie: Trie, code: Code) -> str | None:
+    """The tool of a code, asked for at every step that its arguments take."""
+    return trie.lookup(code)
 
 
 def mask_on_cpu(logits_RV: Any, row_C: Sequence[int], bits_CB: np.ndarray[Any, Any]) -> None:
