@@ -1,11 +1,13 @@
 """Every tokenisation of the four papers on StableToolBench, one small model, one budget.
 
-    python -m bench.compare --data ../shared/data --seeds 3 --epochs 3
+    python -m bench.compare --data ../shared/data --sets metatool --epochs 8
+    python -m bench.compare --data ../shared/data --sets toolbench metatool --epochs 2
 
-Documents: StableToolBench's and MetaTool's. Requests: both sets' labelled ones, of which a third of
-each split is kept aside and scored. The model is made from scratch on the documents' words, so the
-ranking is one of codes for such a model; published figures of an 8 B model stand beside it. Trials
-are kept in `--out` and not run again.
+Documents and labelled requests of StableToolBench, MetaTool or both; a third of each split's
+requests is kept aside and scored. The model is made from scratch on the documents' words, so the
+ranking is one of codes for such a model; published figures of an 8 B model stand beside it.
+StableToolBench has few labelled requests for its 2,479 tools: such a model learns little from them
+in a few passes. Trials are kept in `--out` and not run again.
 """
 
 from __future__ import annotations
@@ -76,9 +78,13 @@ def read_metatool(folder: Path) -> tuple[list[ApiDocument], list[ToolQuery]]:
     return documents, queries
 
 
-def read_bench(data: Path, limit: int) -> ToolBench:
-    """Both sets as one; of MetaTool's requests every n-th, `limit` at most."""
+def read_bench(data: Path, sets: Sequence[str], limit: int) -> ToolBench:
+    """The sets as one; of MetaTool's requests every n-th, `limit` at most."""
     bench = load_toolbench(data / "stabletoolbench")
+    if "toolbench" not in sets:
+        bench = replace(bench, queries=(), documents={})
+    if "metatool" not in sets:
+        return bench
     documents, queries = read_metatool(data / "metatool")
     queries = queries[:: max(1, len(queries) // limit)][:limit]
     joined = {**bench.documents, **{document.key: (document,) for document in documents}}
@@ -101,6 +107,8 @@ def show(trials: Sequence[Trial], baselines: Sequence[RetrievalResult]) -> None:
         return [mean_and_spread([table[split][metric] for table in tables]) for metric in metrics]
 
     for split in ("toolbench", "MetaTool"):
+        if split not in with_toolbench(trials[0].values):
+            continue
         rows: list[tuple[str | float | None, ...]] = []
         for name, tried in groups.items():
             tables = [with_toolbench(trial.values) for trial in tried]
@@ -133,6 +141,8 @@ def with_toolbench(
 ) -> dict[str, Mapping[str, float]]:
     """The table with the mean of ToolBench's splits as `toolbench`."""
     splits = [row for name, row in table.items() if name not in ("MetaTool", "mean")]
+    if not splits:
+        return dict(table)
     mean = {metric: float(np.mean([row[metric] for row in splits])) for metric in splits[0]}
     return {**table, "toolbench": mean}
 
@@ -140,6 +150,7 @@ def with_toolbench(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--sets", nargs="+", default=["toolbench", "metatool"])
     parser.add_argument("--out", type=Path, default=Path(".factory/compare"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3)
@@ -148,7 +159,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="variants, separated by semicolons")
     options = parser.parse_args()
     print_machine("torch", "trl", "scikit-learn")
-    bench = read_bench(options.data, options.requests)
+    bench = read_bench(options.data, options.sets, options.requests)
     labelled = divide(bench, 1 / 3)
     words = [
         *(document.text[:600] for several in bench.documents.values() for document in several),
@@ -178,7 +189,7 @@ def main() -> None:
             method="full",
             learning_rate=1e-3,
             epochs=options.epochs,
-            batch_size=32,
+            batch_size=16,
             micro_batch_size=4,  # documents differ much in length: fewer at once, less padding
             max_length=512,
             code_share=0.0,
