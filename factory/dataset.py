@@ -19,7 +19,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -70,6 +70,8 @@ class Encoded:
     """The whole chat, (L,)."""
     labels: tuple[int, ...]
     """The same ids where there is loss, IGNORED elsewhere, (L,)."""
+    is_code: bool = False
+    """Whether its answers are codes and nothing else."""
 
     @property
     def target_ids(self) -> list[int]:
@@ -432,7 +434,13 @@ def _encode_one(
         return "no_code"
     if not all(is_unicode(message.content) for message in messages):
         return "not_unicode"
-    return tokenise(example.kind, messages) or "special_token"
+    encoded = tokenise(example.kind, messages)
+    return replace(encoded, is_code=_is_code(example)) if encoded else "special_token"
+
+
+def _is_code(example: Example) -> bool:
+    answers = (m.content for m in example.messages if m.role == "assistant")
+    return example.kind in _CODED_KINDS and all(map(_PLACEHOLDER.fullmatch, answers))
 
 
 def is_unicode(text: str) -> bool:

@@ -8,7 +8,9 @@ is simply run again.
 Objective (algorithms §8): token-mean cross-entropy on assistant texts and their end-of-turn
 tokens, all kinds mixed in one epoch (ToolDev Eq. 4-6: an unweighted sum). Code tokens alone are
 weighted: a code is a handful of tokens where a document is hundreds, so together they get
-`code_share` of the loss, but one code example never more than an average other example.
+`code_share` of the loss, but one code example never more than an average other example. Codes that
+read as digits or names share their tokens with other text: there the answers of code examples are
+weighted, up to their end.
 """
 
 from __future__ import annotations
@@ -700,20 +702,35 @@ def _make_trainer(
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    table_V = _token_weights(learner, examples, config.code_share)
-    rows = [{"input_ids": list(e.input_ids), "labels": list(e.labels)} for e in examples]
+    weigh = _Weigh.balanced(learner, examples, config.code_share)
+    rows = [
+        {"input_ids": list(e.input_ids), "labels": list(e.labels), "is_code": e.is_code}
+        for e in examples
+    ]
     lora = _lora_config(learner, config) if config.method == "lora" else None
-    trainer = _trainer_class(table_V)(
+    trainer = _trainer_class(weigh)(
         model=learner.model,
         args=_arguments(learner, config, folder),
         train_dataset=Dataset.from_list(rows),
         processing_class=learner.tokenizer,
         peft_config=lora,
     )
+    trainer.data_collator = _collate_with_kind(trainer.data_collator)
     trainer.remove_callback(PrinterCallback)
     if lora is not None and config.row_rate != 1.0:
         trainer.optimizer = _two_rates(trainer.model, config)
     return trainer
+
+
+def _collate_with_kind(collate: Callable[[Any], dict[str, Any]]) -> Any:
+    """`collate`, and which examples are codes, (B,)."""
+
+    def collate_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        return {**collate(rows), "is_code": torch.tensor([row["is_code"] for row in rows])}
+
+    return collate_all
 
 
 def _arguments(learner: _Learner, config: TrainConfig, folder: str) -> Any:
@@ -731,6 +748,7 @@ def _arguments(learner: _Learner, config: TrainConfig, folder: str) -> Any:
         warmup_steps=config.warmup_ratio,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
         bf16=_computes_in_bfloat16(learner.gpu, config.dtype),
         gradient_checkpointing=learner.gpu and big,
         use_cpu=not learner.gpu,
@@ -784,8 +802,8 @@ class StepsByLength:
             )
 
 
-def _trainer_class(table_V: Any) -> Any:
-    """SFTTrainer whose loss weighs each target token by `table_V[token]`."""
+def _trainer_class(weigh: _Weigh) -> Any:
+    """SFTTrainer whose loss weighs each target token."""
     from trl import SFTTrainer
 
     class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
@@ -802,7 +820,7 @@ def _trainer_class(table_V: Any) -> Any:
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
             """The micro-batches of one step, and the sum of their weights in place of a count."""
             samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            total = sum(_weights(sample["labels"][:, 1:]).sum() for sample in samples)
+            total = sum(weigh(s["labels"][:, 1:], s["is_code"]).sum() for s in samples)
             return samples, total
 
         def compute_loss(
@@ -813,15 +831,11 @@ def _trainer_class(table_V: Any) -> Any:
             num_items_in_batch: Any = None,
         ) -> Any:
             """This micro-batch's part of the step's weighted mean."""
+            is_code_B = inputs.pop("is_code")
             score = _score_fused if inputs["input_ids"].is_cuda else _score_targets
             log_probs_BL, labels_BL = score(model, inputs)
-            weights_BL = _weights(labels_BL)
+            weights_BL = weigh(labels_BL, is_code_B)
             return -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(model.device)
-
-    def _weights(labels_BL: Any) -> Any:
-        """(B, L) weight of each target token, 0 where there is no loss."""
-        weights_BL = table_V.to(labels_BL.device)[labels_BL.clamp(min=0)]
-        return weights_BL * (labels_BL != IGNORED)
 
     return WeightedTrainer
 
@@ -850,25 +864,52 @@ def _score_targets(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
     return -losses_BL, labels_BL
 
 
-def _token_weights(learner: _Learner, examples: Sequence[Encoded], code_share: float) -> Any:
-    """(V,) float32 weight of each token as a target: 1, and more for code tokens.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weigh:
+    """Weights of target tokens: 1, and more for codes."""
 
-    Together they get `code_share` of the weight, as long as a code example then weighs no more
-    than an average other one.
-    """
-    import torch
+    token_V: Any
+    """(V,) float32 weight of each token as a target."""
+    spelt_V: Any
+    """The same in the answers of code examples."""
 
-    table_V = torch.ones(learner.model.get_input_embeddings().weight.shape[0])
-    code_ids = set(_code_ids(learner))
-    targets = [example.target_ids for example in examples]
-    coded = sum(token in code_ids for ids in targets for token in ids)
-    other = sum(map(len, targets)) - coded
-    if code_share > 0 and coded and other:
-        num_coded = sum(not code_ids.isdisjoint(ids) for ids in targets)
-        most = num_coded / max(1, len(examples) - num_coded)
-        weight = min(code_share / (1 - code_share), most) * other / coded
-        table_V[sorted(code_ids)] = max(1.0, weight)
-    return table_V
+    def __call__(self, labels_BL: Any, is_code_B: Any) -> Any:
+        """(B, L) weight of each target token, 0 where there is no loss."""
+        import torch
+
+        tokens_BL, device = labels_BL.clamp(min=0), labels_BL.device
+        weights_BL = torch.where(
+            is_code_B.to(device)[:, None],
+            self.spelt_V.to(device)[tokens_BL],
+            self.token_V.to(device)[tokens_BL],
+        )
+        return weights_BL * (labels_BL != IGNORED)
+
+    @classmethod
+    def balanced(cls, learner: _Learner, examples: Sequence[Encoded], code_share: float) -> _Weigh:
+        """Codes together get `code_share` of the weight, as long as a code example then weighs no
+        more than an average other one."""
+        import torch
+
+        token_V = torch.ones(learner.model.get_input_embeddings().weight.shape[0])
+        spelt_V, code_ids, ends = token_V.clone(), _code_ids(learner), _end_ids(learner)
+        counted = set(code_ids)
+        parts = [
+            [t in counted if code_ids else e.is_code and t not in ends for t in e.target_ids]
+            for e in examples
+        ]
+        coded = sum(map(sum, parts))
+        other = sum(map(len, parts)) - coded
+        if code_share > 0 and coded and other:
+            num_coded = sum(map(any, parts))
+            most = num_coded / max(1, len(examples) - num_coded)
+            weight = max(1.0, min(code_share / (1 - code_share), most) * other / coded)
+            if code_ids:
+                token_V[code_ids] = spelt_V[code_ids] = weight
+            else:
+                spelt_V[:] = weight
+                spelt_V[sorted(ends)] = 1.0
+        return cls(token_V=token_V, spelt_V=spelt_V)
 
 
 def _lora_config(learner: _Learner, config: TrainConfig) -> Any:

@@ -472,6 +472,43 @@ def test_a_child_that_always_dies_ends_with_the_cause(first: Run, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_codes_without_tokens_get_their_share_too(
+    base: Path, prompts: Prompts, tmp_path: Path
+) -> None:
+    """Digits in answers of code examples, and no other digits; one step, by hand."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    examples = [e for e in make_examples(TOOLS[:3], prompts) if e.kind != "gen"]
+    codes = CodeConfig(coder="numeric", digits=4)
+    config = replace(CONFIG, epochs=1, batch_size=9, micro_batch_size=3, codes=codes)
+    run = train_once(make_job(tmp_path, base, examples, TOOLS, config))
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    codebook = Codebook.load(run.job.out)
+    losses: dict[bool, list[float]] = {True: [], False: []}
+    for example in examples:
+        encoded = encode(
+            example.kind, render(example, codebook), tokenizer, frozenset({tokenizer.eos_token_id})
+        )
+        assert encoded is not None
+        with torch.no_grad():
+            logits = model(torch.tensor([encoded.input_ids])).logits[0, :-1]
+        labels = torch.tensor(encoded.labels[1:])
+        nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        for label, loss in zip(labels.tolist(), nll.tolist(), strict=True):
+            if label != IGNORED:
+                in_code = example.kind in ("code", "retrieve") and label != tokenizer.eos_token_id
+                losses[in_code].append(loss)
+    assert len(losses[True]) >= 6 * 4
+    mean = {in_code: sum(values) / len(values) for in_code, values in losses.items()}
+    share = config.code_share
+    expected = share * mean[True] + (1 - share) * mean[False]
+    assert run.progress[0].loss == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
 def test_nothing_to_learn_is_an_input_error(first: Run, tmp_path: Path) -> None:
     job = replace(first.job, out=tmp_path / "out", config=replace(CONFIG, max_length=4))
     with pytest.raises(InputError, match="no example can be trained on"):
