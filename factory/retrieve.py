@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from factory.child import Channel, Child, run_child
 from factory.codes.lifecycle import Codebook
 from factory.engines.base import (
     PROMPT_TOO_LONG,
+    Closing,
     EngineSettings,
     check_model_folder,
     choose_backend,
@@ -53,7 +53,7 @@ class Retrieved:
     """Why nothing was searched (`prompt_too_long`); else empty."""
 
 
-class Retriever:
+class Retriever(Closing):
     """A checkpoint that names tools. `async with await Retriever.open(…) as retriever: …`"""
 
     def __init__(self, child: Child, codebook: Codebook) -> None:
@@ -94,15 +94,8 @@ class Retriever:
         """Ids of the tools that have a code: those it can find."""
         return frozenset(self._tools)
 
-    async def __aenter__(self) -> Retriever:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
+        """End the child."""
         await self._child.stop()
 
     async def retrieve(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from factory.failures import InputError, MissingError, ModelError
 from factory.records import (
@@ -67,6 +68,20 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Free the model; later calls of `sample` are an error."""
         ...
+
+
+class Closing(ABC):
+    """`async with` for what is to be closed at the end."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Free what is held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

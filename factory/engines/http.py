@@ -11,13 +11,13 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from factory.engines.base import (
     ENGINE_DIED,
     PROMPT_TOO_LONG,
+    Closing,
     check_request,
     is_installed,
     unanswered,
@@ -38,7 +38,7 @@ TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
 """Status codes of a server that may answer later."""
 
 
-class HttpEngine:
+class HttpEngine(Closing):
     """An Engine over a server's `/chat/completions` and `/completions`.
 
     Example: async with HttpEngine("http://127.0.0.1:8000/v1", "judge") as engine: …
@@ -80,17 +80,6 @@ class HttpEngine:
     def checkpoint(self) -> Checkpoint:
         """The model as the server calls it; nobody can tell its weights' fingerprint."""
         return self._checkpoint
-
-    async def __aenter__(self) -> HttpEngine:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Close the connections."""

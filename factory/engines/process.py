@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from factory.child import Child
 from factory.engines.base import (
     ENGINE_DIED,
+    Closing,
     EngineSettings,
     check_request,
     reply_from_wire,
@@ -47,7 +47,7 @@ class Pending:
     """Children that died while they had it."""
 
 
-class ProcessEngine:
+class ProcessEngine(Closing):
     """An Engine in a child process; `factory.engines.base.open_engine` makes one."""
 
     def __init__(
@@ -110,17 +110,6 @@ class ProcessEngine:
             self._supervisor.result()
             assert self._failure is not None
             raise self._failure
-
-    async def __aenter__(self) -> ProcessEngine:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def sample(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of `requests`; cancelling the call takes them back.

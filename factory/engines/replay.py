@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 
+from factory.engines.base import Closing
 from factory.failures import InputError
 from factory.records import Checkpoint, Completion, Reply, Request
 
@@ -15,7 +15,7 @@ Answers = Mapping[str, Sequence[str]] | Callable[[Request], Sequence[str]]
 """The n texts of a request, by request id or computed from the request."""
 
 
-class ReplayEngine:
+class ReplayEngine(Closing):
     """An Engine that answers from a table or a function, in process and without a model.
 
     Example: ReplayEngine({"r1/q_3b/calls": ["[]"] * 5}). One text answers all n samples.
@@ -31,17 +31,6 @@ class ReplayEngine:
     def checkpoint(self) -> Checkpoint:
         """The checkpoint the answers stand for."""
         return self._checkpoint
-
-    async def __aenter__(self) -> ReplayEngine:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def sample(self, requests: Sequence[Request]) -> list[Reply]:
         """Recorded replies; tokens are counted as words and log-probabilities are 0.
