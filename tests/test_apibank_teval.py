@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.engines.base import PROMPT_TOO_LONG, unanswered
@@ -102,7 +102,6 @@ def test_what_is_no_call_of_apibank(text: str) -> None:
     assert apibank.parse_call(text) is None
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_reading_a_call_never_fails(text: str) -> None:
     apibank.parse_call(text)
@@ -343,7 +342,6 @@ def plan(names: str) -> list[teval.Planned]:
     return [teval.Planned(name=name, arguments="") for name in names]
 
 
-@settings(deadline=None)
 @given(st.text("abc", max_size=7), st.text("abc", max_size=7))
 def test_plans_of_distinct_calls_match_as_their_common_subsequence(a: str, b: str) -> None:
     a, b = "".join(dict.fromkeys(a)), "".join(dict.fromkeys(b))

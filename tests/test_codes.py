@@ -199,7 +199,7 @@ def test_bad_embeddings_are_refused() -> None:
 # -- assignment -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**16), st.integers(1, 3), st.integers(0, 60))
 def test_resolution_is_free_of_collisions(seed: int, levels: int, num_known: int) -> None:
     rng = np.random.default_rng(seed)

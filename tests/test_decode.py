@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.records import Call
@@ -208,7 +208,6 @@ def test_hostile_text_is_read_at_once(text: str) -> None:
         assert found.failure and found.message.isprintable()
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="f(a=1,'\")[]{}:;<|>\\ \n-TOOL_CALLS/thinkcuo._", max_size=60))
 def test_any_text_is_read_without_raising(text: str) -> None:
     for syntax in SYNTAXES:
@@ -216,7 +215,6 @@ def test_any_text_is_read_without_raising(text: str) -> None:
         assert (found.calls is None) <= bool(found.failure)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_hermes_is_read_as_the_vote_reads_it(text: str) -> None:
     wrapped = f"<tool_call>{text}</tool_call>"

@@ -43,7 +43,6 @@ from factory.judge_calls import judge_call
 from factory.records import Call, Constraint, Tool
 from factory.vote import parse_calls
 
-REPEATABLE = settings(deadline=None, derandomize=True, database=None)
 MAX_TOKENS = 250
 
 
@@ -144,7 +143,7 @@ def objects(draw: st.DrawFn, inner: st.SearchStrategy[dict[str, Any]]) -> dict[s
     return {"type": "dict", "properties": properties, "required": required}
 
 
-@settings(REPEATABLE, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         objects(st.recursive(st.sampled_from(SCALARS), nested, max_leaves=4)),
@@ -217,7 +216,7 @@ def allowed_after(grammars: Grammars, matcher: Any) -> set[int]:
     return {n for n in range(grammars.vocabulary) if bits[n // 8] >> n % 8 & 1}
 
 
-@settings(REPEATABLE, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=12))
 def test_a_writer_is_where_its_tokens_say_whatever_it_saw_before(
     served: Any, visits: list[tuple[int, int]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest_models import tiny_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.failures import InputError, ModelError
@@ -51,7 +51,6 @@ def test_equals_one_pass_a_token(model: Path, window: int, stride: int) -> None:
     assert found.bits_per_character == pytest.approx(bits, rel=1e-4)
 
 
-@settings(deadline=None)
 @given(st.integers(2, 400), st.integers(1, 60), st.integers(1, 60))
 def test_every_token_is_counted_at_most_once(tokens: int, window: int, stride: int) -> None:
     if stride > window:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest_models import tiny_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from workspaces import ROOT
 
@@ -89,7 +89,6 @@ def cases(draw: st.DrawFn) -> tuple[list[int], set[int]]:
     return ranked, relevant
 
 
-@settings(deadline=None)
 @given(cases())
 def test_textbook_metrics_are_those_of_trec_eval(case: tuple[list[int], set[int]]) -> None:
     ir = pytest.importorskip("ir_measures", reason="no ir_measures: pip install ir-measures")
@@ -104,7 +103,6 @@ def test_textbook_metrics_are_those_of_trec_eval(case: tuple[list[int], set[int]
         assert ours[name] == pytest.approx(theirs[measured], abs=1e-9), name
 
 
-@settings(deadline=None)
 @given(cases())
 def test_hits_only_ndcg_is_that_of_the_returned_list(case: tuple[list[int], set[int]]) -> None:
     from sklearn.metrics import ndcg_score
@@ -117,7 +115,6 @@ def test_hits_only_ndcg_is_that_of_the_returned_list(case: tuple[list[int], set[
         assert measure(ranked, relevant)[f"ndcg_hits@{k}"] == pytest.approx(theirs, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(cases())
 def test_metrics_stay_in_bounds_and_agree_at_one(case: tuple[list[int], set[int]]) -> None:
     values = measure(*case)

@@ -17,7 +17,6 @@ from factory.failures import ModelError
 END = 2
 TOKENS = st.integers(3, 9)
 CODES = st.lists(TOKENS, min_size=1, max_size=4).map(tuple)
-REPEATABLE = settings(deadline=None, derandomize=True, database=None)
 CATALOGUES = st.dictionaries(CODES, st.text(max_size=6), max_size=40)
 NAMES = ("first", "count", "leaf", "tokens", "following", "ids", "end")
 
@@ -48,13 +47,11 @@ def assert_same_arrays(a: Trie, b: Trie) -> None:
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
 
 
-@REPEATABLE
 @given(CATALOGUES)
 def test_build_equals_the_codes(catalogue: dict[tuple[int, ...], str]) -> None:
     assert_equal(build(catalogue), catalogue)
 
 
-@REPEATABLE
 @given(CATALOGUES, CODES)
 def test_walk_and_lookup_agree_with_a_dict(
     catalogue: dict[tuple[int, ...], str], code: tuple[int, ...]
@@ -66,7 +63,6 @@ def test_walk_and_lookup_agree_with_a_dict(
     assert (trie.walk(code) is not None) == is_prefix
 
 
-@REPEATABLE
 @given(CATALOGUES, st.randoms())
 def test_build_does_not_depend_on_the_order(catalogue: dict[tuple[int, ...], str], random) -> None:
     rows = list(catalogue.items())
@@ -74,7 +70,6 @@ def test_build_does_not_depend_on_the_order(catalogue: dict[tuple[int, ...], str
     assert_same_arrays(build(dict(rows)), build(catalogue))
 
 
-@REPEATABLE
 @given(CATALOGUES, CATALOGUES)
 def test_compact_after_changes_equals_build(
     before: dict[tuple[int, ...], str], after: dict[tuple[int, ...], str]
@@ -135,10 +130,9 @@ class Growing(RuleBasedStateMachine):
 
 
 TestGrowing = Growing.TestCase
-TestGrowing.settings = settings(REPEATABLE, max_examples=60, stateful_step_count=30)
+TestGrowing.settings = settings(max_examples=60, stateful_step_count=30)
 
 
-@REPEATABLE
 @given(st.lists(st.lists(TOKENS, min_size=1, max_size=4), max_size=4), CODES)
 def test_grammar_takes_one_token_of_each_level(
     levels: list[list[int]], code: tuple[int, ...]
@@ -219,7 +213,6 @@ def test_build_refuses_what_is_no_code(codes, message: str) -> None:
         Trie.build(codes, [f"t_{i}" for i in range(len(codes))], END)
 
 
-@REPEATABLE
 @given(catalogue=CATALOGUES)
 def test_save_and_load(tmp_path_factory, catalogue: dict[tuple[int, ...], str]) -> None:
     path = tmp_path_factory.mktemp("trie") / "trie.npz"
