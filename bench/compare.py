@@ -57,7 +57,7 @@ def read_metatool(folder: Path) -> tuple[list[ApiDocument], list[ToolQuery]]:
     told = json.loads((folder / "dataset" / "plugin_des.json").read_text(encoding="utf-8"))
     documents = [
         read_document(
-            {"tool_name": name, "api_name": "run", "api_description": text}, f"plugin_des:{name}"
+            {"tool_name": name, "api_name": name, "api_description": text}, f"plugin_des:{name}"
         )
         for name, text in told.items()
     ]
@@ -65,7 +65,7 @@ def read_metatool(folder: Path) -> tuple[list[ApiDocument], list[ToolQuery]]:
     queries = []
     with (folder / "dataset" / "data" / "all_clean_data.csv").open(encoding="utf-8") as file:
         for number, row in enumerate(csv.DictReader(file)):
-            key = ApiKey(row["Tool"], "run")
+            key = ApiKey(row["Tool"], row["Tool"])
             if key in known:
                 queries.append(
                     ToolQuery(
