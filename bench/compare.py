@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--sets", nargs="+", default=["toolbench", "metatool"])
     parser.add_argument("--out", type=Path, default=Path(".factory/compare"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--requests", type=int, default=2000, help="of MetaTool, at most")
     parser.add_argument("--steps", type=int, default=300, help="of making the model")
@@ -184,7 +184,7 @@ def main() -> None:
         out=options.out,
         workspace=shipped_root(),
         variants=tuple(variants[name] for name in chosen),
-        seeds=tuple(range(options.seeds)),
+        seeds=tuple(options.seeds),
         train=TrainConfig(
             method="full",
             learning_rate=1e-3,
