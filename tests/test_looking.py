@@ -18,7 +18,7 @@ from workspaces import ROOT, make_workspace, run_factory
 
 from factory.cli.jsonview import MAX_LINES, Mark, lay_out, side_by_side
 from factory.cli.sql import jsonable
-from factory.cli.terminal import clean, inline
+from factory.cli.terminal import clean, inline, print_table
 from factory.jsontext import json_path
 from factory.store import Ledger
 from factory.store.questions import stock_questions
@@ -312,6 +312,15 @@ def test_answers_stand_side_by_side_and_findings_below_their_part(workspace: Pat
     broken = [row[2] for row in below if row[2:]]
     assert broken[1] == "<tool_call>{broken" and broken[2] == "^ call_json: not JSON"
     assert "wrong_type" in "\n".join(lines[: lines.index(head)])
+
+
+def test_tables_grow_wider_than_the_terminal_before_a_short_cell_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    cell = "100.0 [100.0, 100.0]"
+    print_table(("metric", "one", "two", "three"), [("ndcg_hits@5", cell, cell, cell)])
+    assert capsys.readouterr().out.splitlines()[1].split("  ") == ["ndcg_hits@5", cell, cell, cell]
 
 
 def test_narrow_terminals_get_one_answer_below_the_other(workspace: Path) -> None:

@@ -95,7 +95,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], width:
     for row in cells:
         table.add_row(*map(escape_markup, row))
     console = Console(highlight=False, emoji=False)
-    console.print(table, width=max(console.width, needed), crop=False, soft_wrap=True)
+    console.width = max(console.width, needed)
+    console.print(table, crop=False, soft_wrap=True)
 
 
 def _cell(value: object) -> object:
