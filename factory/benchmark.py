@@ -284,7 +284,7 @@ class _Definition(Definition):
     syntax: Syntax = "hermes"
 
 
-DefinitionT = TypeVar("DefinitionT", bound=Definition)
+DefinitionT = TypeVar("DefinitionT", bound=BaseModel)
 
 
 def read_definition(workspace: Workspace, name: str) -> dict[str, Any]:

@@ -47,7 +47,9 @@ async def evaluate(
     remote = is_address(checkpoint.path)
     if remote and not benchmark.served:
         raise InputError(
-            f"{benchmark.name} needs the checkpoint's folder, not its server", where=checkpoint.path
+            f"{benchmark.name} needs the checkpoint's folder, not its server",
+            where=checkpoint.path,
+            remedy="--checkpoint with an id or a model folder",
         )
     basis, number = benchmark.basis(factory.setup), 0
     stored = None if remote else _stored(factory, checkpoint.id, benchmark, basis)

@@ -498,12 +498,34 @@ def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_
         (("apibank", "--data", "{data}", "--checkpoint", "http://8.8.8.8/v1#x"), "public address"),
         (("apibank", "--data", "{empty}"), "no turns"),
         (("apibank", "--data", "nowhere"), "there is no"),
-        (("apibank", "--data", "{data}", "--category", "Call"), "splits: unknown key"),
+        (("apibank", "--data", "{data}", "--category", "Call"), "category: unknown key"),
         (("teval", "--data", "{empty}"), "no questions"),
         (("toolbench", "--data", "{empty}"), "no labelled requests"),
         (("toolbench",), "without its data"),
         (("language", "--data", "{empty}"), "cannot read"),
-        (("home", "--set", "judge=x"), "judge cannot be changed"),
+        (("home", "--set", "judge=x"), "judge: unknown key"),
+        (("home", "--set", "limit=abc"), "limit: Input should be a valid integer"),
+        (("home", "--set", "limit=-1"), "limit: Input should be greater"),
+        (("home", "--set", "prompt=foo"), "prompt: Input should be 'own' or 'chat'"),
+        (("home", "--set", "categories=simple"), "categories: Input should be a valid tuple"),
+        (("language", "--data", "{text}", "--set", "strides=[0]"), "strides.0: "),
+        (("teval", "--data", "{teval}", "--set", "embedder=nope"), "embedder: there is no .*nope"),
+        (
+            ("toolbench", "--data", "{stable}", "--set", 'embedders=["nope"]'),
+            "embedders: there is no .*nope",
+        ),
+        (
+            ("toolbench-completion", "--data", "{stable}", "--set", "judge=x", "--set", "cache=no"),
+            "cache: there is no .*no",
+        ),
+        (
+            "toolbench-completion --data {stable} --set judge=x --set reference=no".split(),
+            "reference: there is no .*no",
+        ),
+        (
+            ("toolbench-completion", "--data", "{stable}", "--limit", "1"),
+            "^toolbench-completion has no judge",
+        ),
         (("nowhere",), "no such file"),
     ],
 )
@@ -516,8 +538,16 @@ def test_wrong_input_is_named_before_anything_is_asked(
 ) -> None:
     data, empty = write_apibank(tmp_path / "bank"), tmp_path / "empty"
     empty.mkdir()
+    (tmp_path / "text").write_text("Boil one cup.")
+    places = {
+        "data": data,
+        "empty": empty,
+        "text": tmp_path / "text",
+        "stable": write_stable(tmp_path / "stable"),
+        "teval": write_teval(tmp_path / "teval"),
+    }
     with pytest.raises(FactoryError, match=what):
-        score(capsys, *(each.format(data=data, empty=empty) for each in arguments))
+        score(capsys, *(each.format(**places) for each in arguments))
 
 
 def test_a_server_is_a_checkpoint_without_a_folder(workspace: Workspace) -> None:

@@ -108,7 +108,9 @@ def score(
         key: parse_value(key, value) for key, value in parse_overrides(changes or []).items()
     }
     flags = {
-        "categories" if kind == "calls" else "splits": category,
+        {"calls": "categories", "retrieval": "splits", "completion": "splits"}.get(
+            kind, "category"
+        ): category,
         "limit": limit,
         "prompt": prompt.value if prompt else None,
         "syntax": syntax.value if syntax else None,
@@ -257,18 +259,14 @@ def _cell(value: object) -> object:
 
 def _print_details(measured: Sequence[Measured], cards: Sequence[Scorecard]) -> None:
     """A table a setting: each measure of each system, by split and in the mean."""
-    found = {
-        (each.system, line.scheme, line.metric, line.name): line
-        for each, card in zip(measured, cards, strict=True)
-        for line in card.details
-    }
+    found = [{(x.scheme, x.metric, x.name): x for x in card.details} for card in cards]
     lines = cards[0].details
     for setting in dict.fromkeys(line.scheme for line in lines):
         splits = list(dict.fromkeys(line.name for line in lines if line.scheme == setting))
         rows: Cells = []
         for metric in dict.fromkeys(line.metric for line in lines):
-            for each in measured:
-                of = [found[each.system, setting, metric, split] for split in splits]
+            for each, own in zip(measured, found, strict=True):
+                of = [own[setting, metric, split] for split in splits]
                 cells = (f"{x.estimate.value:.1f} {_interval(x)}" for x in of if x.estimate)
                 rows.append((metric, each.system, each.kind, *cells))
         out()

@@ -138,7 +138,7 @@ class Scorable(ABC):
 
 def find_data(workspace: Workspace, data: str, name: str) -> Path:
     """The file or folder of a definition's `data`. Raises ContentError where there is none."""
-    plain = name.partition("[")[0]
+    plain = plain_name(name)
     where = f"eval/{plain}.toml"
     remedy = f'factory score {plain} --data PATH, or `data = "PATH"` in {where} (`factory eject`)'
     if not data:
@@ -147,6 +147,21 @@ def find_data(workspace: Workspace, data: str, name: str) -> Path:
     if not found.exists():
         raise ContentError(f"there is no {found}", where=where, remedy=remedy)
     return found
+
+
+def check_path(workspace: Workspace, path: str, name: str, key: str) -> None:
+    """Raise ContentError where the path under a definition's key leads nowhere; empty is none."""
+    if path and not (found := resolve(workspace, path)).exists():
+        raise ContentError(
+            f"{key}: there is no {found}",
+            where=f"eval/{plain_name(name)}.toml",
+            remedy=f"correct {key}; a path is absolute, or relative to the workspace",
+        )
+
+
+def plain_name(name: str) -> str:
+    """A benchmark's name without what was changed about it."""
+    return name.partition("[")[0]
 
 
 def resolve(workspace: Workspace, path: str) -> Path:

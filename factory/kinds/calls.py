@@ -5,18 +5,31 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from factory.benchmark import Benchmark
+from pydantic import BaseModel, ConfigDict, Field
+
+from factory.benchmark import Benchmark, PromptStyle, check_definition
 from factory.engines.base import Engine
-from factory.failures import ContentError
-from factory.kinds.base import Scorable, Setup
+from factory.kinds.base import Scorable, Setup, resolve
 from factory.published import PublishedTable
 from factory.records import Checkpoint, ItemScore, Score
 from factory.score import overall_weights, score, score_basis, summarise
 from factory.scorecard import Scorecard, make_scorecard
+from factory.scorers.decode import Syntax
 from factory.workspace import Workspace
+
+
+class Changes(BaseModel):
+    """What of a definition can be changed for once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = ""
+    categories: tuple[str, ...] = ()
+    limit: int = Field(0, ge=0)
+    prompt: PromptStyle | None = None
+    syntax: Syntax | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,21 +42,13 @@ class Calls(Scorable):
     @classmethod
     def load(cls, workspace: Workspace, name: str, changes: Mapping[str, Any]) -> Calls:
         """The benchmark, narrowed by `changes`."""
-        known = {"data", "categories", "limit", "prompt", "syntax"}
-        if unknown := sorted(changes.keys() - known):
-            raise ContentError(
-                f"{unknown[0]} cannot be changed for {name}",
-                where=f"eval/{name}.toml",
-                remedy=f"what can be is {', '.join(sorted(known))}",
-            )
-        whole = Benchmark.load(
-            workspace, name, Path(changes["data"]) if "data" in changes else None
-        )
-        benchmark = whole.narrow(
-            categories=tuple(changes.get("categories", ())),
-            limit=changes.get("limit", 0),
-            prompt=changes.get("prompt"),
-            syntax=changes.get("syntax"),
+        wanted = check_definition(Changes, changes, f"eval/{name}.toml")
+        folder = resolve(workspace, wanted.data) if wanted.data else None
+        benchmark = Benchmark.load(workspace, name, folder).narrow(
+            categories=wanted.categories,
+            limit=wanted.limit,
+            prompt=wanted.prompt,
+            syntax=wanted.syntax,
         )
         return cls.of(benchmark)
 

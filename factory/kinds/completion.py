@@ -18,7 +18,7 @@ from factory.canon import canonical_json, digest
 from factory.codes.lifecycle import Codebook
 from factory.engines.base import Engine
 from factory.failures import ContentError
-from factory.kinds.base import Scorable, Setup, resolve
+from factory.kinds.base import Scorable, Setup, check_path, plain_name, resolve
 from factory.kinds.toolbench import ToolBenchDefinition, toolbench_sha
 from factory.prompts import to_json
 from factory.published import PublishedTable
@@ -78,12 +78,15 @@ class Completion(Scorable):
     def load(cls, workspace: Workspace, name: str, definition: CompletionDefinition) -> Completion:
         bench = definition.load_data(workspace, name)
         if not definition.judge:
+            plain = plain_name(name)
             raise ContentError(
-                f"{name} has no judge",
-                where=f"eval/{name}.toml",
+                f"{plain} has no judge",
+                where=f"eval/{plain}.toml",
                 remedy='judge = "http://127.0.0.1:8000/v1#NAME" in it, or a model folder or '
-                f"checkpoint id; once: factory score {name} --set judge=r1",
+                f"checkpoint id; once: factory score {plain} --set judge=r1",
             )
+        check_path(workspace, definition.reference, name, "reference")
+        check_path(workspace, definition.cache, name, "cache")
         kinds = ("SoPR", "SoWR") if definition.reference else ("SoPR",)
         return cls(
             name=name,
@@ -256,7 +259,7 @@ class Completion(Scorable):
 def _judge_pair(query: ToolQuery, votes: Sequence[Any]) -> ItemScore:
     """One request won against the reference or not."""
     found = outcome(votes)
-    words = {"candidate": "", "tie": "tie", "reference": "lost", "unjudged": "unjudged"}
+    words = {"candidate": "", "tie": "tie", "reference": "lost"}
     return ItemScore(
         item=f"SoWR/{query.id}",
         category=f"SoWR {query.split}",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -35,7 +35,7 @@ class LanguageDefinition(Definition):
     """Any text file; the longer the better."""
     window: int = Field(WINDOW, ge=2)
     """Tokens of a window, at most the model's positions."""
-    strides: tuple[int, ...] = Field(STRIDES, min_length=1)
+    strides: tuple[Annotated[int, Field(gt=0)], ...] = Field(STRIDES, min_length=1)
     """Tokens between the starts of windows; the last one's figure is the overall one."""
 
 
@@ -56,7 +56,11 @@ class Language(Scorable):
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read the text: {error}", where=str(file)) from error
+            raise InputError(
+                f"cannot read the text: {error}",
+                where=str(file),
+                remedy="give one text file in UTF-8",
+            ) from error
         return cls(
             name=name,
             title=definition.title,

@@ -15,7 +15,7 @@ from factory.benchmark import Item
 from factory.canon import canonical_json, digest
 from factory.codes.lifecycle import Codebook
 from factory.engines.base import Engine, fingerprint
-from factory.kinds.base import Baseline, Scorable, Setup, resolve
+from factory.kinds.base import Baseline, Scorable, Setup, check_path, resolve
 from factory.kinds.toolbench import ToolBenchDefinition, toolbench_sha
 from factory.prompts import to_json
 from factory.published import PublishedTable
@@ -70,6 +70,8 @@ class Retrieval(Scorable):
     @classmethod
     def load(cls, workspace: Workspace, name: str, definition: RetrievalDefinition) -> Retrieval:
         bench = definition.load_data(workspace, name)
+        for embedder in definition.embedders:
+            check_path(workspace, embedder, name, "embedders")
         names = [(setting, split) for setting in definition.settings for split in bench.splits]
         return cls(
             name=name,

@@ -11,7 +11,7 @@ from pydantic import Field
 from factory.benchmark import Definition, Item, first_of_each
 from factory.canon import canonical_json, digest
 from factory.engines.base import Engine, fingerprint
-from factory.kinds.base import Scorable, Setup, find_data, resolve
+from factory.kinds.base import Scorable, Setup, check_path, find_data, resolve
 from factory.records import Checkpoint, ItemScore
 from factory.scorecard import Average, Scorecard, make_card
 from factory.scorers import teval
@@ -45,6 +45,7 @@ class TEval(Scorable):
     @classmethod
     def load(cls, workspace: Workspace, name: str, definition: TEvalDefinition) -> TEval:
         folder = find_data(workspace, definition.data, name)
+        check_path(workspace, definition.embedder, name, "embedder")
         questions = tuple(
             first_of_each(
                 teval.load_teval(folder), definition.limit, lambda x: f"{x.task}_{x.form}"
