@@ -113,7 +113,7 @@ class Labelled:
 def divide(bench: ToolBench, held_out: float) -> Labelled:
     """Tools of all documents, and requests divided by a hash of their ids, split by split."""
     tools = {
-        key: tuple(to_tool(document) for document in documents)
+        key: tuple(tool for document in documents if (tool := to_tool(document)))
         for key, documents in bench.documents.items()
     }
     order: dict[str, list[ToolQuery]] = {}
@@ -126,7 +126,7 @@ def divide(bench: ToolBench, held_out: float) -> Labelled:
     }
     return Labelled(
         tools=tuple(tool for several in tools.values() for tool in several),
-        ids={key: tuple(tool.id for tool in several) for key, several in tools.items()},
+        ids={key: tuple(tool.id for tool in several) for key, several in tools.items() if several},
         learnt=tuple(query for query in bench.queries if query.id not in kept),
         asked=replace(bench, queries=tuple(q for q in bench.queries if q.id in kept)),
     )

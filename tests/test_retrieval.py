@@ -40,6 +40,7 @@ from factory.scorers.toolbench import (
     ApiDocument,
     ApiKey,
     environment_name,
+    keys_of_tools,
     load_toolbench,
     to_tool,
 )
@@ -442,3 +443,11 @@ def test_a_sentence_transformers_folder_embeds(tmp_path: Path) -> None:
     assert vectors_ND.shape == (3, 64)
     assert np.allclose(vectors_ND[0], vectors_ND[2], atol=1e-5)
     assert math.isfinite(float(vectors_ND[1].sum()))
+
+
+def test_a_document_that_makes_no_tool_is_passed_over() -> None:
+    document = {"tool_name": "T", "api_name": "a", "api_description": "Does it."}
+    good = ApiDocument(key=ApiKey("T", "a"), document=document)
+    bad = ApiDocument(key=ApiKey("T", "b"), document={"required_parameters": 5})
+    assert to_tool(bad) is None
+    assert list(keys_of_tools([bad, good]).values()) == [good.key]

@@ -85,6 +85,8 @@ class Completion(Scorable):
                 remedy='judge = "http://127.0.0.1:8000/v1#NAME" in it, or a model folder or '
                 f"checkpoint id; once: factory score {plain} --set judge=r1",
             )
+        if (folder := resolve(workspace, definition.judge)).is_dir():
+            definition = definition.model_copy(update={"judge": str(folder)})
         check_path(workspace, definition.reference, name, "reference")
         check_path(workspace, definition.cache, name, "cache")
         kinds = ("SoPR", "SoWR") if definition.reference else ("SoPR",)

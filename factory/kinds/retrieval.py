@@ -33,7 +33,7 @@ from factory.scorers.retrieval import (
     evaluate,
     measure,
 )
-from factory.scorers.toolbench import ApiKey, ToolBench, to_tool
+from factory.scorers.toolbench import ApiKey, ToolBench, keys_of_tools
 from factory.serving import engine_settings
 from factory.workspace import Workspace
 
@@ -116,7 +116,7 @@ class Retrieval(Scorable):
             coded = {
                 key
                 for key, documents in self.bench.documents.items()
-                if any(to_tool(document).id in known for document in documents)
+                if not known.isdisjoint(keys_of_tools(documents))
             }
         if not coded:
             setup.notify(

@@ -25,7 +25,14 @@ from factory.jsontext import parse_strict
 from factory.prompts import to_json
 from factory.records import Completion, Constraint, Message, Request, Sampling
 from factory.scorers.templates import Templates
-from factory.scorers.toolbench import ApiDocument, ApiKey, ToolQuery, environment_name, to_tool
+from factory.scorers.toolbench import (
+    ApiDocument,
+    ApiKey,
+    ToolQuery,
+    environment_name,
+    keys_of_tools,
+    to_tool,
+)
 from factory.scorers.virtual import VirtualApi
 
 MAX_TURNS = 16
@@ -160,8 +167,7 @@ class Codes:
         self._texts: dict[ApiKey, str] = {}
         self._keys: dict[str, ApiKey] = {}
         for key, several in documents.items():
-            for document in several:
-                tool = to_tool(document).id
+            for tool in keys_of_tools(several):
                 if tool in codebook and key not in self._texts:
                     self._texts[key] = codebook.code_text(tool)
                     self._keys.setdefault(self._texts[key], key)
@@ -409,10 +415,8 @@ class Agent:
         """The schema of an input; None where the documentation is no tool's."""
         if key == FINISH:
             return Constraint(tools=(dict(FINISH_TOOL),))
-        try:
-            return Constraint(tools=(to_tool(self.documents[key][0]).document,))
-        except ValueError:
-            return None
+        tool = to_tool(self.documents[key][0])
+        return Constraint(tools=(tool.document,)) if tool else None
 
     async def _call(self, key: ApiKey, text: str) -> str:
         """The response as the agent sees it; input that is no JSON object reaches no API."""

@@ -19,7 +19,7 @@ import numpy as np
 from factory.child import Child
 from factory.engines.base import is_installed
 from factory.failures import ChildError, MissingError
-from factory.scorers.toolbench import ApiDocument, ApiKey, ToolBench, ToolQuery, to_tool
+from factory.scorers.toolbench import ApiDocument, ApiKey, ToolBench, ToolQuery, keys_of_tools
 
 CUTOFFS = (1, 3, 5)
 METRICS = (
@@ -284,8 +284,7 @@ class ByCode:
         self, queries: Sequence[str], space: Sequence[ApiDocument]
     ) -> list[list[ApiKey | None]]:
         """Best first. Nothing is found where none of these APIs has a code."""
-        tools = [(to_tool(document).id, document.key) for document in space]
-        keys = {tool: key for tool, key in tools if tool in self.coded}
+        keys = {t: key for t, key in keys_of_tools(space).items() if t in self.coded}
         if not keys:
             return [[] for _ in queries]
         prompts = [self.prompt(query) for query in queries]

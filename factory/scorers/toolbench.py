@@ -389,13 +389,22 @@ def _parse(text: str, where: str) -> Any:
         raise ContentError(f"not valid JSON: {error}", where=where) from error
 
 
-def to_tool(document: ApiDocument) -> Tool:
-    """The tool that `factory add-tools` makes of a document; equal ones of one API have equal ids.
+def to_tool(document: ApiDocument) -> Tool | None:
+    """The tool that `factory add-tools` makes of a document; None where it makes none.
 
-    Raises ValueError where the document is no tool's.
+    Equal documents of one API have equal ids.
     """
-    (made,) = read_dialect(document.document).documents
+    try:
+        (made,) = read_dialect(document.document).documents
+    except ValueError:
+        return None
     return Tool(id=tool_id(made), document=made)
+
+
+def keys_of_tools(documents: Iterable[ApiDocument]) -> dict[str, ApiKey]:
+    """The API of each tool id that the documents make."""
+    tools = ((to_tool(document), document.key) for document in documents)
+    return {tool.id: key for tool, key in tools if tool is not None}
 
 
 def environment_name(key: ApiKey) -> str:
