@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.decoding import start_vllm
 from bench.retrieval import offline
 from bench.table import Cell, print_machine, print_table
 from factory.codes.lifecycle import Codebook
@@ -65,8 +66,6 @@ class Bench:
         clock: Callable[[], float],
     ) -> None:
         from transformers import AutoTokenizer
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
 
         from factory.engines.constrain import vllm_processor
 
@@ -95,23 +94,14 @@ class Bench:
         texts = (query.text for query in home_stream())
         self.prompts = [self._render(texts, num_queries) for _ in range(num_requests)]
         self._numbers = itertools.count()
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(
-                model=str(folder),
-                dtype="float32",
-                max_model_len=1024,
-                max_num_seqs=num_requests,
-                max_num_batched_tokens=4096,
-                enforce_eager=True,
-                block_size=32,
-                enable_chunked_prefill=False,
-                enable_prefix_caching=True,
-                kv_cache_memory_bytes=1 << 30,
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                logits_processors=[Timed],
-                structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
-            )
+        self._engine = start_vllm(
+            folder,
+            max_model_len=1024,
+            max_num_seqs=num_requests,
+            enable_prefix_caching=True,
+            kv_cache_memory_bytes=1 << 30,
+            logits_processors=[Timed],
+            structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
         )
 
     def _render(self, texts: Any, num_queries: int) -> list[int]:

@@ -46,33 +46,41 @@ class Run(NamedTuple):
         return self.tokens / self.seconds
 
 
+def start_vllm(folder: Path, **options: Any) -> Any:
+    """vLLM in this process as the factory's child has it on a CPU, with these arguments besides."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            model=str(folder),
+            dtype="float32",
+            max_num_batched_tokens=4096,
+            enforce_eager=True,
+            block_size=32,
+            enable_chunked_prefill=False,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **options,
+        )
+    )
+
+
 class Engine:
     """vLLM with the factory's logits processor, in this process."""
 
     def __init__(self, catalogue: Catalogue, max_batch: int) -> None:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
-
         from factory.engines.constrain import vllm_processor
 
         self._catalogue = catalogue
         self._numbers = itertools.count()
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(
-                model=str(catalogue.folder),
-                dtype="float32",
-                max_model_len=256,
-                max_num_seqs=max_batch,
-                max_num_batched_tokens=4096,
-                enforce_eager=True,
-                block_size=32,
-                enable_chunked_prefill=False,
-                enable_prefix_caching=False,
-                kv_cache_memory_bytes=1 << 28,
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                logits_processors=[vllm_processor()],
-            )
+        self._engine = start_vllm(
+            catalogue.folder,
+            max_model_len=256,
+            max_num_seqs=max_batch,
+            enable_prefix_caching=False,
+            kv_cache_memory_bytes=1 << 28,
+            logits_processors=[vllm_processor()],
         )
 
     def sample(
