@@ -244,6 +244,14 @@ class Channel:
         self.closed = message is None
         return message
 
+    def drain(self, seconds: float) -> None:
+        """Wait until the parent closes: ending over unread messages would lose what was sent."""
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(queue.Empty):
+            while not self.closed:
+                message = self._messages.get(timeout=max(0.0, deadline - time.monotonic()))
+                self.closed = message is None
+
     def _read(self) -> None:
         with contextlib.suppress(ConnectionError), self._connection.makefile("rb") as stream:
             for line in stream:
@@ -269,6 +277,7 @@ def run_child(main: Callable[[Channel, list[str]], None]) -> None:
                 "remedy": failure.remedy,
             }
         )
+        channel.drain(STOP_SECONDS)
         _exit(failure.exit_code)
     except BrokenPipeError:
         _exit(1)

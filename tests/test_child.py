@@ -81,6 +81,18 @@ def test_an_expected_failure_is_raised_as_the_same_class(tmp_path: Path) -> None
     )
 
 
+def test_a_failure_is_not_lost_over_messages_that_nobody_reads(tmp_path: Path) -> None:
+    async def body(child: Child) -> None:
+        await child.send({"do": "fail"})
+        for _ in range(60):
+            await child.send({"do": "echo", "value": "x" * 10_000})
+            await asyncio.sleep(0.005)
+        with pytest.raises(ModelError, match="weights are gone"):
+            await child.receive()
+
+    with_child(tmp_path, body)
+
+
 @pytest.mark.parametrize(
     ("action", "parts"),
     [
