@@ -233,12 +233,13 @@ class Channel:
         with self._lock:
             self._connection.sendall(_encode(message))
 
-    def receive(self, block: bool = True) -> dict[str, Any] | None:
-        """The next message. None: the channel is closed, or (not blocking) nothing waits."""
+    def receive(self, block: bool = True, timeout: float | None = None) -> dict[str, Any] | None:
+        """The next message. None: the channel is closed, or nothing came in `timeout` seconds (not
+        blocking: nothing waits)."""
         if self.closed:
             return None
         try:
-            message = self._messages.get(block=block)
+            message = self._messages.get(block=block, timeout=timeout)
         except queue.Empty:
             return None
         self.closed = message is None
@@ -247,10 +248,8 @@ class Channel:
     def drain(self, seconds: float) -> None:
         """Wait until the parent closes: ending over unread messages would lose what was sent."""
         deadline = time.monotonic() + seconds
-        with contextlib.suppress(queue.Empty):
-            while not self.closed:
-                message = self._messages.get(timeout=max(0.0, deadline - time.monotonic()))
-                self.closed = message is None
+        while not self.closed and (left := deadline - time.monotonic()) > 0:
+            self.receive(timeout=left)
 
     def _read(self) -> None:
         with contextlib.suppress(ConnectionError), self._connection.makefile("rb") as stream:
