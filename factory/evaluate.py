@@ -18,7 +18,7 @@ from factory.judging import Batch
 from factory.kinds.base import Baseline, Scorable
 from factory.records import Checkpoint, ItemScore
 from factory.round import Factory
-from factory.rows import base_rows, scored_rows
+from factory.rows import base_rows
 from factory.serving import is_address, serve
 
 
@@ -112,7 +112,6 @@ def store(
     more: Batch | None = None,
 ) -> None:
     """Append the rows of a score, with those of a checkpoint that is new."""
-    asked = history.knows_questions(factory.ledger, benchmark.name, basis)
-    rows = scored_rows(number, system, benchmark, items, basis, with_questions=not asked)
+    rows = factory.score_rows(number, system, benchmark, items, basis)
     factory.ledger.append({**rows, **(more or {})})
     factory.ledger.fold()

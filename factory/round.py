@@ -61,7 +61,7 @@ from factory.recipe import (
     load_stored_recipe,
     mend,
 )
-from factory.records import Checkpoint, Example, Query
+from factory.records import Checkpoint, Example, ItemScore, Query
 from factory.rows import (
     base_rows,
     checkpoint_row,
@@ -426,12 +426,17 @@ class Factory:
             self.monitor.stage(f"{stage} on {name}", len(benchmark.items) or None)
             started = datetime.now(UTC)
             items = await benchmark.score(self.setup, checkpoint, engine)
-            basis = self._basis(benchmark)
-            asked = history.knows_questions(self.ledger, name, basis)
-            rows = scored_rows(
-                this.number, checkpoint.id, benchmark, items, basis, with_questions=not asked
+            rows = self.score_rows(
+                this.number, checkpoint.id, benchmark, items, self._basis(benchmark)
             )
             self._finish(this.number, f"{stage}: {name}", started, rows)
+
+    def score_rows(
+        self, number: int, system: str, benchmark: Scorable, items: Sequence[ItemScore], basis: str
+    ) -> Batch:
+        """Rows of a score, with the benchmark's questions where the ledger has not got them."""
+        asked = history.knows_questions(self.ledger, benchmark.name, basis)
+        return scored_rows(number, system, benchmark, items, basis, with_questions=not asked)
 
     async def _sample(self, engine: Engine | None, this: history.OpenRound) -> None:
         """Every pending query to its sample, a window of them in flight."""

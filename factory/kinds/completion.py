@@ -13,13 +13,17 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from factory.benchmark import Item
 from factory.canon import canonical_json, digest
 from factory.codes.lifecycle import Codebook
 from factory.engines.base import Engine
 from factory.failures import ContentError
 from factory.kinds.base import Scorable, Setup, check_path, plain_name, resolve
-from factory.kinds.toolbench import ToolBenchDefinition, toolbench_sha
+from factory.kinds.toolbench import (
+    ToolBenchDefinition,
+    make_items,
+    name_categories,
+    toolbench_sha,
+)
 from factory.prompts import to_json
 from factory.published import PublishedTable
 from factory.records import Checkpoint, ItemScore
@@ -94,18 +98,8 @@ class Completion(Scorable):
             name=name,
             title=definition.title,
             split=definition.split,
-            items=tuple(
-                Item(
-                    id=f"{kind}/{query.id}",
-                    category=f"{kind} {query.split}",
-                    query=query.text,
-                    functions=(),
-                    ground_truth=tuple(sorted(query.relevant)),
-                )
-                for kind in kinds
-                for query in bench.queries
-            ),
-            categories=tuple(f"{kind} {split}" for kind in kinds for split in bench.splits),
+            items=make_items(kinds, bench),
+            categories=name_categories(kinds, bench),
             definition=definition,
             bench=bench,
             data_sha=toolbench_sha(bench),

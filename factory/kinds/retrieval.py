@@ -16,7 +16,12 @@ from factory.canon import canonical_json, digest
 from factory.codes.lifecycle import Codebook
 from factory.engines.base import Engine, fingerprint
 from factory.kinds.base import Baseline, Scorable, Setup, check_path, resolve
-from factory.kinds.toolbench import ToolBenchDefinition, toolbench_sha
+from factory.kinds.toolbench import (
+    ToolBenchDefinition,
+    make_items,
+    name_categories,
+    toolbench_sha,
+)
 from factory.prompts import to_json
 from factory.published import PublishedTable
 from factory.records import Checkpoint, ItemScore
@@ -72,23 +77,12 @@ class Retrieval(Scorable):
         bench = definition.load_data(workspace, name)
         for embedder in definition.embedders:
             check_path(workspace, embedder, name, "embedders")
-        names = [(setting, split) for setting in definition.settings for split in bench.splits]
         return cls(
             name=name,
             title=definition.title,
             split=definition.split,
-            items=tuple(
-                Item(
-                    id=f"{setting}/{query.id}",
-                    category=f"{setting} {query.split}",
-                    query=query.text,
-                    functions=(),
-                    ground_truth=tuple(sorted(query.relevant)),
-                )
-                for setting in definition.settings
-                for query in bench.queries
-            ),
-            categories=tuple(f"{setting} {split}" for setting, split in names),
+            items=make_items(definition.settings, bench),
+            categories=name_categories(definition.settings, bench),
             definition=definition,
             bench=bench,
             data_sha=toolbench_sha(bench),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
-from factory.benchmark import Definition, first_of_each
+from factory.benchmark import Definition, Item, first_of_each
 from factory.canon import digest
 from factory.kinds.base import find_data
 from factory.prompts import to_json
@@ -32,6 +34,26 @@ class ToolBenchDefinition(Definition):
             domains=bench.domains,
             notes=bench.notes,
         )
+
+
+def name_categories(groups: Sequence[str], bench: ToolBench) -> tuple[str, ...]:
+    """A category for each split in each group (a setting, or what is judged)."""
+    return tuple(f"{group} {split}" for group in groups for split in bench.splits)
+
+
+def make_items(groups: Sequence[str], bench: ToolBench) -> tuple[Item, ...]:
+    """Every request once in each group."""
+    return tuple(
+        Item(
+            id=f"{group}/{query.id}",
+            category=f"{group} {query.split}",
+            query=query.text,
+            functions=(),
+            ground_truth=tuple(sorted(query.relevant)),
+        )
+        for group in groups
+        for query in bench.queries
+    )
 
 
 def toolbench_sha(bench: ToolBench) -> str:
