@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -147,6 +147,7 @@ class Factory:
     """Every benchmark of the recipe, the gate's dev set included."""
     held_out: dict[str, Scorable]
     """Benchmarks that nothing is trained on although no recipe scores them."""
+    _bases: dict[str, str] = field(default_factory=dict, init=False)
 
     @property
     def recipe(self) -> Recipe:
@@ -189,6 +190,7 @@ class Factory:
         given = self.resolved
         self.resolved = mend(load_stored_recipe(this.recipe_name, this.recipe_json), given)
         self.benchmarks = load_benchmarks(self.workspace, self.recipe)
+        self._bases.clear()
         if "sample" not in this.stages_done and this.content_sha != self._content_sha():
             raise InputError(
                 f"prompts or rules have changed since round {this.number} began",
@@ -398,7 +400,10 @@ class Factory:
         return history.is_scored(self.ledger, checkpoint.id, benchmark.name, basis)
 
     def _basis(self, benchmark: Scorable) -> str:
-        return benchmark.basis(self.setup)
+        """Asked for at every step of scoring, worked out once: a judge's weights are in some."""
+        if benchmark.name not in self._bases:
+            self._bases[benchmark.name] = benchmark.basis(self.setup)
+        return self._bases[benchmark.name]
 
     def _finish(
         self,
