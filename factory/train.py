@@ -851,17 +851,10 @@ def _score_targets(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
 
     Answers end their examples and a batch's are of like length, so that few positions are left.
     """
-    import torch
+    from factory.codes.gist import score_targets
 
-    inputs = dict(inputs)
-    labels_BL = inputs.pop("labels")[:, 1:]
-    place_L = (labels_BL != IGNORED).any(0).nonzero()[:, 0]
-    labels_BL = labels_BL[:, place_L]
-    logits_BLV = model(**inputs, use_cache=False, logits_to_keep=place_L).logits
-    losses_BL = torch.nn.functional.cross_entropy(
-        logits_BLV.float().transpose(1, 2), labels_BL, ignore_index=IGNORED, reduction="none"
-    )
-    return -losses_BL, labels_BL
+    others = {key: value for key, value in inputs.items() if key != "labels"}
+    return score_targets(model, inputs["labels"], **others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

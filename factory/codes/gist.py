@@ -352,6 +352,25 @@ class Compressor:
         return embedded
 
 
+def score_targets(
+    model: PreTrainedModel, labels_BT: torch.Tensor, **inputs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, L) log-probabilities of next tokens, 0 where there is no loss, and their labels.
+
+    The language head runs on the L positions at which any row has loss, not on all T - 1.
+    """
+    import torch
+
+    labels_BT = labels_BT[:, 1:]
+    place_L = (labels_BT != IGNORED).any(dim=0).nonzero()[:, 0]
+    labels_BL = labels_BT[:, place_L]
+    logits_BLW = model(**inputs, use_cache=False, logits_to_keep=place_L).logits
+    losses_BL = torch.nn.functional.cross_entropy(
+        logits_BLW.float().transpose(1, 2), labels_BL, ignore_index=IGNORED, reduction="none"
+    )
+    return -losses_BL, labels_BL
+
+
 def split(number: int, config: GistConfig) -> tuple[list[int], list[int]]:
     """Rows that the stopping is decided on, and rows that are trained on."""
     order = np.random.default_rng(config.seed).permutation(number).tolist()

@@ -38,6 +38,7 @@ from factory.codes.gist import (
     batches,
     encode_document,
     pad,
+    score_targets,
     split,
 )
 from factory.codes.lifecycle import Codebook
@@ -272,22 +273,12 @@ class _Guide:
             moved_MD = self._moved([mark for _, mark in marks], coding)
             places = tuple(index.to(embedded_BTD.device) for index in at)
             embedded_BTD = embedded_BTD.index_put(places, moved_MD, accumulate=True)
-        labels_BT = pad([chat.labels for chat in chats], 0, fill=IGNORED)[:, 1:]
-        asked = (labels_BT != IGNORED).any(dim=0).nonzero()[:, 0]
+        labels_BT = pad([chat.labels for chat in chats], 0, fill=IGNORED).to(embedded_BTD.device)
         with self.compressor.model.disable_adapter():
-            logits_BAW = self.compressor.model(
-                inputs_embeds=embedded_BTD,
-                use_cache=False,
-                logits_to_keep=asked.to(embedded_BTD.device),
-            ).logits
-        targets_BA = labels_BT[:, asked].to(logits_BAW.device)
-        loss = torch.nn.functional.cross_entropy(
-            logits_BAW.float().flatten(0, 1),
-            targets_BA.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
-        return loss, int((targets_BA != IGNORED).sum())
+            logs_BL, labels_BL = score_targets(
+                self.compressor.model, labels_BT, inputs_embeds=embedded_BTD
+            )
+        return -logs_BL.sum(), int((labels_BL != IGNORED).sum())
 
     def _moved(self, marks: Sequence[Mark], coding: Coding) -> torch.Tensor:
         """(M, D) what the tools' states have moved, as the code tokens' rows see it."""
