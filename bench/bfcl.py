@@ -156,12 +156,17 @@ def generate_plain(job: Path, threads: int) -> None:
 
     _stay_eager_on_cpu()
     from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
     work = json.loads(job.read_text("utf-8"))
     engine = _load(Path(work["model"]), _settings(threads))
     end = json.loads((Path(work["model"]) / "config.json").read_text("utf-8"))["eos_token_id"]
     params = SamplingParams(
-        temperature=0.0, max_tokens=work["max_tokens"], stop_token_ids=[end], detokenize=False
+        temperature=0.0,
+        max_tokens=work["max_tokens"],
+        stop_token_ids=[end],
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )
     started = time.perf_counter()
     for number, ids in enumerate(work["ids"]):

@@ -206,7 +206,10 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._lock = threading.Lock()
-        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
+        self.prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda message: message
+        """What the reading thread does with each message: work beside that of `receive`'s caller.
+        What it raises is raised by `receive`, in the message's place."""
         self.closed = False
         """The parent has closed the channel or died, and `receive` has said so."""
         threading.Thread(target=self._read, name="channel", daemon=True).start()
@@ -242,6 +245,8 @@ class Channel:
             message = self._messages.get(block=block, timeout=timeout)
         except queue.Empty:
             return None
+        if isinstance(message, Exception):
+            raise message
         self.closed = message is None
         return message
 
@@ -254,7 +259,10 @@ class Channel:
     def _read(self) -> None:
         with contextlib.suppress(ConnectionError), self._connection.makefile("rb") as stream:
             for line in stream:
-                self._messages.put(json.loads(line))
+                try:
+                    self._messages.put(self.prepare(json.loads(line)))
+                except Exception as error:
+                    self._messages.put(error)
         self._messages.put(None)
         # Where the system has no death signal, a busy child still ends soon after its parent.
         time.sleep(2 * STOP_SECONDS)

@@ -183,6 +183,8 @@ class Request:
     """What may be decoded; None is anything."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools for the chat template's own tools argument, as OpenAI's API writes them."""
+    logprob: bool = True
+    """Whether the log-probability of the completions is wanted; it costs time at every token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +198,7 @@ class Completion:
     finish_reason: str
     """`stop` (end of turn) or `length` (max_tokens reached)."""
     logprob: float
-    """Cumulative log-probability of the new tokens under the sampling model."""
+    """Cumulative log-probability of the new tokens under the sampling model; 0 if not wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

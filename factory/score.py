@@ -96,6 +96,7 @@ def make_request(benchmark: Benchmark, item: Item, prompts: Prompts, max_tokens:
         messages=_own_messages(item, prompts) if own else _join_neighbours(item.turn),
         tools=() if own else tuple(item.openai_tools),
         sampling=Sampling(n=1, temperature=0.0, max_tokens=max_tokens),
+        logprob=False,
     )
 
 

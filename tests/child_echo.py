@@ -6,10 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from typing import Any
 
 from factory.child import Channel, run_child
 from factory.failures import ModelError
+
+
+def prepare(message: dict[str, Any]) -> dict[str, Any]:
+    """Say which thread reads, and fail where the message asks for it."""
+    if message["do"] == "fail":
+        raise ModelError("unreadable", where=threading.current_thread().name, remedy="none")
+    return {**message, "value": [message["value"], threading.current_thread().name]}
 
 
 def main(channel: Channel, arguments: list[str]) -> None:
@@ -20,6 +29,9 @@ def main(channel: Channel, arguments: list[str]) -> None:
         match message["do"]:
             case "echo":
                 channel.send({"type": "echo", "value": message["value"]})
+            case "prepare":
+                channel.prepare = prepare
+                channel.send({"type": "preparing"})
             case "grandchild":
                 sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
                 channel.send({"type": "pid", "pid": sleeper.pid})

@@ -55,8 +55,9 @@ class Handler(BaseHTTPRequestHandler):
             choice = {
                 "message": {"role": "assistant", "content": content},
                 "finish_reason": "stop",
-                "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -0.25}]},
             }
+            if body["logprobs"]:
+                choice["logprobs"] = {"content": [{"logprob": -0.5}, {"logprob": -0.25}]}
         return {"choices": [choice], "usage": {"prompt_tokens": 7}}
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -81,6 +81,21 @@ def test_an_expected_failure_is_raised_as_the_same_class(tmp_path: Path) -> None
     )
 
 
+def test_messages_are_prepared_in_order_by_the_reading_thread(tmp_path: Path) -> None:
+    async def body(child: Child) -> None:
+        await child.send({"do": "prepare"})
+        assert await child.receive() == {"type": "preparing"}
+        for value in (1, 2):
+            await child.send({"do": "echo", "value": value})
+        await child.send({"do": "fail"})
+        for value in (1, 2):
+            assert await child.receive() == {"type": "echo", "value": [value, "channel"]}
+        with pytest.raises(ModelError, match="unreadable"):
+            await child.receive()
+
+    with_child(tmp_path, body)
+
+
 def test_a_failure_is_not_lost_over_messages_that_nobody_reads(tmp_path: Path) -> None:
     async def body(child: Child) -> None:
         await child.send({"do": "fail"})

@@ -584,6 +584,14 @@ def test_prompt_and_log_probability_are_those_of_the_model(served: Served) -> No
         assert completion.text == tok.decode(answer, skip_special_tokens=True)
 
 
+def test_a_log_probability_that_is_not_wanted_is_left_out(served: Served) -> None:
+    wanted = chat(2, n=2)
+    replies = served.sample(wanted, dataclasses.replace(wanted, id="without", logprob=False))
+    assert ids(replies[:1]) == ids(replies[1:])
+    assert all(one.logprob < 0 for one in replies[0].completions)
+    assert all(one.logprob == 0 for one in replies[1].completions)
+
+
 def test_kill_9_in_flight_changes_no_reply(served: Served) -> None:
     requests = [chat(number, max_tokens=150) for number in range(20)]
     undisturbed = served.sample(*requests)

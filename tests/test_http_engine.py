@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,12 +47,13 @@ def test_samples_come_back_in_order_each_with_its_seed(server: Server) -> None:
     replies = ask(
         server,
         chat("a", "one", n=3, temperature=0.7, top_k=40, seed=5),
-        chat("b", "two", n=2, temperature=0.0, seed=1),
+        replace(chat("b", "two", n=2, temperature=0.0, seed=1), logprob=False),
     )
     assert [c.text for c in replies[0].completions] == ["one 5", "one 6", "one 7"]
     assert [c.text for c in replies[1].completions] == ["two 1"] * 2
     assert replies[0].completions[0].logprob == -0.75
     assert replies[0].num_prompt_tokens == 7
+    assert replies[1].completions[0].logprob == 0, "it is asked for only where it is wanted"
     assert len(server.seen) == 4, "greedy needs one call however many are asked for"
     first = next(body for body in server.seen if body["seed"] == 5)
     assert (first["path"], first["top_k"], first["model"]) == ("/v1/chat/completions", 40, "judge")

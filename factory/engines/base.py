@@ -279,6 +279,7 @@ def request_from_wire(wire: dict[str, Any]) -> Request:
         prompt=wire["prompt"],
         constraint=Constraint(**constraint) if constraint else None,
         tools=tuple(wire["tools"]),
+        logprob=wire["logprob"],
     )
 
 

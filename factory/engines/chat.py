@@ -112,7 +112,7 @@ class Chat:
             text=self.decode(token_ids),
             token_ids=tuple(token_ids),
             finish_reason=finish_reason,
-            logprob=logprob,
+            logprob=logprob if request.logprob else 0.0,
         )
 
 

@@ -135,7 +135,7 @@ class HttpEngine(Closing):
         if request.prompt is not None:
             path, body["prompt"] = "completions", request.prompt
         else:
-            path, body["logprobs"] = "chat/completions", True
+            path, body["logprobs"] = "chat/completions", request.logprob
             body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
         async with self._slots:
             response = await self._post(path, body)

@@ -52,6 +52,9 @@ class Server:
         self._pending: dict[str, Request] = {}
         self._has_refused = False
         self.info = _info(self._engine)
+        self._reading_chat = Chat(folder)
+        """The reading thread's own: a tokenizer serves one thread."""
+        channel.prepare = self._read
 
     def serve(self) -> None:
         """Step the engine as long as there is work, else wait; returns when the channel closes."""
@@ -66,6 +69,14 @@ class Server:
                 if output.finished:
                     self._answer(output)
 
+    def _read(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Tokenise a request, in the channel's thread: the engine steps meanwhile."""
+        if message["type"] == "abort":
+            return message
+        request = request_from_wire(message["request"])
+        prompt_ids = self._reading_chat.encode(request)
+        return {**message, "request": request, "prompt_ids": prompt_ids}
+
     def _accept(self, message: dict[str, Any]) -> None:
         from vllm.exceptions import VLLMClientError
 
@@ -74,8 +85,7 @@ class Server:
             if self._pending.pop(number, None):
                 self._engine.abort_request([number])
             return
-        request = request_from_wire(message["request"])
-        prompt_ids = self._chat.encode(request)
+        request, prompt_ids = message["request"], message["prompt_ids"]
         if len(prompt_ids) >= self._max_model_len:
             self._send(number, unanswered(request, PROMPT_TOO_LONG, len(prompt_ids)))
             return
@@ -117,7 +127,7 @@ class Server:
             max_tokens=min(sampling.max_tokens, self._max_model_len - num_prompt_tokens),
             seed=sampling.seed,
             stop_token_ids=sorted(self._chat.end_ids),
-            logprobs=0,
+            logprobs=0 if request.logprob else None,
             detokenize=False,
             extra_args=extra,
             output_kind=RequestOutputKind.FINAL_ONLY,

@@ -372,6 +372,7 @@ class Agent:
                 messages=tuple(turns),
                 sampling=sampling,
                 constraint=constraint,
+                logprob=False,
             )
             completion = await self._ask(request)
             if completion.finish_reason in UNANSWERED:

@@ -56,7 +56,9 @@ async def ask_all(
     async def ask(question: Question) -> Reply:
         nonlocal num_done
         sampling = Sampling(max_tokens=max_tokens)
-        request = Request(id=question.id, messages=question.messages, sampling=sampling)
+        request = Request(
+            id=question.id, messages=question.messages, sampling=sampling, logprob=False
+        )
         (reply,) = await engine.sample([request])
         num_done += 1
         progress(num_done, len(questions))

@@ -284,6 +284,7 @@ class Judge:
                     max_tokens=self.max_tokens,
                     seed=derive_seed(self.seed, name, attempt),
                 ),
+                logprob=False,
             )
             text = (await self.engine.sample([request]))[0].completions[0].text
             if (word := read_judgement(text, key)) in allowed:

@@ -115,6 +115,7 @@ class VirtualApi:
             id=f"simulate/{key}",
             messages=(Message(role="user", content=prompt),),
             sampling=Sampling(max_tokens=self._max_tokens, seed=derive_seed("simulate", key)),
+            logprob=False,
         )
         (reply,) = await engine.sample([request])
         made_up = _read_response(reply.completions[0].text)
