@@ -21,7 +21,7 @@ from factory.codes.lifecycle import Codebook, CodeConfig, CoderName, fit_codeboo
 from factory.engines.base import PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED
 from factory.engines.replay import ReplayEngine
 from factory.failures import ContentError
-from factory.records import Request, Tool
+from factory.records import Checkpoint, Request, Tool
 from factory.schema import compile_tool
 from factory.scorers.agent import FINISH, MAX_RESPONSE, Agent, Codes, Names, Trajectory
 from factory.scorers.judge import (
@@ -369,7 +369,7 @@ def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
 
 
 def test_what_a_model_makes_up_is_kept(tmp_path: Path) -> None:
-    engine = ReplayEngine(lambda _: ['Sure: {"error": "", "response": {"cups": 2}}'])
+    engine = simulator("small", "2")
     own = tmp_path / "kept" / "apis.jsonl"
 
     async def twice(api: VirtualApi) -> list[Any]:
@@ -379,12 +379,45 @@ def test_what_a_model_makes_up_is_kept(tmp_path: Path) -> None:
     first = asyncio.run(twice(VirtualApi(TEMPLATES, engine=engine, own=own)))
     assert [each.response for each in first] == ['{"cups": 2}'] * 2
     assert len(engine.requests) == 1, "equal calls at once are one"
-    second = VirtualApi(TEMPLATES, own=own)
-    assert call(second, KEYS[0], {"cups": 2}) == first[0]
+    second = VirtualApi(TEMPLATES, engine=engine, own=own)
+    assert call(second, KEYS[0], {"cups": 2}) == first[0] and len(engine.requests) == 1
     own.write_text(own.read_text() + "oops\n")
     with pytest.raises(ContentError, match="kept") as error:
         VirtualApi(TEMPLATES, own=own)
     assert error.value.where == f"{own}:2"
+
+
+def simulator(name: str, cups: str) -> ReplayEngine:
+    answer = f'Sure: {{"error": "", "response": {{"cups": {cups}}}}}'
+    return ReplayEngine(lambda _: [answer], Checkpoint(id=name, path="", fingerprint=name))
+
+
+def test_a_made_up_response_belongs_to_its_model_and_prompt(tmp_path: Path) -> None:
+    own, input_ = tmp_path / "apis.jsonl", {"cups": 2}
+    small, large = simulator("small", "2"), simulator("large", "3")
+
+    def respond(engine: ReplayEngine | None, **changes: Any) -> str:
+        api = VirtualApi(changes.get("templates", TEMPLATES), engine=engine, own=own)
+        return str(call(api, KEYS[0], input_).response)
+
+    assert respond(small) == '{"cups": 2}'
+    assert respond(large) == '{"cups": 3}', "another judge plays another world"
+    assert respond(small) == '{"cups": 2}' and len(small.requests) == 1
+    assert call(VirtualApi(TEMPLATES, own=own), KEYS[0], input_).source == "absent"
+    rows = [json.loads(line) for line in own.read_text().splitlines()]
+    assert [row["model"] for row in rows] == ["small", "large"]
+    # Another prompt asks anew and leaves what was kept.
+    prompt = "{{ api | json }} {{ examples | json }} {{ arguments | json }}"
+    changed = Templates(
+        make_workspace(tmp_path / "ws", {"eval/toolbench/simulate.j2": prompt}), "toolbench"
+    )
+    assert respond(small, templates=changed) == '{"cups": 2}' and len(small.requests) == 2
+    assert respond(small) == '{"cups": 2}' and len(small.requests) == 2
+    # Rows of before prompts were written down are their model's.
+    old = [{k: v for k, v in row.items() if k != "prompt"} for row in rows]
+    own.write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert respond(small) == '{"cups": 2}' and respond(large) == '{"cups": 3}'
+    assert (len(small.requests), len(large.requests)) == (2, 1)
 
 
 def test_a_made_up_text_that_is_no_json_is_the_response() -> None:

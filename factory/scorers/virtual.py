@@ -1,8 +1,9 @@
 """The virtual API server: answers calls from a cache, else has a local model play the API (§5.2).
 
 Live RapidAPI needs keys and changes by the day; this needs neither. StableToolBench's cache of real
-responses is read as it is (`<category>/<tool>/<api>.json`); what a model makes up is kept in a file
-of the workspace, so that a second run meets the same world.
+responses is read as it is (`<category>/<tool>/<api>.json`) and comes first, whoever plays the rest;
+what a model makes up is kept in a file of the workspace, so that a second run meets the same world.
+It belongs to the model and the prompt that made it: another judge makes up its own.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from factory.canon import canonical_json, derive_seed
+from factory.canon import canonical_json, derive_seed, digest
 from factory.engines.base import Engine
 from factory.failures import ContentError
 from factory.records import Message, Request, Sampling
@@ -45,6 +46,17 @@ class ApiResponse:
         return json.dumps({"error": self.error, "response": self.response}, ensure_ascii=False)
 
 
+class _Maker(NamedTuple):
+    """A call, and what made up its response."""
+
+    key: str
+    """Canonical JSON of the API's key and the arguments."""
+    model: str
+    """The checkpoint's id."""
+    prompt: str
+    """Hash of the rendered prompt; empty in rows that are older than it."""
+
+
 class VirtualApi:
     """Answers calls. Example: VirtualApi(templates, engine=engine, own=state / "apis.jsonl")."""
 
@@ -63,7 +75,7 @@ class VirtualApi:
             templates: of `toolbench`.
             cache: StableToolBench's folder of recorded responses.
             engine: plays the APIs that no cache knows; None leaves them without an answer.
-            own: file of what `engine` made up; read, and appended to.
+            own: file of what models made up; read for what `engine` did, and appended to.
             max_tokens: of a made-up response.
 
         Raises:
@@ -81,14 +93,12 @@ class VirtualApi:
         recorded = self._load(document).get(text)
         if recorded is not None:
             return recorded
-        key = canonical_json([*document.key, text])
-        if key in self._kept:
-            return self._kept[key]
         if self._engine is None:
             message = "the API did not answer: no response is recorded for this call"
             return ApiResponse(error=message, response="", source="absent")
+        key = canonical_json([*document.key, text])
         if key not in self._made_up:
-            work = self._make_up(self._engine, document, arguments, key)
+            work = self._simulate(self._engine, document, arguments, key)
             self._made_up[key] = asyncio.ensure_future(work)
         return await self._made_up[key]
 
@@ -101,9 +111,13 @@ class VirtualApi:
             self._recorded[document.key] = {} if found is None else _read_cache(found)
         return self._recorded[document.key]
 
-    async def _make_up(
+    async def _simulate(
         self, engine: Engine, document: ApiDocument, arguments: Mapping[str, Any], key: str
     ) -> ApiResponse:
+        """What the engine's model answered to this prompt before, else what it answers now.
+
+        A row without a prompt was written before prompts were: it counts for its model.
+        """
         examples = list(self._load(document).items())[:MAX_EXAMPLES]
         prompt = self._templates.render(
             "simulate",
@@ -111,6 +125,10 @@ class VirtualApi:
             examples=[{"input": k, "output": v.text} for k, v in examples],
             arguments=dict(arguments),
         )
+        maker = _Maker(key, engine.checkpoint.id, digest(prompt))
+        kept = self._kept.get(maker) or self._kept.get(maker._replace(prompt=""))
+        if kept is not None:
+            return kept
         request = Request(
             id=f"simulate/{key}",
             messages=(Message(role="user", content=prompt),),
@@ -121,7 +139,7 @@ class VirtualApi:
         made_up = _read_response(reply.completions[0].text)
         if self._own is not None:
             self._own.parent.mkdir(parents=True, exist_ok=True)
-            row = {"key": key, "model": engine.checkpoint.id, **asdict(made_up)}
+            row = {**maker._asdict(), **asdict(made_up)}
             with self._own.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         return made_up
@@ -187,12 +205,12 @@ def _to_response(value: Any, source: Source) -> ApiResponse:
     )
 
 
-def _read_own(file: Path) -> dict[str, ApiResponse]:
+def _read_own(file: Path) -> dict[_Maker, ApiResponse]:
     found = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            found[row["key"]] = ApiResponse(
+            found[_Maker(row["key"], row["model"], row.get("prompt", ""))] = ApiResponse(
                 error=row["error"], response=row["response"], source="simulated"
             )
         except (ValueError, KeyError, TypeError) as error:
