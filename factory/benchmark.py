@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from factory.failures import ContentError, MissingError
 from factory.prompts import to_json
+from factory.recipe import want_list
 from factory.records import Message
 from factory.scorers.bfcl import LANGUAGES, PYTHON, Language, item_word
 from factory.scorers.decode import Syntax
@@ -307,9 +308,12 @@ def check_definition(
         faults = error.errors()
         fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
         key = ".".join(str(part) for part in fault["loc"])
-        what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+        what = f"{key}: {'unknown key' if fault['type'] == 'extra_forbidden' else fault['msg']}"
         remedy = f"the keys are {', '.join(model.model_fields)}"
-        raise ContentError(f"{key}: {what}", where=path, remedy=remedy) from error
+        if fault["type"] == "tuple_type":
+            what, example = want_list(key, fault["input"])
+            remedy = f"write {example}, or once: --set '{example}'"
+        raise ContentError(what, where=path, remedy=remedy) from error
 
 
 def _find_folder(definition: _Definition, path: str) -> str:

@@ -412,6 +412,16 @@ def parse_value(key: str, text: str) -> object:
         return text
 
 
+def want_list(key: str, given: object) -> tuple[str, str]:
+    """What is wrong where a key that takes a list was given one value, and the list it may mean.
+
+    Example: want_list("score.benchmarks", "home")[1] == 'score.benchmarks=["home"]'.
+    """
+    values = [word.strip() for word in given.split(",")] if isinstance(given, str) else [given]
+    written = json.dumps(values, ensure_ascii=False, default=str)
+    return f"{key}: a list is wanted, not {given!r}", f"{key}={written}"
+
+
 def _validate(model: type[ModelT], table: dict[str, Any], where: str) -> ModelT:
     try:
         return model.model_validate(table)
@@ -424,6 +434,10 @@ def _validate(model: type[ModelT], table: dict[str, Any], where: str) -> ModelT:
             raise RecipeError(
                 f"unknown key {key}", where=where, remedy=f"did you mean {near[0]}?"
             ) from error
+        if first["type"] == "tuple_type":
+            what, example = want_list(key, first["input"])
+            remedy = f"--set '{example}'" if "--set" in where else f"write {example}"
+            raise RecipeError(what, where=where, remedy=remedy) from error
         message = first["msg"].removeprefix("Value error, ")
         value = "" if first["type"] == "value_error" else f", not {first['input']!r}"
         raise RecipeError(

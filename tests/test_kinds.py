@@ -507,7 +507,12 @@ def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_
         (("home", "--set", "limit=abc"), "limit: Input should be a valid integer"),
         (("home", "--set", "limit=-1"), "limit: Input should be greater"),
         (("home", "--set", "prompt=foo"), "prompt: Input should be 'own' or 'chat'"),
-        (("home", "--set", "categories=simple"), "categories: Input should be a valid tuple"),
+        (
+            ("home", "--set", "categories=simple, parallel"),
+            r"""categories: a list is wanted, not 'simple, parallel'(?s:.)*"""
+            r"""or once: --set 'categories=\["simple", "parallel"\]'""",
+        ),
+        (("language", "--data", "{text}", "--set", "strides=64"), r"strides=\[64\]'"),
         (("language", "--data", "{text}", "--set", "strides=[0]"), "strides.0: "),
         (("teval", "--data", "{teval}", "--set", "embedder=nope"), "embedder: there is no .*nope"),
         (

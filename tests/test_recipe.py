@@ -57,6 +57,22 @@ def test_wrong_values_name_their_key(tmp_path: Path, text: str, key: str) -> Non
         load_recipe(workspace, "mine", {})
 
 
+def test_a_word_in_place_of_a_list_is_shown_as_one(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    with pytest.raises(RecipeError, match=r"^score\.benchmarks: a list is wanted") as caught:
+        load_recipe(workspace, "cpu", {"score.benchmarks": "home"})
+    assert caught.value.remedy == """--set 'score.benchmarks=["home"]'"""
+    example = caught.value.remedy.removeprefix("--set '").removesuffix("'").partition("=")[2]
+    found = load_recipe(workspace, "cpu", {"score.benchmarks": example}).recipe
+    assert found.score.benchmarks == ("home",)
+    with pytest.raises(RecipeError, match=r"write codes\.quantized\.hidden=\[64\]"):
+        load_recipe(
+            make_workspace(tmp_path / "w2", {"rounds/mine.toml": "[codes.quantized]\nhidden = 64"}),
+            "mine",
+            {},
+        )
+
+
 def test_broken_toml_and_circles(tmp_path: Path) -> None:
     workspace = make_workspace(
         tmp_path / "ws",
