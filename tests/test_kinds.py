@@ -382,6 +382,10 @@ def test_language_before_and_after(
     shown = show(capsys, *arguments, "--set", "strides=[64, 16]")
     assert "from the ledger" in shown and "m1-" in shown
     assert "ToolWeaver (arXiv 2601.21947)" in shown and shown.count("measured here") == 2
+    capsys.readouterr()
+    (line,) = score(capsys, "language", "--data", text, "--checkpoint", model)["categories"]
+    assert line["name"] == "stride 64"
+    assert line["note"].startswith("in place of 2048 and 512, the windows being 64 tokens long; ")
     units = ask(workspace, "select distinct unit, category = 'overall' or low < high from score")
     assert units == [("perplexity", True)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -87,6 +87,9 @@ class Language(Scorable):
             window=self.definition.window,
             strides=self.definition.strides,
         )
+        window, of = found[0].window, self.definition
+        if window < max(of.window, *of.strides):
+            setup.notify(f"{checkpoint.id}: no window or stride is longer than {window} tokens")
         return [
             ItemScore(
                 item=f"stride {each.stride}/{number}",
@@ -106,12 +109,16 @@ class Language(Scorable):
         groups: dict[str, list[ItemScore]] = {}
         for item in sorted(items, key=lambda x: -int(x.category.split()[-1])):
             groups.setdefault(item.category, []).append(item)
-        lines = tuple(self._line(name, of_stride) for name, of_stride in groups.items())
+        lines = [self._line(name, of_stride) for name, of_stride in groups.items()]
+        widest = int(lines[0].name.split()[-1])
+        if capped := [str(stride) for stride in self.definition.strides if stride > widest]:
+            note = f"in place of {' and '.join(capped)}, the windows being {widest} tokens long"
+            lines[0] = replace(lines[0], note=f"{note}; {lines[0].note}")
         last = lines[-1]
         overall = Line(
             scheme=last.name, name="perplexity", estimate=last.estimate, num_items=last.num_items
         )
-        return Scorecard(categories=lines, averages=(overall,), reasons=())
+        return Scorecard(categories=tuple(lines), averages=(overall,), reasons=())
 
     def beside(self, table: PublishedTable, card: Scorecard) -> Mapping[str, float]:
         return {line.name: line.estimate.value for line in card.averages if line.estimate}
