@@ -9,8 +9,9 @@ set, never from a test set (A11c).
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -230,13 +231,27 @@ def summarise(
 def paired_delta(before: Sequence[ItemScore], after: Sequence[ItemScore]) -> Estimate:
     """After minus before on the same items, in points, by a paired bootstrap.
 
+    Categories count alike; items are paired as `subtract` pairs them.
+    """
+    changes = group_marks(subtract(before, after))
+    return combine(changes, dict.fromkeys(changes, 1 / len(changes)))
+
+
+def subtract(before: Sequence[ItemScore], after: Sequence[ItemScore]) -> list[ItemScore]:
+    """The items of `after`, their marks and the numbers of their details less those of `before`.
+
     Items are paired by id; ValueError where the two sets differ.
     """
-    earlier = {item.item: item.mark for item in before}
+    earlier = {item.item: item for item in before}
     if sorted(earlier) != sorted(item.item for item in after):
         raise ValueError("the two scores are not of the same items")
-    changes = _by_category(after, [item.mark - earlier[item.item] for item in after])
-    return combine(changes, dict.fromkeys(changes, 1 / len(changes)))
+    return [_subtract(earlier[item.item], item) for item in after]
+
+
+def _subtract(old: ItemScore, new: ItemScore) -> ItemScore:
+    was, now = (json.loads(item.detail_json or "{}") for item in (old, new))
+    numbers = {k: v - was[k] for k, v in now.items() if isinstance(v, int | float) and k in was}
+    return replace(new, value=new.mark - old.mark, detail_json=to_json(now | numbers))
 
 
 def gate(before: Score, after: Score, delta: Estimate, *, tolerance: float) -> Decision:

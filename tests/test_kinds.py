@@ -15,6 +15,7 @@ from test_apibank_teval import GOOD, write_apibank, write_teval
 from test_retrieval import APIS, STABLE, needs
 from workspaces import ROOT, make_workspace, run_factory
 
+from factory.benchmark import Item
 from factory.cli.main import app
 from factory.cli.monitor import PlainMonitor
 from factory.codes.lifecycle import fit_codebook
@@ -212,6 +213,31 @@ def test_retrieval_beside_bm25_in_the_ledger(
         score(capsys, *arguments[:3], "--checkpoint", "http://127.0.0.1:1/v1#x")
 
 
+def test_what_changed_stands_in_the_table_of_the_measures(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    factory, data = open_factory(workspace), write_stable(tmp_path / "stable")
+    retrieval = load(workspace, "toolbench", {"data": str(data)})
+    row = {"round": 0, "path": "", "fingerprint": "", "promoted": True}
+    factory.ledger.append({"checkpoint": [{**row, "checkpoint_id": each} for each in "mn"]})
+    for name, marks in (("m", (1, 0.5, 0.2)), ("n", (0.6, 1, 0.8))):
+        items = [marked(item, mark) for item, mark in zip(retrieval.items, marks * 2, strict=True)]
+        store(factory, 0, name, retrieval, items, retrieval.basis(factory.setup))
+    arguments = ("toolbench", "--data", data, "--set", "bm25=false", "--checkpoint", "n")
+    change = score(capsys, *arguments, "--before", "m")["change"]
+    assert change["from"] == "m" and len(change["details"]) == 2 * 2 * 10
+    assert {round(line["value"], 3) for line in change["details"]} == {23.333}
+    assert values(change["averages"]) == pytest.approx(
+        {"mean multi-domain": 23.333, "mean in-domain": 23.333}, abs=1e-3
+    )
+    measures = show(capsys, *arguments, "--before", "m").partition("no full mark")[0]
+    assert measures.count("kind") == 1, "one table"
+    cells = r" +\+23\.3 \[-40\.0, \+60\.0\]" * 2
+    for setting in ("multi-domain", "in-domain"):
+        assert re.search(rf"{setting} +ndcg@5 +change +points{cells}", measures)
+    assert "change" not in show(capsys, *arguments).partition("no full mark")[0]
+
+
 def test_published_columns_meet_the_measured_hits(workspace: Workspace, tmp_path: Path) -> None:
     kind = load(workspace, "toolbench", {"data": str(write_stable(tmp_path / "stable"))})
     from factory.kinds.retrieval import judge_ranking
@@ -316,6 +342,8 @@ def agent_and_judge(body: dict[str, Any]) -> str:
         return '{"better": "A"}'
     if "play an API server" in last:
         return '{"error": "", "response": "boiled"}'
+    if body["model"] == "worse" and '"name": "Finish"' in last:
+        return '{"return_type": "give_up_and_restart"}'
     if last == "Generate the action.":
         called = any("boiled" in message["content"] for message in body["messages"])
         return "Finish" if called else "boil_for_kettle"
@@ -351,10 +379,21 @@ def test_completion(
         won = lines["SoWR I1-Inst"]
         assert (won["value"], won["note"]) == (50, "tie 50.00, loss 0.00")
         assert "StableToolBench solvable queries" in show(capsys, *arguments)
+        arguments = (*arguments, "--before", f"{server.url}#worse")
+        change = values(score(capsys, *arguments)["change"]["averages"])
+        assert change == {
+            "mean SoPR": 100,
+            "by requests SoPR": 100,
+            "mean SoWR": 0,
+            "by requests SoWR": 0,
+        }, "each request is solved now; the one without a reference was won before too"
+        shown = show(capsys, *arguments).partition("change from ")[2]
+        assert re.search(r"mean: SoPR +2 +\+100\.00 +\[\+100\.0, \+100\.0\]", shown)
+        assert not re.search(r"^mean ", shown, re.MULTILINE), "no mean over SoPR and SoWR"
     (row,) = ask(
         workspace,
         "select distinct message, detail_json->>'statuses' from item_score "
-        "where item = 'SoPR/I1-Inst/1'",
+        "where item = 'SoPR/I1-Inst/1' and checkpoint_id like '%#all'",
     )
     assert row == ("judged Solved, Solved, Solved", '["Solved","Solved","Solved"]')
     with pytest.raises(ContentError, match="no judge"):
@@ -414,13 +453,7 @@ def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
         (0, "m", (1, 0.5, 0.2), 9.0),
         (1, "r1-a", (0.6, 1, 0.2), 8.0),
     ):
-        items = [
-            ItemScore(
-                item=item.id, category=item.category, correct=mark == 1, value=mark, reason="",
-                message="", answer="[]", detail_json=all_measures(mark),
-            )
-            for item, mark in zip(retrieval.items, marks, strict=True)
-        ]  # fmt: skip
+        items = [marked(item, mark) for item, mark in zip(retrieval.items, marks, strict=True)]
         store(factory, number, name, retrieval, items, "b")
         window = ItemScore(
             item="stride 4/0", category="stride 4", correct=True, reason="", message="",
@@ -452,10 +485,14 @@ def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
     assert change["points"] == pytest.approx(100 * (-0.4 + 0.5) / 3)
 
 
-def all_measures(mark: float) -> str:
+def marked(item: Item, mark: float) -> ItemScore:
+    """A judged request whose every measure is `mark`."""
     from factory.scorers.retrieval import METRICS
 
-    return json.dumps(dict.fromkeys(METRICS, mark))
+    return ItemScore(
+        item=item.id, category=item.category, correct=mark == 1, value=mark, reason="",
+        message="", answer="[]", detail_json=json.dumps(dict.fromkeys(METRICS, mark)),
+    )  # fmt: skip
 
 
 def load_stored(factory: Factory, name: str) -> list[ItemScore]:

@@ -131,17 +131,20 @@ def score(
         answers = benchmark.answers(measured[0].items)
         save.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
     cards = [benchmark.card(each.items) for each in measured]
+    change = None
+    if before and benchmark.unit == "percent":
+        change = benchmark.change(measured[1].items, measured[0].items)
     if as_json:
-        write_json(_to_record(benchmark, measured, cards, tables))
+        write_json(_to_record(benchmark, measured, cards, change, tables))
         return
     _print_head(benchmark, measured[0])
     if cards[0].details:
-        _print_details(measured, cards)
+        _print_details(measured, cards, change)
     else:
         for each, card in zip(measured, cards, strict=True):
             _print_card(each if len(measured) > 1 else None, card)
-    if before and benchmark.unit == "percent":
-        _print_changes(measured[1], measured[0], benchmark)
+        if change is not None:
+            _print_change(measured[1], change)
     _print_published(benchmark, measured, cards, tables)
     _print_questions(benchmark, measured[0])
 
@@ -171,12 +174,15 @@ def _to_record(
     benchmark: Scorable,
     measured: Sequence[Measured],
     cards: Sequence[Scorecard],
+    change: Scorecard | None,
     tables: Sequence[PublishedTable],
 ) -> dict[str, object]:
     """Everything on the screen and more, as one object."""
     first, *others = [
-        _system_record(each, card) for each, card in zip(measured, cards, strict=True)
+        {"system": each.system, "kind": each.kind, **_card_record(card)}
+        for each, card in zip(measured, cards, strict=True)
     ]
+    changed = {} if change is None else {"from": measured[1].system, **_card_record(change)}
     return {
         "benchmark": benchmark.name,
         "checkpoint": measured[0].system,
@@ -186,14 +192,13 @@ def _to_record(
         "items": len(measured[0].items),
         **{key: first[key] for key in ("categories", "averages", "details", "reasons")},
         "others": others,
+        "change": changed,
         "published": [asdict(table) for table in tables],
     }
 
 
-def _system_record(measured: Measured, card: Scorecard) -> dict[str, object]:
+def _card_record(card: Scorecard) -> dict[str, object]:
     return {
-        "system": measured.system,
-        "kind": measured.kind,
         "categories": [_line_record(line) for line in card.categories],
         "averages": [_line_record(line) for line in card.averages],
         "details": [_line_record(line) for line in card.details],
@@ -232,13 +237,12 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
             else (line.num_items, f"{line.estimate.value:.2f}", _interval(line))
         )
         rest = (_cell(values[number]) for values in extra.values())
-        rows.append((f"{line.scheme}: {line.name}" if line.scheme else line.name, *cells, *rest))
+        rows.append((_name(line), *cells, *rest))
     head = measured.system if measured else ""
     print_table((head, "items", "score", "95 % interval", *extra), rows)
     for line in card.averages:
         if line.missing:
-            name = escape(f"{line.scheme}: {line.name}")
-            out(f"  [dim]{name} needs {escape(', '.join(line.missing))}[/]")
+            out(f"  [dim]{escape(_name(line))} needs {escape(', '.join(line.missing))}[/]")
     if "strict" in extra:
         out(
             "  [dim]strict: answers that neither call nor try to; the official score also counts "
@@ -249,49 +253,57 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
         out(f"wrong because  {escape(shown)}")
 
 
-def _interval(line: Line) -> str:
-    return "" if line.estimate is None else f"[{line.estimate.low:.1f}, {line.estimate.high:.1f}]"
+def _name(line: Line) -> str:
+    return f"{line.scheme}: {line.name}" if line.scheme else line.name
+
+
+def _interval(line: Line, sign: str = "") -> str:
+    if line.estimate is None:
+        return ""
+    return f"[{line.estimate.low:{sign}.1f}, {line.estimate.high:{sign}.1f}]"
 
 
 def _cell(value: object) -> object:
     return f"{value:.2f}" if isinstance(value, float) else value or ""
 
 
-def _print_details(measured: Sequence[Measured], cards: Sequence[Scorecard]) -> None:
-    """A table a setting: each measure of each system, by split and in the mean."""
-    found = [{(x.scheme, x.metric, x.name): x for x in card.details} for card in cards]
+def _print_details(
+    measured: Sequence[Measured], cards: Sequence[Scorecard], change: Scorecard | None
+) -> None:
+    """Each measure in each setting, by split and in the mean: every system, and what changed."""
+    systems = [(x.system, x.kind, card, "") for x, card in zip(measured, cards, strict=True)]
+    if change is not None:
+        systems.insert(2, ("change", "points", change, "+"))
     lines = cards[0].details
-    for setting in dict.fromkeys(line.scheme for line in lines):
-        splits = list(dict.fromkeys(line.name for line in lines if line.scheme == setting))
-        rows: Cells = []
-        for metric in dict.fromkeys(line.metric for line in lines):
-            for each, own in zip(measured, found, strict=True):
-                of = [own[setting, metric, split] for split in splits]
-                cells = (f"{x.estimate.value:.1f} {_interval(x)}" for x in of if x.estimate)
-                rows.append((metric, each.system, each.kind, *cells))
-        out()
-        print_table((setting, "system", "kind", *splits), rows)
+    names = list(dict.fromkeys(line.name for line in lines))
+    rows: Cells = []
+    for setting, metric in dict.fromkeys((line.scheme, line.metric) for line in lines):
+        for system, kind, card, sign in systems:
+            cells = {
+                x.name: f"{x.estimate.value:{sign}.1f} {_interval(x, sign)}"
+                for x in card.details
+                if x.estimate and (x.scheme, x.metric) == (setting, metric)
+            }
+            rows.append((setting, metric, system, kind, *(cells.get(name, "") for name in names)))
+    out()
+    print_table(("setting", "metric", "system", "kind", *names), rows)
+    if change is not None:
+        out(f"  [dim]change: from {escape(measured[1].system)}, on the same items[/]")
     out(
         "  [dim]ndcg is the textbook's; ndcg_hits, which the papers publish, ranks only what was "
         "returned: 5 tools by code, 100 by a baseline[/]"
     )
-    for each, card in zip(measured[:1], cards, strict=False):
-        shown = ", ".join(f"{count} {reason}" for reason, count in card.reasons)
-        out(f"{escape(each.system)}: no full mark because  {escape(shown or 'of nothing')}")
+    shown = ", ".join(f"{count} {reason}" for reason, count in cards[0].reasons)
+    out(f"{escape(measured[0].system)}: no full mark because  {escape(shown or 'of nothing')}")
 
 
-def _print_changes(before: Measured, after: Measured, benchmark: Scorable) -> None:
-    """The second less the first, on the same items."""
-    from factory.score import paired_delta
-
-    rows: Cells = []
-    for name in (*benchmark.categories, "mean"):
-        old, new = (
-            [item for item in each.items if name in (item.category, "mean")]
-            for each in (before, after)
-        )
-        value, low, high = paired_delta(old, new)
-        rows.append((name, len(new), f"{value:+.2f}", f"[{low:+.1f}, {high:+.1f}]"))
+def _print_change(before: Measured, change: Scorecard) -> None:
+    """What each category and average of a card changed by."""
+    rows: Cells = [
+        (_name(line), line.num_items, f"{line.estimate.value:+.2f}", _interval(line, "+"))
+        for line in (*change.categories, *change.averages)
+        if line.estimate
+    ]
     out()
     out(f"change from {escape(before.system)} in points, on the same items")
     print_table(("", "items", "change", "95 % interval"), rows)

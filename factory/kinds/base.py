@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from factory.prompts import Prompts
 from factory.published import PublishedTable
 from factory.recipe import Settings
 from factory.records import Checkpoint, ItemScore, Score, Unit
+from factory.score import subtract
 from factory.scorecard import Scorecard
 from factory.workspace import Workspace
 
@@ -89,6 +90,18 @@ class Scorable(ABC):
     @abstractmethod
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
         """What judged items say, in whatever order they are."""
+
+    def change(self, before: Sequence[ItemScore], after: Sequence[ItemScore]) -> Scorecard:
+        """What changed on the same items, in points: the card's lines by a paired bootstrap.
+
+        ValueError where the items are not the same.
+        """
+        card = self.card(subtract(before, after))
+        categories, averages = (
+            tuple(replace(line, ceiling=None, strict=None, note="") for line in lines)
+            for lines in (card.categories, card.averages)
+        )
+        return replace(card, categories=categories, averages=averages, reasons=())
 
     def summary(self, checkpoint: str, items: Sequence[ItemScore]) -> Score:
         """The score of a checkpoint's items, as the ledger keeps it."""
