@@ -2,10 +2,12 @@
 
     python -m bench.compare --data ../shared/data --sets metatool --epochs 8
     python -m bench.compare --data ../shared/data --sets toolbench metatool --epochs 2
+    python -m bench.compare --sets metatool pairs --epochs 8 --only "quantized;quantized, no graph"
 
-Documents and labelled requests of StableToolBench, MetaTool or both; a third of each split's
-requests is kept aside and scored. The model is made from scratch on the documents' words, so the
-ranking is one of codes for such a model; published figures of an 8 B model stand beside it.
+Documents and labelled requests of the named sets; a third of each split's requests is kept aside
+and scored. `toolbench` is StableToolBench, `metatool` MetaTool's requests for one tool, `pairs` its
+requests for two. The model is made from scratch on the documents' words, so the ranking is one of
+codes for such a model; published figures of an 8 B model stand beside it.
 StableToolBench has few labelled requests for its 2,479 tools: such a model learns little from them
 in a few passes. Trials are kept in `--out` and not run again.
 """
@@ -31,6 +33,7 @@ from factory.codes.quantized import QuantizedConfig
 from factory.compare import Plan, Trial, compare, divide, standard_variants
 from factory.scorers.retrieval import BM25, EmbSim, RetrievalResult, Retriever
 from factory.scorers.toolbench import (
+    SPLITS,
     ApiDocument,
     ApiKey,
     ToolBench,
@@ -52,41 +55,60 @@ PUBLISHED = {
 read in the consistent order)."""
 
 
-def read_metatool(folder: Path) -> tuple[list[ApiDocument], list[ToolQuery]]:
-    """MetaTool's tools and its requests for one tool each."""
+SETS = ("toolbench", "metatool", "pairs")
+
+
+def read_metatool(folder: Path) -> list[ApiDocument]:
+    """MetaTool's 199 tools."""
     told = json.loads((folder / "dataset" / "plugin_des.json").read_text(encoding="utf-8"))
-    documents = [
+    return [
         read_document(
             {"tool_name": name, "api_name": name, "api_description": text}, f"plugin_des:{name}"
         )
         for name, text in told.items()
     ]
-    known = {document.key for document in documents}
-    queries = []
-    with (folder / "dataset" / "data" / "all_clean_data.csv").open(encoding="utf-8") as file:
-        for number, row in enumerate(csv.DictReader(file)):
-            key = ApiKey(row["Tool"], row["Tool"])
-            if key in known:
-                queries.append(
-                    ToolQuery(
-                        id=f"MetaTool/{number}",
-                        split="MetaTool",
-                        text=row["Query"],
-                        relevant=frozenset({key}),
-                    )
-                )
-    return documents, queries
+
+
+def read_requests(folder: Path, limit: int) -> list[ToolQuery]:
+    """MetaTool's requests for one tool, every n-th, `limit` at most."""
+    known = {document.key.tool for document in read_metatool(folder)}
+    path = folder / "dataset" / "data" / "all_clean_data.csv"
+    with path.open(encoding="utf-8") as file:
+        rows = [row for row in enumerate(csv.DictReader(file)) if row[1]["Tool"] in known]
+    return [
+        make_query("MetaTool", number, row["Query"], [(row["Tool"], row["Tool"])])
+        for number, row in rows[:: max(1, len(rows) // limit)][:limit]
+    ]
+
+
+def read_pairs(folder: Path) -> list[ToolQuery]:
+    """MetaTool's requests for two tools: which ones go together shows in them alone."""
+    path = folder / "dataset" / "data" / "multi_tool_query_golden.json"
+    return [
+        make_query("pairs", number, row["query"], [(name, name) for name in row["tool"]])
+        for number, row in enumerate(json.loads(path.read_text(encoding="utf-8")))
+    ]
+
+
+def make_query(split: str, number: int, text: str, tools: Sequence[tuple[str, str]]) -> ToolQuery:
+    """A request, and the (tool, API) pairs that answer it."""
+    relevant = frozenset(ApiKey(*tool) for tool in tools)
+    return ToolQuery(id=f"{split}/{number}", split=split, text=text, relevant=relevant)
 
 
 def read_bench(data: Path, sets: Sequence[str], limit: int) -> ToolBench:
-    """The sets as one; of MetaTool's requests every n-th, `limit` at most."""
-    bench = load_toolbench(data / "stabletoolbench")
-    if "toolbench" not in sets:
-        bench = replace(bench, queries=(), documents={})
-    if "metatool" not in sets:
-        return bench
-    documents, queries = read_metatool(data / "metatool")
-    queries = queries[:: max(1, len(queries) // limit)][:limit]
+    """The sets as one benchmark; `limit` bounds the requests of `metatool`."""
+    bench = ToolBench(queries=(), documents={}, domains={})
+    if "toolbench" in sets:
+        bench = load_toolbench(data / "stabletoolbench")
+    documents: list[ApiDocument] = []
+    queries: list[ToolQuery] = []
+    if {"metatool", "pairs"} & {*sets}:
+        documents += read_metatool(data / "metatool")
+    if "metatool" in sets:
+        queries += read_requests(data / "metatool", limit)
+    if "pairs" in sets:
+        queries += read_pairs(data / "metatool")
     joined = {**bench.documents, **{document.key: (document,) for document in documents}}
     return replace(bench, queries=(*bench.queries, *queries), documents=joined)
 
@@ -106,8 +128,8 @@ def show(trials: Sequence[Trial], baselines: Sequence[RetrievalResult]) -> None:
     def cells(tables: Sequence[Mapping[str, Mapping[str, float]]], split: str) -> list[str]:
         return [mean_and_spread([table[split][metric] for table in tables]) for metric in metrics]
 
-    for split in ("toolbench", "MetaTool"):
-        if split not in with_toolbench(trials[0].values):
+    for split in with_toolbench(trials[0].values):
+        if split in (*SPLITS, "mean"):
             continue
         rows: list[tuple[str | float | None, ...]] = []
         for name, tried in groups.items():
@@ -119,7 +141,18 @@ def show(trials: Sequence[Trial], baselines: Sequence[RetrievalResult]) -> None:
         print_table(title, ("codes", *metrics, "published NDCG@1"), rows)
     print_table(
         "what the codes are and cost",
-        ("codes", "new tokens", "length", "longest", "collisions", "moved", "text ppl", "after"),
+        (
+            "codes",
+            "new tokens",
+            "length",
+            "longest",
+            "collisions",
+            "moved",
+            "start alike",
+            "if used together",
+            "text ppl",
+            "after",
+        ),
         [
             (
                 name,
@@ -128,6 +161,8 @@ def show(trials: Sequence[Trial], baselines: Sequence[RetrievalResult]) -> None:
                 tried[0].codes["longest"],
                 mean_and_spread([trial.codes["collisions_before"] for trial in tried]),
                 mean_and_spread([trial.codes["moved"] for trial in tried]),
+                share(tried, "start_alike"),
+                share(tried, "start_alike_if_used_together"),
                 tried[0].perplexity[0] if tried[0].perplexity else None,
                 mean_and_spread([trial.perplexity[1] for trial in tried if trial.perplexity]),
             )
@@ -136,11 +171,17 @@ def show(trials: Sequence[Trial], baselines: Sequence[RetrievalResult]) -> None:
     )
 
 
+def share(trials: Sequence[Trial], name: str) -> str | None:
+    """Mean and spread of one of the codebooks' shares, in percent; None where none was measured."""
+    shares = [trial.codes[name] for trial in trials if trial.codes.get(name) is not None]
+    return mean_and_spread([100 * share for share in shares]) if shares else None
+
+
 def with_toolbench(
     table: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Mapping[str, float]]:
     """The table with the mean of ToolBench's splits as `toolbench`."""
-    splits = [row for name, row in table.items() if name not in ("MetaTool", "mean")]
+    splits = [row for name, row in table.items() if name in SPLITS]
     if not splits:
         return dict(table)
     mean = {metric: float(np.mean([row[metric] for row in splits])) for metric in splits[0]}
@@ -150,11 +191,11 @@ def with_toolbench(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--sets", nargs="+", default=["toolbench", "metatool"])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=["toolbench", "metatool"])
     parser.add_argument("--out", type=Path, default=Path(".factory/compare"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--requests", type=int, default=2000, help="of MetaTool, at most")
+    parser.add_argument("--requests", type=int, default=2000, help="of metatool, at most")
     parser.add_argument("--steps", type=int, default=300, help="of making the model")
     parser.add_argument("--only", default="", help="variants, separated by semicolons")
     options = parser.parse_args()

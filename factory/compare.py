@@ -11,9 +11,11 @@ point): perplexity of a plain text before and after.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,8 @@ class Trial:
     values: Mapping[str, Mapping[str, float]]
     """Percent by split of the held-out requests (and `mean`) and metric."""
     codes: Mapping[str, Any]
-    """The codebook in figures, with new_tokens, mean_length and longest in tokens."""
+    """The codebook in figures, with new_tokens, mean_length and longest in tokens, and the shares
+    of all pairs and of those used together whose codes start alike."""
     loss: float
     """Mean of the last tenth of the steps, in nats."""
     perplexity: tuple[float, float] | None
@@ -187,7 +190,7 @@ async def _try(
         variant=variant.name,
         seed=seed,
         values=retrieved.table(),
-        codes=_describe(parent),
+        codes=_describe(parent, _pairs(labelled)),
         loss=float(np.mean(losses[-max(1, len(losses) // 10) :])),
         perplexity=None if before is None or after is None else (before, after),
         seconds=seconds,
@@ -270,16 +273,25 @@ def _pairs(labelled: Labelled) -> list[Pair]:
     ]
 
 
-def _describe(checkpoint: Path) -> dict[str, Any]:
-    """The checkpoint's codebook in figures, and what its codes cost in tokens."""
+def _describe(checkpoint: Path, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The checkpoint's codebook in figures, its codes' cost in tokens, and how many start alike."""
     codebook = Codebook.load(checkpoint)
     assert codebook is not None
-    lengths = [len(code) for code, _ in Trie.load(codebook.trie_path).codes()]
+    codes = {tool_id: code for code, tool_id in Trie.load(codebook.trie_path).codes()}
+    lengths = [len(code) for code in codes.values()]
+    sizes = Counter(code[0] for code in codes.values())
+    together = {(pair.a, pair.b) for pair in pairs}
     return {
         **codebook.summary(),
         "new_tokens": sum(map(len, codebook.tokens)),
         "mean_length": sum(lengths) / len(lengths),
         "longest": max(lengths),
+        "start_alike": sum(comb(size, 2) for size in sizes.values()) / comb(len(codes), 2),
+        "start_alike_if_used_together": (
+            sum(codes[a][0] == codes[b][0] for a, b in together) / len(together)
+            if together
+            else None
+        ),
     }
 
 

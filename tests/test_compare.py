@@ -109,6 +109,8 @@ def test_a_trial_is_trained_scored_and_kept(tmp_path: Path) -> None:
     assert trial.perplexity is not None and min(trial.perplexity) > 1
     assert trial.codes["new_tokens"] == trial.codes["size"] * trial.codes["levels"]
     assert trial.codes["version"] == 2
+    assert 0 < trial.codes["start_alike"] < 1
+    assert 0 <= trial.codes["start_alike_if_used_together"] <= 1
     again, _ = asyncio.run(run_compare(plan, [], said.append))
     assert [(t.variant, t.seed, t.values) for t in again] == [("twice", 0, trial.values)]
     assert len(said) == 1
