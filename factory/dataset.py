@@ -27,11 +27,8 @@ from factory.calls import invocation_messages
 from factory.canon import canonical_json, derive_seed
 from factory.failures import ContentError, DiskError, InputError, ModelError
 from factory.prompts import Prompts
-from factory.records import Call, Example, ExampleKind, Message, Query, Tool
+from factory.records import IGNORED, Call, Example, ExampleKind, Message, Query, Tool
 from factory.tools import generation_messages
-
-IGNORED = -100
-"""Label of a token without loss (torch's cross-entropy and TRL)."""
 
 MAX_OTHER_TOOLS = 2
 """Tools of the sample that were not called but stay in the gen target (A2)."""

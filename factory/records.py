@@ -22,6 +22,8 @@ Severity = Literal["reject", "warn"]
 Status = Literal["accepted", "rejected", "unjudged"]
 ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke"]
 Unit = Literal["percent", "perplexity"]
+IGNORED = -100
+"""Label of a token without loss, to torch's cross-entropy and to TRL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,6 @@ from factory.codes.lifecycle import (
 )
 from factory.codes.vocabulary import add_code_tokens, code_tokens, kept_rows
 from factory.dataset import (
-    IGNORED,
     Encoded,
     EncodedSet,
     code_example,
@@ -59,7 +58,7 @@ from factory.dataset import (
 from factory.engines.base import check_model_folder, fingerprint
 from factory.failures import ChildError, DiskError, GateError, InputError, MissingError
 from factory.prompts import Prompts
-from factory.records import Example, Tool
+from factory.records import IGNORED, Example, Tool
 from factory.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from conftest_models import tiny_model
 from factory.canon import query_id, tool_id
 from factory.codes.trie import FINISH
 from factory.dataset import (
-    IGNORED,
     calls_text,
     encode,
     encode_all,
@@ -30,7 +29,7 @@ from factory.dataset import (
 )
 from factory.failures import ContentError, InputError, ModelError
 from factory.prompts import Prompts
-from factory.records import Call, Example, Message, Query, Tool
+from factory.records import IGNORED, Call, Example, Message, Query, Tool
 from factory.workspace import Workspace, shipped_root
 
 CODES = ("<a_0>", "<a_1>", "<b_0>", "<b_1>")

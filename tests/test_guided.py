@@ -14,7 +14,6 @@ from conftest_models import tiny_model
 from factory.canon import tool_id
 from factory.codes.base import Floats
 from factory.codes.gist import (
-    IGNORED,
     Epoch,
     Gist,
     GistConfig,
@@ -29,7 +28,7 @@ from factory.codes.guided import Chat, Coding, _Guide, guide_gist, make_coding
 from factory.codes.lifecycle import Codebook, CodeConfig, fit_codebook, recode
 from factory.failures import RecipeError
 from factory.recipe import load_recipe
-from factory.records import Tool
+from factory.records import IGNORED, Tool
 from factory.workspace import Workspace, shipped_root
 
 torch = pytest.importorskip("torch")

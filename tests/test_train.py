@@ -20,11 +20,12 @@ from factory.codes.gist import GIST_PATH, Gist, GistConfig
 from factory.codes.graph import Pair
 from factory.codes.lifecycle import Codebook, CodeConfig
 from factory.codes.quantized import QuantizedConfig
-from factory.dataset import IGNORED, encode, examples_from_sample, render, write_examples
+from factory.dataset import encode, examples_from_sample, render, write_examples
 from factory.engines.base import EngineSettings, fingerprint, open_engine
 from factory.failures import ChildError, DiskError, InputError, MissingError, ModelError
 from factory.prompts import Prompts
 from factory.records import (
+    IGNORED,
     Call,
     Checkpoint,
     Completion,
@@ -346,7 +347,7 @@ def test_gist_states_are_learnt_kept_and_learnt_on(
     first: Run, prompts: Prompts, tmp_path: Path
 ) -> None:
     """SGTC's loop (A16): compress, code, train; then new tools by the stored compression; then all
-    anew, compression going on from where it was."""
+    anew, compression going on from where it was, with adapters of another rank."""
     gist = GistConfig(rank=4, alpha=8, epochs=2, learning_rate=2e-3)
     codes = CodeConfig(size=8, levels=2, version=2, gist=gist)
     config = replace(CONFIG, epochs=1, batch_size=8, micro_batch_size=8, codes=codes)

@@ -26,6 +26,7 @@ import numpy as np
 from factory.codes.base import REMEDY, Floats
 from factory.codes.vocabulary import MAX_DOCUMENT_TOKENS
 from factory.failures import ModelError
+from factory.records import IGNORED
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +38,6 @@ TASKS = ("category", "name", "description", "parameters")
 """Fields that are rebuilt (m = 4); a document without one skips its task (A19)."""
 MAX_ANSWER_TOKENS = 128
 """A field is rebuilt up to there."""
-IGNORED = -100
-"""Label without a loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,6 @@ import numpy as np
 
 from factory.codes.base import Code, Floats
 from factory.codes.gist import (
-    IGNORED,
     Compressor,
     Encoded,
     Epoch,
@@ -43,6 +42,7 @@ from factory.codes.gist import (
 )
 from factory.codes.lifecycle import Codebook
 from factory.codes.residual import ResidualCoder
+from factory.records import IGNORED
 
 if TYPE_CHECKING:
     import torch

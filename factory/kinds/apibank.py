@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from factory.benchmark import Definition, Item, first_of_each
+from factory.benchmark import Definition, first_of_each
 from factory.canon import canonical_json, digest
 from factory.engines.base import Engine
-from factory.kinds.base import Scorable, Setup, find_data
+from factory.kinds.base import Scorable, Setup, find_data, make_item
 from factory.records import Checkpoint, ItemScore
 from factory.scorecard import Average, Scorecard, make_card
 from factory.scorers import apibank
@@ -56,14 +56,8 @@ class ApiBank(Scorable):
             title=definition.title,
             split=definition.split,
             items=tuple(
-                Item(
-                    id=f"{turn.category}/{turn.id}",
-                    category=turn.category,
-                    query=turn.dialogue,
-                    functions=(),
-                    ground_truth=({turn.expected.name: turn.expected.arguments},),
-                )
-                for turn in turns
+                make_item(x.category, x.id, x.dialogue, {x.expected.name: x.expected.arguments})
+                for x in turns
             ),
             categories=tuple(dict.fromkeys(turn.category for turn in turns)),
             definition=definition,

@@ -149,6 +149,17 @@ class Scorable(ABC):
         return sorted(items, key=lambda item: order[item.category])
 
 
+def make_item(category: str, key: str, query: str, truth: object) -> Item:
+    """A question without functions on offer; its id is the category's and its own key."""
+    return Item(
+        id=f"{category}/{key}",
+        category=category,
+        query=query,
+        functions=(),
+        ground_truth=(truth,),
+    )
+
+
 def find_data(workspace: Workspace, data: str, name: str) -> Path:
     """The file or folder of a definition's `data`. Raises ContentError where there is none."""
     plain = plain_name(name)

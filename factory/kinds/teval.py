@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from factory.benchmark import Definition, Item, first_of_each
+from factory.benchmark import Definition, first_of_each
 from factory.canon import canonical_json, digest
 from factory.engines.base import Engine, fingerprint
-from factory.kinds.base import Scorable, Setup, check_path, find_data, resolve
+from factory.kinds.base import Scorable, Setup, check_path, find_data, make_item, resolve
 from factory.records import Checkpoint, ItemScore
 from factory.scorecard import Average, Scorecard, make_card
 from factory.scorers import teval
@@ -58,14 +58,8 @@ class TEval(Scorable):
             title=definition.title,
             split=definition.split,
             items=tuple(
-                Item(
-                    id=f"{category}/{each.id}",
-                    category=category,
-                    query=each.messages[-1].content if each.messages else "",
-                    functions=(),
-                    ground_truth=(each.truth,),
-                )
-                for each, category in pairs
+                make_item(category, x.id, x.messages[-1].content if x.messages else "", x.truth)
+                for x, category in pairs
             ),
             categories=tuple(each for each in teval.CATEGORIES if each in found),
             definition=definition,

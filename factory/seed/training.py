@@ -13,12 +13,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from factory.benchmark import Benchmark
-from factory.dataset import IGNORED, Encoded, encode, encode_text, render, write_examples
+from factory.dataset import Encoded, encode, encode_text, render, write_examples
 from factory.engines.base import fingerprint
 from factory.failures import DiskError
 from factory.home.world import catalogue_specs
 from factory.prompts import Prompts
-from factory.records import Completion, Example, Reply, Request, Sampling, Score, Tool
+from factory.records import IGNORED, Completion, Example, Reply, Request, Sampling, Score, Tool
 from factory.score import judge, make_request, summarise
 from factory.seed.card import write_card
 from factory.seed.examples import (
