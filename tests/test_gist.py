@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from factory.codes.gist import (
     encode_document,
     fit_gist,
     make_readable,
+    resize_adapter,
 )
 from factory.failures import ModelError
 
@@ -164,6 +166,35 @@ def test_training_can_go_on_from_an_earlier_one(loaded: tuple[Any, Any]) -> None
     again = fit_gist(model, tokenizer, documents()[:10], CONFIG, start=first)
     best = min(epoch.held_out for epoch in first.epochs)
     assert again.epochs[0].held_out == pytest.approx(best, rel=1e-4)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(8, 8), (12, 32), (3, 32)])
+def test_training_goes_on_with_adapters_of_another_shape(
+    loaded: tuple[Any, Any], rank: int, alpha: int
+) -> None:
+    model, tokenizer = loaded
+    first = fit_gist(model, tokenizer, documents()[:10], CONFIG)
+    config = replace(CONFIG, rank=rank, alpha=alpha, epochs=1)
+    again = fit_gist(model, tokenizer, documents()[:10], config, start=first)
+    best = min(epoch.held_out for epoch in first.epochs)
+    # Fewer ranks hold less, but what they hold is far from a new start.
+    near = 1e-4 if rank >= CONFIG.rank else 0.1
+    assert again.epochs[0].held_out == pytest.approx(best, rel=near)
+    assert best < 0.8 * first.epochs[0].held_out
+    assert {len(t) for name, t in again.adapter.items() if "lora_A" in name} == {rank}
+
+
+def test_fewer_ranks_keep_the_largest_singular_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a_RI, b_OR = (torch.randn(shape, generator=generator) for shape in ((6, 9), (7, 6)))
+    old, new = GistConfig(rank=6, alpha=12), GistConfig(rank=2, alpha=8)
+    fresh = {"q.lora_A.weight": torch.ones(2, 9), "q.lora_B.weight": torch.zeros(7, 2)}
+    given = {"q.lora_A.weight": a_RI, "q.lora_B.weight": b_OR}
+    found = resize_adapter(given, old, new, fresh)
+    before_OI = (12 / 6 * b_OR @ a_RI).numpy()
+    after_OI = (8 / 2 * found["q.lora_B.weight"] @ found["q.lora_A.weight"]).numpy()
+    left, values, right = np.linalg.svd(before_OI, full_matrices=False)
+    np.testing.assert_allclose(after_OI, left[:, :2] * values[:2] @ right[:2], atol=1e-4)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

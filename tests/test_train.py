@@ -367,11 +367,12 @@ def test_gist_states_are_learnt_kept_and_learnt_on(
     kept, learnt = (Gist.load(run.job.out / GIST_PATH) for run in (two, one))
     assert kept.epochs == learnt.epochs and kept.gist_VD.equal(learnt.gist_VD)
 
-    anew = replace(config, codes=replace(codes, version=3, recode_every=1))
+    wider = replace(gist, rank=6)
+    anew = replace(config, codes=replace(codes, version=3, recode_every=1, gist=wider))
     three = train_once(make_job(tmp_path / "3", two.job.out, few, [], anew))
     assert "trainings old" in three.result.recoded["reason"]
     on = Gist.load(three.job.out / GIST_PATH)
-    assert on.epochs[0].held_out < learnt.epochs[0].held_out
+    assert on.config == wider and on.epochs[0].held_out < learnt.epochs[0].held_out
     last = Codebook.load(three.job.out)
     assert last is not None and (last.version, len(last)) == (3, len(new))
 

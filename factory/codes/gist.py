@@ -8,7 +8,8 @@ cascaded attention mask exactly: the only way from document to answer leads thro
 is left as it was.
 
 Shape suffixes: B documents, T content tokens, V gist tokens, D model width, M tasks, J instances
-(one task of one document), A answer tokens, N documents in all.
+(one task of one document), A answer tokens, N documents in all; of a layer's adapters I inputs,
+O outputs, R rank.
 """
 
 from __future__ import annotations
@@ -383,7 +384,12 @@ def attached(
 ) -> Iterator[Compressor]:
     """The model with adapters, which are taken off again; draws from the global generator."""
     import torch
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft import (
+        LoraConfig,
+        get_peft_model,
+        get_peft_model_state_dict,
+        set_peft_model_state_dict,
+    )
 
     torch.manual_seed(config.seed)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -406,7 +412,9 @@ def attached(
             gist_VD, indicator_MD = (
                 t.to(table.device) for t in (start.gist_VD, start.indicator_MD)
             )
-            set_peft_model_state_dict(adapted, dict(start.adapter))
+            fresh = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+            resized = resize_adapter(start.adapter, start.config, config, fresh)
+            set_peft_model_state_dict(adapted, resized)
         yield Compressor(
             model=adapted,
             gist_VD=torch.nn.Parameter(gist_VD.clone()),
@@ -419,6 +427,41 @@ def attached(
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
         model.train(was_training)
+
+
+def resize_adapter(
+    adapter: Mapping[str, torch.Tensor],
+    old: GistConfig,
+    new: GistConfig,
+    fresh: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Adapters of the `new` rank and alpha that change the model as those of the `old` ones do.
+
+    To fewer ranks this is as near as can be: the largest singular values of each product stay.
+
+    Args:
+        adapter: `…lora_A…` (rank, in) and `…lora_B…` (out, rank) by name.
+        old: what they were trained with.
+        new: what they are to go on with.
+        fresh: new adapters of the same names; what is beyond the old rank is theirs, B being 0.
+    """
+    import torch
+
+    scale = (old.alpha / old.rank) / (new.alpha / new.rank)
+    resized = {name: tensor.clone() for name, tensor in fresh.items()}
+    for name in (name for name in adapter if "lora_A" in name):
+        other = name.replace("lora_A", "lora_B")
+        a_RI, b_OR = (adapter[each].to(fresh[each].device).float() for each in (name, other))
+        if new.rank < old.rank:
+            # The product's singular values, by those of the small matrix between two bases.
+            (base_OR, left_RR), (base_IR, right_RR) = map(torch.linalg.qr, (b_OR, a_RI.T))
+            u_RR, s_R, v_RR = torch.linalg.svd(left_RR @ right_RR.T)
+            root_R = s_R[: new.rank].sqrt()
+            a_RI = root_R[:, None] * (v_RR[: new.rank] @ base_IR.T)
+            b_OR = (base_OR @ u_RR[:, : new.rank]) * root_R
+        resized[name][: len(a_RI)] = a_RI
+        resized[other][:, : len(a_RI)] = scale * b_OR
+    return resized
 
 
 def _train_epoch(
