@@ -258,14 +258,21 @@ def test_published_columns_meet_the_measured_hits(workspace: Workspace, tmp_path
     assert (nothing.reason, nothing.value, nothing.correct) == ("no_code", 0, False)
 
 
-def test_a_checkpoint_without_codes_finds_nothing_and_says_why(
+def test_without_codes_nothing_is_found_but_by_embeddings(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_stable(tmp_path / "stable")
-    model = tiny_model(tmp_path / "bare")
-    found = score(capsys, "toolbench", "--data", data, "--checkpoint", model, "--set", "bm25=false")
+    model = tiny_model(workspace.root / "bare")
+    arguments = ("toolbench", "--data", data, "--checkpoint", model, "--set", "bm25=false")
+    found = score(capsys, *arguments)
     assert found["others"] == [] and found["reasons"] == {"no_code": 6}
     assert values(found["averages"]) == {"mean multi-domain": 0, "mean in-domain": 0}
+    found = score(capsys, *arguments, "--set", 'embedders=["bare"]')
+    (similar,) = found["others"]
+    assert (found["benchmark"], similar["system"]) == ("toolbench", "EmbSim (bare)")
+    details = {(x["scheme"], x["metric"], x["name"]): x["value"] for x in similar["details"]}
+    assert details["multi-domain", "recall@5", "mean"] == 100, "few tools, all returned"
+    assert 0 < details["multi-domain", "mrr", "mean"] <= 100
 
 
 def test_bm25_on_real_data(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
