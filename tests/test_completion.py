@@ -242,6 +242,18 @@ def test_ground_truth_tools_are_named_and_the_only_ones(codebook: Codebook, tmp_
     assert seen == {*QUERY.relevant, FINISH}
 
 
+def test_a_relevant_tool_without_a_code_is_not_at_hand(codebook: Codebook, tmp_path: Path) -> None:
+    codes = Codes(codebook, DOCUMENTS, folder=tmp_path)
+    query = replace(QUERY, relevant=frozenset([KEYS[0], KEYS[-1]]))
+    for setting, named in (("gt", f"[{codes.write(KEYS[0])}]. "), ("retrieval", "")):
+        agent = make_agent(ReplayEngine(Sampled(codebook, 0)))
+        actions = codes.only(sorted(query.relevant)) if setting == "gt" else codes
+        made = asyncio.run(agent.solve(query, actions, setting))
+        assert made.steps and ("I am using" in made.steps[0].thought) is (setting == "gt")
+        assert named in made.steps[0].thought
+    assert KEYS[0] in NAMES and KEYS[-1] not in NAMES
+
+
 def scripted(**turns: Sequence[str]) -> Callable[[Request], Sequence[str]]:
     """Answers by kind of turn, one after the other; the last one repeats."""
     counts = dict.fromkeys(turns, 0)

@@ -164,7 +164,7 @@ class Completion(Scorable):
                 documents=documents,
                 constrain_inputs=of.constrain_inputs,
             )
-            actions = self._actions(checkpoint, state / "tries")
+            actions = self._actions(setup, checkpoint, state / "tries")
             num_done = 0
 
             async def solve(query: ToolQuery) -> Trajectory:
@@ -189,7 +189,9 @@ class Completion(Scorable):
             for query in (self.bench.queries if wanted is not None else ())
         ]
 
-    def _actions(self, checkpoint: Checkpoint, folder: Path) -> Callable[[ToolQuery], ActionSpace]:
+    def _actions(
+        self, setup: Setup, checkpoint: Checkpoint, folder: Path
+    ) -> Callable[[ToolQuery], ActionSpace]:
         """How the agent names tools: by code where its checkpoint has codes, else by name."""
         served = is_address(checkpoint.path)
         codebook = None if served else Codebook.load(Path(checkpoint.path))
@@ -200,6 +202,11 @@ class Completion(Scorable):
                 tuple(sorted({*query.relevant, *(query.offered if setting != "gt" else ())}))
             )
         codes = Codes(codebook, self.bench.documents, folder=folder)
+        if not any(key in codes for key in self.bench.documents):
+            setup.notify(
+                f"{checkpoint.id} has no code for any API of {self.name} and can only finish: "
+                "factory add-tools them, and train a round"
+            )
         if setting == "retrieval":
             return lambda query: codes
         return lambda query: codes.only(sorted(query.relevant))

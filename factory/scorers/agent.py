@@ -134,6 +134,10 @@ class ActionSpace(Protocol):
         """Names that the system prompt lists; none where codes are known by heart."""
         ...
 
+    def __contains__(self, key: ApiKey) -> bool:
+        """Whether an API is at hand."""
+        ...
+
     def read(self, text: str) -> ApiKey | None:
         """The action that a text names, FINISH among them; None for nothing."""
         ...
@@ -232,6 +236,9 @@ class Names:
     @property
     def listing(self) -> Sequence[str]:
         return [*map(environment_name, self.keys), FINISH.api]
+
+    def __contains__(self, key: ApiKey) -> bool:
+        return key in self.keys
 
     def read(self, text: str) -> ApiKey | None:
         name = text.strip()
@@ -332,13 +339,14 @@ class Agent:
             attempts=attempt,
         )
         seen: set[tuple[ApiKey, str]] = set()
+        head = ""
+        if setting == "gt":
+            # The tools at hand are named at the head of the plan (§3.4).
+            named = [actions.write(key) for key in sorted(query.relevant) if key in actions]
+            head = f"I am using one of the following tools: [{', '.join(named)}]. "
         for number in range(self.max_turns):
-            # GT names the tools at the head of the plan (§3.4).
-            named = ", ".join(map(actions.write, sorted(query.relevant & self.documents.keys())))
-            head = f"I am using one of the following tools: [{named}]. "
-            prefix = head if setting == "gt" and number == 0 else ""
             name = f"{query.id}/{attempt}/{number}"
-            step = await self._step(name, turns, actions, temperature, prefix)
+            step = await self._step(name, turns, actions, temperature, "" if number else head)
             if isinstance(step, str):
                 return replace(trajectory, reason=step)
             trajectory = replace(trajectory, steps=(*trajectory.steps, step))
