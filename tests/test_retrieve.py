@@ -98,11 +98,36 @@ def test_a_ranking_does_not_depend_on_its_batch(toy: tuple[Any, list[list[int]]]
     model, level_ids = toy
     search = BeamSearch(model, make_trie(level_ids, model.config.eos_token_id))
     prompts = make_prompts(12)
-    together = search.search(prompts, k=5, beams=10)
     alone = [search.search([prompt], k=5, beams=10)[0] for prompt in prompts]
-    for one, other in zip(together, alone, strict=True):
-        assert [found.code for found in one.found] == [found.code for found in other.found]
+    for max_tokens in (1, 40, 1024):
+        together = search.search(prompts, k=5, beams=10, max_tokens=max_tokens)
+        for one, other in zip(together, alone, strict=True):
+            assert [found.code for found in one.found] == [found.code for found in other.found]
     assert search.search([], k=5, beams=5) == []
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "qwen3"])
+def test_any_decoder_that_keeps_its_past_can_search(
+    toy: tuple[Any, list[list[int]]], kind: str
+) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes["intermediate_size"] = 64
+    grouped = {"num_key_value_heads": 2, "head_dim": 8} if kind == "qwen3" else {}
+    vocabulary, end = toy[0].config.vocab_size, toy[0].config.eos_token_id
+    tokens = {"bos_token_id": end, "eos_token_id": end, "vocab_size": vocabulary}
+    config = AutoConfig.for_model(
+        kind, **sizes, **grouped, **tokens, initializer_range=0.3, dtype="float32"
+    )
+    torch.manual_seed(0)
+    model, trie = AutoModelForCausalLM.from_config(config).eval(), make_trie(toy[1], end)
+    prompts = [[7], *make_prompts(3)]
+    found = BeamSearch(model, trie).search(prompts, k=5, beams=5, exact=True)
+    for ranking, prompt in zip(found, prompts, strict=True):
+        assert ranking.exact
+        assert_equal(ranking, rank_all(model, trie, prompt, 5), trie)
 
 
 def test_a_catalogue_smaller_than_k_comes_back_whole(toy: tuple[Any, list[list[int]]]) -> None:

@@ -3,6 +3,8 @@
 A prompt is read once. The tokens of the beam then stand side by side in the prompt's own row, and
 a mask lets each see the prompt and the tokens of its own branch; so keys and values are neither
 repeated for each branch nor reordered between steps, which is most of what a beam search costs.
+Prompts of like length are read together, and the beams of many such groups take their steps
+together: a pass of the model has a fixed cost that its tokens share.
 
 A prefix's log-probability only falls as it grows. A ranking is therefore known to be exact when
 its last code beats every prefix that the beam dropped; where it does not, a wider beam decides.
@@ -14,7 +16,9 @@ far, W ways on from a branch, V vocabulary, N nodes of the trie.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,8 @@ from factory.engines.constrain import LOST, Forest
 WIDEN = 4
 """How much wider the beam is at the next try for a ranking that is not known to be exact."""
 LOW = float("-inf")
+HELD = 8
+"""Prompt tokens of a batch, in multiples of those that are read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +72,7 @@ class BeamSearch:
         self.depth = self._forest.depth(self._trie)
         """Tokens of the longest code."""
         self._family = self._trie.family()
+        self._num_layers = model.config.get_text_config().num_hidden_layers
 
     def search(
         self,
@@ -83,31 +90,34 @@ class BeamSearch:
             k: codes of a ranking; fewer where the trie has fewer.
             beams: branches kept at each step, at least k.
             exact: widen the beam until each ranking is known to be exact.
-            max_tokens: prompt tokens that are read at once; a longer prompt is read alone.
+            max_tokens: tokens that are read at once; a longer prompt is read alone.
         """
         import torch
 
         rankings: dict[int, Ranking] = {}
         open_rows = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        k, beams = min(k, len(self._trie)), min(beams, len(self._trie))
+        k, beams = min(k, len(self._trie)), min(max(k, beams), len(self._trie))
         with torch.inference_mode():
             while open_rows and k:
-                for batch in _batches(open_rows, prompts, max_tokens):
-                    found = self._search([prompts[row] for row in batch], k, max(beams, k))
+                lengths = [len(prompts[row]) for row in open_rows]
+                for part in _batches(lengths, HELD * max_tokens, max(1, max_tokens // beams)):
+                    batch = open_rows[part]
+                    found = self._search([prompts[row] for row in batch], k, beams, max_tokens)
                     rankings.update(zip(batch, found, strict=True))
-                beams *= WIDEN
+                beams = min(WIDEN * beams, len(self._trie))
                 open_rows = [row for row in open_rows if exact and not rankings[row].exact]
         nothing = Ranking(found=(), exact=True)
         return [rankings.get(row, nothing) for row in range(len(prompts))]
 
-    def _search(self, prompts: Sequence[Sequence[int]], k: int, beams: int) -> list[Ranking]:
+    def _search(
+        self, prompts: Sequence[Sequence[int]], k: int, beams: int, max_tokens: int
+    ) -> list[Ranking]:
         import torch
-        from transformers import DynamicCache
 
         device, num_prompts = self._model.device, len(prompts)
         ids_BT, mask_BT = _left_pad(prompts, device)
-        cache = DynamicCache()
-        logits_BKV = self._read(ids_BT, mask_BT, mask_BT.cumsum(1) - 1, cache, last=1)
+        past = past_type()(self._num_layers, num_prompts, ids_BT.shape[1] + beams * self.depth)
+        logits_BKV = self._read_prompts(ids_BT, mask_BT, past, max_tokens)
         node_BK = torch.full((num_prompts, 1), self._root, device=device)
         score_BK = torch.zeros(num_prompts, 1, device=device)
         branch_BKL = torch.zeros(num_prompts, 1, 0, dtype=torch.bool, device=device)
@@ -149,20 +159,38 @@ class BeamSearch:
             branch_BKL = torch.cat([branch_BKL, itself_KK], 2)
             seen_BKT = torch.cat([mask_BT[:, None].expand(-1, beams, -1).bool(), branch_BKL], 2)
             position_BK = (mask_BT.sum(1, keepdim=True) + length).expand(-1, beams)
-            logits_BKV = self._read(token_BK, self._additive(seen_BKT), position_BK, cache, last=0)
+            logits_BKV = self._read(token_BK, self._additive(seen_BKT), position_BK, past)
         exact_B = best_Bk[:, -1] >= dropped_B
         return self._rank(best_Bk.tolist(), best_node_Bk.tolist(), exact_B.tolist())
 
-    def _read(self, ids: Any, mask: Any, positions: Any, cache: Any, last: int) -> Any:
-        """(B, K, V) float32 logits of the last positions (0: of all); the cache grows by them."""
+    def _read_prompts(self, ids_BT: Any, mask_BT: Any, past: Any, max_tokens: int) -> Any:
+        """(B, 1, V) logits after the prompts, which are left-padded and sorted by length.
+
+        All but their last tokens are read only as far as keys and values go.
+        """
+        lengths, last = mask_BT.sum(1).tolist(), ids_BT.shape[1] - 1
+        position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+        past.fills = True
+        for rows in _batches(lengths, max_tokens, len(lengths)):
+            past.rows, past.start = rows, last + 1 - lengths[rows.stop - 1]
+            past.stop, group = past.start, (rows, slice(past.start, last))
+            if past.start < last:
+                with suppress(Filled):
+                    self._read(ids_BT[group], mask_BT[group], position_BT[group], past, last=1)
+        past.rows, past.start, past.stop, past.fills = slice(None), 0, last, False
+        return self._read(ids_BT[:, last:], mask_BT, position_BT[:, last:], past)
+
+    def _read(self, ids: Any, mask: Any, positions: Any, past: Any, last: int = 0) -> Any:
+        """(B, K, V) float32 logits of the last positions (0: of all); the past grows by them."""
         output = self._model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions.clamp(min=0),
-            past_key_values=cache,
+            position_ids=positions,
+            past_key_values=past,
             use_cache=True,
             logits_to_keep=last,
         )
+        past.stop += ids.shape[1]
         return output.logits.float()
 
     def _additive(self, seen_BKT: Any) -> Any:
@@ -191,18 +219,68 @@ class BeamSearch:
         return Found(tool_id=tool_id, code=self._family.code_of(node), score=score)
 
 
-def _batches(
-    rows: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int
-) -> Iterator[list[int]]:
-    """Rows, sorted by length, in batches of at most `max_tokens` tokens, pads included."""
-    batch: list[int] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * len(prompts[row]) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+class Filled(Exception):
+    """Not a failure: the last layer's keys and values are written, the rest of a pass is idle."""
+
+
+@cache
+def past_type() -> type:
+    """The class of what a model takes as its past, which transformers must be loaded for."""
+    from transformers import Cache
+
+    class Past(Cache):  # type: ignore[misc]
+        """Keys and values of a batch, each layer's in one block that is written in place.
+
+        New ones go to `rows` from slot `stop` on; the rows see those from slot `start` on. With
+        `fills`, a pass ends by Filled as soon as all layers have written theirs.
+        """
+
+        def __init__(self, num_layers: int, num_rows: int, num_slots: int) -> None:
+            super().__init__(layers=[])
+            self._num_layers, self._num_rows, self._num_slots = num_layers, num_rows, num_slots
+            self._blocks: dict[int, list[Any]] = {}
+            self.rows, self.start, self.stop, self.fills = slice(None), 0, 0, False
+
+        def update(
+            self, key_states: Any, value_states: Any, layer_idx: int, *_: Any, **__: Any
+        ) -> list[Any]:
+            """Write a layer's new keys and values; all that the rows see of both."""
+            new = key_states, value_states
+            if layer_idx not in self._blocks:
+                self._blocks[layer_idx] = [
+                    states.new_zeros(
+                        self._num_rows, states.shape[1], self._num_slots, states.shape[3]
+                    )
+                    for states in new
+                ]
+            stop = self.stop + key_states.shape[2]
+            for block, states in zip(self._blocks[layer_idx], new, strict=True):
+                block[self.rows, :, self.stop : stop] = states
+            if self.fills and layer_idx == self._num_layers - 1:
+                raise Filled
+            return [block[self.rows, :, self.start : stop] for block in self._blocks[layer_idx]]
+
+        def get_seq_length(self, layer_idx: int = 0) -> int:
+            """Slots that the rows see before new ones."""
+            return self.stop - self.start
+
+        def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+            """Slots that they see with the new ones, and where these begin."""
+            return self.get_seq_length() + query_length, 0
+
+    return Past
+
+
+def _batches(lengths: Sequence[int], max_tokens: int, max_rows: int) -> Iterator[slice]:
+    """Rows, sorted by length, in batches of so many rows and tokens, pads included."""
+    start = 0
+    for row, length in enumerate(lengths):
+        num_rows = row + 1 - start
+        if row > start and (num_rows > max_rows or num_rows * length > max_tokens):
+            yield slice(start, row)
+            start = row
+    if lengths:
+        yield slice(start, len(lengths))
 
 
 def _left_pad(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Any, Any]:
