@@ -486,17 +486,18 @@ def test_missing_predictions_lower_both_rates() -> None:
     assert pass_rate([{**full, "9": "Unsure"}], ids).mean == 55
     assert pass_rate([{"0": "Solved", "elsewhere": "Solved"}], ids).mean == 10
     wins: dict[str, list[Winner]] = {query_id: ["candidate"] for query_id in ids[:5]}
-    assert win_rate(wins, ids) == (50, 0, 50)
+    assert win_rate(wins, ids) == (50, 0, 50, 0)
 
 
-def test_a_tie_is_no_win_and_is_shown() -> None:
+def test_neither_a_tie_nor_what_was_not_read_is_a_win() -> None:
     votes: dict[str, list[Winner]] = {
         "a": ["candidate", "reference", "tie"],
-        "b": ["candidate", "tie", "tie"],
+        "b": ["candidate", "tie", "unjudged"],
         "c": ["unjudged", "reference", "unjudged"],
+        "d": ["unjudged", "unjudged", "unjudged"],
+        "e": ["candidate", "reference", "unjudged"],
     }
-    rate = win_rate(votes, ["a", "b", "c"])
-    assert (rate.win, rate.tie, rate.loss) == pytest.approx((100 / 3,) * 3)
+    assert win_rate(votes, "abcde") == (20, 20, 20, 40)
 
 
 # Judging ----------------------------------------------------------------------------------
@@ -571,7 +572,9 @@ def better(word: str) -> list[str]:
         (lambda r: better("A" if r.id.split("/")[-2] == "ab" else "B"), "win"),
         (lambda r: better("B" if r.id.split("/")[-2] == "ab" else "A"), "loss"),
         (lambda r: better("A"), "tie"),
-        (lambda r: ["no idea"], "tie"),
+        (lambda r: ["no idea"], "unjudged"),
+        # Readable in one order only.
+        (lambda r: better("A") if r.id.split("/")[-2] == "ab" else ["no idea"], "unjudged"),
     ],
 )
 def test_a_pair_is_shown_in_both_orders(
@@ -582,9 +585,7 @@ def test_a_pair_is_shown_in_both_orders(
     result = asyncio.run(judging.evaluate(["a"], ours, theirs))
     assert result.won is not None
     assert result.won._asdict()[outcome] == 100
-    assert result.num_unjudged == (
-        3 if outcome == "tie" and pick(engine.requests[0]) == ["no idea"] else 0
-    )
+    assert result.num_unjudged == (3 if outcome == "unjudged" else 0)
     pairs = [r for r in engine.requests if r.id.startswith("compare")]
     texts = {r.messages[0].content for r in pairs}
     assert len(texts) == 2, "candidate first, and reference first"
@@ -606,6 +607,21 @@ def test_a_better_status_wins_without_asking(ours: str, theirs: str, winner: Win
     )
     assert result.votes == {"a": [winner] * 3}
     assert not any(request.id.startswith("compare") for request in engine.requests)
+
+
+@pytest.mark.parametrize("unread", ["We", "They"])
+def test_a_status_that_cannot_be_read_decides_no_pair(unread: str) -> None:
+    def answer(request: Request) -> Sequence[str]:
+        if request.id.startswith("compare"):
+            return better("A" if request.id.split("/")[-2] == "ab" else "B")
+        return ["who knows"] if unread in request.messages[0].content else status("Solved")
+
+    judging, _ = judge(answer)
+    statuses = judging.evaluate(["a"], {"a": prediction("We")}, {"a": prediction("They")})
+    assert asyncio.run(statuses).votes == {"a": ["candidate"] * 3}
+    judging, _ = judge(lambda r: ["who knows"] if "/ab/" in r.id else answer(r))
+    statuses = judging.evaluate(["a"], {"a": prediction("We")}, {"a": prediction("They")})
+    assert asyncio.run(statuses).votes == {"a": ["unjudged"] * 3}
 
 
 def test_equal_answers_tie_and_missing_ones_lose() -> None:

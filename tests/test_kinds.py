@@ -343,10 +343,11 @@ def test_teval(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixtu
 def agent_and_judge(body: dict[str, Any]) -> str:
     """One model for all parts: it calls the first tool, then Finish, and judges kindly."""
     last = body["messages"][-1]["content"]
+    mumbles = body["model"] == "mumbling"
     if '"status"' in last:
-        return '{"status": "Solved"}'
+        return '{"status": "Solved"}' if not mumbles or "Boil 1 cups." in last else "Well done."
     if '"better"' in last:
-        return '{"better": "A"}'
+        return '{"better": "A"}' if not mumbles else "Both boil."
     if "play an API server" in last:
         return '{"error": "", "response": "boiled"}'
     if body["model"] == "worse" and '"name": "Finish"' in last:
@@ -370,7 +371,8 @@ def test_completion(
         found = score(capsys, *common, "--set", "setting=gt", "--save", saved)
         assert found["benchmark"] == "toolbench-completion[limit=2,setting=gt]"
         assert values(found["averages"]) == {"mean SoPR": 100, "by requests SoPR": 100}
-        assert found["categories"][0]["note"] == "runs 100.00, 100.00, 100.00; std 0.00"
+        note = "0 of 6 judgements unread; std 0.00; runs 100.00, 100.00, 100.00"
+        assert found["categories"][0]["note"] == note
         answers = read_predictions(saved)
         assert {each.final_answer for each in answers.values()} == {"It boils."}
         kept = workspace.state / "toolbench" / "made_up.jsonl"
@@ -384,8 +386,20 @@ def test_completion(
         arguments = (*common, "--set", f'reference="{saved}"')
         lines = {line["name"]: line for line in score(capsys, *arguments)["categories"]}
         won = lines["SoWR I1-Inst"]
-        assert (won["value"], won["note"]) == (50, "tie 50.00, loss 0.00")
+        note = "1 tied, 0 lost, 0 unjudged of 2; 0 of 6 votes unread"
+        assert (won["value"], won["note"]) == (50, note)
         assert "StableToolBench solvable queries" in show(capsys, *arguments)
+        unread = (*arguments, "--set", f"judge={server.url}#mumbling")
+        found = score(capsys, *unread)
+        notes = [line["note"] for line in found["categories"]]
+        assert notes == [
+            "3 of 6 judgements unread; std 0.00; runs 50.00, 50.00, 50.00",
+            "0 tied, 0 lost, 1 unjudged of 2; 3 of 6 votes unread",
+        ]
+        assert values(found["categories"]) == {"SoPR I1-Inst": 50, "SoWR I1-Inst": 50}
+        assert found["reasons"] == {"unjudged": 2}
+        shown = " ".join(show(capsys, *unread).split())
+        assert all(note in shown for note in notes) and "2 unjudged" in shown
         arguments = (*arguments, "--before", f"{server.url}#worse")
         change = values(score(capsys, *arguments)["change"]["averages"])
         assert change == {

@@ -214,7 +214,7 @@ class Completion(Scorable):
     def _judge(self, query: ToolQuery, made: Trajectory, statuses: Sequence[Status]) -> ItemScore:
         """One request solved or not; its mark is the mean credit of the judge's runs."""
         mark = statistics.fmean(CREDIT[status] for status in statuses)
-        worst = min(statuses, key=lambda status: CREDIT[status])
+        worst = min(statuses, key=lambda status: (CREDIT[status], status == "Unjudged"))
         return ItemScore(
             item=f"SoPR/{query.id}",
             category=f"SoPR {query.split}",
@@ -262,7 +262,7 @@ class Completion(Scorable):
 def _judge_pair(query: ToolQuery, votes: Sequence[Any]) -> ItemScore:
     """One request won against the reference or not."""
     found = outcome(votes)
-    words = {"candidate": "", "tie": "tie", "reference": "lost"}
+    words = {"candidate": "", "tie": "tie", "reference": "lost", "unjudged": "unjudged"}
     return ItemScore(
         item=f"SoWR/{query.id}",
         category=f"SoWR {query.split}",
@@ -276,11 +276,14 @@ def _judge_pair(query: ToolQuery, votes: Sequence[Any]) -> ItemScore:
 
 
 def _note(details: Sequence[Mapping[str, Any]]) -> str:
-    """The spread of the judge's runs (SoPR), or ties and losses (SoWR)."""
-    if "outcome" in details[0]:
-        counts = Counter(each["outcome"] for each in details)
-        tie, loss = (100 * counts[each] / len(details) for each in ("tie", "reference"))
-        return f"tie {tie:.2f}, loss {loss:.2f}"
+    """The spread of the judge's runs (SoPR), or why pairs are not won (SoWR); what was not read."""
+    if "votes" in details[0]:
+        counts = Counter(outcome(each["votes"]) for each in details)
+        votes = [vote for each in details for vote in each["votes"]]
+        return (
+            f"{counts['tie']} tied, {counts['reference']} lost, {counts['unjudged']} unjudged of "
+            f"{len(details)}; {votes.count('unjudged')} of {len(votes)} votes unread"
+        )
     ids = [str(number) for number in range(len(details))]
     runs = [
         {key: cast(Status, each["statuses"][run]) for key, each in zip(ids, details, strict=True)}
@@ -288,8 +291,9 @@ def _note(details: Sequence[Mapping[str, Any]]) -> str:
     ]
     rate = pass_rate(runs, ids)
     num_unjudged = sum(list(run.values()).count("Unjudged") for run in runs)
-    return f"runs {', '.join(f'{share:.2f}' for share in rate.runs)}; std {rate.std:.2f}" + (
-        f"; {num_unjudged} unjudged" if num_unjudged else ""
+    return (
+        f"{num_unjudged} of {len(runs) * len(ids)} judgements unread; std {rate.std:.2f}; "
+        f"runs {', '.join(f'{share:.2f}' for share in rate.runs)}"
     )
 
 

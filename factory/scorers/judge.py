@@ -2,8 +2,8 @@
 
 A local model judges. Where the published evaluators leave room, this is stricter and says so: a
 request without a prediction counts as unsolved and lost, a pair is shown in both orders and is a
-tie unless both name the same winner, and a judgement that cannot be read is counted by itself.
-Identical answers are a tie too, where the published evaluator tosses a coin.
+tie unless both name the same winner. Identical answers are a tie too, where the published evaluator
+tosses a coin. A judgement that cannot be read is counted by itself: it gives no credit and no vote.
 """
 
 from __future__ import annotations
@@ -49,14 +49,16 @@ class Rate(NamedTuple):
 
 
 class WinRate(NamedTuple):
-    """Pairs by outcome, in percent of all requests; the three sum to 100."""
+    """Pairs by outcome, in percent of all requests; the four sum to 100."""
 
     win: float
     """The candidate got more votes: SoWR."""
     tie: float
-    """Equal votes."""
+    """Equal votes, all of them read."""
     loss: float
     """The reference got more votes, or the candidate has no prediction."""
+    unjudged: float
+    """Equal votes, but some could not be read; like a tie this is no win."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +95,11 @@ def win_rate(votes: Mapping[str, Sequence[Winner]], ids: Iterable[str]) -> WinRa
     """SoWR over all `ids`: more votes than the reference wins; no votes at all is a loss."""
     wanted = list(ids)
     outcomes = [outcome(votes.get(query_id, ())) for query_id in wanted]
-    win, tie, loss = (
-        100 * outcomes.count(each) / len(wanted) for each in ("candidate", "tie", "reference")
+    win, tie, loss, unjudged = (
+        100 * outcomes.count(each) / len(wanted)
+        for each in ("candidate", "tie", "reference", "unjudged")
     )
-    return WinRate(win, tie, loss)
+    return WinRate(win, tie, loss, unjudged)
 
 
 def weighted_mean(rates: Sequence[float], sizes: Sequence[int]) -> float:
@@ -105,11 +108,16 @@ def weighted_mean(rates: Sequence[float], sizes: Sequence[int]) -> float:
 
 
 def outcome(votes: Sequence[Winner]) -> Winner:
-    """Who has more votes; without any it is the reference."""
+    """Who has more votes; without any it is the reference.
+
+    Equal votes are a tie only where each was read: the others might have decided.
+    """
     if not votes:
         return "reference"
     lead = votes.count("candidate") - votes.count("reference")
-    return "candidate" if lead > 0 else "reference" if lead < 0 else "tie"
+    if lead:
+        return "candidate" if lead > 0 else "reference"
+    return "unjudged" if "unjudged" in votes else "tie"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,13 +251,13 @@ class Judge:
         mine: Mapping[str, Status],
         other: Mapping[str, Status],
     ) -> Winner:
-        """One comparison: by status where exactly one is better, else by the judge (§7.2)."""
+        """One comparison: by status where exactly one is better, else by the judge (§7.2).
+
+        A status that could not be read is neither better nor worse.
+        """
         pair = mine.get(query_id, "Unsolved"), other.get(query_id, "Unsolved")
-        for better in ("Solved", "Unsure"):
-            if pair.count(better) == 1:
-                return "candidate" if pair[0] == better else "reference"
-            if pair == ("Solved", "Solved"):
-                break
+        if "Unjudged" not in pair and pair[0] != pair[1]:
+            return "candidate" if CREDIT[pair[0]] > CREDIT[pair[1]] else "reference"
         if ours.final_answer == theirs.final_answer and ours.trajectory == theirs.trajectory:
             return "tie"
         picks = await asyncio.gather(
