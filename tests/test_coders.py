@@ -459,8 +459,11 @@ def test_namesakes_count_as_one_tool() -> None:
     document = {**known.document, "description": "In other words.", "name": known.name.title()}
     written = Tool(id="t_new", document=document)
     assert signature(written) == signature(known) != signature(other)
-    pairs = canonical_pairs([Pair(a="t_new", b=other.id, weight=1.0)], [written], [known, other])
+    called = [Pair(a="t_new", b=other.id, weight=1.0)]
+    assert len(build_graph(called, [known, other])) == 0, "tools are matched by id"
+    pairs = canonical_pairs(called, [written], [known, other])
     assert pairs == [Pair(a=known.id, b=other.id, weight=1.0)]
+    assert len(build_graph(pairs, [known, other])) == 1
 
 
 # -- coding anew ----------------------------------------------------------------------------------

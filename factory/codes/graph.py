@@ -61,8 +61,8 @@ def build_graph(
 ) -> Graph:
     """The similarity of N tools: A = D^-1/2 C D^-1/2, thinned out and symmetric (A21).
 
-    An entry stays if either of its tools counts it among its strongest. Pairs of tools that are not
-    among `tools`, nor have the signature of one, are left out.
+    An entry stays if either of its tools counts it among its strongest. Tools are matched by id,
+    and pairs of others left out: `canonical_pairs` comes first where namesakes are to count.
     """
     place = {tool.id: row for row, tool in enumerate(tools)}
     counts: dict[tuple[int, int], float] = {}
