@@ -74,7 +74,7 @@ from factory.rows import (
 )
 from factory.rulebook import Rulebook
 from factory.sampling import Sampler
-from factory.score import Decision, gate, paired_delta
+from factory.score import Decision, gate, overall_weights, paired_delta
 from factory.serving import base_checkpoint, engine_settings, make_checkpoint
 from factory.store.database import Ledger
 from factory.train import (
@@ -644,13 +644,14 @@ class Factory:
         dev = self.benchmarks.get(self.recipe.score.dev)
         if dev is None:
             return Decision(True, "promoted without a gate: score.dev is empty")
+        assert isinstance(dev, Calls), "load_benchmarks lets no other kind decide"
         basis = self._basis(dev)
         before = history.load_items(self.ledger, this.checkpoint.id, dev.name, basis)
         after = history.load_items(self.ledger, trained.id, dev.name, basis)
         return gate(
             dev.summary(this.checkpoint.id, before),
             dev.summary(trained.id, after),
-            paired_delta(before, after),
+            paired_delta(before, after, overall_weights(dev.benchmark)),
             tolerance=self.recipe.score.tolerance,
         )
 

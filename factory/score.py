@@ -228,13 +228,17 @@ def summarise(
     )
 
 
-def paired_delta(before: Sequence[ItemScore], after: Sequence[ItemScore]) -> Estimate:
+def paired_delta(
+    before: Sequence[ItemScore],
+    after: Sequence[ItemScore],
+    weights: Mapping[str, float] | None = None,
+) -> Estimate:
     """After minus before on the same items, in points, by a paired bootstrap.
 
-    Categories count alike; items are paired as `subtract` pairs them.
+    Categories weigh as in `summarise`, items are paired as `subtract` pairs them.
     """
     changes = group_marks(subtract(before, after))
-    return combine(changes, dict.fromkeys(changes, 1 / len(changes)))
+    return combine(changes, weights or dict.fromkeys(changes, 1 / len(changes)))
 
 
 def subtract(before: Sequence[ItemScore], after: Sequence[ItemScore]) -> list[ItemScore]:

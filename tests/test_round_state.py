@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from conftest_models import tiny_model
-from workspaces import make_workspace
+from test_scoring import mark, write_bfcl
+from workspaces import ROOT, make_workspace
 
 from factory import history
 from factory.canon import query_id
 from factory.cli.monitor import PlainMonitor
+from factory.evaluate import store
 from factory.failures import ContentError, InputError, MissingError, ModelError, RecipeError
 from factory.recipe import load_recipe, load_settings
 from factory.records import Checkpoint, Query
@@ -176,6 +178,29 @@ def test_scores_of_other_prompts_do_not_count(workspace: Workspace) -> None:
 def test_test_set_cannot_gate(workspace: Workspace) -> None:
     with pytest.raises(ContentError, match="test set"):
         open_factory(workspace, {"score.dev": '"home"'})
+
+
+def test_the_gate_weighs_a_change_as_the_dev_set_weighs_its_score(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """A checkpoint that gains where ToolDev's average looks, and loses where it does not."""
+    text = (ROOT / "eval/bfcl.toml").read_text(encoding="utf-8")
+    data = f'questions = "{write_bfcl(tmp_path / "bfcl")}"'
+    text = text.replace('package = "bfcl_eval"\nquestions = "data"', data)
+    (workspace.root / "eval/mine.toml").write_text(text.replace('split = "test"', 'split = "dev"'))
+    factory = open_factory(workspace, {"score.dev": '"mine"'})
+    dev, this = factory.benchmarks["mine"], factory._start(1)
+    made = replace(this.checkpoint, id="r1")
+    for checkpoint, right in (
+        (this.checkpoint, {"irrelevance", "live_irrelevance", "live_relevance"}),
+        (made, {"live_multiple"}),
+    ):
+        items = [mark(item, item.category in right) for item in dev.items]
+        store(factory, 1, checkpoint.id, dev, items, factory._basis(dev))
+    decision = factory._decide(this, made)
+    assert decision.promote
+    gained = f"{50 * 1037 / 1335:.1f}"
+    assert f"mine rose from 0.0 to {gained} (+{gained} points, 95 %" in decision.reason
 
 
 def test_answers_must_leave_room_for_a_prompt(workspace: Workspace) -> None:

@@ -444,6 +444,10 @@ def test_paired_delta() -> None:
     assert delta.value == pytest.approx((25.0 + 50.0) / 2)
     assert delta.low <= delta.value <= delta.high
     assert paired_delta(before, before) == (0.0, 0.0, 0.0)
+    weights = {"simple": 0.9, "parallel": 0.1}
+    scores = [summarise("tiny", "r", items, weights).value for items in (before, after)]
+    assert paired_delta(before, after, weights).value == pytest.approx(27.5)
+    assert scores[1] - scores[0] == pytest.approx(27.5)
 
 
 def test_paired_delta_is_narrower_than_two_intervals() -> None:
