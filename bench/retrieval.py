@@ -4,6 +4,8 @@ Compares factory.engines.beam with transformers' own beam search under `prefix_a
 in batches and one query at a time with a trie of dicts, which is how ToolGen retrieves. All rank
 by the same sum of log-probabilities; the share of queries with the same codes in the same order is
 a column. The model has random weights and the shipped model's shape, with code tokens added.
+Queries are asked as they are, then behind `--shared` tokens that all begin with: the chat templates
+of Qwen and Llama open with a system message of about 25.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +77,12 @@ def make_catalogue(folder: Path, num_tools: int, levels: int = 3, size: int = 51
     return Catalogue(folder=folder, trie=trie, names=texts)
 
 
-def make_prompts(num: int, vocabulary: int = 2000) -> list[list[int]]:
-    """Prompts of 30 to 50 tokens, as home queries have."""
+def make_prompts(num: int, vocabulary: int = 2000, num_shared: int = 0) -> list[list[int]]:
+    """Prompts of 30 to 50 tokens, as home queries have, behind some that all share."""
     rng = np.random.default_rng(1)
-    return [rng.integers(10, vocabulary, rng.integers(30, 51)).tolist() for _ in range(num)]
+    start = list(range(10, 10 + num_shared))
+    own = [rng.integers(10, vocabulary, rng.integers(30, 51)).tolist() for _ in range(num)]
+    return [start + prompt for prompt in own]
 
 
 def dict_trie(trie: Trie) -> dict[int, Any]:
@@ -166,7 +171,8 @@ def compare(model: Any, catalogue: Catalogue, prompts: Prompts, beams: int, batc
     rate_batched = len(prompts) / best_seconds(batched, 2)
     rate_one = len(few) / best_seconds(one_by_one, 1)
     print_table(
-        f"top {beams} of {len(trie):,} tools, {len(prompts)} queries of about 40 tokens, "
+        f"top {beams} of {len(trie):,} tools, {len(prompts)} queries of about "
+        f"{np.mean([*map(len, prompts)]):.0f} tokens, "
         f"{str(model.dtype).removeprefix('torch.')}",
         ("way", "queries/s", "ratio", "same ranking, %"),
         [
@@ -193,6 +199,7 @@ def main() -> None:
     parser.add_argument("--tools", type=int, default=47_933)
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--beams", type=int, nargs="+", default=[5, 10])
+    parser.add_argument("--shared", type=int, default=25, help="tokens that all begin with")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
@@ -206,10 +213,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         catalogue = make_catalogue(Path(folder), options.tools)
-        prompts = make_prompts(options.queries)
         for dtype in options.dtype:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-            for beams in options.beams:
+            for beams, num_shared in product(options.beams, (0, options.shared)):
+                prompts = make_prompts(options.queries, num_shared=num_shared)
                 compare(model.eval(), catalogue, prompts, beams, options.batch)
 
 

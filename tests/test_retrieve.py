@@ -94,10 +94,15 @@ def test_an_exact_beam_equals_brute_force(toy: tuple[Any, list[list[int]]], mixe
     assert not all(ranking.exact for ranking in narrow)
 
 
-def test_a_ranking_does_not_depend_on_its_batch(toy: tuple[Any, list[list[int]]]) -> None:
+@pytest.mark.parametrize("num_shared", [0, 7, 20])
+def test_a_ranking_does_not_depend_on_its_batch(
+    toy: tuple[Any, list[list[int]]], num_shared: int
+) -> None:
     model, level_ids = toy
     search = BeamSearch(model, make_trie(level_ids, model.config.eos_token_id))
-    prompts = make_prompts(12)
+    start = [*range(30, 30 + num_shared)]
+    prompts = [start + prompt for prompt in make_prompts(12)]
+    prompts.append(start or [7])
     alone = [search.search([prompt], k=5, beams=10)[0] for prompt in prompts]
     for max_tokens in (1, 40, 1024):
         together = search.search(prompts, k=5, beams=10, max_tokens=max_tokens)
@@ -123,7 +128,7 @@ def test_any_decoder_that_keeps_its_past_can_search(
     )
     torch.manual_seed(0)
     model, trie = AutoModelForCausalLM.from_config(config).eval(), make_trie(toy[1], end)
-    prompts = [[7], *make_prompts(3)]
+    prompts = [[7] * 9, *([7] * 9 + prompt for prompt in make_prompts(3))]
     found = BeamSearch(model, trie).search(prompts, k=5, beams=5, exact=True)
     for ranking, prompt in zip(found, prompts, strict=True):
         assert ranking.exact

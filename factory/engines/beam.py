@@ -3,8 +3,9 @@
 A prompt is read once. The tokens of the beam then stand side by side in the prompt's own row, and
 a mask lets each see the prompt and the tokens of its own branch; so keys and values are neither
 repeated for each branch nor reordered between steps, which is most of what a beam search costs.
-Prompts of like length are read together, and the beams of many such groups take their steps
-together: a pass of the model has a fixed cost that its tokens share.
+What all prompts begin with is read once. Prompts of like length are read together, and the beams of
+many such groups take their steps together: a pass of the model has a fixed cost that its tokens
+share.
 
 A prefix's log-probability only falls as it grows. A ranking is therefore known to be exact when
 its last code beats every prefix that the beam dropped; where it does not, a wider beam decides.
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ from factory.engines.constrain import LOST, Forest
 
 WIDEN = 4
 """How much wider the beam is at the next try for a ranking that is not known to be exact."""
+SHARED = 8
+"""Tokens that prompts must have in common for these to be read once."""
 LOW = float("-inf")
 HELD = 8
 """Prompt tokens of a batch, in multiples of those that are read at once."""
@@ -115,9 +119,10 @@ class BeamSearch:
         import torch
 
         device, num_prompts = self._model.device, len(prompts)
-        ids_BT, mask_BT = _left_pad(prompts, device)
+        num_shared = _count_shared(prompts)
+        ids_BT, mask_BT = _left_pad(prompts, num_shared, device)
         past = past_type()(self._num_layers, num_prompts, ids_BT.shape[1] + beams * self.depth)
-        logits_BKV = self._read_prompts(ids_BT, mask_BT, past, max_tokens)
+        logits_BKV = self._read_prompts(ids_BT, mask_BT, num_shared, past, max_tokens)
         node_BK = torch.full((num_prompts, 1), self._root, device=device)
         score_BK = torch.zeros(num_prompts, 1, device=device)
         branch_BKL = torch.zeros(num_prompts, 1, 0, dtype=torch.bool, device=device)
@@ -163,20 +168,31 @@ class BeamSearch:
         exact_B = best_Bk[:, -1] >= dropped_B
         return self._rank(best_Bk.tolist(), best_node_Bk.tolist(), exact_B.tolist())
 
-    def _read_prompts(self, ids_BT: Any, mask_BT: Any, past: Any, max_tokens: int) -> Any:
-        """(B, 1, V) logits after the prompts, which are left-padded and sorted by length.
+    def _read_prompts(
+        self, ids_BT: Any, mask_BT: Any, num_shared: int, past: Any, max_tokens: int
+    ) -> Any:
+        """(B, 1, V) logits after the prompts, as `_left_pad` lays them out, sorted by length.
 
-        All but their last tokens are read only as far as keys and values go.
+        All but their last tokens are read only as far as keys and values go, the shared ones once.
         """
-        lengths, last = mask_BT.sum(1).tolist(), ids_BT.shape[1] - 1
+        last = ids_BT.shape[1] - 1
         position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+
+        def fill(rows: slice, start: int, stop: int) -> None:
+            """Read slots `start` to `stop` of some rows, which see the shared ones before."""
+            past.rows, past.start, past.stop = rows, 0 if num_shared else start, start
+            ids, positions = ids_BT[rows, start:stop], position_BT[rows, start:stop]
+            with suppress(Filled):
+                self._read(ids, mask_BT[rows, past.start : stop], positions, past, last=1)
+
         past.fills = True
+        if num_shared:
+            fill(slice(0, 1), 0, num_shared)
+            past.repeat_first(num_shared)
+        lengths = mask_BT[:, num_shared:].sum(1).tolist()
         for rows in _batches(lengths, max_tokens, len(lengths)):
-            past.rows, past.start = rows, last + 1 - lengths[rows.stop - 1]
-            past.stop, group = past.start, (rows, slice(past.start, last))
-            if past.start < last:
-                with suppress(Filled):
-                    self._read(ids_BT[group], mask_BT[group], position_BT[group], past, last=1)
+            if (longest := lengths[rows.stop - 1]) > 1:
+                fill(rows, last + 1 - longest, last)
         past.rows, past.start, past.stop, past.fills = slice(None), 0, last, False
         return self._read(ids_BT[:, last:], mask_BT, position_BT[:, last:], past)
 
@@ -260,6 +276,12 @@ def past_type() -> type:
                 raise Filled
             return [block[self.rows, :, self.start : stop] for block in self._blocks[layer_idx]]
 
+        def repeat_first(self, num_slots: int) -> None:
+            """Give every row the first one's keys and values of the first slots."""
+            for blocks in self._blocks.values():
+                for block in blocks:
+                    block[1:, :, :num_slots] = block[:1, :, :num_slots]
+
         def get_seq_length(self, layer_idx: int = 0) -> int:
             """Slots that the rows see before new ones."""
             return self.stop - self.start
@@ -283,16 +305,25 @@ def _batches(lengths: Sequence[int], max_tokens: int, max_rows: int) -> Iterator
         yield slice(start, len(lengths))
 
 
-def _left_pad(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Any, Any]:
-    """Prompts as (B, T) ids and mask; pads stand on the left, where the mask is 0."""
+def _count_shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens at the start that all prompts have in common, but for the last of the shortest."""
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    alike = (a == b for a, b in zip(first, last, strict=False))
+    num = min(sum(takewhile(bool, alike)), min(map(len, prompts)) - 1)
+    return num if num >= SHARED and len(prompts) > 1 else 0
+
+
+def _left_pad(prompts: Sequence[Sequence[int]], num_shared: int, device: Any) -> tuple[Any, Any]:
+    """Prompts as (B, T) ids and mask: shared tokens, pads, which the mask has as 0, the rest."""
     import torch
 
     width = max(map(len, prompts))
     ids_BT = np.zeros((len(prompts), width), dtype=np.int64)
     mask_BT = np.zeros((len(prompts), width), dtype=np.int64)
+    ids_BT[:, :num_shared], mask_BT[:, :num_shared] = prompts[0][:num_shared], 1
     for row, prompt in enumerate(prompts):
-        ids_BT[row, width - len(prompt) :] = prompt
-        mask_BT[row, width - len(prompt) :] = 1
+        start = width - len(prompt) + num_shared
+        ids_BT[row, start:], mask_BT[row, start:] = prompt[num_shared:], 1
     return torch.from_numpy(ids_BT).to(device), torch.from_numpy(mask_BT).to(device)
 
 
