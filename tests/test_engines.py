@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest_models import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ from factory.engines.base import (
     request_to_wire,
     unanswered,
 )
+from factory.engines.chat import Chat
 from factory.engines.constrain import Bound, Forest, Guide, Rows, make_guide
 from factory.engines.process import DEATHS_PER_RESTART, ProcessEngine
 from factory.engines.replay import ReplayEngine
@@ -370,6 +372,33 @@ def test_a_chat_template_inside_the_tokenizer_config_counts(tmp_path: Path) -> N
 
 
 # --- the wire, constraints, replay ---
+
+
+def test_prompts_are_tokenised_as_the_tokenizer_does_it_whole(tmp_path: Path) -> None:
+    """Also where the saved tokenizer cuts and pads, which transformers switches off."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    folder = tiny_model(tmp_path / "model")
+    rust = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rust.enable_truncation(3)
+    rust.enable_padding(length=40)
+    rust.save(str(folder / "tokenizer.json"))
+    chat, tokenizer = Chat(folder), AutoTokenizer.from_pretrained(folder)
+    for text in (
+        "Book a table for four.",
+        "<|end|> of <|user|>",
+        "\N{WAVING HAND SIGN} wave " * 30,
+        "",
+    ):
+        raw = Request(id="raw", prompt=text, sampling=Sampling())
+        assert chat.encode(raw) == (tokenizer.encode(text) or [min(chat.end_ids)])
+        messages = (Message(role="user", content=text),)
+        asked = Request(id="asked", messages=messages, sampling=Sampling())
+        expected = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
+        assert chat.encode(asked) == expected
 
 
 @pytest.mark.parametrize(
