@@ -40,6 +40,8 @@ class Catalogue:
     """Codes of all tools."""
     names: dict[int, str]
     """Text of each code token."""
+    levels: list[list[int]]
+    """Ids of the code tokens of each level."""
 
 
 def make_catalogue(folder: Path, num_tools: int, levels: int = 3, size: int = 512) -> Catalogue:
@@ -63,18 +65,22 @@ def make_catalogue(folder: Path, num_tools: int, levels: int = 3, size: int = 51
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     level_ids = [tokenizer.convert_tokens_to_ids(level) for level in names]
-    rng = np.random.default_rng(0)
-    numbers_NL = np.unique(rng.integers(0, size, (2 * num_tools, levels)), axis=0)
-    numbers_NL = rng.permutation(numbers_NL)[:num_tools]
-    codes_NL = np.array(level_ids)[np.arange(levels), numbers_NL]
-    ids = [f"t_{row:012x}" for row in range(num_tools)]
-    trie = Trie.build(codes_NL, ids, int(tokenizer.eos_token_id))
+    trie = make_trie(level_ids, num_tools, int(tokenizer.eos_token_id))
     texts = {
         token: name
         for level, tokens in zip(names, level_ids, strict=True)
         for name, token in zip(level, tokens, strict=True)
     }
-    return Catalogue(folder=folder, trie=trie, names=texts)
+    return Catalogue(folder=folder, trie=trie, names=texts, levels=level_ids)
+
+
+def make_trie(levels: Sequence[Sequence[int]], num_tools: int, end: int) -> Trie:
+    """Random codes of so many tools, a token of each level."""
+    rng, size = np.random.default_rng(0), len(levels[0])
+    numbers_NL = np.unique(rng.integers(0, size, (2 * num_tools, len(levels))), axis=0)
+    numbers_NL = rng.permutation(numbers_NL)[:num_tools]
+    codes_NL = np.array(levels)[np.arange(len(levels)), numbers_NL]
+    return Trie.build(codes_NL, [f"t_{row:012x}" for row in range(num_tools)], end)
 
 
 def make_prompts(num: int, vocabulary: int = 2000, num_shared: int = 0) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""python -m bench.trie [--plot growth.svg]: the trie of codes from a thousand to a million tools.
+"""python -m bench.trie: the trie of codes from a thousand to a million tools.
 
 Compares factory.codes.trie with a trie of Python dicts, and in build time, memory and lookup with
 marisa-trie (requirements/bench.lock), which is static and cannot say what may follow a prefix.
@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -195,73 +193,16 @@ def print_size(num: int, found: list[Measured]) -> None:
     )
 
 
-def draw_growth(growth: dict[str, list[tuple[int, Measured]]]) -> str:
-    """An SVG of two panels, build time and memory over the number of tools, both axes log 10."""
-    panels: list[tuple[str, Callable[[Measured], float]]] = [
-        ("build, seconds", lambda one: one.build_seconds),
-        ("memory, MiB", lambda one: max(one.mib, 0.01)),
-    ]
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 330" '
-        'font-family="sans-serif" font-size="12">'
-    ]
-    for panel, (title, value) in enumerate(panels):
-        points = {way: [(num, value(one)) for num, one in rows] for way, rows in growth.items()}
-        parts += _draw_panel(30 + 360 * panel, title, points)
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _draw_panel(left: int, title: str, points: dict[str, list[tuple[int, float]]]) -> list[str]:
-    width, height, top = 280, 220, 40
-    (x_low, x_high), (y_low, y_high) = (
-        (math.floor(min(logs)), math.ceil(max(logs)))
-        for logs in (
-            [math.log10(point[axis]) for rows in points.values() for point in rows]
-            for axis in (0, 1)
-        )
-    )
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + 20 + width * (x - x_low) / max(1, x_high - x_low),
-            top + height * (y_high - y) / max(1, y_high - y_low),
-        )
-
-    parts = [f'<text x="{left + 20}" y="22" font-weight="bold">{title}</text>']
-    for power in range(x_low, x_high + 1):
-        x, bottom = place(power, y_low)
-        parts.append(f'<path d="M{x:.0f} {top}V{bottom:.0f}" stroke="#ddd"/>')
-        parts.append(
-            f'<text x="{x:.0f}" y="{bottom + 16:.0f}" text-anchor="middle">{10**power:,}</text>'
-        )
-    for power in range(y_low, y_high + 1):
-        x, y = place(x_low, power)
-        parts.append(f'<path d="M{x:.0f} {y:.0f}h{width}" stroke="#ddd"/>')
-        label = f"{10.0**power:g}"
-        parts.append(f'<text x="{x - 4:.0f}" y="{y + 4:.0f}" text-anchor="end">{label}</text>')
-    for line, (way, rows) in enumerate(points.items()):
-        colour = ("#0072b2", "#d55e00", "#009e73")[line % 3]
-        spots = " ".join(
-            "{:.1f},{:.1f}".format(*place(math.log10(x), math.log10(y))) for x, y in rows
-        )
-        parts.append(f'<polyline points="{spots}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        y = top + height + 36 + 15 * line
-        parts.append(f'<text x="{left + 20}" y="{y}" fill="{colour}">{way}</text>')
-    return parts
-
-
 def main() -> None:
-    """Parse the sizes, print a table each, and draw how time and memory grow."""
+    """Parse the sizes, print a table each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     sizes = [1_000, 10_000, 47_933, 100_000, 1_000_000]
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes)
-    parser.add_argument("--plot", type=Path, help="write the growth as an SVG file")
     options = parser.parse_args()
     print_machine("numpy", "marisa-trie")
     has_marisa = importlib.util.find_spec("marisa_trie") is not None
     if not has_marisa:
         print("marisa-trie is not installed (requirements/bench.lock): left out")
-    growth: dict[str, list[tuple[int, Measured]]] = {}
     for num in options.sizes:
         codes = make_codes(num + CHANGES)
         codes_NL, fresh = codes[:num], [tuple(code) for code in codes[num:].tolist()]
@@ -269,11 +210,6 @@ def main() -> None:
         found = [measure_flat(codes_NL, ids, fresh), measure_dicts(codes_NL, ids, fresh)]
         found += [measure_marisa(codes_NL)] if has_marisa else []
         print_size(num, found)
-        for one in found:
-            growth.setdefault(one.way, []).append((num, one))
-    if options.plot:
-        options.plot.write_text(draw_growth(growth), encoding="utf-8")
-        print(f"\nwritten: {options.plot}")
 
 
 if __name__ == "__main__":
