@@ -125,7 +125,7 @@ def draw_panel(left: int, top: int, title: str, points: Points) -> list[str]:
     parts.append(f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/>')
     for (x, y), (_, value) in zip(spots, points, strict=True):
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#0072b2"/>')
-        parts.append(f'<text x="{x:.1f}" y="{y - 7:.1f}" text-anchor="middle">{value:.3g}</text>')
+        parts.append(f'<text x="{x + 6:.1f}" y="{y - 6:.1f}">{value:.3g}</text>')
     return parts
 
 
