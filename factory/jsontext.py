@@ -25,11 +25,11 @@ SHOWN_CHARS = 120
 """Longest value shown in a message."""
 
 # A string that nothing closes reaches to the end, so that no text is gone through twice.
-_STRING = r'"(?:[^"\\]|\\.|\\\Z)*+(?:"|\Z)'
+_STRING = r'"(?>[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*)(?:"|\Z)'
 _TOKEN = re.compile(rf"{_STRING}|[\[{{]|[\]}}]", re.DOTALL)
 _REPAIRABLE = re.compile(
     rf"{_STRING}"  # kept
-    r"|'(?P<single>(?:[^'\\]|\\.|\\\Z)*+)(?:'|(?P<open>\Z))"
+    r"|'(?P<single>(?>[^'\\]*+(?:\\(?:.|\Z)[^'\\]*+)*))(?:'|(?P<open>\Z))"
     r"|[“”](?P<curly>[^“”]*+)(?:[“”]|(?P<bare>\Z))"
     r"|,(?=\s*+[}\]])",
     re.DOTALL,

@@ -230,7 +230,7 @@ class Pattern:
         raise PatternError("a group is not closed")
 
     def _skip_class(self) -> None:
-        match = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*+\]", re.DOTALL).match(
+        match = re.compile(r"\[\^?\]?(?>[^\]\\]*+(?:\\.[^\]\\]*+)*)\]", re.DOTALL).match(
             self.text, self._position
         )
         if match is None:

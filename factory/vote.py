@@ -33,7 +33,9 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_BLOCKS = 256
 """Call blocks read of one answer; more make it unreadable."""
 
-_STRING_OR_CLOSE = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*+(?P<end>"|\Z)|</tool_call>', re.DOTALL)
+_STRING_OR_CLOSE = re.compile(
+    r'"(?>[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*)(?P<end>"|\Z)|</tool_call>', re.DOTALL
+)
 _REFERENCE = re.compile(
     r"API_call_\d+|\{\{[^{}]{1,100}\}\}|[$<#](?:call|result|output|step)s?[._ \[]?\d+",
     re.IGNORECASE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,20 @@ FACTORY_BOY_NAMES = (
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
+
+
+def test_no_group_is_possessive() -> None:
+    """Python before 3.11.5 gets them wrong (gh-106052); an atomic group says the same."""
+    possessive = re.compile(r"\)(?:[*+?]|\{[\d,]+\})\+")
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and possessive.search(node.value)
+    ]
+    assert not found
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -47,10 +47,12 @@ _LLAMA_TOKENS = re.compile(r"<\|(?:python_tag|eot_id|eom_id)\|>")
 _MISTRAL_CALL = re.compile(
     r"\s*+(?:\[TOOL_CALLS\])?\s*+([\w.:/-]{1,200}+)(?:\[CALL_ID\]\w++)?(?:\[ARGS\])?\s*+(?=\{)"
 )
-_NAME = r"[^\W\d][\w.:/-]*+(?: [\w.:/-]++)*+"
+_NAME = r"[^\W\d][\w.:/-]*+(?>(?: [\w.:/-]++)*)"
 _PYTHON_START = re.compile(rf"\[?\s*+{_NAME}\(")
 _PYTHON_CALL = re.compile(rf"\s*+({_NAME})\s*+\((.*)\)\s*+", re.DOTALL)
-_STRING = r"\"\"\".*?\"\"\"|'''.*?'''|\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+'"
+_STRING = (
+    r"\"\"\".*?\"\"\"|'''.*?'''|\"(?>[^\"\\]*+(?:\\.[^\"\\]*+)*)\"|'(?>[^'\\]*+(?:\\.[^'\\]*+)*)'"
+)
 _PIECE = re.compile(rf"(?s:{_STRING}|.)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -55,7 +55,7 @@ _MAP = re.compile(r"new\s++HashMap<.*?>\s*+\(\)\s*+\{\s*+\{?+\s*+([^}]*+)\}", re
 _PUT = re.compile(r'put\("(.*?)",\s*+(.*?)\)')
 _EMPTY_MAP = re.compile(r"new\s++HashMap<.*?>\s*+\(\)")
 
-_ROWS = r"\[(?:[^\]\n]*+\](?!\s*+{end})(?:\s*+,\s*+\[)?+)*+[^\]\n]*+\]\s*+{end}"
+_ROWS = r"\[(?>(?:[^\]\n]*+\](?!\s*+{end})(?>(?:\s*+,\s*+\[)?))*)[^\]\n]*+\]\s*+{end}"
 _NESTED = re.compile(
     r"\[\s*+" + _ROWS.format(end=r"\]") + r"|new\s++Array\(\s*+" + _ROWS.format(end=r"\)")
 )
