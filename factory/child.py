@@ -254,7 +254,9 @@ class Channel:
         """Wait until the parent closes: ending over unread messages would lose what was sent."""
         deadline = time.monotonic() + seconds
         while not self.closed and (left := deadline - time.monotonic()) > 0:
-            self.receive(timeout=left)
+            # What nobody reads any more may be unreadable too.
+            with contextlib.suppress(Exception):
+                self.receive(timeout=left)
 
     def _read(self) -> None:
         with contextlib.suppress(ConnectionError), self._connection.makefile("rb") as stream:
@@ -262,6 +264,7 @@ class Channel:
                 try:
                     self._messages.put(self.prepare(json.loads(line)))
                 except Exception as error:
+                    # It belongs to the thread that receives.
                     self._messages.put(error)
         self._messages.put(None)
         # Where the system has no death signal, a busy child still ends soon after its parent.

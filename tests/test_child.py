@@ -87,11 +87,14 @@ def test_messages_are_prepared_in_order_by_the_reading_thread(tmp_path: Path) ->
         assert await child.receive() == {"type": "preparing"}
         for value in (1, 2):
             await child.send({"do": "echo", "value": value})
-        await child.send({"do": "fail"})
+        for _ in range(3):
+            await child.send({"do": "fail"})
         for value in (1, 2):
             assert await child.receive() == {"type": "echo", "value": [value, "channel"]}
         with pytest.raises(ModelError, match="unreadable"):
             await child.receive()
+        await child.stop()
+        assert f"exit code {ModelError.exit_code}" in child.cause()
 
     with_child(tmp_path, body)
 

@@ -374,6 +374,21 @@ def test_a_chat_template_inside_the_tokenizer_config_counts(tmp_path: Path) -> N
 # --- the wire, constraints, replay ---
 
 
+def test_a_tokenizer_written_in_python_serves(tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    folder = tiny_model(tmp_path / "model")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    tokenizer = ByT5Tokenizer(chat_template="{{ messages[0].content }}</s>")
+    tokenizer.save_pretrained(folder)
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    request = Request(
+        id="python", messages=(Message(role="user", content="ab"),), sampling=Sampling()
+    )
+    assert Chat(folder).encode(request) == [100, 101, 1]
+
+
 def test_prompts_are_tokenised_as_the_tokenizer_does_it_whole(tmp_path: Path) -> None:
     """Also where the saved tokenizer cuts and pads, which transformers switches off."""
     from tokenizers import Tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,20 +100,22 @@ def test_a_ranking_does_not_depend_on_its_batch(
     toy: tuple[Any, list[list[int]]], num_shared: int
 ) -> None:
     model, level_ids = toy
-    search = BeamSearch(model, make_trie(level_ids, model.config.eos_token_id))
+    trie = make_trie(level_ids, model.config.eos_token_id)
+    search = BeamSearch(model, trie)
     start = [*range(30, 30 + num_shared)]
     prompts = [start + prompt for prompt in make_prompts(12)]
     prompts.append(start or [7])
     alone = [search.search([prompt], k=5, beams=10)[0] for prompt in prompts]
-    for max_tokens in (1, 40, 1024):
+    for max_tokens in (40, 100, 1024):
         together = search.search(prompts, k=5, beams=10, max_tokens=max_tokens)
         for one, other in zip(together, alone, strict=True):
-            assert [found.code for found in one.found] == [found.code for found in other.found]
+            assert_equal(one, [(found.tool_id, found.score) for found in other.found], trie)
+            assert one.exact == other.exact
     assert search.search([], k=5, beams=5) == []
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "qwen3"])
-def test_any_decoder_that_keeps_its_past_can_search(
+def test_any_decoder_that_is_told_positions_can_search(
     toy: tuple[Any, list[list[int]]], kind: str
 ) -> None:
     import torch
@@ -133,6 +136,30 @@ def test_any_decoder_that_keeps_its_past_can_search(
     for ranking, prompt in zip(found, prompts, strict=True):
         assert ranking.exact
         assert_equal(ranking, rank_all(model, trie, prompt, 5), trie)
+
+
+@pytest.mark.parametrize("kind", ["mpt", "bloom"])
+def test_a_decoder_that_counts_its_own_positions_is_refused(
+    toy: tuple[Any, list[list[int]]], kind: str
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(kind, **sizes, vocab_size=toy[0].config.vocab_size)
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ValueError, match=f"a {kind} model cannot be told"):
+        BeamSearch(model, make_trie(toy[1], 2))
+
+
+def test_a_broken_model_ends_an_exact_search(toy: tuple[Any, list[list[int]]]) -> None:
+    import torch
+
+    model, level_ids = copy.deepcopy(toy[0]), toy[1]
+    with torch.no_grad():
+        model.lm_head.weight[level_ids[0][0]] = float("nan")
+    search = BeamSearch(model, make_trie(level_ids, model.config.eos_token_id))
+    rankings = search.search(make_prompts(2), k=5, beams=5, exact=True)
+    assert not any(ranking.exact for ranking in rankings)
 
 
 def test_a_catalogue_smaller_than_k_comes_back_whole(toy: tuple[Any, list[list[int]]]) -> None:

@@ -3,9 +3,9 @@
 A prompt is read once. The tokens of the beam then stand side by side in the prompt's own row, and
 a mask lets each see the prompt and the tokens of its own branch; so keys and values are neither
 repeated for each branch nor reordered between steps, which is most of what a beam search costs.
-What all prompts begin with is read once. Prompts of like length are read together, and the beams of
-many such groups take their steps together: a pass of the model has a fixed cost that its tokens
-share.
+What the prompts of a batch begin with is read once. Prompts of like length are read together, and
+the beams of many such groups take their steps together: a pass of the model has a fixed cost that
+its tokens share.
 
 A prefix's log-probability only falls as it grows. A ranking is therefore known to be exact when
 its last code beats every prefix that the beam dropped; where it does not, a wider beam decides.
@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from inspect import signature
 from itertools import takewhile
 from typing import Any
 
@@ -34,6 +35,8 @@ WIDEN = 4
 SHARED = 8
 """Tokens that prompts must have in common for these to be read once."""
 LOW = float("-inf")
+MAX_LOGITS = 1 << 26
+"""Logits of a step, at most: branches times vocabulary."""
 HELD = 8
 """Prompt tokens of a batch, in multiples of those that are read at once."""
 
@@ -63,7 +66,8 @@ class Ranking:
 class BeamSearch:
     """Beam search over one trie with one transformers model.
 
-    The model must be a decoder that attends to its whole past, as a prompt of this length lets it.
+    The model must be a decoder that attends to its whole past, as a prompt of this length lets it,
+    and that takes positions from `position_ids`: ValueError for one that does not.
     Example: BeamSearch(model, trie).search([prompt_ids], k=5, beams=5)[0].found[0].tool_id.
     """
 
@@ -76,7 +80,12 @@ class BeamSearch:
         self.depth = self._forest.depth(self._trie)
         """Tokens of the longest code."""
         self._family = self._trie.family()
-        self._num_layers = model.config.get_text_config().num_hidden_layers
+        config = model.config.get_text_config()
+        self._num_layers, self._vocabulary = config.num_hidden_layers, config.vocab_size
+        # Branches stand side by side, so a token's place in its row is not its position.
+        told = "position_ids" in signature(model.forward).parameters
+        if not told or getattr(config, "alibi", False):
+            raise ValueError(f"a {config.model_type} model cannot be told a token's position")
 
     def search(
         self,
@@ -100,16 +109,19 @@ class BeamSearch:
 
         rankings: dict[int, Ranking] = {}
         open_rows = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        k, beams = min(k, len(self._trie)), min(max(k, beams), len(self._trie))
+        widest = len(self._trie)
+        k, beams = min(k, widest), min(max(k, beams), widest)
         with torch.inference_mode():
             while open_rows and k:
                 lengths = [len(prompts[row]) for row in open_rows]
-                for part in _batches(lengths, HELD * max_tokens, max(1, max_tokens // beams)):
+                num_rows = max(1, min(max_tokens, MAX_LOGITS // self._vocabulary) // beams)
+                for part in _batches(lengths, HELD * max_tokens, num_rows):
                     batch = open_rows[part]
                     found = self._search([prompts[row] for row in batch], k, beams, max_tokens)
                     rankings.update(zip(batch, found, strict=True))
-                beams = min(WIDEN * beams, len(self._trie))
-                open_rows = [row for row in open_rows if exact and not rankings[row].exact]
+                wider = exact and beams < widest
+                open_rows = [row for row in open_rows if wider and not rankings[row].exact]
+                beams = min(WIDEN * beams, widest)
         nothing = Ranking(found=(), exact=True)
         return [rankings.get(row, nothing) for row in range(len(prompts))]
 

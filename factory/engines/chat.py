@@ -40,7 +40,8 @@ class Chat:
                 where=str(folder),
                 remedy="set eos_token in tokenizer_config.json",
             )
-        self._rust: Any = self.tokenizer.backend_tokenizer if self.tokenizer.is_fast else None
+        fast = getattr(self.tokenizer, "is_fast", False)
+        self._rust: Any = self.tokenizer.backend_tokenizer if fast else None
         if self._rust:
             self._rust.no_truncation()
             self._rust.no_padding()

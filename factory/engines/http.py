@@ -112,7 +112,7 @@ class HttpEngine(Closing):
             if isinstance(answer, str):
                 return unanswered(request, answer)
         found = [answer for answer in answers if isinstance(answer, dict)]
-        completions = tuple(_completion(answer) for answer in found)
+        completions = tuple(_completion(answer, request) for answer in found)
         usage = found[0].get("usage") or {}
         return Reply(
             request_id=request.id,
@@ -228,7 +228,7 @@ def _read_answer(response: httpx.Response, where: str) -> dict[str, Any]:
     return found
 
 
-def _completion(answer: dict[str, Any]) -> Completion:
+def _completion(answer: dict[str, Any], request: Request) -> Completion:
     """One choice; token ids are only known from servers that tell them."""
     choice = answer["choices"][0]
     text = choice.get("text")
@@ -239,5 +239,5 @@ def _completion(answer: dict[str, Any]) -> Completion:
         text=text,
         token_ids=tuple(choice.get("token_ids") or ()),
         finish_reason="length" if choice["finish_reason"] == "length" else "stop",
-        logprob=float(sum(token["logprob"] for token in tokens)),
+        logprob=float(sum(token["logprob"] for token in tokens)) if request.logprob else 0.0,
     )
