@@ -184,17 +184,37 @@ def test_training_goes_on_with_adapters_of_another_shape(
     assert {len(t) for name, t in again.adapter.items() if "lora_A" in name} == {rank}
 
 
-def test_fewer_ranks_keep_the_largest_singular_values() -> None:
+@pytest.mark.parametrize(
+    ("width_out", "width_in", "rank", "fewer"),
+    [
+        (7, 9, 6, 2),
+        # Narrower than the ranks on one side or both.
+        (128, 576, 256, 192),
+        (64, 32, 48, 40),
+        (16, 64, 32, 20),
+        (4, 32, 16, 8),
+        (5, 4, 8, 6),
+    ],
+)
+def test_fewer_ranks_keep_the_largest_singular_values(
+    width_out: int, width_in: int, rank: int, fewer: int
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    a_RI, b_OR = (torch.randn(shape, generator=generator) for shape in ((6, 9), (7, 6)))
-    old, new = GistConfig(rank=6, alpha=12), GistConfig(rank=2, alpha=8)
-    fresh = {"q.lora_A.weight": torch.ones(2, 9), "q.lora_B.weight": torch.zeros(7, 2)}
+    a_RI = torch.randn(rank, width_in, generator=generator)
+    b_OR = torch.randn(width_out, rank, generator=generator)
+    old, new = GistConfig(rank=rank, alpha=12), GistConfig(rank=fewer, alpha=8)
+    fresh_a, fresh_b = torch.ones(fewer, width_in), torch.zeros(width_out, fewer)
+    fresh = {"q.lora_A.weight": fresh_a, "q.lora_B.weight": fresh_b}
     given = {"q.lora_A.weight": a_RI, "q.lora_B.weight": b_OR}
     found = resize_adapter(given, old, new, fresh)
-    before_OI = (12 / 6 * b_OR @ a_RI).numpy()
-    after_OI = (8 / 2 * found["q.lora_B.weight"] @ found["q.lora_A.weight"]).numpy()
+    before_OI = (12 / rank * b_OR @ a_RI).numpy()
+    after_OI = (8 / fewer * found["q.lora_B.weight"] @ found["q.lora_A.weight"]).numpy()
     left, values, right = np.linalg.svd(before_OI, full_matrices=False)
-    np.testing.assert_allclose(after_OI, left[:, :2] * values[:2] @ right[:2], atol=1e-4)
+    wanted_OI = left[:, :fewer] * values[:fewer] @ right[:fewer]
+    np.testing.assert_allclose(after_OI, wanted_OI, atol=1e-5 * values[0])
+    kept = min(fewer, width_out, width_in)
+    assert (found["q.lora_A.weight"][kept:] == 1).all()
+    assert (found["q.lora_B.weight"][:, kept:] == 0).all()
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -443,7 +443,7 @@ def resize_adapter(
         adapter: `…lora_A…` (rank, in) and `…lora_B…` (out, rank) by name.
         old: what they were trained with.
         new: what they are to go on with.
-        fresh: new adapters of the same names; what is beyond the old rank is theirs, B being 0.
+        fresh: new adapters of the same names; ranks beyond those filled are theirs, B being 0.
     """
     import torch
 
@@ -455,7 +455,8 @@ def resize_adapter(
         if new.rank < old.rank:
             # The product's singular values, by those of the small matrix between two bases.
             (base_OR, left_RR), (base_IR, right_RR) = map(torch.linalg.qr, (b_OR, a_RI.T))
-            u_RR, s_R, v_RR = torch.linalg.svd(left_RR @ right_RR.T)
+            # A layer narrower than the ranks has fewer of them than either.
+            u_RR, s_R, v_RR = torch.linalg.svd(left_RR @ right_RR.T, full_matrices=False)
             root_R = s_R[: new.rank].sqrt()
             a_RI = root_R[:, None] * (v_RR[: new.rank] @ base_IR.T)
             b_OR = (base_OR @ u_RR[:, : new.rank]) * root_R
