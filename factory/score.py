@@ -244,6 +244,7 @@ def paired_delta(
 def subtract(before: Sequence[ItemScore], after: Sequence[ItemScore]) -> list[ItemScore]:
     """The items of `after`, their marks and the numbers of their details less those of `before`.
 
+    A number that only one of the two has is no change and is left out.
     Items are paired by id; ValueError where the two sets differ.
     """
     earlier = {item.item: item for item in before}
@@ -254,8 +255,16 @@ def subtract(before: Sequence[ItemScore], after: Sequence[ItemScore]) -> list[It
 
 def _subtract(old: ItemScore, new: ItemScore) -> ItemScore:
     was, now = (json.loads(item.detail_json or "{}") for item in (old, new))
-    numbers = {k: v - was[k] for k, v in now.items() if isinstance(v, int | float) and k in was}
-    return replace(new, value=new.mark - old.mark, detail_json=to_json(now | numbers))
+    detail = {
+        key: value - was[key] if _is_number(value) else value
+        for key, value in now.items()
+        if not _is_number(value) or _is_number(was.get(key))
+    }
+    return replace(new, value=new.mark - old.mark, detail_json=to_json(detail))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def gate(before: Score, after: Score, delta: Estimate, *, tolerance: float) -> Decision:

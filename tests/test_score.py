@@ -24,7 +24,16 @@ from factory.records import (
     Request,
     Score,
 )
-from factory.score import Estimate, gate, judge, make_request, paired_delta, score, summarise
+from factory.score import (
+    Estimate,
+    gate,
+    judge,
+    make_request,
+    paired_delta,
+    score,
+    subtract,
+    summarise,
+)
 from factory.scorers.bfcl import check_ast, gold_calls
 from factory.workspace import Workspace, shipped_root
 
@@ -461,6 +470,17 @@ def test_paired_delta_is_narrower_than_two_intervals() -> None:
 def test_paired_delta_needs_the_same_items() -> None:
     with pytest.raises(ValueError, match="same items"):
         paired_delta(marks("simple", "10"), marks("simple", "101"))
+
+
+def test_only_numbers_that_both_have_change() -> None:
+    """The rest of the details stays; a number alone, or beside another kind of value, goes."""
+    (item,) = marks("simple", "1")
+    was = {"both": 1, "null": None, "true": True, "gone": 3, "text": "a"}
+    now = {"both": 4.5, "null": 2, "true": 1, "new": 3, "text": "b", "none": None, "flag": True}
+    before, after = (replace(item, detail_json=json.dumps(each)) for each in (was, now))
+    (found,) = subtract([before], [after])
+    kept = {"both": 3.5, "text": "b", "none": None, "flag": True}
+    assert json.loads(found.detail_json) == kept and found.mark == 0
 
 
 # The gate
