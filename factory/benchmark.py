@@ -311,7 +311,7 @@ def check_definition(
         what = f"{key}: {'unknown key' if fault['type'] == 'extra_forbidden' else fault['msg']}"
         remedy = f"the keys are {', '.join(model.model_fields)}"
         if fault["type"] == "tuple_type":
-            what, example = want_list(key, fault["input"])
+            what, example = want_list(model, fault["loc"], fault["input"])
             remedy = f"write {example}, or once: --set '{example}'"
         raise ContentError(what, where=path, remedy=remedy) from error
 

@@ -13,10 +13,10 @@ import math
 import os
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -412,14 +412,29 @@ def parse_value(key: str, text: str) -> object:
         return text
 
 
-def want_list(key: str, given: object) -> tuple[str, str]:
+def want_list(model: type[BaseModel], place: Sequence[str | int], given: object) -> tuple[str, str]:
     """What is wrong where a key that takes a list was given one value, and the list it may mean.
 
-    Example: want_list("score.benchmarks", "home")[1] == 'score.benchmarks=["home"]'.
+    Example: want_list(Recipe, ("score", "benchmarks"), "home")[1] == 'score.benchmarks=["home"]'.
     """
-    values = [word.strip() for word in given.split(",")] if isinstance(given, str) else [given]
+    key, of = ".".join(map(str, place)), cast(Any, model)
+    for part in place:
+        of = of.model_fields[part].annotation
+    item = get_args(of)[0]
+    kind = getattr(item, "__origin__", item)  # Annotated[int, …] is of int
+    values = [] if given is None else [given]
+    if isinstance(given, str):
+        values = [_read_item(word.strip(), kind) for word in given.split(",") if word.strip()]
     written = json.dumps(values, ensure_ascii=False, default=str)
     return f"{key}: a list is wanted, not {given!r}", f"{key}={written}"
+
+
+def _read_item(word: str, kind: object) -> object:
+    """The number that a word spells in a list of numbers, else the word."""
+    try:
+        return kind(word) if kind is int or kind is float else word
+    except ValueError:
+        return word
 
 
 def _validate(model: type[ModelT], table: dict[str, Any], where: str) -> ModelT:
@@ -435,7 +450,7 @@ def _validate(model: type[ModelT], table: dict[str, Any], where: str) -> ModelT:
                 f"unknown key {key}", where=where, remedy=f"did you mean {near[0]}?"
             ) from error
         if first["type"] == "tuple_type":
-            what, example = want_list(key, first["input"])
+            what, example = want_list(model, first["loc"], first["input"])
             remedy = f"--set '{example}'" if "--set" in where else f"write {example}"
             raise RecipeError(what, where=where, remedy=remedy) from error
         message = first["msg"].removeprefix("Value error, ")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 from workspaces import ROOT, make_workspace
 
 from factory.failures import ContentError, RecipeError
-from factory.recipe import load_recipe, load_settings
+from factory.recipe import Section, load_recipe, load_settings, want_list
 from factory.workspace import Workspace
 
 RECIPES = sorted(path.stem for path in (ROOT / "rounds").glob("*.toml"))
@@ -71,6 +73,32 @@ def test_a_word_in_place_of_a_list_is_shown_as_one(tmp_path: Path) -> None:
             "mine",
             {},
         )
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "meant"),
+    [
+        ("benchmarks", "home,", '["home"]'),
+        ("benchmarks", " , ", "[]"),
+        ("benchmarks", "", "[]"),
+        ("benchmarks", None, "[]"),
+        ("benchmarks", "1, bfcl", '["1", "bfcl"]'),
+        ("sizes", "256, 512,", "[256, 512]"),
+        ("sizes", "many", '["many"]'),
+        ("sizes", 64, "[64]"),
+        ("shares", "0.5,1", "[0.5, 1.0]"),
+    ],
+)
+def test_the_list_that_is_meant_has_items_of_its_kind(key: str, given: object, meant: str) -> None:
+    class Lists(Section):
+        benchmarks: tuple[str, ...] = ()
+        sizes: tuple[Annotated[int, Field(gt=0)], ...] = ()
+        shares: tuple[float, ...] = ()
+
+    class Outer(Section):
+        inner: Lists = Lists()
+
+    assert want_list(Outer, ("inner", key), given)[1] == f"inner.{key}={meant}"
 
 
 def test_broken_toml_and_circles(tmp_path: Path) -> None:
