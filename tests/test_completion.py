@@ -23,7 +23,15 @@ from factory.engines.replay import ReplayEngine
 from factory.failures import ContentError
 from factory.records import Checkpoint, Request, Tool
 from factory.schema import compile_tool
-from factory.scorers.agent import FINISH, MAX_RESPONSE, Agent, Codes, Names, Trajectory
+from factory.scorers.agent import (
+    FINISH,
+    MAX_RESPONSE,
+    Agent,
+    Codes,
+    Names,
+    Setting,
+    Trajectory,
+)
 from factory.scorers.judge import (
     Judge,
     Prediction,
@@ -244,14 +252,20 @@ def test_ground_truth_tools_are_named_and_the_only_ones(codebook: Codebook, tmp_
 
 def test_a_relevant_tool_without_a_code_is_not_at_hand(codebook: Codebook, tmp_path: Path) -> None:
     codes = Codes(codebook, DOCUMENTS, folder=tmp_path)
-    query = replace(QUERY, relevant=frozenset([KEYS[0], KEYS[-1]]))
-    for setting, named in (("gt", f"[{codes.write(KEYS[0])}]. "), ("retrieval", "")):
+    head = f"I am using one of the following tools: [{codes.write(KEYS[0])}]. "
+    cases: list[tuple[Setting, list[ApiKey], str]] = [
+        ("gt", [KEYS[0], KEYS[-1]], head),
+        ("gt", [KEYS[-1]], ""),
+        ("retrieval", [KEYS[0], KEYS[-1]], ""),
+    ]
+    for setting, relevant, named in cases:
         agent = make_agent(ReplayEngine(Sampled(codebook, 0)))
-        actions = codes.only(sorted(query.relevant)) if setting == "gt" else codes
+        actions = codes.only(sorted(relevant)) if setting == "gt" else codes
+        query = replace(QUERY, relevant=frozenset(relevant))
         made = asyncio.run(agent.solve(query, actions, setting))
-        assert made.steps and ("I am using" in made.steps[0].thought) is (setting == "gt")
-        assert named in made.steps[0].thought
+        assert made.steps[0].thought.partition("{")[0] == named
     assert KEYS[0] in NAMES and KEYS[-1] not in NAMES
+    assert FINISH in NAMES and FINISH in codes and FINISH in codes.only([])
 
 
 def scripted(**turns: Sequence[str]) -> Callable[[Request], Sequence[str]]:
@@ -324,21 +338,23 @@ def test_input_that_is_no_json_reaches_no_api() -> None:
     assert made.reason == ""
 
 
-def test_an_engine_without_an_answer_ends_the_attempt() -> None:
-    class Full(ReplayEngine):
-        async def sample(self, requests: Sequence[Request]) -> list[Any]:
-            replies = await super().sample(requests)
-            return [
-                replace(
-                    reply,
-                    completions=tuple(
-                        replace(c, text="", finish_reason=PROMPT_TOO_LONG)
-                        for c in reply.completions
-                    ),
-                )
-                for reply in replies
-            ]
+class Full(ReplayEngine):
+    """Gives no answer to any prompt."""
 
+    async def sample(self, requests: Sequence[Request]) -> list[Any]:
+        replies = await super().sample(requests)
+        return [
+            replace(
+                reply,
+                completions=tuple(
+                    replace(c, text="", finish_reason=PROMPT_TOO_LONG) for c in reply.completions
+                ),
+            )
+            for reply in replies
+        ]
+
+
+def test_an_engine_without_an_answer_ends_the_attempt() -> None:
     made = solve(make_agent(Full(lambda request: [""])), NAMES)
     assert (made.reason, made.steps) == (PROMPT_TOO_LONG, ())
 
@@ -430,6 +446,16 @@ def test_a_made_up_response_belongs_to_its_model_and_prompt(tmp_path: Path) -> N
     own.write_text("".join(json.dumps(row) + "\n" for row in old))
     assert respond(small) == '{"cups": 2}' and respond(large) == '{"cups": 3}'
     assert (len(small.requests), len(large.requests)) == (2, 1)
+
+
+def test_what_the_engine_did_not_answer_is_not_kept(tmp_path: Path) -> None:
+    own, engine = tmp_path / "apis.jsonl", simulator("small", "2")
+    full = Full(lambda _: [""], engine.checkpoint)
+    found = call(VirtualApi(TEMPLATES, engine=full, own=own), KEYS[0], {"cups": 2})
+    assert (found.source, found.response) == ("absent", "") and PROMPT_TOO_LONG in found.error
+    assert not own.exists()
+    again = call(VirtualApi(TEMPLATES, engine=engine, own=own), KEYS[0], {"cups": 2})
+    assert (again.source, again.response) == ("simulated", '{"cups": 2}')
 
 
 def test_a_made_up_text_that_is_no_json_is_the_response() -> None:

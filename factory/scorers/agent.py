@@ -135,7 +135,7 @@ class ActionSpace(Protocol):
         ...
 
     def __contains__(self, key: ApiKey) -> bool:
-        """Whether an API is at hand."""
+        """Whether an API is at hand; FINISH always is."""
         ...
 
     def read(self, text: str) -> ApiKey | None:
@@ -238,7 +238,7 @@ class Names:
         return [*map(environment_name, self.keys), FINISH.api]
 
     def __contains__(self, key: ApiKey) -> bool:
-        return key in self.keys
+        return key == FINISH or key in self.keys
 
     def read(self, text: str) -> ApiKey | None:
         name = text.strip()
@@ -343,7 +343,8 @@ class Agent:
         if setting == "gt":
             # The tools at hand are named at the head of the plan (§3.4).
             named = [actions.write(key) for key in sorted(query.relevant) if key in actions]
-            head = f"I am using one of the following tools: [{', '.join(named)}]. "
+            if named:
+                head = f"I am using one of the following tools: [{', '.join(named)}]. "
         for number in range(self.max_turns):
             name = f"{query.id}/{attempt}/{number}"
             step = await self._step(name, turns, actions, temperature, "" if number else head)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from factory.canon import canonical_json, derive_seed, digest
-from factory.engines.base import Engine
+from factory.engines.base import UNANSWERED, Engine
 from factory.failures import ContentError
 from factory.records import Message, Request, Sampling
 from factory.scorers.templates import Templates
@@ -116,7 +116,8 @@ class VirtualApi:
     ) -> ApiResponse:
         """What the engine's model answered to this prompt before, else what it answers now.
 
-        A row without a prompt was written before prompts were: it counts for its model.
+        A row without a prompt was written before prompts were: it counts for its model. Where the
+        engine gives no answer, nothing is kept, and a later run asks again.
         """
         examples = list(self._load(document).items())[:MAX_EXAMPLES]
         prompt = self._templates.render(
@@ -136,7 +137,11 @@ class VirtualApi:
             logprob=False,
         )
         (reply,) = await engine.sample([request])
-        made_up = _read_response(reply.completions[0].text)
+        completion = reply.completions[0]
+        if completion.finish_reason in UNANSWERED:
+            message = f"the API did not answer: its simulator says {completion.finish_reason}"
+            return ApiResponse(error=message, response="", source="absent")
+        made_up = _read_response(completion.text)
         if self._own is not None:
             self._own.parent.mkdir(parents=True, exist_ok=True)
             row = {**maker._asdict(), **asdict(made_up)}
