@@ -185,6 +185,7 @@ def test_retrieval_beside_bm25_in_the_ledger(
     arguments = ("toolbench", "--data", data, "--checkpoint", model)
     found = score(capsys, *arguments)
     assert (found["benchmark"], found["unit"], found["items"]) == ("toolbench", "percent", 6)
+    assert found["change"] is None, "compared with nothing"
     names = [line["name"] for line in found["categories"]]
     assert names == ["multi-domain I1-Inst", "in-domain I1-Inst"]
     (bm25,) = found["others"]
@@ -553,6 +554,19 @@ def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_
     assert variants[3].basis(factory.setup) not in found
 
 
+def test_verdicts_of_other_judging_rules_are_not_read_back(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"data": str(write_stable(tmp_path / "stable")), "judge": "http://127.0.0.1:1/v1#x"}
+    setup, completion = (
+        open_factory(workspace).setup,
+        load(workspace, "toolbench-completion", changes),
+    )
+    now = completion.basis(setup)
+    monkeypatch.setattr("factory.kinds.completion.RULES_VERSION", 1)
+    assert completion.basis(setup) != now
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -575,6 +589,8 @@ def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_
             r"""or once: --set 'categories=\["simple", "parallel"\]'""",
         ),
         (("language", "--data", "{text}", "--set", "strides=64"), r"strides=\[64\]'"),
+        (("language", "--data", "{text}", "--set", "strides=64,8"), r"strides=\[64, 8\]'"),
+        (("language", "--data", "{text}", "--set", "strides="), r"strides=\[\]'"),
         (("language", "--data", "{text}", "--set", "strides=[0]"), "strides.0: "),
         (("teval", "--data", "{teval}", "--set", "embedder=nope"), "embedder: there is no .*nope"),
         (

@@ -182,7 +182,7 @@ def _to_record(
         {"system": each.system, "kind": each.kind, **_card_record(card)}
         for each, card in zip(measured, cards, strict=True)
     ]
-    changed = {} if change is None else {"from": measured[1].system, **_card_record(change)}
+    changed = None if change is None else {"from": measured[1].system, **_card_record(change)}
     return {
         "benchmark": benchmark.name,
         "checkpoint": measured[0].system,

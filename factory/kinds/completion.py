@@ -32,6 +32,7 @@ from factory.scorers.agent import ActionSpace, Agent, Codes, Names, Setting, Tra
 from factory.scorers.judge import (
     CREDIT,
     NUM_RUNS,
+    RULES_VERSION,
     Judge,
     Status,
     outcome,
@@ -123,6 +124,7 @@ class Completion(Scorable):
                     of.constrain_inputs,
                     of.runs,
                     judge.fingerprint,
+                    RULES_VERSION,
                     shas,
                     files,
                 ]
@@ -271,7 +273,7 @@ def _judge_pair(query: ToolQuery, votes: Sequence[Any]) -> ItemScore:
         reason=words[found],
         message=f"votes for {', '.join(votes) or 'nobody'}",
         answer="",
-        detail_json=to_json({"votes": votes, "outcome": found}),
+        detail_json=to_json({"votes": votes}),
     )
 
 

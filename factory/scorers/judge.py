@@ -28,6 +28,9 @@ from factory.scorers.templates import Templates
 Status = Literal["Solved", "Unsure", "Unsolved", "Unjudged"]
 CREDIT: Mapping[Status, float] = {"Solved": 1.0, "Unsure": 0.5, "Unsolved": 0.0, "Unjudged": 0.0}
 Winner = Literal["candidate", "reference", "tie", "unjudged"]
+RULES_VERSION = 2
+"""Of how this module comes to statuses and votes. Count it up where equal answers could be judged
+otherwise: verdicts that the ledger has of another version are not read back."""
 NUM_RUNS = 3
 """Evaluator runs, and comparisons of a pair."""
 TEMPERATURE = 0.2
