@@ -281,12 +281,15 @@ def _describe(checkpoint: Path, pairs: Sequence[Pair]) -> dict[str, Any]:
     lengths = [len(code) for code in codes.values()]
     sizes = Counter(code[0] for code in codes.values())
     together = {(pair.a, pair.b) for pair in pairs}
+    num_pairs = comb(len(codes), 2)
     return {
         **codebook.summary(),
         "new_tokens": sum(map(len, codebook.tokens)),
         "mean_length": sum(lengths) / len(lengths),
         "longest": max(lengths),
-        "start_alike": sum(comb(size, 2) for size in sizes.values()) / comb(len(codes), 2),
+        "start_alike": (
+            sum(comb(size, 2) for size in sizes.values()) / num_pairs if num_pairs else None
+        ),
         "start_alike_if_used_together": (
             sum(codes[a][0] == codes[b][0] for a, b in together) / len(together)
             if together

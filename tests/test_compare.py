@@ -10,8 +10,8 @@ import pytest
 from conftest_models import tiny_model
 from workspaces import ROOT
 
-from factory.codes.lifecycle import CodeConfig
-from factory.compare import Plan, divide, make_examples, standard_variants
+from factory.codes.lifecycle import Codebook, CodeConfig, fit_codebook
+from factory.compare import Plan, _describe, divide, make_examples, standard_variants
 from factory.compare import compare as run_compare
 from factory.prompts import Prompts
 from factory.scorers.retrieval import BM25
@@ -83,6 +83,21 @@ def test_the_variants_differ_in_what_their_names_say() -> None:
     assert {v.codes.post_guided for v in variants.values() if v is not body} == {"appendix"}
     assert variants["quantized, no graph"].codes.quantized.graph == 0
     assert variants["quantized"].codes.quantized.graph > 0
+
+
+def test_one_code_has_no_pair_that_starts_alike(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tools = divide(make_bench(), 1 / 3).tools
+    shares = []
+    both = fit_codebook(tools[:2], None, CodeConfig(coder="atomic"))
+    for number in (1, 2):
+        book = Codebook(both.coder, both.tools[:number], both.report, version=1)
+        folder = tmp_path / str(number)
+        tiny_model(folder, extra_tokens=[token for level in book.tokens for token in level])
+        book.save(folder, AutoTokenizer.from_pretrained(folder))
+        shares.append(_describe(folder, ())["start_alike"])
+    assert shares == [None, 0]
 
 
 @pytest.mark.slow
