@@ -293,14 +293,16 @@ def gate(before: Score, after: Score, delta: Estimate, *, tolerance: float) -> D
 def combine(groups: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float]) -> Estimate:
     """100 x the weighted sum of group means, items resampled within each group.
 
+    The same for the same values, in whatever order groups and items come.
+
     Args:
         groups: values by category.
         weights: of the categories that count; each must be in `groups`.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     value, means_R = 0.0, np.zeros(NUM_RESAMPLES)
-    for name, weight in weights.items():
-        values = groups[name]
+    for name, weight in sorted(weights.items()):
+        values = np.sort(groups[name])
         draws_RN = generator.integers(len(values), size=(NUM_RESAMPLES, len(values)))
         means_R += weight * values[draws_RN].mean(axis=1)
         value += weight * float(values.mean())

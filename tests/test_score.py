@@ -440,6 +440,12 @@ def test_interval_is_that_of_the_binomial() -> None:
     assert total == summarise("tiny", "r1", marks("simple", "10" * 200))
 
 
+def test_an_interval_does_not_depend_on_the_order_of_items() -> None:
+    items = [*marks("simple", "1101000"), *marks("parallel", "01100"), *marks("multiple", "100")]
+    forth, back = (summarise("tiny", "r1", order) for order in (items, items[::-1]))
+    assert (forth.value, forth.low, forth.high) == (back.value, back.low, back.high)
+
+
 def test_stratified_interval_is_narrower_than_its_categories() -> None:
     items = [item for name in ("a", "b", "c", "d") for item in marks(name, "10" * 50)]
     total = summarise("tiny", "r1", items)
