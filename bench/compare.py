@@ -1,15 +1,15 @@
 """Every tokenisation of the four papers on StableToolBench, one small model, one budget.
 
     python -m bench.compare --data ../shared/data --sets metatool --epochs 8
-    python -m bench.compare --data ../shared/data --sets toolbench metatool --epochs 2
+    python -m bench.compare --data ../shared/data --sets toolbench --described --epochs 8
     python -m bench.compare --sets metatool pairs --epochs 8 --only "quantized;quantized, no graph"
 
 Documents and labelled requests of the named sets; a third of each split's requests is kept aside
 and scored. `toolbench` is StableToolBench, `metatool` MetaTool's requests for one tool, `pairs` its
 requests for two. The model is made from scratch on the documents' words, so the ranking is one of
 codes for such a model; published figures of an 8 B model stand beside it.
-StableToolBench has few labelled requests for its 2,479 tools: such a model learns little from them
-in a few passes. Trials are kept in `--out` and not run again.
+StableToolBench has few labelled requests for its 2,479 tools: with `--described` each tool's own
+words are learnt as a request too. Trials are kept in `--out` and not run again.
 """
 
 from __future__ import annotations
@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(".factory/compare"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--described", action="store_true", help="documents' words as requests")
     parser.add_argument("--requests", type=int, default=2000, help="of metatool, at most")
     parser.add_argument("--steps", type=int, default=300, help="of making the model")
     parser.add_argument("--only", default="", help="variants, separated by semicolons")
@@ -226,6 +227,7 @@ def main() -> None:
         workspace=shipped_root(),
         variants=tuple(variants[name] for name in chosen),
         seeds=tuple(options.seeds),
+        described=options.described,
         train=TrainConfig(
             method="full",
             learning_rate=1e-3,

@@ -74,6 +74,8 @@ class Plan:
     """The budget; its codes and seed are the trial's."""
     held_out: float = 1 / 3
     """Share of each split's requests that training does not see."""
+    described: bool = False
+    """Each tool's own words are learnt as a request too: for tools of which few are asked for."""
     threads: int = 1
     """CPU threads of each child."""
 
@@ -228,7 +230,9 @@ def _make_job(
     prompts = Prompts.load(Workspace(plan.workspace))
     work = out.with_suffix(".job")
     work.mkdir(parents=True, exist_ok=True)
-    write_examples(work / "examples.jsonl", make_examples(labelled, prompts))
+    write_examples(
+        work / "examples.jsonl", make_examples(labelled, prompts, described=plan.described)
+    )
     write_tools(work / "new_tools.jsonl", labelled.tools if number == 0 else ())
     write_pairs(work / "pairs.jsonl", _pairs(labelled))
     recode = 1 if number else 0
@@ -247,10 +251,13 @@ def _make_job(
     )
 
 
-def make_examples(labelled: Labelled, prompts: Prompts) -> list[Example]:
+def make_examples(
+    labelled: Labelled, prompts: Prompts, *, described: bool = False
+) -> list[Example]:
     """Document → code of every tool, and request → code of each tool of the learnt requests.
 
-    Of an API with several documents the first one's code stands for it in requests (A36).
+    Of an API with several documents the first one's code stands for it in requests (A36). With
+    `described`, a request in the words of each document besides.
     """
     documents = [code_example(tool, prompts, "compare") for tool in labelled.tools]
     requests = [
@@ -259,7 +266,18 @@ def make_examples(labelled: Labelled, prompts: Prompts) -> list[Example]:
         for key in sorted(query.relevant)
         if key in labelled.ids
     ]
-    return [*documents, *requests]
+    words = [
+        retrieve_example(_describe_tool(tool), tool.id, prompts, "compare/described")
+        for tool in labelled.tools
+        if described
+    ]
+    return [*documents, *requests, *words]
+
+
+def _describe_tool(tool: Tool) -> str:
+    """What a document says of its tool, without schema: its names and its description."""
+    parts = (tool.document.get("tool_name", ""), tool.name, tool.document.get("description", ""))
+    return " ".join(" ".join(map(str, parts)).replace("_", " ").split())
 
 
 def _pairs(labelled: Labelled) -> list[Pair]:

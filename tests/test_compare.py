@@ -66,7 +66,12 @@ def test_every_document_and_each_tool_of_learnt_requests_is_an_example() -> None
     kinds = [example.kind for example in examples]
     assert kinds.count("code") == len(labelled.tools)
     assert kinds.count("retrieve") == sum(len(query.relevant) for query in labelled.learnt)
-    texts = {example.messages[0].content for example in examples}
+    described = make_examples(labelled, Prompts.load(Workspace(ROOT)), described=True)
+    words = described[len(examples) :]
+    assert described[: len(examples)] == examples and len(words) == len(labelled.tools)
+    assert words[0].messages[0].content == "book book a hotel"
+    assert words[0].messages[1] == examples[0].messages[1]
+    texts = {example.messages[0].content for example in described}
     assert not texts & {query.text for query in labelled.asked.queries}
 
 

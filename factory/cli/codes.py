@@ -240,6 +240,9 @@ def compare(
     text: Annotated[
         Path | None, typer.Option(help="Plain text whose perplexity is measured.")
     ] = None,
+    described: Annotated[
+        bool, typer.Option("--described", help="Learn documents' own words as requests too.")
+    ] = False,
     recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="A value, e.g. train.epochs=3")
@@ -283,6 +286,7 @@ def compare(
         workspace=workspace.root,
         variants=tuple(variants[name] for name in chosen),
         seeds=tuple(range(seeds)),
+        described=described,
         train=train_config(resolved.recipe, 0, settings.engine.dtype, 1),
         threads=threads,
     )
