@@ -19,7 +19,14 @@ from factory.codes.flat import HierarchicalCoder, NumericCoder, SemanticCoder, s
 from factory.codes.graph import Graph, Pair, build_graph, canonical_pairs, signature
 from factory.codes.levels import LevelCoder, mean_rows
 from factory.codes.lifecycle import Codebook, CodeConfig, fit_codebook, recode
-from factory.codes.quantized import QuantizedCoder, QuantizedConfig, balance, graph_loss
+from factory.codes.quantized import (
+    QuantizedCoder,
+    QuantizedConfig,
+    _Trainer,
+    _xavier,
+    balance,
+    graph_loss,
+)
 from factory.codes.trie import FINISH, Trie
 from factory.codes.vocabulary import embed_names
 from factory.dataset import render
@@ -386,19 +393,53 @@ def test_the_graph_loss_is_twice_the_laplacian_form_and_reaches_the_encoder() ->
     wanted = 2 * np.trace(vectors.T @ laplacian @ vectors) / 12**2
     assert float(graph_loss(torch.from_numpy(vectors), graph)) == pytest.approx(wanted, rel=1e-5)
 
-    points = make_embeddings(60)
-    moved = {}
+    points = rng.normal(size=(60, 8))
     whole = Graph(
         row_E=np.arange(30), column_E=np.arange(30, 60), weight_E=np.ones(30, dtype=np.float64)
     )
-    for graph_on in ("encoder", "codebook"):
-        for weight in (0.0, 5.0):
-            config = replace(QUICK, graph=weight, graph_on=graph_on, epochs=10)  # type: ignore[arg-type]
-            coder = QuantizedCoder(levels=2, size=4, config=replace(config, beta=0.0))
-            coder.fit(points, seed=0, graph=whole)
-            moved[graph_on, weight] = coder._encoder[0][0]
-    assert np.array_equal(moved["codebook", 0.0], moved["encoder", 0.0])
-    assert not np.array_equal(moved["encoder", 5.0], moved["encoder", 0.0])
+
+    def gradients(graph_on: str, weight: float) -> tuple[np.ndarray, np.ndarray]:
+        """Of the first step's loss: the encoder's and the codebooks'."""
+        config = replace(QUICK, graph=weight, graph_on=graph_on)  # type: ignore[arg-type]
+        trainer = make_trainer(points, config, graph=whole if weight else None)
+        learnt = trainer._encoder[0][0], trainer._codebooks_PKd
+        for tensor in learnt:
+            tensor.requires_grad_()
+        first, books = torch.autograd.grad(trainer._loss(torch.arange(60)), learnt)
+        return first.numpy(), books.numpy()
+
+    plain_encoder, plain_books = gradients("encoder", 0.0)
+    moved_encoder, same_books = gradients("encoder", 5.0)
+    same_encoder, moved_books = gradients("codebook", 5.0)
+    assert np.array_equal(same_encoder, plain_encoder)
+    assert np.array_equal(same_books, plain_books)
+    assert not np.allclose(moved_encoder, plain_encoder, rtol=1e-2)
+    assert not np.allclose(moved_books, plain_books, rtol=1e-2)
+
+
+def make_trainer(
+    points: np.ndarray,
+    config: QuantizedConfig,
+    *,
+    graph: Graph | None = None,
+    codebooks: np.ndarray | None = None,
+) -> _Trainer:
+    """An autoencoder before its first step, of two levels of four codes unless they are given."""
+    import torch
+
+    torch.manual_seed(0)
+    widths = (points.shape[1], *config.hidden, config.latent)
+    return _Trainer(
+        points_ND=points,
+        encoder=_xavier(widths),
+        decoder=_xavier(widths[::-1]),
+        levels=2,
+        size=4,
+        config=config,
+        graph=graph,
+        seed=0,
+        codebooks_PKd=codebooks,
+    )
 
 
 def test_sinkhorn_balances() -> None:
@@ -415,6 +456,23 @@ def test_sinkhorn_balances() -> None:
         assert not bool(soft.isnan().any())
         assert bool(((soft.sum(dim=1) - 1).abs() < 1e-3).all())
         assert np.bincount(soft.argmax(dim=1)).max() <= 0.7 * nearest
+
+
+def test_only_the_last_level_is_balanced_while_training() -> None:
+    """A24: elsewhere a tool has its nearest code, however many others have it too."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(512, 8)) * 0.2, rng.normal(size=(512, 8))])
+    codebooks = np.stack([rng.normal(size=(64, 8))] * 3)
+    residual = torch.from_numpy(points.astype(np.float32))
+    nearest = ((points[:, None] - codebooks[0]) ** 2).sum(axis=2).argmin(axis=1)
+    for epsilon in (QUICK.epsilon, 0.0):
+        trainer = make_trainer(points, replace(QUICK, epsilon=epsilon), codebooks=codebooks)
+        first, second, last = (trainer._choose(residual, level).numpy() for level in range(3))
+        assert np.array_equal(first, nearest) and np.array_equal(second, nearest)
+        crowd = np.bincount(last).max() / np.bincount(nearest).max()
+        assert crowd <= 0.7 if epsilon else crowd == 1
 
 
 def test_rows_of_quantized_codes_add_up_to_their_members() -> None:
