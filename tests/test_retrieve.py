@@ -15,6 +15,7 @@ from workspaces import make_workspace, run_factory
 
 from factory.codes.trie import Trie
 from factory.engines.beam import BeamSearch, Ranking
+from factory.failures import ModelError
 
 LEVELS, SIZE, NUM_TOOLS = 3, 12, 500
 
@@ -114,28 +115,94 @@ def test_a_ranking_does_not_depend_on_its_batch(
     assert search.search([], k=5, beams=5) == []
 
 
+def make_decoder(toy: tuple[Any, list[list[int]]], kind: str, **values: Any) -> Any:
+    """A random model of another kind over the toy's vocabulary."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    end = toy[0].config.eos_token_id
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 64, "vocab_size": toy[0].config.vocab_size}
+    if not kind.startswith("gpt_neox"):
+        sizes |= {"num_key_value_heads": 2, "head_dim": 8}
+    tokens = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": 0}
+    config = AutoConfig.for_model(
+        kind, **sizes, **tokens, initializer_range=0.3, dtype="float32", **values
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "qwen3"])
 def test_any_decoder_that_is_told_positions_can_search(
     toy: tuple[Any, list[list[int]]], kind: str
 ) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    sizes["intermediate_size"] = 64
-    grouped = {"num_key_value_heads": 2, "head_dim": 8} if kind == "qwen3" else {}
-    vocabulary, end = toy[0].config.vocab_size, toy[0].config.eos_token_id
-    tokens = {"bos_token_id": end, "eos_token_id": end, "vocab_size": vocabulary}
-    config = AutoConfig.for_model(
-        kind, **sizes, **grouped, **tokens, initializer_range=0.3, dtype="float32"
-    )
-    torch.manual_seed(0)
-    model, trie = AutoModelForCausalLM.from_config(config).eval(), make_trie(toy[1], end)
+    model = make_decoder(toy, kind)
+    trie = make_trie(toy[1], model.config.eos_token_id)
     prompts = [[7] * 9, *([7] * 9 + prompt for prompt in make_prompts(3))]
     found = BeamSearch(model, trie).search(prompts, k=5, beams=5, exact=True)
     for ranking, prompt in zip(found, prompts, strict=True):
         assert ranking.exact
         assert_equal(ranking, rank_all(model, trie, prompt, 5), trie)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "gemma2", "gpt_oss"])
+def test_a_sliding_window_moves_with_the_branch(
+    toy: tuple[Any, list[list[int]]], kind: str
+) -> None:
+    """Alone and in layers between others, with prompts and codes inside the window and beyond."""
+    window = 16
+    sliding = {"sliding_window": window, "max_window_layers": 1, "use_sliding_window": True}
+    model = make_decoder(toy, kind, **sliding)
+    trie = make_trie(toy[1], model.config.eos_token_id)
+    inside = [prompt[: window - LEVELS] for prompt in make_prompts(4)]
+    # Prompts that end as the window does, and longer ones whose shared start it leaves.
+    beyond = [prompt[:14] for prompt in make_prompts(12) if len(prompt) > 13]
+    beyond += [[*range(30, 42), *prompt] for prompt in make_prompts(4)]
+    wide = make_decoder(toy, kind, **sliding | {"sliding_window": 512})
+    wide.load_state_dict(model.state_dict())
+    for prompts, is_inside in ((inside, True), (beyond, False)):
+        search = BeamSearch(model, trie)
+        found = search.search(prompts, k=5, beams=5, exact=True)
+        for ranking, prompt in zip(found, prompts, strict=True):
+            assert ranking.exact
+            assert_equal(ranking, rank_all(model, trie, prompt, 5), trie)
+        unbounded = BeamSearch(wide, trie).search(prompts, k=5, beams=5, exact=True)
+        scores, others = (
+            [hit.score for ranking in rankings for hit in ranking.found]
+            for rankings in (found, unbounded)
+        )
+        assert (scores == pytest.approx(others, abs=1e-3)) is is_inside
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "values"),
+    [
+        ("lfm2", "conv", {"layer_types": ["conv", "full_attention"]}),
+        ("qwen3_next", "linear_attention", {"layer_types": ["linear_attention", "full_attention"]}),
+        ("recurrent_gemma", "recurrent", {"block_types": ["recurrent", "attention"]}),
+    ],
+)
+def test_a_decoder_with_a_state_is_refused(
+    toy: tuple[Any, list[list[int]]], kind: str, layers: str, values: dict[str, Any]
+) -> None:
+    model = make_decoder(toy, kind, **values)
+    with pytest.raises(ModelError, match=f"a {kind} model has layers .*{layers}") as refused:
+        BeamSearch(model, make_trie(toy[1], model.config.eos_token_id))
+    assert "all attention" in refused.value.remedy
+
+
+def test_chunks_of_attention_must_hold_prompt_and_branches(
+    toy: tuple[Any, list[list[int]]],
+) -> None:
+    model = make_decoder(toy, "llama4_text", attention_chunk_size=40, num_local_experts=2)
+    trie = make_trie(toy[1], model.config.eos_token_id).only([f"t_{n}" for n in range(10)])
+    search, prompt = BeamSearch(model, trie), [*range(30, 40)]
+    (ranking,) = search.search([prompt], k=5, beams=10)
+    assert ranking.exact
+    assert_equal(ranking, rank_all(model, trie, prompt, 5), trie)
+    with pytest.raises(ModelError, match="prompt of 11 tokens with 10 branches of 3 takes 41 pla"):
+        search.search([[7, *prompt]], k=5, beams=10)
 
 
 @pytest.mark.parametrize("kind", ["mpt", "bloom"])
@@ -147,7 +214,7 @@ def test_a_decoder_that_counts_its_own_positions_is_refused(
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = AutoConfig.for_model(kind, **sizes, vocab_size=toy[0].config.vocab_size)
     model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ValueError, match=f"a {kind} model cannot be told"):
+    with pytest.raises(ModelError, match=f"a {kind} model cannot be told"):
         BeamSearch(model, make_trie(toy[1], 2))
 
 

@@ -7,6 +7,10 @@ What the prompts of a batch begin with is read once. Prompts of like length are 
 the beams of many such groups take their steps together: a pass of the model has a fixed cost that
 its tokens share.
 
+Where layers see only a window of their past, a token's place in its row is not its position: the
+mask counts positions, layer type by layer type. What counts places itself, or keeps a state instead
+of keys and values, is refused.
+
 A prefix's log-probability only falls as it grows. A ranking is therefore known to be exact when
 its last code beats every prefix that the beam dropped; where it does not, a wider beam decides.
 
@@ -16,7 +20,7 @@ far, W ways on from a branch, V vocabulary, N nodes of the trie.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +33,7 @@ import numpy as np
 from factory.codes.base import Code
 from factory.codes.trie import Trie
 from factory.engines.constrain import LOST, Forest
+from factory.failures import ModelError
 
 WIDEN = 4
 """How much wider the beam is at the next try for a ranking that is not known to be exact."""
@@ -39,6 +44,16 @@ MAX_LOGITS = 1 << 26
 """Logits of a step, at most: branches times vocabulary."""
 HELD = 8
 """Prompt tokens of a batch, in multiples of those that are read at once."""
+ANY = ""
+"""The type of a layer where all see the same."""
+LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+"""Layers whose past is keys and values, one of each a token."""
+PLACE_LIMITS = ("attention_chunk_size", "window_size", "keep_window_size")
+"""Settings of models (Llama 4, GPT-Neo, Doge) that treat places in a row alike up to that many."""
+REMEDY = (
+    "search with a decoder whose layers are all attention and which takes position_ids, "
+    "such as Llama, Qwen3, Mistral, Gemma 3 or gpt-oss"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +81,8 @@ class Ranking:
 class BeamSearch:
     """Beam search over one trie with one transformers model.
 
-    The model must be a decoder that attends to its whole past, as a prompt of this length lets it,
-    and that takes positions from `position_ids`: ValueError for one that does not.
+    The model must be a decoder that attends to its past, all of it or a sliding window, and that
+    takes positions from `position_ids`: ModelError for one that does not.
     Example: BeamSearch(model, trie).search([prompt_ids], k=5, beams=5)[0].found[0].tool_id.
     """
 
@@ -82,10 +97,12 @@ class BeamSearch:
         self._family = self._trie.family()
         config = model.config.get_text_config()
         self._num_layers, self._vocabulary = config.num_hidden_layers, config.vocab_size
-        # Branches stand side by side, so a token's place in its row is not its position.
-        told = "position_ids" in signature(model.forward).parameters
-        if not told or getattr(config, "alibi", False):
-            raise ValueError(f"a {config.model_type} model cannot be told a token's position")
+        _refuse_other_models(model, config)
+        self._windows = _windows(config)
+        self._window = min((size for size in self._windows.values() if size), default=None)
+        limits = [getattr(config, name, None) for name in PLACE_LIMITS]
+        self._max_places = min((limit for limit in limits if limit), default=None)
+        self._kind = config.model_type
 
     def search(
         self,
@@ -104,6 +121,9 @@ class BeamSearch:
             beams: branches kept at each step, at least k.
             exact: widen the beam until each ranking is known to be exact.
             max_tokens: tokens that are read at once; a longer prompt is read alone.
+
+        Raises:
+            ModelError: a prompt with its beam takes more places than the model treats alike.
         """
         import torch
 
@@ -131,13 +151,18 @@ class BeamSearch:
         import torch
 
         device, num_prompts = self._model.device, len(prompts)
-        num_shared = _count_shared(prompts)
+        longest = max(map(len, prompts))
+        self._refuse_too_many_places(longest, beams)
+        # Pads between shared tokens and the rest would count as positions when a prompt is read.
+        slides = self._window is not None and longest + self.depth > self._window
+        num_shared = 0 if slides else _count_shared(prompts)
         ids_BT, mask_BT = _left_pad(prompts, num_shared, device)
         past = past_type()(self._num_layers, num_prompts, ids_BT.shape[1] + beams * self.depth)
         logits_BKV = self._read_prompts(ids_BT, mask_BT, num_shared, past, max_tokens)
         node_BK = torch.full((num_prompts, 1), self._root, device=device)
         score_BK = torch.zeros(num_prompts, 1, device=device)
         branch_BKL = torch.zeros(num_prompts, 1, 0, dtype=torch.bool, device=device)
+        position_BT = mask_BT.cumsum(1) - 1
         best_Bk = torch.full((num_prompts, k), LOW, device=device)
         best_node_Bk = torch.full((num_prompts, k), LOST, device=device)
         dropped_B = torch.full((num_prompts,), LOW, device=device)
@@ -176,7 +201,9 @@ class BeamSearch:
             branch_BKL = torch.cat([branch_BKL, itself_KK], 2)
             seen_BKT = torch.cat([mask_BT[:, None].expand(-1, beams, -1).bool(), branch_BKL], 2)
             position_BK = (mask_BT.sum(1, keepdim=True) + length).expand(-1, beams)
-            logits_BKV = self._read(token_BK, self._additive(seen_BKT), position_BK, past)
+            position_BT = torch.cat([position_BT, position_BK], 1)
+            masks = self._masks(seen_BKT, position_BK, position_BT)
+            logits_BKV = self._read(token_BK, masks, position_BK, past)
         exact_B = best_Bk[:, -1] >= dropped_B
         return self._rank(best_Bk.tolist(), best_node_Bk.tolist(), exact_B.tolist())
 
@@ -221,6 +248,29 @@ class BeamSearch:
         past.stop += ids.shape[1]
         return output.logits.float()
 
+    def _refuse_too_many_places(self, num_tokens: int, beams: int) -> None:
+        places = num_tokens + beams * self.depth
+        if self._max_places is not None and places > self._max_places:
+            raise ModelError(
+                f"a prompt of {num_tokens} tokens with {beams} branches of {self.depth} takes "
+                f"{places} places, and a {self._kind} model treats {self._max_places} alike",
+                remedy="shorten the query or take fewer beams (--beams, without --exact)",
+            )
+
+    def _masks(self, seen_BKT: Any, position_BK: Any, position_BT: Any) -> Any:
+        """The mask of what branches see, or one for each type of layer.
+
+        A layer with a window sees the token itself and fewer than the window's positions before it
+        (transformers.masking_utils.sliding_window_overlay).
+        """
+        masks = {}
+        for kind, window in self._windows.items():
+            near_BKT = seen_BKT
+            if window is not None:
+                near_BKT = seen_BKT & (position_BK[:, :, None] - position_BT[:, None] < window)
+            masks[kind] = self._additive(near_BKT)
+        return masks.get(ANY, masks)
+
     def _additive(self, seen_BKT: Any) -> Any:
         """(B, 1, K, T) mask to be added to attention scores, which every implementation takes."""
         import torch
@@ -245,6 +295,38 @@ class BeamSearch:
     def _found(self, node: int, score: float) -> Found:
         tool_id = str(self._trie.ids[self._trie.leaf[node]])
         return Found(tool_id=tool_id, code=self._family.code_of(node), score=score)
+
+
+def _refuse_other_models(model: Any, config: Any) -> None:
+    """Refuse what does not hold its past as keys and values at the positions that it is told."""
+    kind = config.model_type
+    other = sorted(set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES)
+    if other or getattr(model, "_is_stateful", False):
+        layers = ", ".join(other) or "recurrent"
+        raise ModelError(
+            f"a {kind} model has layers that cannot hold the branches of a beam side by side "
+            f"({layers})",
+            remedy=REMEDY,
+        )
+    # Branches stand side by side, so a token's place in its row is not its position.
+    told = "position_ids" in signature(model.forward).parameters
+    if not told or getattr(config, "alibi", False):
+        raise ModelError(f"a {kind} model cannot be told a token's position", remedy=REMEDY)
+
+
+def _windows(config: Any) -> Mapping[str, int | None]:
+    """Tokens that layers of each type see; None is all, and ANY stands for every type.
+
+    Models take a mask for each of their `layer_types`, or one for all where their configuration
+    knows none (transformers.masking_utils.create_masks_for_generate).
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = config.layer_types if hasattr(type(config), "layer_types") else None
+    if kinds is None:
+        return {ANY: window}
+    if window is None or "sliding_attention" not in kinds:
+        return {ANY: None}
+    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
 
 
 class Filled(Exception):
