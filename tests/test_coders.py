@@ -271,6 +271,53 @@ def test_numeric_counts() -> None:
         NumericCoder(1).assign(["x"] * 12, np.zeros((12, 1, 0)), Taken())
 
 
+@pytest.mark.parametrize(
+    ("coder", "count", "full", "mended"),
+    [
+        ("numeric", 12, {"digits": 1}, {"digits": 2}),
+        ("numeric", 10, {"digits": 1}, {"digits": 2}),
+        ("residual", 16, {"levels": 4}, {"levels": 0}),
+        ("quantized", 40, {"levels": 1}, {"levels": 0}),
+    ],
+)
+def test_what_a_full_coder_says_gives_its_tools_and_finish_codes(
+    coder: str, count: int, full: dict[str, int], mended: dict[str, int]
+) -> None:
+    with pytest.raises(InputError, match=f"{count} tools.* do not fit") as error:
+        fit(coder, count, **full)
+    ((key, value),) = mended.items()
+    assert f"codes.{key} = {value}" in error.value.remedy
+    codebook = fit(coder, count, **mended)
+    assert codebook.finish is not None and len(codebook) == count
+
+
+def test_a_full_codebook_says_what_gives_room() -> None:
+    """`levels`, `digits` and `size` do nothing to codes that were given."""
+    for coder, values, option in (
+        ("numeric", {"digits": 1}, "codes fit --set codes.digits=2 --out"),
+        ("hierarchical", {}, "codes fit --out FOLDER`, or a round with codes.recode_every"),
+        ("residual", {"levels": 3}, "codes fit --set codes.levels=0 --out"),
+    ):
+        codebook = fit(coder, 7, **values)
+        many = 200
+        with pytest.raises(InputError, match="do not fit") as error:
+            codebook.add(make_tools(many, start=100), make_embeddings(many))
+        assert option in error.value.remedy and "add-tools" in error.value.remedy
+
+
+@pytest.mark.parametrize("count", [2, 9, 10, 11, 100])
+def test_hierarchical_keeps_a_code_for_finish(count: int) -> None:
+    """Also where every cluster is full: ten tools, or ten clusters of ten."""
+    points = np.repeat(np.eye(10, dtype=np.float32), 10, axis=0) * 50
+    points += np.random.default_rng(0).normal(size=points.shape).astype(np.float32)
+    codebook = fit_codebook(make_tools(count), points[:count], config_of("hierarchical"))
+    assert codebook.finish is not None
+    codes = [entry.code for entry in codebook.tools]
+    assert len({*codes, codebook.finish}) == count + 1
+    heads = {code[:length] for code in (*codes, codebook.finish) for length in range(1, len(code))}
+    assert not heads & {*codes, codebook.finish}, "no code begins another"
+
+
 def test_semantic_codes_are_names_told_apart() -> None:
     assert standard_name("Compress For Imagon!") == "compress_for_imagon"
     assert standard_name("2Fast: Get") == "get_2fast_get"

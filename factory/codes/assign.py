@@ -23,6 +23,10 @@ from factory.codes.base import Assignment, Code, Floats, Ints, ResolvedBy, Taken
 from factory.failures import InputError
 
 
+MORE_LEVELS = "set codes.levels = 0 (as many as needed), or to more"
+"""What lets codes that are being fitted have room."""
+
+
 class Measure(Protocol):
     """What is needed of a coder: how far a document is from the numbers of a position."""
 
@@ -55,7 +59,8 @@ def resolve(
     Raises:
         InputError: more tools than codes.
     """
-    refuse_if_full(coder.sizes, len(taken) + len(codes_NP))
+    remedy = anew("--set codes.levels=0 ") if len(taken) else MORE_LEVELS
+    refuse_if_full(len(taken) + len(codes_NP), math.prod(coder.sizes), remedy)
     wanted = [tuple(row) for row in codes_NP.tolist()]
     final: list[Code | None] = [None] * len(wanted)
     groups: defaultdict[Code, list[int]] = defaultdict(list)
@@ -142,13 +147,15 @@ def _how(wanted: Code, settled: Code) -> ResolvedBy:
     return "sibling" if settled[:-1] == wanted[:-1] else "prefix"
 
 
-def refuse_if_full(sizes: tuple[int, ...], num_tools: int) -> None:
-    """Raise InputError where so many tools do not fit."""
-    capacity = math.prod(sizes)
-    if num_tools > capacity:
-        raise InputError(
-            f"{num_tools} tools do not fit into {capacity} codes "
-            f"({len(sizes)} positions of {sizes[0]})",
-            where="codes",
-            remedy="set [codes] levels = 0 (as many as needed), or raise levels or size",
-        )
+def refuse_if_full(num_tools: int, capacity: int, remedy: str, *, finish: bool = False) -> None:
+    """Raise InputError where so many tools, and with `finish` Finish too, do not fit."""
+    if num_tools + finish > capacity:
+        what = f"{num_tools} tools and Finish" if finish else f"{num_tools} tools"
+        raise InputError(f"{what} do not fit into {capacity} codes", where="codes", remedy=remedy)
+
+
+def anew(options: str = "", *, by_round: bool = True) -> str:
+    """The remedy for a full codebook: codes made anew, with these options of `codes fit`."""
+    command = f"`factory codes fit {options}--out FOLDER`"
+    rounds = ", or a round with codes.recode_every = 1" if by_round else ""
+    return f"codes made anew have room: `factory add-tools FILE`, then {command}{rounds}"

@@ -115,8 +115,11 @@ class Coder(Protocol):
         """Give N tools codes; these are added to `taken`. InputError where none is left."""
         ...
 
-    def reserve(self, taken: Taken) -> Code | None:
-        """A code that no tool gets, added to `taken`; None where none is left."""
+    def reserve(self, taken: Taken) -> Code:
+        """A code that no tool gets, added to `taken`, once the fitted tools have theirs.
+
+        InputError where none is left.
+        """
         ...
 
     def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None:

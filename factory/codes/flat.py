@@ -15,7 +15,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from factory.codes.assign import refuse_if_full
+from factory.codes.assign import anew, refuse_if_full
 from factory.codes.base import (
     Assignment,
     Code,
@@ -78,7 +78,7 @@ class AtomicCoder(FlatCoder):
         self.num_tools = start + len(codes)
         return _assigned(codes, taken)
 
-    def reserve(self, taken: Taken) -> Code | None:
+    def reserve(self, taken: Taken) -> Code:
         """A token of its own."""
         code = (len(taken),)
         taken.add(code)
@@ -111,16 +111,24 @@ class NumericCoder(FlatCoder):
 
     def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
         start = len(taken)
-        refuse_if_full(self.sizes, start + len(names))
+        self._refuse_if_full(start + len(names), fitted=start > 0)
         return _assigned([self._spell(start + row) for row in range(len(names))], taken)
 
-    def reserve(self, taken: Taken) -> Code | None:
+    def reserve(self, taken: Taken) -> Code:
         """The next number: Finish is counted like a tool (§3.2)."""
-        if len(taken) >= math.prod(self.sizes):
-            return None
+        self._refuse_if_full(len(taken), finish=True)
         code = self._spell(len(taken))
         taken.add(code)
         return code
+
+    def _refuse_if_full(
+        self, num_tools: int, *, fitted: bool = False, finish: bool = False
+    ) -> None:
+        digits = len(str(num_tools))  # the largest number is Finish's
+        remedy = f"set codes.digits = {digits}"
+        if fitted:
+            remedy = anew(f"--set codes.digits={digits} ", by_round=False)
+        refuse_if_full(num_tools, math.prod(self.sizes), remedy, finish=finish)
 
     def _spell(self, number: int) -> Code:
         return tuple(int(digit) for digit in f"{number:0{self.digits}d}")
@@ -160,7 +168,7 @@ class SemanticCoder(FlatCoder):
         ]
         return _assigned(codes, None, wanted, how)
 
-    def reserve(self, taken: Taken) -> Code | None:
+    def reserve(self, taken: Taken) -> Code:
         """`Finish` itself: tools' names have no capitals (§3.2)."""
         code = tuple(b"Finish")
         taken.add(code)
@@ -200,7 +208,7 @@ class HierarchicalCoder:
     """The path through a tree of clusters, one digit a level: `3 1 4` (§3.2).
 
     A cluster of more tools than branches is split by k-means into as many, again and again, so a
-    crowded region has longer codes. A new tool goes down to the nearest small cluster and takes
+    crowded region has longer codes; where that leaves no digit for Finish, so is a full cluster. A new tool goes down to the nearest small cluster and takes
     its next free digit, or where that is full to the next nearest that has one.
     """
 
@@ -227,8 +235,11 @@ class HierarchicalCoder:
         embeddings_NVD = as_NVD(embeddings_NVD)
         self._fit_space(embeddings_NVD)
         points_Nd = self._project(embeddings_NVD)
-        self._centroids, self._fitted = {}, [()] * len(points_Nd)
-        self._split(points_Nd, np.arange(len(points_Nd)), (), self._fitted, seed)
+        for limit in (self.branches, self.branches - 1):
+            self._centroids, self._fitted = {}, [()] * len(points_Nd)
+            self._split(points_Nd, np.arange(len(points_Nd)), (), self._fitted, seed, limit)
+            if len(points_Nd) < self._capacity:  # else no digit is left for Finish
+                break
 
     def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
         """Codes of the fit for the tools it was fitted on, else down the tree, one by one."""
@@ -237,7 +248,7 @@ class HierarchicalCoder:
         if self._fitted and not len(taken) and len(self._fitted) == len(points_Nd):
             codes, self._fitted = self._fitted, []
             return _assigned(codes, taken, error_N=error_N)
-        refuse_if_full((len(self._leaves()) * self.branches,), len(taken) + len(points_Nd))
+        refuse_if_full(len(taken) + len(points_Nd), self._capacity, anew())
         codes, wanted = [], []
         for point_d in points_Nd:
             free = ((p, taken.free(p, self.branches)) for p in self._paths(point_d, ()))
@@ -252,14 +263,13 @@ class HierarchicalCoder:
         ]
         return _assigned(codes, None, wanted, how, error_N)
 
-    def reserve(self, taken: Taken) -> Code | None:
-        """A free digit of the last small cluster that has one."""
-        for path in reversed(self._leaves()):
-            if len(digits := taken.free(path, self.branches)):
-                code = (*path, int(digits[-1]))
-                taken.add(code)
-                return code
-        return None
+    def reserve(self, taken: Taken) -> Code:
+        """A free digit of the last small cluster that has one, as `fit` leaves at least one."""
+        free = ((path, taken.free(path, self.branches)) for path in reversed(self._leaves()))
+        path, digits = next(found for found in free if len(found[1]))
+        code = (*path, int(digits[-1]))
+        taken.add(code)
+        return code
 
     def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None:
         """New PCA, and every cluster's centre as the mean of its members."""
@@ -336,9 +346,10 @@ class HierarchicalCoder:
         path: Code,
         codes: list[Code],
         seed: int,
+        limit: int,
     ) -> None:
-        """Number the tools of a small cluster; split a large one and go on in its parts."""
-        if len(rows) <= self.branches:
+        """Number the tools of a cluster of at most `limit`; split a larger one and go on there."""
+        if len(rows) <= limit:
             for digit, row in enumerate(rows):
                 codes[row] = (*path, digit)
             return
@@ -348,7 +359,12 @@ class HierarchicalCoder:
             np.float32
         )
         for child, part in enumerate(parts):
-            self._split(points_Nd, part, (*path, child), codes, seed)
+            self._split(points_Nd, part, (*path, child), codes, seed, limit)
+
+    @property
+    def _capacity(self) -> int:
+        """Codes that there are, given or free."""
+        return len(self._leaves()) * self.branches
 
     def _leaves(self) -> list[Code]:
         """Paths of the small clusters."""

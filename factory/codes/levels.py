@@ -9,6 +9,7 @@ PCA and k-means (SGTC), or an encoder and codebooks learnt together (ToolWeaver)
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from factory.codes.assign import resolve
+from factory.codes.assign import MORE_LEVELS, refuse_if_full, resolve
 from factory.codes.base import CHUNK, Assignment, Code, Floats, Ints, Layout, Taken, as_NVD
 from factory.codes.graph import Graph
 
@@ -97,12 +98,12 @@ class LevelCoder(ABC):
         encoding = self.encode(embeddings_NVD)
         return resolve(self, as_NVD(embeddings_NVD), encoding.codes_NP, encoding.error_N, taken)
 
-    def reserve(self, taken: Taken) -> Code | None:
+    def reserve(self, taken: Taken) -> Code:
         """The last free code: with room to spare, no tool comes near it by itself."""
+        refuse_if_full(len(taken), math.prod(self.sizes), MORE_LEVELS, finish=True)
         numbers = [range(size - 1, -1, -1) for size in self.sizes]
-        free = next((code for code in itertools.product(*numbers) if code not in taken), None)
-        if free is not None:
-            taken.add(free)
+        free = next(code for code in itertools.product(*numbers) if code not in taken)
+        taken.add(free)
         return free
 
     def nearest(self, embeddings_NVD: Floats, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
