@@ -32,6 +32,7 @@ import numpy as np
 
 from factory.canon import canonical_json, digest
 from factory.child import Channel, Child, run_child
+from factory.codes.base import OnProgress, silent
 from factory.codes.gist import GIST_PATH, Epoch, Gist, GistConfig, Readable, make_readable
 from factory.codes.graph import Pair
 from factory.codes.guided import Coding, make_coding
@@ -433,8 +434,11 @@ class DocumentReader:
             report=lambda epoch: tell(_told("moving the gist tokens", epoch)),
         )
 
-    def embed(self, tools: Sequence[Tool]) -> Floats:
-        """(N, D), or (N, V, D) gist states, of the tools' documents."""
+    def embed(self, tools: Sequence[Tool], on_progress: OnProgress = silent) -> Floats:
+        """(N, D), or (N, V, D) gist states, of the tools' documents.
+
+        `on_progress` hears of the documents that the model has read; another embedder is silent.
+        """
         from factory.codes.gist import embed_gists
         from factory.codes.vocabulary import embed_documents, embed_with
 
@@ -442,8 +446,10 @@ class DocumentReader:
         if self.embedder is not None:
             return embed_with(self.embedder, texts)
         if self.gist is not None:
-            return embed_gists(self.model, self.tokenizer, self.gist, texts)
-        return embed_documents(self.model, self.tokenizer, texts)
+            return embed_gists(
+                self.model, self.tokenizer, self.gist, texts, on_progress=on_progress
+            )
+        return embed_documents(self.model, self.tokenizer, texts, on_progress=on_progress)
 
     def _readable(self, tools: Sequence[Tool]) -> list[Readable]:
         texts = zip(self._texts(tools), tools, strict=True)

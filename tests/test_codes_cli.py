@@ -94,6 +94,161 @@ def test_codes_are_fitted_seen_written_and_added_to(workspace: Path) -> None:
     run_factory("codes", "fit", "tools.jsonl", *options, cwd=workspace, code=2)
 
 
+def write_tools(path: Path, count: int) -> None:
+    lines = [json.dumps(tool.document) for tool in make_tools(count)]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("count", "more"), [(0, "{"), (1, ""), (1, "{")])
+def test_too_few_documents_are_said_before_a_model_is_loaded(
+    workspace: Path, count: int, more: str
+) -> None:
+    write_tools(workspace / "tools.jsonl", count)
+    with (workspace / "tools.jsonl").open("a", encoding="utf-8") as file:
+        file.write(more)
+    for options in ([], ["--set", "codes.gist.views=2"]):
+        done = run_factory("codes", "fit", "tools.jsonl", *options, cwd=workspace, code=2)
+        assert f"2 tools or more, not to {count}" in done.stderr and "remedy:" in done.stderr
+        assert "tools.jsonl" in done.stderr and ("bad line " in done.stderr) == bool(more)
+
+
+def make_half(folder: Path) -> Path:
+    """A model in bfloat16."""
+    from transformers import AutoModelForCausalLM
+
+    tiny_model(folder, max_positions=1024)
+    AutoModelForCausalLM.from_pretrained(folder).bfloat16().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_written_model_keeps_its_precision_and_the_recipes_rows(workspace: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    bare = make_half(workspace / "bare")
+    write_tools(workspace / "tools.jsonl", 40)
+    options = ("--checkpoint", str(bare), "--set", "codes.size=4")
+    norms = {}
+    for name, more in (
+        ("made", ()),
+        ("random", ("--set", "codes.reframe=false")),
+        ("again", ("--set", "codes.reframe=false")),
+    ):
+        flags = (*options, *more, "--out", name)
+        told = run_factory("codes", "fit", "tools.jsonl", *flags, cwd=workspace).stderr
+        assert "embedding documents (40)" in told and "writing the model" in told
+        model = AutoModelForCausalLM.from_pretrained(workspace / name, dtype="auto")
+        assert model.dtype == torch.bfloat16
+        codebook = Codebook.load(workspace / name)
+        assert codebook is not None
+        num_rows = sum(map(len, codebook.tokens))
+        sizes = [(f / "model.safetensors").stat().st_size for f in (bare, workspace / name)]
+        assert 0 <= sizes[1] - sizes[0] - 2 * 64 * num_rows < 512
+        rows = model.get_input_embeddings().weight.detach().float()[-num_rows:]
+        norms[name] = rows.norm(dim=1)
+    assert norms["made"].std() / norms["made"].mean() < 0.01, "all are scaled to one length"
+    assert norms["random"].std() / norms["random"].mean() > 0.05
+    assert norms["random"].equal(norms["again"])
+
+
+@pytest.mark.slow
+def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspace: Path) -> None:
+    """The same tools in the same order, seed and pairs: those that answers call together."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from factory.codes.lifecycle import fit_codebook
+    from factory.curriculum import train_config
+    from factory.history import called_pairs, imported_tools
+    from factory.prompts import Prompts
+    from factory.recipe import load_recipe
+    from factory.store.database import Ledger
+    from factory.train import DocumentReader
+    from factory.workspace import Workspace
+
+    bare = tiny_model(workspace / "bare", max_positions=1024)
+    write_tools(workspace / "tools.jsonl", 48)
+    run_factory("add-tools", "tools.jsonl", cwd=workspace)
+    ledger = Ledger(workspace / ".factory")
+    tools = imported_tools(ledger)
+    shown = json.dumps([{"id": tool.id, "document": tool.document} for tool in tools])
+    samples = [
+        {
+            "round": 1,
+            "judgement": 1,
+            "query_id": f"q{number}",
+            "status": "accepted",
+            "agreement": 1.0,
+            "tools_json": shown,
+            "calls_json": json.dumps(
+                [{"name": tool.name, "arguments": {}} for tool in (tools[number % 6], tools[-1])]
+            ),
+        }
+        for number in range(60)
+    ]
+    ledger.append({"sample": samples})
+    values = {
+        "codes.coder": "quantized",
+        "codes.size": "4",
+        "codes.quantized.epochs": "30",
+        "codes.quantized.graph": "10",
+    }
+    flags = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+    options = (*flags, "--checkpoint", "bare", "--out", "coded")
+    run_factory("codes", "fit", *options, cwd=workspace)
+    previewed = Codebook.load(workspace / "coded")
+    assert previewed is not None
+
+    resolved = load_recipe(Workspace(workspace), "cpu", values)
+    train = train_config(resolved.recipe, 1, "auto", 1)
+    reader = DocumentReader(
+        model=AutoModelForCausalLM.from_pretrained(bare),
+        tokenizer=AutoTokenizer.from_pretrained(bare),
+        prompts=Prompts.load(Workspace(workspace)),
+    )
+    times = [f"{row:09d}" for row in range(len(tools))]
+    made, alone = (
+        fit_codebook(
+            tools,
+            reader.embed(tools),
+            train.codes,
+            seed=train.seed,
+            accepted_at=times,
+            pairs=pairs,
+        )
+        for pairs in (called_pairs(ledger, 1), ())
+    )
+    assert previewed.sha() == made.sha() != alone.sha()
+
+
+def test_the_autoencoder_and_the_reader_say_how_far_they_are(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from factory.codes.lifecycle import CodeConfig, fit_codebook
+    from factory.codes.quantized import QuantizedConfig
+    from factory.codes.vocabulary import embed_documents
+
+    heard: list[tuple[int, str, int]] = []
+    quick = QuantizedConfig(hidden=(16,), latent=8, epochs=12)
+    config = CodeConfig(coder="quantized", quantized=quick)
+    tools, points = make_tools(40), make_embeddings(40)
+
+    def hear(done: int, detail: str, total: int) -> None:
+        heard.append((done, detail, total))
+
+    told = fit_codebook(tools, points, config, on_progress=hear)
+    assert [(done, total) for done, _, total in heard] == [(n, 12) for n in range(1, 13)]
+    assert all("error" in detail and "collisions" in detail for _, detail, _ in heard)
+    assert told.sha() == fit_codebook(tools, points, config).sha()
+
+    heard.clear()
+    folder = tiny_model(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    embed_documents(model, tokenizer, ["a table"] * 5, batch=2, on_progress=hear)
+    assert heard == [(2, "", 5), (4, "", 5), (5, "", 5)]
+
+
 def test_the_picture_is_the_same_for_the_same_codes() -> None:
     points = make_embeddings(30)
     codes = [(row % 4, row) for row in range(30)]

@@ -16,9 +16,11 @@ from factory.cli.terminal import err, escape, out, out_indented, print_table, wr
 from factory.failures import InputError
 
 if TYPE_CHECKING:
+    from factory.codes.graph import Pair
     from factory.codes.lifecycle import Codebook, ToolCode
     from factory.records import Tool
-    from factory.train import DocumentReader
+    from factory.round import Monitor
+    from factory.train import DocumentReader, TrainConfig
     from factory.workspace import Workspace
 
 codes = typer.Typer(
@@ -131,28 +133,51 @@ def fit(
 
     factory codes fit my_apis.jsonl --set codes.size=64 --out models/coded
     """
+    from factory.cli.monitor import make_monitor
     from factory.cli.rounds import parse_overrides
     from factory.codes.lifecycle import fit_codebook
     from factory.codes.picture import draw_space
-    from factory.curriculum import code_config
+    from factory.curriculum import train_config
     from factory.recipe import load_recipe, load_settings
 
     workspace = open_workspace()
-    name = recipe or load_settings(workspace).recipe
-    resolved = load_recipe(workspace, name, parse_overrides(overrides or []))
-    config = code_config(resolved.recipe, version=1)
+    settings = load_settings(workspace)
+    resolved = load_recipe(workspace, recipe or settings.recipe, parse_overrides(overrides or []))
+    number = _next_round()
+    train = train_config(resolved.recipe, number, settings.engine.dtype, codebook_version=1)
+    config = train.codes
     folder = _folder(checkpoint)
     if to is not None and to.exists() and any(to.iterdir()):
         raise InputError("the folder is not empty", where=str(to), remedy="name a new one")
     tools, num_bad = _tools(workspace, files, folder)
-    model = _Model(workspace, folder, config.embedder)
-    if config.gist is not None:
-        model.reader.compress(tools, config.gist, err)
-    documents_ND = model.embed(tools)
-    err(f"fitting {config.coder} codes to {len(tools)} tools")
-    codebook = fit_codebook(tools, documents_ND, config, seed=resolved.recipe.seed)
-    row_of = {tool.id: row for row, tool in reversed(list(enumerate(tools)))}
-    documents_ND = documents_ND[[row_of[tool_id] for tool_id in codebook.tool_ids]]
+    if len(tools) < 2:
+        raise InputError(
+            f"codes are fitted to 2 tools or more, not to {len(tools)}",
+            where=", ".join(map(str, files or [])),
+            remedy="give more documents, or mend the bad lines: factory codes fit my_apis.jsonl",
+        )
+    # As the next training would do it: tools known before come in by their order, a file's by id.
+    times = None if files else [f"{row:09d}" for row in range(len(tools))]
+    with make_monitor() as monitor:
+        model = _Model(workspace, folder, config.embedder, monitor)
+        if config.gist is not None:
+            model.reader.compress(tools, config.gist, monitor.stage)
+        documents_ND = model.embed(tools)
+        monitor.stage(f"fitting {config.coder} codes")
+        codebook = fit_codebook(
+            tools,
+            documents_ND,
+            config,
+            seed=train.seed,
+            accepted_at=times,
+            pairs=_pairs(tools, number) if config.coder == "quantized" else (),
+            on_progress=monitor.progress,
+        )
+        row_of = {tool.id: row for row, tool in reversed(list(enumerate(tools)))}
+        documents_ND = documents_ND[[row_of[tool_id] for tool_id in codebook.tool_ids]]
+        if to is not None:
+            own = None if config.embedder or not config.reads_documents else documents_ND
+            model.write(codebook, own, to, train)
     left = codebook.unexplained(documents_ND)
     record = {**_figures(codebook), "variance left": "-" if left is None else f"{left:.1%}"}
     print_table(("figure", "value"), [(key, _plain(value)) for key, value in record.items()])
@@ -165,8 +190,6 @@ def fit(
     target.write_text(svg, encoding="utf-8")
     out(f"picture  {escape(target)}")
     if to is not None:
-        own = None if config.embedder or not config.reads_documents else documents_ND
-        model.write(codebook, own, to)
         out(f"model    {escape(to)}")
     if num_bad:
         raise typer.Exit(1)
@@ -184,6 +207,7 @@ def add(
     factory codes add my_apis.jsonl
     """
     from factory import history
+    from factory.cli.monitor import make_monitor
     from factory.rows import code_row, tool_rows
     from factory.store.lock import WorkspaceLock
     from factory.train import load_gist
@@ -206,10 +230,11 @@ def add(
             )
         tools, num_bad = _tools(workspace, files, folder)
         fresh = [tool for tool in tools if tool.id not in codebook]
-        model = _Model(workspace, folder, codebook.embedder)
-        if codebook.views:
-            model.reader.gist = load_gist(folder, codebook)
-        documents_ND = model.embed(fresh) if codebook.needs_documents and fresh else None
+        with make_monitor() as monitor:
+            model = _Model(workspace, folder, codebook.embedder, monitor)
+            if codebook.views:
+                model.reader.gist = load_gist(folder, codebook)
+            documents_ND = model.embed(fresh) if codebook.needs_documents and fresh else None
         added = codebook.add(fresh, documents_ND) if fresh else []
         if added:
             model.replace_codes(codebook)
@@ -318,14 +343,15 @@ def compare(
 class _Model:
     """The checkpoint's model, loaded when first asked."""
 
-    def __init__(self, workspace: Workspace, folder: Path, embedder: str) -> None:
+    def __init__(self, workspace: Workspace, folder: Path, embedder: str, monitor: Monitor) -> None:
         self._workspace, self._folder, self._embedder = workspace, folder, embedder
-        self._loaded: tuple[Any, Any] | None = None
+        self._monitor = monitor
 
     def embed(self, tools: Sequence[Tool]) -> Any:
         """(N, D) or (N, V, D) embeddings of the tools' documents."""
-        err(f"embedding {len(tools)} documents by {escape(self._embedder or self._folder)}")
-        return self.reader.embed(tools)
+        reader = self.reader
+        self._monitor.stage("embedding documents", len(tools))
+        return reader.embed(tools, self._monitor.progress)
 
     @cached_property
     def reader(self) -> DocumentReader:
@@ -337,14 +363,17 @@ class _Model:
         if self._embedder:
             named = self._workspace.model_folder(self._embedder)
             return DocumentReader(model=None, tokenizer=None, prompts=prompts, embedder=named)
-        model, tokenizer = self._load()
-        return DocumentReader(model=model, tokenizer=tokenizer, prompts=prompts)
+        return DocumentReader(model=self._model, tokenizer=self._tokenizer, prompts=prompts)
 
-    def write(self, codebook: Codebook, documents_ND: Any, to: Path) -> None:
-        """The model with the codebook's tokens and rows, as a folder."""
-        model, tokenizer = self._load()
-        codebook.install(model, tokenizer, documents_ND)
-        model.save_pretrained(to)
+    def write(self, codebook: Codebook, documents_ND: Any, to: Path, config: TrainConfig) -> None:
+        """The model with the codebook's tokens and rows, as a folder of the same precision."""
+        from transformers import set_seed
+
+        model, tokenizer = self._model, self._tokenizer
+        self._monitor.stage("writing the model")
+        set_seed(config.seed)
+        codebook.install(model, tokenizer, documents_ND, reframe=config.codes.reframe)
+        model.to(self._stored_dtype).save_pretrained(to)
         tokenizer.save_pretrained(to)
         codebook.save(to, tokenizer)
         self._save_gist(to)
@@ -363,23 +392,31 @@ class _Model:
 
         aside = self._folder / f"{FOLDER}.new"
         shutil.rmtree(aside, ignore_errors=True)
-        codebook.save(aside, self._load()[1])
+        codebook.save(aside, self._tokenizer)
         self._save_gist(aside)
         shutil.rmtree(self._folder / FOLDER)
         (aside / FOLDER).rename(self._folder / FOLDER)
         aside.rmdir()
 
-    def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-            from transformers.utils.logging import disable_progress_bar
+    @cached_property
+    def _model(self) -> Any:
+        """In single precision, whatever its files have."""
+        from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
-            disable_progress_bar()
-            self._loaded = (
-                AutoModelForCausalLM.from_pretrained(self._folder, local_files_only=True).float(),
-                AutoTokenizer.from_pretrained(self._folder, local_files_only=True),
-            )
-        return self._loaded
+        disable_progress_bar()
+        self._monitor.stage("loading the model")
+        model = AutoModelForCausalLM.from_pretrained(
+            self._folder, dtype="auto", local_files_only=True
+        )
+        self._stored_dtype = model.dtype
+        return model.float()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
 
 
 def _folder(checkpoint: Path | None) -> Path:
@@ -446,9 +483,26 @@ def _tools(workspace: Workspace, files: list[Path] | None, folder: Path) -> tupl
     codebook = Codebook.load(folder)
     known = [entry.tool for entry in codebook.tools] if codebook is not None else []
     found = {tool.id: tool for tool in (*known, *history.imported_tools(open_ledger()))}
-    if len(found) < 2:
-        raise InputError("no tools are known here", remedy="factory codes fit my_apis.jsonl")
     return list(found.values()), 0
+
+
+def _next_round() -> int:
+    """The number of the open round, else that of the one to come."""
+    from factory import history
+
+    this = history.open_round(open_ledger())
+    return this.number if this else history.last_round(open_ledger()) + 1
+
+
+def _pairs(tools: Sequence[Tool], number: int) -> list[Pair]:
+    """Which tools accepted answers call together, as round `number` would be trained."""
+    from factory import history
+    from factory.curriculum import called_together
+
+    ledger = open_ledger()
+    pairs, written = history.called_pairs(ledger, number), history.written_tools(ledger)
+    accepted = history.accepted_samples(ledger, number)
+    return called_together(pairs, written, accepted, tools, None)
 
 
 def _find(codebook: Codebook, text: str) -> list[ToolCode]:

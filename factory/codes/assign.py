@@ -22,7 +22,6 @@ import numpy as np
 from factory.codes.base import Assignment, Code, Floats, Ints, ResolvedBy, Taken
 from factory.failures import InputError
 
-
 MORE_LEVELS = "set codes.levels = 0 (as many as needed), or to more"
 """What lets codes that are being fitted have room."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
@@ -29,6 +29,9 @@ Floats: TypeAlias = npt.NDArray[np.floating]
 Ints: TypeAlias = npt.NDArray[np.int32]
 Code: TypeAlias = tuple[int, ...]
 
+OnProgress: TypeAlias = Callable[[int, str, int], None]
+"""Hears of long work: steps done, what they came to, and steps in all at most."""
+
 Layout = Literal["tokens", "digits", "name"]
 """`tokens`: added to the vocabulary, one a position; `digits`: one a position, spaced; `name`: the
 code is the bytes of a name."""
@@ -39,6 +42,10 @@ CHUNK = 4096
 """Rows whose distances are computed at once: bounds memory, changes no result."""
 REMEDY = "restore the checkpoint's codes folder, or start from its parent checkpoint"
 """What mends a damaged codes folder."""
+
+
+def silent(done: int, detail: str, total: int) -> None:
+    """Progress that nobody wants to hear of."""
 
 
 class Taken:

@@ -208,8 +208,9 @@ class HierarchicalCoder:
     """The path through a tree of clusters, one digit a level: `3 1 4` (§3.2).
 
     A cluster of more tools than branches is split by k-means into as many, again and again, so a
-    crowded region has longer codes; where that leaves no digit for Finish, so is a full cluster. A new tool goes down to the nearest small cluster and takes
-    its next free digit, or where that is full to the next nearest that has one.
+    crowded region has longer codes; where that leaves no digit for Finish, so is a full cluster. A
+    new tool goes down to the nearest small cluster and takes its next free digit, or where that is
+    full to the next nearest that has one.
     """
 
     name: ClassVar[str] = "hierarchical"

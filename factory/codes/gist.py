@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from factory.codes.base import REMEDY, Floats
+from factory.codes.base import REMEDY, Floats, OnProgress, silent
 from factory.codes.vocabulary import MAX_DOCUMENT_TOKENS
 from factory.failures import ModelError
 from factory.records import IGNORED
@@ -214,8 +214,11 @@ def embed_gists(
     gist: Gist,
     texts: Sequence[str],
     batch: int = 32,
+    on_progress: OnProgress = silent,
 ) -> Floats:
     """(N, V, D) float32 states of the documents, in their order; a row depends on its text only.
+
+    `on_progress` hears of the documents embedded after each batch.
 
     Raises:
         ValueError: a text has no tokens.
@@ -224,7 +227,7 @@ def embed_gists(
 
     ids = [content_ids(text, tokenizer) for text in texts]
     with torch.random.fork_rng(), attached(model, gist.config, gist) as compressor:
-        return compressor.embed(ids, batch)
+        return compressor.embed(ids, batch, on_progress)
 
 
 class Encoded(NamedTuple):
@@ -329,7 +332,12 @@ class Compressor:
         logs_JA, real_JA = self.log_probs(states_BVD[list(rows)], tasks, answers)
         return -(logs_JA * real_JA).sum(), int(real_JA.sum())
 
-    def embed(self, content: Sequence[Sequence[int]], batch: int = 32) -> Floats:
+    def embed(
+        self,
+        content: Sequence[Sequence[int]],
+        batch: int = 32,
+        on_progress: OnProgress = silent,
+    ) -> Floats:
         """(N, V, D) float32 states of the documents, in their order, without dropout."""
         import torch
 
@@ -342,6 +350,7 @@ class Compressor:
                 rows = order[begin : begin + batch]
                 states_BVD = self.compress([content[row] for row in rows])
                 result_NVD[rows] = states_BVD.float().cpu().numpy()
+                on_progress(begin + len(rows), "", len(order))
         self.model.train(was_training)
         return result_NVD
 

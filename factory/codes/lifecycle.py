@@ -40,9 +40,11 @@ from factory.codes.base import (
     Coder,
     Floats,
     Ints,
+    OnProgress,
     ResolvedBy,
     Taken,
     as_NVD,
+    silent,
 )
 from factory.codes.flat import AtomicCoder, HierarchicalCoder, NumericCoder, SemanticCoder
 from factory.codes.gist import GistConfig
@@ -144,8 +146,11 @@ class CodeConfig:
         """Whether the coder looks at embeddings of documents."""
         return self.coder not in ("atomic", "numeric", "semantic")
 
-    def make(self, num_tools: int, views: int) -> Coder:
-        """An unfitted coder for so many tools of so many embeddings each."""
+    def make(self, num_tools: int, views: int, on_progress: OnProgress = silent) -> Coder:
+        """An unfitted coder for so many tools of so many embeddings each.
+
+        `on_progress` hears of each epoch of a coder that learns in epochs.
+        """
         match self.coder:
             case "atomic":
                 return AtomicCoder()
@@ -157,7 +162,9 @@ class CodeConfig:
                 return SemanticCoder()
             case "quantized":
                 shape = choose_shape(num_tools, self.size, self.levels)
-                return QuantizedCoder(**shape._asdict(), config=self.quantized)
+                return QuantizedCoder(
+                    **shape._asdict(), config=self.quantized, on_progress=on_progress
+                )
             case "residual":
                 shape = choose_shape(num_tools, self.size, self.levels, views)
                 return ResidualCoder(**shape._asdict(), dims=self.dims)
@@ -732,6 +739,7 @@ def fit_codebook(
     seed: int = 0,
     accepted_at: Sequence[str] | None = None,
     pairs: Sequence[Pair] = (),
+    on_progress: OnProgress = silent,
 ) -> Codebook:
     """A codebook of these tools, each with a code of its own.
 
@@ -744,9 +752,10 @@ def fit_codebook(
         seed: of everything random.
         accepted_at: N sortable times; tools come in by (accepted-at, id).
         pairs: tools that are called together; only `quantized` looks at them.
+        on_progress: hears of the epochs of a coder that learns in epochs.
 
     Raises:
-        InputError: more tools than codes, or more positions than letters.
+        InputError: more tools, with Finish, than codes, or more positions than letters.
     """
     config = config or CodeConfig(size=size, levels=levels or 0)
     empty = np.zeros((len(tools), 1, 0))
@@ -755,7 +764,7 @@ def fit_codebook(
     num_tools, views, width = new.embeddings_NVD.shape
     if num_tools < 2:
         raise ValueError(f"{num_tools} tools are too few for a codebook")
-    coder = config.make(num_tools, views)
+    coder = config.make(num_tools, views, on_progress)
     if coder.reads_documents and not width:
         raise ValueError(f"the coder {coder.name} needs embeddings of the documents")
     graph = build_graph(pairs, new.tools) if pairs else None

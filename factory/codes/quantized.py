@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from factory.codes.base import Code, Floats, Ints, as_NVD, load_arrays
+from factory.codes.base import Code, Floats, Ints, OnProgress, as_NVD, load_arrays, silent
 from factory.codes.graph import Graph
 from factory.codes.levels import LevelCoder
 
@@ -84,10 +84,19 @@ class QuantizedCoder(LevelCoder):
 
     name: ClassVar[str] = "quantized"
 
-    def __init__(self, *, levels: int, size: int, config: QuantizedConfig | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        levels: int,
+        size: int,
+        config: QuantizedConfig | None = None,
+        on_progress: OnProgress = silent,
+    ) -> None:
         super().__init__(levels=levels, size=size)
         self.config = config or QuantizedConfig()
         """How it is trained."""
+        self.on_progress = on_progress
+        """Hears of each epoch of training."""
         self.history: list[dict[str, float]] = []
         """One entry a look: epoch, each loss, collisions, and the best look's mark."""
         self._mean_D: Floats = np.zeros(0, dtype=np.float32)
@@ -117,6 +126,7 @@ class QuantizedCoder(LevelCoder):
                 config=config,
                 graph=graph if config.graph else None,
                 seed=seed,
+                on_progress=self.on_progress,
             )
             self._take(trainer.run())
         self.history = trainer.history
@@ -158,6 +168,7 @@ class QuantizedCoder(LevelCoder):
                 config=self.config,
                 graph=None,
                 seed=seed,
+                on_progress=self.on_progress,
                 codebooks_PKd=self._centroids_PKd,
                 codes_NP=codes_NP,
             )
@@ -232,6 +243,7 @@ class _Trainer:
         config: QuantizedConfig,
         graph: Graph | None,
         seed: int,
+        on_progress: OnProgress = silent,
         codebooks_PKd: Floats | None = None,
         codes_NP: Ints | None = None,
     ) -> None:
@@ -239,6 +251,7 @@ class _Trainer:
 
         self.config = config
         self.history: list[dict[str, float]] = []
+        self._on_progress = on_progress
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._points_ND = torch.from_numpy(points_ND.astype(np.float32)).to(device)
         self._encoder, self._decoder = (
@@ -283,6 +296,9 @@ class _Trainer:
                     looks_left -= 1
                 if not looks_left:
                     break
+            last = self.history[-1]
+            told = f"error {last['error']:.4g}, {last['collisions']:.0f} collisions"
+            self._on_progress(epoch, told, epochs)
         return kept
 
     def _batches(self) -> Iterator[torch.Tensor]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from factory.codes.base import Floats
+from factory.codes.base import Floats, OnProgress, silent
 from factory.failures import InputError, MissingError, ModelError
 
 if TYPE_CHECKING:
@@ -163,10 +163,12 @@ def embed_documents(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     batch: int = 32,
+    on_progress: OnProgress = silent,
 ) -> Floats:
     """(N, D) mean of the last layer's states (after the final norm) over a document's tokens.
 
     Documents of similar length share a batch; the order of the result is that of `texts`.
+    `on_progress` hears of the documents embedded after each batch.
 
     Raises:
         ValueError: a text has no tokens.
@@ -188,6 +190,7 @@ def embed_documents(
             for start in range(0, len(order), batch):
                 rows = order[start : start + batch]
                 result_ND[rows] = _mean_states(model, [ids[row] for row in rows])
+                on_progress(start + len(rows), "", len(order))
     finally:
         model.train(was_training)
     return result_ND
