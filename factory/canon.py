@@ -12,6 +12,8 @@ import json
 import unicodedata
 from typing import Any
 
+CATEGORY = "category_name"
+"""Key of a tool document that says nothing of what the tool is (ToolBench's name)."""
 SEED_STRIDE = 256
 """Distance between derived seeds. An engine gives n samples the seeds s, s+1, …, s+n-1."""
 
@@ -39,8 +41,9 @@ def query_id(text: str) -> str:
 
 
 def tool_id(document: dict[str, Any]) -> str:
-    """Content id of a tool document, over all of its keys."""
-    return "t_" + digest(canonical_json(document))
+    """Content id of a tool document, over all keys but CATEGORY: where a catalogue files a tool."""
+    content = {key: part for key, part in document.items() if key != CATEGORY}
+    return "t_" + digest(canonical_json(content))
 
 
 def derive_seed(*parts: object) -> int:

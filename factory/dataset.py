@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol, get_args
 from factory.calls import invocation_messages
 from factory.canon import canonical_json, derive_seed
 from factory.failures import ContentError, DiskError, InputError, ModelError
-from factory.prompts import Prompts
+from factory.prompts import ENCODE_PROMPT, Prompts
 from factory.records import IGNORED, Call, Example, ExampleKind, Message, Query, Tool
 from factory.tools import generation_messages
 
@@ -112,7 +112,7 @@ def placeholder(tool_id: str) -> str:
 
 def encode_text(tool: Tool, prompts: Prompts) -> str:
     """What a tool's code is made from and learnt from: the user side of its code example."""
-    return prompts.render("codes/encode", tool=tool.document)
+    return prompts.render(ENCODE_PROMPT, tool=tool.document)
 
 
 def examples_from_sample(

@@ -1,7 +1,7 @@
 """Tool documents of every dialect, read into the factory's own and written back (algorithms A46).
 
 The factory keeps {name, description, arguments, results} with ToolDev's type words, and of
-ToolBench's APIs whose they are {tool_name, tool_description}. What a dialect
+ToolBench's APIs whose they are {tool_name, tool_description, category_name}. What a dialect
 says besides (ToolBench's HTTP method, Seal-Tools' field, a spelling such as `HashMap`) is the
 reading's rest: the few places where the dialect's plain writing of the documents differs from what
 was read. Documents with their rest give the value back whole; documents alone can be written in
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from factory.canon import CATEGORY
 from factory.jsontext import JsonTextError, parse_strict
 from factory.schema import SPELLINGS, make_validator, read_type, respell, to_json_schema
 
@@ -257,7 +258,7 @@ def _service(value: Document) -> Document:
     return {key: text for key, text in texts.items() if isinstance(text, str) and text}
 
 
-_SERVICE_KEYS = ("tool_name", "tool_description")
+_SERVICE_KEYS = ("tool_name", "tool_description", CATEGORY)
 
 
 def _read_default(default: object, part: Document) -> Document:

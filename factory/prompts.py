@@ -18,6 +18,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from factory.failures import ContentError
 from factory.workspace import Workspace, file_sha, files_sha
 
+ENCODE_PROMPT = "codes/encode"
+"""A document as codes are learnt from it."""
+COMPRESS_PROMPT = "codes/compress"
+"""A document as compression reads it (A19)."""
+
 
 def to_json(value: object) -> str:
     """JSON as models write it: default separators, no escapes of non-ASCII letters."""

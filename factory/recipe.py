@@ -88,6 +88,8 @@ class GistSection(Section):
     """At most; training stops after the first that does not lower the held-out loss (A17)."""
     held_out: float = Field(0.02, gt=0, lt=1)
     """Share of the documents that the stopping is decided on."""
+    rescale: bool = True
+    """Gist states are as long as the model's input rows where it reads them (A13)."""
 
 
 class CodesSection(Section):

@@ -51,14 +51,13 @@ from factory.dataset import (
     EncodedSet,
     code_example,
     encode_all,
-    encode_text,
     read_examples,
     unique_examples,
     write_rows,
 )
 from factory.engines.base import check_model_folder, fingerprint
 from factory.failures import ChildError, DiskError, GateError, InputError, MissingError
-from factory.prompts import Prompts
+from factory.prompts import COMPRESS_PROMPT, ENCODE_PROMPT, Prompts
 from factory.records import IGNORED, Example, Tool
 from factory.workspace import Workspace
 
@@ -130,7 +129,8 @@ class TrainingJob:
     """JSON lines of tools to give codes to (write_tools), in order of insertion; may be empty.
     `pairs.jsonl` beside it, if there, holds tools that are called together (write_pairs)."""
     workspace: Path
-    """Root of the workspace, whose prompt `codes/encode` says what a code is made from."""
+    """Root of the workspace, whose prompts `codes/encode` and, of gist states, `codes/compress` say
+    what a code is made from."""
     config: TrainConfig
     """How."""
 
@@ -152,11 +152,12 @@ class TrainingJob:
 
     def digest(self) -> str:
         """Identity of its result: the parent's weights, the data and the configuration."""
-        prompt = Prompts.load(Workspace(self.workspace)).sha("codes/encode")
+        prompts = Prompts.load(Workspace(self.workspace))
+        shas = [prompts.sha(name) for name in (ENCODE_PROMPT, COMPRESS_PROMPT)]
         paths = [path for path in (self.examples, self.new_tools, self.pairs) if path.exists()]
         files = [digest(path.read_text("utf-8"), 32) for path in paths]
         weights = fingerprint(self.checkpoint)
-        return digest(canonical_json([weights, prompt, *files, asdict(self.config)]))
+        return digest(canonical_json([weights, *shas, *files, asdict(self.config)]))
 
 
 _PATHS = ("checkpoint", "out", "examples", "new_tools", "workspace")
@@ -384,7 +385,7 @@ class DocumentReader:
     tokenizer: Any
     """Its tokenizer."""
     prompts: Prompts
-    """`codes/encode` says how a document reads."""
+    """`codes/encode` says how a document reads, for compression the prompt of the gist."""
     gist: Gist | None = None
     """How documents are compressed; None is their mean state."""
     embedder: Path | None = None
@@ -407,7 +408,7 @@ class DocumentReader:
         self.gist = fit_gist(
             self.model,
             self.tokenizer,
-            self._readable(tools),
+            self._readable(tools, COMPRESS_PROMPT),
             config,
             start=self.gist if self.gist and self.gist.config.views == config.views else None,
             report=lambda epoch: tell(_told("compressing documents", epoch)),
@@ -427,7 +428,7 @@ class DocumentReader:
         self.gist = guide_gist(
             self.model,
             self.tokenizer,
-            self._readable(tools),
+            self._readable(tools, self.gist.prompt),
             self.gist,
             config,
             recode,
@@ -442,22 +443,23 @@ class DocumentReader:
         from factory.codes.gist import embed_gists
         from factory.codes.vocabulary import embed_documents, embed_with
 
-        texts = self._texts(tools)
         if self.embedder is not None:
-            return embed_with(self.embedder, texts)
+            return embed_with(self.embedder, self._texts(tools, ENCODE_PROMPT))
         if self.gist is not None:
+            texts = self._texts(tools, self.gist.prompt)
             return embed_gists(
                 self.model, self.tokenizer, self.gist, texts, on_progress=on_progress
             )
+        texts = self._texts(tools, ENCODE_PROMPT)
         return embed_documents(self.model, self.tokenizer, texts, on_progress=on_progress)
 
-    def _readable(self, tools: Sequence[Tool]) -> list[Readable]:
-        texts = zip(self._texts(tools), tools, strict=True)
+    def _readable(self, tools: Sequence[Tool], prompt: str) -> list[Readable]:
+        texts = zip(self._texts(tools, prompt), tools, strict=True)
         return [make_readable(text, tool.document) for text, tool in texts]
 
-    def _texts(self, tools: Sequence[Tool]) -> list[str]:
+    def _texts(self, tools: Sequence[Tool], prompt: str) -> list[str]:
         """What codes are made from, without lone surrogates."""
-        texts = (encode_text(tool, self.prompts) for tool in tools)
+        texts = (self.prompts.render(prompt, tool=tool.document) for tool in tools)
         return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
 
 

@@ -74,6 +74,21 @@ def test_encoding_an_api_of_toolbench_is_toolgens_line() -> None:
     )
 
 
+def test_compressing_leaves_missing_fields_out() -> None:
+    """A19, down to a document of a name alone."""
+    example = json.loads(
+        (ROOT / "prompts" / "codes" / "compress.example.json").read_text(encoding="utf-8")
+    )
+    document, lines = example["input"]["tool"], example["output"].split("\n")
+    prompts = Prompts.load(WORKSPACE)
+    for key, line in (("category_name", 0), ("description", 2), ("arguments", 2)):
+        document.pop(key) if key != "arguments" else document[key]["properties"].clear()
+        del lines[line]
+        assert prompts.render("codes/compress", tool=document) == "\n".join(lines)
+    assert lines == ["Tool: Money", "API: convert"]
+    assert prompts.render("codes/compress", tool={"name": "f", "arguments": {}}) == "Tool: f"
+
+
 def check_files(folder: Path, files: dict[str, str]) -> None:
     workspace = make_workspace(folder / "ws", files)
     check_content(Prompts.load(workspace), Rulebook.load(workspace, {"call/extra_text": "off"}))

@@ -135,8 +135,8 @@ def test_an_edited_document_is_written_with_its_rest() -> None:
 
 def test_an_api_of_toolbench_says_whose_it_is() -> None:
     """In a tool's file the service stands at the top; every way to write it comes back whole."""
-    api = {**WRITTEN["toolbench"], "tool_name": "Kettle", "tool_description": "Hot water."}
-    service = {"tool_name": "Kettle", "tool_description": "Hot water."}
+    service = {"tool_name": "Kettle", "tool_description": "Hot water.", "category_name": "Food"}
+    api = {**WRITTEN["toolbench"], **service}
     (document,) = read_dialect(api).documents
     assert document == {**DOCUMENT, **service}
     assert read_dialect(api).rest == () and write_documents([document], "toolbench") == api
@@ -305,19 +305,19 @@ SOURCES: dict[str, tuple[Any, set[str], int, set[str]]] = {
         lambda: each("stabletoolbench/corpus.jsonl"),
         {"toolbench"},
         0,
-        {"category_name", "method", "template_response"},
+        {"method", "template_response"},
     ),
     "StableToolBench queries": (
         lambda: each("stabletoolbench/test_instruction/*.json"),
         {"toolbench-tool"},
         0,
-        {"query", "query_id", "relevant APIs"} | {"category_name", "method", "template_response"},
+        {"query", "query_id", "relevant APIs", "method", "template_response"},
     ),
     "ToolBench queries": (
         lambda: each("toolbench_openbmb/data_example/instruction/G*.json"),
         {"toolbench-tool"},
         0,
-        {"query", "query_id", "relevant APIs"} | {"category_name", "method", "template_response"},
+        {"query", "query_id", "relevant APIs", "method", "template_response"},
     ),
     "ToolBench answers (OpenAI functions)": (answer_functions, {"function"}, 0, set()),
     "CallNavi (JSON Schema)": (

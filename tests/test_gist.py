@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,22 @@ from factory.codes.gist import (
     make_readable,
     resize_adapter,
 )
-from factory.failures import ModelError
+from factory.failures import ContentError, ModelError
+from factory.prompts import Prompts
+from factory.workspace import Workspace, shipped_root
 
 torch = pytest.importorskip("torch")
 
 PLACES = ("hotel", "flight", "museum", "garden", "library")
 VERBS = ("book", "find", "cancel", "rate", "list", "open", "close", "move", "share", "count")
+
+
+PROMPTS = Prompts.load(Workspace(shipped_root()))
+
+
+def read(document: dict[str, Any]) -> Readable:
+    """A document in the shipped layout."""
+    return make_readable(PROMPTS.render("codes/compress", tool=document), document)
 
 
 def documents() -> list[Readable]:
@@ -37,12 +48,12 @@ def documents() -> list[Readable]:
         for place in PLACES:
             name = f"{verb}_{place}"
             document = {
-                "category": place,
+                "category_name": place,
                 "name": name,
                 "description": f"{verb.title()} a {place}.",
                 "arguments": {"type": "object", "properties": {f"{place}_id": {}}},
             }
-            tools.append(make_readable(f"{name}: {document['description']} {place}_id", document))
+            tools.append(read(document))
     return tools
 
 
@@ -59,17 +70,51 @@ CONFIG = GistConfig(rank=8, alpha=32, dropout=0.0, learning_rate=5e-3, epochs=3,
 
 
 def test_fields_are_the_documents_own() -> None:
-    readable = make_readable("text", {"name": "f", "description": "", "arguments": {"a": 1}})
-    assert readable.fields == {"name": "f", "parameters": '{"a": 1}'}
+    arguments = {"properties": {"a": {}}}
+    readable = make_readable("text", {"name": "f", "description": "", "arguments": arguments})
+    assert readable.fields == {"name": "f", "parameters": '{"properties": {"a": {}}}'}
+    api = {"name": "f", "tool_name": "T", "arguments": {"type": "dict", "properties": {}}}
+    assert make_readable("text", api).fields == {"name": "T\nf"}
     assert make_readable("text", {"name": "half_\ud83d_pair"}).fields == {"name": "half_?_pair"}
     assert set(documents()[0].fields) == set(TASKS)
 
 
-def test_two_passes_are_the_cascaded_mask(loaded: tuple[Any, Any]) -> None:
+def answered(document: Readable, tokenizer: Any) -> dict[str, str]:
+    """Task to what is rebuilt of it."""
+    answers = encode_document(document, tokenizer).answers.items()
+    return {TASKS[task]: tokenizer.decode(ids[:-1]) for task, ids in answers}
+
+
+@pytest.mark.parametrize("wording", ["Gets a thing, and says what it is. ", "Sieht gut aus: äöü. "])
+def test_a_task_asks_for_what_was_read(loaded: tuple[Any, Any], wording: str) -> None:
+    """Content is cut at 512 tokens and an answer at 127: what lies beyond is not asked for."""
+    _, tokenizer = loaded
+    api = {
+        "category_name": "Things",
+        "tool_name": "Thing Service",
+        "name": "get_thing",
+        "description": wording,
+        "arguments": {"type": "dict", "properties": {"id": {"type": "string"}}, "required": []},
+    }
+    whole = read(api)
+    assert answered(whole, tokenizer) == dict(whole.fields)
+    assert list(whole.fields) == list(TASKS)
+    long = answered(read({**api, "description": wording * 100}), tokenizer)
+    assert list(long) == ["category", "name", "description"]
+    assert (wording * 100).startswith(long["description"].rstrip("\ufffd"))
+    del api["category_name"]
+    assert list(answered(read(api), tokenizer)) == ["name", "description", "parameters"]
+    told = make_readable("Tool: get_thing\nAPI: Thing Service", {**api, "category_name": "Things"})
+    assert list(answered(told, tokenizer)) == ["name"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.05])
+def test_two_passes_are_the_cascaded_mask(loaded: tuple[Any, Any], scale: float) -> None:
     """One pass over [content; gist; placeholder; task] under the mask of §2.2 gives the same."""
     model, tokenizer = loaded
     document = encode_document(documents()[7], tokenizer)
     with torch.random.fork_rng(), attached(model, CONFIG, None) as gist, torch.no_grad():
+        gist = replace(gist, scale=scale)
         gist.model.eval()
         states_1VD = gist.compress([document.content])
         ((task, answer),) = list(document.answers.items())[2:3]
@@ -79,7 +124,7 @@ def test_two_passes_are_the_cascaded_mask(loaded: tuple[Any, Any]) -> None:
         blocks = [
             table(torch.tensor(document.content)),
             gist.gist_VD,
-            states_1VD[0],
+            scale * states_1VD[0],
             gist.indicator_MD[task][None],
             table(torch.tensor(answer[:-1])),
         ]
@@ -108,6 +153,52 @@ def test_the_document_is_seen_through_the_gists_alone(loaded: tuple[Any, Any]) -
         beside = gist.log_probs(torch.cat([mine, others]), [task, task], [answer, answer])[0]
         assert torch.allclose(told[0], beside[0], atol=1e-5)
         assert (beside[0] - beside[1]).abs().max() > 1e-4
+
+
+def test_states_are_read_at_the_length_of_input_rows(
+    loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """A13: a scalar found once stays with the compression, and can be left out."""
+    model, tokenizer = loaded
+    readable = documents()[:8]
+    norm = float(model.get_input_embeddings().weight.detach().norm(dim=1).mean())
+    config = replace(CONFIG, epochs=1)
+    ids = [encode_document(one, tokenizer).content for one in readable]
+    with torch.random.fork_rng(), attached(model, config, None) as compressor:
+        scaled = np.linalg.norm(compressor.embed(ids) * compressor.find_scale(ids), axis=2)
+    assert scaled.mean() == pytest.approx(norm, rel=1e-5)
+
+    gist = fit_gist(model, tokenizer, readable, config)
+    assert 0 < gist.scale < 0.5
+    assert fit_gist(model, tokenizer, readable, config, start=gist).scale == gist.scale
+    plain = fit_gist(model, tokenizer, readable, replace(config, rescale=False), start=gist)
+    assert plain.scale == 1.0
+    again = fit_gist(model, tokenizer, readable, config, start=plain)
+    assert again.scale == pytest.approx(gist.scale, rel=0.1)
+
+    gist.save(tmp_path / "gist.safetensors")
+    again = Gist.load(tmp_path / "gist.safetensors")
+    assert (again.scale, again.prompt) == (gist.scale, "codes/compress")
+
+
+def test_compression_saved_before_there_was_a_scale_stays_as_it_was(
+    loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    model, tokenizer = loaded
+    config = replace(CONFIG, epochs=1, rescale=False)
+    gist = fit_gist(model, tokenizer, documents()[:4], config)
+    path = tmp_path / "gist.safetensors"
+    gist.save(path)
+    with safe_open(path, framework="pt") as file:
+        head = json.loads(file.metadata()["gist"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del head["scale"], head["prompt"], head["config"]["rescale"]
+    save_file(tensors, path, metadata={"gist": json.dumps(head)})
+    early = Gist.load(path)
+    assert (early.config, early.scale, early.prompt) == (config, 1.0, "codes/encode")
 
 
 def test_padding_changes_no_state(loaded: tuple[Any, Any]) -> None:
@@ -229,6 +320,7 @@ def test_too_little_to_compress_is_refused(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
     with pytest.raises(ValueError, match="too few"):
         fit_gist(model, tokenizer, documents()[:1], CONFIG)
-    empty = Readable(content="text", fields={})
-    with pytest.raises(ValueError, match="without fields"):
+    empty = make_readable("text", {"name": "f_g"})
+    with pytest.raises(ContentError, match="no field of the tool can be read in 'text'") as caught:
         fit_gist(model, tokenizer, [empty, empty], CONFIG)
+    assert caught.value.where == "prompts/codes/compress.j2"

@@ -216,7 +216,7 @@ def test_only_the_gist_tokens_move_and_every_epoch_makes_new_codes(world: World)
 
 def test_an_epoch_that_does_not_help_is_taken_back(world: World) -> None:
     heard: list[Floats | None] = []
-    config = replace(GIST, epochs=3, learning_rate=1e-3, weight_decay=0.0, held_out=0.5)
+    config = replace(GIST, epochs=3, learning_rate=1.0, weight_decay=0.0, held_out=0.5)
     guided = guide_gist(
         world.model, world.tokenizer, READABLE, world.gist, config, world.recode(heard)
     )

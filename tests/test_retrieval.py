@@ -42,6 +42,7 @@ from factory.scorers.toolbench import (
     environment_name,
     keys_of_tools,
     load_toolbench,
+    read_document,
     to_tool,
 )
 
@@ -203,6 +204,19 @@ def test_query_files_lists_of_ids_and_tool_files_load(tmp_path: Path) -> None:
     assert found == {"I1-Tool": "I1-Tool/1", "I1-Cat": "I1-Cat/2"}
     assert bench.documents[ApiKey("Kettle", "boil")][0].category == "Home"
     assert load_toolbench(tmp_path, ["I1-Cat"]).splits == ("I1-Cat",)
+
+
+def test_a_tool_keeps_its_category_which_is_no_part_of_its_id() -> None:
+    filed = [read_document({**APIS[0], "category_name": name}, "") for name in ("Home", "Food")]
+    bare = read_document({k: v for k, v in APIS[0].items() if k != "category_name"}, "")
+    home, food, none = (to_tool(document) for document in (*filed, bare))
+    assert [tool.document.get("category_name") for tool in (home, food, none)] == [
+        "Home",
+        "Food",
+        None,
+    ]
+    assert home.id == food.id == none.id
+    assert to_tool(read_document(APIS[1], "")).id != home.id
 
 
 def test_one_api_with_two_descriptions_is_one_tool(tmp_path: Path) -> None:

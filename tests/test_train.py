@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest_models import tiny_model
+from workspaces import make_workspace
 
 from factory.canon import tool_id
-from factory.codes.gist import GIST_PATH, Gist, GistConfig
+from factory.codes.gist import GIST_PATH, Gist, GistConfig, embed_gists
 from factory.codes.graph import Pair
 from factory.codes.lifecycle import Codebook, CodeConfig
 from factory.codes.quantized import QuantizedConfig
@@ -38,6 +40,7 @@ from factory.records import (
     Tool,
 )
 from factory.train import (
+    DocumentReader,
     Progress,
     StepsByLength,
     TrainConfig,
@@ -340,6 +343,30 @@ def test_another_coder_makes_all_codes_anew_and_teaches_them(
     known = sum(tool in changed for tool in TOOLS[:2])
     assert run.result.num_examples == 4 * 2 + len(changed) - known
     assert new.report.age == 1
+
+
+def test_compression_reads_documents_as_it_was_trained_to(base: Path, prompts: Prompts) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    reader = DocumentReader(model=model, tokenizer=tokenizer, prompts=prompts)
+    reader.compress(TOOLS[:4], GistConfig(rank=2, alpha=4, epochs=1), lambda text: None)
+    assert reader.gist is not None and reader.gist.prompt == "codes/compress"
+    for name in ("codes/compress", "codes/encode"):
+        reader.gist = replace(reader.gist, prompt=name)
+        texts = [prompts.render(name, tool=tool.document) for tool in TOOLS[:4]]
+        expected_NVD = embed_gists(model, tokenizer, reader.gist, texts)
+        np.testing.assert_array_equal(reader.embed(TOOLS[:4]), expected_NVD)
+
+
+def test_another_layout_is_another_job(base: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", base, [], [])
+    layout = {"prompts/codes/compress.j2": "Name: {{ tool.name }}"}
+    workspace = make_workspace(tmp_path / "ws", layout)
+    assert replace(job, workspace=workspace.root).digest() != job.digest()
+    same = make_workspace(tmp_path / "same", {})
+    assert replace(job, workspace=same.root).digest() == job.digest()
 
 
 @pytest.mark.slow

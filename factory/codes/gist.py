@@ -4,8 +4,8 @@ A model reads `[content; gist tokens]`; the last layer's states at the gist toke
 document's embeddings. They are trained so that the same model, given these states in place of input
 embeddings and one task indicator, writes the document's fields. Two ordinary causal passes are the
 cascaded attention mask exactly: the only way from document to answer leads through the V states
-(A12). Trained are LoRA adapters, the gist tokens' embeddings and the indicators'; the model itself
-is left as it was.
+(A12), which a fixed scalar makes as long as input embeddings are (A13). Trained are LoRA adapters,
+the gist tokens' embeddings and the indicators'; the model itself is left as it was.
 
 Shape suffixes: B documents, T content tokens, V gist tokens, D model width, M tasks, J instances
 (one task of one document), A answer tokens, N documents in all; of a layer's adapters I inputs,
@@ -18,15 +18,17 @@ import contextlib
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from factory.canon import CATEGORY
 from factory.codes.base import REMEDY, Floats, OnProgress, silent
 from factory.codes.vocabulary import MAX_DOCUMENT_TOKENS
-from factory.failures import ModelError
+from factory.failures import ContentError, ModelError
+from factory.prompts import COMPRESS_PROMPT, ENCODE_PROMPT, to_json
 from factory.records import IGNORED
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ TASKS = ("category", "name", "description", "parameters")
 """Fields that are rebuilt (m = 4); a document without one skips its task (A19)."""
 MAX_ANSWER_TOKENS = 128
 """A field is rebuilt up to there."""
+MAX_SCALE_DOCUMENTS = 256
+"""Documents whose states the scale is measured on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,8 @@ class GistConfig:
     """At most; training stops after the first that does not lower the held-out loss (A17)."""
     held_out: float = 0.02
     """Share of the documents that the stopping is decided on, at least one (A17)."""
+    rescale: bool = True
+    """States get the mean norm of the model's input embeddings where it reads them (A13)."""
     seed: int = 0
     """Of the order, the new embeddings, the adapters and the dropout."""
 
@@ -72,9 +78,9 @@ class Readable:
     """A document as compression sees it. Example: Readable(content="…", fields={"name": "f"})."""
 
     content: str
-    """What the model reads."""
+    """What the model reads, up to MAX_DOCUMENT_TOKENS."""
     fields: Mapping[str, str]
-    """Task to the text that is rebuilt; tasks of TASKS only, at least one."""
+    """Task to the text that is rebuilt where the model has read it; tasks of TASKS only."""
 
 
 class Epoch(NamedTuple):
@@ -100,8 +106,12 @@ class Gist:
     """Embeddings of the tasks, float32, in the order of TASKS."""
     adapter: Mapping[str, torch.Tensor]
     """The adapters' weights by name."""
+    scale: float
+    """What states are multiplied by where the model reads them in place of input embeddings."""
     epochs: tuple[Epoch, ...]
     """How training went, the state before it first."""
+    prompt: str = COMPRESS_PROMPT
+    """Says what is read of a document."""
 
     def save(self, path: Path) -> None:
         """Write one .safetensors file."""
@@ -109,7 +119,13 @@ class Gist:
 
         tensors = {"gist": self.gist_VD, "indicator": self.indicator_MD}
         tensors |= {f"adapter.{name}": value for name, value in self.adapter.items()}
-        head = {"config": asdict(self.config), "tasks": TASKS, "epochs": self.epochs}
+        head = {
+            "config": asdict(self.config),
+            "tasks": TASKS,
+            "scale": self.scale,
+            "epochs": self.epochs,
+            "prompt": self.prompt,
+        }
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
             path,
@@ -118,7 +134,10 @@ class Gist:
 
     @classmethod
     def load(cls, path: Path) -> Gist:
-        """Read a saved one. ModelError if the file is missing or is not one."""
+        """Read a saved one; an early one has no scale and read documents in another layout.
+
+        Raises ModelError if the file is missing or is not one.
+        """
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -128,11 +147,13 @@ class Gist:
             if tuple(head["tasks"]) != TASKS:
                 raise ValueError(f"its tasks are {head['tasks']}, not {list(TASKS)}")
             return cls(
-                config=GistConfig(**head["config"]),
+                config=GistConfig(**{"rescale": False, **head["config"]}),
                 gist_VD=tensors.pop("gist"),
                 indicator_MD=tensors.pop("indicator"),
                 adapter={k.removeprefix("adapter."): v for k, v in tensors.items()},
+                scale=head.get("scale", 1.0),
                 epochs=tuple(Epoch(*values) for values in head["epochs"]),
+                prompt=head.get("prompt", ENCODE_PROMPT),
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
@@ -143,14 +164,16 @@ class Gist:
 def make_readable(content: str, document: Mapping[str, Any]) -> Readable:
     """A tool document for compression: `content` is read, its fields are rebuilt (A19).
 
-    The parameters stand for the `code` field of ToolBench's documents.
+    An API's name is its service's and its own (§2.2). The parameters stand for the `code` field of
+    ToolBench's documents.
     """
+    names = (document.get("tool_name"), document.get("name"))
     arguments = document.get("arguments") or {}
     fields = {
-        "category": document.get("category"),
-        "name": document.get("name"),
+        "category": document.get(CATEGORY),
+        "name": "\n".join(dict.fromkeys(name for name in names if name and isinstance(name, str))),
         "description": document.get("description"),
-        "parameters": json.dumps(arguments, ensure_ascii=False) if arguments else "",
+        "parameters": to_json(arguments) if arguments.get("properties") else "",
     }
     texts = {
         task: text.encode("utf-8", "replace").decode("utf-8")
@@ -183,7 +206,8 @@ def fit_gist(
         The state with the lowest held-out loss.
 
     Raises:
-        ValueError: fewer than 2 documents, or one without content or fields.
+        ValueError: fewer than 2 documents, or one without content.
+        ContentError: none of a document's fields can be read in its content.
     """
     import torch
 
@@ -192,6 +216,9 @@ def fit_gist(
     with torch.random.fork_rng(), attached(model, config, start) as compressor:
         encoded = [encode_document(document, tokenizer) for document in documents]
         held, train = ([encoded[row] for row in part] for part in split(len(encoded), config))
+        if config.rescale and not (start and start.config.rescale):
+            scale = compressor.find_scale([document.content for document in train])
+            compressor = replace(compressor, scale=scale)
         optimizer = torch.optim.Adam(
             compressor.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -248,6 +275,8 @@ class Compressor:
     """Embeddings of the gist tokens."""
     indicator_MD: torch.nn.Parameter
     """Embeddings of the tasks."""
+    scale: float
+    """Of states in pass 2."""
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""
@@ -263,6 +292,7 @@ class Compressor:
             "gist_VD": self.gist_VD.detach().clone(),
             "indicator_MD": self.indicator_MD.detach().clone(),
             "adapter": copy.deepcopy(adapter),
+            "scale": self.scale,
         }
 
     def compress(self, content: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -298,7 +328,7 @@ class Compressor:
         real_JA = answers_JA != IGNORED
         indicator_J1D = self.indicator_MD[list(tasks)][:, None].to(states_JVD.dtype)
         written_JAD = self.look_up(answers_JA.clamp(min=0)[:, :-1])
-        inputs_JLD = torch.cat([states_JVD, indicator_J1D, written_JAD], dim=1)
+        inputs_JLD = torch.cat([self.scale * states_JVD, indicator_J1D, written_JAD], dim=1)
         num_views = states_JVD.shape[1]
         logits_JAW = self.model(inputs_embeds=inputs_JLD, use_cache=False).logits[:, num_views:]
         logs_JAW = torch.log_softmax(logits_JAW.float(), dim=-1)
@@ -353,6 +383,13 @@ class Compressor:
                 on_progress(begin + len(rows), "", len(order))
         self.model.train(was_training)
         return result_NVD
+
+    def find_scale(self, content: Sequence[Sequence[int]]) -> float:
+        """Mean norm of the input embeddings by that of states as they are now (A13)."""
+        states_NVD = self.embed(content[:MAX_SCALE_DOCUMENTS])
+        table = self.model.get_input_embeddings().weight.detach()
+        norm = float(table.float().norm(dim=1).mean())
+        return norm / float(np.linalg.norm(states_NVD, axis=2).mean())
 
     def look_up(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings of tokens."""
@@ -428,6 +465,7 @@ def attached(
             model=adapted,
             gist_VD=torch.nn.Parameter(gist_VD.clone()),
             indicator_MD=torch.nn.Parameter(indicator_MD.clone()),
+            scale=start.scale if start is not None and config.rescale else 1.0,
         )
     finally:
         adapted.base_model.unload()
@@ -509,17 +547,27 @@ def batches(
 
 
 def encode_document(document: Readable, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """A document in token ids. ValueError for one without tokens or fields."""
-    answers = {
-        TASKS.index(task): [
-            *tokenizer(text, add_special_tokens=False)["input_ids"][: MAX_ANSWER_TOKENS - 1],
-            int(tokenizer.eos_token_id),
-        ]
-        for task, text in document.fields.items()
-    }
+    """A document in token ids, with answers that can be read in its content, line by line.
+
+    Raises:
+        ValueError: it has no tokens.
+        ContentError: it has no such answer.
+    """
+    content = content_ids(document.content, tokenizer)
+    read, answers = tokenizer.decode(content), {}
+    for task, text in document.fields.items():
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"][: MAX_ANSWER_TOKENS - 1]
+        # The cut may have left half a character.
+        lines = tokenizer.decode(ids).rstrip("\ufffd").split("\n")
+        if all(line.strip() in read for line in lines):
+            answers[TASKS.index(task)] = [*ids, int(tokenizer.eos_token_id)]
     if not answers:
-        raise ValueError("a document without fields cannot be rebuilt")
-    return Encoded(content=content_ids(document.content, tokenizer), answers=answers)
+        raise ContentError(
+            f"no field of the tool can be read in {read[:80]!r}",
+            where=f"prompts/{COMPRESS_PROMPT}.j2",
+            remedy="let it show a tool's name, description or parameters (as JSON) as they are",
+        )
+    return Encoded(content=content, answers=answers)
 
 
 def content_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -166,7 +166,8 @@ def guide_gist(
         report: hears of each epoch; its held-out loss is the sum of both.
 
     Raises:
-        ValueError: fewer than 2 documents, or one without content or fields.
+        ValueError: fewer than 2 documents, or one without content.
+        ContentError: none of a document's fields can be read in its content.
     """
     import torch
 
@@ -199,7 +200,7 @@ def guide_gist(
             best = compressor.state()
             if number < config.epochs:
                 coding = recode(guide.embed())
-    return Gist(config=start.config, epochs=tuple(epochs), **best)
+    return Gist(config=start.config, epochs=tuple(epochs), prompt=start.prompt, **best)
 
 
 @dataclass(frozen=True, slots=True)
