@@ -9,7 +9,7 @@ and scored. `toolbench` is StableToolBench, `metatool` MetaTool's requests for o
 requests for two. The model is made from scratch on the documents' words, so the ranking is one of
 codes for such a model; published figures of an 8 B model stand beside it.
 StableToolBench has few labelled requests for its 2,479 tools: with `--described` each tool's own
-words are learnt as a request too. Trials are kept in `--out` and not run again.
+words are learnt as a request too. Trials are kept in `--out`; the same ones are not run again.
 """
 
 from __future__ import annotations

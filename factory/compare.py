@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from factory.canon import derive_seed
+from factory.canon import canonical_json, derive_seed, digest
 from factory.codes.gist import GistConfig
 from factory.codes.graph import Pair
 from factory.codes.lifecycle import Codebook, CodeConfig, CoderName
 from factory.codes.trie import Trie
 from factory.dataset import code_example, retrieve_example, write_examples
-from factory.engines.base import EngineSettings
+from factory.engines.base import EngineSettings, fingerprint
 from factory.prompts import Prompts
 from factory.records import Example, Tool
 from factory.retrieve import Retriever as TrieSearch
@@ -99,6 +99,8 @@ class Trial:
     """Of the text, before and after."""
     seconds: float
     """Of training alone."""
+    digest: str
+    """Of what decided it (digest_trials)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,31 +144,70 @@ async def compare(
 ) -> tuple[list[Trial], list[RetrievalResult]]:
     """Run every trial that `plan.out` does not have yet, and the baselines.
 
+    Returned are the trials of this plan, in its order; `plan.out` keeps those of others too.
     Raises what training and scoring raise; finished trials are kept.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     labelled = divide(plan.bench, plan.held_out)
     found = [await evaluate(baseline, labelled.asked) for baseline in baselines]
     path = plan.out / "trials.jsonl"
-    trials = _read_trials(path)
-    known = {(trial.variant, trial.seed) for trial in trials}
-    before = await _perplexity(plan, plan.model)
-    for seed in plan.seeds:
-        for variant in plan.variants:
-            if (variant.name, seed) in known:
-                continue
+    marks = digest_trials(plan, labelled)
+    rows = (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    )
+    kept = {row["digest"]: Trial(**row) for row in rows if row.get("digest") in marks.values()}
+    if kept:
+        report(f"{len(kept)} of {len(marks)} trials are known and not run again: {path}")
+    if len(rows) > len(kept):
+        report(f"{len(rows) - len(kept)} trials there are of other models, data or settings")
+    before = await _perplexity(plan, plan.model) if len(kept) < len(marks) else None
+    for (variant, seed), mark in marks.items():
+        if mark not in kept:
             report(f"{variant.name}, seed {seed}")
-            trial = await _try(plan, variant, seed, labelled, before)
+            kept[mark] = await _try(plan, variant, seed, mark, labelled, before)
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(trial)) + "\n")
-            trials.append(trial)
-    return trials, found
+                file.write(json.dumps(asdict(kept[mark])) + "\n")
+    return [kept[mark] for mark in marks.values()], found
+
+
+def digest_trials(plan: Plan, labelled: Labelled) -> dict[tuple[Variant, int], str]:
+    """Identity of each variant's result with each seed, by seed and in the plan's order.
+
+    Over what a training is known by (TrainingJob.digest), and what is measured of it: the weights,
+    prompts, examples, tools, requests, text and settings.
+    """
+    workspace = Workspace(plan.workspace)
+    prompts = Prompts.load(workspace)
+    examples = make_examples(labelled, prompts, described=plan.described)
+    basis = [
+        fingerprint(plan.model),
+        *(prompts.sha(name) for name in ("codes/encode", "codes/retrieve")),
+        [asdict(example) for example in examples],
+        [[*key, *ids] for key, ids in labelled.ids.items()],
+        [
+            [query.id, query.split, query.text, sorted(query.relevant)]
+            for query in labelled.asked.queries
+        ],
+        asdict(replace(plan.train, seed=0, codes=CodeConfig())),  # those of the trial count
+        plan.text,
+    ]
+    shared = digest(canonical_json(basis), 32)
+    embedders = {variant.codes.embedder for variant in plan.variants} - {""}
+    weights = {name: fingerprint(workspace.model_folder(name)) for name in embedders}
+    return {
+        (variant, seed): digest(
+            canonical_json([shared, weights.get(variant.codes.embedder), asdict(variant), seed])
+        )
+        for seed in plan.seeds
+        for variant in plan.variants
+    }
 
 
 async def _try(
     plan: Plan,
     variant: Variant,
     seed: int,
+    mark: str,
     labelled: Labelled,
     before: float | None,
 ) -> Trial:
@@ -196,6 +237,7 @@ async def _try(
         loss=float(np.mean(losses[-max(1, len(losses) // 10) :])),
         perplexity=None if before is None or after is None else (before, after),
         seconds=seconds,
+        digest=mark,
     )
 
 
@@ -324,13 +366,6 @@ async def _perplexity(plan: Plan, folder: Path) -> float | None:
         folder, plan.text, threads=plan.threads, log=plan.out / "perplexity.log", strides=(512,)
     )
     return found[0].value
-
-
-def _read_trials(path: Path) -> list[Trial]:
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Trial(**row) for row in rows]
 
 
 def standard_variants(codes: CodeConfig) -> dict[str, Variant]:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest_models import tiny_model
 from workspaces import ROOT
 
 from factory.codes.lifecycle import Codebook, CodeConfig, fit_codebook
-from factory.compare import Plan, _describe, divide, make_examples, standard_variants
+from factory.compare import (
+    Plan,
+    Trial,
+    _describe,
+    digest_trials,
+    divide,
+    make_examples,
+    standard_variants,
+)
 from factory.compare import compare as run_compare
 from factory.prompts import Prompts
-from factory.scorers.retrieval import BM25
+from factory.scorers.retrieval import BM25, METRICS
 from factory.scorers.toolbench import ToolBench, ToolQuery, read_document
 from factory.train import TrainConfig
 from factory.workspace import Workspace
@@ -105,23 +115,111 @@ def test_one_code_has_no_pair_that_starts_alike(tmp_path: Path) -> None:
     assert shares == [None, 0]
 
 
-@pytest.mark.slow
-def test_a_trial_is_trained_scored_and_kept(tmp_path: Path) -> None:
-    said: list[str] = []
+def make_plan(folder: Path, **values: Any) -> Plan:
+    """Two variants with one seed, on a tiny model."""
     variants = standard_variants(CodeConfig(size=8, min_tools=2))
-    chosen = replace(variants["residual, post-guided"], name="twice")
     plan = Plan(
-        model=tiny_model(tmp_path / "model"),
+        model=tiny_model(folder / "model"),
         bench=make_bench(),
         text="please book the hotel and find the museum for me",
-        out=tmp_path / "out",
+        out=folder / "out",
         workspace=ROOT,
-        variants=(chosen,),
+        variants=(variants["residual"], variants["numeric"]),
         seeds=(0,),
         train=TrainConfig(
             method="full", epochs=2, batch_size=8, micro_batch_size=8, max_length=256
         ),
     )
+    return replace(plan, **values)
+
+
+def make_trial(variant: str, seed: int, ndcg: float, **values: Any) -> Trial:
+    """A finished trial whose every metric is `ndcg`, hits-only ones 10 more, recall 20 more."""
+    more = {"ndcg": 0, "ndcg_hits": 10, "recall": 20}
+    metrics = {m: ndcg + more.get(m.split("@")[0], 0) for m in METRICS}
+    codes = {
+        "new_tokens": 24,
+        "mean_length": 3.5,
+        "longest": 4,
+        "collisions_before": 2 * seed,
+        "moved": 3,
+        "start_alike": 0.25,
+        "start_alike_if_used_together": None,
+    }
+    trial = Trial(
+        variant=variant,
+        seed=seed,
+        values={"I1-Inst": metrics, "mean": metrics},
+        codes=codes,
+        loss=1.5,
+        perplexity=None,
+        seconds=2.0,
+        digest="",
+    )
+    return replace(trial, **values)
+
+
+def digests(plan: Plan) -> list[str]:
+    return list(digest_trials(plan, divide(plan.bench, plan.held_out)).values())
+
+
+def test_a_trial_is_known_by_everything_that_decides_it(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    first = digests(plan)
+    assert first == digests(plan) == digests(replace(plan, out=tmp_path / "x", threads=2))
+    residual = plan.variants[0]
+    shorter = replace(plan.bench, queries=plan.bench.queries[:-1])
+    fewer = dict(list(plan.bench.documents.items())[:-1])
+    others = [
+        replace(plan, model=tiny_model(tmp_path / "other", seed=1)),
+        replace(plan, bench=shorter),
+        replace(plan, bench=replace(plan.bench, documents=fewer)),
+        replace(plan, text=""),
+        replace(plan, described=True),
+        replace(plan, held_out=0.5),
+        replace(plan, seeds=(1,)),
+        replace(plan, train=replace(plan.train, epochs=3)),
+        replace(plan, variants=(replace(residual, codes=replace(residual.codes, size=4)),)),
+        replace(plan, variants=(replace(residual, trainings=2),)),
+    ]
+    found = [first, *map(digests, others)]
+    assert len({mark for marks in found for mark in marks}) == sum(map(len, found))
+    # The recipe's own seed and codes are no part of a trial: it has its own.
+    assert first == digests(
+        replace(plan, train=replace(plan.train, seed=7, codes=CodeConfig(coder="numeric")))
+    )
+
+
+def test_only_trials_of_the_plan_are_returned_and_none_is_lost(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, text="")
+    plan.out.mkdir()
+    marks = digests(plan)
+    trials = [
+        make_trial("numeric", 0, 40, digest=marks[1]),
+        make_trial("residual", 0, 99, digest="of another model"),
+        make_trial("residual", 0, 50, digest=marks[0]),
+        make_trial("residual", 1, 60, digest="of another seed"),
+    ]
+    rows = [asdict(trial) for trial in trials]
+    del rows[1]["digest"]  # as it was written before trials had one
+    kept = "".join(json.dumps(row) + "\n" for row in rows)
+    (plan.out / "trials.jsonl").write_text(kept, encoding="utf-8")
+    said: list[str] = []
+    found, _ = asyncio.run(run_compare(plan, [], said.append))
+    assert [(trial.variant, trial.values["mean"]["ndcg@1"]) for trial in found] == [
+        ("residual", 50),
+        ("numeric", 40),
+    ]
+    assert "2 of 2 trials are known" in said[0] and "2 trials there are of other" in said[1]
+    assert (plan.out / "trials.jsonl").read_text(encoding="utf-8") == kept
+
+
+@pytest.mark.slow
+def test_a_trial_is_trained_scored_and_kept(tmp_path: Path) -> None:
+    said: list[str] = []
+    variants = standard_variants(CodeConfig(size=8, min_tools=2))
+    chosen = replace(variants["residual, post-guided"], name="twice")
+    plan = make_plan(tmp_path, variants=(chosen,))
     (trial,), (words,) = asyncio.run(run_compare(plan, [BM25()], said.append))
     assert said == ["twice, seed 0"]
     assert set(trial.values) == {"I1-Inst", "mean"} and 0 <= trial.values["mean"]["ndcg@5"] <= 100
@@ -133,4 +231,10 @@ def test_a_trial_is_trained_scored_and_kept(tmp_path: Path) -> None:
     assert 0 <= trial.codes["start_alike_if_used_together"] <= 1
     again, _ = asyncio.run(run_compare(plan, [], said.append))
     assert [(t.variant, t.seed, t.values) for t in again] == [("twice", 0, trial.values)]
-    assert len(said) == 1
+    assert len(said) == 2 and "not run again" in said[1]
+    longer = replace(plan, variants=(replace(chosen, trainings=1),), described=True, text="")
+    (other,), _ = asyncio.run(run_compare(longer, [], said.append))
+    assert other.digest != trial.digest and other.codes["version"] == 1
+    assert "other models, data or settings" in said[2] and said[3] == "twice, seed 0"
+    (back,), _ = asyncio.run(run_compare(plan, [], said.append))
+    assert back.values == trial.values
