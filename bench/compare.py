@@ -18,22 +18,18 @@ import argparse
 import asyncio
 import csv
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from bench.backbone import Size, make_backbone
 from bench.table import print_machine, print_table
 from factory.codes.gist import GistConfig
 from factory.codes.lifecycle import CodeConfig
 from factory.codes.quantized import QuantizedConfig
-from factory.compare import Plan, Trial, compare, divide, standard_variants
-from factory.scorers.retrieval import BM25, EmbSim, RetrievalResult, Retriever
+from factory.compare import Plan, compare, divide, standard_variants
+from factory.scorers.retrieval import BM25, EmbSim, Retriever
 from factory.scorers.toolbench import (
-    SPLITS,
     ApiDocument,
     ApiKey,
     ToolBench,
@@ -41,19 +37,9 @@ from factory.scorers.toolbench import (
     load_toolbench,
     read_document,
 )
+from factory.standings import READ_AS, load_ranking, make_tables, rank
 from factory.train import TrainConfig
-from factory.workspace import shipped_root
-
-PUBLISHED = {
-    "numeric": 76.50,
-    "hierarchical": 81.33,
-    "semantic": 86.17,
-    "atomic": 84.50,
-    "residual": 90.83,
-}
-"""NDCG@1, mean of I1, I2 and I3, multi-domain, Llama-3-8B (SGTC, Table 3; the cells of Numerical
-read in the consistent order)."""
-
+from factory.workspace import Workspace, shipped_root
 
 SETS = ("toolbench", "metatool", "pairs")
 
@@ -113,81 +99,6 @@ def read_bench(data: Path, sets: Sequence[str], limit: int) -> ToolBench:
     return replace(bench, queries=(*bench.queries, *queries), documents=joined)
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """`71.3 ±0.8`: mean and standard deviation over seeds."""
-    return f"{np.mean(values):.1f} ±{np.std(values):.1f}"
-
-
-def show(trials: Sequence[Trial], baselines: Sequence[RetrievalResult]) -> None:
-    """The two tables: retrieval, and what the codes are and cost."""
-    groups: dict[str, list[Trial]] = defaultdict(list)
-    for trial in trials:
-        groups[trial.variant].append(trial)
-    metrics = ("ndcg@1", "ndcg@3", "ndcg@5", "ndcg_hits@3", "ndcg_hits@5")
-
-    def cells(tables: Sequence[Mapping[str, Mapping[str, float]]], split: str) -> list[str]:
-        return [mean_and_spread([table[split][metric] for table in tables]) for metric in metrics]
-
-    for split in with_toolbench(trials[0].values):
-        if split in (*SPLITS, "mean"):
-            continue
-        rows: list[tuple[str | float | None, ...]] = []
-        for name, tried in groups.items():
-            tables = [with_toolbench(trial.values) for trial in tried]
-            rows.append((name, *cells(tables, split), PUBLISHED.get(name)))
-        for baseline in baselines:
-            rows.append((baseline.system, *cells([with_toolbench(baseline.table())], split), None))
-        title = f"held-out requests of {split}, percent, mean ±sd over {len(tables)} seeds"
-        print_table(title, ("codes", *metrics, "published NDCG@1"), rows)
-    print_table(
-        "what the codes are and cost",
-        (
-            "codes",
-            "new tokens",
-            "length",
-            "longest",
-            "collisions",
-            "moved",
-            "start alike",
-            "if used together",
-            "text ppl",
-            "after",
-        ),
-        [
-            (
-                name,
-                tried[0].codes["new_tokens"],
-                tried[0].codes["mean_length"],
-                tried[0].codes["longest"],
-                mean_and_spread([trial.codes["collisions_before"] for trial in tried]),
-                mean_and_spread([trial.codes["moved"] for trial in tried]),
-                share(tried, "start_alike"),
-                share(tried, "start_alike_if_used_together"),
-                tried[0].perplexity[0] if tried[0].perplexity else None,
-                mean_and_spread([trial.perplexity[1] for trial in tried if trial.perplexity]),
-            )
-            for name, tried in groups.items()
-        ],
-    )
-
-
-def share(trials: Sequence[Trial], name: str) -> str | None:
-    """Mean and spread of one of the codebooks' shares, in percent; None where none was measured."""
-    shares = [trial.codes[name] for trial in trials if trial.codes.get(name) is not None]
-    return mean_and_spread([100 * share for share in shares]) if shares else None
-
-
-def with_toolbench(
-    table: Mapping[str, Mapping[str, float]],
-) -> dict[str, Mapping[str, float]]:
-    """The table with the mean of ToolBench's splits as `toolbench`."""
-    splits = [row for name, row in table.items() if name in SPLITS]
-    if not splits:
-        return dict(table)
-    mean = {metric: float(np.mean([row[metric] for row in splits])) for metric in splits[0]}
-    return {**table, "toolbench": mean}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -243,7 +154,9 @@ def main() -> None:
     trials, found = asyncio.run(compare(plan, baselines, lambda text: print(text, flush=True)))
     print(f"{len(labelled.tools)} tools, {len(labelled.learnt)} requests learnt,", end=" ")
     print(f"{len(labelled.asked.queries)} asked")
-    show(trials, found)
+    for table in make_tables(rank(trials, found, load_ranking(Workspace(shipped_root())))):
+        print_table(*table)
+    print("", *READ_AS, sep="\n")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ ORDER = """
 failures canon records workspace recipe prompts pattern jsontext schema rulebook child
 home store dialects sources codes engines retrieve queries tools calls vote scorers benchmark
 published similarity judge_rounds findings judge_calls judge_documents check content judging
-sampling export history dataset train curriculum score scorecard compare labelled serving kinds
-rows round rejudge evaluate seed doctor scaffold plaintext report cli
+sampling export history dataset train curriculum score scorecard compare standings labelled serving
+kinds rows round rejudge evaluate seed doctor scaffold plaintext report cli
 """.split()
 """A module imports only what stands before it, or its own package."""
 

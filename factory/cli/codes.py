@@ -277,7 +277,7 @@ def compare(
     """Which codes suit these tools? Train and score every coder under one budget.
 
     Each learns the documents and two thirds of the requests, and is asked the rest, beside BM25 and
-    the model's own embeddings.
+    the model's own embeddings. Shown are means and spreads over seeds; --json has the trials too.
 
     factory codes compare data/toolbench --model /models/Qwen3-0.6B --out /tmp/compare
     """
@@ -290,6 +290,7 @@ def compare(
     from factory.recipe import free_threads, load_recipe, load_settings
     from factory.scorers.retrieval import BM25, EmbSim, Retriever
     from factory.scorers.toolbench import load_toolbench
+    from factory.standings import READ_AS, load_ranking, make_tables, rank
 
     workspace = open_workspace()
     settings = load_settings(workspace)
@@ -320,21 +321,18 @@ def compare(
         BM25(),
         EmbSim(folder=base, threads=threads, log=to / "embed.log"),
     ]
-    trials, found = asyncio.run(run_compare(plan, baselines, err))
-    rows = [
-        (trial.variant, str(trial.seed), trial.values["mean"], trial.codes["new_tokens"])
-        for trial in trials
-    ]
-    rows += [(each.system, "", each.table()["mean"], 0) for each in found]
+    trials, found = asyncio.run(run_compare(plan, baselines, lambda text: err(escape(text))))
+    standings = rank(trials, found, load_ranking(workspace))
     if as_json:
-        for name, seed, values, tokens in rows:
-            write_json({"codes": name, "seed": seed, "new_tokens": tokens, **values})
+        for standing in standings:
+            write_json(standing.to_json())
         return
-    metrics = ("ndcg@1", "ndcg@3", "ndcg@5", "ndcg_hits@5", "recall@5")
-    print_table(
-        ("codes", "seed", *metrics, "new tokens"),
-        [(n, seed, *(f"{values[m]:.1f}" for m in metrics), t) for n, seed, values, t in rows],
-    )
+    for table in make_tables(standings):
+        out(f"\n[bold]{escape(table.title)}[/]")
+        print_table(table.columns, table.rows)
+    out()
+    for line in READ_AS:
+        out(f"[dim]{escape(line)}[/]")
 
 
 # -- what the commands share ----------------------------------------------------------------------
