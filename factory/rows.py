@@ -173,7 +173,7 @@ def base_rows(base: Checkpoint, codebook: Codebook | None) -> Batch:
 
 
 def code_rows(number: int, result: TrainingResult) -> Mapping[str, list[Mapping[str, object]]]:
-    """Rows of the checkpoint's codebook and of the codes given in this round."""
+    """Rows of the checkpoint's codebook and of the codes given in this round, or given anew."""
     if result.codebook is None:
         return {}
     version = result.codebook["version"]
@@ -181,4 +181,7 @@ def code_rows(number: int, result: TrainingResult) -> Mapping[str, list[Mapping[
         {"round": number, "codebook_version": version, **asdict(row)} for row in result.codes
     ]
     codebook = {"round": number, "path": str(result.path / FOLDER), **result.codebook}
-    return {"tool_code": codes, "codebook": [codebook]}
+    aliases: list[Mapping[str, object]] = [
+        {"round": number, "version": version, **asdict(alias)} for alias in result.aliases
+    ]
+    return {"tool_code": codes, "codebook": [codebook], "code_alias": aliases}

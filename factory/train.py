@@ -38,6 +38,7 @@ from factory.codes.graph import Pair
 from factory.codes.guided import Coding, make_coding
 from factory.codes.levels import choose_shape
 from factory.codes.lifecycle import (
+    CodeAlias,
     Codebook,
     CodeConfig,
     Recoding,
@@ -224,7 +225,9 @@ class TrainingResult:
     restarts: int
     """How often the child had to be run again."""
     recoded: dict[str, Any] | None = None
-    """Why and how the codes were made anew (Recoding, without the codebook); None: were not."""
+    """Why and how the codes were made anew (Recoding.figures); None: were not."""
+    aliases: tuple[CodeAlias, ...] = ()
+    """What became of the code tokens then."""
 
 
 # -- the parent's side ----------------------------------------------------------------------------
@@ -307,8 +310,11 @@ async def _follow(
 def _result(job: TrainingJob, done: dict[str, Any], restarts: int) -> TrainingResult:
     codes = tuple(ToolCodeRow(**row) for row in done.pop("codes"))
     log = tuple(Progress(**step) for step in done.pop("log"))
+    aliases = tuple(CodeAlias(**row) for row in done.pop("aliases", ()))
     done.pop("job")
-    return TrainingResult(path=job.out, codes=codes, log=log, restarts=restarts, **done)
+    return TrainingResult(
+        path=job.out, codes=codes, log=log, aliases=aliases, restarts=restarts, **done
+    )
 
 
 # -- the child's side -----------------------------------------------------------------------------
@@ -985,6 +991,7 @@ def _save(
             **figures,
             "codes": [asdict(row) for row in given.rows],
             "recoded": given.recoding.figures() if given.recoding is not None else None,
+            "aliases": [asdict(row) for row in given.recoding.aliases] if given.recoding else [],
             "codebook": learner.codebook.summary() if learner.codebook else None,
         }
         (partial / DONE_FILE).write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")

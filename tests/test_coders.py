@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from factory.codes.base import Taken
 from factory.codes.flat import HierarchicalCoder, NumericCoder, SemanticCoder, standard_name
 from factory.codes.graph import Graph, Pair, build_graph, canonical_pairs, signature
 from factory.codes.levels import LevelCoder, mean_rows
-from factory.codes.lifecycle import Codebook, CodeConfig, fit_codebook, recode
+from factory.codes.lifecycle import Codebook, CodeConfig, _match_names, fit_codebook, recode
 from factory.codes.quantized import (
     QuantizedCoder,
     QuantizedConfig,
@@ -27,13 +29,16 @@ from factory.codes.quantized import (
     balance,
     graph_loss,
 )
+from factory.codes.residual import ResidualCoder
 from factory.codes.trie import FINISH, Trie
 from factory.codes.vocabulary import embed_names
 from factory.dataset import render
 from factory.failures import InputError
 from factory.history import called_pairs, last_codebook_version
 from factory.records import Example, Message, Tool
+from factory.rows import code_rows
 from factory.store.database import Ledger
+from factory.train import TrainingResult
 
 QUICK = QuantizedConfig(hidden=(48,), latent=24, epochs=60)
 CODERS = ("residual", "quantized", "atomic", "numeric", "hierarchical", "semantic")
@@ -623,6 +628,81 @@ def test_coding_anew_keeps_names_and_old_rounds_read_the_same(
         assert loaded is not None
         texts.append(render(example, loaded)[-1].content)
         assert texts[-1] == codebook.code_text(old.tool_ids[0])
+
+
+@pytest.mark.parametrize("coder", ["residual", "quantized", "atomic"])
+def test_the_ledger_says_what_became_of_each_token(coder: str, tmp_path: Path) -> None:
+    """A41: beside its tools, how many still have it and where most of them went."""
+    old = fit(coder, 200)
+    made = recode(old, [], make_embeddings(200, seed=9), config_of(coder, version=2), seed=3)
+    moves: Counter[tuple[str, str]] = Counter()
+    for tool_id in old.tool_ids:
+        both = (re.findall("<.*?>", book.code_text(tool_id)) for book in (old, made.codebook))
+        moves.update(zip(*both, strict=True))
+    assert {(a.old_token, a.new_token): a.overlap for a in made.aliases} == moves
+    if coder != "atomic":
+        assert any(before != now for before, now in moves)
+
+    result = TrainingResult(
+        path=tmp_path,
+        fingerprint="",
+        num_examples=0,
+        dropped={},
+        num_tokens=0,
+        steps=0,
+        seconds=0.0,
+        codes=(),
+        codebook=made.codebook.summary(),
+        log=(),
+        restarts=0,
+        aliases=made.aliases,
+    )
+    ledger = Ledger(tmp_path)
+    ledger.append(code_rows(7, result))
+    found = ledger.query("from code_drift").records()
+    assert {row["token"] for row in found} == {before for before, _ in moves}
+    for row in found:
+        now = {new: count for (before, new), count in moves.items() if before == row["token"]}
+        assert (row["version"], row["round"]) == (2, 7)
+        assert row["tools"] == sum(now.values()) and row["kept"] == now.get(row["token"], 0)
+        assert row["share"] == row["kept"] / row["tools"]
+        assert now[row["most"]] == max(now.values())
+
+
+def test_names_keep_most_tools_and_then_least_distance() -> None:
+    rng = np.random.default_rng(0)
+    num_tied = 0
+    for _ in range(50):
+        new, old = rng.integers(0, 4, (2, 9))
+        shared, distance = np.zeros((4, 4)), rng.random((4, 4))
+        np.add.at(shared, (new, old), 1)
+        far = np.where(shared > 0, distance, distance[shared > 0].max())
+        # Tools that keep their number, and distance with its sign turned.
+        worth = {
+            order: (shared[range(4), order].sum(), -far[range(4), order].sum())
+            for order in itertools.permutations(range(4))
+        }
+        worths = sorted(worth.values(), reverse=True)
+        names, matched = _match_names(new, old, distance)
+        assert worth[tuple(names.tolist())] == pytest.approx(worths[0])
+        assert matched.tolist() == (shared[range(4), names] > 0).tolist()
+        left = names[~matched].tolist()
+        assert left == sorted(left)
+        num_tied += worths[0][0] == worths[1][0]
+    assert num_tied > 10
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_old_numbers_stand_where_their_tools_are(position: int) -> None:
+    """At each level among what the numbers before leave, where a mean of members is a centroid."""
+    points = make_embeddings(200)
+    coder = ResidualCoder(levels=2, size=8, dims=8)
+    coder.fit(points, seed=0)
+    codes = coder.encode(points).codes_NP
+    groups = (codes[:, position] + 1) % 8
+    distance = coder.regroup(points, codes[:, :position], groups)
+    assert np.allclose(distance[np.arange(8), (np.arange(8) + 1) % 8], 0, atol=1e-3)
+    assert (np.sort(distance, axis=1)[:, 1] > 0.1).all()
 
 
 def made_order(codebook: Codebook) -> list[Tool]:

@@ -63,6 +63,7 @@ VIEWS = {
         *("message", "query", "gold_json", "answer_before", "answer"),
         *("value_before", "value"),
     ),
+    "code_drift": ("version", "round", "token", "tools", "kept", "share", "most"),
     "code_proposal": ("round", "query_id", "tool_id", "proposed", "assigned", "agreement"),
     "lineage": (
         *("checkpoint_id", "parent_id", "round", "promoted"),

@@ -339,6 +339,8 @@ def test_another_coder_makes_all_codes_anew_and_teaches_them(
     assert "the recipe has quantized" in run.result.recoded["reason"]
     changed = [t for t in TOOLS if old.code_text(t.id) != new.code_text(t.id)]
     assert run.result.recoded["churn"] == len(changed) / len(TOOLS)
+    positions = min(old.num_levels, new.num_levels)
+    assert sum(alias.overlap for alias in run.result.aliases) == positions * len(old)
     assert {row.tool_id for row in run.result.codes} == {tool.id for tool in TOOLS}
     known = sum(tool in changed for tool in TOOLS[:2])
     assert run.result.num_examples == 4 * 2 + len(changed) - known

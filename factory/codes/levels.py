@@ -158,6 +158,20 @@ class LevelCoder(ABC):
             residual_Nd = residual_Nd - self._centroids_PKd[position][prefix_NP[:, position]]
         return residual_Nd
 
+    def regroup(self, embeddings_NVD: Floats, prefix_NP: Ints, group_N: Ints) -> Floats:
+        """(K, K) distances from the numbers of the next position to the means of K groups of tools.
+
+        The means are of what these tools' numbers so far leave of them; a group without tools is at
+        the origin.
+        """
+        from scipy.spatial.distance import cdist
+
+        position = prefix_NP.shape[1]
+        residual_Nd = self.residual(embeddings_NVD, prefix_NP, position // self.levels)
+        means_Kd = mean_by_number(residual_Nd, group_N, self.size).mean_KD
+        distances: Floats = cdist(self._centroids_PKd[position].astype(np.float64), means_Kd)
+        return distances
+
     def renumber(self, names_PK: Sequence[npt.NDArray[np.int64]]) -> None:
         """Give number k of position p the new number names_PK[p][k]; nothing else changes."""
         for position, names_K in enumerate(names_PK):

@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -536,22 +537,33 @@ class Codebook:
         """Let `install` write the rows of all code tokens."""
         self._fresh = [set(range(len(position))) for position in self.tokens]
 
-    def take_names(self, old: Codebook) -> float:
-        """Number the codes as in an older codebook where they mean the same; its share that do."""
+    def take_names(self, old: Codebook, embeddings: Floats | None) -> float:
+        """Number the codes as in an older codebook where they mean the same; its share that do.
+
+        `embeddings` are those of `self.tools`, in that order. The old centroids are in another
+        space, so an old number stands where its tools are in this coder's, on average.
+        """
         coder, other = self.coder, old.coder
         if not (isinstance(coder, LevelCoder) and isinstance(other, LevelCoder)):
             return 0.0
-        shared = [
-            (entry.code, old.code_of(entry.tool.id)) for entry in self.tools if entry.tool.id in old
+        documents_NVD = self._documents(embeddings, len(self))
+        codes_NP = np.array(self._codes(), dtype=np.int32)
+        old_codes = [
+            (row, old.code_of(tool_id))
+            for row, tool_id in enumerate(self.tool_ids)
+            if tool_id in old
         ]
         names_PK, kept = [], 0
         for position, size in enumerate(coder.sizes):
             both = [
-                (new[position], then[position])
-                for new, then in shared
-                if position < len(then) and then[position] < size
+                (row, code[position])
+                for row, code in old_codes
+                if position < len(code) and code[position] < size
             ]
-            names_K, matched_K = _match_names(both, size)
+            rows, old_N = np.array(both, dtype=np.int32).reshape(-1, 2).T
+            prefix_NP = codes_NP[rows, :position]
+            distance_KK = coder.regroup(documents_NVD[rows], prefix_NP, old_N)
+            names_K, matched_K = _match_names(codes_NP[rows, position], old_N, distance_KK)
             names_PK.append(names_K)
             self._fresh[position] = set(names_K[~matched_K].tolist())
             kept += int(matched_K.sum())
@@ -797,6 +809,21 @@ def fit_codebook(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodeAlias:
+    """What became of a code token.
+
+    Example: CodeAlias(old_token="<a_3>", new_token="<a_3>", overlap=12).
+    """
+
+    old_token: str
+    """Token of the codebook before."""
+    new_token: str
+    """Token of the same position now."""
+    overlap: int
+    """Tools that had the one and have the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recoding:
     """What making codes anew changed. Example: see recode."""
 
@@ -806,13 +833,15 @@ class Recoding:
     """Why it was made."""
     kept_names: float
     """Share of the old code tokens that stand for a new code, and keep their rows."""
+    aliases: tuple[CodeAlias, ...]
+    """Old and new tokens of each position that share tools; none where codes are no tokens."""
     changed: tuple[Tool, ...]
     """The old codebook's tools whose code reads differently now."""
     churn: float
     """Their share."""
 
     def figures(self) -> dict[str, Any]:
-        """All but the tools, for the ledger."""
+        """All but the tools and their tokens, for the ledger."""
         return {"reason": self.reason, "kept_names": self.kept_names, "churn": self.churn}
 
 
@@ -829,9 +858,9 @@ def recode(
     """Give all tools of a codebook, and `tools` after them, codes anew (A41).
 
     New numbers take the name of the old number of their position with which they share most tools
-    (a matching of greatest total, level by level), so that a token goes on meaning what a model has
-    learnt of it. Numbers without such an old one take the names left over, lowest first, and get
-    new rows when the codebook is installed.
+    (a matching of greatest total, level by level; of equal totals the one of least distance), so
+    that a token goes on meaning what a model has learnt of it. Numbers without such an old one take
+    the names left over, lowest first, and get new rows when the codebook is installed.
 
     Args:
         old: the codebook to replace; it is not changed.
@@ -846,13 +875,12 @@ def recode(
     times = [f"{row:09d}" for row in range(len(everyone))]
     before = {entry.tool.id: old.text_of(entry.code) for entry in old.tools}
     codebook = fit_codebook(everyone, embeddings, config, seed=seed, accepted_at=times, pairs=pairs)
-    kept = codebook.take_names(old)
-    if embeddings is None:
-        codebook.take_finish(old, None)
-    else:
+    documents_NVD = None
+    if embeddings is not None:
         row_of = {tool.id: row for row, tool in reversed(list(enumerate(everyone)))}
-        order = [row_of[entry.tool.id] for entry in codebook.tools]
-        codebook.take_finish(old, as_NVD(embeddings)[order])
+        documents_NVD = as_NVD(embeddings)[[row_of[entry.tool.id] for entry in codebook.tools]]
+    kept = codebook.take_names(old, documents_NVD)
+    codebook.take_finish(old, documents_NVD)
     changed = tuple(
         entry.tool
         for entry in old.tools
@@ -862,6 +890,7 @@ def recode(
         codebook=codebook,
         reason=reason,
         kept_names=kept,
+        aliases=_aliases(old, codebook),
         changed=changed,
         churn=len(changed) / len(before),
     )
@@ -932,20 +961,47 @@ def _entries(new: _Newcomers, assignment: Assignment, outlier_error: float) -> l
 
 
 def _match_names(
-    both: Sequence[tuple[int, int]], size: int
+    new_N: Ints, old_N: Ints, distance_KK: Floats
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """(K) an old number for each new one, all different, and which of them share a tool.
 
-    `both` are (new, old) numbers of the tools that have both.
+    As many tools as can be keep their number; of equal matchings the one of least total distance
+    from new to old numbers (A41), where numbers without a tool in common are farthest apart.
+
+    Args:
+        new_N: new numbers of N tools.
+        old_N: their old ones.
+        distance_KK: from each new number to each old one.
     """
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
+    size = len(distance_KK)
     shared_KK = np.zeros((size, size))
-    for new, then in both:
-        shared_KK[new, then] += 1
-    _, names_K = linear_sum_assignment(-shared_KK)
+    np.add.at(shared_KK, (new_N, old_N), 1)
+    farthest = distance_KK.max(initial=0.0, where=shared_KK > 0) or 1.0
+    # Size times the greatest tie-break is less than one tool.
+    tie_KK = np.where(shared_KK > 0, distance_KK / farthest, 1.0) / (size + 1)
+    _, names_K = linear_sum_assignment(tie_KK - shared_KK)
     matched_K = shared_KK[np.arange(size), names_K] > 0
+    names_K[~matched_K] = np.sort(names_K[~matched_K])
     return names_K.astype(np.int64), matched_K
+
+
+def _aliases(old: Codebook, new: Codebook) -> tuple[CodeAlias, ...]:
+    """Which tokens tools have now that had another, or the same, position by position."""
+    if not (old.tokens and new.tokens):
+        return ()
+    counts = Counter(
+        (position, *numbers)
+        for entry in old.tools
+        for position, numbers in enumerate(
+            zip(entry.code, new.code_of(entry.tool.id), strict=False)
+        )
+    )
+    return tuple(
+        CodeAlias(old_token=old.tokens[p][then], new_token=new.tokens[p][now], overlap=count)
+        for (p, then, now), count in sorted(counts.items())
+    )
 
 
 def _hamming(a: Code, b: Code) -> int:

@@ -29,6 +29,9 @@ select round, stage, count(*) as answers, avg((finish_reason = 'length')::int) a
 -- How often does the model propose the code that a new tool got?
 select round, agreement, count(*) as tools from code_proposal group by round, agreement order by round, agreement;
 
+-- Which code tokens lost most of their tools when codes were made anew?
+select version, token, tools, kept, share, most from code_drift where version = (select max(version) from code_alias) order by share, tools desc, token limit 15;
+
 -- What did each round change, worst first?
 select * from round_delta order by delta, benchmark, category;
 

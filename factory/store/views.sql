@@ -163,6 +163,20 @@ where generation.stage = 'propose';
 comment on view code_proposal is
 'The code that the model proposed for a new document beside the one the coder assigned: full, prefix (the first level agrees) or none. A signal, never a label.';
 
+create or replace view code_drift as
+select
+  version,
+  any_value(round) as round,
+  old_token as token,
+  sum(overlap) as tools,
+  coalesce(sum(overlap) filter (new_token = old_token), 0) as kept,
+  kept / tools as share,
+  arg_max(new_token, overlap) as most
+from code_alias
+group by version, old_token;
+comment on view code_drift is
+'Per codebook whose codes were made anew, each token of the one before: the tools that had it, how many still have it (kept, share), and the token that most of them have now.';
+
 create or replace view vote_margin as
 select
   round,
