@@ -86,7 +86,8 @@ def test_compressing_leaves_missing_fields_out() -> None:
         del lines[line]
         assert prompts.render("codes/compress", tool=document) == "\n".join(lines)
     assert lines == ["Tool: Money", "API: convert"]
-    assert prompts.render("codes/compress", tool={"name": "f", "arguments": {}}) == "Tool: f"
+    blank = {"name": "f", "description": " ", "arguments": {}}
+    assert prompts.render("codes/compress", tool=blank) == "Tool: f"
 
 
 def check_files(folder: Path, files: dict[str, str]) -> None:

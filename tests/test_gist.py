@@ -71,7 +71,7 @@ CONFIG = GistConfig(rank=8, alpha=32, dropout=0.0, learning_rate=5e-3, epochs=3,
 
 def test_fields_are_the_documents_own() -> None:
     arguments = {"properties": {"a": {}}}
-    readable = make_readable("text", {"name": "f", "description": "", "arguments": arguments})
+    readable = make_readable("text", {"name": "f", "description": " ", "arguments": arguments})
     assert readable.fields == {"name": "f", "parameters": '{"properties": {"a": {}}}'}
     api = {"name": "f", "tool_name": "T", "arguments": {"type": "dict", "properties": {}}}
     assert make_readable("text", api).fields == {"name": "T\nf"}

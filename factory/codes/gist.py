@@ -178,7 +178,7 @@ def make_readable(content: str, document: Mapping[str, Any]) -> Readable:
     texts = {
         task: text.encode("utf-8", "replace").decode("utf-8")
         for task, text in fields.items()
-        if isinstance(text, str) and text
+        if isinstance(text, str) and text.strip()
     }
     return Readable(content=content, fields=texts)
 
