@@ -159,7 +159,8 @@ async def compare(
     if kept:
         report(f"{len(kept)} of {len(marks)} trials are known and not run again: {path}")
     if len(rows) > len(kept):
-        report(f"{len(rows) - len(kept)} trials there are of other models, data or settings")
+        others = len(rows) - len(kept)
+        report(f"left alone, of other models, data or settings: {others} trials of {path}")
     before = await _perplexity(plan, plan.model) if len(kept) < len(marks) else None
     for (variant, seed), mark in marks.items():
         if mark not in kept:

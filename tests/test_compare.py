@@ -210,7 +210,7 @@ def test_only_trials_of_the_plan_are_returned_and_none_is_lost(tmp_path: Path) -
         ("residual", 50),
         ("numeric", 40),
     ]
-    assert "2 of 2 trials are known" in said[0] and "2 trials there are of other" in said[1]
+    assert "2 of 2 trials are known" in said[0] and "settings: 2 trials of" in said[1]
     assert (plan.out / "trials.jsonl").read_text(encoding="utf-8") == kept
 
 

@@ -161,7 +161,9 @@ def fit(
     with make_monitor() as monitor:
         model = _Model(workspace, folder, config.embedder, monitor)
         if config.gist is not None:
-            model.reader.compress(tools, config.gist, monitor.stage)
+            reader = model.reader
+            monitor.stage("compressing documents")
+            reader.compress(tools, config.gist, monitor.stage)
         documents_ND = model.embed(tools)
         monitor.stage(f"fitting {config.coder} codes")
         codebook = fit_codebook(
