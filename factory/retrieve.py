@@ -66,7 +66,7 @@ class Retriever(Closing):
         """Start the child on a checkpoint with codes.
 
         Raises:
-            ModelError: the folder is no model, or has no codes.
+            ModelError: the folder is no model, has no codes, or cannot be searched with.
             MissingError: transformers is not installed.
             ChildError: the child died.
         """
@@ -157,7 +157,7 @@ class Retriever(Closing):
 def main(channel: Channel, arguments: list[str]) -> None:
     """Load the model and the trie that the first message names, then answer searches."""
     from factory.codes.trie import Trie
-    from factory.engines.beam import BeamSearch
+    from factory.engines.beam import BeamSearch, refuse_other_models
     from factory.engines.chat import Chat
     from factory.engines.transformers import load_model
 
@@ -167,6 +167,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     folder, settings = Path(opening["path"]), EngineSettings(**opening["settings"])
     chat, trie = Chat(folder), Trie.load(opening["trie"])
     _, model = load_model(folder, settings)
+    refuse_other_models(model)
     own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30)
     room = min(own_limit, settings.max_model_len)
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest_models import code_names, tiny_model
+from test_codes import make_tools
 from workspaces import make_workspace, run_factory
 
+from factory.codes.lifecycle import CodeConfig, fit_codebook
 from factory.codes.trie import Trie
 from factory.engines.beam import BeamSearch, Ranking
 from factory.failures import ModelError
@@ -192,10 +194,18 @@ def test_a_decoder_with_a_state_is_refused(
     assert "all attention" in refused.value.remedy
 
 
-def test_chunks_of_attention_must_hold_prompt_and_branches(
-    toy: tuple[Any, list[list[int]]],
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("llama4_text", {"attention_chunk_size": 40, "num_local_experts": 2}),
+        ("gpt_neo", {"window_size": 40, "attention_types": [[["global", "local"], 1]]}),
+        ("doge", {"keep_window_size": 40}),
+    ],
+)
+def test_what_a_decoder_counts_by_places_must_hold_prompt_and_branches(
+    toy: tuple[Any, list[list[int]]], kind: str, values: dict[str, Any]
 ) -> None:
-    model = make_decoder(toy, "llama4_text", attention_chunk_size=40, num_local_experts=2)
+    model = make_decoder(toy, kind, **values)
     trie = make_trie(toy[1], model.config.eos_token_id).only([f"t_{n}" for n in range(10)])
     search, prompt = BeamSearch(model, trie), [*range(30, 40)]
     (ranking,) = search.search([prompt], k=5, beams=10)
@@ -260,6 +270,25 @@ def test_the_command_finds_tools_of_the_shipped_model(tmp_path: Path) -> None:
     shown = run_factory("retrieve", answer["query"], "-k", "3", "--exact", cwd=workspace).stdout
     assert shown.splitlines()[0].split() == ["tool", "score", "code", "tool_id"]
     assert answer["tools"][0]["tool_id"] in shown
+
+
+def test_the_command_refuses_a_decoder_with_a_state(
+    toy: tuple[Any, list[list[int]]], tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    model = make_decoder(toy, "lfm2", layer_types=["conv", "full_attention"])
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model(tmp_path / "plain"))
+    codebook = fit_codebook(make_tools(20), None, CodeConfig(coder="atomic"))
+    codebook.install(model, tokenizer)
+    checkpoint = tmp_path / "checkpoint"
+    for part in (model, tokenizer):
+        part.save_pretrained(checkpoint)
+    codebook.save(checkpoint, tokenizer)
+    workspace = make_workspace(tmp_path / "ws").root
+    done = run_factory("retrieve", "x", "--checkpoint", str(checkpoint), cwd=workspace, code=2)
+    assert "a lfm2 model has layers" in done.stderr and "all attention" in done.stderr
+    assert str(checkpoint) in done.stderr.replace("\n", "")
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ the beams of many such groups take their steps together: a pass of the model has
 its tokens share.
 
 Where layers see only a window of their past, a token's place in its row is not its position: the
-mask counts positions, layer type by layer type. What counts places itself, or keeps a state instead
-of keys and values, is refused.
+mask counts positions, layer type by layer type. A model that counts places itself is held to as
+many as it treats alike; one that keeps a state instead of keys and values is refused.
 
 A prefix's log-probability only falls as it grows. A ranking is therefore known to be exact when
 its last code beats every prefix that the beam dropped; where it does not, a wider beam decides.
@@ -97,7 +97,7 @@ class BeamSearch:
         self._family = self._trie.family()
         config = model.config.get_text_config()
         self._num_layers, self._vocabulary = config.num_hidden_layers, config.vocab_size
-        _refuse_other_models(model, config)
+        refuse_other_models(model)
         self._windows = _windows(config)
         self._window = min((size for size in self._windows.values() if size), default=None)
         limits = [getattr(config, name, None) for name in PLACE_LIMITS]
@@ -254,6 +254,7 @@ class BeamSearch:
             raise ModelError(
                 f"a prompt of {num_tokens} tokens with {beams} branches of {self.depth} takes "
                 f"{places} places, and a {self._kind} model treats {self._max_places} alike",
+                where=self._model.name_or_path,
                 remedy="shorten the query or take fewer beams (--beams, without --exact)",
             )
 
@@ -297,8 +298,13 @@ class BeamSearch:
         return Found(tool_id=tool_id, code=self._family.code_of(node), score=score)
 
 
-def _refuse_other_models(model: Any, config: Any) -> None:
-    """Refuse what does not hold its past as keys and values at the positions that it is told."""
+def refuse_other_models(model: Any) -> None:
+    """Refuse what does not hold its past as keys and values at the positions that it is told.
+
+    Raises:
+        ModelError: the model cannot be searched with.
+    """
+    config = model.config.get_text_config()
     kind = config.model_type
     other = sorted(set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES)
     if other or getattr(model, "_is_stateful", False):
@@ -306,12 +312,17 @@ def _refuse_other_models(model: Any, config: Any) -> None:
         raise ModelError(
             f"a {kind} model has layers that cannot hold the branches of a beam side by side "
             f"({layers})",
+            where=model.name_or_path,
             remedy=REMEDY,
         )
     # Branches stand side by side, so a token's place in its row is not its position.
     told = "position_ids" in signature(model.forward).parameters
     if not told or getattr(config, "alibi", False):
-        raise ModelError(f"a {kind} model cannot be told a token's position", remedy=REMEDY)
+        raise ModelError(
+            f"a {kind} model cannot be told a token's position",
+            where=model.name_or_path,
+            remedy=REMEDY,
+        )
 
 
 def _windows(config: Any) -> Mapping[str, int | None]:
