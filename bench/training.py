@@ -68,7 +68,7 @@ def run(num: int, batch: int, micro: int, sorts: bool) -> tuple[float, float]:
             codes=learner.codebook,
             outliers=frozenset(),
             tokenizer=learner.tokenizer,
-            ends=train._end_ids(learner),
+            turn=learner.turn,
             max_length=1024,
         )
         trainer = train._make_trainer(learner, encoded.examples, job.config, folder)

@@ -20,12 +20,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from factory.calls import invocation_messages
 from factory.canon import canonical_json, derive_seed
-from factory.failures import ContentError, DiskError, InputError, ModelError
+from factory.engines.turn import ChatTokenizer, Turn
+from factory.engines.turn import render as render_chat
+from factory.failures import ContentError, DiskError, InputError
 from factory.prompts import ENCODE_PROMPT, Prompts
 from factory.records import IGNORED, Call, Example, ExampleKind, Message, Query, Tool
 from factory.tools import generation_messages
@@ -41,30 +44,14 @@ _PLACEHOLDER = re.compile(r"\{\{tool:([^{}\s]+)\}\}")
 _CODED_KINDS = frozenset({"code", "retrieve"})
 
 
-class ChatTokenizer(Protocol):
-    """What is needed of a transformers tokenizer with a chat template."""
-
-    eos_token_id: int | None
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> Any:
-        """The chat as text (tokenize=False)."""
-        ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """One example in token ids."""
+    """One example, or some turns of it, in token ids."""
 
     kind: ExampleKind
     """Its objective."""
     input_ids: tuple[int, ...]
-    """The whole chat, (L,)."""
+    """The chat, (L,)."""
     labels: tuple[int, ...]
     """The same ids where there is loss, IGNORED elsewhere, (L,)."""
     is_code: bool = False
@@ -75,13 +62,22 @@ class Encoded:
         """The ids that carry loss."""
         return [label for label in self.labels if label != IGNORED]
 
+    def contents(self, turn: Turn) -> Iterator[tuple[int, ...]]:
+        """The ids of each answer, without what the template writes around it."""
+        start, stop = len(turn.lead_ids), len(turn.closing_ids)
+        for is_answer, labels in groupby(self.labels, lambda label: label != IGNORED):
+            if is_answer:
+                yield tuple(labels)[start:-stop]
+
 
 @dataclass(slots=True, kw_only=True)
 class EncodedSet:
     """What a training run sees, and what it does not and why."""
 
     examples: list[Encoded] = field(default_factory=list)
-    """In order of the input."""
+    """In order of the input; one may be several, each with other turns."""
+    num_kept: int = 0
+    """Examples that these are."""
     dropped: Counter[str] = field(default_factory=Counter)
     """`<kind>/<reason>` to a number of examples; kept + dropped = given."""
 
@@ -327,65 +323,42 @@ def tools_of(example: Example) -> list[str]:
 
 
 def encode(
-    kind: ExampleKind, messages: Sequence[Message], tokenizer: ChatTokenizer, ends: frozenset[int]
-) -> Encoded | None:
-    """Token ids and labels of a chat; loss on assistant texts and their end-of-turn token only.
+    kind: ExampleKind, messages: Sequence[Message], tokenizer: ChatTokenizer, turn: Turn
+) -> list[Encoded]:
+    """Token ids and labels; loss on assistant texts and what the template has around them.
 
-    Prompt and answer are tokenised apart, since that is how a server sees them: the answer's first
-    token follows a finished prompt (A48, by prefix difference of the rendered chat). `ends` are the
-    end-of-turn ids. None where a text holds an end-of-turn token itself and would be cut there.
+    Prompt, lead-in, answer and closing are tokenised apart, since that is how a server sees them.
+    Where the template renders earlier turns otherwise once there are more, each turn after which it
+    does is a chat of its own (ToolGen's turn split). None at all where a text holds a token that
+    ends turns and would be cut there.
 
-    Raises ModelError for a chat template that renders a prompt differently once it is answered, or
-    that ends a turn without an end-of-turn token.
+    Raises ModelError for a chat template that no answer can be learnt in.
     """
+    if turn.fault is not None:
+        raise turn.fault
     chat = [{"role": message.role, "content": message.content} for message in messages]
-    input_ids: list[int] = []
-    labels: list[int] = []
-    done = ""
+    rows: list[tuple[list[int], list[int]]] = []
+    done: str | None = None
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        prompt = _render_chat(tokenizer, chat[:index], answer_next=True)
-        whole = _render_chat(tokenizer, chat[: index + 1], answer_next=False)
-        answer_ids = tokenizer.encode(_rest(prompt, whole), add_special_tokens=False)
-        num_target = _length_to_end(answer_ids, ends)
-        if sum(token in ends for token in answer_ids) > 1:
-            return None
-        prompt_ids = tokenizer.encode(_rest(done, prompt), add_special_tokens=False)
-        tail = len(answer_ids) - num_target
+        prompt = render_chat(tokenizer, chat[:index], answer_next=True)
+        if done is None or not prompt.startswith(done):
+            rows.append(([], []))
+            done = ""
+        prompt_ids = tokenizer.encode(prompt[len(done) :], add_special_tokens=False)
+        content_ids = tokenizer.encode(message.content, add_special_tokens=False)
+        if not turn.ends.isdisjoint(content_ids):
+            return []
+        answer_ids = [*turn.lead_ids, *content_ids, *turn.closing_ids]
+        input_ids, labels = rows[-1]
         input_ids += prompt_ids + answer_ids
-        labels += [IGNORED] * len(prompt_ids) + answer_ids[:num_target] + [IGNORED] * tail
-        done = whole
-    return Encoded(kind=kind, input_ids=tuple(input_ids), labels=tuple(labels))
-
-
-def _render_chat(tokenizer: ChatTokenizer, chat: list[dict[str, str]], *, answer_next: bool) -> str:
-    return str(
-        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer_next)
-    )
-
-
-def _rest(head: str, whole: str) -> str:
-    if not whole.startswith(head):
-        raise ModelError(
-            "the chat template renders a prompt differently once it is answered",
-            where=f"after {head[-40:]!r}",
-            remedy="use a chat template whose prompt is a prefix of the answered chat",
-        )
-    return whole[len(head) :]
-
-
-def _length_to_end(answer_ids: Sequence[int], ends: frozenset[int]) -> int:
-    """Number of ids up to the first end-of-turn token, which is included."""
-    for position, token in enumerate(answer_ids):
-        if token in ends:
-            return position + 1
-    raise ModelError(
-        "the chat template ends an assistant turn without an end-of-turn token",
-        where=f"end-of-turn ids {sorted(ends)}",
-        remedy="end the assistant turn with the tokenizer's eos_token, or list the token that "
-        "does in generation_config.json as eos_token_id",
-    )
+        labels += [IGNORED] * len(prompt_ids) + answer_ids
+        done = prompt + turn.lead_in + message.content + turn.closing
+    return [
+        Encoded(kind=kind, input_ids=tuple(input_ids), labels=tuple(labels))
+        for input_ids, labels in rows
+    ]
 
 
 def encode_all(
@@ -394,7 +367,7 @@ def encode_all(
     codes: CodeNames | None,
     outliers: frozenset[str],
     tokenizer: ChatTokenizer,
-    ends: frozenset[int],
+    turn: Turn,
     max_length: int,
 ) -> EncodedSet:
     """Render and tokenise; what cannot be learnt whole is dropped, not trimmed, and counted (A49).
@@ -404,11 +377,12 @@ def encode_all(
     """
     result = EncodedSet()
     for example in examples:
-        encoded = _encode_one(example, codes, outliers, lambda k, m: encode(k, m, tokenizer, ends))
-        if isinstance(encoded, Encoded) and len(encoded.input_ids) > max_length:
+        encoded = _encode_one(example, codes, outliers, lambda k, m: encode(k, m, tokenizer, turn))
+        if isinstance(encoded, list) and any(len(e.input_ids) > max_length for e in encoded):
             encoded = "too_long"
-        if isinstance(encoded, Encoded):
-            result.examples.append(encoded)
+        if isinstance(encoded, list):
+            result.examples += encoded
+            result.num_kept += 1
         else:
             result.dropped[f"{example.kind}/{encoded}"] += 1
     return result
@@ -418,8 +392,8 @@ def _encode_one(
     example: Example,
     codes: CodeNames | None,
     outliers: frozenset[str],
-    tokenise: Callable[[ExampleKind, Sequence[Message]], Encoded | None],
-) -> Encoded | DropReason:
+    tokenise: Callable[[ExampleKind, Sequence[Message]], list[Encoded]],
+) -> list[Encoded] | DropReason:
     if example.kind in _CODED_KINDS:
         if codes is None:
             return "no_codebook"
@@ -432,7 +406,8 @@ def _encode_one(
     if not all(is_unicode(message.content) for message in messages):
         return "not_unicode"
     encoded = tokenise(example.kind, messages)
-    return replace(encoded, is_code=_is_code(example)) if encoded else "special_token"
+    is_code = _is_code(example)
+    return [replace(part, is_code=is_code) for part in encoded] or "special_token"
 
 
 def _is_code(example: Example) -> bool:

@@ -57,7 +57,8 @@ from factory.dataset import (
     write_rows,
 )
 from factory.engines.base import check_model_folder, fingerprint
-from factory.failures import ChildError, DiskError, GateError, InputError, MissingError
+from factory.engines.turn import Turn, end_ids, read_turn
+from factory.failures import ChildError, DiskError, GateError, InputError, MissingError, ModelError
 from factory.prompts import COMPRESS_PROMPT, ENCODE_PROMPT, Prompts
 from factory.records import IGNORED, Example, Tool
 from factory.workspace import Workspace
@@ -343,7 +344,9 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
             where=str(job.examples),
             remedy="raise train.max_length, or accept more samples",
         )
-    send({"type": "phase", "text": f"training on {len(encoded.examples)} examples"})
+    if learner.codebook is not None:
+        _check_codes(learner, encoded, learner.codebook)
+    send({"type": "phase", "text": f"training on {encoded.num_kept} examples"})
     figures = _fit(learner, encoded, job.config, send)
     send({"type": "phase", "text": "writing the checkpoint"})
     return _save(learner, job, encoded, given, figures)
@@ -357,9 +360,24 @@ def _encode(
         codes=codebook,
         outliers=codebook.outliers if codebook else frozenset(),
         tokenizer=learner.tokenizer,
-        ends=_end_ids(learner),
+        turn=learner.turn,
         max_length=min(max_length, learner.max_positions),
     )
+
+
+def _check_codes(learner: _Learner, encoded: EncodedSet, codebook: Codebook) -> None:
+    """ModelError where an answer that is a code is learnt in other ids than its trie has."""
+    spelt = codebook.spellings(learner.tokenizer)
+    for example in encoded.examples:
+        for content in example.contents(learner.turn) if example.is_code else ():
+            if content not in spelt:
+                raise ModelError(
+                    "The model's tokenizer does not keep the tokens of a code apart: "
+                    f"{learner.tokenizer.convert_ids_to_tokens(list(content))}",
+                    where=learner.tokenizer.name_or_path,
+                    remedy="choose another [codes] coder, such as numeric, or take the added token "
+                    "that swallows others out of the tokenizer",
+                )
 
 
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
@@ -489,6 +507,8 @@ class _Learner:
     """torch dtype of the parent's files, kept for the result's."""
     prompts: Prompts
     """For the texts of the examples that making codes anew adds."""
+    turn: Turn
+    """What its chat template writes around an answer."""
     gpu: bool
     """Whether it is on a GPU."""
 
@@ -513,6 +533,7 @@ def _load(job: TrainingJob) -> _Learner:
     )
     model = model.to("cuda" if gpu else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True)
+    listed = model.generation_config.eos_token_id
     workspace = Workspace(job.workspace)
     prompts, embedder = Prompts.load(workspace), job.config.codes.embedder
     reader = DocumentReader(
@@ -529,6 +550,7 @@ def _load(job: TrainingJob) -> _Learner:
         reader=reader,
         stored_dtype=stored or torch.float32,
         prompts=prompts,
+        turn=read_turn(tokenizer, end_ids(tokenizer.eos_token_id, listed)),
         gpu=gpu,
     )
 
@@ -646,18 +668,22 @@ def _follow_model(
             ids = codebook.install(
                 learner.model, learner.tokenizer, given_NVD[rows], reframe=codes.reframe
             )
-            chats = [_encode_chat(learner, example, codebook, job) for example in asked]
+            chats = [
+                chat for example in asked for chat in _encode_chats(learner, example, codebook, job)
+            ]
             return make_coding(codebook, learner.model, ids, given_NVD, row_of, chats)
 
         learner.reader.guide(tools, codes.gist, follow, tell)
 
 
-def _encode_chat(
+def _encode_chats(
     learner: _Learner, example: Example, codebook: Codebook, job: TrainingJob
-) -> tuple[Sequence[int], Sequence[int]] | None:
-    """Ids and labels of a chat in a codebook's codes; None where training would drop it."""
+) -> list[tuple[Sequence[int], Sequence[int]] | None]:
+    """Ids and labels of an example in a codebook's codes; one a turn at most, the rest None."""
     found = _encode(learner, [example], codebook, job.config.max_length).examples
-    return (found[0].input_ids, found[0].labels) if found else None
+    num_turns = sum(message.role == "assistant" for message in example.messages)
+    chats = [(chat.input_ids, chat.labels) for chat in found]
+    return [*chats, *[None] * (num_turns - len(chats))]
 
 
 def _documents(learner: _Learner, tools: Sequence[Tool], config: CodeConfig) -> Floats | None:
@@ -681,13 +707,6 @@ def _code_ids(learner: _Learner) -> list[int]:
         return []
     names = [token for position in learner.codebook.tokens for token in position]
     return sorted(int(number) for number in learner.tokenizer.convert_tokens_to_ids(names))
-
-
-def _end_ids(learner: _Learner) -> frozenset[int]:
-    """Ids that end a turn: the tokenizer's, and those the generation config stops at."""
-    listed = learner.model.generation_config.eos_token_id
-    ids = listed if isinstance(listed, list) else [listed]
-    return frozenset(i for i in (learner.tokenizer.eos_token_id, *ids) if i is not None)
 
 
 def _fit(learner: _Learner, encoded: EncodedSet, config: TrainConfig, send: Send) -> dict[str, Any]:
@@ -898,10 +917,11 @@ class _Weigh:
         import torch
 
         token_V = torch.ones(learner.model.get_input_embeddings().weight.shape[0])
-        spelt_V, code_ids, ends = token_V.clone(), _code_ids(learner), _end_ids(learner)
+        spelt_V, code_ids = token_V.clone(), _code_ids(learner)
+        around = {*learner.turn.lead_ids, *learner.turn.closing_ids}
         counted = set(code_ids)
         parts = [
-            [t in counted if code_ids else e.is_code and t not in ends for t in e.target_ids]
+            [t in counted if code_ids else e.is_code and t not in around for t in e.target_ids]
             for e in examples
         ]
         coded = sum(map(sum, parts))
@@ -914,7 +934,7 @@ class _Weigh:
                 token_V[code_ids] = spelt_V[code_ids] = weight
             else:
                 spelt_V[:] = weight
-                spelt_V[sorted(ends)] = 1.0
+                spelt_V[sorted(around)] = 1.0
         return cls(token_V=token_V, spelt_V=spelt_V)
 
 
@@ -980,13 +1000,13 @@ def _save(
             still = learner.codebook.embedder or not learner.codebook.needs_documents
             documents_ND = None if still else _documents(learner, tools, job.config.codes)
             learner.codebook.refresh(documents_ND, seed=job.config.seed)
-            learner.codebook.save(partial, learner.tokenizer)
+            learner.codebook.save(partial, learner.tokenizer, learner.turn.stop)
             if learner.reader.gist is not None:
                 learner.reader.gist.save(partial / GIST_PATH)
         done = {
             "job": job.digest(),
             "fingerprint": fingerprint(partial),
-            "num_examples": len(encoded.examples),
+            "num_examples": encoded.num_kept,
             "dropped": dict(encoded.dropped),
             **figures,
             "codes": [asdict(row) for row in given.rows],

@@ -59,7 +59,7 @@ def tiny_model(
         from tokenizers import AddedToken
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        tokenizer = _tokenizer()
+        tokenizer = make_tokenizer()
         tokenizer.add_tokens(
             [AddedToken(token, special=False, normalized=False) for token in extra_tokens]
         )
@@ -86,7 +86,7 @@ def tiny_model(
     return folder
 
 
-def _tokenizer() -> Any:
+def make_tokenizer() -> Any:
     """Byte-level BPE over CORPUS with single digits, about 400 tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

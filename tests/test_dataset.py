@@ -27,6 +27,7 @@ from factory.dataset import (
     unique_examples,
     write_examples,
 )
+from factory.engines.turn import Turn, read_turn
 from factory.failures import ContentError, InputError, ModelError
 from factory.prompts import Prompts
 from factory.records import IGNORED, Call, Example, Message, Query, Tool
@@ -240,8 +241,8 @@ def test_a_missing_file_is_the_users(tmp_path: Path) -> None:
         read_examples(tmp_path / "none.jsonl")
 
 
-def ends_of(tokenizer) -> frozenset[int]:  # type: ignore[no-untyped-def]
-    return frozenset({tokenizer.eos_token_id})
+def turn_of(tokenizer) -> Turn:  # type: ignore[no-untyped-def]
+    return read_turn(tokenizer, frozenset({tokenizer.eos_token_id}))
 
 
 def test_loss_is_on_the_answer_and_its_end_of_turn_exactly(
@@ -251,8 +252,7 @@ def test_loss_is_on_the_answer_and_its_end_of_turn_exactly(
     assert {example.kind for example in examples} == {"adapt", "gen", "code", "retrieve", "invoke"}
     for example in examples:
         messages = render(example, Names())
-        encoded = encode(example.kind, messages, tokenizer, ends_of(tokenizer))
-        assert encoded is not None
+        (encoded,) = encode(example.kind, messages, tokenizer, turn_of(tokenizer))
         target = tokenizer.decode(encoded.target_ids)
         assert target == messages[-1].content + tokenizer.eos_token
         whole = tokenizer.apply_chat_template(
@@ -306,8 +306,7 @@ def test_the_mask_is_exact_on_fifty_random_samples(prompts: Prompts, tokenizer) 
     for _ in range(50):
         for example in random_sample(rng, prompts):
             messages = render(example, AnyName())
-            encoded = encode(example.kind, messages, tokenizer, ends_of(tokenizer))
-            assert encoded is not None
+            (encoded,) = encode(example.kind, messages, tokenizer, turn_of(tokenizer))
             assert tokenizer.decode(encoded.target_ids) == messages[-1].content + "<|end|>"
             seen[example.kind] += 1
     assert min(seen.values()) >= 50 and len(seen) == 5
@@ -323,16 +322,14 @@ def test_every_assistant_turn_carries_loss(tokenizer) -> None:  # type: ignore[n
             ("assistant", "Done."),
         )
     ]
-    encoded = encode("invoke", messages, tokenizer, ends_of(tokenizer))
-    assert encoded is not None
+    (encoded,) = encode("invoke", messages, tokenizer, turn_of(tokenizer))
     assert tokenizer.decode(encoded.target_ids) == "How many?<|end|>Done.<|end|>"
 
 
 def test_the_prompt_is_what_a_server_sees(sample: list[Example], tokenizer) -> None:  # type: ignore[no-untyped-def]
     for example in sample:
         messages = render(example, Names())
-        encoded = encode(example.kind, messages, tokenizer, ends_of(tokenizer))
-        assert encoded is not None
+        (encoded,) = encode(example.kind, messages, tokenizer, turn_of(tokenizer))
         served = tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in messages[:-1]],
             tokenize=True,
@@ -348,10 +345,9 @@ def test_text_after_the_end_of_turn_is_not_learnt(tokenizer, monkeypatch) -> Non
         tokenizer, "chat_template", tokenizer.chat_template.replace("'<|end|>'", "'<|end|>\n'")
     )
     messages = (Message(role="user", content="a"), Message(role="assistant", content="b"))
-    encoded = encode("invoke", messages, tokenizer, ends_of(tokenizer))
-    assert encoded is not None
+    (encoded,) = encode("invoke", messages, tokenizer, turn_of(tokenizer))
     assert tokenizer.decode(encoded.target_ids) == "b<|end|>"
-    assert tokenizer.decode(encoded.input_ids).endswith("b<|end|>\n")
+    assert tokenizer.decode(encoded.input_ids).endswith("b<|end|>")
 
 
 @pytest.mark.parametrize(
@@ -365,7 +361,7 @@ def test_a_template_that_cannot_be_masked_is_refused(tokenizer, monkeypatch, tem
     monkeypatch.setattr(tokenizer, "chat_template", template)
     messages = (Message(role="user", content="a"), Message(role="assistant", content="b"))
     with pytest.raises(ModelError):
-        encode("invoke", messages, tokenizer, ends_of(tokenizer))
+        encode("invoke", messages, tokenizer, turn_of(tokenizer))
 
 
 def test_what_cannot_be_learnt_whole_is_dropped_and_counted(
@@ -396,8 +392,9 @@ def test_what_cannot_be_learnt_whole_is_dropped_and_counted(
         origin="t",
     )
     given = [*sample, unknown, forged, halved]
+    turn = turn_of(tokenizer)
     lengths = {
-        e.kind: len(encode(e.kind, render(e, Names()), tokenizer, ends_of(tokenizer)).input_ids)  # type: ignore[union-attr]
+        e.kind: len(encode(e.kind, render(e, Names()), tokenizer, turn)[0].input_ids)
         for e in sample
     }
 
@@ -407,10 +404,11 @@ def test_what_cannot_be_learnt_whole_is_dropped_and_counted(
             codes=codes,
             outliers=outliers,
             tokenizer=tokenizer,
-            ends=ends_of(tokenizer),
+            turn=turn_of(tokenizer),
             max_length=max_length,
         )
-        assert len(result.examples) + result.dropped.total() == len(given)
+        assert len(result.examples) == result.num_kept
+        assert result.num_kept + result.dropped.total() == len(given)
         return result
 
     whole = run(max(lengths.values()), Names())

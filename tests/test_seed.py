@@ -13,6 +13,7 @@ import pytest
 from factory.codes.lifecycle import Codebook
 from factory.dataset import encode, read_examples, render
 from factory.engines.base import check_model_folder, fingerprint
+from factory.engines.turn import read_turn
 from factory.home.world import catalogue_specs
 from factory.records import Example
 from factory.seed import SeedPlan, train_seed
@@ -52,25 +53,23 @@ def test_coded_examples_name_tools_of_the_pool() -> None:
 
 
 def test_tokenizer_gives_texts_back_and_masks_the_answer_exactly(tokenizer: Any) -> None:
-    ends = frozenset({tokenizer.eos_token_id})
+    turn = read_turn(tokenizer, frozenset({tokenizer.eos_token_id}))
     for example in draw(60):
-        encoded = encode(example.kind, example.messages, tokenizer, ends)
-        assert encoded is not None
+        (encoded,) = encode(example.kind, example.messages, tokenizer, turn)
         turns = "".join(f"<|{m.role}|>{m.content}<|end|>" for m in example.messages)
         assert tokenizer.decode(encoded.input_ids) == turns
         assert tokenizer.decode(encoded.target_ids) == example.messages[-1].content + "<|end|>"
 
 
 def test_training_sees_what_the_chat_template_renders(tokenizer: Any) -> None:
+    turn = read_turn(tokenizer, frozenset({tokenizer.eos_token_id}))
     for example in draw(10):
         chat = [{"role": m.role, "content": m.content} for m in example.messages]
         rendered = tokenizer.apply_chat_template(
             chat, return_dict=True, return_assistant_tokens_mask=True
         )
-        encoded = encode(
-            example.kind, example.messages, tokenizer, frozenset({tokenizer.eos_token_id})
-        )
-        assert encoded is not None and rendered["input_ids"] == list(encoded.input_ids)
+        (encoded,) = encode(example.kind, example.messages, tokenizer, turn)
+        assert rendered["input_ids"] == list(encoded.input_ids)
         answered = [int(label >= 0) for label in encoded.labels]
         assert rendered["assistant_masks"] == answered
 

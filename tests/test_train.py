@@ -20,10 +20,11 @@ from workspaces import make_workspace
 from factory.canon import tool_id
 from factory.codes.gist import GIST_PATH, Gist, GistConfig, embed_gists
 from factory.codes.graph import Pair
-from factory.codes.lifecycle import Codebook, CodeConfig
+from factory.codes.lifecycle import Codebook, CodeConfig, CoderName
 from factory.codes.quantized import QuantizedConfig
 from factory.dataset import encode, examples_from_sample, render, write_examples
 from factory.engines.base import EngineSettings, fingerprint, open_engine
+from factory.engines.turn import read_turn
 from factory.failures import ChildError, DiskError, InputError, MissingError, ModelError
 from factory.prompts import Prompts
 from factory.records import (
@@ -39,6 +40,7 @@ from factory.records import (
     Sampling,
     Tool,
 )
+from factory.retrieve import Retrieved, Retriever
 from factory.train import (
     DocumentReader,
     Progress,
@@ -289,12 +291,11 @@ def test_code_tokens_get_their_share_of_the_loss(
 
     model = AutoModelForCausalLM.from_pretrained(first.job.out, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(first.job.out)
-    ends = frozenset({tokenizer.eos_token_id})
+    turn = read_turn(tokenizer, frozenset({tokenizer.eos_token_id}))
     codebook = Codebook.load(first.job.out)
     losses: dict[bool, list[float]] = {True: [], False: []}
     for example in examples:
-        encoded = encode(example.kind, render(example, codebook), tokenizer, ends)
-        assert encoded is not None
+        (encoded,) = encode(example.kind, render(example, codebook), tokenizer, turn)
         with torch.no_grad():
             logits = model(torch.tensor([encoded.input_ids])).logits[0, :-1]
         labels = torch.tensor(encoded.labels[1:])
@@ -517,13 +518,11 @@ def test_codes_without_tokens_get_their_share_too(
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(base)
+    turn = read_turn(tokenizer, frozenset({tokenizer.eos_token_id}))
     codebook = Codebook.load(run.job.out)
     losses: dict[bool, list[float]] = {True: [], False: []}
     for example in examples:
-        encoded = encode(
-            example.kind, render(example, codebook), tokenizer, frozenset({tokenizer.eos_token_id})
-        )
-        assert encoded is not None
+        (encoded,) = encode(example.kind, render(example, codebook), tokenizer, turn)
         with torch.no_grad():
             logits = model(torch.tensor([encoded.input_ids])).logits[0, :-1]
         labels = torch.tensor(encoded.labels[1:])
@@ -623,3 +622,88 @@ def test_scoring_targets_alone_is_the_fused_score(tmp_path: Path) -> None:
 def test_a_job_is_json(tmp_path: Path) -> None:
     job = make_job(tmp_path, tmp_path, [], [])
     assert TrainingJob.from_json(json.loads(json.dumps(job.to_json()))) == job
+
+
+THINKING = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}"
+    "{% if loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|stop|><|end|>"
+    "{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""An empty thought before the last answer, as Qwen3 has it, and a token after it, as cohere2."""
+
+
+def thinking_model(folder: Path, *tokens: str) -> Path:
+    marks = ("<think>", "</think>", "<|stop|>", *tokens)
+    tiny_model(folder, extra_tokens=marks, tied=False, max_positions=1024)
+    (folder / "chat_template.jinja").write_text(THINKING)
+    return folder
+
+
+def code_examples(prompts: Prompts) -> list[Example]:
+    return [e for e in make_examples(TOOLS, prompts) if e.kind in ("code", "retrieve")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coder", ["residual", "semantic"])
+def test_codes_are_found_behind_the_lead_in_of_a_chat_template(
+    coder: CoderName, prompts: Prompts, tmp_path: Path
+) -> None:
+    """By the beam, by vLLM's guide from the first token on, and freely; the plain template too."""
+    base = thinking_model(tmp_path / "base")
+    config = replace(CONFIG, epochs=30, codes=CodeConfig(coder=coder, size=8, min_tools=16))
+    run = train_once(make_job(tmp_path / "run", base, code_examples(prompts), TOOLS, config))
+    codebook = Codebook.load(run.job.out)
+    assert codebook is not None
+    codes = {f"{tool.name} in Oslo": codebook.code_text(tool.id) for tool in TOOLS}
+    settings = EngineSettings(threads=1, max_model_len=512, memory_gib=0.1, dtype="float32")
+    limit = Sampling(temperature=0.0, max_tokens=codebook.num_levels + 6)
+    constraint = Constraint(trie=str(codebook.trie_path))
+
+    async def answer() -> tuple[list[Retrieved], dict[str, Completion]]:
+        log = tmp_path / "retrieve.log"
+        async with await Retriever.open(run.job.out, settings=settings, log=log) as retriever:
+            found = await retriever.retrieve([*codes], k=2)
+        requests = [
+            Request(id=f"{name} {text}", sampling=limit, **asked)
+            for text in codes
+            for name, asked in {
+                "free": {"messages": (Message(role="user", content=text),)},
+                "bound": {
+                    "messages": (Message(role="user", content=text),),
+                    "constraint": constraint,
+                },
+                "plain": {"prompt": f"<|user|>{text}<|end|><|assistant|>"},
+            }.items()
+        ]
+        engine = await open_engine(
+            "vllm",
+            Checkpoint(id="r1", path=str(run.job.out), fingerprint=run.result.fingerprint),
+            settings=settings,
+            log_folder=tmp_path,
+            notify=lambda text: None,
+        )
+        async with engine:
+            replies = await engine.sample(requests)
+        return found, {reply.request_id: reply.completions[0] for reply in replies}
+
+    found, answers = asyncio.run(answer())
+    right = dict.fromkeys(("beam", "bound", "free", "plain"), 0)
+    for (text, code), each in zip(codes.items(), found, strict=True):
+        right["beam"] += each.hits[0].code == code
+        right["bound"] += answers[f"bound {text}"].text == code
+        right["free"] += answers[f"free {text}"].text == code
+        right["plain"] += answers[f"plain {text}"].text == f"<think>\n\n</think>\n\n{code}"
+        assert answers[f"bound {text}"].finish_reason == "stop"
+    assert min(right.values()) >= 0.9 * len(TOOLS), right
+
+
+@pytest.mark.slow
+def test_codes_whose_tokens_the_tokenizer_joins_are_refused_before_training(
+    prompts: Prompts, tmp_path: Path
+) -> None:
+    base = thinking_model(tmp_path / "base", *(f"<a_{n}><" for n in range(8)))
+    job = make_job(tmp_path / "run", base, code_examples(prompts), TOOLS)
+    with pytest.raises(ModelError, match=r"keep the tokens of a code apart: \['<a_\d><'"):
+        train_once(job)
+    assert not job.out.exists()

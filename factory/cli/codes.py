@@ -375,8 +375,15 @@ class _Model:
         codebook.install(model, tokenizer, documents_ND, reframe=config.codes.reframe)
         model.to(self._stored_dtype).save_pretrained(to)
         tokenizer.save_pretrained(to)
-        codebook.save(to, tokenizer)
+        codebook.save(to, tokenizer, self._stop())
         self._save_gist(to)
+
+    def _stop(self) -> int | None:
+        """The token that follows a code in the model's chat template."""
+        from factory.engines.turn import end_ids, read_turn
+
+        tokenizer, listed = self._tokenizer, self._model.generation_config.eos_token_id
+        return read_turn(tokenizer, end_ids(tokenizer.eos_token_id, listed)).stop
 
     def _save_gist(self, checkpoint: Path) -> None:
         from factory.codes.gist import GIST_PATH
@@ -392,7 +399,7 @@ class _Model:
 
         aside = self._folder / f"{FOLDER}.new"
         shutil.rmtree(aside, ignore_errors=True)
-        codebook.save(aside, self._tokenizer)
+        codebook.save(aside, self._tokenizer, self._stop())
         self._save_gist(aside)
         shutil.rmtree(self._folder / FOLDER)
         (aside / FOLDER).rename(self._folder / FOLDER)

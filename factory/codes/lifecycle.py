@@ -629,20 +629,33 @@ class Codebook:
         text = canonical_json({"tokens": self.tokens, "version": self.version, "codes": codes})
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
-    def save(self, checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    def spellings(self, tokenizer: PreTrainedTokenizerBase) -> frozenset[Code]:
+        """All codes in the ids of a tokenizer, that of Finish too. ModelError as `save` has it."""
+        ids = _ids_of(self.tokens, tokenizer.get_vocab(), tokenizer.name_or_path)
+        codes = [*self._codes(), *([] if self.finish is None else [self.finish])]
+        return frozenset(self._spell(code, ids, tokenizer) for code in codes)
+
+    def save(
+        self, checkpoint: Path, tokenizer: PreTrainedTokenizerBase, end: int | None = None
+    ) -> None:
         """Write `codes/` into a checkpoint folder, in the ids of the tokenizer saved beside it.
+
+        Args:
+            checkpoint: the folder.
+            tokenizer: its tokenizer.
+            end: the token after a code (factory.engines.turn); None is the tokenizer's eos_token.
 
         Raises:
             ModelError: the tokenizer lacks a code token or an end-of-turn token.
         """
         ids = _ids_of(self.tokens, tokenizer.get_vocab(), str(checkpoint))
-        if tokenizer.eos_token_id is None:
+        end = tokenizer.eos_token_id if end is None else end
+        if end is None:
             raise ModelError(
                 "the tokenizer has no end-of-turn token",
                 where=str(checkpoint),
                 remedy="set eos_token in the model's tokenizer_config.json",
             )
-        end = int(tokenizer.eos_token_id)
         folder = checkpoint / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         if self.tokens:

@@ -1,17 +1,20 @@
 """Text to tokens and back inside a child, the same for every backend.
 
-Messages are rendered with the model's own chat template; what follows the generation prompt up to
-one of the end tokens is the answer.
+Messages are rendered with the model's own chat template. The prompt is that with the generation
+prompt and the template's lead-in (factory.engines.turn); what follows up to one of the end tokens
+is the answer.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from factory.engines.base import CONTEXT_FULL, SCHEMA_UNSUPPORTED
+from factory.engines.turn import end_ids, leads_to_calls, read_turn
 from factory.failures import InputError, ModelError
 from factory.records import Completion, Constraint, Request
 
@@ -32,14 +35,16 @@ class Chat:
                 remedy="save it again with save_pretrained of a current transformers",
             ) from error
         """As transformers loads it."""
-        self.end_ids = _end_ids(folder, self.tokenizer.eos_token_id)
-        """Tokens that end an answer."""
-        if not self.end_ids:
+        ends = end_ids(self.tokenizer.eos_token_id, _listed_ends(folder))
+        if not ends:
             raise ModelError(
                 "The model names no end-of-turn token",
                 where=str(folder),
                 remedy="set eos_token in tokenizer_config.json",
             )
+        self._turn = read_turn(self.tokenizer, ends)
+        self.end_ids = self._turn.ends
+        """Tokens that end an answer."""
         fast = getattr(self.tokenizer, "is_fast", False)
         self._rust: Any = self.tokenizer.backend_tokenizer if fast else None
         if self._rust:
@@ -48,7 +53,10 @@ class Chat:
             self._rust.encode_special_tokens = self.tokenizer.split_special_tokens
 
     def encode(self, request: Request) -> list[int]:
-        """Token ids of the prompt; lone surrogates, which no tokenizer takes, become `?`."""
+        """Token ids of the prompt and, of a chat, the lead-in.
+
+        Lone surrogates, which no tokenizer takes, become `?`.
+        """
         if request.prompt is not None:
             return self._ids(_clean(request.prompt), special=True) or [min(self.end_ids)]
         from jinja2 import TemplateError
@@ -67,7 +75,12 @@ class Chat:
                 where=str(self._folder),
                 remedy="use only roles the model knows in prompts/, or another chat template",
             ) from error
-        return self._ids(text)
+        lead_ids = self._turn.lead_ids if not request.tools or self._leads_to_calls else ()
+        return [*self._ids(text), *lead_ids]
+
+    @cached_property
+    def _leads_to_calls(self) -> bool:
+        return leads_to_calls(self.tokenizer, self._turn)
 
     def _ids(self, text: str, *, special: bool = False) -> list[int]:
         """What the tokenizer's `encode` gives, without the offsets that take most of its time."""
@@ -130,11 +143,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _end_ids(folder: Path, eos_token_id: int | None) -> frozenset[int]:
-    """The tokenizer's end token and those of generation_config.json (one or a list)."""
-    found = set() if eos_token_id is None else {eos_token_id}
+def _listed_ends(folder: Path) -> Any:
+    """The end tokens of generation_config.json: one, a list, or none."""
     path = folder / "generation_config.json"
-    if path.exists():
-        named = json.loads(path.read_text("utf-8")).get("eos_token_id")
-        found.update(named if isinstance(named, list) else [] if named is None else [named])
-    return frozenset(found)
+    return json.loads(path.read_text("utf-8")).get("eos_token_id") if path.exists() else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from factory.benchmark import Benchmark
 from factory.dataset import Encoded, encode, encode_text, render, write_examples
 from factory.engines.base import fingerprint
+from factory.engines.turn import read_turn
 from factory.failures import DiskError
 from factory.home.world import catalogue_specs
 from factory.prompts import Prompts
@@ -162,6 +163,7 @@ class SeedRun:
         self.prompts = shipped_prompts()
         self.rng = Random(f"data {plan.seed}")
         self.tokenizer = fit_tokenizer(plan, self.prompts)
+        self.turn = read_turn(self.tokenizer, frozenset({int(self.tokenizer.eos_token_id)}))
         self.model = make_model(plan, self.tokenizer)
         self.codebook: Codebook | None = None
         self.log: list[dict[str, Any]] = []
@@ -218,9 +220,8 @@ class SeedRun:
 
     def _encode(self, example: Example) -> Encoded:
         messages = render(example, self.codebook)
-        ends = frozenset({int(self.tokenizer.eos_token_id)})
-        encoded = encode(example.kind, messages, self.tokenizer, ends)
-        assert encoded is not None  # generated texts hold no end-of-turn token
+        # One chat, since its template renders turns always alike; no text holds its end of turn.
+        (encoded,) = encode(example.kind, messages, self.tokenizer, self.turn)
         return encoded
 
     def _run(self, phase: Phase, batches: Iterator[Batch]) -> None:

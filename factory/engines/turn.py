@@ -1,0 +1,177 @@
+"""What a chat template writes around an answer, found by rendering one (A48).
+
+Many templates write something between the generation prompt and an answer: Qwen3 an empty thought,
+gpt-oss the channel. That lead-in is part of every prompt of ours, in training, where it carries
+loss so that a server with the plain template gets it from the model, and in every request, so that
+what binds an answer from its first token on binds it where training has it. Prompt, lead-in,
+content and closing are tokenised apart, hence alike in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from factory.failures import ModelError
+
+PROBE = "Zq7Answer"
+"""An answer that no template holds."""
+_ASKED = {"role": "user", "content": "Hello"}
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Look.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+_CALLED = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {}}}],
+}
+
+
+class ChatTokenizer(Protocol):
+    """What is needed of a transformers tokenizer with a chat template."""
+
+    name_or_path: str
+    eos_token_id: int | None
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """Tokens that stand apart from the text around them, by id."""
+        ...
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any:
+        """The chat as text (tokenize=False)."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+    def decode(self, token_ids: list[int]) -> Any:
+        """Text of token ids."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What stands around an answer. Example: read_turn(tokenizer, ends).lead_in == "<think>…"."""
+
+    lead_in: str
+    """From the generation prompt to the answer, but for blanks, which are its first word's."""
+    lead_ids: tuple[int, ...]
+    """The same in tokens."""
+    closing: str
+    """From the answer to the end-of-turn token, which is the last of it."""
+    closing_ids: tuple[int, ...]
+    """The same in tokens."""
+    stop: int | None
+    """The token after an answer: cohere2's is not yet the end of its turn. None with a fault."""
+    ends: frozenset[int]
+    """Tokens that end an answer: those of the model, and `stop`."""
+    fault: ModelError | None
+    """Why no answer can be learnt in this template; None where it can."""
+
+
+def end_ids(eos_token_id: int | None, listed: int | Sequence[int] | None) -> frozenset[int]:
+    """The tokens that end a turn: the tokenizer's, and those of the generation config."""
+    more = [listed] if isinstance(listed, int) else listed or []
+    return frozenset(token for token in (eos_token_id, *more) if token is not None)
+
+
+def read_turn(tokenizer: ChatTokenizer, ends: frozenset[int]) -> Turn:
+    """What the tokenizer's chat template writes around an answer.
+
+    Requests in a template with a fault stay as they are: it has no lead-in here.
+    """
+    try:
+        lead_in, closing = _read(tokenizer, ends)
+    except ModelError as fault:
+        return Turn("", (), "", (), None, ends, fault)
+    lead_ids = tokenizer.encode(lead_in, add_special_tokens=False) if lead_in else []
+    closing_ids = tokenizer.encode(closing, add_special_tokens=False)
+    stop = closing_ids[0]
+    return Turn(lead_in, tuple(lead_ids), closing, tuple(closing_ids), stop, ends | {stop}, None)
+
+
+def _read(tokenizer: ChatTokenizer, ends: frozenset[int]) -> tuple[str, str]:
+    """Lead-in and closing. ModelError where no answer can be learnt in the template."""
+    prompt = render(tokenizer, [_ASKED], answer_next=True)
+    answer = {"role": "assistant", "content": PROBE}
+    before, found, after = render(tokenizer, [_ASKED, answer], answer_next=False).rpartition(PROBE)
+
+    def refuse(what: str, remedy: str) -> ModelError:
+        where, template = tokenizer.name_or_path, "edit its chat_template.jinja so that"
+        return ModelError(f"The chat template {what}", where=where, remedy=f"{template} {remedy}")
+
+    if not found:
+        raise refuse("leaves out the text of an answer", "it shows an assistant's content")
+    if not before.startswith(prompt):
+        raise refuse(
+            f"renders a prompt differently once it is answered: {prompt[-40:]!r} is not in "
+            f"{before[-40:]!r}",
+            "the generation prompt is what stands before an answer",
+        )
+    texts = [text for end in sorted(ends) if (text := tokenizer.decode([end]))]
+    places = [(place, text) for text in texts if (place := after.find(text)) >= 0]
+    if not places:
+        raise refuse(
+            f"ends an assistant turn without an end-of-turn token: {after!r} has none of {texts}",
+            "it does, or list the token that ends a turn in generation_config.json as eos_token_id",
+        )
+    place, end = min(places)
+    closing = (after[:place] if after[:place].strip() else "") + end
+    ids = tokenizer.encode(closing, add_special_tokens=False)
+    if ids[-1] not in ends or ids[0] not in ends | tokenizer.added_tokens_decoder.keys():
+        raise refuse(
+            f"writes text between an answer and its end-of-turn token: {closing!r}",
+            "the end-of-turn token follows the content",
+        )
+    return before[len(prompt) :].rstrip(" "), closing
+
+
+def leads_to_calls(tokenizer: Any, turn: Turn) -> bool:
+    """Whether the lead-in leaves open that an answer calls a tool in the template's own form.
+
+    gpt-oss and others name another channel or recipient there: with tools of the template's, the
+    model has to write the lead-in itself.
+    """
+    from jinja2 import TemplateError
+
+    def text(chat: list[Any], answer_next: bool) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                chat, tools=[_TOOL], tokenize=False, add_generation_prompt=answer_next
+            )
+        )
+
+    if not turn.lead_in:
+        return True
+    try:
+        called = text([_ASKED, _CALLED], False)
+        return called.startswith(text([_ASKED], True) + turn.lead_in)
+    except (TemplateError, TypeError):
+        # It knows no calls, or not in this form.
+        return True
+
+
+def render(tokenizer: ChatTokenizer, chat: list[dict[str, str]], *, answer_next: bool) -> str:
+    """The chat as text, with or without a generation prompt. ModelError where it is refused."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer_next)
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"The model's chat template refuses a chat: {error}",
+            where=tokenizer.name_or_path,
+            remedy="use only roles that the model knows, or another chat template",
+        ) from error
