@@ -20,9 +20,9 @@ from workspaces import make_workspace
 from factory.canon import tool_id
 from factory.codes.gist import GIST_PATH, Gist, GistConfig, embed_gists
 from factory.codes.graph import Pair
-from factory.codes.lifecycle import Codebook, CodeConfig, CoderName
+from factory.codes.lifecycle import Codebook, CodeConfig, CoderName, fit_codebook
 from factory.codes.quantized import QuantizedConfig
-from factory.dataset import encode, examples_from_sample, render, write_examples
+from factory.dataset import code_example, encode, examples_from_sample, render, write_examples
 from factory.engines.base import EngineSettings, fingerprint, open_engine
 from factory.engines.turn import read_turn
 from factory.failures import ChildError, DiskError, InputError, MissingError, ModelError
@@ -48,6 +48,8 @@ from factory.train import (
     TrainConfig,
     TrainingJob,
     TrainingResult,
+    _encode_chats,
+    _load,
     _score_fused,
     _score_targets,
     run_training,
@@ -707,3 +709,16 @@ def test_codes_whose_tokens_the_tokenizer_joins_are_refused_before_training(
     with pytest.raises(ModelError, match=r"keep the tokens of a code apart: \['<a_\d><'"):
         train_once(job)
     assert not job.out.exists()
+
+
+def test_the_turns_of_a_chat_keep_their_places_whether_it_can_be_learnt_or_not(
+    prompts: Prompts, tmp_path: Path
+) -> None:
+    """What post-guided training holds out must not depend on the codes in force."""
+    job = make_job(tmp_path / "run", thinking_model(tmp_path / "base"), [], [])
+    learner, codebook = _load(job), fit_codebook(TOOLS, None, CodeConfig(coder="numeric"))
+    for tool, is_known in ((TOOLS[0], True), (make_tool("unknown"), False)):
+        chat = [*code_example(tool, prompts, "t").messages] * 2
+        example = Example(kind="retrieve", messages=tuple(chat), origin="t")
+        chats = _encode_chats(learner, example, codebook, job)
+        assert [each is not None for each in chats] == [is_known] * 2
