@@ -28,7 +28,7 @@ from factory.codes.lifecycle import Codebook, CodeConfig, CoderName
 from factory.codes.trie import Trie
 from factory.dataset import code_example, retrieve_example, write_examples
 from factory.engines.base import EngineSettings, fingerprint
-from factory.prompts import Prompts
+from factory.prompts import COMPRESS_PROMPT, ENCODE_PROMPT, Prompts
 from factory.records import Example, Tool
 from factory.retrieve import Retriever as TrieSearch
 from factory.scorers.perplexity import measure_perplexity
@@ -182,7 +182,7 @@ def digest_trials(plan: Plan, labelled: Labelled) -> dict[tuple[Variant, int], s
     examples = make_examples(labelled, prompts, described=plan.described)
     basis = [
         fingerprint(plan.model),
-        *(prompts.sha(name) for name in ("codes/encode", "codes/retrieve")),
+        *(prompts.sha(name) for name in (ENCODE_PROMPT, COMPRESS_PROMPT, "codes/retrieve")),
         [asdict(example) for example in examples],
         [[*key, *ids] for key, ids in labelled.ids.items()],
         [
@@ -215,7 +215,7 @@ async def _try(
     """Train, retrieve, measure."""
     parent, seconds, losses = plan.model, 0.0, []
     for number in range(variant.trainings):
-        out = plan.out / f"{variant.name.replace(' ', '_')}-{seed}-{number}"
+        out = plan.out / f"{variant.name.replace(' ', '_')}-{seed}-{mark}-{number}"
         job = _make_job(plan, variant, seed, number, parent, out, labelled)
         result = await run_training(
             job,

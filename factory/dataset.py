@@ -37,7 +37,7 @@ MAX_OTHER_TOOLS = 2
 """Tools of the sample that were not called but stay in the gen target (A2)."""
 
 DropReason = Literal[
-    "too_long", "no_codebook", "no_code", "ood_code", "special_token", "not_unicode"
+    "too_long", "no_codebook", "no_code", "ood_code", "special_token", "not_unicode", "no_question"
 ]
 
 _PLACEHOLDER = re.compile(r"\{\{tool:([^{}\s]+)\}\}")
@@ -405,6 +405,8 @@ def _encode_one(
         return "no_code"
     if not all(is_unicode(message.content) for message in messages):
         return "not_unicode"
+    if messages[0].role == "assistant":
+        return "no_question"
     encoded = tokenise(example.kind, messages)
     is_code = _is_code(example)
     return [replace(part, is_code=is_code) for part in encoded] or "special_token"

@@ -182,7 +182,10 @@ def main(channel: Channel, arguments: list[str]) -> None:
     while (message := channel.receive()) is not None:
         search = search_in(tuple(message["only"]))
         prompts = [chat.encode(_request(text)) for text in message["prompts"]]
-        fits = [len(prompt) + search.depth < room for prompt in prompts]
+        fits = [
+            len(prompt) + search.depth < room and search.fits(len(prompt), message["beams"])
+            for prompt in prompts
+        ]
         rankings = iter(
             search.search(
                 [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit],

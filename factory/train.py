@@ -332,6 +332,8 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     send({"type": "phase", "text": "loading the model"})
     examples, new_tools = read_examples(job.examples), _read_tools(job.new_tools)
     learner = _load(job)
+    if learner.turn.fault is not None:
+        raise learner.turn.fault
     send({"type": "phase", "text": f"giving codes to {len(new_tools)} tools"})
     given = _give_codes(learner, new_tools, examples, job, send)
     if given.recoding is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from factory.compare import (
     standard_variants,
 )
 from factory.compare import compare as run_compare
-from factory.prompts import Prompts
+from factory.prompts import COMPRESS_PROMPT, ENCODE_PROMPT, Prompts
 from factory.scorers.retrieval import BM25, METRICS
 from factory.scorers.toolbench import ToolBench, ToolQuery, read_document
 from factory.train import TrainConfig
@@ -159,6 +160,14 @@ def make_trial(variant: str, seed: int, ndcg: float, **values: Any) -> Trial:
     return replace(trial, **values)
 
 
+def edited_workspace(folder: Path, prompt: str) -> Path:
+    """A workspace with one prompt changed."""
+    shutil.copytree(ROOT / "prompts", folder / "prompts")
+    path = folder / "prompts" / f"{prompt}.j2"
+    path.write_text("Now: " + path.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
 def digests(plan: Plan) -> list[str]:
     return list(digest_trials(plan, divide(plan.bench, plan.held_out)).values())
 
@@ -181,6 +190,10 @@ def test_a_trial_is_known_by_everything_that_decides_it(tmp_path: Path) -> None:
         replace(plan, train=replace(plan.train, epochs=3)),
         replace(plan, variants=(replace(residual, codes=replace(residual.codes, size=4)),)),
         replace(plan, variants=(replace(residual, trainings=2),)),
+        *(
+            replace(plan, workspace=edited_workspace(tmp_path / str(number), name))
+            for number, name in enumerate((ENCODE_PROMPT, COMPRESS_PROMPT, "codes/retrieve"))
+        ),
     ]
     found = [first, *map(digests, others)]
     assert len({mark for marks in found for mark in marks}) == sum(map(len, found))

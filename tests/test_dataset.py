@@ -391,7 +391,10 @@ def test_what_cannot_be_learnt_whole_is_dropped_and_counted(
         ),
         origin="t",
     )
-    given = [*sample, unknown, forged, halved]
+    unasked = Example(
+        kind="gen", messages=(Message(role="assistant", content="an answer first"),), origin="t"
+    )
+    given = [*sample, unknown, forged, halved, unasked]
     turn = turn_of(tokenizer)
     lengths = {
         e.kind: len(encode(e.kind, render(e, Names()), tokenizer, turn)[0].input_ids)
@@ -417,6 +420,7 @@ def test_what_cannot_be_learnt_whole_is_dropped_and_counted(
         "code/no_code": 1,
         "invoke/special_token": 1,
         "gen/not_unicode": 1,
+        "gen/no_question": 1,
     }
 
     short = run(lengths["invoke"] - 1, Names())

@@ -213,6 +213,10 @@ def test_what_a_decoder_counts_by_places_must_hold_prompt_and_branches(
     assert_equal(ranking, rank_all(model, trie, prompt, 5), trie)
     with pytest.raises(ModelError, match="prompt of 11 tokens with 10 branches of 3 takes 41 pla"):
         search.search([[7, *prompt]], k=5, beams=10)
+    assert search.fits(10, 10) and not search.fits(11, 10)
+    longer = [*prompt, *range(15)]
+    (narrow,) = search.search([longer], k=5, beams=5, exact=True)
+    assert len(narrow.found) == 5 and search.fits(25, 5) and not search.fits(25, 10)
 
 
 @pytest.mark.parametrize("kind", ["mpt", "bloom"])

@@ -156,7 +156,7 @@ def fit(
             where=", ".join(map(str, files or [])),
             remedy="give more documents, or mend the bad lines: factory codes fit my_apis.jsonl",
         )
-    # As the next training would do it: tools known before come in by their order, a file's by id.
+    # As a first training would do it: tools known before come in by their order, a file's by id.
     times = None if files else [f"{row:09d}" for row in range(len(tools))]
     with make_monitor() as monitor:
         model = _Model(workspace, folder, config.embedder, monitor)

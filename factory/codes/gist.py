@@ -564,8 +564,9 @@ def encode_document(document: Readable, tokenizer: PreTrainedTokenizerBase) -> E
     if not answers:
         raise ContentError(
             f"no field of the tool can be read in {read[:80]!r}",
-            where=f"prompts/{COMPRESS_PROMPT}.j2",
-            remedy="let it show a tool's name, description or parameters (as JSON) as they are",
+            where="the prompt that compression reads tools by",
+            remedy=f"let {COMPRESS_PROMPT} ({ENCODE_PROMPT} for an early compression) show a "
+            "tool's name, description or parameters (as JSON) as they are",
         )
     return Encoded(content=content, answers=answers)
 

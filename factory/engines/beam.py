@@ -119,7 +119,7 @@ class BeamSearch:
             prompts: token ids, at least one each.
             k: codes of a ranking; fewer where the trie has fewer.
             beams: branches kept at each step, at least k.
-            exact: widen the beam until each ranking is known to be exact.
+            exact: widen the beam until each ranking is known to be exact, as far as it `fits`.
             max_tokens: tokens that are read at once; a longer prompt is read alone.
 
         Raises:
@@ -140,8 +140,12 @@ class BeamSearch:
                     found = self._search([prompts[row] for row in batch], k, beams, max_tokens)
                     rankings.update(zip(batch, found, strict=True))
                 wider = exact and beams < widest
-                open_rows = [row for row in open_rows if wider and not rankings[row].exact]
                 beams = min(WIDEN * beams, widest)
+                open_rows = [
+                    row
+                    for row in open_rows
+                    if wider and not rankings[row].exact and self.fits(len(prompts[row]), beams)
+                ]
         nothing = Ranking(found=(), exact=True)
         return [rankings.get(row, nothing) for row in range(len(prompts))]
 
@@ -248,14 +252,19 @@ class BeamSearch:
         past.stop += ids.shape[1]
         return output.logits.float()
 
+    def fits(self, num_tokens: int, beams: int) -> bool:
+        """Whether the model treats the places of a prompt and its branches alike."""
+        places = num_tokens + min(beams, len(self._trie)) * self.depth
+        return self._max_places is None or places <= self._max_places
+
     def _refuse_too_many_places(self, num_tokens: int, beams: int) -> None:
-        places = num_tokens + beams * self.depth
-        if self._max_places is not None and places > self._max_places:
+        if not self.fits(num_tokens, beams):
             raise ModelError(
                 f"a prompt of {num_tokens} tokens with {beams} branches of {self.depth} takes "
-                f"{places} places, and a {self._kind} model treats {self._max_places} alike",
+                f"{num_tokens + beams * self.depth} places, and a {self._kind} model treats "
+                f"{self._max_places} alike",
                 where=self._model.name_or_path,
-                remedy="shorten the query or take fewer beams (--beams, without --exact)",
+                remedy="shorten the query or take fewer beams",
             )
 
     def _masks(self, seen_BKT: Any, position_BK: Any, position_BT: Any) -> Any:
