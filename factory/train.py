@@ -57,7 +57,7 @@ from factory.dataset import (
     write_rows,
 )
 from factory.engines.base import check_model_folder, fingerprint
-from factory.engines.turn import Turn, end_ids, read_turn
+from factory.engines.turn import Turn, turn_of
 from factory.failures import ChildError, DiskError, GateError, InputError, MissingError, ModelError
 from factory.prompts import COMPRESS_PROMPT, ENCODE_PROMPT, Prompts
 from factory.records import IGNORED, Example, Tool
@@ -535,7 +535,6 @@ def _load(job: TrainingJob) -> _Learner:
     )
     model = model.to("cuda" if gpu else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True)
-    listed = model.generation_config.eos_token_id
     workspace = Workspace(job.workspace)
     prompts, embedder = Prompts.load(workspace), job.config.codes.embedder
     reader = DocumentReader(
@@ -552,7 +551,7 @@ def _load(job: TrainingJob) -> _Learner:
         reader=reader,
         stored_dtype=stored or torch.float32,
         prompts=prompts,
-        turn=read_turn(tokenizer, end_ids(tokenizer.eos_token_id, listed)),
+        turn=turn_of(model, tokenizer),
         gpu=gpu,
     )
 

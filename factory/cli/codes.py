@@ -380,10 +380,9 @@ class _Model:
 
     def _stop(self) -> int | None:
         """The token that follows a code in the model's chat template."""
-        from factory.engines.turn import end_ids, read_turn
+        from factory.engines.turn import turn_of
 
-        tokenizer, listed = self._tokenizer, self._model.generation_config.eos_token_id
-        return read_turn(tokenizer, end_ids(tokenizer.eos_token_id, listed)).stop
+        return turn_of(self._model, self._tokenizer).stop
 
     def _save_gist(self, checkpoint: Path) -> None:
         from factory.codes.gist import GIST_PATH

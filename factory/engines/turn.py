@@ -100,6 +100,12 @@ def read_turn(tokenizer: ChatTokenizer, ends: frozenset[int]) -> Turn:
     return Turn(lead_in, tuple(lead_ids), closing, tuple(closing_ids), stop, ends | {stop}, None)
 
 
+def turn_of(model: Any, tokenizer: Any) -> Turn:
+    """The same of a loaded transformers model, which ends turns as its generation config says."""
+    listed = model.generation_config.eos_token_id
+    return read_turn(tokenizer, end_ids(tokenizer.eos_token_id, listed))
+
+
 def _read(tokenizer: ChatTokenizer, ends: frozenset[int]) -> tuple[str, str]:
     """Lead-in and closing. ModelError where no answer can be learnt in the template."""
     prompt = render(tokenizer, [_ASKED], answer_next=True)
