@@ -20,7 +20,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -54,6 +53,8 @@ class Encoded:
     """The chat, (L,)."""
     labels: tuple[int, ...]
     """The same ids where there is loss, IGNORED elsewhere, (L,)."""
+    spans: tuple[tuple[int, int], ...]
+    """Where each answer is, (start, stop), without what the template writes around it."""
     is_code: bool = False
     """Whether its answers are codes and nothing else."""
 
@@ -62,12 +63,10 @@ class Encoded:
         """The ids that carry loss."""
         return [label for label in self.labels if label != IGNORED]
 
-    def contents(self, turn: Turn) -> Iterator[tuple[int, ...]]:
-        """The ids of each answer, without what the template writes around it."""
-        start, stop = len(turn.lead_ids), len(turn.closing_ids)
-        for is_answer, labels in groupby(self.labels, lambda label: label != IGNORED):
-            if is_answer:
-                yield tuple(labels)[start:-stop]
+    @property
+    def contents(self) -> list[tuple[int, ...]]:
+        """The ids of each answer."""
+        return [self.input_ids[start:stop] for start, stop in self.spans]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -337,27 +336,29 @@ def encode(
     if turn.fault is not None:
         raise turn.fault
     chat = [{"role": message.role, "content": message.content} for message in messages]
-    rows: list[tuple[list[int], list[int]]] = []
+    rows: list[tuple[list[int], list[int], list[tuple[int, int]]]] = []
     done: str | None = None
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue
         prompt = render_chat(tokenizer, chat[:index], answer_next=True)
         if done is None or not prompt.startswith(done):
-            rows.append(([], []))
+            rows.append(([], [], []))
             done = ""
         prompt_ids = tokenizer.encode(prompt[len(done) :], add_special_tokens=False)
         content_ids = tokenizer.encode(message.content, add_special_tokens=False)
         if not turn.ends.isdisjoint(content_ids):
             return []
         answer_ids = [*turn.lead_ids, *content_ids, *turn.closing_ids]
-        input_ids, labels = rows[-1]
+        input_ids, labels, spans = rows[-1]
+        start = len(input_ids) + len(prompt_ids) + len(turn.lead_ids)
+        spans.append((start, start + len(content_ids)))
         input_ids += prompt_ids + answer_ids
         labels += [IGNORED] * len(prompt_ids) + answer_ids
         done = prompt + turn.lead_in + message.content + turn.closing
     return [
-        Encoded(kind=kind, input_ids=tuple(input_ids), labels=tuple(labels))
-        for input_ids, labels in rows
+        Encoded(kind=kind, input_ids=tuple(input_ids), labels=tuple(labels), spans=tuple(spans))
+        for input_ids, labels, spans in rows
     ]
 
 

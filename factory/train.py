@@ -371,7 +371,7 @@ def _check_codes(learner: _Learner, encoded: EncodedSet, codebook: Codebook) -> 
     """ModelError where an answer that is a code is learnt in other ids than its trie has."""
     spelt = codebook.spellings(learner.tokenizer)
     for example in encoded.examples:
-        for content in example.contents(learner.turn) if example.is_code else ():
+        for content in example.contents if example.is_code else ():
             if content not in spelt:
                 raise ModelError(
                     "The model's tokenizer does not keep the tokens of a code apart: "
@@ -469,14 +469,12 @@ class DocumentReader:
         from factory.codes.gist import embed_gists
         from factory.codes.vocabulary import embed_documents, embed_with
 
+        gist = self.gist if self.embedder is None else None
+        texts = self._texts(tools, gist.prompt if gist else ENCODE_PROMPT)
         if self.embedder is not None:
-            return embed_with(self.embedder, self._texts(tools, ENCODE_PROMPT))
-        if self.gist is not None:
-            texts = self._texts(tools, self.gist.prompt)
-            return embed_gists(
-                self.model, self.tokenizer, self.gist, texts, on_progress=on_progress
-            )
-        texts = self._texts(tools, ENCODE_PROMPT)
+            return embed_with(self.embedder, texts)
+        if gist is not None:
+            return embed_gists(self.model, self.tokenizer, gist, texts, on_progress=on_progress)
         return embed_documents(self.model, self.tokenizer, texts, on_progress=on_progress)
 
     def _readable(self, tools: Sequence[Tool], prompt: str) -> list[Readable]:
@@ -735,33 +733,57 @@ def _make_trainer(
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    weigh = _Weigh.balanced(learner, examples, config.code_share)
+    coded = _code_positions(examples, set(_code_ids(learner)))
     rows = [
-        {"input_ids": list(e.input_ids), "labels": list(e.labels), "is_code": e.is_code}
-        for e in examples
+        {"input_ids": list(e.input_ids), "labels": list(e.labels), "coded": positions}
+        for e, positions in zip(examples, coded, strict=True)
     ]
     lora = _lora_config(learner, config) if config.method == "lora" else None
-    trainer = _trainer_class(weigh)(
+    trainer = _trainer_class()(
         model=learner.model,
         args=_arguments(learner, config, folder),
         train_dataset=Dataset.from_list(rows),
         processing_class=learner.tokenizer,
         peft_config=lora,
     )
-    trainer.data_collator = _collate_with_kind(trainer.data_collator)
+    weight = _code_weight(examples, coded, config.code_share)
+    trainer.data_collator = _collate_with_weights(trainer.data_collator, weight)
     trainer.remove_callback(PrinterCallback)
     if lora is not None and config.row_rate != 1.0:
         trainer.optimizer = _two_rates(trainer.model, config)
     return trainer
 
 
-def _collate_with_kind(collate: Callable[[Any], dict[str, Any]]) -> Any:
-    """`collate`, and which examples are codes, (B,)."""
+def _code_positions(examples: Sequence[Encoded], code_ids: set[int]) -> list[list[int]]:
+    """Where each example learns a code: code tokens, or else the answers of code examples."""
+    if code_ids:
+        return [[i for i, label in enumerate(e.labels) if label in code_ids] for e in examples]
+    return [[i for span in e.spans if e.is_code for i in range(*span)] for e in examples]
+
+
+def _code_weight(
+    examples: Sequence[Encoded], coded: Sequence[Sequence[int]], code_share: float
+) -> float:
+    """Weight of a code's token beside 1 of others, with which codes together get `code_share`, as
+    long as a code example then weighs no more than an average other one."""
+    num_tokens = sum(map(len, coded))
+    other = sum(len(e.target_ids) for e in examples) - num_tokens
+    if not (code_share > 0 and num_tokens and other):
+        return 1.0
+    num_coded = sum(map(bool, coded))
+    most = num_coded / max(1, len(examples) - num_coded)
+    return max(1.0, min(code_share / (1 - code_share), most) * other / num_tokens)
+
+
+def _collate_with_weights(collate: Callable[[Any], dict[str, Any]], code_weight: float) -> Any:
+    """`collate`, which fills up on the right, and (B, L) weights, 0 where there is no loss."""
 
     def collate_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        import torch
-
-        return {**collate(rows), "is_code": torch.tensor([row["is_code"] for row in rows])}
+        batch = collate(rows)
+        weights_BL = (batch["labels"] != IGNORED).float()
+        for weights_L, row in zip(weights_BL, rows, strict=True):
+            weights_L[row["coded"]] = code_weight
+        return {**batch, "weights": weights_BL}
 
     return collate_all
 
@@ -835,7 +857,7 @@ class StepsByLength:
             )
 
 
-def _trainer_class(weigh: _Weigh) -> Any:
+def _trainer_class() -> Any:
     """SFTTrainer whose loss weighs each target token."""
     from trl import SFTTrainer
 
@@ -853,8 +875,7 @@ def _trainer_class(weigh: _Weigh) -> Any:
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
             """The micro-batches of one step, and the sum of their weights in place of a count."""
             samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            total = sum(weigh(s["labels"][:, 1:], s["is_code"]).sum() for s in samples)
-            return samples, total
+            return samples, sum(sample["weights"][:, 1:].sum() for sample in samples)
 
         def compute_loss(
             self,
@@ -864,19 +885,19 @@ def _trainer_class(weigh: _Weigh) -> Any:
             num_items_in_batch: Any = None,
         ) -> Any:
             """This micro-batch's part of the step's weighted mean."""
-            is_code_B = inputs.pop("is_code")
+            weights_BT = inputs.pop("weights")[:, 1:]
             score = _score_fused if inputs["input_ids"].is_cuda else _score_targets
-            log_probs_BL, labels_BL = score(model, inputs)
-            weights_BL = weigh(labels_BL, is_code_B)
+            log_probs_BL, place_L = score(model, inputs)
+            weights_BL = weights_BT[:, place_L]
             return -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(model.device)
 
     return WeightedTrainer
 
 
 def _score_fused(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-    """(B, L) log-probabilities of the next tokens, and the labels, by TRL's fused head."""
+    """(B, L) log-probabilities of next tokens, by TRL's fused head, and their positions: all."""
     outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-    return outputs.log_probs, inputs["labels"][:, 1:]
+    return outputs.log_probs, slice(None)
 
 
 def _score_targets(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
@@ -888,55 +909,6 @@ def _score_targets(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
 
     others = {key: value for key, value in inputs.items() if key != "labels"}
     return score_targets(model, inputs["labels"], **others)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Weigh:
-    """Weights of target tokens: 1, and more for codes."""
-
-    token_V: Any
-    """(V,) float32 weight of each token as a target."""
-    spelt_V: Any
-    """The same in the answers of code examples."""
-
-    def __call__(self, labels_BL: Any, is_code_B: Any) -> Any:
-        """(B, L) weight of each target token, 0 where there is no loss."""
-        import torch
-
-        tokens_BL, device = labels_BL.clamp(min=0), labels_BL.device
-        weights_BL = torch.where(
-            is_code_B.to(device)[:, None],
-            self.spelt_V.to(device)[tokens_BL],
-            self.token_V.to(device)[tokens_BL],
-        )
-        return weights_BL * (labels_BL != IGNORED)
-
-    @classmethod
-    def balanced(cls, learner: _Learner, examples: Sequence[Encoded], code_share: float) -> _Weigh:
-        """Codes together get `code_share` of the weight, as long as a code example then weighs no
-        more than an average other one."""
-        import torch
-
-        token_V = torch.ones(learner.model.get_input_embeddings().weight.shape[0])
-        spelt_V, code_ids = token_V.clone(), _code_ids(learner)
-        around = {*learner.turn.lead_ids, *learner.turn.closing_ids}
-        counted = set(code_ids)
-        parts = [
-            [t in counted if code_ids else e.is_code and t not in around for t in e.target_ids]
-            for e in examples
-        ]
-        coded = sum(map(sum, parts))
-        other = sum(map(len, parts)) - coded
-        if code_share > 0 and coded and other:
-            num_coded = sum(map(any, parts))
-            most = num_coded / max(1, len(examples) - num_coded)
-            weight = max(1.0, min(code_share / (1 - code_share), most) * other / coded)
-            if code_ids:
-                token_V[code_ids] = spelt_V[code_ids] = weight
-            else:
-                spelt_V[:] = weight
-                spelt_V[sorted(around)] = 1.0
-        return cls(token_V=token_V, spelt_V=spelt_V)
 
 
 def _lora_config(learner: _Learner, config: TrainConfig) -> Any:

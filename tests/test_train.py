@@ -615,8 +615,8 @@ def test_scoring_targets_alone_is_the_fused_score(tmp_path: Path) -> None:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     scores = []
     for score in (_score_fused, _score_targets):
-        log_probs, targets = score(model, inputs)
-        scores.append(log_probs[targets != IGNORED])
+        log_probs, places = score(model, inputs)
+        scores.append(log_probs[labels[:, 1:][:, places] != IGNORED])
     assert len(scores[0]) == 13
     torch.testing.assert_close(*scores)
 

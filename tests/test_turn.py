@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 from conftest_models import make_tokenizer
 
 from factory.codes.trie import Trie
-from factory.dataset import encode, encode_all, placeholder
+from factory.dataset import Encoded, encode, encode_all, placeholder
 from factory.engines.chat import Chat
 from factory.engines.turn import Turn, end_ids, read_turn
 from factory.failures import ModelError
 from factory.records import Example, Message, Request, Sampling
+from factory.train import _code_positions, _code_weight
 
 TRL = Path(str(find_spec("trl").origin)).parent / "chat_templates"  # type: ignore[union-attr]
 TEMPLATES = sorted(TRL.glob("*.jinja"))
@@ -143,7 +145,7 @@ def test_training_and_requests_have_the_same_ids_in_every_template(
             if len(made.examples) > 1 or len(shape) < 3:
                 assert list(last.input_ids[:-num_answer]) == prompt_ids
             assert list(last.input_ids[-num_answer:]) == spelt[tool] + list(turn.closing_ids)
-            *earlier, code = [c for part in made.examples for c in part.contents(turn)]
+            *earlier, code = [c for part in made.examples for c in part.contents]
             assert trie.lookup(code) == tool and turn.stop not in code
             assert [tokenizer.decode(list(c)) for c in earlier] == [
                 m.content for m in shape if m.role == "assistant"
@@ -241,6 +243,41 @@ def test_turns_that_are_rendered_otherwise_later_are_learnt_one_by_one(tmp_path:
         prompt_ids = chat.encode(ask(turns[: 2 * number + 1]))
         content_ids = tokenizer.encode(turns[2 * number + 1].content)
         assert list(row.input_ids) == [*prompt_ids, *content_ids, *turn.closing_ids]
+
+
+SHARES = (
+    "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}<bot>"
+    "{% else %}<t>{{ m.content }}<end>{% endif %}{% endfor %}"
+)
+"""Writes a token before answers that answers have too, and nothing between two of them."""
+
+
+def test_a_code_weighs_more_even_where_the_template_writes_its_tokens(tmp_path: Path) -> None:
+    _, tokenizer, turn = make_own(tmp_path, SHARES)
+    chat = messages("Where?", "a<t>b")
+    chat = (*chat, Message(role="assistant", content="<t>"))
+    (row,) = encode("code", chat, tokenizer, turn)
+    assert tokenizer.decode(row.target_ids) == "<t>a<t>b<end><t><t><end>"
+    assert [tokenizer.decode(list(content)) for content in row.contents] == ["a<t>b", "<t>"]
+    spelt = replace(row, is_code=True)
+    ((*positions,), none) = _code_positions([spelt, row], set())
+    assert [row.labels[i] for i in positions] == [t for c in row.contents for t in c]
+    assert none == []
+    end = tokenizer.convert_tokens_to_ids("<end>")
+    assert [row.labels[i] for i in _code_positions([row], {end})[0]] == [end, end]
+
+
+def test_codes_get_their_share_as_long_as_none_weighs_more_than_another_example() -> None:
+    def example(num_labels: int) -> Encoded:
+        ids = tuple(range(num_labels))
+        return Encoded(kind="code", input_ids=ids, labels=ids, spans=())
+
+    one_of_four = [example(2), *[example(30)] * 3], [[0, 1], [], [], []]
+    assert _code_weight(*one_of_four, code_share=0.25) == pytest.approx(15)
+    assert _code_weight(*one_of_four, code_share=0.5) == pytest.approx(15)
+    assert _code_weight(*one_of_four, code_share=0.1) == pytest.approx(5)
+    assert _code_weight(*one_of_four, code_share=0.0) == 1
+    assert _code_weight([example(5)], [[0]], code_share=0.01) == 1
 
 
 def test_an_example_of_several_rows_counts_once_and_is_kept_or_dropped_whole(

@@ -401,9 +401,9 @@ class Compressor:
 def score_targets(
     model: PreTrainedModel, labels_BT: torch.Tensor, **inputs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, L) log-probabilities of next tokens, 0 where there is no loss, and their labels.
+    """(B, L) log-probabilities of next tokens, 0 where there is no loss, and their positions.
 
-    The language head runs on the L positions at which any row has loss, not on all T - 1.
+    The language head runs on the L of T - 1 positions at which any row has loss.
     """
     import torch
 
@@ -414,7 +414,7 @@ def score_targets(
     losses_BL = torch.nn.functional.cross_entropy(
         logits_BLW.float().transpose(1, 2), labels_BL, ignore_index=IGNORED, reduction="none"
     )
-    return -losses_BL, labels_BL
+    return -losses_BL, place_L
 
 
 def split(number: int, config: GistConfig) -> tuple[list[int], list[int]]:

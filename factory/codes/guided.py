@@ -276,10 +276,8 @@ class _Guide:
             embedded_BTD = embedded_BTD.index_put(places, moved_MD, accumulate=True)
         labels_BT = pad([chat.labels for chat in chats], 0, fill=IGNORED).to(embedded_BTD.device)
         with self.compressor.model.disable_adapter():
-            logs_BL, labels_BL = score_targets(
-                self.compressor.model, labels_BT, inputs_embeds=embedded_BTD
-            )
-        return -logs_BL.sum(), int((labels_BL != IGNORED).sum())
+            logs_BL, _ = score_targets(self.compressor.model, labels_BT, inputs_embeds=embedded_BTD)
+        return -logs_BL.sum(), int((labels_BT[:, 1:] != IGNORED).sum())
 
     def _moved(self, marks: Sequence[Mark], coding: Coding) -> torch.Tensor:
         """(M, D) what the tools' states have moved, as the code tokens' rows see it."""
