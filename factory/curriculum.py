@@ -75,6 +75,8 @@ def train_config(recipe: Recipe, number: int, dtype: str, codebook_version: int)
         max_length=train.max_length,
         lora_rank=train.lora_rank,
         lora_alpha=train.lora_alpha,
+        warmup_ratio=train.warmup_ratio,
+        code_share=train.code_share,
         seed=derive_seed(recipe.seed, number, "train") % 2**31,
         dtype=dtype,
         codes=code_config(recipe, codebook_version),

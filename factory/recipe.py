@@ -59,7 +59,9 @@ class QuantizedSection(Section):
     """Sinkhorn passes."""
     learning_rate: float = Field(1e-3, gt=0)
     epochs: int = Field(2000, gt=0)
-    """At most; training stops sooner when it no longer gains."""
+    """At most."""
+    patience: int = Field(50, ge=0)
+    """Of them, those without a gain before training stops; 0 is all of them."""
     batch_size: int = Field(1024, gt=0)
 
     @model_validator(mode="after")
@@ -171,6 +173,11 @@ class TrainSection(Section):
     max_length: int = Field(4096, gt=0)
     lora_rank: int = Field(16, gt=0)
     lora_alpha: int = Field(32, gt=0)
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    """Share of the steps with rising learning rate."""
+    code_share: float = Field(0.3, ge=0, lt=1)
+    """Share of the loss on codes (algorithms §8), as long as none weighs more than another example;
+    0 is no weighting."""
     replay: float = Field(0.4, ge=0)
     """Seed examples replayed, as a share of the seed set (at most `replay_limit` of them)."""
     replay_limit: int = Field(8000, ge=0)
@@ -335,16 +342,19 @@ def load_stored_recipe(name: str, text: str) -> Resolved:
 
 
 def mend(
-    stored: Resolved, given: Resolved, sections: tuple[str, ...] = ("train.", "score.")
+    stored: Resolved,
+    given: Resolved,
+    sections: tuple[str, ...] = ("train.", "score.", "codes."),
+    fixed: frozenset[str] = frozenset({"codes.retrieve", "codes.keep"}),
 ) -> Resolved:
-    """`stored` with the values of some sections that flags give now.
+    """`stored` with the values of some sections that flags give now, but for the `fixed` ones.
 
     What has been sampled stays as it was sampled; what comes after may be changed.
     """
     flags = {
         key: value
         for key, value in flatten(given.recipe.model_dump(mode="json"))
-        if given.origins.get(key) == "flag" and key.startswith(sections)
+        if given.origins.get(key) == "flag" and key.startswith(sections) and key not in fixed
     }
     table = stored.recipe.model_dump(mode="json")
     for key, value in flags.items():

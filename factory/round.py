@@ -204,7 +204,7 @@ class Factory:
         pending = len(history.pending_queries(self.ledger, this.number))
         self.monitor.note(
             f"continuing round {this.number}: {pending} queries without a sample; its queries, "
-            "model and recipe stay, --set train.… and score.… apply"
+            "model and recipe stay, --set train.…, codes.… and score.… apply"
         )
         return this
 

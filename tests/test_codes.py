@@ -99,6 +99,10 @@ def load_model(folder: Path, *, tied: bool = True) -> tuple[Any, Any]:
         (4, 512, None, (2, 7)),
         (46_985, 512, None, (512, 3)),
         (200, 16, None, (16, 3)),
+        (64, 1024, 2, (12, 2)),
+        (64, 10, 2, (10, 2)),
+        (200, 1024, 2, (25, 2)),
+        (40, 512, 1, (20, 1)),
     ],
 )
 def test_shape_follows_the_number_of_tools(
@@ -261,7 +265,7 @@ def test_the_nearest_free_sibling_is_taken() -> None:
 
 def test_more_tools_than_codes_is_an_input_error() -> None:
     tools = make_tools(40)
-    with pytest.raises(InputError, match="40 tools do not fit into 5 codes") as error:
+    with pytest.raises(InputError, match="40 tools do not fit into 20 codes") as error:
         fit_codebook(tools, make_embeddings(40), levels=1)
     assert "levels" in error.value.remedy
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import Field
 from workspaces import ROOT, make_workspace
 
+from factory.curriculum import train_config
 from factory.failures import ContentError, RecipeError
 from factory.recipe import Section, load_recipe, load_settings, want_list
 from factory.workspace import Workspace
@@ -21,6 +22,13 @@ def test_shipped_recipe_loads_and_opens_with_its_command(name: str) -> None:
     load_recipe(Workspace(ROOT), name, {})
     first = (ROOT / "rounds" / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith(f"# factory round --recipe {name}")
+
+
+@pytest.mark.parametrize("name", ["toolgen", "sgtc", "toolweaver"])
+def test_recipes_of_papers_train_as_published(name: str) -> None:
+    """Algorithms §2.5, §3.3, §4.7: 3 % warm-up, a plain loss, trajectories of 6,144 tokens."""
+    train = train_config(load_recipe(Workspace(ROOT), name, {}).recipe, 1, "auto", 1)
+    assert (train.warmup_ratio, train.code_share, train.max_length) == (0.03, 0, 6144)
 
 
 def test_values_have_origins(tmp_path: Path) -> None:

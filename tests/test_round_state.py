@@ -89,11 +89,14 @@ def test_empty_pool_of_a_file_is_not_the_home_world(workspace: Workspace) -> Non
 def test_flags_mend_training_of_an_open_round_but_not_sampling(workspace: Workspace) -> None:
     open_factory(workspace)._start(2)
     given = {"train.micro_batch_size": "1", "calls.n": "9", "score.tolerance": "5"}
+    given |= {"codes.levels": "3", "codes.keep": "7"}
     factory = open_factory(workspace, given)
     factory._resume()
     assert factory.recipe.train.micro_batch_size == 1
     assert factory.recipe.score.tolerance == 5
     assert factory.recipe.calls.n == 5
+    assert factory.recipe.codes.levels == 3
+    assert factory.recipe.codes.keep == 1
 
 
 def test_changed_rules_stop_an_open_round_until_undone_or_abandoned(workspace: Workspace) -> None:

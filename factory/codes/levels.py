@@ -23,10 +23,10 @@ from factory.codes.assign import MORE_LEVELS, refuse_if_full, resolve
 from factory.codes.base import CHUNK, Assignment, Code, Floats, Ints, Layout, Taken, as_NVD
 from factory.codes.graph import Graph
 
-CAPACITY = 20
-"""Codes per tool that the default depth leaves room for (A27)."""
+CAPACITY, LEAST_CAPACITY = 20, 2
+"""Codes per tool that the default depth leaves room for (A27), and that a given one does."""
 TOOLS_PER_CODE = 8
-"""A level has at most one code for so many tools (A14)."""
+"""A level has at most one code for so many tools (A14), where that leaves room."""
 
 
 class Shape(NamedTuple):
@@ -41,11 +41,18 @@ class Shape(NamedTuple):
 def choose_shape(num_tools: int, size: int, levels: int | None = None, views: int = 1) -> Shape:
     """K capped at N // 8 (A14) and, without `levels`, the smallest L with K**(V L) >= 20 N (A27).
 
+    With few tools on given levels, K is what leaves two codes a tool, N // 2 at most.
+
     >>> choose_shape(64, 512)
     Shape(size=8, levels=4)
+    >>> choose_shape(64, 512, levels=2)
+    Shape(size=12, levels=2)
     """
     capped = max(2, min(size, num_tools // TOOLS_PER_CODE))
     if levels:
+        most = min(size, num_tools // 2)
+        while capped < most and capped ** (views * levels) < LEAST_CAPACITY * num_tools:
+            capped += 1
         return Shape(capped, levels)
     depth = 1
     while capped ** (views * depth) < CAPACITY * num_tools:

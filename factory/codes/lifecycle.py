@@ -74,8 +74,8 @@ FORMAT = 1
 OUTLIER_PERCENTILE = 99.0
 """A new tool farther out than this share of the known ones is marked (A38)."""
 RECODE_NEW, RECODE_MOVED, RECODE_OUTLIERS = 0.10, 0.05, 0.02
-"""Shares of tools that came after the fit, that are off their nearest code, and that are far out,
-above which codes that may be made anew are made anew (A41)."""
+"""Shares of tools that came after the fit, that came off their nearest code since, and that are far
+out, above which codes that may be made anew are made anew (A41)."""
 LOADERS: Mapping[str, Callable[[Path], Coder]] = {
     coder.name: coder.load
     for coder in (
@@ -472,8 +472,10 @@ class Codebook:
             return f"the codes are {report.age} trainings old"
         if new >= RECODE_NEW:
             return f"{new:.0%} of the tools came after the fit"
-        if report.moved > RECODE_MOVED * num_tools:
-            return f"{report.moved / num_tools:.0%} of the tools are off their nearest code"
+        later = self.tools[report.fitted or num_tools :]
+        moved = sum(entry.resolved_by != "nearest" for entry in later)
+        if moved > RECODE_MOVED * num_tools:
+            return f"{moved / num_tools:.0%} of the tools came later and are off their nearest code"
         if len(self.outliers) > RECODE_OUTLIERS * num_tools:
             return f"{len(self.outliers) / num_tools:.0%} of the tools are far from all codes"
         return ""

@@ -34,14 +34,12 @@ Layers: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
 
 CHECK_EVERY = 10
 """Epochs between two looks at reconstruction and collisions."""
-PATIENCE = 5
-"""Looks without a better one before training stops (A26)."""
 KMEANS_ITERATIONS = 100
 """Steps of the k-means that gives codebooks their first entries, at most (§4.3)."""
 CLIP = 1.0
 """Largest norm of a step's gradient (§4.3)."""
-REFRESH_STEPS = 600
-"""Steps at most to follow a trained model into its space."""
+REFRESH_STEPS, REFRESH_RATE = 600, 1e-3
+"""Steps at most, and their learning rate, to follow a trained model into its space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +64,9 @@ class QuantizedConfig:
     learning_rate: float = 1e-3
     """Of AdamW."""
     epochs: int = 2000
-    """Passes over the tools at most; training stops sooner when it no longer gains (A26)."""
+    """Passes over the tools, at most."""
+    patience: int = 50
+    """Of them, those without a gain before training stops (A26); 0 is all of them, as published."""
     batch_size: int = 1024
     """Tools of a step."""
 
@@ -276,9 +276,9 @@ class _Trainer:
         learnt = weights if held else [*weights, self._codebooks_PKd]
         for tensor in learnt:
             tensor.requires_grad_()
-        optimizer = torch.optim.AdamW(learnt, lr=self.config.learning_rate, weight_decay=0.0)
-        best, looks_left = self._look(0), PATIENCE
-        kept = self._snapshot()
+        rate = REFRESH_RATE if held else self.config.learning_rate
+        optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.0)
+        best, gained, kept = self._look(0), 0, self._snapshot()
         num_batches = math.ceil(len(self._points_ND) / self.config.batch_size)
         epochs = math.ceil(REFRESH_STEPS / num_batches) if held else self.config.epochs
         for epoch in range(1, epochs + 1):
@@ -291,10 +291,8 @@ class _Trainer:
                 look = self._look(epoch)
                 # Better: less error, or at 1 % more at most, fewer collisions.
                 if look[0] < best[0] * 0.99 or (look[0] <= best[0] * 1.01 and look[1] < best[1]):
-                    best, kept, looks_left = look, self._snapshot(), PATIENCE
-                else:
-                    looks_left -= 1
-                if not looks_left:
+                    best, gained, kept = look, epoch, self._snapshot()
+                if 0 < self.config.patience <= epoch - gained:
                     break
             last = self.history[-1]
             told = f"error {last['error']:.4g}, {last['collisions']:.0f} collisions"
@@ -477,7 +475,7 @@ def _nearest_codes(latent_Nd: torch.Tensor, codebooks_PKd: torch.Tensor) -> torc
 def _flat(embeddings_NVD: Floats) -> Floats:
     """(N, V*D)."""
     embeddings_NVD = as_NVD(embeddings_NVD)
-    return embeddings_NVD.reshape(len(embeddings_NVD), -1)
+    return embeddings_NVD.reshape(len(embeddings_NVD), math.prod(embeddings_NVD.shape[1:]))
 
 
 def _forward(layer_ND: Floats, stack: Sequence[tuple[Floats, Floats]]) -> Floats:
