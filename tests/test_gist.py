@@ -181,6 +181,49 @@ def test_states_are_read_at_the_length_of_input_rows(
     assert (again.scale, again.prompt) == (gist.scale, "codes/compress")
 
 
+def test_models_that_lengthen_rows_read_states_as_long_as_words(
+    loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """Gemma multiplies input rows by sqrt(D), which embeddings given in their place bypass."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    tokenizer = loaded[1]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=32,
+            )
+        )
+        ids = [encode_document(one, tokenizer).content for one in documents()[:8]]
+        with attached(model, CONFIG, None) as compressor:
+            words = compressor.look_up(torch.arange(len(tokenizer))).detach().norm(dim=1)
+            scaled = np.linalg.norm(compressor.embed(ids) * compressor.find_scale(ids), axis=2)
+            new = torch.cat([compressor.gist_VD, compressor.indicator_MD]).detach().norm(dim=1)
+    row = float(model.get_input_embeddings().weight.detach().norm(dim=1).mean())
+    assert float(words.mean()) == pytest.approx(8 * row, rel=0.01)
+    assert scaled.mean() == pytest.approx(float(words.mean()), rel=0.01)
+    assert float(new.mean()) == pytest.approx(float(words.mean()), rel=0.2)
+
+
+def test_no_more_answers_are_scored_at_once_than_a_step_has(loaded: tuple[Any, Any]) -> None:
+    """What limits memory limits it where the held-out loss is taken, too."""
+    model, tokenizer = loaded
+    sizes = []
+    head = model.get_output_embeddings()
+    watch = head.register_forward_hook(lambda _, __, logits: sizes.append(len(logits)))
+    config = replace(CONFIG, batch_size=5, held_out=0.8, epochs=1)
+    fit_gist(model, tokenizer, documents()[:20], config)
+    watch.remove()
+    assert max(sizes) <= 5 + 3 and sum(sizes) == (16 + 4 + 16) * 4
+
+
 def test_compression_saved_before_there_was_a_scale_stays_as_it_was(
     loaded: tuple[Any, Any], tmp_path: Path
 ) -> None:

@@ -277,6 +277,8 @@ class Compressor:
     """Embeddings of the tasks."""
     scale: float
     """Of states in pass 2."""
+    batch_size: int
+    """Instances whose answers are scored at once."""
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""
@@ -342,8 +344,8 @@ class Compressor:
         self.model.eval()
         total, count = 0.0, 0
         with torch.inference_mode():
-            for begin in range(0, len(documents), 32):
-                loss, number = self.loss(documents[begin : begin + 32], shuffle)
+            for batch in batches(documents, range(len(documents)), self.batch_size):
+                loss, number = self.loss(batch, shuffle)
                 total, count = total + float(loss), count + number
         self.model.train(was_training)
         return total / count
@@ -388,7 +390,7 @@ class Compressor:
         """Mean norm of the input embeddings by that of states as they are now (A13)."""
         states_NVD = self.embed(content[:MAX_SCALE_DOCUMENTS])
         table = self.model.get_input_embeddings().weight.detach()
-        norm = float(table.float().norm(dim=1).mean())
+        norm = float(table.float().norm(dim=1).mean()) * reading_scale(self.model)
         return norm / float(np.linalg.norm(states_NVD, axis=2).mean())
 
     def look_up(self, ids: torch.Tensor) -> torch.Tensor:
@@ -396,6 +398,17 @@ class Compressor:
         table = self.model.get_input_embeddings()
         embedded: torch.Tensor = table(ids.to(table.weight.device))
         return embedded
+
+
+def reading_scale(model: PreTrainedModel) -> float:
+    """How much longer input embeddings are than a model's rows: sqrt(D) for Gemma, 1 for most."""
+    import torch
+
+    table = model.get_input_embeddings()
+    rows_KD = table.weight.detach()[:256]
+    with torch.no_grad():
+        read_KD = table(torch.arange(len(rows_KD), device=rows_KD.device))
+    return float(read_KD.float().norm() / rows_KD.float().norm())
 
 
 def score_targets(
@@ -453,6 +466,7 @@ def attached(
         if start is None:
             shape = (config.views + len(TASKS), table.shape[1])
             new = table.mean(dim=0) + table.std(dim=0) * torch.randn(shape).to(table.device)
+            new *= reading_scale(model)
             gist_VD, indicator_MD = new[: config.views], new[config.views :]
         else:
             gist_VD, indicator_MD = (
@@ -466,6 +480,7 @@ def attached(
             gist_VD=torch.nn.Parameter(gist_VD.clone()),
             indicator_MD=torch.nn.Parameter(indicator_MD.clone()),
             scale=start.scale if start is not None and config.rescale else 1.0,
+            batch_size=config.batch_size,
         )
     finally:
         adapted.base_model.unload()

@@ -37,6 +37,7 @@ from factory.codes.gist import (
     batches,
     encode_document,
     pad,
+    reading_scale,
     score_targets,
     split,
 )
@@ -85,7 +86,7 @@ class Coding:
     states_NVD: Floats
     """Gist states when the codes were made."""
     scales_NP: Floats
-    """Length of a code token's row by that of the mean it was made from."""
+    """Length of a code token's input embedding by that of the mean its row was made from."""
 
 
 def make_coding(
@@ -110,10 +111,10 @@ def make_coding(
     assert isinstance(coder, ResidualCoder)
     rows = [row_of[entry.tool.id] for entry in codebook.tools]
     codes_NP = np.array([entry.code for entry in codebook.tools], dtype=np.int32)
-    table = model.get_input_embeddings().weight.detach()
+    table, longer = model.get_input_embeddings().weight.detach(), reading_scale(model)
     scales_NP = np.zeros((len(embeddings_NVD), len(ids)))
     for position, means_KD in enumerate(coder.rows(embeddings_NVD[rows], codes_NP)):
-        length_K = table[list(ids[position])].float().norm(dim=1).cpu().numpy()
+        length_K = longer * table[list(ids[position])].float().norm(dim=1).cpu().numpy()
         scale_K = length_K / np.maximum(np.linalg.norm(means_KD, axis=1), 1e-12)
         scales_NP[rows, position] = scale_K[codes_NP[:, position]]
     spelt = np.array(ids)[np.arange(len(ids)), codes_NP].tolist()
