@@ -159,14 +159,20 @@ class Child:
         self._writer.close()
         await self._end(0.0)
 
+    @property
+    def killed_by(self) -> signal.Signals | None:
+        """The signal that ended the child; None where it ended by itself, or still runs."""
+        code = self._process.poll()
+        return signal.Signals(-code) if code is not None and code < 0 else None
+
     def cause(self) -> str:
         """Why the child died: signal by name or exit code, with the log's last lines."""
         code = self._process.poll()
         if code is None:
             how = "still running"
-        elif code < 0:
-            how = f"killed by {signal.Signals(-code).name}"
-            if -code == signal.SIGKILL:
+        elif killer := self.killed_by:
+            how = f"killed by {killer.name}"
+            if killer == signal.SIGKILL:
                 how += " (often the system's out-of-memory killer)"
         else:
             how = f"exit code {code}"

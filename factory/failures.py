@@ -9,7 +9,7 @@ FactoryError            what happened, where, and the command or edit that mends
 │   ├── MissingError    a package, program or device is not there
 │   ├── DiskError       no space, or a folder cannot be written
 │   ├── BusyError       another process holds the workspace or the ledger
-│   └── ChildError      a child process died more often than it may
+│   └── ChildError      a child process died
 └── GateError           exit 1: a gate or a rule said no
 
 A bad sample is none of these: it is a row with a reason (factory/check.py).
@@ -75,7 +75,7 @@ class BusyError(EnvironmentError_):
 
 
 class ChildError(EnvironmentError_):
-    """A child process died more often than it may."""
+    """A child process died, once or more often than it may."""
 
 
 class GateError(FactoryError):

@@ -21,8 +21,10 @@ import json
 import math
 import os
 import shutil
+import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,6 +73,15 @@ DONE_FILE = "training.json"
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sklearn")
 """What the child imports."""
+
+NEED_LESS = (
+    "lower train.micro_batch_size or train.max_length; "
+    "`factory round --set train.micro_batch_size=1` continues with that value"
+)
+"""Remedy of a training whose memory ran out."""
+
+MEND = "mend what the log says, then `factory round` trains again"
+"""Remedy of any other that died."""
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -254,13 +265,14 @@ async def run_training(
     max_restarts: int,
     notify: Callable[[str], None],
 ) -> TrainingResult:
-    """Train in a child process; one that dies is run again, at most `max_restarts` times.
+    """Train in a child process; one that is killed is run again, at most `max_restarts` times.
 
     The same job with the same number of threads gives the same weights (on a CPU).
     `on_phase` is told what the child does next (`loading the model`, …), `notify` the cause of
     each restart.
 
-    Raises ChildError once the restarts are used up, and the child's own failures.
+    Raises ChildError once the restarts are used up, or where the child ends by an exception (the
+    next one would end the same way), and the child's own failures.
     """
     _need_libraries()
     check_model_folder(job.checkpoint)
@@ -274,13 +286,14 @@ async def run_training(
         if done is not None:
             return _result(job, done, attempt)
         cause = child.cause()
+        if child.killed_by is None:
+            raise ChildError(f"training failed: {cause}", where=str(log), remedy=MEND)
         if attempt < max_restarts:
             notify(f"training died, starting it again ({attempt + 1}/{max_restarts}): {cause}")
     raise ChildError(
         f"training died {max_restarts + 1} times, last: {cause}",
         where=str(log),
-        remedy="if memory ran out, lower train.micro_batch_size or train.max_length; then "
-        "`factory round --set train.micro_batch_size=1` continues with that value",
+        remedy=NEED_LESS if child.killed_by == signal.SIGKILL else MEND,
     )
 
 
@@ -531,6 +544,7 @@ def _load(job: TrainingJob) -> _Learner:
     model = AutoModelForCausalLM.from_pretrained(
         job.checkpoint, dtype=master, local_files_only=True
     )
+    make_savable(model, job.checkpoint)
     model = model.to("cuda" if gpu else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True)
     workspace = Workspace(job.workspace)
@@ -552,6 +566,27 @@ def _load(job: TrainingJob) -> _Learner:
         turn=turn_of(model, tokenizer),
         gpu=gpu,
     )
+
+
+def make_savable(model: Any, folder: Path) -> None:
+    """Have the generation config ask for the sampling that its values are of, where it does not.
+
+    transformers loads a model whose config has a temperature but no `do_sample`, and refuses to
+    save it. Raises ModelError for a config that it refuses for another reason.
+    """
+    config = model.generation_config
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True
+        try:
+            config.validate(strict=True)
+        except ValueError as error:
+            raise ModelError(
+                f"transformers would not save this model's generation settings: {error}",
+                where=str(folder / "generation_config.json"),
+                remedy="take the values that it names out of the file",
+            ) from error
 
 
 def load_gist(checkpoint: Path, codebook: Codebook | None) -> Gist | None:
@@ -1052,7 +1087,22 @@ def main(channel: Channel, arguments: list[str]) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     job = TrainingJob.from_json(json.loads(arguments[0]))
-    channel.send({"type": "done", **train(job, channel.send)})
+    try:
+        done = train(job, channel.send)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        traceback.print_exc()
+        raise ChildError(f"training ran out of memory: {error!r}", remedy=NEED_LESS) from error
+    channel.send({"type": "done", **done})
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether Python, a GPU or torch on the CPU had no memory to give."""
+    from accelerate.utils.memory import should_reduce_batch_size
+    from torch import OutOfMemoryError
+
+    return isinstance(error, (MemoryError, OutOfMemoryError)) or should_reduce_batch_size(error)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -49,9 +50,11 @@ from factory.train import (
     TrainingJob,
     TrainingResult,
     _encode_chats,
+    _is_out_of_memory,
     _load,
     _score_fused,
     _score_targets,
+    make_savable,
     run_training,
     write_pairs,
     write_tools,
@@ -117,10 +120,11 @@ def train_once(
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     max_restarts: int = 0,
+    notices: list[str] | None = None,
 ) -> Run:
     progress: list[Progress] = []
     phases: list[str] = []
-    notices: list[str] = []
+    notices = [] if notices is None else notices
 
     def note(step: Progress) -> None:
         progress.append(step)
@@ -500,9 +504,90 @@ def test_a_child_that_always_dies_ends_with_the_cause(first: Run, tmp_path: Path
         if progress.step == 1:
             kill_training_child()
 
-    with pytest.raises(ChildError, match="SIGKILL"):
+    with pytest.raises(ChildError, match="died 2 times, last: killed by SIGKILL") as caught:
         train_once(job, on_progress=kill, max_restarts=1)
     assert not job.out.exists()
+    assert "train.micro_batch_size=1" in caught.value.remedy
+
+
+@pytest.mark.slow
+def test_an_exception_of_the_child_ends_training_at_once(
+    base: Path, prompts: Prompts, tmp_path: Path
+) -> None:
+    """Broken weights, and adapters of 256 TB: a second child would end in the same way."""
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    examples = make_examples(TOOLS[:3], prompts)
+    huge = replace(CONFIG, method="lora", lora_rank=10**12)
+    for checkpoint, config, says, remedy in (
+        (broken, CONFIG, "training failed: exit code 1; .*SafetensorError", "log"),
+        (base, huge, "ran out of memory: .*allocate memory", "train.micro_batch_size=1"),
+    ):
+        job = make_job(tmp_path / config.method, checkpoint, examples, TOOLS[:3], config)
+        notices: list[str] = []
+        with pytest.raises(ChildError, match=f"(?s){says}") as caught:
+            train_once(job, max_restarts=3, notices=notices)
+        assert notices == [] and remedy in caught.value.remedy
+
+
+def test_a_lack_of_memory_is_known_from_other_errors() -> None:
+    import torch
+
+    def raised(make: Callable[[], object]) -> Exception:
+        with pytest.raises((MemoryError, RuntimeError)) as caught:
+            make()
+        return caught.value
+
+    def raise_cuda() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    lacks = [lambda: bytearray(1 << 60), lambda: torch.empty(1 << 60), raise_cuda]
+    assert all(_is_out_of_memory(raised(make)) for make in lacks)
+    assert not _is_out_of_memory(raised(lambda: torch.ones(2) @ torch.ones(3)))
+
+
+def set_generation(folder: Path, base: Path, **values: object) -> Path:
+    """A copy of the model whose generation config has these values, too."""
+    shutil.copytree(base, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return folder
+
+
+def test_sampling_values_alone_ask_for_sampling_and_others_are_refused(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    base = tiny_model(tmp_path / "base")
+    for number, (values, kept) in enumerate(
+        (
+            ({"temperature": 0.6, "top_p": 0.9, "top_k": 20}, True),
+            ({"temperature": 0.6, "do_sample": False}, True),
+            ({"temperature": 0.6, "do_sample": True}, True),
+            ({"repetition_penalty": 1.1}, None),
+        )
+    ):
+        folder = set_generation(tmp_path / str(number), base, **values)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        make_savable(model, folder)
+        model.save_pretrained(folder / "saved")
+        saved = GenerationConfig.from_pretrained(folder / "saved")
+        assert {**values, "do_sample": kept}.items() <= saved.to_dict().items()
+    folder = set_generation(tmp_path / "beams", base, length_penalty=0.5)
+    with pytest.raises(ModelError, match="length_penalty") as caught:
+        make_savable(AutoModelForCausalLM.from_pretrained(folder), folder)
+    assert caught.value.where == str(folder / "generation_config.json")
+
+
+@pytest.mark.slow
+def test_a_model_with_sampling_values_alone_is_trained_and_saved(
+    base: Path, prompts: Prompts, tmp_path: Path
+) -> None:
+    model = set_generation(tmp_path / "model", base, temperature=0.6, top_p=0.9)
+    config = replace(CONFIG, epochs=1)
+    run = train_once(make_job(tmp_path, model, make_examples(TOOLS[:3], prompts), [], config))
+    saved = json.loads((run.job.out / "generation_config.json").read_text())
+    assert {"temperature": 0.6, "top_p": 0.9, "do_sample": True}.items() <= saved.items()
 
 
 @pytest.mark.slow
