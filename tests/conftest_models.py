@@ -86,6 +86,54 @@ def tiny_model(
     return folder
 
 
+def tiny_multimodal(folder: Path, *, extra_tokens: Iterable[str] = ()) -> Path:
+    """Write a random Gemma 3 that also reads images, whose sizes its config has a level deeper."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+        tokenizer = make_tokenizer()
+        tokenizer.add_tokens(list(extra_tokens))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = Gemma3ForConditionalGeneration(
+                Gemma3Config(
+                    text_config={
+                        "vocab_size": len(tokenizer),
+                        "hidden_size": 64,
+                        "intermediate_size": 128,
+                        "num_hidden_layers": 2,
+                        "num_attention_heads": 2,
+                        "num_key_value_heads": 1,
+                        "head_dim": 32,
+                        "max_position_embeddings": 1024,
+                        "layer_types": ["sliding_attention", "full_attention"],
+                        "sliding_window": 16,
+                        "initializer_range": 0.3,
+                    },
+                    vision_config={
+                        "hidden_size": 32,
+                        "intermediate_size": 64,
+                        "num_hidden_layers": 1,
+                        "num_attention_heads": 2,
+                        "image_size": 28,
+                        "patch_size": 14,
+                    },
+                    mm_tokens_per_image=4,
+                    image_token_index=10,
+                    boi_token_index=11,
+                    eoi_token_index=12,
+                    pad_token_id=tokenizer.pad_token_id,
+                    bos_token_id=None,
+                    eos_token_id=tokenizer.eos_token_id,
+                )
+            )
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_tokenizer() -> Any:
     """Byte-level BPE over CORPUS with single digits, about 400 tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

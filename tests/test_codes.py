@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest_models import tiny_model
+from conftest_models import tiny_model, tiny_multimodal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,9 +80,12 @@ def settle(coder: LevelCoder, embeddings: np.ndarray, wanted: Ints, taken: Taken
 
 
 def load_model(folder: Path, *, tied: bool = True) -> tuple[Any, Any]:
+    return read_model(tiny_model(folder, tied=tied))
+
+
+def read_model(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tiny_model(folder, tied=tied)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     return model, AutoTokenizer.from_pretrained(folder)
 
@@ -328,9 +331,16 @@ def test_rows_are_set_in_both_tables(tmp_path: Path) -> None:
 
 
 def test_embeddings_are_means_of_the_last_states(model_and_tokenizer: tuple[Any, Any]) -> None:
+    check_embeddings(*model_and_tokenizer)
+
+
+def test_a_multimodal_model_embeds_as_its_text_model_does(tmp_path: Path) -> None:
+    check_embeddings(*read_model(tiny_multimodal(tmp_path / "model")))
+
+
+def check_embeddings(model: Any, tokenizer: Any) -> None:
     import torch
 
-    model, tokenizer = model_and_tokenizer
     texts = [text_of(tool) for tool in make_tools(7)] + ["x"]
     model.train()
     embeddings = embed_documents(model, tokenizer, texts, batch=3)

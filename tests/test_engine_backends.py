@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest_models import code_names, tiny_model
+from conftest_models import code_names, make_tokenizer, tiny_model
 
 from factory.canon import tool_id
 from factory.codes.trie import Trie
@@ -32,6 +32,7 @@ from factory.engines.base import (
     open_engine,
     unanswered,
 )
+from factory.engines.chat import Chat
 from factory.engines.constrain import (
     constraint_to_wire,
     guide_to_wire,
@@ -657,6 +658,48 @@ def test_a_cache_too_small_for_the_batch_changes_no_sample(
     assert ids(tight) == ids(roomy)
     codes = [completion.token_ids[:-1] for reply in tight[8:16] for completion in reply.completions]
     assert all(code in catalogue for code in codes)
+
+
+def test_vllm_serves_the_text_model_in_a_multimodal_one(tmp_path: Path) -> None:
+    """Of Qwen2-Audio, whose processor needs no package that the CPU environment leaves out."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+
+    tok, folder = make_tokenizer(), tmp_path / "model"
+    text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    audio = {"num_mel_bins": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "d_model": 32}
+    config = Qwen2AudioConfig(
+        text_config={**text, "vocab_size": len(tok), "initializer_range": 0.3},
+        audio_config={**audio, "encoder_ffn_dim": 32, "max_source_positions": 32},
+        audio_token_index=10,
+    )
+    torch.manual_seed(0)
+    net = Qwen2AudioForConditionalGeneration(config).eval()
+    net.save_pretrained(folder)
+    tok.save_pretrained(folder)
+    # As published folders have them; transformers writes one `model` too many.
+    weights = load_file(folder / "model.safetensors")
+    named = {name.replace("model.model.model.", "model.model."): x for name, x in weights.items()}
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
+    request = chat(1, temperature=0, n=1, max_tokens=12)
+
+    async def sample() -> tuple[int, ...]:
+        async with await open_engine(
+            "vllm",
+            checkpoint(folder),
+            settings=SETTINGS,
+            log_folder=tmp_path,
+            notify=lambda text: None,
+        ) as engine:
+            ((reply,),) = [await engine.sample([request])]
+            return reply.completions[0].token_ids
+
+    prompt = torch.tensor([Chat(folder).encode(request)])
+    with torch.inference_mode():
+        wanted = net.generate(prompt, do_sample=False, max_new_tokens=12)[0, prompt.shape[1] :]
+    assert asyncio.run(sample()) == tuple(wanted.tolist())
 
 
 @pytest.mark.parametrize("backend", ["vllm", "transformers"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest_models import code_names, tiny_model
+from conftest_models import code_names, tiny_model, tiny_multimodal
 from test_codes import make_tools
 from workspaces import make_workspace, run_factory
 
@@ -175,6 +175,23 @@ def test_a_sliding_window_moves_with_the_branch(
             for rankings in (found, unbounded)
         )
         assert (scores == pytest.approx(others, abs=1e-3)) is is_inside
+
+
+def test_a_multimodal_decoder_is_searched_as_the_text_model_that_it_holds(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = code_names(LEVELS, SIZE)
+    tokens = [token for level in names for token in level]
+    folder = tiny_multimodal(tmp_path / "model", extra_tokens=tokens)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer.convert_tokens_to_ids(level) for level in names]
+    trie = make_trie(ids, tokenizer.eos_token_id)
+    prompts = [[7] * 9, *([7] * 9 + prompt for prompt in make_prompts(3))]
+    found = BeamSearch(model, trie).search(prompts, k=5, beams=5, exact=True)
+    for ranking, prompt in zip(found, prompts, strict=True):
+        assert ranking.exact
+        assert_equal(ranking, rank_all(model, trie, prompt, 5), trie)
 
 
 @pytest.mark.parametrize(

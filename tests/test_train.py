@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
-from conftest_models import tiny_model
+from conftest_models import tiny_model, tiny_multimodal
 from workspaces import make_workspace
 
 from factory.canon import tool_id
@@ -251,6 +252,27 @@ def test_every_tool_gets_a_code_of_its_own(first: Run) -> None:
     assert codebook is not None
     assert {tool.id: codebook.code_text(tool.id) for tool in TOOLS} == codes
     assert first.result.codebook == codebook.summary()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_multimodal_model_learns_from_texts(
+    method: Literal["lora", "full"], prompts: Prompts, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    model = tiny_multimodal(tmp_path / "model")
+    config = replace(CONFIG, method=method, codes=replace(CONFIG.codes, gist=GistConfig(epochs=1)))
+    examples = make_examples(TOOLS, prompts)
+    run = train_once(make_job(tmp_path, model, examples, TOOLS, config))
+    assert run.progress[-1].loss < run.progress[0].loss and len(run.result.codes) == len(TOOLS)
+    before, after = (load_file(path / "model.safetensors") for path in (model, run.job.out))
+    assert before.keys() == after.keys()
+    seen = [name for name in before if "vision" in name]
+    assert seen and all((before[name] == after[name]).all() for name in seen)
+    codebook = Codebook.load(run.job.out)
+    answers = ask("transformers", run, tmp_path)["code"]
+    assert codebook and all(codebook.tool_of(answer.text) for answer in answers)
 
 
 @pytest.mark.slow

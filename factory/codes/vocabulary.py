@@ -182,7 +182,8 @@ def embed_documents(
     if not all(ids):
         raise ValueError("a document without tokens cannot be embedded")
     order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), row))
-    result_ND = np.zeros((len(ids), model.config.hidden_size), dtype=np.float32)
+    width = model.config.get_text_config().hidden_size
+    result_ND = np.zeros((len(ids), width), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:

@@ -200,6 +200,8 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
             "max_model_len": length,
             "max_num_seqs": settings.max_batch,
             "skip_tokenizer_init": True,
+            # A multimodal model's own input processor would need the tokenizer.
+            "language_model_only": True,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "logits_processors": [
