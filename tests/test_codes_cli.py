@@ -65,6 +65,8 @@ def test_what_is_not_there_is_said(workspace: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_codes_are_fitted_seen_written_and_added_to(workspace: Path) -> None:
     model = tiny_model(workspace / "models" / "bare", max_positions=1024)
+    settings = model / "generation_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "temperature": 0.6}))
     lines = [json.dumps(tool.document) for tool in make_tools(40)]
     (workspace / "tools.jsonl").write_text("\n".join([*lines, "{"]) + "\n", encoding="utf-8")
     (workspace / "more.jsonl").write_text(
@@ -79,6 +81,8 @@ def test_codes_are_fitted_seen_written_and_added_to(workspace: Path) -> None:
     assert len(ElementTree.fromstring(svg).findall("{http://www.w3.org/2000/svg}circle")) == 40
     codebook = Codebook.load(workspace / "models" / "coded")
     assert codebook is not None and len(codebook) == 40
+    written = json.loads((workspace / "models" / "coded" / settings.name).read_text())
+    assert (written["temperature"], written["do_sample"]) == (0.6, True)
 
     coded = ("--checkpoint", "models/coded")
     added = run_factory("codes", "add", "more.jsonl", *coded, cwd=workspace)
@@ -119,6 +123,33 @@ def make_half(folder: Path) -> Path:
     tiny_model(folder, max_positions=1024)
     AutoModelForCausalLM.from_pretrained(folder).bfloat16().save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_gpu_computes_in_the_precision_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    """Where torch says that there is one: on the CPU, here, all stays in single precision."""
+    import torch
+    from transformers import PreTrainedModel
+
+    from factory.cli.codes import _Model
+    from factory.cli.monitor import make_monitor
+    from factory.workspace import Workspace
+
+    moved: list[str] = []
+
+    def move(model: PreTrainedModel, device: str) -> PreTrainedModel:
+        moved.append(device)
+        return model
+
+    folder = make_half(tmp_path / "bare")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(PreTrainedModel, "to", move)
+    with make_monitor() as monitor:
+        model = _Model(Workspace(ROOT), folder, "", monitor).reader.model
+    assert moved == ["cuda"] * gpu
+    assert model.dtype == (torch.bfloat16 if gpu else torch.float32)
 
 
 @pytest.mark.slow

@@ -406,17 +406,21 @@ class _Model:
 
     @cached_property
     def _model(self) -> Any:
-        """In single precision, whatever its files have."""
+        """On a GPU in the precision of its files, on the CPU in single precision."""
+        import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
+
+        from factory.train import make_savable
 
         disable_progress_bar()
         self._monitor.stage("loading the model")
         model = AutoModelForCausalLM.from_pretrained(
             self._folder, dtype="auto", local_files_only=True
         )
+        make_savable(model, self._folder)
         self._stored_dtype = model.dtype
-        return model.float()
+        return model.to("cuda") if torch.cuda.is_available() else model.float()
 
     @cached_property
     def _tokenizer(self) -> Any:
