@@ -9,19 +9,37 @@ from factory.codes.gist import GistConfig
 from factory.codes.graph import Pair, canonical_pairs
 from factory.codes.lifecycle import Codebook, CodeConfig
 from factory.codes.quantized import QuantizedConfig
-from factory.dataset import examples_from_sample, unique_examples
-from factory.history import AcceptedSample
+from factory.dataset import (
+    CODED_KINDS,
+    MAX_OTHER_TOOLS,
+    code_example,
+    examples_from_sample,
+    placeholder,
+    unique_examples,
+)
+from factory.failures import RecipeError
+from factory.history import AcceptedSample, code_answers, imported_tools
 from factory.prompts import Prompts
 from factory.recipe import Recipe
 from factory.records import Example, Tool
+from factory.store.database import Ledger
 from factory.train import TrainConfig
 
 
 def own_examples(
-    accepted: Sequence[AcceptedSample], codebook: Codebook | None, prompts: Prompts
+    accepted: Sequence[AcceptedSample],
+    documents: Sequence[Tool],
+    codebook: Codebook | None,
+    prompts: Prompts,
+    recipe: Recipe,
+    number: int,
 ) -> list[Example]:
-    """Examples of a round's accepted samples, each chat once; replay comes on top."""
-    return unique_examples(
+    """What round `number` teaches, each chat once; replay comes on top.
+
+    Examples of its accepted samples, then the codes of `documents`, which it learns by heart.
+    """
+    max_others = None if recipe.train.gen_target == "all" else MAX_OTHER_TOOLS
+    examples = [
         example
         for sample in accepted
         for example in examples_from_sample(
@@ -31,8 +49,36 @@ def own_examples(
             prompts=prompts,
             round_number=sample.round_number,
             written=[tool for tool in sample.tools if not _has_code(tool, codebook)],
+            max_others=max_others,
         )
-    )
+    ]
+    examples += [code_example(tool, prompts, f"r{number}/{tool.id}") for tool in documents]
+    return unique_examples(taught_by(recipe, examples))
+
+
+def taught_by(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
+    """The examples that the recipe teaches: without codes, none that names a tool by code."""
+    coded = recipe.codes.coder != "none"
+    return [example for example in examples if coded or example.kind not in CODED_KINDS]
+
+
+def unlearnt_tools(ledger: Ledger, checkpoint_id: str) -> list[Tool]:
+    """Imported tools whose documents the checkpoint has not learnt by heart, in import order."""
+    learnt = code_answers(ledger, checkpoint_id)
+    return [tool for tool in imported_tools(ledger) if placeholder(tool.id) not in learnt]
+
+
+def documents_to_learn(
+    unlearnt: Sequence[Tool], codebook: Codebook | None, recipe: Recipe
+) -> list[Tool]:
+    """The first `train.documents` of the imported tools that a lineage has not learnt yet (A29).
+
+    Outliers wait for codes made anew (A38), and so does what has no codes.
+    """
+    if recipe.codes.coder == "none":
+        return []
+    outliers = codebook.outliers if codebook is not None else frozenset()
+    return [tool for tool in unlearnt if tool.id not in outliers][: recipe.train.documents]
 
 
 def tools_to_code(
@@ -79,13 +125,22 @@ def train_config(recipe: Recipe, number: int, dtype: str, codebook_version: int)
         code_share=train.code_share,
         seed=derive_seed(recipe.seed, number, "train") % 2**31,
         dtype=dtype,
-        codes=code_config(recipe, codebook_version),
+        codes=None if recipe.codes.coder == "none" else code_config(recipe, codebook_version),
     )
 
 
 def code_config(recipe: Recipe, version: int) -> CodeConfig:
-    """The recipe's codes; a codebook that is fitted gets this version."""
+    """The recipe's codes; a codebook that is fitted gets this version.
+
+    Raises RecipeError where it makes none.
+    """
     codes = recipe.codes
+    if codes.coder == "none":
+        raise RecipeError(
+            "this recipe makes no codes: codes.coder is none",
+            remedy="take one that does (--recipe base, `recipe` in factory.toml), or another coder "
+            "(--set codes.coder=residual)",
+        )
     return CodeConfig(
         coder=codes.coder,
         size=codes.size,

@@ -40,7 +40,8 @@ DropReason = Literal[
 ]
 
 _PLACEHOLDER = re.compile(r"\{\{tool:([^{}\s]+)\}\}")
-_CODED_KINDS = frozenset({"code", "retrieve"})
+CODED_KINDS = frozenset({"code", "retrieve"})
+"""Kinds whose answers name tools by code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,8 @@ class EncodedSet:
     """Examples that these are."""
     dropped: Counter[str] = field(default_factory=Counter)
     """`<kind>/<reason>` to a number of examples; kept + dropped = given."""
+    unlearnt: list[str] = field(default_factory=list)
+    """Ids of the tools whose code examples were all dropped."""
 
 
 # -- accepted samples -> examples ---------------------------------------------------------------
@@ -118,17 +121,19 @@ def examples_from_sample(
     prompts: Prompts,
     round_number: int,
     written: Sequence[Tool] | None = None,
+    max_others: int | None = MAX_OTHER_TOOLS,
 ) -> list[Example]:
     """Examples of one accepted sample: gen, invoke, and code and retrieve for each called tool.
 
     `tools` are the candidates of the calls, `written` those of them which the model wrote for this
-    query (all, if None): only they can be the uncalled tools of the gen target. Tools that no
-    call uses get no code and no retrieve example (A40).
+    query (all, if None): only they can be the uncalled tools of the gen target, at most
+    `max_others` of them (all, if None). Tools that no call uses get no code and no retrieve example
+    (A40).
     """
     origin = f"r{round_number}/{query.id}"
     names = {call.name for call in calls}
     used = [tool for tool in tools if tool.name in names]
-    target = _gen_target(used, tools if written is None else written)
+    target = _gen_target(used, tools if written is None else written, max_others)
     asked = generation_messages(query.text, prompts)
     shown = invocation_messages(query.text, [tool.document for tool in tools], prompts)
     examples = [
@@ -153,10 +158,12 @@ def code_example(tool: Tool, prompts: Prompts, origin: str) -> Example:
     return _example("code", origin, document, placeholder(tool.id))
 
 
-def _gen_target(used: Sequence[Tool], written: Sequence[Tool]) -> list[Tool]:
-    """A2: the called tools and at most two others of the sample, in the sample's order."""
+def _gen_target(
+    used: Sequence[Tool], written: Sequence[Tool], max_others: int | None
+) -> list[Tool]:
+    """A2: the called tools and some others of the sample, in the sample's order."""
     called = {tool.id for tool in used}
-    others = [tool for tool in written if tool.id not in called][:MAX_OTHER_TOOLS]
+    others = [tool for tool in written if tool.id not in called][:max_others]
     target = {tool.id: tool for tool in (*written, *used)}
     kept = called | {tool.id for tool in others}
     return [tool for tool in target.values() if tool.id in kept]
@@ -298,7 +305,7 @@ def render(example: Example, codes: CodeNames | None) -> tuple[Message, ...]:
     Only assistant texts of code and retrieve examples hold placeholders; the same characters in a
     query are just text. Raises LookupError where a tool has no code.
     """
-    if example.kind not in _CODED_KINDS:
+    if example.kind not in CODED_KINDS:
         return example.messages
     if codes is None:
         raise LookupError("no codebook")
@@ -315,7 +322,7 @@ def render(example: Example, codes: CodeNames | None) -> tuple[Message, ...]:
 
 def tools_of(example: Example) -> list[str]:
     """Ids of the tools whose codes the example teaches."""
-    if example.kind not in _CODED_KINDS:
+    if example.kind not in CODED_KINDS:
         return []
     texts = (m.content for m in example.messages if m.role == "assistant")
     return [tool_id for text in texts for tool_id in _PLACEHOLDER.findall(text)]
@@ -377,15 +384,19 @@ def encode_all(
     instead of being learnt (A38).
     """
     result = EncodedSet()
+    learnt, left = set[str](), set[str]()
     for example in examples:
         encoded = _encode_one(example, codes, outliers, lambda k, m: encode(k, m, tokenizer, turn))
         if isinstance(encoded, list) and any(len(e.input_ids) > max_length for e in encoded):
             encoded = "too_long"
+        if example.kind == "code":
+            (learnt if isinstance(encoded, list) else left).update(tools_of(example))
         if isinstance(encoded, list):
             result.examples += encoded
             result.num_kept += 1
         else:
             result.dropped[f"{example.kind}/{encoded}"] += 1
+    result.unlearnt = sorted(left - learnt)
     return result
 
 
@@ -395,7 +406,7 @@ def _encode_one(
     outliers: frozenset[str],
     tokenise: Callable[[ExampleKind, Sequence[Message]], list[Encoded]],
 ) -> list[Encoded] | DropReason:
-    if example.kind in _CODED_KINDS:
+    if example.kind in CODED_KINDS:
         if codes is None:
             return "no_codebook"
         if not outliers.isdisjoint(tools_of(example)):
@@ -415,7 +426,7 @@ def _encode_one(
 
 def _is_code(example: Example) -> bool:
     answers = (m.content for m in example.messages if m.role == "assistant")
-    return example.kind in _CODED_KINDS and all(map(_PLACEHOLDER.fullmatch, answers))
+    return example.kind in CODED_KINDS and all(map(_PLACEHOLDER.fullmatch, answers))
 
 
 def is_unicode(text: str) -> bool:

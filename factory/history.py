@@ -316,6 +316,31 @@ def imported_tools(ledger: Ledger) -> list[Tool]:
     return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document, _ in rows]
 
 
+def code_answers(ledger: Ledger, checkpoint_id: str) -> frozenset[str]:
+    """Answers of the code examples that the checkpoint and its ancestors were trained on.
+
+    Rounds that were held back, or ended early, are none of them.
+    """
+    rows = ledger.query(
+        """
+        with recursive ancestor as (
+          select $id as checkpoint_id
+          union
+          select c.parent_id
+          from checkpoint c
+          join ancestor a using (checkpoint_id)
+          where c.parent_id is not null
+        )
+        select distinct json_extract_string(messages_json, '$[#-1].content')
+        from example
+        where kind = 'code' and round in (
+          select round from checkpoint join ancestor using (checkpoint_id) where round > 0)
+        """,
+        {"id": checkpoint_id},
+    ).rows
+    return frozenset(answer for (answer,) in rows)
+
+
 def called_pairs(ledger: Ledger, number: int) -> list[Pair]:
     """Tools that accepted answers up to round `number` call together, each pair once (A42).
 

@@ -97,10 +97,11 @@ class GistSection(Section):
 class CodesSection(Section):
     """Codes: which coder, shape of the codebook, proposals and retrieval."""
 
-    coder: Literal["residual", "quantized", "atomic", "numeric", "hierarchical", "semantic"] = (
-        "residual"
-    )
-    """SGTC, ToolWeaver, ToolGen, and what ToolGen compares itself with."""
+    coder: Literal[
+        "residual", "quantized", "atomic", "numeric", "hierarchical", "semantic", "none"
+    ] = "residual"
+    """SGTC, ToolWeaver, ToolGen, and what ToolGen compares itself with; `none` makes, adds and
+    teaches no codes (ToolDev), and those that a parent has stay as they are."""
     size: int = Field(512, ge=2)
     """Codes a level (K) of residual and quantized, capped at an eighth of the tools."""
     levels: int = Field(0, ge=0, le=26)
@@ -183,6 +184,12 @@ class TrainSection(Section):
     replay_limit: int = Field(8000, ge=0)
     history: float = Field(0.2, ge=0, le=1)
     """Share of earlier rounds' accepted examples that is replayed."""
+    documents: int = Field(10000, ge=0)
+    """Documents of imported tools that a round learns by heart at most (ToolGen's first stage); the
+    others wait for the next round."""
+    gen_target: Literal["called", "all"] = "called"
+    """Tools that a request is taught to be written for: those called and two others (A2), or all of
+    its own (ToolDev Eq. 3)."""
     min_accepted: int = Field(8, ge=1)
     """Fewer accepted samples than this and the round does not train."""
 

@@ -23,10 +23,19 @@ from typing import Protocol
 from factory import history
 from factory.codes.lifecycle import Codebook
 from factory.content import check_content
-from factory.curriculum import called_together, own_examples, tools_to_code, train_config
+from factory.curriculum import (
+    called_together,
+    documents_to_learn,
+    own_examples,
+    taught_by,
+    tools_to_code,
+    train_config,
+    unlearnt_tools,
+)
 from factory.dataset import (
     read_examples,
     select_replay,
+    tools_of,
     write_examples,
 )
 from factory.engines.base import (
@@ -61,7 +70,7 @@ from factory.recipe import (
     load_stored_recipe,
     mend,
 )
-from factory.records import Checkpoint, Example, ItemScore, Query
+from factory.records import Checkpoint, Example, ItemScore, Query, Tool
 from factory.rows import (
     base_rows,
     checkpoint_row,
@@ -455,10 +464,16 @@ class Factory:
             prompts=self.prompts,
             recipe=self.recipe,
             judge=self._make_judge(this.number, this.judgement),
-            codebook=Codebook.load(Path(this.checkpoint.path)),
+            codebook=self._codebook(this),
         )
         await self._sample_window(sampler, queries)
         self._finish(this.number, "sample", started)
+
+    def _codebook(self, this: history.OpenRound) -> Codebook | None:
+        """The parent's codes; None where it has none, or the recipe wants none."""
+        if self.recipe.codes.coder == "none":
+            return None
+        return Codebook.load(Path(this.checkpoint.path))
 
     async def _sample_window(self, sampler: Sampler, queries: Sequence[Query]) -> None:
         window = asyncio.Semaphore(self.recipe.window)
@@ -532,10 +547,16 @@ class Factory:
         """Train into `folder` and record it; the fingerprint of the new weights."""
         started = datetime.now(UTC)
         self.monitor.stage("prepare training")
-        codebook = Codebook.load(Path(this.checkpoint.path))
+        codebook = self._codebook(this)
         held_out = held_out_ids(self.all_benchmarks)
         accepted = [sample for sample in accepted if sample.query.id not in held_out]
-        examples = own_examples(accepted, codebook, self.prompts)
+        unlearnt = unlearnt_tools(self.ledger, this.checkpoint.id)
+        documents = documents_to_learn(unlearnt, codebook, self.recipe)
+        if documents:
+            self.monitor.stage(f"prepare training, with {len(documents)} documents to learn")
+        examples = own_examples(
+            accepted, documents, codebook, self.prompts, self.recipe, this.number
+        )
         job = self._job(this, accepted, examples, codebook, folder)
         result = await run_training(
             job,
@@ -548,6 +569,11 @@ class Factory:
             max_restarts=self.settings.engine.max_restarts,
             notify=self.monitor.note,
         )
+        # A document that was left out is no example: the next round takes it up again.
+        left = {tool.id for tool in unlearnt}.intersection(result.unlearnt)
+        examples = [e for e in examples if e.kind != "code" or left.isdisjoint(tools_of(e))]
+        learnt = {tool_id for e in examples if e.kind == "code" for tool_id in tools_of(e)}
+        num_learnt = len({tool.id for tool in unlearnt} & learnt)
         rows = {
             "training": [training_row(this.number, step) for step in result.log],
             "example": [example_row(this.number, example) for example in examples],
@@ -557,6 +583,7 @@ class Factory:
         detail = {
             "examples": result.num_examples,
             "dropped": result.dropped,
+            "documents": {"learnt": num_learnt, "waiting": len(unlearnt) - num_learnt},
             "tokens": result.num_tokens,
             "restarts": result.restarts,
             "recoded": result.recoded,
@@ -576,11 +603,12 @@ class Factory:
         """The training job as files: examples with replay, and the tools that need a code."""
         train = self.recipe.train
         replay = select_replay(
-            self._seed_examples(),
-            history.earlier_examples(
-                self.ledger,
-                this.number,
-                held_out_ids(self.all_benchmarks),
+            taught_by(self.recipe, self._seed_examples()),
+            taught_by(
+                self.recipe,
+                history.earlier_examples(
+                    self.ledger, this.number, held_out_ids(self.all_benchmarks)
+                ),
             ),
             share=train.replay,
             limit=train.replay_limit,
@@ -590,8 +618,9 @@ class Factory:
         work = folder.parent / f"{folder.name}.job"
         work.mkdir(parents=True, exist_ok=True)
         write_examples(work / "examples.jsonl", [*examples, *replay])
-        imported = history.imported_tools(self.ledger)
-        new_tools = tools_to_code(imported, accepted, codebook)
+        new_tools: list[Tool] = []
+        if self.recipe.codes.coder != "none":
+            new_tools = tools_to_code(history.imported_tools(self.ledger), accepted, codebook)
         write_tools(work / "new_tools.jsonl", new_tools)
         if self.recipe.codes.coder == "quantized" and self.recipe.codes.quantized.graph:
             pairs = history.called_pairs(self.ledger, this.number)

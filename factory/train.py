@@ -116,8 +116,9 @@ class TrainConfig:
     """Of the order of examples, the adapters and the codebook."""
     dtype: str = "auto"
     """Arithmetic: bfloat16, float32, or auto (bfloat16 where the machine computes in it)."""
-    codes: CodeConfig = field(default_factory=CodeConfig)
-    """Which codes, and when they are made anew."""
+    codes: CodeConfig | None = field(default_factory=CodeConfig)
+    """Which codes, and when they are made anew; None gives none, and the parent's stay as they are
+    but for following the model into its new space."""
 
     def __post_init__(self) -> None:
         if self.batch_size % self.micro_batch_size:
@@ -160,7 +161,8 @@ class TrainingJob:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> TrainingJob:
         """The job of to_json."""
-        config = {**row["config"], "codes": CodeConfig.from_json(row["config"]["codes"])}
+        codes = row["config"]["codes"]
+        config = {**row["config"], "codes": CodeConfig.from_json(codes) if codes else None}
         return cls(**{key: Path(row[key]) for key in _PATHS}, config=TrainConfig(**config))
 
     def digest(self) -> str:
@@ -240,6 +242,8 @@ class TrainingResult:
     """Why and how the codes were made anew (Recoding.figures); None: were not."""
     aliases: tuple[CodeAlias, ...] = ()
     """What became of the code tokens then."""
+    unlearnt: tuple[str, ...] = ()
+    """Ids of the tools whose code examples were all left out."""
 
 
 # -- the parent's side ----------------------------------------------------------------------------
@@ -325,9 +329,16 @@ def _result(job: TrainingJob, done: dict[str, Any], restarts: int) -> TrainingRe
     codes = tuple(ToolCodeRow(**row) for row in done.pop("codes"))
     log = tuple(Progress(**step) for step in done.pop("log"))
     aliases = tuple(CodeAlias(**row) for row in done.pop("aliases", ()))
+    unlearnt = tuple(done.pop("unlearnt", ()))
     done.pop("job")
     return TrainingResult(
-        path=job.out, codes=codes, log=log, aliases=aliases, restarts=restarts, **done
+        path=job.out,
+        codes=codes,
+        log=log,
+        aliases=aliases,
+        unlearnt=unlearnt,
+        restarts=restarts,
+        **done,
     )
 
 
@@ -548,7 +559,8 @@ def _load(job: TrainingJob) -> _Learner:
     model = model.to("cuda" if gpu else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True)
     workspace = Workspace(job.workspace)
-    prompts, embedder = Prompts.load(workspace), job.config.codes.embedder
+    prompts = Prompts.load(workspace)
+    embedder = job.config.codes.embedder if job.config.codes is not None else ""
     reader = DocumentReader(
         model=model,
         tokenizer=tokenizer,
@@ -618,6 +630,8 @@ def _give_codes(
     another embedder.
     """
     known, codes = learner.codebook, job.config.codes
+    if codes is None:
+        return _Given(rows=[])
     tools = [tool for tool in tools if known is None or tool.id not in known]
     times = [f"{row:09d}" for row in range(len(tools))]
     reason = "" if known is None else known.why_recode(codes, len(tools))
@@ -634,7 +648,9 @@ def _give_codes(
         fresh = {tool.id for tool in tools}
         return _Given(rows=[_code_row(known, e) for e in known.tools if e.tool.id in fresh])
     everyone = [*(entry.tool for entry in known.tools), *tools] if known is not None else tools
-    _follow_model(learner, everyone, examples, job, lambda t: send({"type": "phase", "text": t}))
+    _follow_model(
+        learner, everyone, examples, codes, job, lambda t: send({"type": "phase", "text": t})
+    )
     documents_ND = _documents(learner, everyone, codes)
     recoding = None
     if known is None:
@@ -669,6 +685,7 @@ def _follow_model(
     learner: _Learner,
     tools: Sequence[Tool],
     examples: Sequence[Example],
+    codes: CodeConfig,
     job: TrainingJob,
     tell: Callable[[str], None],
 ) -> None:
@@ -677,7 +694,7 @@ def _follow_model(
     SGTC's body has L_traj over trajectories; rounds have none of their own (A47), so it is over
     the chats that ask for a tool, which supplied trajectories are among.
     """
-    known, codes, gist = learner.codebook, job.config.codes, learner.reader.gist
+    known, gist = learner.codebook, learner.reader.gist
     body = codes.post_guided == "body" and gist is not None and gist.config.views == codes.views
     if known is None or codes.gist is None or not body:
         learner.reader.compress(tools, codes.gist, tell)
@@ -720,9 +737,12 @@ def _encode_chats(
     return [*chats, *[None] * (num_turns - len(chats))]
 
 
-def _documents(learner: _Learner, tools: Sequence[Tool], config: CodeConfig) -> Floats | None:
-    """Embeddings of the tools' documents; None where the coder reads none."""
-    return learner.reader.embed(tools) if config.reads_documents else None
+def _documents(
+    learner: _Learner, tools: Sequence[Tool], config: CodeConfig | None
+) -> Floats | None:
+    """Embeddings of the tools' documents; None where the recipe's coder reads none."""
+    reads = config is None or config.reads_documents
+    return learner.reader.embed(tools) if reads else None
 
 
 def _code_row(codebook: Codebook, entry: ToolCode) -> ToolCodeRow:
@@ -955,7 +975,7 @@ def _lora_config(learner: _Learner, config: TrainConfig) -> Any:
     TrainableTokensWrapper.bias = property(
         lambda wrapper: getattr(wrapper.token_adapter.base_layer, "bias", None)
     )
-    code_ids = _code_ids(learner)
+    code_ids = _code_ids(learner) if config.codes is not None else []
     model = learner.model
     tables = [model.get_input_embeddings()]
     if not model.config.get_text_config().tie_word_embeddings:
@@ -1016,6 +1036,7 @@ def _save(
             "fingerprint": fingerprint(partial),
             "num_examples": encoded.num_kept,
             "dropped": dict(encoded.dropped),
+            "unlearnt": encoded.unlearnt,
             **figures,
             "codes": [asdict(row) for row in given.rows],
             "recoded": given.recoding.figures() if given.recoding is not None else None,

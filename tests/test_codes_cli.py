@@ -62,6 +62,25 @@ def test_what_is_not_there_is_said(workspace: Path, tmp_path: Path) -> None:
     assert "not the workspace's own" in done.stderr and "--out" in done.stderr
 
 
+def test_a_recipe_without_codes_is_said(workspace: Path, tmp_path: Path) -> None:
+    (workspace / "rounds" / "bare.toml").write_text(
+        'extends = "cpu"\n[codes]\ncoder = "none"\n', encoding="utf-8"
+    )
+    write_tools(workspace / "tools.jsonl", 20)
+    none = ("--set", "codes.coder=none")
+    marker = workspace / "factory.toml"
+    marker.write_text(marker.read_text("utf-8").replace('"cpu"', '"bare"'), encoding="utf-8")
+    for command in (
+        ("fit", "tools.jsonl", *none),
+        ("fit", "tools.jsonl", "--recipe", "tooldev"),
+        ("compare", str(tmp_path), "--out", str(tmp_path / "out"), *none),
+        ("add", "tools.jsonl"),
+    ):
+        done = run_factory("codes", *command, cwd=workspace, code=2)
+        assert "codes.coder is none" in done.stderr and "remedy:" in done.stderr
+    assert "residual" in run_factory("codes", "stats", cwd=workspace).stdout
+
+
 @pytest.mark.slow
 def test_codes_are_fitted_seen_written_and_added_to(workspace: Path) -> None:
     model = tiny_model(workspace / "models" / "bare", max_positions=1024)
@@ -189,7 +208,7 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from factory.codes.lifecycle import fit_codebook
-    from factory.curriculum import train_config
+    from factory.curriculum import code_config, train_config
     from factory.history import called_pairs, imported_tools
     from factory.prompts import Prompts
     from factory.recipe import load_recipe
@@ -242,7 +261,7 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
         fit_codebook(
             tools,
             reader.embed(tools),
-            train.codes,
+            code_config(resolved.recipe, 1),
             seed=train.seed,
             accepted_at=times,
             pairs=pairs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from factory.canon import query_id, tool_id
 from factory.codes.trie import FINISH
 from factory.dataset import (
     calls_text,
+    code_example,
     encode,
     encode_all,
     example_from_json,
@@ -97,6 +99,33 @@ def adapt_example(prompts: Prompts) -> Example:
 
 def by_kind(examples: list[Example]) -> dict[str, Example]:
     return {example.kind: example for example in examples}
+
+
+def test_a_tool_is_unlearnt_where_all_its_code_examples_were_left_out(
+    sample: list[Example],
+    prompts: Prompts,
+    tokenizer,  # type: ignore[no-untyped-def]
+) -> None:
+    far, coded, uncoded = TOOLS[0], TOOLS[1], TOOLS[2]
+    documents = [code_example(tool, prompts, "r1/t") for tool in (far, coded, uncoded)]
+    short = replace(
+        documents[1], messages=(Message(role="user", content="x"), documents[1].messages[1])
+    )
+
+    def leave_out(examples: list[Example], max_length: int = 4096) -> list[str]:
+        return encode_all(
+            examples,
+            codes=Names(),
+            outliers=frozenset({far.id}),
+            tokenizer=tokenizer,
+            turn=read_turn(tokenizer, frozenset({tokenizer.eos_token_id})),
+            max_length=max_length,
+        ).unlearnt
+
+    assert leave_out([*sample, *documents]) == sorted({far.id, uncoded.id})
+    assert leave_out(documents[1:2]) == []
+    assert leave_out(documents[1:2], max_length=20) == [coded.id]
+    assert leave_out([documents[1], short], max_length=20) == []
 
 
 def test_a_sample_gives_each_kind_once_per_called_tool(sample: list[Example]) -> None:

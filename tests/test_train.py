@@ -349,6 +349,31 @@ def test_a_second_run_keeps_codes_and_adds_new_ones(first: Run, second: Run) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_recipe_without_codes_makes_none_and_leaves_the_parents(
+    method: Literal["full", "lora"],
+    base: Path,
+    first: Run,
+    prompts: Prompts,
+    tmp_path: Path,
+) -> None:
+    """A model without codes gets none; one with codes keeps each, its coder in the new space."""
+    examples = [e for e in make_examples(MORE_TOOLS[:4], prompts) if e.kind == "invoke"]
+    config = replace(CONFIG, method=method, epochs=1, codes=None)
+    bare = train_once(make_job(tmp_path / "bare", base, examples, [], config))
+    assert Codebook.load(bare.job.out) is None and bare.result.codebook is None
+    assert bare.result.codes == () and bare.result.num_examples == 4
+
+    kept = train_once(make_job(tmp_path / "kept", first.job.out, examples, [], config))
+    old, new = Codebook.load(first.job.out), Codebook.load(kept.job.out)
+    assert old is not None and new is not None and kept.result.codes == ()
+    assert {t: new.code_text(t) for t in new.tool_ids} == {
+        t: old.code_text(t) for t in old.tool_ids
+    }
+    assert (new.version, new.report.age) == (old.version, old.report.age + 1)
+
+
+@pytest.mark.slow
 def test_another_coder_makes_all_codes_anew_and_teaches_them(
     first: Run, prompts: Prompts, tmp_path: Path
 ) -> None:

@@ -136,6 +136,12 @@ def _print_training(ledger: Ledger, number: int) -> None:
         f"{row['steps']} steps, {facts['examples']} examples, "
         f"{row['tokens'] / row['seconds']:.0f} tokens/s"
     )
+    documents = facts.get("documents", {})
+    if any(documents.values()):
+        out(
+            f"  documents of imported tools: {documents['learnt']} learnt by heart, "
+            f"{documents['waiting']} waiting"
+        )
     if facts["dropped"]:
         dropped = ", ".join(f"{count} {name}" for name, count in sorted(facts["dropped"].items()))
         out(f"  left out: {escape(dropped)}")

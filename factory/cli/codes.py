@@ -17,10 +17,10 @@ from factory.failures import InputError
 
 if TYPE_CHECKING:
     from factory.codes.graph import Pair
-    from factory.codes.lifecycle import Codebook, ToolCode
+    from factory.codes.lifecycle import Codebook, CodeConfig, ToolCode
     from factory.records import Tool
     from factory.round import Monitor
-    from factory.train import DocumentReader, TrainConfig
+    from factory.train import DocumentReader
     from factory.workspace import Workspace
 
 codes = typer.Typer(
@@ -137,15 +137,15 @@ def fit(
     from factory.cli.rounds import parse_overrides
     from factory.codes.lifecycle import fit_codebook
     from factory.codes.picture import draw_space
-    from factory.curriculum import train_config
+    from factory.curriculum import code_config, train_config
     from factory.recipe import load_recipe, load_settings
 
     workspace = open_workspace()
     settings = load_settings(workspace)
     resolved = load_recipe(workspace, recipe or settings.recipe, parse_overrides(overrides or []))
+    config = code_config(resolved.recipe, version=1)
     number = _next_round()
-    train = train_config(resolved.recipe, number, settings.engine.dtype, codebook_version=1)
-    config = train.codes
+    seed = train_config(resolved.recipe, number, settings.engine.dtype, codebook_version=1).seed
     folder = _folder(checkpoint)
     if to is not None and to.exists() and any(to.iterdir()):
         raise InputError("the folder is not empty", where=str(to), remedy="name a new one")
@@ -170,7 +170,7 @@ def fit(
             tools,
             documents_ND,
             config,
-            seed=train.seed,
+            seed=seed,
             accepted_at=times,
             pairs=_pairs(tools, number) if config.coder == "quantized" else (),
             on_progress=monitor.progress,
@@ -179,7 +179,7 @@ def fit(
         documents_ND = documents_ND[[row_of[tool_id] for tool_id in codebook.tool_ids]]
         if to is not None:
             own = None if config.embedder or not config.reads_documents else documents_ND
-            model.write(codebook, own, to, train)
+            model.write(codebook, own, to, config, seed)
     left = codebook.unexplained(documents_ND)
     record = {**_figures(codebook), "variance left": "-" if left is None else f"{left:.1%}"}
     print_table(("figure", "value"), [(key, _plain(value)) for key, value in record.items()])
@@ -203,18 +203,23 @@ def add(
 ) -> None:
     """Give the tools of a file codes in a checkpoint of this workspace, without training.
 
-    They are retrieved from then on, and learnt in the next training. Nothing that had a code gets
-    another one. `factory add-tools` only notes them, for the next training to code.
+    They can be retrieved from then on; the next rounds learn their documents by heart
+    (train.documents). Nothing that had a code gets another one. `factory add-tools` only notes
+    them, for the next training to code and learn.
 
     factory codes add my_apis.jsonl
     """
     from factory import history
     from factory.cli.monitor import make_monitor
+    from factory.curriculum import code_config
+    from factory.recipe import load_recipe, load_settings
     from factory.rows import code_row, tool_rows
     from factory.store.lock import WorkspaceLock
     from factory.train import load_gist
 
     workspace = open_workspace()
+    recipe = load_recipe(workspace, load_settings(workspace).recipe, {}).recipe
+    code_config(recipe, version=1)  # one that makes no codes would never teach these
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
         folder = _folder(checkpoint)
@@ -297,9 +302,9 @@ def compare(
     workspace = open_workspace()
     settings = load_settings(workspace)
     resolved = load_recipe(workspace, recipe or settings.recipe, parse_overrides(overrides or []))
+    variants = standard_variants(code_config(resolved.recipe, version=1))
     base = model or workspace.model_folder(settings.model)
     _refuse_codes(base)
-    variants = standard_variants(code_config(resolved.recipe, version=1))
     chosen = [name.strip() for name in only.split(";")] if only else list(variants)
     for name in chosen:
         if name not in variants:
@@ -365,14 +370,16 @@ class _Model:
             return DocumentReader(model=None, tokenizer=None, prompts=prompts, embedder=named)
         return DocumentReader(model=self._model, tokenizer=self._tokenizer, prompts=prompts)
 
-    def write(self, codebook: Codebook, documents_ND: Any, to: Path, config: TrainConfig) -> None:
+    def write(
+        self, codebook: Codebook, documents_ND: Any, to: Path, config: CodeConfig, seed: int
+    ) -> None:
         """The model with the codebook's tokens and rows, as a folder of the same precision."""
         from transformers import set_seed
 
         model, tokenizer = self._model, self._tokenizer
         self._monitor.stage("writing the model")
-        set_seed(config.seed)
-        codebook.install(model, tokenizer, documents_ND, reframe=config.codes.reframe)
+        set_seed(seed)
+        codebook.install(model, tokenizer, documents_ND, reframe=config.reframe)
         model.to(self._stored_dtype).save_pretrained(to)
         tokenizer.save_pretrained(to)
         codebook.save(to, tokenizer, self._stop())

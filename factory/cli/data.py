@@ -28,8 +28,9 @@ def register(app: typer.Typer) -> None:
 def add_tools(files: Files) -> None:
     """Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
 
-    They get codes in the next training and are retrieved as candidates from then on. The rules
-    judge them as they judge the model's own: one that a rule rejects is reported and left out.
+    They get codes in the next training, which learns their documents by heart, and are retrieved
+    as candidates from then on. The rules judge them as they judge the model's own: one that a rule
+    rejects is reported and left out.
 
     factory add-tools my_apis.jsonl
     """

@@ -152,6 +152,7 @@ def _print_plan(
 ) -> None:
     """What a round would do, every knob with its origin; loads the content, starts nothing."""
     from factory.cli.monitor import PlainMonitor
+    from factory.curriculum import unlearnt_tools
     from factory.history import open_round, promoted_checkpoint
     from factory.round import load_factory
 
@@ -169,6 +170,13 @@ def _print_plan(
         f"queries    {number} ({escape(origin)}) from "
         + (f"{pool} in {len(imported)} files" if imported else "the home world")
     )
+    if resolved.recipe.codes.coder != "none" and (
+        unlearnt := unlearnt_tools(factory.ledger, parent.id)
+    ):
+        out(
+            f"documents  {len(unlearnt)} of imported tools to learn by heart, "
+            f"{resolved.recipe.train.documents} a round at most (train.documents)"
+        )
     out(f"engine     {settings.engine.backend}, {factory.threads} threads")
     out(
         f"benchmarks {', '.join(f'{b.name} ({len(b.items)})' for b in factory.benchmarks.values())}"
