@@ -123,16 +123,21 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
     prefix = offline()
     write_benchmarks(workspace)
     run_factory("add-tools", "kettles/corpus.jsonl", cwd=workspace)
+    # Its code example is longer than train.max_length.
+    lid = APIS[0] | {"api_name": "lift lid", "api_description": "Lift the lid of a kettle. " * 120}
+    (workspace / "long.jsonl").write_text(json.dumps(lid), encoding="utf-8")
+    run_factory("add-tools", "long.jsonl", cwd=workspace)
     few = ("--set", "train.documents=4")
     plan = run_factory("round", "--dry-run", *few, cwd=workspace).stdout
-    assert "6 of imported tools to learn by heart, 4 a round at most" in plan
+    assert "7 of imported tools to learn by heart, 4 a round at most" in plan
     first = run_factory("round", "--n", "16", *few, cwd=workspace, prefix=prefix)
     assert "16 drawn" in first.stdout and "promoted" in first.stdout
-    assert "4 learnt by heart, 2 waiting" in first.stdout
+    assert "4 learnt by heart, 3 waiting" in first.stdout
     check_books(workspace, 1, 16)
     second = run_factory("round", "--n", "8", cwd=workspace, prefix=prefix)
-    assert "round 2" in second.stdout and "2 learnt by heart, 0 waiting" in second.stdout
-    assert "learn by heart" not in run_factory("round", "--dry-run", cwd=workspace).stdout
+    assert "round 2" in second.stdout and "2 learnt by heart, 1 waiting" in second.stdout
+    assert "1 code/too_long" in second.stdout
+    assert "1 of imported" in run_factory("round", "--dry-run", cwd=workspace).stdout
     check_books(workspace, 2, 8)
     page = workspace / ".factory" / "reports" / "r2.html"
     assert str(page) in second.stdout and "Round 2" in page.read_text(encoding="utf-8")
@@ -168,7 +173,7 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
         workspace,
         "select tool_id, count(*) as n, count(distinct example.round) as rounds from tool "
         "join example on example.origin = 'r' || example.round || '/' || tool_id "
-        "where tool.origin = 'corpus.jsonl' and kind = 'code' group by 1",
+        "where tool.origin in ('corpus.jsonl', 'long.jsonl') and kind = 'code' group by 1",
     )
     assert len(taught) == 6 and {(row["n"], row["rounds"]) for row in taught} == {(1, 1)}
     codes = ask(workspace, "select code, count(*) as n from tool_code group by 1 having n > 1")
