@@ -71,6 +71,7 @@ async def evaluate(
             checkpoint,
             notify=factory.monitor.note,
             allow_public=allow_public,
+            num_engines=benchmark.num_engines(factory.setup, checkpoint),
         ) as engine:
             items = await benchmark.score(factory.setup, checkpoint, engine)
     else:

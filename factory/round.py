@@ -40,7 +40,6 @@ from factory.dataset import (
 )
 from factory.engines.base import (
     Engine,
-    EngineSettings,
     check_model_folder,
     fingerprint,
     open_engine,
@@ -362,10 +361,12 @@ class Factory:
             return
         self.monitor.stage(f"start engine on {checkpoint.id}")
         started = datetime.now(UTC)
+        waiting = [x for x in self.benchmarks.values() if not self._is_scored(checkpoint, x)]
+        num_engines = max((x.num_engines(self.setup, checkpoint) for x in waiting), default=1)
         engine = await open_engine(
             self.settings.engine.backend,
             checkpoint,
-            settings=self.engine_settings(),
+            settings=engine_settings(self.settings, self.threads, num_engines),
             log_folder=self._log_folder(number),
             notify=self.monitor.note,
         )
@@ -379,10 +380,6 @@ class Factory:
         folder = self.workspace.state / "logs" / f"r{number}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    def engine_settings(self) -> EngineSettings:
-        """How children serve a model."""
-        return engine_settings(self.settings, self.threads)
 
     @property
     def setup(self) -> Setup:

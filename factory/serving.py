@@ -84,12 +84,19 @@ def make_checkpoint(name: str, folder: Path, mark: str) -> Checkpoint:
     return Checkpoint(id=f"{name}-{mark.split(':')[-1][:6]}", path=str(folder), fingerprint=mark)
 
 
-def engine_settings(settings: Settings, threads: int = 0) -> EngineSettings:
-    """What the settings say of engines; `threads` overrides theirs where it is not 0."""
+def engine_settings(settings: Settings, threads: int = 0, num_engines: int = 1) -> EngineSettings:
+    """What the settings say of engines; `threads` overrides theirs where it is not 0.
+
+    The share of a GPU's memory is split among `num_engines` that are open at once.
+    """
     known = {field.name for field in fields(EngineSettings)}
     values = {key: v for key, v in settings.engine.model_dump().items() if key in known}
     return EngineSettings(
-        **{**values, "threads": threads or settings.engine.threads or free_threads()}
+        **{
+            **values,
+            "threads": threads or settings.engine.threads or free_threads(),
+            "gpu_memory": settings.engine.gpu_memory / num_engines,
+        }
     )
 
 
@@ -101,8 +108,9 @@ async def serve(
     *,
     notify: Callable[[str], None],
     allow_public: bool = False,
+    num_engines: int = 1,
 ) -> AsyncIterator[Engine]:
-    """An engine on a checkpoint of `find_checkpoint`, closed at the end.
+    """An engine on a checkpoint of `find_checkpoint`, one of `num_engines` here, closed at the end.
 
     Raises FactoryError where it cannot be served.
     """
@@ -117,7 +125,7 @@ async def serve(
         engine = await open_engine(
             settings.engine.backend,
             checkpoint,
-            settings=engine_settings(settings),
+            settings=engine_settings(settings, num_engines=num_engines),
             log_folder=workspace.state / "logs" / "score",
             notify=notify,
         )

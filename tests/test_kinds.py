@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,21 @@ from factory.benchmark import Item
 from factory.cli.main import app
 from factory.cli.monitor import PlainMonitor
 from factory.codes.lifecycle import fit_codebook
-from factory.evaluate import store
+from factory.engines.base import Engine
+from factory.engines.process import ProcessEngine
+from factory.engines.replay import ReplayEngine
+from factory.evaluate import evaluate, store
 from factory.failures import ContentError, FactoryError, InputError
+from factory.kinds.base import Setup
+from factory.kinds.completion import Completion
 from factory.kinds.loading import KINDS, defined, find_fault, kind_of, load
 from factory.published import load_published
-from factory.recipe import load_recipe, load_settings
-from factory.records import Checkpoint, ItemScore
+from factory.recipe import Settings, load_recipe, load_settings
+from factory.records import Checkpoint, ItemScore, Request
 from factory.round import Factory, load_factory
 from factory.scorers.judge import read_predictions
 from factory.scorers.toolbench import load_toolbench, to_tool
+from factory.serving import engine_settings, find_checkpoint
 from factory.store.database import Ledger
 from factory.workspace import Workspace
 
@@ -420,6 +429,106 @@ def test_completion(
     assert row == ("judged Solved, Solved, Solved", '["Solved","Solved","Solved"]')
     with pytest.raises(ContentError, match="no judge"):
         score(capsys, "toolbench-completion", "--data", folder)
+
+
+def load_judged(workspace: Workspace, data: Path, judge: object) -> Completion:
+    found = load(
+        workspace,
+        "toolbench-completion",
+        {"data": str(data), "limit": 2, "judge": str(judge), "setting": "gt"},
+    )
+    assert isinstance(found, Completion)
+    return found
+
+
+def with_backend(settings: Settings, backend: str) -> Settings:
+    engine = settings.engine.model_copy(update={"backend": backend})
+    return settings.model_copy(update={"engine": engine})
+
+
+def test_a_judge_with_the_weights_of_the_checkpoint_is_its_engine(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """An engine of another name could not be opened."""
+    model = tiny_model(tmp_path / "model")
+    shutil.copytree(model, tmp_path / "copy")
+    kind = load_judged(workspace, write_stable(tmp_path / "stable"), tmp_path / "copy")
+    factory = open_factory(workspace)
+    factory.settings = with_backend(factory.settings, "none")
+    setup = factory.setup
+    checkpoint = find_checkpoint(workspace, setup.settings, str(model))
+
+    def answer(request: Request) -> list[str]:
+        messages = [{"content": message.content} for message in request.messages]
+        text = agent_and_judge({"model": "all", "messages": messages})
+        return [text] * request.sampling.n
+
+    engine = ReplayEngine(answer, checkpoint)
+    items = asyncio.run(kind.score(setup, checkpoint, engine))
+    assert [item.correct for item in items] == [True, True]
+    assert {request.id.split("/")[0] for request in engine.requests} > {"judge", "simulate"}
+    other = find_checkpoint(workspace, setup.settings, str(tiny_model(tmp_path / "b", seed=1)))
+    with pytest.raises(InputError, match="no engine 'none'"):
+        asyncio.run(kind.score(setup, other, engine))
+
+
+def test_two_models_of_this_machine_share_its_gpu(workspace: Workspace, tmp_path: Path) -> None:
+    data, setup = write_stable(tmp_path / "stable"), open_factory(workspace).setup
+    model, other = tiny_model(tmp_path / "a"), tiny_model(tmp_path / "b", seed=1)
+    server = "http://127.0.0.1:1/v1#x"
+    for judge, scored, wanted in (
+        (other, model, 2),
+        (model, model, 1),
+        (server, model, 1),
+        (model, server, 1),
+        (server, server, 1),
+    ):
+        checkpoint = find_checkpoint(workspace, setup.settings, str(scored))
+        assert load_judged(workspace, data, judge).num_engines(setup, checkpoint) == wanted
+    assert load(workspace, "home").num_engines(setup, checkpoint) == 1
+    shares = [engine_settings(setup.settings, 1, number).gpu_memory for number in (1, 2)]
+    assert shares == [0.9, 0.45]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_leaves_half_of_a_gpu_to_its_judge(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """Outside a round and in one, for as long as the judge is to come."""
+    factory = open_factory(workspace)
+    factory.settings = with_backend(factory.settings, "transformers")
+    judge, model = tiny_model(tmp_path / "judge", seed=1), tiny_model(tmp_path / "model")
+    kind = load_judged(workspace, write_stable(tmp_path / "stable"), judge)
+    checkpoint = find_checkpoint(workspace, factory.settings, str(model))
+    shares = []
+
+    class Watched(Completion):
+        """Notes the share of the engine in place of asking it."""
+
+        async def score(
+            self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
+        ) -> list[ItemScore]:
+            assert isinstance(engine, ProcessEngine)
+            shares.append(engine._settings.gpu_memory)
+            async with self._open_judge(setup, checkpoint, engine) as judging:
+                assert isinstance(judging, ProcessEngine) and judging is not engine
+                shares.append(judging._settings.gpu_memory)
+            detail: dict[str, Any] = {"correct": False, "reason": "", "message": "", "answer": ""}
+            detail |= {"detail_json": '{"statuses": ["Unsolved"]}'}
+            return [ItemScore(item=x.id, category=x.category, **detail) for x in self.items]
+
+    watched = Watched(**{each.name: getattr(kind, each.name) for each in fields(kind) if each.init})
+
+    async def serve_in_a_round() -> None:
+        async with factory._serve(checkpoint, 1, needed=True) as engine:
+            assert isinstance(engine, ProcessEngine)
+            shares.append(engine._settings.gpu_memory)
+
+    factory.benchmarks = {watched.name: watched}
+    asyncio.run(serve_in_a_round())
+    asyncio.run(evaluate(factory, watched, checkpoint))
+    asyncio.run(serve_in_a_round())
+    assert shares == [0.45, 0.45, 0.45, 0.9]
 
 
 # Language ---------------------------------------------------------------------------------

@@ -87,6 +87,10 @@ class Scorable(ABC):
     ) -> list[ItemScore]:
         """Every item, judged; `engine` serves the checkpoint where the kind is `served`."""
 
+    def num_engines(self, setup: Setup, checkpoint: Checkpoint) -> int:
+        """How many models of this machine are open at once while the checkpoint is scored."""
+        return 1
+
     @abstractmethod
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
         """What judged items say, in whatever order they are."""

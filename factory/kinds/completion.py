@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -78,6 +79,8 @@ class Completion(Scorable):
     """Requests and documents."""
     data_sha: str
     """Hash of both."""
+    _judges: dict[str, Checkpoint] = field(default_factory=dict, init=False, compare=False)
+    """The judge, once its weights are hashed."""
 
     @classmethod
     def load(cls, workspace: Workspace, name: str, definition: CompletionDefinition) -> Completion:
@@ -112,7 +115,6 @@ class Completion(Scorable):
 
     def basis(self, setup: Setup) -> str:
         templates, of = Templates(setup.workspace, "toolbench"), self.definition
-        judge = find_checkpoint(setup.workspace, setup.settings, of.judge)
         names = ("agent", "action", "input", "simulate", "judge_answer", "judge_trajectory")
         shas = [templates.sha(name) for name in (*names, "judge_pair")]
         files = [_files_sha(resolve(setup.workspace, x)) for x in (of.cache, of.reference) if x]
@@ -123,12 +125,40 @@ class Completion(Scorable):
                     of.setting,
                     of.constrain_inputs,
                     of.runs,
-                    judge.fingerprint,
+                    self._judge_model(setup).fingerprint,
                     RULES_VERSION,
                     shas,
                     files,
                 ]
             )
+        )
+
+    def _judge_model(self, setup: Setup) -> Checkpoint:
+        wanted = self.definition.judge
+        if wanted not in self._judges:
+            self._judges[wanted] = find_checkpoint(setup.workspace, setup.settings, wanted)
+        return self._judges[wanted]
+
+    def num_engines(self, setup: Setup, checkpoint: Checkpoint) -> int:
+        """Two where the judge has other weights, unless a server holds one of them."""
+        judge = self._judge_model(setup)
+        here = {x.fingerprint for x in (judge, checkpoint) if not is_address(x.path)}
+        return max(1, len(here))
+
+    def _open_judge(
+        self, setup: Setup, checkpoint: Checkpoint, engine: Engine
+    ) -> contextlib.AbstractAsyncContextManager[Engine]:
+        """The judge's engine: the checkpoint's own where that is the judge."""
+        judge = self._judge_model(setup)
+        if judge.fingerprint == checkpoint.fingerprint:
+            return contextlib.nullcontext(engine)
+        return serve(
+            setup.workspace,
+            setup.settings,
+            judge,
+            notify=setup.notify,
+            allow_public=self.definition.allow_public_host,
+            num_engines=self.num_engines(setup, checkpoint),
         )
 
     async def score(
@@ -145,13 +175,7 @@ class Completion(Scorable):
                 for query in self.bench.queries
                 if query.id.split("/")[1] in known
             }
-        async with serve(
-            workspace,
-            setup.settings,
-            find_checkpoint(workspace, setup.settings, of.judge),
-            notify=setup.notify,
-            allow_public=of.allow_public_host,
-        ) as judging:
+        async with self._open_judge(setup, checkpoint, engine) as judging:
             apis = VirtualApi(
                 templates,
                 cache=resolve(workspace, of.cache) if of.cache else None,
