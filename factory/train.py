@@ -601,6 +601,12 @@ def make_savable(model: Any, folder: Path) -> None:
             ) from error
 
 
+def copy_processors(parent: Path, folder: Path) -> None:
+    """Copy how a multimodal model reads what is no text, which other servers want to know."""
+    for path in parent.glob("*processor_config.json"):
+        shutil.copyfile(path, folder / path.name)
+
+
 def load_gist(checkpoint: Path, codebook: Codebook | None) -> Gist | None:
     """How a checkpoint compresses documents; None where its codes are made of whole ones."""
     return Gist.load(checkpoint / GIST_PATH) if codebook and codebook.views else None
@@ -1021,6 +1027,7 @@ def _save(
         partial.mkdir(parents=True)
         learner.model.to(learner.stored_dtype).save_pretrained(partial)
         learner.tokenizer.save_pretrained(partial)
+        copy_processors(job.checkpoint, partial)
         if learner.codebook is not None:
             # What the next round embeds with are the weights as stored, rounding and all.
             learner.model.to(master)

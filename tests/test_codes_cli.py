@@ -84,6 +84,7 @@ def test_a_recipe_without_codes_is_said(workspace: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_codes_are_fitted_seen_written_and_added_to(workspace: Path) -> None:
     model = tiny_model(workspace / "models" / "bare", max_positions=1024)
+    (model / "processor_config.json").write_text("{}")
     settings = model / "generation_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "temperature": 0.6}))
     lines = [json.dumps(tool.document) for tool in make_tools(40)]
@@ -102,6 +103,7 @@ def test_codes_are_fitted_seen_written_and_added_to(workspace: Path) -> None:
     assert codebook is not None and len(codebook) == 40
     written = json.loads((workspace / "models" / "coded" / settings.name).read_text())
     assert (written["temperature"], written["do_sample"]) == (0.6, True)
+    assert (workspace / "models" / "coded" / "processor_config.json").read_text() == "{}"
 
     coded = ("--checkpoint", "models/coded")
     added = run_factory("codes", "add", "more.jsonl", *coded, cwd=workspace)

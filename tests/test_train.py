@@ -262,12 +262,14 @@ def test_a_multimodal_model_learns_from_texts(
     from safetensors.torch import load_file
 
     model = tiny_multimodal(tmp_path / "model")
+    (model / "preprocessor_config.json").write_text("{}")
     config = replace(CONFIG, method=method, codes=replace(CONFIG.codes, gist=GistConfig(epochs=1)))
     examples = make_examples(TOOLS, prompts)
     run = train_once(make_job(tmp_path, model, examples, TOOLS, config))
     assert run.progress[-1].loss < run.progress[0].loss and len(run.result.codes) == len(TOOLS)
     before, after = (load_file(path / "model.safetensors") for path in (model, run.job.out))
     assert before.keys() == after.keys()
+    assert (run.job.out / "preprocessor_config.json").read_text() == "{}"
     seen = [name for name in before if "vision" in name]
     assert seen and all((before[name] == after[name]).all() for name in seen)
     codebook = Codebook.load(run.job.out)
@@ -733,13 +735,16 @@ def test_a_step_is_cut_by_length_and_every_epoch_is_another_order() -> None:
     assert {*epochs[0][:16]} != {*epochs[1][:16]}
 
 
-def test_scoring_targets_alone_is_the_fused_score(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [tiny_model, tiny_multimodal])
+def test_scoring_targets_alone_is_the_fused_score(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
     """What a CPU scores equals what TRL's fused head scores, row by row and token by token."""
     import torch
     from transformers import AutoModelForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model"), dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(make(tmp_path / "model"), dtype="float32").train()
     add_fused_lm_head(model)
     ids = torch.randint(5, 90, (3, 12), generator=torch.Generator().manual_seed(0))
     labels = ids.clone()

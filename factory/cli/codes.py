@@ -376,12 +376,15 @@ class _Model:
         """The model with the codebook's tokens and rows, as a folder of the same precision."""
         from transformers import set_seed
 
+        from factory.train import copy_processors
+
         model, tokenizer = self._model, self._tokenizer
         self._monitor.stage("writing the model")
         set_seed(seed)
         codebook.install(model, tokenizer, documents_ND, reframe=config.reframe)
         model.to(self._stored_dtype).save_pretrained(to)
         tokenizer.save_pretrained(to)
+        copy_processors(self._folder, to)
         codebook.save(to, tokenizer, self._stop())
         self._save_gist(to)
 
