@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import shutil
@@ -14,7 +15,8 @@ from typing import Literal
 
 from factory.codes.lifecycle import Codebook
 from factory.content import check_content
-from factory.engines.base import check_model_folder
+from factory.engines.base import check_model_folder, is_installed
+from factory.engines.trainable import check_trainable
 from factory.failures import FactoryError
 from factory.prompts import Prompts
 from factory.recipe import free_threads, load_recipe, load_settings
@@ -138,6 +140,8 @@ def _model(workspace: Workspace) -> Check:
         folder = workspace.model_folder(settings.model)
         check_model_folder(folder)
         codebook = Codebook.load(folder)
+        if is_installed("transformers"):
+            asyncio.run(check_trainable(folder))
     except FactoryError as error:
         return Check(name="model", state="bad", detail=error.what, remedy=error.remedy)
     codes = "no codes yet" if codebook is None else f"codes for {len(codebook)} tools"

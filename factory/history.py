@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
 
 from factory.codes.graph import Pair
@@ -104,22 +105,64 @@ def pending_queries(ledger: Ledger, number: int) -> list[Query]:
     return [Query(id=query_id, text=text, source=source) for query_id, text, source in rows]
 
 
-def promoted_checkpoint(ledger: Ledger, base: Checkpoint) -> Checkpoint:
-    """The latest promoted descendant of `base`; `base` itself where there is none."""
+def given_names(ledger: Ledger, folder: str, mark: str) -> list[str]:
+    """Ids of the given model in `folder`, which has this fingerprint; the first known comes first.
+
+    That of another folder counts where it is gone: the model was moved. A copy is another model.
+    """
+    rows = ledger.query(
+        """
+        select checkpoint_id, path
+        from checkpoint where parent_id is null and fingerprint = ? order by made_at, checkpoint_id
+        """,
+        [mark],
+    ).rows
+    return [name for name, path in rows if path == folder or not Path(path).exists()]
+
+
+def given_fingerprint(ledger: Ledger, folder: str, changed: datetime) -> str | None:
+    """Fingerprint of the model given in `folder` after `changed` (UTC), else None."""
+    rows = ledger.query(
+        """
+        select fingerprint
+        from checkpoint where parent_id is null and path = ? and made_at > ? order by made_at desc
+        """,
+        [folder, changed.replace(tzinfo=None)],
+        limit=1,
+    ).rows
+    return str(rows[0][0]) if rows else None
+
+
+def descendants(ledger: Ledger, base: Checkpoint) -> dict[str, Checkpoint | None]:
+    """By id, `base` and what rounds made of it, in order; None where it was not promoted."""
     rows = ledger.query(
         """
         select checkpoint_id, parent_id, path, fingerprint, promoted
-        from checkpoint order by round
+        from checkpoint where parent_id is not null order by round
         """
     ).rows
-    family = {base.id}
-    best = base
-    for checkpoint_id, parent_id, path, fingerprint, promoted in rows:
-        if parent_id in family:
-            family.add(checkpoint_id)
-            if promoted:
-                best = Checkpoint(id=checkpoint_id, path=path, fingerprint=fingerprint)
-    return best
+    names = given_names(ledger, base.path, base.fingerprint)
+    found: dict[str, Checkpoint | None] = dict.fromkeys([*names, base.id])
+    for checkpoint_id, parent_id, path, mark, promoted in rows:
+        if parent_id in found:
+            made = Checkpoint(id=checkpoint_id, path=path, fingerprint=mark)
+            found[checkpoint_id] = made if promoted else None
+    return found
+
+
+def promoted_checkpoint(ledger: Ledger, base: Checkpoint) -> Checkpoint:
+    """The latest promoted descendant of `base`; `base` itself where there is none."""
+    promoted = [each for each in descendants(ledger, base).values() if each is not None]
+    return promoted[-1] if promoted else base
+
+
+def round_of_another(ledger: Ledger, base: Checkpoint) -> tuple[int, str] | None:
+    """Number and starting checkpoint of the latest round, where it was of another model."""
+    sql = "select round, checkpoint_id from round order by round desc"
+    rows = ledger.query(sql, limit=1).rows
+    if not rows or rows[0][1] in descendants(ledger, base):
+        return None
+    return int(rows[0][0]), str(rows[0][1])
 
 
 def find_checkpoints(ledger: Ledger, wanted: str) -> list[Checkpoint]:

@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import os
+import re
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +22,14 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from factory.canon import canonical_json, digest
-from factory.failures import RecipeError
+from factory.failures import InputError, RecipeError
 from factory.workspace import Workspace
 
 RuleSetting = Literal["off", "warn", "reject"]
+
+_MODEL_LINE = re.compile(r"""(?m)^[ \t]*model[ \t]*=[ \t]*(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*')""")
+"""A setting's key and value; what follows them stays."""
+_SECTION = re.compile(r"(?m)^[ \t]*\[")
 
 
 class Section(BaseModel):
@@ -302,6 +307,34 @@ class Resolved:
 def load_settings(workspace: Workspace) -> Settings:
     """factory.toml, checked. Raises RecipeError with file and key."""
     return _validate(Settings, _read(workspace.marker), str(workspace.marker))
+
+
+def name_model(workspace: Workspace, model: str) -> bool:
+    """Write `model` into factory.toml, where nothing else changes; False where it is named already.
+
+    Raises InputError where the file cannot be written.
+    """
+    path = workspace.marker
+    was = load_settings(workspace).model
+    if workspace.model_folder(was).resolve() == workspace.model_folder(model).resolve():
+        return False
+    line = f"model = {json.dumps(model, ensure_ascii=False)}"
+    try:
+        text = path.read_bytes().decode()
+        section = _SECTION.search(text)
+        head, rest = (text[: section.start()], text[section.start() :]) if section else (text, "")
+        head, num_written = _MODEL_LINE.subn(lambda _: line, head, count=1)
+        text = head + rest if num_written else f"{line}\n{text}"
+        if tomllib.loads(text) != {**_read(path), "model": model}:
+            raise ValueError("its `model` is written in another way")
+        path.write_bytes(text.encode())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the model of --model cannot be kept in {path.name}: {error}",
+            where=str(path),
+            remedy=f"write {line} into it, above the first [section]",
+        ) from error
+    return True
 
 
 def load_recipe(workspace: Workspace, name: str, overrides: Mapping[str, str]) -> Resolved:

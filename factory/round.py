@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -44,6 +44,7 @@ from factory.engines.base import (
     fingerprint,
     open_engine,
 )
+from factory.engines.trainable import check_trainable
 from factory.failures import (
     ContentError,
     DiskError,
@@ -68,6 +69,7 @@ from factory.recipe import (
     free_threads,
     load_stored_recipe,
     mend,
+    name_model,
 )
 from factory.records import Checkpoint, Example, ItemScore, Query, Tool
 from factory.rows import (
@@ -83,7 +85,12 @@ from factory.rows import (
 from factory.rulebook import Rulebook
 from factory.sampling import Sampler
 from factory.score import Decision, gate, overall_weights, paired_delta
-from factory.serving import base_checkpoint, engine_settings, make_checkpoint
+from factory.serving import (
+    base_checkpoint,
+    engine_settings,
+    make_checkpoint,
+    next_checkpoint,
+)
 from factory.store.database import Ledger
 from factory.train import (
     TrainingJob,
@@ -155,7 +162,10 @@ class Factory:
     """Every benchmark of the recipe, the gate's dev set included."""
     held_out: dict[str, Scorable]
     """Benchmarks that nothing is trained on although no recipe scores them."""
+    keep_model: bool = False
+    """Whether the next round's model, which a flag gives, is written into factory.toml."""
     _bases: dict[str, str] = field(default_factory=dict, init=False)
+    _base: Checkpoint | None = field(default=None, init=False)
 
     @property
     def recipe(self) -> Recipe:
@@ -168,7 +178,11 @@ class Factory:
 
     async def run_round(self, num_queries: int | None) -> RoundResult:
         """Run the next round, or continue the open one. Raises FactoryError."""
-        this = self._resume() or self._start(num_queries or self.recipe.num_queries)
+        this = self._resume()
+        if this is None or "train" not in this.stages_done:
+            self.monitor.stage("check the model")
+            await check_trainable(Path((this.checkpoint if this else self.next_checkpoint()).path))
+        this = this or self._start(num_queries or self.recipe.num_queries)
         parent = this.checkpoint
         async with self._serve(parent, this.number, needed=self._parent_is_needed(this)) as engine:
             await self._score(engine, parent, this, "score parent")
@@ -235,12 +249,17 @@ class Factory:
     def _start(self, num_queries: int) -> history.OpenRound:
         """Draw the queries and write the round's first rows, all in one append."""
         base = self.base_checkpoint()
-        parent = self.locate(history.promoted_checkpoint(self.ledger, base))
+        parent = self.next_checkpoint(self.monitor.note)
         check_model_folder(Path(parent.path))
         self._check_machine(Path(parent.path))
         number = history.last_round(self.ledger) + 1
         self.monitor.stage("draw")
         queries = draw(self._pool(), num_queries, history.drawn_ids(self.ledger))
+        if self.keep_model and name_model(self.workspace, self.settings.model):
+            self.monitor.note(
+                f"{self.workspace.marker} names {self.settings.model} now: every command goes on "
+                "with it"
+            )
         if len(queries) < num_queries:
             self.monitor.note(f"the pool has {len(queries)} fresh queries, not {num_queries}")
         now = datetime.now(UTC)
@@ -289,8 +308,14 @@ class Factory:
         return rows
 
     def base_checkpoint(self) -> Checkpoint:
-        """The model of the settings, as the checkpoint that starts the lineage."""
-        return base_checkpoint(self.workspace, self.settings)
+        """The model of the settings, as the checkpoint that starts the lineage; read once."""
+        if self._base is None:
+            self._base = base_checkpoint(self.workspace, self.settings, self.ledger)
+        return self._base
+
+    def next_checkpoint(self, notify: Callable[[str], None] | None = None) -> Checkpoint:
+        """The parent of the next round, with an absolute path."""
+        return next_checkpoint(self.workspace, self.ledger, self.base_checkpoint(), notify)
 
     def _pool(self) -> Iterator[Query]:
         return home_stream() if self.pool is None else iter(self.pool)

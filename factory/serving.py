@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from factory import history
@@ -27,7 +28,12 @@ def is_address(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def find_checkpoint(workspace: Workspace, settings: Settings, wanted: str) -> Checkpoint:
+def find_checkpoint(
+    workspace: Workspace,
+    settings: Settings,
+    wanted: str,
+    notify: Callable[[str], None] | None = None,
+) -> Checkpoint:
     """The one checkpoint that a command means by a word.
 
     Args:
@@ -35,6 +41,7 @@ def find_checkpoint(workspace: Workspace, settings: Settings, wanted: str) -> Ch
         settings: of the workspace.
         wanted: "" is the one that the next round starts from; an id of the ledger, whole or its
             name (`r3`); a model folder; or `http://host:port/v1#name`, whose address is the path.
+        notify: is told where that is of another model than the latest round.
 
     Raises InputError, ModelError.
     """
@@ -49,9 +56,9 @@ def find_checkpoint(workspace: Workspace, settings: Settings, wanted: str) -> Ch
         return Checkpoint(id=wanted, path=wanted, fingerprint=wanted)
     ledger = Ledger(workspace.state)
     if not wanted:
-        found = [history.promoted_checkpoint(ledger, base_checkpoint(workspace, settings))]
-    else:
-        found = history.find_checkpoints(ledger, wanted)
+        base = base_checkpoint(workspace, settings, ledger)
+        return next_checkpoint(workspace, ledger, base, notify)
+    found = history.find_checkpoints(ledger, wanted)
     if len(found) > 1:
         ids = ", ".join(checkpoint.id for checkpoint in found)
         raise InputError(f"{wanted} may be any of {ids}", remedy="give the whole id")
@@ -72,11 +79,48 @@ def find_checkpoint(workspace: Workspace, settings: Settings, wanted: str) -> Ch
     )
 
 
-def base_checkpoint(workspace: Workspace, settings: Settings) -> Checkpoint:
-    """The model of the settings, as the checkpoint that starts the lineage."""
+def next_checkpoint(
+    workspace: Workspace,
+    ledger: Ledger,
+    base: Checkpoint,
+    notify: Callable[[str], None] | None = None,
+) -> Checkpoint:
+    """What every command goes on with unless a flag names another: the latest promoted descendant
+    of factory.toml's model (`base`), or that model itself.
+
+    `notify` is told where the latest round was of another model.
+    """
+    found = history.promoted_checkpoint(ledger, base)
+    if notify is not None and (other := history.round_of_another(ledger, base)):
+        notify(
+            f"the latest round, {other[0]}, was of {other[1]}; factory.toml names another model, "
+            f"so {found.id} is used ({found.path})"
+        )
+    return replace(found, path=str(workspace.root / found.path))
+
+
+def base_checkpoint(
+    workspace: Workspace, settings: Settings, ledger: Ledger, *, exact: bool = True
+) -> Checkpoint:
+    """The model of the settings, as the checkpoint that starts the lineage.
+
+    A folder that was moved or renamed keeps its id. Without `exact`, the weights of a known folder
+    are not read where they are older than its row.
+    """
     folder = workspace.model_folder(settings.model)
     check_model_folder(folder)
-    return make_checkpoint(folder.name, folder.resolve(), fingerprint(folder))
+    path = folder.resolve()
+    known = None if exact else history.given_fingerprint(ledger, str(path), _changed(path))
+    mark = known or fingerprint(path)
+    made = make_checkpoint(folder.name, path, mark)
+    names = history.given_names(ledger, str(path), mark)
+    return replace(made, id=names[0]) if names else made
+
+
+def _changed(folder: Path) -> datetime:
+    """When a weight file of the folder was written last."""
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    return datetime.fromtimestamp(max(file.stat().st_mtime for file in files), UTC)
 
 
 def make_checkpoint(name: str, folder: Path, mark: str) -> Checkpoint:

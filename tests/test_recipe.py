@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,8 @@ from pydantic import Field
 from workspaces import ROOT, make_workspace
 
 from factory.curriculum import train_config
-from factory.failures import ContentError, RecipeError
-from factory.recipe import Section, load_recipe, load_settings, want_list
+from factory.failures import ContentError, InputError, RecipeError
+from factory.recipe import Section, load_recipe, load_settings, name_model, want_list
 from factory.workspace import Workspace
 
 RECIPES = sorted(path.stem for path in (ROOT / "rounds").glob("*.toml"))
@@ -29,6 +30,48 @@ def test_recipes_of_papers_train_as_published(name: str) -> None:
     """Algorithms §2.5, §3.3, §4.7: 3 % warm-up, a plain loss, trajectories of 6,144 tokens."""
     train = train_config(load_recipe(Workspace(ROOT), name, {}).recipe, 1, "auto", 1)
     assert (train.warmup_ratio, train.code_share, train.max_length) == (0.03, 0, 6144)
+
+
+NAMED = (
+    ('queries = []\n model="old"  # mine\n[engine]\n', "queries = []\n{}  # mine\n[engine]\n"),
+    ("model = 'o\\ld'\r\nrecipe = 'cpu'\r\n", "{}\r\nrecipe = 'cpu'\r\n"),
+    ("# only\n[engine]\nthreads = 1\n", "{}\n# only\n[engine]\nthreads = 1\n"),
+    ("", "{}\n"),
+)
+"""Settings before, and after a model is written in place of `{}`."""
+
+
+@pytest.mark.parametrize(("before", "after"), NAMED)
+def test_a_model_is_written_into_the_settings(tmp_path: Path, before: str, after: str) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    workspace.marker.write_bytes(before.encode())
+    for model in ("/models/Qwen", '/models/é "q" \\1'):
+        assert name_model(workspace, model)
+        line = f"model = {json.dumps(model, ensure_ascii=False)}"
+        assert workspace.marker.read_bytes().decode() == after.format(line)
+        assert load_settings(workspace).model == model
+        assert not name_model(workspace, model)
+
+
+def test_a_model_that_cannot_be_kept_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    odd = '"model" = "old"\n'
+    workspace.marker.write_text(odd, encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be kept") as caught:
+        name_model(workspace, "/models/Qwen")
+    assert 'model = "/models/Qwen"' in caught.value.remedy
+    assert workspace.marker.read_text(encoding="utf-8") == odd
+    workspace.marker.write_text('model = "old"\n', encoding="utf-8")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(InputError, match="Permission denied"):
+        name_model(workspace, "/models/Qwen")
+    assert not name_model(workspace, "old")
 
 
 def test_values_have_origins(tmp_path: Path) -> None:

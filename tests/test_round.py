@@ -127,10 +127,12 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
     lid = APIS[0] | {"api_name": "lift lid", "api_description": "Lift the lid of a kettle. " * 120}
     (workspace / "long.jsonl").write_text(json.dumps(lid), encoding="utf-8")
     run_factory("add-tools", "long.jsonl", cwd=workspace)
+    shutil.copytree(ROOT / "rounds" / "seed", workspace / "mine")
     few = ("--set", "train.documents=4")
     plan = run_factory("round", "--dry-run", *few, cwd=workspace).stdout
     assert "7 of imported tools to learn by heart, 4 a round at most" in plan
-    first = run_factory("round", "--n", "16", *few, cwd=workspace, prefix=prefix)
+    own = ("--model", "mine")
+    first = run_factory("round", "--n", "16", *own, *few, cwd=workspace, prefix=prefix)
     assert "16 drawn" in first.stdout and "promoted" in first.stdout
     assert "4 learnt by heart, 3 waiting" in first.stdout
     check_books(workspace, 1, 16)
@@ -150,6 +152,7 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
     assert shared["n"] == 0
     lineage = ask(workspace, "select * from lineage order by round")
     assert [row["round"] for row in lineage] == [0, 1, 2]
+    assert lineage[0]["checkpoint_id"].startswith("mine-")
     assert lineage[2]["parent_id"] == lineage[1]["checkpoint_id"]
     assert all(row["home_after"] is not None for row in lineage[1:])
     # Each checkpoint is scored on benchmarks of both kinds; what a round codes can be found.

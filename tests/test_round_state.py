@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest_models import tiny_model
@@ -16,11 +19,17 @@ from workspaces import ROOT, make_workspace
 from factory import history
 from factory.canon import query_id
 from factory.cli.monitor import PlainMonitor
+from factory.cli.opening import open_checkpoint
+from factory.cli.rounds import load_settings_with
+from factory.cli.status import status
+from factory.doctor import examine
+from factory.engines.trainable import check_trainable
 from factory.evaluate import store
 from factory.failures import ContentError, InputError, MissingError, ModelError, RecipeError
-from factory.recipe import load_recipe, load_settings
+from factory.recipe import load_recipe, load_settings, name_model
 from factory.records import Checkpoint, Query
 from factory.round import Factory, load_factory
+from factory.serving import base_checkpoint, find_checkpoint
 from factory.workspace import Workspace
 
 POOL = [Query(id=query_id(f"ask {n}"), text=f"ask {n}", source=f"q:{n}") for n in range(9)]
@@ -147,6 +156,114 @@ def test_moved_workspace_and_model_go_on(workspace: Workspace, tmp_path: Path) -
     assert Path(second.checkpoint.path) == history.checkpoint_folder(moved.state, 1)
     again = open_factory(moved)._resume()
     assert again is not None and again.checkpoint == second.checkpoint
+    end_round(open_factory(moved), again)
+    # The model's folder gets another name and place; a copy beside it is a model of its own.
+    (moved.root / "model").rename(tmp_path / "renamed")
+    name_model(moved, str(tmp_path / "renamed"))
+    third = open_factory(moved)
+    assert third.base_checkpoint().id.startswith("model-")
+    assert third.base_checkpoint().path == str(tmp_path / "renamed")
+    assert third.next_checkpoint() == second.checkpoint
+    shutil.copytree(tmp_path / "renamed", moved.root / "copy")
+    moved.root.rename(workspace.root)
+    (tmp_path / "renamed").rename(workspace.root / "model")
+    name_model(workspace, "copy")
+    copied = open_factory(workspace)
+    assert copied.next_checkpoint().id.startswith("copy-")
+
+
+def test_a_model_of_the_flag_goes_on_without_it(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """As after `factory round --model FOLDER`: no command takes another model."""
+    mine = tiny_model(tmp_path / "mine", seed=1)
+    settings = load_settings_with(workspace, str(mine), 0)
+    factory = replace(open_factory(workspace), settings=settings, keep_model=True)
+    this = factory._start(1)
+    assert this.checkpoint.path == str(mine) and load_settings(workspace).model == str(mine)
+    assert f"factory.toml names {mine} now" in capsys.readouterr().err.replace("\n", " ")
+    made = workspace.state / "checkpoints" / "r1"
+    shutil.copytree(mine, made)
+    stored = factory._relative(str(made))
+    mark = this.checkpoint.fingerprint
+    end_round(factory, this, Checkpoint(id="r1-abc", path=stored, fingerprint=mark))
+    monkeypatch.chdir(workspace.root)
+    capsys.readouterr()
+
+    def check(folder: Path) -> None:
+        """Every command takes this folder."""
+        settings = load_settings(workspace)
+        assert find_checkpoint(workspace, settings, "", print).path == str(folder)
+        assert open_checkpoint(None) == folder
+        status()
+        assert str(folder) in capsys.readouterr().out.replace("\n", "")
+        assert open_factory(workspace).next_checkpoint().path == str(folder)
+
+    check(made)
+    assert "note" not in capsys.readouterr().err
+    # An edit of factory.toml counts, and is said until a round has used it.
+    name_model(workspace, "model")
+    check(workspace.root / "model")
+    open_checkpoint(None)
+    assert "the latest round, 1, was of mine-" in capsys.readouterr().err.replace("\n", " ")
+    second = open_factory(workspace)
+    end_round(second, second._start(1))
+    assert "the latest round, 1, was of mine-" in capsys.readouterr().err.replace("\n", " ")
+    check(workspace.root / "model")
+    assert capsys.readouterr().err == ""
+    name_model(workspace, str(mine))
+    check(made)
+
+
+def test_other_weights_in_the_same_folder_are_another_model(workspace: Workspace) -> None:
+    factory = open_factory(workspace)
+    end_round(factory, factory._start(1), Checkpoint(id="r1-abc", path="x", fingerprint="y"))
+    settings, ledger = load_settings(workspace), factory.ledger
+    same = base_checkpoint(workspace, settings, ledger, exact=False)
+    assert same == factory.base_checkpoint()
+    tiny_model(workspace.root / "model", seed=2)
+    other = base_checkpoint(workspace, settings, ledger, exact=False)
+    assert other == base_checkpoint(workspace, settings, ledger) != same
+    assert history.promoted_checkpoint(ledger, other) == other
+
+
+def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_drawn(
+    workspace: Workspace,
+) -> None:
+    """DeepSeek-R1's template opens a thought in its generation prompt, which an answer lacks."""
+    template = workspace.root / "model" / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    opened = "{{ '<|assistant|><think>' }}{% endif %}"
+    template.write_text(text.replace("{{ '<|assistant|>' }}{% endif %}", opened))
+    factory = open_factory(workspace)
+    with pytest.raises(ModelError, match="renders a prompt differently") as caught:
+        asyncio.run(factory.run_round(2))
+    assert "chat_template.jinja" in caught.value.remedy
+    assert history.last_round(factory.ledger) == 0 and not history.drawn_ids(factory.ledger)
+    (finding,) = [check for check in examine(workspace) if check.name == "model"]
+    assert finding.state == "bad" and finding.remedy == caught.value.remedy
+    # So is an open round, as long as it is to be trained.
+    factory._start(2)
+    with pytest.raises(ModelError, match="renders a prompt differently"):
+        asyncio.run(open_factory(workspace).run_round(2))
+    template.write_text(text, encoding="utf-8")
+    asyncio.run(check_trainable(workspace.root / "model"))
+
+
+@pytest.mark.parametrize(
+    "kind, what", [("vit", "no language model"), ("unheard_of", "cannot read")]
+)
+def test_a_model_without_a_class_that_trains_is_refused(
+    workspace: Workspace, kind: str, what: str
+) -> None:
+    path = workspace.root / "model" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"model_type": kind}), encoding="utf-8")
+    factory = open_factory(workspace)
+    with pytest.raises(ModelError, match=what) as caught:
+        asyncio.run(factory.run_round(2))
+    assert "AutoModelForCausalLM" in caught.value.remedy
+    assert history.last_round(factory.ledger) == 0
 
 
 def test_promoted_checkpoint_of_another_base_is_not_used(workspace: Workspace) -> None:
@@ -157,8 +274,6 @@ def test_promoted_checkpoint_of_another_base_is_not_used(workspace: Workspace) -
 
 
 def test_lost_checkpoint_of_a_trained_round_is_named(workspace: Workspace) -> None:
-    import asyncio
-
     factory = open_factory(workspace)
     this = replace(factory._start(2), stages_done=frozenset({"train", "sample"}))
     with pytest.raises(ModelError):

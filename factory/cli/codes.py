@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from factory.cli.data import fault_finder, report_bad_lines
-from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.opening import open_checkpoint, open_ledger, open_workspace
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, out_indented, print_table, write_json
 from factory.failures import InputError
@@ -35,7 +35,7 @@ NUM_NEIGHBOURS = 3
 
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Model folder; default: the last promoted one.", show_default=False),
+    typer.Option(help="Model folder; default: the next round's parent.", show_default=False),
 ]
 ToolName = Annotated[str, typer.Argument(help="A tool's name, its id, or its code.")]
 
@@ -52,7 +52,7 @@ def stats(checkpoint: Checkpoint = None, as_json: Json = False) -> None:
 
     factory codes stats
     """
-    codebook = _load(_folder(checkpoint))
+    codebook = _load(open_checkpoint(checkpoint))
     record = _figures(codebook)
     if as_json:
         write_json(record)
@@ -67,7 +67,7 @@ def show(tool: ToolName, checkpoint: Checkpoint = None, as_json: Json = False) -
     """
     import json
 
-    codebook = _load(_folder(checkpoint))
+    codebook = _load(open_checkpoint(checkpoint))
     for entry in _find(codebook, tool):
         if as_json:
             write_json({**_record(codebook, entry), "document": entry.tool.document})
@@ -89,7 +89,7 @@ def similar(
 
     factory codes similar find_hotel -k 5
     """
-    codebook = _load(_folder(checkpoint))
+    codebook = _load(open_checkpoint(checkpoint))
     first, *more = _find(codebook, tool)
     if more:
         err(f"[yellow]{len(more) + 1} tools have this name[/]; shown is {escape(first.tool.id)}")
@@ -146,7 +146,7 @@ def fit(
     config = code_config(resolved.recipe, version=1)
     number = _next_round()
     seed = train_config(resolved.recipe, number, settings.engine.dtype, codebook_version=1).seed
-    folder = _folder(checkpoint)
+    folder = open_checkpoint(checkpoint)
     if to is not None and to.exists() and any(to.iterdir()):
         raise InputError("the folder is not empty", where=str(to), remedy="name a new one")
     tools, num_bad = _tools(workspace, files, folder)
@@ -222,7 +222,7 @@ def add(
     code_config(recipe, version=1)  # one that makes no codes would never teach these
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
-        folder = _folder(checkpoint)
+        folder = open_checkpoint(checkpoint)
         _refuse_to_change(workspace, folder)
         if history.open_round(ledger) is not None:
             raise InputError(
@@ -437,22 +437,6 @@ class _Model:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
-
-
-def _folder(checkpoint: Path | None) -> Path:
-    """The named model folder, else the last promoted one, else the settings' model."""
-    from factory.engines.base import check_model_folder
-    from factory.recipe import load_settings
-
-    workspace = open_workspace()
-    folder = checkpoint
-    if folder is None:
-        sql = "select path from checkpoint where promoted order by round desc, made_at desc"
-        rows = open_ledger().query(sql, limit=1).rows
-        model = load_settings(workspace).model
-        folder = workspace.root / rows[0][0] if rows else workspace.model_folder(model)
-    check_model_folder(folder)
-    return folder
 
 
 def _refuse_codes(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from factory.cli.terminal import err, escape
 from factory.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -21,3 +22,23 @@ def open_ledger() -> Ledger:
     from factory.store.database import Ledger
 
     return Ledger(open_workspace().state)
+
+
+def open_checkpoint(folder: Path | None) -> Path:
+    """The named model folder, else that of the checkpoint which the next round starts from."""
+    from factory.engines.base import check_model_folder
+    from factory.recipe import load_settings
+    from factory.serving import base_checkpoint, next_checkpoint
+
+    if folder is None:
+        workspace, ledger = open_workspace(), open_ledger()
+        base = base_checkpoint(workspace, load_settings(workspace), ledger, exact=False)
+        folder = Path(next_checkpoint(workspace, ledger, base, note).path)
+    folder = folder.expanduser().resolve()
+    check_model_folder(folder)
+    return folder
+
+
+def note(text: str) -> None:
+    """Something that the user should know, beside the answer."""
+    err(f"[yellow]note:[/] {escape(text)}")

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factory.cli.data import report_bad_lines
-from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.opening import open_checkpoint, open_workspace
 from factory.cli.terminal import err, escape, out, print_table, shorten, write_json
 
 if TYPE_CHECKING:
     from factory.engines.base import EngineSettings
-    from factory.recipe import Settings
     from factory.records import Query
     from factory.retrieve import Retrieved
     from factory.workspace import Workspace
@@ -34,7 +33,7 @@ def retrieve(
     queries: Annotated[Path | None, typer.Option(help="A file with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the file.")] = "",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Model folder with codes; default: the promoted one.")
+        Path | None, typer.Option(help="Model folder with codes; default: the next round's parent.")
     ] = None,
     beams: Annotated[int, typer.Option(help="Branches kept at each step; 0: k.", min=0)] = 0,
     exact: Annotated[
@@ -64,7 +63,7 @@ def retrieve(
     if queries is not None:
         imported = read_queries(queries, field)
         asked, num_bad = list(imported.items), report_bad_lines(imported.bad)
-    folder = checkpoint.expanduser().resolve() if checkpoint else _promoted(workspace, settings)
+    folder = open_checkpoint(checkpoint)
     found = asyncio.run(
         _retrieve(
             workspace, folder, asked, k, beams or k, exact, engine_settings(settings, threads)
@@ -77,15 +76,6 @@ def retrieve(
         _show(asked, found)
     if num_bad or any(retrieved.reason for retrieved in found):
         raise typer.Exit(1)
-
-
-def _promoted(workspace: Workspace, settings: Settings) -> Path:
-    """The folder of the checkpoint that the next round would start from."""
-    from factory.history import promoted_checkpoint
-    from factory.serving import base_checkpoint
-
-    base = base_checkpoint(workspace, settings)
-    return workspace.root / promoted_checkpoint(open_ledger(), base).path
 
 
 async def _retrieve(

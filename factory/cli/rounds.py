@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +35,9 @@ def make_round(
     queries: Annotated[list[Path] | None, typer.Option(help="Files with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the files.")] = "",
     recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
-    model: Annotated[str, typer.Option(help="Model folder; default: factory.toml's.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Model folder, kept in factory.toml; default: the one there.")
+    ] = "",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="A recipe value, e.g. train.epochs=2")
     ] = None,
@@ -67,7 +70,7 @@ def make_round(
     if dry_run:
         _print_plan(workspace, settings, resolved, num_queries, imported)
         return
-    promoted = _run(workspace, settings, resolved, pool, num_queries, resume)
+    promoted = _run(workspace, settings, resolved, pool, num_queries, resume, bool(model))
     if num_bad or not promoted:
         raise typer.Exit(1)
 
@@ -77,11 +80,20 @@ def load_settings_with(workspace: Workspace, model: str, threads: int) -> Settin
 
     settings = load_settings(workspace)
     if model:
-        settings = settings.model_copy(update={"model": str(Path(model).expanduser().resolve())})
+        settings = settings.model_copy(update={"model": _name(workspace, model)})
     if threads:
         engine = settings.engine.model_copy(update={"threads": threads})
         settings = settings.model_copy(update={"engine": engine})
     return settings
+
+
+def _name(workspace: Workspace, model: str) -> str:
+    """The flag's model as factory.toml names it: one inside the workspace moves with it."""
+    folder = Path(os.path.abspath(Path(model).expanduser()))
+    if not folder.exists() and workspace.model_folder(model).exists():
+        return model
+    inside = folder.is_relative_to(workspace.root)
+    return folder.relative_to(workspace.root).as_posix() if inside else str(folder)
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:
@@ -104,6 +116,7 @@ def _run(
     pool: list[Query] | None,
     num_queries: int,
     resume: bool,
+    keep_model: bool,
 ) -> bool:
     from factory.cli.card import print_card
     from factory.cli.monitor import make_monitor
@@ -114,6 +127,7 @@ def _run(
 
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
         factory = load_factory(workspace, settings, resolved, monitor, pool)
+        factory.keep_model = keep_model
         factory.ledger.fold()
         if resume and open_round(factory.ledger) is None:
             raise InputError("no round is open", remedy="factory round --n 64 starts one")
@@ -153,19 +167,21 @@ def _print_plan(
     """What a round would do, every knob with its origin; loads the content, starts nothing."""
     from factory.cli.monitor import PlainMonitor
     from factory.curriculum import unlearnt_tools
-    from factory.history import open_round, promoted_checkpoint
+    from factory.history import open_round
+    from factory.recipe import load_settings
     from factory.round import load_factory
 
     factory = load_factory(workspace, settings, resolved, PlainMonitor())
     this = open_round(factory.ledger)
-    base = factory.base_checkpoint()
-    parent = this.checkpoint if this else promoted_checkpoint(factory.ledger, base)
+    parent = this.checkpoint if this else factory.next_checkpoint(factory.monitor.note)
     pool = sum(len(each.items) for each in imported)
     number = num_queries or resolved.recipe.num_queries
     origin = "flag" if num_queries else resolved.origins.get("num_queries", "default")
     out(f"workspace  {escape(workspace.root)}")
     out(f"round      {f'{this.number}, continued' if this else 'a new one'}")
-    out(f"model      {escape(parent.id)}  {escape(parent.path)}")
+    named = load_settings(workspace).model
+    kept = "" if settings.model == named else " (flag; a new round writes it into factory.toml)"
+    out(f"model      {escape(parent.id)}  {escape(parent.path)}{kept}")
     out(
         f"queries    {number} ({escape(origin)}) from "
         + (f"{pool} in {len(imported)} files" if imported else "the home world")

@@ -59,7 +59,7 @@ def score(
     checkpoint: Annotated[
         str,
         typer.Option(
-            help="Id (r3), model folder, http://host:port/v1#NAME; default: the latest promoted."
+            help="Id (r3), model folder, http://host:port/v1#NAME; default: the next round's parent."
         ),
     ] = "",
     before: Annotated[str, typer.Option(help="Another one to compare it with, likewise.")] = "",
@@ -157,7 +157,10 @@ async def _measure(
     from factory.serving import find_checkpoint
 
     wanted = [checkpoint, before] if before else [checkpoint]
-    found = [find_checkpoint(factory.workspace, factory.settings, each) for each in wanted]
+    found = [
+        find_checkpoint(factory.workspace, factory.settings, each, factory.monitor.note)
+        for each in wanted
+    ]
     measured = [
         await evaluate(factory, benchmark, each, allow_public=allow_public) for each in found
     ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from factory.cli.opening import open_ledger
+from factory.cli.opening import note, open_ledger, open_workspace
 from factory.cli.sql import Json
 from factory.cli.terminal import escape, out, print_table, write_json
+from factory.failures import FactoryError
 
 if TYPE_CHECKING:
     from factory.report.panels import Record
@@ -37,7 +38,8 @@ def status(as_json: Json = False) -> None:
     elif rounds:
         _print_rounds(rounds[-STATUS_ROUNDS:], scores)
         _print_courses(rounds, scores)
-        _print_open(ledger)
+        if not _print_open(ledger):
+            _print_next(ledger)
     else:
         out("no round yet: `factory round --n 64` starts one")
 
@@ -86,7 +88,8 @@ def _benchmarks(scores: list[Record]) -> list[str]:
     return list(dict.fromkeys(each["benchmark"] for each in scores))
 
 
-def _print_open(ledger: Ledger) -> None:
+def _print_open(ledger: Ledger) -> bool:
+    """What is left of the open round; False where none is."""
     from factory import history
 
     this = history.open_round(ledger)
@@ -96,6 +99,22 @@ def _print_open(ledger: Ledger) -> None:
             f"\nround {this.number} is open: {pending} queries without a sample; done: "
             f"{', '.join(sorted(this.stages_done))}. `factory round` continues it."
         )
+    return this is not None
+
+
+def _print_next(ledger: Ledger) -> None:
+    """What the next round, `factory score` and `factory retrieve` start from."""
+    from factory.recipe import load_settings
+    from factory.serving import base_checkpoint, next_checkpoint
+
+    workspace = open_workspace()
+    try:
+        base = base_checkpoint(workspace, load_settings(workspace), ledger, exact=False)
+    except FactoryError as error:
+        note(f"{error.what}: {error.where}")
+        return
+    following = next_checkpoint(workspace, ledger, base, note)
+    out(f"\nnext  {escape(following.id)}  {escape(following.path)}")
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -45,6 +45,8 @@ class Chat:
         self._turn = read_turn(self.tokenizer, ends)
         self.end_ids = self._turn.ends
         """Tokens that end an answer."""
+        self.fault = self._turn.fault
+        """Why no answer can be learnt in the template; None where it can."""
         fast = getattr(self.tokenizer, "is_fast", False)
         self._rust: Any = self.tokenizer.backend_tokenizer if fast else None
         if self._rust:
@@ -144,6 +146,10 @@ def _clean(text: str) -> str:
 
 
 def _listed_ends(folder: Path) -> Any:
-    """The end tokens of generation_config.json: one, a list, or none."""
+    """The end tokens of generation_config.json, or config.json without it: one, a list, or none."""
     path = folder / "generation_config.json"
-    return json.loads(path.read_text("utf-8")).get("eos_token_id") if path.exists() else None
+    if path.exists():
+        return json.loads(path.read_text("utf-8")).get("eos_token_id")
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
