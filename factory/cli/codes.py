@@ -35,7 +35,7 @@ NUM_NEIGHBOURS = 3
 
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Model folder; default: the next round's parent.", show_default=False),
+    typer.Option(help="Model folder; default: as the next round.", show_default=False),
 ]
 ToolName = Annotated[str, typer.Argument(help="A tool's name, its id, or its code.")]
 

@@ -33,7 +33,7 @@ def retrieve(
     queries: Annotated[Path | None, typer.Option(help="A file with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the file.")] = "",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Model folder with codes; default: the next round's parent.")
+        Path | None, typer.Option(help="Model folder with codes; default: as the next round.")
     ] = None,
     beams: Annotated[int, typer.Option(help="Branches kept at each step; 0: k.", min=0)] = 0,
     exact: Annotated[
