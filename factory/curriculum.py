@@ -62,8 +62,13 @@ def taught_by(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
     return [example for example in examples if coded or example.kind not in CODED_KINDS]
 
 
-def unlearnt_tools(ledger: Ledger, checkpoint_id: str) -> list[Tool]:
-    """Imported tools whose documents the checkpoint has not learnt by heart, in import order."""
+def unlearnt_tools(ledger: Ledger, checkpoint_id: str, recipe: Recipe) -> list[Tool]:
+    """Imported tools whose documents the checkpoint has not learnt by heart, in import order.
+
+    None where the recipe has no codes that they could be learnt by.
+    """
+    if recipe.codes.coder == "none":
+        return []
     learnt = code_answers(ledger, checkpoint_id)
     return [tool for tool in imported_tools(ledger) if placeholder(tool.id) not in learnt]
 
@@ -73,10 +78,8 @@ def documents_to_learn(
 ) -> list[Tool]:
     """The first `train.documents` of the imported tools that a lineage has not learnt yet (A29).
 
-    Outliers wait for codes made anew (A38), and so does what has no codes.
+    Outliers wait for codes made anew (A38).
     """
-    if recipe.codes.coder == "none":
-        return []
     outliers = codebook.outliers if codebook is not None else frozenset()
     return [tool for tool in unlearnt if tool.id not in outliers][: recipe.train.documents]
 

@@ -572,7 +572,7 @@ class Factory:
         codebook = self._codebook(this)
         held_out = held_out_ids(self.all_benchmarks)
         accepted = [sample for sample in accepted if sample.query.id not in held_out]
-        unlearnt = unlearnt_tools(self.ledger, this.checkpoint.id)
+        unlearnt = unlearnt_tools(self.ledger, this.checkpoint.id, self.recipe)
         documents = documents_to_learn(unlearnt, codebook, self.recipe)
         if documents:
             self.monitor.stage(f"prepare training, with {len(documents)} documents to learn")

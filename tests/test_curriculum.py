@@ -58,7 +58,7 @@ def end_round(
 
 def test_a_lineage_learns_each_imported_document_once(tmp_path: Path, prompts: Prompts) -> None:
     """Round 2 was held back, round 4 has no checkpoint: what they taught is not learnt."""
-    ledger = Ledger(tmp_path)
+    ledger, recipe = Ledger(tmp_path), read_recipe()
     early, late = TOOLS[3:], TOOLS[:2]
     ledger.append({"tool": tool_rows(0, early, "early.jsonl")})
     ledger.append({"tool": tool_rows(0, late, "late.jsonl")})
@@ -72,10 +72,15 @@ def test_a_lineage_learns_each_imported_document_once(tmp_path: Path, prompts: P
     end_round(ledger, 2, "r1", [by_heart[b.id]], promoted=False)
     end_round(ledger, 3, "r1", [by_heart[c.id]], promoted=True)
     ledger.append({"example": [example_row(4, by_heart[d.id])]})
-    assert unlearnt_tools(ledger, "r3") == [b, d, e]
-    assert unlearnt_tools(ledger, "r2") == [c, d, e]
-    assert unlearnt_tools(ledger, "r1") == [b, c, d, e]
-    assert unlearnt_tools(ledger, "r0") == unlearnt_tools(ledger, "another") == imported
+    assert unlearnt_tools(ledger, "r3", recipe) == [b, d, e]
+    assert unlearnt_tools(ledger, "r2", recipe) == [c, d, e]
+    assert unlearnt_tools(ledger, "r1", recipe) == [b, c, d, e]
+    assert (
+        unlearnt_tools(ledger, "r0", recipe)
+        == unlearnt_tools(ledger, "another", recipe)
+        == imported
+    )
+    assert unlearnt_tools(ledger, "r3", read_recipe("tooldev")) == []
 
 
 def test_outliers_wait_and_the_first_of_the_rest_are_learnt() -> None:
@@ -89,7 +94,6 @@ def test_outliers_wait_and_the_first_of_the_rest_are_learnt() -> None:
     assert documents_to_learn(waiting, codebook, few) == TOOLS[:2]
     assert documents_to_learn(waiting, None, few) == waiting[:2]
     assert documents_to_learn(waiting, None, read_recipe(train__documents="0")) == []
-    assert documents_to_learn(waiting, None, read_recipe("tooldev")) == []
     with pytest.raises(RecipeError, match="documents"):
         read_recipe(train__documents="-1")
 

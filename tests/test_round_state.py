@@ -75,6 +75,13 @@ def test_open_round_is_found_with_its_queries(workspace: Workspace) -> None:
     ]
 
 
+def test_a_recipe_without_codes_samples_without_those_of_its_model(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "seeded")
+    this = open_factory(workspace)._start(1)
+    assert open_factory(workspace)._codebook(this) is not None
+    assert open_factory(workspace, {"codes.coder": "none"})._codebook(this) is None
+
+
 def test_next_round_draws_others_and_says_when_the_pool_ends(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,9 +186,7 @@ def _print_plan(
         f"queries    {number} ({escape(origin)}) from "
         + (f"{pool} in {len(imported)} files" if imported else "the home world")
     )
-    if resolved.recipe.codes.coder != "none" and (
-        unlearnt := unlearnt_tools(factory.ledger, parent.id)
-    ):
+    if unlearnt := unlearnt_tools(factory.ledger, parent.id, resolved.recipe):
         out(
             f"documents  {len(unlearnt)} of imported tools to learn by heart, "
             f"{resolved.recipe.train.documents} a round at most (train.documents)"
