@@ -816,10 +816,14 @@ def _make_trainer(
 
 
 def _code_positions(examples: Sequence[Encoded], code_ids: set[int]) -> list[list[int]]:
-    """Where each example learns a code: code tokens, or else the answers of code examples."""
+    """At which of its next tokens each example learns a code: all code tokens, or else the answers
+    of code examples."""
     if code_ids:
-        return [[i for i, label in enumerate(e.labels) if label in code_ids] for e in examples]
-    return [[i for span in e.spans if e.is_code for i in range(*span)] for e in examples]
+        return [[i for i, label in enumerate(e.labels[1:]) if label in code_ids] for e in examples]
+    return [
+        [i for start, stop in e.spans if e.is_code for i in range(start - 1, stop - 1)]
+        for e in examples
+    ]
 
 
 def _code_weight(
@@ -837,14 +841,15 @@ def _code_weight(
 
 
 def _collate_with_weights(collate: Callable[[Any], dict[str, Any]], code_weight: float) -> Any:
-    """`collate`, which fills up on the right, and (B, L) weights, 0 where there is no loss."""
+    """`collate`, which fills up on the right, and (B, T - 1) weights of the next tokens, 0 where
+    there is no loss."""
 
     def collate_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch = collate(rows)
-        weights_BL = (batch["labels"] != IGNORED).float()
-        for weights_L, row in zip(weights_BL, rows, strict=True):
-            weights_L[row["coded"]] = code_weight
-        return {**batch, "weights": weights_BL}
+        weights_BT = (batch["labels"][:, 1:] != IGNORED).float()
+        for weights_T, row in zip(weights_BT, rows, strict=True):
+            weights_T[row["coded"]] = code_weight
+        return {**batch, "weights": weights_BT}
 
     return collate_all
 
@@ -936,7 +941,7 @@ def _trainer_class() -> Any:
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
             """The micro-batches of one step, and the sum of their weights in place of a count."""
             samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            return samples, sum(sample["weights"][:, 1:].sum() for sample in samples)
+            return samples, sum(sample["weights"].sum() for sample in samples)
 
         def compute_loss(
             self,
@@ -946,7 +951,7 @@ def _trainer_class() -> Any:
             num_items_in_batch: Any = None,
         ) -> Any:
             """This micro-batch's part of the step's weighted mean."""
-            weights_BT = inputs.pop("weights")[:, 1:]
+            weights_BT = inputs.pop("weights")
             score = _score_fused if inputs["input_ids"].is_cuda else _score_targets
             log_probs_BL, place_L = score(model, inputs)
             weights_BL = weights_BT[:, place_L]

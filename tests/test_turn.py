@@ -261,10 +261,10 @@ def test_a_code_weighs_more_even_where_the_template_writes_its_tokens(tmp_path: 
     assert [tokenizer.decode(list(content)) for content in row.contents] == ["a<t>b", "<t>"]
     spelt = replace(row, is_code=True)
     ((*positions,), none) = _code_positions([spelt, row], set())
-    assert [row.labels[i] for i in positions] == [t for c in row.contents for t in c]
+    assert [row.labels[1:][i] for i in positions] == [t for c in row.contents for t in c]
     assert none == []
     end = tokenizer.convert_tokens_to_ids("<end>")
-    assert [row.labels[i] for i in _code_positions([row], {end})[0]] == [end, end]
+    assert [row.labels[1:][i] for i in _code_positions([row], {end})[0]] == [end, end]
 
 
 def test_codes_get_their_share_as_long_as_none_weighs_more_than_another_example() -> None:
