@@ -179,8 +179,8 @@ def _print_plan(
     origin = "flag" if num_queries else resolved.origins.get("num_queries", "default")
     out(f"workspace  {escape(workspace.root)}")
     out(f"round      {f'{this.number}, continued' if this else 'a new one'}")
-    named = load_settings(workspace).model
-    kept = "" if settings.model == named else " (flag; a new round writes it into factory.toml)"
+    is_named = this is not None or settings.model == load_settings(workspace).model
+    kept = "" if is_named else " (flag; a new round writes it into factory.toml)"
     out(f"model      {escape(parent.id)}  {escape(parent.path)}{kept}")
     out(
         f"queries    {number} ({escape(origin)}) from "
