@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,13 +136,25 @@ def _request_text(value: Any, field: str) -> str:
 
 
 def _rows(path: Path, bad: list[BadLine]) -> Iterator[_Row]:
-    """Values of a file with their places; what cannot be parsed goes to `bad`."""
+    """Values of a file with their places; what cannot be read or parsed goes to `bad`."""
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace").removeprefix("\ufeff")
+        raw = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"cannot read the file: {error.strerror}", where=str(path), remedy="check the path"
         ) from error
+    if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise InputError("the file is UTF-16", where=str(path), remedy="save it as UTF-8")
+    text = raw.decode("utf-8", errors="replace").removeprefix("\ufeff")
+    damaged = text.encode() != raw.removeprefix(BOM_UTF8)
+    for row in _parsed(path, text, bad):
+        if damaged and "\ufffd" in json.dumps(row.value, ensure_ascii=False):
+            bad.append(BadLine(where=row.where, cause="not UTF-8: save the file as UTF-8"))
+        else:
+            yield row
+
+
+def _parsed(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         yield from _csv_rows(path, text, "\t" if suffix == ".tsv" else ",", bad)

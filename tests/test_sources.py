@@ -111,6 +111,27 @@ def test_half_a_surrogate_pair_is_a_bad_line(tmp_path: Path) -> None:
     assert "surrogate" in read_queries(tmp_path / "q.jsonl").bad[0].cause
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("q.txt", "caf\xe9\none\n"),
+        ("q.jsonl", '{"query": "caf\xe9"}\n{"query": "one"}\n'),
+        ("q.json", '[{"query": "caf\xe9"}, {"query": "one"}]'),
+        ("q.csv", "id,text\n1,caf\xe9\n2,one\n"),
+    ],
+)
+def test_a_line_that_is_not_utf8_is_a_bad_line(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    imported = read_queries(tmp_path / name)
+    assert [query.text for query in imported.items] == ["one"]
+    assert [line.cause for line in imported.bad] == ["not UTF-8: save the file as UTF-8"]
+    (tmp_path / name).write_text(text.replace("\xe9", "\ufffd"), encoding="utf-8-sig")
+    assert len(read_queries(tmp_path / name).items) == 2
+    (tmp_path / name).write_text(text, encoding="utf-16")
+    with pytest.raises(InputError, match="UTF-16"):
+        read_queries(tmp_path / name)
+
+
 def test_field_is_chosen(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text('{"query": "no", "ask": "yes"}\n', encoding="utf-8")
