@@ -7,8 +7,10 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -96,6 +98,30 @@ def test_sql_forms_and_limits(workspace: Path) -> None:
     ):
         run_factory("sql", bad, cwd=workspace, code=2)
     assert not (workspace / "x.csv").exists()
+
+
+def test_columns_of_one_name_are_told_apart_in_json(workspace: Path) -> None:
+    sql = "select 1 as a, 2 as a_1, 3 as a, 4 as a"
+    done = run_factory("sql", sql, "--json", cwd=workspace)
+    assert json.loads(done.stdout) == {"a": 1, "a_1": 2, "a_2": 3, "a_3": 4}
+    for seconds in ("inf", "nan", "0", "1e300"):
+        run_factory("sql", "select 1", "--timeout", seconds, cwd=workspace, code=2)
+
+
+def test_ctrl_c_stops_a_query_and_says_so(workspace: Path) -> None:
+    sql = "select count(*) from range(100000000000) a(x), range(1000) b where a.x % 7 = 3"
+    command = [sys.executable, "-m", "factory", "sql", sql]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=workspace, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        stat = Path(f"/proc/{process.pid}/stat")
+        # Its imports take less than this many seconds of a core; the query takes days.
+        while int(stat.read_text().rpartition(")")[2].split()[11]) < 5 * os.sysconf("SC_CLK_TCK"):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert process.returncode == 130 and "stopped; nothing is lost" in said
 
 
 def test_limits_are_told(workspace: Path) -> None:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
+from functools import cache
+from itertools import chain, count
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a row.")]
 
+MAX_TIMEOUT = 1e6
 SCREEN_ROWS = 1000
 """Rows of a table on the screen unless --limit says otherwise."""
 
@@ -75,6 +78,8 @@ def sql(
     chosen = [form for form, is_wanted in wanted.items() if is_wanted]
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen)} exclude each other")
+    if not 0 < timeout <= MAX_TIMEOUT:
+        raise InputError("--timeout is no number of seconds", remedy="--timeout 60")
     ledger = open_ledger()
     if not query and not chosen:
         _print_listing(ledger)
@@ -133,8 +138,19 @@ def _key(key: Any) -> str:
 
 
 def _json_line(columns: tuple[str, ...], row: tuple[Any, ...]) -> str:
-    pairs = zip(columns, row, strict=True)
+    pairs = zip(_apart(columns), row, strict=True)
     return json.dumps({name: jsonable(value) for name, value in pairs}) + "\n"
+
+
+@cache
+def _apart(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of their own: of equal ones the later become `name_1`, `name_2`."""
+    names: list[str] = []
+    for column in columns:
+        numbered = (f"{column}_{number}" for number in count(1))
+        taken = {*names, *columns} if column in names else ()
+        names.append(next(name for name in chain((column,), numbered) if name not in taken))
+    return tuple(names)
 
 
 def _to_json(stream: Stream) -> Iterator[str]:

@@ -9,6 +9,9 @@ Appending and folding are for the process that holds the WorkspaceLock; anyone m
 
 from __future__ import annotations
 
+import select
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -410,25 +413,39 @@ class Ledger:
 
 @contextmanager
 def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
-    """Interrupt what runs on the connection after some seconds; None is never."""
-    done = threading.Event()
+    """Interrupt what runs on the connection after some seconds (None is never), or by Ctrl-C.
+
+    Python learns of a signal when DuckDB returns, which may be after minutes; its wake-up
+    descriptor at once.
+    """
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    in_charge = threading.current_thread() is threading.main_thread()
+    if in_charge and (other := signal.set_wakeup_fd(tell.fileno())) != -1:
+        signal.set_wakeup_fd(other)
+        in_charge = False
 
     def watch() -> None:
-        # Again and again: an interrupt between two steps of a query is forgotten.
-        while not done.wait(seconds if not fired else 0.05):
-            fired.append(True)
-            con.interrupt()
+        wait = seconds
+        while True:
+            heard = told.recv(64) if select.select([told], [], [], wait)[0] else None
+            if heard == b"":
+                return
+            if heard is None or signal.SIGINT in heard:
+                # Again and again: an interrupt between two steps of a query is forgotten.
+                wait = 0.05
+                con.interrupt()
 
-    fired: list[bool] = []
     watcher = threading.Thread(target=watch, daemon=True)
-    if seconds is not None:
-        watcher.start()
+    watcher.start()
     try:
         yield
     finally:
-        done.set()
-        if seconds is not None:
-            watcher.join()
+        if in_charge:
+            signal.set_wakeup_fd(-1)
+        tell.close()
+        watcher.join()
+        told.close()
 
 
 def _quote(path: Path) -> str:
