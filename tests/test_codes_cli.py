@@ -113,9 +113,14 @@ def test_codes_are_fitted_seen_written_and_added_to(workspace: Path) -> None:
     assert all(grown.code_of(tool_id) == codebook.code_of(tool_id) for tool_id in codebook.tool_ids)
     sql = "select count(*) as n from tool_code join tool using (tool_id)"
     rows = run_factory("sql", sql, "--json", cwd=workspace).stdout
-    assert json.loads(rows) == {"n": 3}
+    assert json.loads(rows) == {"n": 5}, "those that `codes fit --out` coded are noted, too"
     again = run_factory("codes", "add", "more.jsonl", *coded, cwd=workspace)
     assert "0 tools coded, 5 had codes" in again.stderr
+    sql = "select count(*) as n, count(distinct tool_id) as tools from tool_code"
+    assert json.loads(run_factory("sql", sql, "--json", cwd=workspace).stdout) == {
+        "n": 5,
+        "tools": 5,
+    }
     run_factory("codes", "fit", "tools.jsonl", *options, cwd=workspace, code=2)
 
 

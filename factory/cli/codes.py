@@ -243,11 +243,18 @@ def add(
                 model.reader.gist = load_gist(folder, codebook)
             documents_ND = model.embed(fresh) if codebook.needs_documents and fresh else None
         added = codebook.add(fresh, documents_ND) if fresh else []
+        # First what may be repeated: stopped anywhere, the command mends itself when run again.
+        imported = {tool.id for tool in history.imported_tools(ledger)}
+        noted = [tool for tool in tools if tool.id not in imported]
+        ledger.append({"tool": tool_rows(0, noted, files[0].name)})
         if added:
             model.replace_codes(codebook)
-            rows = [code_row(0, codebook, entry) for entry in added]
-            ledger.append({"tool": tool_rows(0, fresh, files[0].name), "tool_code": rows})
-            ledger.fold()
+        sql = "select tool_id from tool_code where codebook_version = ?"
+        coded = {row[0] for row in ledger.query(sql, [codebook.version]).rows}
+        given = {tool.id for tool in tools} - coded
+        rows = [code_row(0, codebook, entry) for entry in codebook.tools if entry.tool.id in given]
+        ledger.append({"tool_code": rows})
+        ledger.fold()
     columns = ("tool", "code", "came to it by", "far")
     print_table(
         columns,
@@ -314,7 +321,7 @@ def compare(
     plan = Plan(
         model=base,
         bench=load_toolbench(folder),
-        text=text.read_text(encoding="utf-8") if text else "",
+        text=_read_text(text) if text else "",
         out=to,
         workspace=workspace.root,
         variants=tuple(variants[name] for name in chosen),
@@ -410,9 +417,9 @@ class _Model:
         shutil.rmtree(aside, ignore_errors=True)
         codebook.save(aside, self._tokenizer, self._stop())
         self._save_gist(aside)
-        shutil.rmtree(self._folder / FOLDER)
+        (self._folder / FOLDER).rename(aside / "old")
         (aside / FOLDER).rename(self._folder / FOLDER)
-        aside.rmdir()
+        shutil.rmtree(aside)
 
     @cached_property
     def _model(self) -> Any:
@@ -488,6 +495,15 @@ def _tools(workspace: Workspace, files: list[Path] | None, folder: Path) -> tupl
     known = [entry.tool for entry in codebook.tools] if codebook is not None else []
     found = {tool.id: tool for tool in (*known, *history.imported_tools(open_ledger()))}
     return list(found.values()), 0
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read the text: {error}", where=str(path), remedy="give a file in UTF-8"
+        ) from error
 
 
 def _next_round() -> int:

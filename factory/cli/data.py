@@ -42,7 +42,7 @@ def add_tools(files: Files) -> None:
     find_fault = fault_finder(workspace)
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
-        sql = "select tool_id from tool where origin <> 'round'"
+        sql = "select tool_id from tool where origin not in ('round', 'checkpoint')"
         known = {row[0] for row in ledger.query(sql).rows}
         num_bad = 0
         for file in files:
