@@ -152,15 +152,13 @@ async def compare(
     found = [await evaluate(baseline, labelled.asked) for baseline in baselines]
     path = plan.out / "trials.jsonl"
     marks = digest_trials(plan, labelled)
-    rows = (
-        [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-    )
+    rows = _read_trials(path, report) if path.exists() else []
     kept = {row["digest"]: Trial(**row) for row in rows if row.get("digest") in marks.values()}
     if kept:
         report(f"{len(kept)} of {len(marks)} trials are known and not run again: {path}")
     if len(rows) > len(kept):
         others = len(rows) - len(kept)
-        report(f"left alone, of other models, data or settings: {others} trials of {path}")
+        report(f"left alone, not asked for here: {others} other trials of {path}")
     before = await _perplexity(plan, plan.model) if len(kept) < len(marks) else None
     for (variant, seed), mark in marks.items():
         if mark not in kept:
@@ -169,6 +167,19 @@ async def compare(
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(kept[mark])) + "\n")
     return [kept[mark] for mark in marks.values()], found
+
+
+def _read_trials(path: Path, report: Report) -> list[dict[str, Any]]:
+    """Kept trials. A line that was cut short is ended, told of, and its trial run again."""
+    text, rows = path.read_text("utf-8", errors="replace"), []
+    if text and not text.endswith("\n"):
+        path.write_text(text + "\n", "utf-8")
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            report(f"no trial, left alone: {path}:{number}")
+    return rows
 
 
 def digest_trials(plan: Plan, labelled: Labelled) -> dict[tuple[Variant, int], str]:

@@ -33,9 +33,9 @@ _SECTION = re.compile(r"(?m)^[ \t]*\[")
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, and unknown keys are errors."""
+    """Base of all sections: frozen; unknown keys and numbers without end are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
 class ToolsSection(Section):

@@ -223,7 +223,7 @@ def test_only_trials_of_the_plan_are_returned_and_none_is_lost(tmp_path: Path) -
         ("residual", 50),
         ("numeric", 40),
     ]
-    assert "2 of 2 trials are known" in said[0] and "settings: 2 trials of" in said[1]
+    assert "2 of 2 trials are known" in said[0] and "2 other trials of" in said[1]
     assert (plan.out / "trials.jsonl").read_text(encoding="utf-8") == kept
 
 
@@ -248,6 +248,10 @@ def test_a_trial_is_trained_scored_and_kept(tmp_path: Path) -> None:
     longer = replace(plan, variants=(replace(chosen, trainings=1),), described=True, text="")
     (other,), _ = asyncio.run(run_compare(longer, [], said.append))
     assert other.digest != trial.digest and other.codes["version"] == 1
-    assert "other models, data or settings" in said[2] and said[3] == "twice, seed 0"
+    assert "not asked for here: 1 other trials" in said[2] and said[3] == "twice, seed 0"
+    with (plan.out / "trials.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"variant": "cut sho')
     (back,), _ = asyncio.run(run_compare(plan, [], said.append))
     assert back.values == trial.values
+    assert any(line.startswith("no trial, left alone") for line in said)
+    assert (plan.out / "trials.jsonl").read_text(encoding="utf-8").endswith("cut sho\n")

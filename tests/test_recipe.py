@@ -102,6 +102,7 @@ def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         ('[calls]\nn = "many"\n', "calls.n"),
         ('[train]\nmethod = "qlora"\n', "train.method"),
         ("[vote]\nminimum = -1\n", "vote.minimum"),
+        ("[train]\nlearning_rate = inf\n", "train.learning_rate"),
     ],
 )
 def test_wrong_values_name_their_key(tmp_path: Path, text: str, key: str) -> None:

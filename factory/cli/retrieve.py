@@ -131,7 +131,7 @@ def _show(queries: list[Query], found: list[Retrieved]) -> None:
         print_table(("tool", "score", "code", "tool_id"), rows)
     if len(queries) > MAX_SHOWN:
         err(f"… and {len(queries) - MAX_SHOWN} more: --json writes all")
-    num_open = sum(not retrieved.exact for retrieved in found)
+    num_open = sum(not retrieved.exact and not retrieved.reason for retrieved in found)
     if num_open:
         err(
             f"[dim]in {num_open} of {len(found)} answers the beam may have missed a tool; "

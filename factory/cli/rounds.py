@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def make_round(
     num_queries: Annotated[
-        int, typer.Option("--n", help="Queries to draw; 0: the recipe's.", min=0)
+        int, typer.Option("--n", help="Queries to draw; 0: the recipe's.", min=0, max=10**9)
     ] = 0,
     queries: Annotated[list[Path] | None, typer.Option(help="Files with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the files.")] = "",
