@@ -348,6 +348,12 @@ def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -
     return [ItemScore(**dict(zip(names, row, strict=True))) for row in rows]
 
 
+def imported_ids(ledger: Ledger) -> set[str]:
+    """Ids of the tools that a user imported."""
+    sql = "select tool_id from tool where origin not in ('round', 'checkpoint')"
+    return {row[0] for row in ledger.query(sql).rows}
+
+
 def imported_tools(ledger: Ledger) -> list[Tool]:
     """Tool documents a user imported, in import order."""
     rows = ledger.query(

@@ -244,7 +244,7 @@ def add(
             documents_ND = model.embed(fresh) if codebook.needs_documents and fresh else None
         added = codebook.add(fresh, documents_ND) if fresh else []
         # First what may be repeated: stopped anywhere, the command mends itself when run again.
-        imported = {tool.id for tool in history.imported_tools(ledger)}
+        imported = history.imported_ids(ledger)
         noted = [tool for tool in tools if tool.id not in imported]
         ledger.append({"tool": tool_rows(0, noted, files[0].name)})
         if added:

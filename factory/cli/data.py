@@ -34,6 +34,7 @@ def add_tools(files: Files) -> None:
 
     factory add-tools my_apis.jsonl
     """
+    from factory.history import imported_ids
     from factory.rows import tool_rows
     from factory.sources import read_tools
     from factory.store.lock import WorkspaceLock
@@ -42,8 +43,7 @@ def add_tools(files: Files) -> None:
     find_fault = fault_finder(workspace)
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
-        sql = "select tool_id from tool where origin not in ('round', 'checkpoint')"
-        known = {row[0] for row in ledger.query(sql).rows}
+        known = imported_ids(ledger)
         num_bad = 0
         for file in files:
             imported = read_tools(file, find_fault)

@@ -44,9 +44,9 @@ DISK_FAULTS = (
 )
 """System errors that the machine's owner can mend."""
 BROKEN_PIPE_CODE = 141
-STOPPED_CODE = 130
-STOPPED = "stopped; nothing is lost: `factory round` continues where it was"
 """What a shell reports of a program whose reader went away."""
+STOPPED_CODE = 130
+"""The same of one that Ctrl-C stopped."""
 
 
 def check_import_name() -> None:
@@ -72,8 +72,6 @@ def run() -> None:
         check_import_name()
         code = app(standalone_mode=False)
         sys.stdout.flush()
-        if code == STOPPED_CODE:  # Ctrl-C, as typer passes it on
-            err(STOPPED)
     except (BrokenPipeError, SystemExit):
         # typer and rich answer a broken pipe with SystemExit; nothing else here raises it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -85,15 +83,16 @@ def run() -> None:
         show_usage(error)
         code = 2
     except (typer.Abort, KeyboardInterrupt):
-        err(STOPPED)
         code = STOPPED_CODE
     except Exception as error:
         if str(error) == "Query interrupted":  # Ctrl-C, as DuckDB passes it on
-            err(STOPPED)
-            sys.exit(STOPPED_CODE)
-        if os.environ.get("FACTORY_DEBUG"):
+            code = STOPPED_CODE
+        elif os.environ.get("FACTORY_DEBUG"):
             raise
-        code = report_unexpected(error)
+        else:
+            code = report_unexpected(error)
+    if code == STOPPED_CODE:
+        err("stopped; nothing is lost: `factory round` continues where it was")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -9,6 +9,7 @@ from factory.cli.terminal import err, escape
 from factory.workspace import Workspace
 
 if TYPE_CHECKING:
+    from factory.records import Checkpoint
     from factory.store.database import Ledger
 
 
@@ -27,16 +28,20 @@ def open_ledger() -> Ledger:
 def open_checkpoint(folder: Path | None) -> Path:
     """The named model folder, else that of the checkpoint which the next round starts from."""
     from factory.engines.base import check_model_folder
+
+    folder = (folder or Path(open_next().path)).expanduser().resolve()
+    check_model_folder(folder)
+    return folder
+
+
+def open_next() -> Checkpoint:
+    """The checkpoint that the next round starts from. Raises FactoryError without one."""
     from factory.recipe import load_settings
     from factory.serving import base_checkpoint, next_checkpoint
 
-    if folder is None:
-        workspace, ledger = open_workspace(), open_ledger()
-        base = base_checkpoint(workspace, load_settings(workspace), ledger, exact=False)
-        folder = Path(next_checkpoint(workspace, ledger, base, note).path)
-    folder = folder.expanduser().resolve()
-    check_model_folder(folder)
-    return folder
+    workspace, ledger = open_workspace(), open_ledger()
+    base = base_checkpoint(workspace, load_settings(workspace), ledger, exact=False)
+    return next_checkpoint(workspace, ledger, base, note)
 
 
 def note(text: str) -> None:

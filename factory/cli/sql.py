@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a row.")]
 
 MAX_TIMEOUT = 1e6
+"""Seconds; a wait cannot be much longer."""
 SCREEN_ROWS = 1000
 """Rows of a table on the screen unless --limit says otherwise."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from factory.cli.opening import note, open_ledger, open_workspace
+from factory.cli.opening import note, open_ledger, open_next
 from factory.cli.sql import Json
 from factory.cli.terminal import escape, out, print_table, write_json
 from factory.failures import FactoryError
@@ -39,7 +39,7 @@ def status(as_json: Json = False) -> None:
         _print_rounds(rounds[-STATUS_ROUNDS:], scores)
         _print_courses(rounds, scores)
         if not _print_open(ledger):
-            _print_next(ledger)
+            _print_next()
     else:
         out("no round yet: `factory round --n 64` starts one")
 
@@ -102,18 +102,13 @@ def _print_open(ledger: Ledger) -> bool:
     return this is not None
 
 
-def _print_next(ledger: Ledger) -> None:
+def _print_next() -> None:
     """What the next round, `factory score` and `factory retrieve` start from."""
-    from factory.recipe import load_settings
-    from factory.serving import base_checkpoint, next_checkpoint
-
-    workspace = open_workspace()
     try:
-        base = base_checkpoint(workspace, load_settings(workspace), ledger, exact=False)
+        following = open_next()
     except FactoryError as error:
         note(f"{error.what}: {error.where}")
         return
-    following = next_checkpoint(workspace, ledger, base, note)
     out(f"\nnext  {escape(following.id)}  {escape(following.path)}")
 
 
