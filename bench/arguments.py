@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 
 from bench.decoding import settle_vllm, start_vllm
 from bench.table import Cell, print_machine, print_table
-from factory.codes.lifecycle import Codebook
+from factory.codes.codebook import Codebook
 from factory.codes.trie import Trie
-from factory.jsontext import JsonTextError, parse_strict
-from factory.judge_calls import judge_call
-from factory.queries import home_stream
-from factory.records import Call, Constraint, Tool
-from factory.schema import arguments_schema
-from factory.workspace import shipped_root
+from factory.domain.jsontext import JsonTextError, parse_strict
+from factory.domain.records import Call, Constraint, Tool
+from factory.judge.calls import judge_call
+from factory.lab.home.world import home_stream
+from factory.tools.schema import arguments_schema
+from factory.workspace.folder import shipped_root
 
 Options = dict[str, Any]
 Then = Callable[[int, list[int]], tuple[list[int], Options]]
@@ -65,7 +65,7 @@ class Bench:
     ) -> None:
         from transformers import AutoTokenizer
 
-        from factory.engines.constrain import vllm_processor
+        from factory.engines.processors import vllm_processor
 
         class Timed(vllm_processor()):  # type: ignore[misc]
             """The factory's processor, which says how long it took."""

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from bench.table import print_machine, print_table
 
 if TYPE_CHECKING:
-    from factory.benchmark import Benchmark
     from factory.engines.base import EngineSettings
-    from factory.prompts import Prompts
+    from factory.score.calls.questions import Benchmark
+    from factory.workspace.prompts import Prompts
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 def compare_verdicts(stride: int) -> None:
     """Verdicts a CPU second of both checkers on the same answers, and how many differ."""
     oracle: Any = importlib.import_module("bfcl_oracle")
-    from factory.scorers.bfcl import check_ast
+    from factory.score.calls.bfcl import check_ast
 
     folder = oracle.data_folder()
     if folder is None:
@@ -72,11 +72,11 @@ def compare_verdicts(stride: int) -> None:
 def compare_pass(limit: int, max_tokens: int, rounds: int, threads: int) -> None:
     """Wall time of a scored pass against plain generation of the same prompts."""
     models: Any = importlib.import_module("conftest_models")
-    from factory.benchmark import Benchmark
     from factory.engines.chat import Chat
-    from factory.prompts import Prompts
-    from factory.score import make_request
-    from factory.workspace import Workspace
+    from factory.score.calls.asking import make_request
+    from factory.score.calls.questions import Benchmark
+    from factory.workspace.folder import Workspace
+    from factory.workspace.prompts import Prompts
 
     workspace = Workspace(ROOT)
     benchmark = Benchmark.load(workspace, "bfcl").narrow(limit=limit)
@@ -114,9 +114,10 @@ async def _run_scored(
     folder: Path, benchmark: Benchmark, prompts: Prompts, max_tokens: int, threads: int
 ) -> float:
     """Seconds of `score` on a running engine."""
-    from factory.engines.base import fingerprint, open_engine
-    from factory.records import Checkpoint
-    from factory.score import score
+    from factory.domain.records import Checkpoint
+    from factory.engines.opening import open_engine
+    from factory.score.calls.asking import score
+    from factory.workspace.models import fingerprint
 
     checkpoint = Checkpoint(id="tiny", path=str(folder), fingerprint=fingerprint(folder))
     engine = await open_engine(
@@ -136,7 +137,7 @@ async def _run_scored(
 
 def _run_plain(job: Path, threads: int) -> float:
     """Seconds of plain generation, in a process of its own like the engine's child."""
-    from factory.child import child_environment
+    from factory.engines.child import child_environment
 
     command = [sys.executable, "-m", "bench.bfcl", "--plain", str(job), "--threads", str(threads)]
     done = subprocess.run(

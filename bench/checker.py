@@ -1,9 +1,9 @@
-"""Calls judged a second on one core: factory.check beside jsonschema alone.
+"""Calls judged a second on one core: factory.judge beside jsonschema alone.
 
     python -m bench.checker
 
 Seal-Tools dev (1,804 gold calls), each judged against its own tool. `jsonschema.validate` compiles
-the schema at every call; the cached `is_valid` says yes or no and nothing else; factory.check says
+the schema at every call; the cached `is_valid` says yes or no and nothing else; factory.judge says
 rule, reason, JSON path and message, and from text it also reads the answer. Seconds are CPU time.
 """
 
@@ -20,12 +20,13 @@ from jsonschema import Draft202012Validator
 
 from bench.gold import DATA, read_seal_tools
 from bench.table import best_seconds, print_machine, print_table
-from factory.check import check_calls, render_calls
-from factory.records import Tool
-from factory.rulebook import Rulebook
-from factory.schema import arguments_schema
-from factory.vote import ParsedCalls
-from factory.workspace import Workspace, shipped_root
+from factory.domain.records import Tool
+from factory.judge.cases import render_calls
+from factory.judge.reading import ParsedCalls
+from factory.judge.rulebook import Rulebook
+from factory.judge.verdicts import check_calls
+from factory.tools.schema import arguments_schema
+from factory.workspace.folder import Workspace, shipped_root
 
 
 def main() -> None:
@@ -59,8 +60,8 @@ def main() -> None:
     ways: dict[str, Callable[[], object]] = {
         "jsonschema.validate, each call": validate_each,
         "cached is_valid, yes or no": lambda: [v.is_valid(a) for v, a in plain],
-        "factory.check, calls read": lambda: check(parsed),
-        "factory.check, from text": lambda: check(texts),
+        "factory.judge, calls read": lambda: check(parsed),
+        "factory.judge, from text": lambda: check(texts),
     }
     seconds = {
         name: best_seconds(run, 1 if "each call" in name else repeats, time.process_time)

@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bench.table import Cell, print_machine, print_table
-from factory.codes.base import Floats
+from factory.codes.arrays import Floats
 from factory.codes.residual import fit_levels
 
 Ways = Iterator[tuple[str, Callable[[Floats], list[Floats]]]]

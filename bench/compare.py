@@ -24,12 +24,12 @@ from pathlib import Path
 
 from bench.backbone import Size, make_backbone
 from bench.table import print_machine, print_table
+from factory.codes.config import CodeConfig
 from factory.codes.gist import GistConfig
-from factory.codes.lifecycle import CodeConfig
 from factory.codes.quantized import QuantizedConfig
-from factory.compare import Plan, compare, divide, standard_variants
-from factory.scorers.retrieval import BM25, EmbSim, Retriever
-from factory.scorers.toolbench import (
+from factory.lab.trials.compare import Plan, compare, divide, standard_variants
+from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
+from factory.score.toolbench.data import (
     ApiDocument,
     ApiKey,
     ToolBench,
@@ -37,9 +37,9 @@ from factory.scorers.toolbench import (
     load_toolbench,
     read_document,
 )
-from factory.standings import READ_AS, load_ranking, make_tables, rank
-from factory.train import TrainConfig
-from factory.workspace import Workspace, shipped_root
+from factory.score.toolbench.ranking import BM25, EmbSim, Retriever
+from factory.train.job import TrainConfig
+from factory.workspace.folder import Workspace, shipped_root
 
 SETS = ("toolbench", "metatool", "pairs")
 

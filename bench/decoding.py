@@ -80,7 +80,7 @@ class Engine:
     """vLLM with the factory's logits processor, in this process."""
 
     def __init__(self, catalogue: Catalogue, max_batch: int) -> None:
-        from factory.engines.constrain import vllm_processor
+        from factory.engines.processors import vllm_processor
 
         self._catalogue = catalogue
         self._numbers = itertools.count()
@@ -253,12 +253,14 @@ def compare(catalogue: Catalogue, num: int, num_slow: int, choices: int) -> None
 
 async def count_hallucinations(num: int, samples: int) -> None:
     """How often the shipped model names a tool that is none, with and without the trie."""
-    from factory.codes.lifecycle import Codebook
-    from factory.engines.base import EngineSettings, fingerprint, open_engine
-    from factory.prompts import Prompts
-    from factory.queries import home_stream
-    from factory.records import Checkpoint, Constraint, Message, Request, Sampling
-    from factory.workspace import Workspace, shipped_root
+    from factory.codes.codebook import Codebook
+    from factory.domain.records import Checkpoint, Constraint, Message, Request, Sampling
+    from factory.engines.base import EngineSettings
+    from factory.engines.opening import open_engine
+    from factory.lab.home.world import home_stream
+    from factory.workspace.folder import Workspace, shipped_root
+    from factory.workspace.models import fingerprint
+    from factory.workspace.prompts import Prompts
 
     folder = shipped_root() / "rounds" / "seed"
     codebook = Codebook.load(folder)

@@ -29,15 +29,15 @@ from jsonschema import Draft202012Validator
 
 from bench.gold import DATA, close
 from bench.table import print_machine, print_table
-from factory.canon import tool_id
-from factory.check import check_calls, check_document
-from factory.dialects import read_dialect
-from factory.home.world import fresh_item
-from factory.jsontext import json_path
-from factory.records import Tool
-from factory.rulebook import Rulebook
-from factory.vote import parse_calls
-from factory.workspace import Workspace, shipped_root
+from factory.domain.canon import tool_id
+from factory.domain.jsontext import json_path
+from factory.domain.records import Tool
+from factory.judge.reading import parse_calls
+from factory.judge.rulebook import Rulebook
+from factory.judge.verdicts import check_calls, check_document
+from factory.lab.home.world import fresh_item
+from factory.tools.dialects import read_dialect
+from factory.workspace.folder import Workspace, shipped_root
 
 Document = dict[str, Any]
 Parts = tuple[str | int, ...]

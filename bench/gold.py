@@ -3,7 +3,7 @@
     python -m bench.gold            # every set, and how CallNavi differs from a shallow judgement
     python -m bench.gold --rows     # every call that falls, with path and message
 
-Each call is judged by factory.check and, independently, by plain jsonschema on a schema that is
+Each call is judged by factory.judge and, independently, by plain jsonschema on a schema that is
 made here. Sets that are not in ../shared/data are named and left out.
 """
 
@@ -20,13 +20,13 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from bench.table import print_machine, print_table
-from factory.canon import tool_id
-from factory.check import check_calls
-from factory.dialects import read_dialect
-from factory.records import Call, Tool, Verdict
-from factory.rulebook import Rulebook
-from factory.vote import ParsedCalls
-from factory.workspace import Workspace, shipped_root
+from factory.domain.canon import tool_id
+from factory.domain.records import Call, Tool, Verdict
+from factory.judge.reading import ParsedCalls
+from factory.judge.rulebook import Rulebook
+from factory.judge.verdicts import check_calls
+from factory.tools.dialects import read_dialect
+from factory.workspace.folder import Workspace, shipped_root
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHALLOW_CALLNAVI = {

@@ -21,7 +21,7 @@ from bench.retrieval import Catalogue, make_catalogue, make_prompts, make_trie
 from bench.table import best_seconds, print_machine, print_table
 from bench.trie import CHANGES, make_codes, measure_flat
 from factory.codes.base import Taken
-from factory.codes.lifecycle import CodeConfig
+from factory.codes.config import CodeConfig
 from factory.codes.trie import Trie
 
 Points = Sequence[tuple[int, float]]

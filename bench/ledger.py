@@ -26,15 +26,14 @@ from pathlib import Path
 import duckdb
 
 from bench.table import Cell, best_seconds, peak_rss_mib, print_machine, print_table
-from factory.canon import query_id, tool_id
-from factory.dataset import calls_text
-from factory.home.world import FreshItem, dev_items
-from factory.prompts import to_json
-from factory.records import Call
-from factory.store import Ledger
-from factory.store.questions import stock_questions
-from factory.store.schema import arrow_schemas, load_migrations
-from factory.store.segments import to_arrow
+from factory.domain.canon import query_id, to_json, tool_id
+from factory.domain.records import Call
+from factory.lab.home.world import FreshItem, dev_items
+from factory.ledger.database import Ledger
+from factory.ledger.questions import stock_questions
+from factory.ledger.schema import arrow_schemas, load_migrations
+from factory.ledger.segments import to_arrow
+from factory.train.examples import calls_text
 
 ROUND_SAMPLES = 10_000
 FLUSH_SAMPLES = 250

@@ -23,14 +23,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.table import Cell, peak_rss_mib, print_machine, print_table
-from factory.canon import tool_id
-from factory.codes.base import Floats, Taken
+from factory.codes.arrays import Floats
+from factory.codes.base import Taken
+from factory.codes.config import CodeConfig
 from factory.codes.levels import LevelCoder, choose_shape
-from factory.codes.lifecycle import CodeConfig
 from factory.codes.quantized import QuantizedConfig
-from factory.prompts import Prompts
-from factory.records import Tool
-from factory.workspace import Workspace, shipped_root
+from factory.domain.canon import tool_id
+from factory.domain.records import Tool
+from factory.workspace.folder import Workspace, shipped_root
+from factory.workspace.prompts import Prompts
 
 _TAG = re.compile(r"<[^>]+>")
 

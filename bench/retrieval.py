@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from bench.table import best_seconds, print_machine, print_table
-from factory.child import CHILD_ENV
 from factory.codes.trie import Trie
 from factory.codes.vocabulary import code_tokens
-from factory.workspace import shipped_root
+from factory.engines.child import CHILD_ENV
+from factory.workspace.folder import shipped_root
 
 Prompts = Sequence[Sequence[int]]
 Codes = list[list[tuple[int, ...]]]

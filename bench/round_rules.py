@@ -16,14 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from bench.table import Cell, best_seconds, peak_rss_mib, print_machine, print_table
-from factory.benchmark import Benchmark, Item
-from factory.canon import query_id, tool_id
-from factory.home.world import FreshItem, fresh_item
-from factory.judge_rounds import Candidate, Past, PastQuery, judge_round
-from factory.records import Call, Query, Tool
-from factory.rulebook import Rule, Rulebook
-from factory.similarity import describe, fold_words
-from factory.workspace import Workspace, shipped_root
+from factory.domain.canon import query_id, tool_id
+from factory.domain.records import Call, Candidate, Past, PastQuery, Query, Tool
+from factory.judge.rulebook import Rule, Rulebook
+from factory.judge.sets import judge_round
+from factory.judge.similarity import describe, fold_words
+from factory.lab.home.world import FreshItem, fresh_item
+from factory.score.calls.questions import Benchmark
+from factory.score.items import Item
+from factory.workspace.folder import Workspace, shipped_root
 
 CANDIDATES, HISTORY, QUESTIONS = 10_000, 100_000, 5_000
 SLICE = (1_000, 4_000)

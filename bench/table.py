@@ -6,7 +6,7 @@ Example:
     print_table(
         "calls judged a second, one core, Seal-Tools dev",
         ("way", "calls/s", "ratio"),
-        [("jsonschema.validate", n / naive, None), ("factory.check", n / ours, naive / ours)],
+        [("jsonschema.validate", n / naive, None), ("factory.judge", n / ours, naive / ours)],
     )
 """
 

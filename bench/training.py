@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.table import Cell, print_machine, print_table
-from factory import train
-from factory.dataset import encode_all, read_examples
-from factory.workspace import shipped_root
+from factory.train import trainer
+from factory.train.encoding import encode_all
+from factory.train.examples import read_examples
+from factory.train.job import TrainConfig, TrainingJob
+from factory.train.learner import load_learner
+from factory.workspace.folder import shipped_root
 
 
 def main() -> None:
@@ -32,7 +35,7 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     rows: list[list[Cell]] = []
-    score_all, score_targets = train._score_fused, train._score_targets
+    score_all, score_targets = trainer._score_fused, trainer._score_targets
     few, whole = arguments.micro, arguments.batch
     for name, micro, sorts, all_positions in (
         ("one pass a step", whole, False, True),
@@ -40,7 +43,7 @@ def main() -> None:
         ("micro-batches of like length", few, True, True),
         ("the same, head where there is loss (factory)", few, True, False),
     ):
-        train._score_targets = score_all if all_positions else score_targets
+        trainer._score_targets = score_all if all_positions else score_targets
         seconds, padded = run(arguments.examples, arguments.batch, micro, sorts)
         ratio = seconds / float(rows[0][2] or 1) if rows else 1.0
         rows.append([name, padded, seconds, 1 / ratio])
@@ -54,15 +57,15 @@ def run(num: int, batch: int, micro: int, sorts: bool) -> tuple[float, float]:
 
     seed = shipped_root() / "rounds" / "seed"
     with tempfile.TemporaryDirectory() as folder:
-        job = train.TrainingJob(
+        job = TrainingJob(
             checkpoint=seed,
             out=Path(folder) / "out",
             examples=seed / "replay.jsonl",
             new_tools=Path(folder) / "none",
             workspace=shipped_root(),
-            config=train.TrainConfig(method="full", batch_size=batch, micro_batch_size=micro),
+            config=TrainConfig(method="full", batch_size=batch, micro_batch_size=micro),
         )
-        learner = train._load(job)
+        learner = load_learner(job)
         encoded = encode_all(
             read_examples(job.examples)[:num],
             codes=learner.codebook,
@@ -71,12 +74,12 @@ def run(num: int, batch: int, micro: int, sorts: bool) -> tuple[float, float]:
             turn=learner.turn,
             max_length=1024,
         )
-        trainer = train._make_trainer(learner, encoded.examples, job.config, folder)
+        trained = trainer.make_trainer(learner, encoded.examples, job.config, folder)
         if not sorts:
-            trainer._get_train_sampler = lambda dataset: RandomSampler(dataset)
-        seen = _count_positions(trainer)
+            trained._get_train_sampler = lambda dataset: RandomSampler(dataset)
+        seen = _count_positions(trained)
         started = time.process_time()
-        trainer.train()
+        trained.train()
         seconds = time.process_time() - started
         return seconds, sum(seen) / sum(len(each.input_ids) for each in encoded.examples)
 

@@ -20,11 +20,12 @@ from typing import Any
 
 from bench.gold import read_seal_tools
 from bench.table import best_seconds, print_machine, print_table
-from factory.canon import tool_id
-from factory.check import render_calls
-from factory.home.world import fresh_item
-from factory.records import Call, Tool
-from factory.vote import parse_calls, vote
+from factory.domain.canon import tool_id
+from factory.domain.records import Call, Tool
+from factory.judge.cases import render_calls
+from factory.judge.reading import parse_calls
+from factory.judge.vote import vote
+from factory.lab.home.world import fresh_item
 
 Ballot = tuple[list[str], list[Tool]]
 
@@ -66,7 +67,7 @@ def measure(ballots: list[Ballot], repeats: int) -> list[tuple[str, float, float
     ways: dict[str, Callable[[], object]] = {
         "majority of raw texts": lambda: [Counter(texts).most_common(1) for texts, _ in ballots],
         "reading alone": lambda: [[parse_calls(text) for text in texts] for texts, _ in ballots],
-        "factory.vote, from texts": lambda: [vote(texts, tools) for texts, tools in ballots],
+        "factory.judge.vote, from texts": lambda: [vote(texts, tools) for texts, tools in ballots],
     }
     seconds = {name: best_seconds(run, repeats, time.process_time) for name, run in ways.items()}
     naive = seconds["majority of raw texts"]

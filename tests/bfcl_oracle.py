@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
-from factory.records import Call
-from factory.scorers.bfcl import LANGUAGES, PYTHON, Language, gold_calls, item_word
+from factory.domain.records import Call
+from factory.score.calls.bfcl import LANGUAGES, PYTHON, Language, gold_calls, item_word
 
 INSTALL = "pip install --no-deps bfcl-eval==2026.3.23"
 CATEGORIES = {

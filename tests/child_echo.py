@@ -10,8 +10,8 @@ import threading
 import time
 from typing import Any
 
-from factory.child import Channel, run_child
-from factory.failures import ModelError
+from factory.domain.failures import ModelError
+from factory.engines.child import Channel, run_child
 
 
 def prepare(message: dict[str, Any]) -> dict[str, Any]:

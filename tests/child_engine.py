@@ -11,10 +11,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from factory.child import Channel, run_child
-from factory.engines.base import fingerprint, reply_to_wire, request_from_wire
-from factory.failures import ModelError
-from factory.records import Completion, Reply, Request
+from factory.domain.failures import ModelError
+from factory.domain.records import Completion, Reply, Request
+from factory.engines.child import Channel, run_child
+from factory.engines.wire import reply_to_wire, request_from_wire
+from factory.workspace.models import fingerprint
 
 
 def answer(request: Request) -> Reply:

@@ -12,14 +12,18 @@ import pytest
 from workspaces import ROOT
 
 PACKAGE = ROOT / "factory"
-ORDER = """
-failures canon records workspace recipe prompts pattern jsontext schema rulebook child
-home store dialects sources codes engines retrieve queries tools calls vote scorers benchmark
-published similarity judge_rounds findings judge_calls judge_documents check content judging
-sampling export history dataset train curriculum score scorecard compare standings labelled serving
-kinds rows round rejudge evaluate seed doctor scaffold plaintext report cli
-""".split()
-"""A module imports only what stands before it, or its own package."""
+FLOORS = (
+    "domain",
+    "workspace tools",
+    "ledger codes",
+    "engines judge",
+    "train score",
+    "report lab",
+    "round",
+    "cli",
+)
+"""A room imports only from the lines above its own, and from itself."""
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "sklearn", "accelerate"}
 LIGHT_COMMANDS = (
@@ -59,27 +63,54 @@ def imported(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "factory":
-            names |= {f"factory.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
-def unit_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_follow_the_order(path: Path) -> None:
-    unit = unit_of(path)
-    if unit in ("__init__", "__main__"):
-        return
-    assert unit in ORDER, f"{unit} has no place in the order"
-    for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
-        parts = name.split(".")
-        if parts[0] == "factory" and len(parts) > 1 and parts[1] != unit:
-            assert ORDER.index(parts[1]) < ORDER.index(unit), f"{unit} imports {parts[1]}"
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports() -> dict[str, set[str]]:
+    """By module of the package, the modules of the package that it imports, wherever it does."""
+    known = {module_of(path): path for path in modules() if path.parent != PACKAGE}
+    return {
+        module: {name for name in imported(ast.parse(path.read_text("utf-8"))) if name in known}
+        for module, path in known.items()
+    }
+
+
+def test_every_folder_is_a_room_that_says_what_it_is() -> None:
+    flat = {path.name for path in PACKAGE.glob("*.py")}
+    assert flat == {"__init__.py", "__main__.py"}
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set(FLOOR)
+    for init in PACKAGE.glob("*/**/__init__.py"):
+        tree = ast.parse(init.read_text(encoding="utf-8"))
+        text = ast.get_docstring(tree)
+        assert text and len(text.splitlines()) <= 5 and len(tree.body) == 1, init
+
+
+def test_rooms_know_only_the_floors_before_theirs() -> None:
+    found = [
+        f"{module} imports {name}"
+        for module, names in imports().items()
+        for name in sorted(names)
+        if room_of(module) != room_of(name) and FLOOR[room_of(name)] >= FLOOR[room_of(module)]
+    ]
+    assert not found
+
+
+def test_imports_make_no_circle() -> None:
+    left = imports()
+    while free := {module for module, names in left.items() if not names & left.keys() - {module}}:
+        left = {module: names for module, names in left.items() if module not in free}
+    assert not left, f"a circle of imports among {sorted(left)}"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))

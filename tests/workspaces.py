@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from factory.scaffold import init_workspace
-from factory.workspace import Workspace
+from factory.workspace.folder import Workspace
+from factory.workspace.scaffold import init_workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 

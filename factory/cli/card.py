@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from factory.cli.terminal import escape, out, shorten
-from factory.store.database import Ledger
-from factory.workspace import Workspace
+from factory.cli.terminal import escape, out
+from factory.domain.plaintext import shorten
+from factory.ledger.database import Ledger
+from factory.workspace.folder import Workspace
 
 BAR_WIDTH = 24
 WORK_STAGES = ("sample", "train", "score")

@@ -13,15 +13,15 @@ from factory.cli.data import fault_finder, report_bad_lines
 from factory.cli.opening import open_checkpoint, open_ledger, open_workspace
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, out_indented, print_table, write_json
-from factory.failures import InputError
+from factory.domain.failures import InputError
 
 if TYPE_CHECKING:
-    from factory.codes.graph import Pair
-    from factory.codes.lifecycle import Codebook, CodeConfig, ToolCode
-    from factory.records import Tool
-    from factory.round import Monitor
-    from factory.train import DocumentReader
-    from factory.workspace import Workspace
+    from factory.codes.codebook import Codebook, ToolCode
+    from factory.codes.config import CodeConfig
+    from factory.codes.reader import DocumentReader
+    from factory.domain.monitor import Monitor
+    from factory.domain.records import Pair, Tool
+    from factory.workspace.folder import Workspace
 
 codes = typer.Typer(
     help="Codes of tools: look at them, try other ones, give new tools theirs.",
@@ -135,10 +135,11 @@ def fit(
     """
     from factory.cli.monitor import make_monitor
     from factory.cli.rounds import parse_overrides
-    from factory.codes.lifecycle import fit_codebook
+    from factory.codes.codebook import fit_codebook
     from factory.codes.picture import draw_space
-    from factory.curriculum import code_config, train_config
-    from factory.recipe import load_recipe, load_settings
+    from factory.train.curriculum import code_config, train_config
+    from factory.workspace.recipe import load_recipe
+    from factory.workspace.settings import load_settings
 
     workspace = open_workspace()
     settings = load_settings(workspace)
@@ -209,13 +210,15 @@ def add(
 
     factory codes add my_apis.jsonl
     """
-    from factory import history
     from factory.cli.monitor import make_monitor
-    from factory.curriculum import code_config
-    from factory.recipe import load_recipe, load_settings
-    from factory.rows import code_row, tool_rows
-    from factory.store.lock import WorkspaceLock
-    from factory.train import load_gist
+    from factory.codes.reader import load_gist
+    from factory.ledger import history
+    from factory.ledger.lock import WorkspaceLock
+    from factory.ledger.rows import tool_rows
+    from factory.round.rows import code_row
+    from factory.train.curriculum import code_config
+    from factory.workspace.recipe import load_recipe
+    from factory.workspace.settings import load_settings
 
     workspace = open_workspace()
     recipe = load_recipe(workspace, load_settings(workspace).recipe, {}).recipe
@@ -298,13 +301,15 @@ def compare(
     import asyncio
 
     from factory.cli.rounds import parse_overrides
-    from factory.compare import Plan, standard_variants
-    from factory.compare import compare as run_compare
-    from factory.curriculum import code_config, train_config
-    from factory.recipe import free_threads, load_recipe, load_settings
-    from factory.scorers.retrieval import BM25, EmbSim, Retriever
-    from factory.scorers.toolbench import load_toolbench
-    from factory.standings import READ_AS, load_ranking, make_tables, rank
+    from factory.lab.trials.compare import Plan, standard_variants
+    from factory.lab.trials.compare import compare as run_compare
+    from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
+    from factory.score.toolbench.data import load_toolbench
+    from factory.score.toolbench.ranking import BM25, EmbSim, Retriever
+    from factory.train.curriculum import code_config, train_config
+    from factory.workspace.machine import free_threads
+    from factory.workspace.recipe import load_recipe
+    from factory.workspace.settings import load_settings
 
     workspace = open_workspace()
     settings = load_settings(workspace)
@@ -368,8 +373,8 @@ class _Model:
     @cached_property
     def reader(self) -> DocumentReader:
         """What embeds them."""
-        from factory.prompts import Prompts
-        from factory.train import DocumentReader
+        from factory.codes.reader import DocumentReader
+        from factory.workspace.prompts import Prompts
 
         prompts = Prompts.load(self._workspace)
         if self._embedder:
@@ -383,7 +388,7 @@ class _Model:
         """The model with the codebook's tokens and rows, as a folder of the same precision."""
         from transformers import set_seed
 
-        from factory.train import copy_processors
+        from factory.engines.loading import copy_processors
 
         model, tokenizer = self._model, self._tokenizer
         self._monitor.stage("writing the model")
@@ -411,7 +416,7 @@ class _Model:
         """The folder's codes, written aside and renamed."""
         import shutil
 
-        from factory.codes.lifecycle import FOLDER
+        from factory.codes.codebook import FOLDER
 
         aside = self._folder / f"{FOLDER}.new"
         shutil.rmtree(aside, ignore_errors=True)
@@ -428,7 +433,7 @@ class _Model:
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
 
-        from factory.train import make_savable
+        from factory.engines.loading import make_savable
 
         disable_progress_bar()
         self._monitor.stage("loading the model")
@@ -447,7 +452,7 @@ class _Model:
 
 
 def _refuse_codes(folder: Path) -> None:
-    from factory.codes.lifecycle import Codebook
+    from factory.codes.codebook import Codebook
 
     if Codebook.load(folder) is not None:
         raise InputError(
@@ -468,7 +473,7 @@ def _refuse_to_change(workspace: Workspace, folder: Path) -> None:
 
 
 def _load(folder: Path) -> Codebook:
-    from factory.codes.lifecycle import Codebook
+    from factory.codes.codebook import Codebook
 
     codebook = Codebook.load(folder)
     if codebook is None:
@@ -482,9 +487,9 @@ def _load(folder: Path) -> Codebook:
 
 def _tools(workspace: Workspace, files: list[Path] | None, folder: Path) -> tuple[list[Tool], int]:
     """The tools of the files, judged, with the number of bad lines; else the known ones."""
-    from factory import history
-    from factory.codes.lifecycle import Codebook
-    from factory.sources import read_tools
+    from factory.codes.codebook import Codebook
+    from factory.ledger import history
+    from factory.tools.sources import read_tools
 
     if files:
         read = [read_tools(file, fault_finder(workspace)) for file in files]
@@ -508,7 +513,7 @@ def _read_text(path: Path) -> str:
 
 def _next_round() -> int:
     """The number of the open round, else that of the one to come."""
-    from factory import history
+    from factory.ledger import history
 
     this = history.open_round(open_ledger())
     return this.number if this else history.last_round(open_ledger()) + 1
@@ -516,8 +521,8 @@ def _next_round() -> int:
 
 def _pairs(tools: Sequence[Tool], number: int) -> list[Pair]:
     """Which tools accepted answers call together, as round `number` would be trained."""
-    from factory import history
-    from factory.curriculum import called_together
+    from factory.ledger import history
+    from factory.train.curriculum import called_together
 
     ledger = open_ledger()
     pairs, written = history.called_pairs(ledger, number), history.written_tools(ledger)

@@ -9,11 +9,11 @@ import typer
 
 from factory.cli.opening import open_workspace
 from factory.cli.terminal import err, escape, out, print_table, write, write_json
-from factory.failures import InputError
-from factory.workspace import Workspace, shipped_root
+from factory.domain.failures import InputError
+from factory.workspace.folder import Workspace, shipped_root
 
 if TYPE_CHECKING:
-    from factory.rulebook import Rulebook
+    from factory.judge.rulebook import Rulebook
 
 FilePath = Annotated[str, typer.Argument(help="A path, e.g. prompts/tools/system.j2")]
 
@@ -32,7 +32,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or existing folder."
 
     factory init ~/my-factory
     """
-    from factory.scaffold import init_workspace
+    from factory.workspace.scaffold import init_workspace
 
     workspace = init_workspace(folder)
     out(f"{escape(workspace.root)} is a workspace now.")
@@ -46,7 +46,7 @@ def doctor(
 
     factory doctor
     """
-    from factory.doctor import examine
+    from factory.round.doctor import examine
 
     bad = False
     colors = {"ok": "green", "warn": "yellow", "bad": "red"}
@@ -80,9 +80,9 @@ def rules(
 
     factory rules --test
     """
-    from factory.check import run_cases
-    from factory.recipe import load_settings
-    from factory.rulebook import Rulebook
+    from factory.judge.cases import run_cases
+    from factory.judge.rulebook import Rulebook
+    from factory.workspace.settings import load_settings
 
     workspace = open_workspace()
     rulebook = Rulebook.load(workspace, load_settings(workspace).rules)
@@ -131,7 +131,7 @@ def eject(path: FilePath) -> None:
 
     factory eject prompts/calls/system.j2
     """
-    from factory.scaffold import eject as eject_file
+    from factory.workspace.scaffold import eject as eject_file
 
     out(f"edit {escape(eject_file(open_workspace(), path))}")
 
@@ -141,6 +141,6 @@ def diff(path: FilePath) -> None:
 
     factory diff prompts/calls/system.j2
     """
-    from factory.scaffold import diff as diff_file
+    from factory.workspace.scaffold import diff as diff_file
 
     write(diff_file(open_workspace(), path))

@@ -12,8 +12,8 @@ from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import err, escape, out
 
 if TYPE_CHECKING:
-    from factory.sources import BadLine
-    from factory.workspace import Workspace
+    from factory.tools.sources import BadLine
+    from factory.workspace.folder import Workspace
 
 Files = Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")]
 
@@ -34,10 +34,10 @@ def add_tools(files: Files) -> None:
 
     factory add-tools my_apis.jsonl
     """
-    from factory.history import imported_ids
-    from factory.rows import tool_rows
-    from factory.sources import read_tools
-    from factory.store.lock import WorkspaceLock
+    from factory.ledger.history import imported_ids
+    from factory.ledger.lock import WorkspaceLock
+    from factory.ledger.rows import tool_rows
+    from factory.tools.sources import read_tools
 
     workspace = open_workspace()
     find_fault = fault_finder(workspace)
@@ -62,9 +62,9 @@ def add_tools(files: Files) -> None:
 
 def fault_finder(workspace: Workspace) -> Callable[[dict[str, Any]], str]:
     """What the workspace's rules have against a tool document; empty: nothing."""
-    from factory.check import check_document
-    from factory.recipe import load_settings
-    from factory.rulebook import Rulebook
+    from factory.judge.rulebook import Rulebook
+    from factory.judge.verdicts import check_document
+    from factory.workspace.settings import load_settings
 
     rulebook = Rulebook.load(workspace, load_settings(workspace).rules)
 

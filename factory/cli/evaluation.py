@@ -47,11 +47,11 @@ def new(
     factory eval new confirmed ids.txt --split dev
     """
     from factory.cli.data import report_bad_lines
-    from factory.labelled import from_samples, read_ids, read_labelled, write_benchmark
+    from factory.score.labelled import from_samples, read_ids, read_labelled, write_benchmark
 
     workspace = open_workspace()
     if ids := read_ids(file):
-        from factory import history
+        from factory.ledger import history
 
         ledger = open_ledger()
         rounds = range(1, history.last_round(ledger) + 1)
@@ -77,8 +77,8 @@ def list_benchmarks(
 
     factory eval list
     """
-    from factory.benchmark import read_definition
-    from factory.kinds.loading import defined, find_fault, kind_of
+    from factory.score.definition import read_definition
+    from factory.score.loading import defined, find_fault, kind_of
 
     workspace = open_workspace()
     rows = [

@@ -35,7 +35,7 @@ def export(
 
     factory export dpo pairs.parquet --round 3
     """
-    from factory.export import export as write_file
+    from factory.report.export import export as write_file
 
     done = write_file(
         open_ledger(),

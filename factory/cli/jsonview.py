@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from factory.cli.terminal import clean, inline
-from factory.jsontext import json_path
+from factory.cli.terminal import inline
+from factory.domain.jsontext import json_path
+from factory.domain.plaintext import clean
 
 MAX_STRING = 300
 """Characters of one string, and of one key."""

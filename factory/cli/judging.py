@@ -11,10 +11,10 @@ import typer
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.rounds import parse_overrides
 from factory.cli.terminal import err, escape, out, out_indented, write_json
-from factory.failures import InputError
+from factory.domain.failures import InputError
 
 if TYPE_CHECKING:
-    from factory.rejudge import Change, Rejudgement
+    from factory.round.rejudge import Change, Rejudgement
 
 
 def register(app: typer.Typer) -> None:
@@ -44,13 +44,14 @@ def check(
     """
     from contextlib import nullcontext
 
-    from factory.content import check_content
-    from factory.history import finished_rounds
-    from factory.prompts import Prompts
-    from factory.recipe import load_recipe, load_settings
-    from factory.rejudge import rejudge
-    from factory.rulebook import Rulebook
-    from factory.store.lock import WorkspaceLock
+    from factory.judge.rulebook import Rulebook
+    from factory.judge.trial import check_content
+    from factory.ledger.history import finished_rounds
+    from factory.ledger.lock import WorkspaceLock
+    from factory.round.rejudge import rejudge
+    from factory.workspace.prompts import Prompts
+    from factory.workspace.recipe import load_recipe
+    from factory.workspace.settings import load_settings
 
     workspace, ledger = open_workspace(), open_ledger()
     settings = load_settings(workspace)

@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 
 from factory.cli import codes, content, data, evaluation, judging, ledger, retrieve, rounds, score
 from factory.cli.terminal import err, escape
-from factory.failures import DiskError, EnvironmentError_, FactoryError
+from factory.domain.failures import DiskError, EnvironmentError_, FactoryError
 
 app = typer.Typer(
     name="factory",

@@ -7,7 +7,8 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from factory.cli.terminal import clean, escape, stderr
+from factory.cli.terminal import escape, stderr
+from factory.domain.plaintext import clean
 
 PLAIN_SECONDS = 5.0
 """Seconds between plain progress lines."""

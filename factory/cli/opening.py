@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.cli.terminal import err, escape
-from factory.workspace import Workspace
+from factory.workspace.folder import Workspace
 
 if TYPE_CHECKING:
-    from factory.records import Checkpoint
-    from factory.store.database import Ledger
+    from factory.domain.records import Checkpoint
+    from factory.ledger.database import Ledger
 
 
 def open_workspace() -> Workspace:
@@ -20,14 +20,14 @@ def open_workspace() -> Workspace:
 
 def open_ledger() -> Ledger:
     """The ledger of the current folder's workspace."""
-    from factory.store.database import Ledger
+    from factory.ledger.database import Ledger
 
     return Ledger(open_workspace().state)
 
 
 def open_checkpoint(folder: Path | None) -> Path:
     """The named model folder, else that of the checkpoint which the next round starts from."""
-    from factory.engines.base import check_model_folder
+    from factory.workspace.models import check_model_folder
 
     folder = (folder or Path(open_next().path)).expanduser().resolve()
     check_model_folder(folder)
@@ -36,8 +36,8 @@ def open_checkpoint(folder: Path | None) -> Path:
 
 def open_next() -> Checkpoint:
     """The checkpoint that the next round starts from. Raises FactoryError without one."""
-    from factory.recipe import load_settings
-    from factory.serving import base_checkpoint, next_checkpoint
+    from factory.ledger.lineage import base_checkpoint, next_checkpoint
+    from factory.workspace.settings import load_settings
 
     workspace, ledger = open_workspace(), open_ledger()
     base = base_checkpoint(workspace, load_settings(workspace), ledger, exact=False)

@@ -8,11 +8,12 @@ import typer
 
 from factory.cli.opening import open_ledger
 from factory.cli.sql import Json, tell_more, write_records
-from factory.cli.terminal import escape_line, inline, out, out_indented, shorten
-from factory.failures import InputError
+from factory.cli.terminal import escape_line, inline, out, out_indented
+from factory.domain.failures import InputError
+from factory.domain.plaintext import shorten
 
 if TYPE_CHECKING:
-    from factory.store.database import Ledger, Rows
+    from factory.ledger.database import Ledger, Rows
 
 FALLEN = """
 select rejected.*

@@ -10,13 +10,14 @@ import typer
 
 from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_checkpoint, open_workspace
-from factory.cli.terminal import err, escape, out, print_table, shorten, write_json
+from factory.cli.terminal import err, escape, out, print_table, write_json
+from factory.domain.plaintext import shorten
 
 if TYPE_CHECKING:
+    from factory.domain.records import Query
     from factory.engines.base import EngineSettings
-    from factory.records import Query
-    from factory.retrieve import Retrieved
-    from factory.workspace import Workspace
+    from factory.engines.retrieve import Retrieved
+    from factory.workspace.folder import Workspace
 
 MAX_SHOWN = 100
 """Queries whose tools are shown to a person; --json writes all."""
@@ -48,11 +49,11 @@ def retrieve(
 
     factory retrieve --queries requests.jsonl --json --exact
     """
-    from factory.failures import InputError
-    from factory.recipe import load_settings
-    from factory.records import Query
-    from factory.serving import engine_settings
-    from factory.sources import read_queries
+    from factory.domain.failures import InputError
+    from factory.domain.records import Query
+    from factory.engines.serving import engine_settings
+    from factory.tools.sources import read_queries
+    from factory.workspace.settings import load_settings
 
     workspace = open_workspace()
     settings = load_settings(workspace)
@@ -87,8 +88,8 @@ async def _retrieve(
     exact: bool,
     settings: EngineSettings,
 ) -> list[Retrieved]:
-    from factory.prompts import Prompts
-    from factory.retrieve import Retriever
+    from factory.engines.retrieve import Retriever
+    from factory.workspace.prompts import Prompts
 
     prompts = Prompts.load(workspace)
     texts = [prompts.render("codes/retrieve", query=query.text) for query in queries]

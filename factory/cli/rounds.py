@@ -12,14 +12,15 @@ import typer
 from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_workspace
 from factory.cli.terminal import err, escape, out, print_table
-from factory.failures import FactoryError, RecipeError
+from factory.domain.failures import FactoryError, RecipeError
 
 if TYPE_CHECKING:
-    from factory.recipe import Resolved, Settings
-    from factory.records import Query
-    from factory.sources import Imported
-    from factory.store.database import Ledger
-    from factory.workspace import Workspace
+    from factory.domain.records import Query
+    from factory.ledger.database import Ledger
+    from factory.tools.sources import Imported
+    from factory.workspace.folder import Workspace
+    from factory.workspace.recipe import Resolved
+    from factory.workspace.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -54,8 +55,8 @@ def make_round(
 
     factory round --n 200 --queries requests.jsonl --set calls.n=7
     """
-    from factory.recipe import load_recipe
-    from factory.sources import read_queries
+    from factory.tools.sources import read_queries
+    from factory.workspace.recipe import load_recipe
 
     workspace = open_workspace()
     settings = load_settings_with(workspace, model, threads)
@@ -76,7 +77,7 @@ def make_round(
 
 
 def load_settings_with(workspace: Workspace, model: str, threads: int) -> Settings:
-    from factory.recipe import load_settings
+    from factory.workspace.settings import load_settings
 
     settings = load_settings(workspace)
     if model:
@@ -120,10 +121,10 @@ def _run(
 ) -> bool:
     from factory.cli.card import print_card
     from factory.cli.monitor import make_monitor
-    from factory.failures import InputError
-    from factory.history import open_round
-    from factory.round import load_factory
-    from factory.store.lock import WorkspaceLock
+    from factory.domain.failures import InputError
+    from factory.ledger.history import open_round
+    from factory.ledger.lock import WorkspaceLock
+    from factory.round.loading import load_factory
 
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
         factory = load_factory(workspace, settings, resolved, monitor, pool)
@@ -149,8 +150,8 @@ def _write_report(workspace: Workspace, ledger: Ledger, number: int) -> None:
 
 def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
     from factory.cli.monitor import make_monitor
-    from factory.round import load_factory
-    from factory.store.lock import WorkspaceLock
+    from factory.ledger.lock import WorkspaceLock
+    from factory.round.loading import load_factory
 
     with WorkspaceLock(workspace.state):
         number = load_factory(workspace, settings, resolved, make_monitor()).abandon()
@@ -166,10 +167,10 @@ def _print_plan(
 ) -> None:
     """What a round would do, every knob with its origin; loads the content, starts nothing."""
     from factory.cli.monitor import PlainMonitor
-    from factory.curriculum import unlearnt_tools
-    from factory.history import open_round
-    from factory.recipe import load_settings
-    from factory.round import load_factory
+    from factory.ledger.history import open_round
+    from factory.round.loading import load_factory
+    from factory.train.curriculum import unlearnt_tools
+    from factory.workspace.settings import load_settings
 
     factory = load_factory(workspace, settings, resolved, PlainMonitor())
     this = open_round(factory.ledger)
@@ -208,6 +209,6 @@ def seed(
 
     factory seed /tmp/seed --steps 200
     """
-    from factory.seed import train_seed
+    from factory.lab.seed.training import train_seed
 
     train_seed(folder, steps=steps or None, threads=threads, report=lambda text: err(escape(text)))

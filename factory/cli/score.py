@@ -16,11 +16,11 @@ from factory.cli.opening import open_workspace
 from factory.cli.terminal import escape, out, print_table, write_json
 
 if TYPE_CHECKING:
-    from factory.evaluate import Measured
-    from factory.kinds.base import Scorable
-    from factory.published import PublishedTable
-    from factory.round import Factory
-    from factory.scorecard import Line, Scorecard
+    from factory.round.evaluate import Measured
+    from factory.round.round import Factory
+    from factory.score.base import Scorable
+    from factory.score.card import Line, Scorecard
+    from factory.score.published import PublishedTable
 
 REASONS_SHOWN = 8
 """Reasons listed on the screen."""
@@ -96,11 +96,11 @@ def score(
     """
     from factory.cli.monitor import make_monitor
     from factory.cli.rounds import load_settings_with, parse_overrides
-    from factory.kinds.loading import kind_of, load
-    from factory.published import load_published
-    from factory.recipe import load_recipe, parse_value
-    from factory.round import load_factory
-    from factory.store.lock import WorkspaceLock
+    from factory.ledger.lock import WorkspaceLock
+    from factory.round.loading import load_factory
+    from factory.score.loading import kind_of, load
+    from factory.score.published import load_published
+    from factory.workspace.recipe import load_recipe, parse_value
 
     workspace = open_workspace()
     kind = kind_of(workspace, name)
@@ -153,8 +153,8 @@ async def _measure(
     factory: Factory, benchmark: Scorable, checkpoint: str, before: str, allow_public: bool
 ) -> list[Measured]:
     """The checkpoint, the one before it if any, and the benchmark's baselines."""
-    from factory.evaluate import evaluate, evaluate_baseline
-    from factory.serving import find_checkpoint
+    from factory.ledger.lineage import find_checkpoint
+    from factory.round.evaluate import evaluate, evaluate_baseline
 
     wanted = [checkpoint, before] if before else [checkpoint]
     found = [

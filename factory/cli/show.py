@@ -12,12 +12,12 @@ from factory.cli.jsonview import GUTTER, STYLES, Mark, lay_out, side_by_side, wr
 from factory.cli.opening import open_ledger
 from factory.cli.sql import Json
 from factory.cli.terminal import escape_line, inline, out, out_indented, stdout, write_json
-from factory.failures import InputError
+from factory.domain.failures import InputError
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from factory.store.database import Ledger
+    from factory.ledger.database import Ledger
 
 COLUMN_WIDTH = 36
 """Answers stand side by side where each has at least this many characters."""
@@ -114,8 +114,8 @@ def _print_outcome(sample: Record) -> None:
 
 def _print_tools(record: Record, sample: Record | None, verdicts: Sequence[Record]) -> set[str]:
     """The candidates with their codes, then documents that fell; the subjects they carry."""
-    from factory.canon import tool_id
-    from factory.check import parse_tools
+    from factory.domain.canon import tool_id
+    from factory.judge.reading import parse_tools
 
     written = [row["text"] for row in record["generation"] if row["stage"] == "tools"]
     documents = parse_tools(written[0]).documents if written else []
@@ -187,7 +187,7 @@ def _class_lines(
     width: int,
 ) -> list[Text]:
     """One class: its votes, the calls of one answer, what the rules found in any of them."""
-    from factory.vote import parse_calls
+    from factory.judge.reading import parse_calls
 
     won = winner in members
     chosen = winner if won and winner is not None else members[0]

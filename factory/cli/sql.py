@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from factory.cli.opening import open_ledger
-from factory.cli.terminal import clean, err, escape_line, out, out_indented, print_table, write
-from factory.failures import InputError
+from factory.cli.terminal import err, escape_line, out, out_indented, print_table, write
+from factory.domain.failures import InputError
+from factory.domain.plaintext import clean
 
 if TYPE_CHECKING:
-    from factory.store.database import Ledger, Rows, Stream
+    from factory.ledger.database import Ledger, Rows, Stream
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a row.")]
 
@@ -205,7 +206,7 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 def _print_listing(ledger: Ledger) -> None:
     """Views with their columns, tables, and questions that can be pasted into a shell."""
-    from factory.store.questions import stock_questions
+    from factory.ledger.questions import stock_questions
 
     found = ledger.query(LISTING).records()
     out("[bold]views[/]")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from factory.cli.opening import note, open_ledger, open_next
 from factory.cli.sql import Json
 from factory.cli.terminal import escape, out, print_table, write_json
-from factory.failures import FactoryError
+from factory.domain.failures import FactoryError
 
 if TYPE_CHECKING:
+    from factory.ledger.database import Ledger
     from factory.report.panels import Record
-    from factory.store.database import Ledger
 
 STATUS_ROUNDS = 20
 """Rounds in the table; the sparklines cover TREND_ROUNDS."""
@@ -90,7 +90,7 @@ def _benchmarks(scores: list[Record]) -> list[str]:
 
 def _print_open(ledger: Ledger) -> bool:
     """What is left of the open round; False where none is."""
-    from factory import history
+    from factory.ledger import history
 
     this = history.open_round(ledger)
     if this is not None:

@@ -15,8 +15,7 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 from rich.text import Text
 
-from factory.plaintext import clean as clean
-from factory.plaintext import shorten as shorten
+from factory.domain.plaintext import clean, shorten
 
 WHOLE_WIDTH = 24
 """Columns this narrow are never broken: ids stay whole, to be copied."""

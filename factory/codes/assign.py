@@ -19,8 +19,9 @@ from typing import Protocol
 
 import numpy as np
 
-from factory.codes.base import Assignment, Code, Floats, Ints, ResolvedBy, Taken
-from factory.failures import InputError
+from factory.codes.arrays import Code, Floats, Ints
+from factory.codes.base import Assignment, ResolvedBy, Taken
+from factory.domain.failures import InputError
 
 MORE_LEVELS = "set codes.levels = 0 (as many as needed), or to more"
 """What lets codes that are being fitted have room."""

@@ -10,38 +10,36 @@ K numbers of a position.
 
 from __future__ import annotations
 
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from factory.failures import ModelError
+from factory.codes.arrays import Code, Floats
 
 if TYPE_CHECKING:
     from factory.codes.graph import Graph
 
-Floats: TypeAlias = npt.NDArray[np.floating]
-Ints: TypeAlias = npt.NDArray[np.int32]
-Code: TypeAlias = tuple[int, ...]
 
 OnProgress: TypeAlias = Callable[[int, str, int], None]
 """Hears of long work: steps done, what they came to, and steps in all at most."""
 
+
 Layout = Literal["tokens", "digits", "name"]
 """`tokens`: added to the vocabulary, one a position; `digits`: one a position, spaced; `name`: the
 code is the bytes of a name."""
+
+
 ResolvedBy = Literal["nearest", "sibling", "prefix"]
 """`nearest`: the coder's own choice; `sibling`: another last number; `prefix`: another prefix."""
 
+
 CHUNK = 4096
 """Rows whose distances are computed at once: bounds memory, changes no result."""
-REMEDY = "restore the checkpoint's codes folder, or start from its parent checkpoint"
-"""What mends a damaged codes folder."""
 
 
 def silent(done: int, detail: str, total: int) -> None:
@@ -140,25 +138,3 @@ class Coder(Protocol):
     def save(self, path: Path) -> None:
         """Write one .npz file."""
         ...
-
-
-def as_NVD(embeddings: Floats) -> Floats:
-    """Embeddings as (N, V, D); (N, D) stands for V = 1. ValueError for anything else."""
-    if embeddings.ndim == 2:
-        embeddings = embeddings[:, None, :]
-    if embeddings.ndim != 3:
-        raise ValueError(f"embeddings have shape {embeddings.shape}, not (N, D) or (N, V, D)")
-    if not np.isfinite(embeddings).all():
-        raise ValueError("embeddings hold NaN or infinity")
-    return embeddings
-
-
-def load_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of an .npz file by name. ModelError if one or the file is missing or damaged."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"cannot read the arrays of the codes: {error}", where=str(path), remedy=REMEDY
-        ) from error

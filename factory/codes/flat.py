@@ -15,17 +15,9 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from factory.codes.arrays import Code, Floats, as_NVD, load_arrays
 from factory.codes.assign import anew, refuse_if_full
-from factory.codes.base import (
-    Assignment,
-    Code,
-    Floats,
-    Layout,
-    ResolvedBy,
-    Taken,
-    as_NVD,
-    load_arrays,
-)
+from factory.codes.base import Assignment, Layout, ResolvedBy, Taken
 from factory.codes.graph import Graph
 
 MAX_NAME = 64

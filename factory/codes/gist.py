@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from factory.canon import CATEGORY
-from factory.codes.base import REMEDY, Floats, OnProgress, silent
+from factory.codes.arrays import REMEDY, Floats
+from factory.codes.base import OnProgress, silent
 from factory.codes.vocabulary import MAX_DOCUMENT_TOKENS
-from factory.failures import ContentError, ModelError
-from factory.prompts import COMPRESS_PROMPT, ENCODE_PROMPT, to_json
-from factory.records import IGNORED
+from factory.domain.canon import CATEGORY, COMPRESS_PROMPT, ENCODE_PROMPT, to_json
+from factory.domain.failures import ContentError, ModelError
+from factory.domain.records import IGNORED
 
 if TYPE_CHECKING:
     import torch

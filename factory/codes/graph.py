@@ -14,27 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from factory.codes.base import Floats
-from factory.records import Tool
+from factory.codes.arrays import Floats
+from factory.domain.records import Pair, Tool
 
 MIN_WEIGHT = 1.0
 """Pairs seen less often than this are dropped (A42)."""
+
+
 NEIGHBOURS = 50
 """Pairs kept for each tool, the strongest (A21)."""
 
+
 _NOT_WORD = re.compile(r"[\W_]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Two tools that were called together. Example: Pair(a="t_1…", b="t_2…", weight=1.4)."""
-
-    a: str
-    """A tool's id."""
-    b: str
-    """Another tool's id."""
-    weight: float
-    """How often, by how sure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

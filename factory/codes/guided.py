@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from factory.codes.base import Code, Floats
+from factory.codes.arrays import Code, Floats
+from factory.codes.codebook import Codebook
 from factory.codes.gist import (
     Compressor,
     Encoded,
@@ -41,9 +42,8 @@ from factory.codes.gist import (
     score_targets,
     split,
 )
-from factory.codes.lifecycle import Codebook
 from factory.codes.residual import ResidualCoder
-from factory.records import IGNORED
+from factory.domain.records import IGNORED
 
 if TYPE_CHECKING:
     import torch

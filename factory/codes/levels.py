@@ -19,8 +19,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from factory.codes.arrays import Code, Floats, Ints, as_NVD
 from factory.codes.assign import MORE_LEVELS, refuse_if_full, resolve
-from factory.codes.base import CHUNK, Assignment, Code, Floats, Ints, Layout, Taken, as_NVD
+from factory.codes.base import CHUNK, Assignment, Layout, Taken
 from factory.codes.graph import Graph
 
 CAPACITY, LEAST_CAPACITY = 20, 2

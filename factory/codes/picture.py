@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from factory.codes.base import Code, Floats, as_NVD
+from factory.codes.arrays import Code, Floats, as_NVD
 
 WIDTH, HEIGHT, MARGIN = 900, 640, 40
 MAX_DOTS = 5000

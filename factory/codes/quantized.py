@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from factory.codes.base import Code, Floats, Ints, OnProgress, as_NVD, load_arrays, silent
+from factory.codes.arrays import Code, Floats, Ints, as_NVD, load_arrays
+from factory.codes.base import OnProgress, silent
 from factory.codes.graph import Graph
 from factory.codes.levels import LevelCoder
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from factory.codes.base import Code, Floats, Ints, as_NVD, load_arrays
+from factory.codes.arrays import Code, Floats, Ints, as_NVD, load_arrays
 from factory.codes.graph import Graph
 from factory.codes.levels import LevelCoder, mean_by_number
 

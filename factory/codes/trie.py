@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.dtypes import StringDType
 
-from factory.codes.base import REMEDY, Code, Ints, load_arrays
-from factory.failures import ModelError
+from factory.codes.arrays import REMEDY, Code, Ints, load_arrays
+from factory.domain.failures import ModelError
 
 ROOT = 0
 """The node that every sequence starts at."""

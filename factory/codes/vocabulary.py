@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from factory.codes.base import Floats, OnProgress, silent
-from factory.failures import InputError, MissingError, ModelError
+from factory.codes.arrays import Floats
+from factory.codes.base import OnProgress, silent
+from factory.domain.failures import InputError, MissingError, ModelError
 
 if TYPE_CHECKING:
     import torch

@@ -30,10 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from factory.codes.base import Code
+from factory.codes.arrays import Code
 from factory.codes.trie import Trie
-from factory.engines.constrain import LOST, Forest
-from factory.failures import ModelError
+from factory.domain.failures import ModelError
+from factory.engines.forest import LOST, Forest
 
 WIDEN = 4
 """How much wider the beam is at the next try for a ranking that is not known to be exact."""

@@ -13,10 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from factory.engines.base import CONTEXT_FULL, SCHEMA_UNSUPPORTED
+from factory.domain.failures import InputError, ModelError
+from factory.domain.records import CONTEXT_FULL, SCHEMA_UNSUPPORTED, Completion, Constraint, Request
 from factory.engines.turn import end_ids, leads_to_calls, read_turn
-from factory.failures import InputError, ModelError
-from factory.records import Completion, Constraint, Request
 
 
 class Chat:

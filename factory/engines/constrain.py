@@ -15,7 +15,7 @@ marker, W most ways on, S request slots of vLLM, N nodes, E edges, C rows that w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from factory.codes.base import Code
-from factory.codes.trie import ROOT, Trie
+from factory.codes.arrays import Code
+from factory.codes.trie import Trie
+from factory.domain.failures import InputError, ModelError
+from factory.domain.records import Constraint
+from factory.engines.forest import FREE, LOST, NONE, Forest
 from factory.engines.grammar import (
     ONLY_END,
     Documents,
@@ -35,21 +38,13 @@ from factory.engines.grammar import (
     load_grammars,
     read_documents,
 )
-from factory.failures import InputError, ModelError
-from factory.records import Constraint
 
 GUIDE = "factory_guide"
 """Key of a guide's wire form in vLLM's `SamplingParams.extra_args`."""
+
+
 GRAMMAR = "factory_grammar"
 """Key there of the grammar of the whole answer."""
-FREE = -1
-"""Where a row stands that may take any token."""
-LOST = 0
-"""The forest's node of a row that left its trie: only the closing token is allowed there."""
-NONE = -1
-"""In place of a token where there is none."""
-LEAST_ROOM = 1 << 20
-"""Nodes that a forest may hold in vain before it drops the tries nobody walks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,129 +137,6 @@ def _load(path: str, stamp: int, only: tuple[str, ...]) -> Trie:
             where=path,
             remedy="name tools that have a code in this checkpoint",
         ) from error
-
-
-class Forest:
-    """Tries side by side in the arrays of one device, so that one step moves all rows at once.
-
-    A step is a binary search for (node, token) among all edges, which are sorted by that pair.
-    Node LOST has no edges and counts as a leaf.
-    """
-
-    def __init__(self, device: Any) -> None:
-        self.device = device
-        """Where the arrays are."""
-        self._roots: dict[Trie, int] = {}
-        self._depths: dict[Trie, int] = {}
-        self._clear()
-
-    def _clear(self) -> None:
-        self._roots.clear()
-        self._depths.clear()
-        self._num_nodes = 1
-        self._parts: dict[str, list[np.ndarray[Any, Any]]] = {
-            "key": [np.zeros(0, np.int64)],
-            "token": [np.zeros(0, np.int64)],
-            "following": [np.zeros(0, np.int64)],
-            "first": [np.zeros(1, np.int64)],
-            "count": [np.zeros(1, np.int64)],
-            "leaf": [np.ones(1, bool)],
-        }
-
-    def cover(self, tries: Iterable[Trie]) -> None:
-        """Hold at least these tries; others go when they take too much room."""
-        wanted = dict.fromkeys(tries)
-        missing = [trie for trie in wanted if trie not in self._roots]
-        if not missing:
-            return
-        if self._num_nodes > LEAST_ROOM + 2 * sum(trie.num_nodes for trie in wanted):
-            self._clear()
-            missing = list(wanted)
-        for trie in missing:
-            self._plant(trie)
-        self._upload()
-
-    def root(self, trie: Trie) -> int:
-        """Node of a covered trie's root."""
-        return self._roots[trie]
-
-    def depth(self, trie: Trie) -> int:
-        """Tokens of a covered trie's longest code."""
-        return self._depths[trie]
-
-    def _plant(self, trie: Trie) -> None:
-        base, flat = self._num_nodes, trie.compact()
-        num_edges = sum(len(part) for part in self._parts["token"])
-        counts_N, tokens_E = flat.count.astype(np.int64), flat.tokens.astype(np.int64)
-        parents_E = np.repeat(base + np.arange(len(counts_N)), counts_N)
-        for name, values in (
-            ("key", parents_E << 32 | tokens_E),
-            ("token", tokens_E),
-            ("following", base + flat.following),
-            ("first", num_edges + flat.first),
-            ("count", counts_N),
-            ("leaf", flat.leaf >= 0),
-        ):
-            self._parts[name].append(values)
-        self._roots[trie], self._depths[trie] = base + ROOT, flat.measure_depth()
-        self._num_nodes += len(counts_N)
-
-    def _upload(self) -> None:
-        import torch
-
-        for name, parts in self._parts.items():
-            self._parts[name] = [np.concatenate(parts)]
-        arrays = {
-            name: torch.from_numpy(parts[0]).to(self.device) for name, parts in self._parts.items()
-        }
-        # One edge that nothing finds keeps every index valid where there are no edges.
-        pad = torch.full((1,), NONE, device=self.device)
-        self._key_E = torch.cat([arrays["key"], torch.full_like(pad, 1 << 62)])
-        self._token_E = torch.cat([arrays["token"], pad])
-        self._following_E = torch.cat([arrays["following"], pad])
-        self._first_N, self._count_N = arrays["first"], arrays["count"]
-        self._leaf_N = arrays["leaf"]
-        self._width = int(self._parts["count"][0].max())
-
-    def step(self, node_R: Any, token_R: Any) -> Any:
-        """(R) nodes after one more token; LOST where no code goes on like that."""
-        import torch
-
-        key_R = node_R << 32 | token_R
-        edge_R = torch.searchsorted(self._key_E, key_R)
-        found_R = self._key_E[edge_R] == key_R
-        return torch.where(found_R, self._following_E[edge_R], LOST)
-
-    def is_leaf(self, node_R: Any) -> Any:
-        """(R) whether a code is whole here."""
-        return self._leaf_N[node_R]
-
-    def edges(self, node_R: Any) -> tuple[Any, Any]:
-        """(R, W) edges that lead on from each node, in token order, and which of them are real.
-
-        On a GPU W is the widest node's number, so that nothing waits for the device.
-        """
-        import torch
-
-        count_R = self._count_N[node_R]
-        width = self._width if self.device.type == "cuda" else int(count_R.max())
-        place_W = torch.arange(width, device=self.device)
-        real_RW = place_W < count_R[:, None]
-        return torch.where(real_RW, self._first_N[node_R][:, None] + place_W, NONE), real_RW
-
-    def follow(self, edge: Any) -> tuple[Any, Any]:
-        """Token and next node of edges of any shape; NONE for an edge that is not real."""
-        return self._token_E[edge], self._following_E[edge]
-
-    def choices(self, node_R: Any, close_R: Any) -> Any:
-        """(R, W + 1) tokens allowed at each node, some of them repeated to fill the rows."""
-        import torch
-
-        edge_RW, real_RW = self.edges(node_R)
-        some_R = self._token_E[torch.where(self._count_N[node_R] > 0, self._first_N[node_R], NONE)]
-        may_close_R = self._leaf_N[node_R] | (some_R == NONE)
-        last_R1 = torch.where(may_close_R, close_R, some_R)[:, None]
-        return torch.cat([torch.where(real_RW, self._token_E[edge_RW], last_R1), last_R1], dim=1)
 
 
 class Table:
@@ -517,148 +389,3 @@ def bind(wire: Mapping[str, Any] | None, folder: str, vocabulary: int) -> Bound 
     if grammar:
         grammars.start(grammar)
     return Bound(guide, grammar, Writer(grammars))
-
-
-def vllm_processor() -> type:
-    """vLLM's logits processor for its first model runner (0.32: the CPU's; a GPU's by choice)."""
-    from vllm.v1.sample.logits_processor import (
-        BatchUpdate,
-        LogitsProcessor,
-        MoveDirectionality,
-    )
-
-    class TrieProcessor(LogitsProcessor):  # type: ignore[misc]
-        """Follows the constrained requests through the rows of vLLM's persistent batch."""
-
-        def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool) -> None:
-            self._folder: str = vllm_config.model_config.model
-            self._vocabulary: int = vllm_config.model_config.get_vocab_size()
-            self._forest = Forest(device)
-            self._bound: dict[int, tuple[Bound, Sequence[int]]] = {}
-            self._rows: Rows | None = None
-
-        def is_argmax_invariant(self) -> bool:
-            return False
-
-        def update_state(self, batch_update: BatchUpdate | None) -> None:
-            """Follow requests that leave, enter and move; the order is vLLM's contract."""
-            if batch_update is None:
-                return
-            self._rows = None
-            for row in batch_update.removed:
-                self._bound.pop(row, None)
-            for row, params, _, output_ids in batch_update.added:
-                self._bound.pop(row, None)
-                bound = bind(params.extra_args, self._folder, self._vocabulary)
-                if bound is not None:
-                    self._bound[row] = bound, output_ids
-            for source, target, direction in batch_update.moved:
-                moved, replaced = self._bound.pop(source, None), self._bound.pop(target, None)
-                if moved is not None:
-                    self._bound[target] = moved
-                if replaced is not None and direction == MoveDirectionality.SWAP:
-                    self._bound[source] = replaced
-
-        def apply(self, logits: Any) -> Any:
-            """Tokens are read here and not in update_state, where the last may be missing."""
-            if self._bound:
-                if self._rows is None or self._rows.num_rows != len(logits):
-                    self._rows = Rows(self._forest, self._bound, len(logits))
-                self._rows.apply(logits)
-            return logits
-
-    return TrieProcessor
-
-
-def vllm_slot_processor() -> type:
-    """vLLM's logits processor for Model Runner V2 (0.32: the default on a GPU).
-
-    Sampled tokens are read from the runner's buffers on the device, and nothing comes back.
-    """
-    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
-
-    class TrieSlotProcessor(LogitsProcessor):  # type: ignore[misc]
-        """Keeps what binds every request slot; rows find theirs by the step's mapping."""
-
-        def __init__(self, vllm_config: Any, req_states: Any) -> None:
-            if vllm_config.speculative_config is not None:
-                raise ValueError("constrained decoding takes one token a step")
-            self._states = req_states
-            self._folder: str = vllm_config.model_config.model
-            self._forest = Forest(req_states.device)
-            self._bound: list[Bound | None] = [None] * req_states.max_num_reqs
-            self._table: Table | None = None
-            self._written: dict[int, list[int]] = {}
-
-        def add_request(self, req_idx: int, sampling_params: Any) -> bool:
-            """Note what binds a request that enters the slot."""
-            bound = bind(sampling_params.extra_args, self._folder, self._states.vocab_size)
-            if bound is not None or self._bound[req_idx] is not None:
-                self._bound[req_idx] = bound
-                self._table = None
-            self._written.pop(req_idx, None)
-            if bound is not None and bound.writer:
-                self._written[req_idx] = []
-            return bound is not None
-
-        def apply_staged_writes(self) -> None:
-            """Write the slots' guides to the device, where they have changed."""
-            if self._table is None:
-                self._table = Table(self._forest, [bound and bound.guide for bound in self._bound])
-
-        def apply(self, logits: Any, ctx: Any) -> Any:
-            """Restrict the rows whose slot is bound, by the tokens of the runner's buffers."""
-            import torch
-
-            slots = ctx.idx_mapping_np.tolist()
-            if self._table is None or not any(self._bound[slot] for slot in slots):
-                return logits
-            states, slot_R = self._states, ctx.expanded_idx_mapping.long()
-            total_R = states.total_len.gpu[slot_R].long()
-            length_R = total_R - states.prompt_len.gpu[slot_R].long()
-            back_T = torch.arange(-self._table.window, 0, device=logits.device)
-            sampled_RT = -back_T <= length_R[:, None]
-            index_RT = torch.where(sampled_RT, total_R[:, None] + back_T, 0)
-            token_RT = states.all_token_ids.gpu[slot_R[:, None], index_RT].long()
-            place_R = self._table.locate(torch.where(sampled_RT, token_RT, NONE), length_R, slot_R)
-            self._table.restrict(logits, place_R, slot_R)
-            rows = {row: slot for row, slot in enumerate(slots) if slot in self._written}
-            if rows:
-                self._fetch(list(rows.values()))
-                write_json(
-                    logits,
-                    {
-                        row: (bound, self._written[slot])
-                        for row, slot in rows.items()
-                        if (bound := self._bound[slot]) is not None
-                    },
-                )
-            return logits
-
-        def _fetch(self, slots: list[int]) -> None:
-            """Copy the tokens of these slots that the host has not seen: one or two waits.
-
-            The host needs the step's last token before it can make the mask of the next one, so
-            nothing can be prepared ahead: steps with a row that writes JSON wait for the device.
-            """
-            import torch
-
-            states = self._states
-            slot_C = torch.tensor(slots, device=states.device)
-            start_C = states.prompt_len.gpu[slot_C].long()
-            num_C = states.total_len.gpu[slot_C].long() - start_C
-            lengths = num_C.tolist()
-            seen = [self._written[slot] for slot in slots]
-            for tokens, length in zip(seen, lengths, strict=True):
-                del tokens[length:]
-            num_new = max(length - len(have) for have, length in zip(seen, lengths, strict=True))
-            if num_new == 0:
-                return
-            known_C = torch.tensor([len(tokens) for tokens in seen], device=states.device)
-            index_CT = (start_C + known_C)[:, None] + torch.arange(num_new, device=states.device)
-            index_CT = index_CT.clamp(max=states.all_token_ids.gpu.shape[1] - 1)
-            new_CT = states.all_token_ids.gpu[slot_C[:, None], index_CT].tolist()
-            for tokens, length, new in zip(seen, lengths, new_CT, strict=True):
-                tokens += new[: length - len(tokens)]
-
-    return TrieSlotProcessor

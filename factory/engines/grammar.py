@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from factory.domain.failures import MissingError
 from factory.engines.chat import Chat
-from factory.failures import MissingError
-from factory.schema import arguments_schema
+from factory.tools.schema import arguments_schema
 
 LOOSE = frozenset(
     {"uniqueItems", "contains", "minContains", "maxContains", "propertyNames", "multipleOf"}

@@ -14,16 +14,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from factory.engines.base import (
+from factory.domain.failures import InputError, MissingError
+from factory.domain.records import (
     ENGINE_DIED,
     PROMPT_TOO_LONG,
-    Closing,
-    check_request,
-    is_installed,
-    unanswered,
+    Checkpoint,
+    Completion,
+    Reply,
+    Request,
 )
-from factory.failures import InputError, MissingError
-from factory.records import Checkpoint, Completion, Reply, Request
+from factory.engines.base import Closing, check_request, unanswered
+from factory.workspace.models import is_installed
 
 if TYPE_CHECKING:
     import httpx

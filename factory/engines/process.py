@@ -16,18 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.child import Child
-from factory.engines.base import (
-    ENGINE_DIED,
-    Closing,
-    EngineSettings,
-    check_request,
-    reply_from_wire,
-    request_to_wire,
-    unanswered,
-)
-from factory.failures import ChildError, FactoryError, ModelError
-from factory.records import Checkpoint, Reply, Request
+from factory.domain.failures import ChildError, FactoryError, ModelError
+from factory.domain.records import ENGINE_DIED, Checkpoint, Reply, Request
+from factory.engines.base import Closing, EngineSettings, check_request, unanswered
+from factory.engines.child import Child
+from factory.engines.wire import reply_from_wire, request_to_wire
 
 DEATHS_PER_RESTART = 4
 """The engine gives up after this many times `max_restarts` deaths in all."""

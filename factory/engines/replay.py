@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from factory.domain.failures import InputError
+from factory.domain.records import Checkpoint, Completion, Reply, Request
 from factory.engines.base import Closing
-from factory.failures import InputError
-from factory.records import Checkpoint, Completion, Reply, Request
 
 NO_MODEL = Checkpoint(id="replay", path="", fingerprint="sha256:replay")
 """The checkpoint of recorded answers."""

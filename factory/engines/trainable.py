@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
-from factory.child import Channel, Child, run_child
-from factory.engines.base import INSTALL, check_model_folder, is_installed
+from factory.domain.failures import ChildError, MissingError, ModelError
 from factory.engines.chat import Chat
-from factory.failures import ChildError, MissingError, ModelError
+from factory.engines.child import Channel, Child, run_child
+from factory.workspace.models import INSTALL, check_model_folder, is_installed
 
 OTHER_MODEL = "take a model that AutoModelForCausalLM loads; this one can be scored (factory score)"
 

@@ -12,22 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factory.child import Channel, run_child
-from factory.engines.base import (
-    PROMPT_TOO_LONG,
-    SCHEMA_UNSUPPORTED,
-    EngineSettings,
-    describe_unsupported,
-    fingerprint,
-    reply_to_wire,
-    request_from_wire,
-    unanswered,
-)
+from factory.domain.records import PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, Completion, Reply, Request
+from factory.engines.base import EngineSettings, describe_unsupported, unanswered
 from factory.engines.chat import Chat
-from factory.engines.constrain import Bound, Forest, Rows, bind, constraint_to_wire
+from factory.engines.child import Channel, run_child
+from factory.engines.constrain import Bound, Rows, bind, constraint_to_wire
+from factory.engines.forest import Forest
 from factory.engines.grammar import Unsupported
-from factory.failures import MissingError, ModelError
-from factory.records import Completion, Reply, Request
+from factory.engines.loading import load_model
+from factory.engines.wire import reply_to_wire, request_from_wire
+from factory.workspace.models import fingerprint
 
 KEEP_SHARE = 0.75
 """A batch is packed once less than this share of its rows is unfinished."""
@@ -293,33 +287,6 @@ def _cut(logits_RV: Any, top_k_R: Any, top_p_R: Any) -> None:
     tail_RV[:, -1] = False
     sorted_RV.masked_fill_(tail_RV, float("-inf"))
     logits_RV.scatter_(1, order_RV, sorted_RV)
-
-
-def load_model(folder: Path, settings: EngineSettings) -> tuple[str, Any]:
-    """Device name and model in evaluation mode."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(settings.threads)
-    has_gpu = torch.cuda.is_available()
-    if settings.gpu and not has_gpu:
-        raise MissingError(
-            "No GPU is visible to torch",
-            remedy="check nvidia-smi and that torch has CUDA, or sample on the CPU",
-        )
-    use_gpu = has_gpu if settings.gpu is None else settings.gpu
-    default = "bfloat16" if use_gpu else "float32"
-    dtype = getattr(torch, default if settings.dtype == "auto" else settings.dtype)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        raise ModelError(
-            f"transformers cannot load this model: {error}",
-            where=str(folder),
-            remedy="check the folder's config.json and weights; save_pretrained writes both",
-        ) from error
-    device = "cuda" if use_gpu else "cpu"
-    return device, model.to(device).eval()
 
 
 def main(channel: Channel, arguments: list[str]) -> None:

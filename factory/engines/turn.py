@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from factory.failures import ModelError
+from factory.domain.failures import ModelError
 
 PROBE = "Zq7Answer"
 """An answer that no template holds."""

@@ -11,28 +11,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from factory.child import Channel, run_child
-from factory.engines.base import (
-    ENGINE_DIED,
-    PROMPT_TOO_LONG,
-    SCHEMA_UNSUPPORTED,
-    EngineSettings,
-    describe_unsupported,
-    fingerprint,
-    reply_to_wire,
-    request_from_wire,
-    unanswered,
-)
+from factory.domain.failures import MissingError, ModelError
+from factory.domain.records import ENGINE_DIED, PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, Reply, Request
+from factory.engines.base import EngineSettings, describe_unsupported, unanswered
 from factory.engines.chat import Chat
-from factory.engines.constrain import (
-    bind,
-    constraint_to_wire,
-    vllm_processor,
-    vllm_slot_processor,
-)
+from factory.engines.child import Channel, run_child
+from factory.engines.constrain import bind, constraint_to_wire
 from factory.engines.grammar import Unsupported
-from factory.failures import MissingError, ModelError
-from factory.records import Reply, Request
+from factory.engines.processors import vllm_processor, vllm_slot_processor
+from factory.engines.wire import reply_to_wire, request_from_wire
+from factory.workspace.models import fingerprint
 
 MIN_BATCHED_TOKENS = 4096
 """Prompt tokens that one step may prefill, if the model's length is less."""

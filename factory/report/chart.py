@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from factory.plaintext import shorten
+from factory.domain.plaintext import shorten
 
 WIDTH = 360
 ROW = 38

@@ -22,14 +22,14 @@ import duckdb
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from factory.failures import InputError
-from factory.plaintext import clean, shorten
-from factory.published import load_published
+from factory.domain.failures import InputError
+from factory.domain.plaintext import clean, shorten
+from factory.ledger.database import Ledger
 from factory.report import panels
 from factory.report.chart import WIDTH, Chart, number
 from factory.report.panels import Panel, Record, Section, fill
-from factory.store.database import Ledger
-from factory.workspace import Workspace
+from factory.score.published import load_published
+from factory.workspace.folder import Workspace
 
 FOLDER = "reports"
 """Where pages are written, below the workspace's state."""

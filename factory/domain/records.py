@@ -1,0 +1,464 @@
+"""The records that cross stages, and the words the project uses.
+
+query    a request in a person's words
+tool     a document the model may call: name, description, arguments, results (ToolDev dialect)
+code     a tool's name in tokens: one code token per level
+call     a tool's name with arguments
+vote     what n sampled answers to one query agree on
+verdict  one rule's finding about one record
+round    draw, write tools, code, call, vote, judge, train, score, gate
+
+Records are frozen and already valid: whoever makes one has checked it. Fields are only added,
+never renamed or given another meaning, because rows of old rounds are read back into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+Severity = Literal["reject", "warn"]
+
+
+Status = Literal["accepted", "rejected", "unjudged"]
+
+
+ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke"]
+
+
+Unit = Literal["percent", "perplexity"]
+
+
+IGNORED = -100
+"""Label of a token without loss, to torch's cross-entropy and to TRL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One chat message. Example: Message(role="user", content="What is 20 USD in EUR?")."""
+
+    role: Role
+    """Who speaks."""
+    content: str
+    """The text, without the template's markers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A request to make a sample of.
+
+    Example: Query(id="q_3b1f…", text="Book a table for 4", source="queries.jsonl:7").
+    """
+
+    id: str
+    """Content id (canon.query_id)."""
+    text: str
+    """The request, as the user wrote it."""
+    source: str
+    """Where it came from: file and line, `home` or `model`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool document. Example: Tool(id="t_91…", document={"name": "book_table", …})."""
+
+    id: str
+    """Content id (canon.tool_id)."""
+    document: dict[str, Any]
+    """ToolDev dialect: name, description, arguments{type, properties, required}, results."""
+
+    @property
+    def name(self) -> str:
+        return str(self.document["name"])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The parameters' schema: {"type": "dict", "properties": {…}, "required": […]}."""
+        arguments: dict[str, Any] = self.document["arguments"]
+        return arguments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call. Example: Call(name="book_table", arguments={"people": 4})."""
+
+    name: str
+    """The tool's name, exact."""
+    arguments: dict[str, Any]
+    """Argument values as parsed from JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One rule's finding about one record. No verdict means that no rule fired.
+
+    Example: Verdict(subject="sample:3", rule="call/wrong_type", reason="wrong_type",
+    severity="reject", path="$[0].arguments.people", message="'4' is a string, not an integer").
+    """
+
+    subject: str
+    """What was judged: `tools`, `tool:<index>`, `sample:<index>`, `code:<tool id>`, `vote`; by a
+    set rule: `query`, `tool:<tool id>` or `calls` (the winner)."""
+    rule: str
+    """Rule id, the path of its file without suffix below rules/, e.g. `call/wrong_type`."""
+    reason: str
+    """Reason code (algorithms §1.5)."""
+    severity: Severity
+    """`reject` makes the record fall, `warn` is only kept."""
+    path: str
+    """JSON path of the offending part, `$` for the whole."""
+    message: str
+    """One sentence with the offending value (bounded length)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """What n sampled answers agree on (algorithms §9.2)."""
+
+    num_samples: int
+    """n, the denominator always."""
+    winner: int | None
+    """Index of the winning class's representative sample; None where nothing won."""
+    votes: int
+    """Votes of the largest class."""
+    margin: float
+    """(votes of first - votes of second) / n."""
+    entropy: float
+    """Entropy of the classes in bits, 0 when unanimous."""
+    decided_by: Literal["strict", "loose", "none"]
+    """Which key reached the minimum."""
+    reason: str
+    """Empty, or vote_below_min, vote_tie, no_call_majority."""
+    classes: tuple[int, ...]
+    """Class number of each sample, by the deciding key (strict if none); largest class is 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample. Example: Sampling(n=5, temperature=0.7, top_k=40, max_tokens=256, seed=512)"""
+
+    n: int = 1
+    """Samples of one prompt; they share its prefill and take the seeds seed … seed+n-1."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 is off."""
+    top_p: float = 1.0
+    """1 is off."""
+    max_tokens: int = 256
+    """New tokens at most."""
+    seed: int = 0
+    """From canon.derive_seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """Decode only paths of a trie, only JSON under tools' own schemas, or one after the other.
+
+    Examples: Constraint(trie="/ws/.factory/checkpoints/r1/codes/trie.npz", after="Action: ",
+    until="\\n"); Constraint(tools=(document,)) where the tool is chosen already.
+    """
+
+    trie: str = ""
+    """Path of a saved trie (factory.codes.trie.Trie.save); "" where `tools` say it all."""
+    only: tuple[str, ...] = ()
+    """Ids of the tools that may be named; () is all of the trie's."""
+    after: str = ""
+    """Text that opens a code span, compared token by token; "" is the start of the answer."""
+    until: str = ""
+    """Text of one token that closes a code, after which all is allowed; "" ends the answer."""
+    documents: str = ""
+    """Path of the tools.jsonl of a codebook: after its first code and `until` the answer is that
+    tool's arguments as JSON, and nothing else."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Documents, in place of a trie: the answer is JSON under their schemas."""
+    form: Literal["arguments", "calls"] = "arguments"
+    """With `tools`: the arguments of the one tool; or one call or more in Hermes tags."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt for the engine; exactly one of messages and prompt is given."""
+
+    id: str
+    """Unique among the requests in flight."""
+    sampling: Sampling
+    """How to sample."""
+    messages: tuple[Message, ...] = ()
+    """Chat messages, rendered with the model's own chat template and a generation prompt."""
+    prompt: str | None = None
+    """Raw text instead of messages."""
+    constraint: Constraint | None = None
+    """What may be decoded; None is anything."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools for the chat template's own tools argument, as OpenAI's API writes them."""
+    logprob: bool = True
+    """Whether the log-probability of the completions is wanted; it costs time at every token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One sampled answer."""
+
+    text: str
+    """Decoded text without special tokens; code tokens are kept."""
+    token_ids: tuple[int, ...]
+    """New token ids, the end-of-turn token included when it was sampled."""
+    finish_reason: str
+    """`stop` (end of turn) or `length` (max_tokens reached)."""
+    logprob: float
+    """Cumulative log-probability of the new tokens under the sampling model; 0 if not wanted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The engine's answer to one request."""
+
+    request_id: str
+    """The request's id."""
+    completions: tuple[Completion, ...]
+    """n completions, in sample order."""
+    num_prompt_tokens: int
+    """Length of the prompt in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One training example; texts name tools by id, codes are rendered when training starts.
+
+    Example: Example(kind="retrieve", messages=(user query, assistant "{{tool:t_91…}}"),
+    origin="r1/q_3b…").
+    """
+
+    kind: ExampleKind
+    """Which objective it trains (algorithms §8)."""
+    messages: tuple[Message, ...]
+    """The chat; loss on assistant messages and their end-of-turn token only."""
+    origin: str
+    """Where it comes from: `r<round>/<query id>` or `seed/<number>`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A model folder that an engine serves as it is."""
+
+    id: str
+    """`seed`, `r1`, … or the folder's name for a user's own model."""
+    path: str
+    """Absolute path of the folder."""
+    fingerprint: str
+    """SHA-256 over the weight files (factory.workspace.models.fingerprint)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemScore:
+    """One benchmark item judged."""
+
+    item: str
+    """Item id, e.g. `parallel_3`."""
+    category: str
+    """Benchmark category."""
+    correct: bool
+    """The verdict."""
+    reason: str
+    """Empty, or why it is wrong; `unreadable_call` where BFCL counts a broken call as none."""
+    message: str
+    """One sentence about it."""
+    answer: str
+    """The model's raw text."""
+    calls_json: str = ""
+    """The calls read out of it, as JSON; empty where none could be read."""
+    value: float | None = None
+    """Its mark from 0 to 1; None is that of the verdict."""
+    detail_json: str = ""
+    """Its other measures and what the verdict rests on, as a JSON object, or empty."""
+
+    @property
+    def mark(self) -> float:
+        """From 0 to 1."""
+        return float(self.correct) if self.value is None else self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A benchmark's score: mean over categories, with a bootstrap interval."""
+
+    benchmark: str
+    """`home`, `home-dev`, …"""
+    checkpoint: str
+    """Checkpoint id."""
+    value: float
+    """Overall, in percent."""
+    low: float
+    """2.5th percentile of the bootstrap, in percent."""
+    high: float
+    """97.5th percentile of the bootstrap, in percent."""
+    categories: dict[str, float] = field(default_factory=dict)
+    """Percent by category."""
+    num_items: int = 0
+    """Items judged."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The same percentiles by category, where they are kept."""
+    unit: Unit = "percent"
+    """What the numbers are; of perplexity less is better."""
+
+
+class Question(Protocol):
+    """A question of a benchmark of any kind, as rules over a round compare samples with it."""
+
+    @property
+    def id(self) -> str:
+        """Unique in its benchmark."""
+        ...
+
+    @property
+    def query(self) -> str:
+        """The request."""
+        ...
+
+    @property
+    def functions(self) -> Sequence[Mapping[str, Any]]:
+        """The functions it may be answered with."""
+        ...
+
+    @property
+    def documents(self) -> Sequence[Mapping[str, Any]]:
+        """The same as tool documents."""
+        ...
+
+
+class Questions(Protocol):
+    """What no training may use: the questions of a benchmark of any kind."""
+
+    @property
+    def name(self) -> str:
+        """Its file's name."""
+        ...
+
+    @property
+    def items(self) -> Sequence[Question]:
+        """All questions."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two tools that were called together. Example: Pair(a="t_1…", b="t_2…", weight=1.4)."""
+
+    a: str
+    """A tool's id."""
+    b: str
+    """Another tool's id."""
+    weight: float
+    """How often, by how sure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeAlias:
+    """What became of a code token.
+
+    Example: CodeAlias(old_token="<a_3>", new_token="<a_3>", overlap=12).
+    """
+
+    old_token: str
+    """Token of the codebook before."""
+    new_token: str
+    """Token of the same position now."""
+    overlap: int
+    """Tools that had the one and have the other."""
+
+
+PROMPT_TOO_LONG = "prompt_too_long"
+"""Finish reason of completions whose prompt leaves no room for a new token."""
+
+
+CONTEXT_FULL = "context_full"
+"""Finish reason of answers cut by the model's window before they had `max_tokens`."""
+
+
+ENGINE_DIED = "engine_died"
+"""Finish reason of completions of a request that kills the engine or that it refuses."""
+
+
+SCHEMA_UNSUPPORTED = "schema_unsupported"
+"""Finish reason where a tool's schema was to constrain the answer and no grammar can be made of it.
+Whoever asked may ask again without."""
+
+
+UNANSWERED = frozenset({PROMPT_TOO_LONG, ENGINE_DIED, SCHEMA_UNSUPPORTED})
+"""Finish reasons of completions without an answer: nothing can be said of one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A sample that the rules about one record let pass, or a drawn query (no tools, no calls).
+
+    Example: Candidate(query=Query(…), tools=(Tool(…),), calls=(Call(…),)).
+    """
+
+    query: Query
+    """The request."""
+    tools: tuple[Tool, ...] = ()
+    """The tools it was answered with."""
+    calls: tuple[Call, ...] = ()
+    """The answer that won the vote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastQuery:
+    """An accepted query. Example: PastQuery(round_number=1, id="q_3b1f…", text="Book a …")."""
+
+    round_number: int
+    """Its round."""
+    id: str
+    """Its query id."""
+    text: str
+    """The request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What earlier rounds accepted."""
+
+    queries: Sequence[PastQuery] = ()
+    """By round, then in draw order."""
+    tools: Sequence[Tool] = ()
+    """Their distinct documents, in the order in which they came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One optimizer step."""
+
+    step: int
+    """1 … steps; begins again where a child was restarted."""
+    steps: int
+    """Steps of the whole run."""
+    loss: float
+    """Weighted mean cross-entropy of the step's target tokens, in nats."""
+    learning_rate: float
+    """After warm-up and decay."""
+    tokens: int
+    """Tokens seen so far, padding left out."""
+    seconds: float
+    """Since the first step began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCodeRow:
+    """The code one tool got in this run."""
+
+    tool_id: str
+    """The tool."""
+    code: str
+    """Its code tokens, e.g. `<a_3><b_1>`."""
+    resolved_by: str
+    """`nearest`, or how a collision was resolved (factory.codes.assign)."""
+    error: float
+    """Quantisation error of the document's embedding."""
+    ood: bool
+    """Too far from the codebook: not trained on."""

@@ -1,0 +1,318 @@
+"""Child processes: sampling and training each run in one, so the command never imports torch.
+
+A child is `python -m <module>` joined to its parent by a socket pair that carries one JSON object
+a line, both ways. Its output goes to a log file, since vLLM prints to stdout. It dies with its
+parent, also with one that is killed. Its expected failures cross the socket as the same class;
+anything else is a death with a cause (exit code or signal, and the log's last lines).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from factory.domain import failures
+
+CHILD_ENV: dict[str, str] = {
+    "DO_NOT_TRACK": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONSAFEPATH": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONWARNINGS": "ignore",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""What every child's environment sets: no network, no telemetry, no stray output, one process."""
+
+CHANNEL_FD = "FACTORY_CHANNEL_FD"
+PARENT_PID = "FACTORY_PARENT_PID"
+MAX_LINE_BYTES = 1 << 30
+STOP_SECONDS = 5.0
+"""How long a child may take to end by itself once its channel is closed."""
+PR_SET_PDEATHSIG = 1
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """The environment of a child that may use `threads` CPU threads."""
+    environment = {**os.environ, **CHILD_ENV, "OMP_NUM_THREADS": str(threads)}
+    root = Path(__file__).resolve().parents[2]
+    if root.name not in ("site-packages", "dist-packages"):
+        paths = [environment.get("PYTHONPATH", ""), str(root)]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return environment
+
+
+def _encode(message: dict[str, Any]) -> bytes:
+    """One line of ASCII JSON: a lone surrogate in a model's text survives it."""
+    return json.dumps(message, ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+class Child:
+    """The parent's end of a child process. Start one with `await Child.start(...)`."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        log: Path,
+        log_start: int,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._log = log
+        self._log_start = log_start
+
+    @classmethod
+    async def start(cls, module: str, *args: str, threads: int, log: Path) -> Child:
+        """Run `python -m module args…`; its stdout and stderr are appended to the file `log`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        environment = child_environment(threads)
+        environment[CHANNEL_FD] = str(theirs.fileno())
+        environment[PARENT_PID] = str(os.getpid())
+        with theirs, log.open("ab") as output:
+            log_start = output.tell()
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *args],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                # Ctrl-C is the parent's to handle, and a stop ends the child's own children too.
+                start_new_session=True,
+            )
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return cls(process, reader, writer, log, log_start)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Send one message; to a dead child it is lost, and `receive` says None."""
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(_encode(message))
+            await self._writer.drain()
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The next message; None once the child is dead (then `cause` says why).
+
+        Raises the child's own FactoryError where it failed with one.
+        """
+        try:
+            line = await self._reader.readline()
+        except ConnectionError:
+            line = b""
+        if not line.endswith(b"\n"):
+            await self._end(STOP_SECONDS)
+            return None
+        message: dict[str, Any] = json.loads(line)
+        if message.get("type") == "failure":
+            raise _failure(message)
+        return message
+
+    async def stop(self) -> None:
+        """Close the channel, which asks the child to end, and kill what does not."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+        await self._end(STOP_SECONDS)
+
+    async def kill(self) -> None:
+        """End the child at once."""
+        self._writer.close()
+        await self._end(0.0)
+
+    @property
+    def killed_by(self) -> signal.Signals | None:
+        """The signal that ended the child; None where it ended by itself, or still runs."""
+        code = self._process.poll()
+        return signal.Signals(-code) if code is not None and code < 0 else None
+
+    def cause(self) -> str:
+        """Why the child died: signal by name or exit code, with the log's last lines."""
+        code = self._process.poll()
+        if code is None:
+            how = "still running"
+        elif killer := self.killed_by:
+            how = f"killed by {killer.name}"
+            if killer == signal.SIGKILL:
+                how += " (often the system's out-of-memory killer)"
+        else:
+            how = f"exit code {code}"
+        lines = self._last_lines()
+        return how + (f"; {self._log} ends with:\n{lines}" if lines else f"; log {self._log}")
+
+    def _last_lines(self, count: int = 6, width: int = 200) -> str:
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_start, self._log.stat().st_size - 16384))
+            lines = log.read().decode("utf-8", "replace").rstrip().splitlines()
+        return "\n".join("  " + line[:width] for line in lines[-count:] if line.strip())
+
+    async def _end(self, patience_seconds: float) -> None:
+        """Wait for the process to end, then end its whole session by force."""
+        deadline = time.monotonic() + patience_seconds
+        while self._process.poll() is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        while self._process.poll() is None:
+            await asyncio.sleep(0.01)
+        self._writer.close()
+
+
+def _failure(message: dict[str, Any]) -> failures.FactoryError:
+    found = getattr(failures, str(message["class"]), failures.FactoryError)
+    known = isinstance(found, type) and issubclass(found, failures.FactoryError)
+    made: failures.FactoryError = (found if known else failures.FactoryError)(
+        message["what"], where=message["where"], remedy=message["remedy"]
+    )
+    return made
+
+
+class Channel:
+    """The child's end: blocking `send`, and `receive` from a queue that a thread fills."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._messages: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
+        self.prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda message: message
+        """What the reading thread does with each message: work beside that of `receive`'s caller.
+        What it raises is raised by `receive`, in the message's place."""
+        self.closed = False
+        """The parent has closed the channel or died, and `receive` has said so."""
+        threading.Thread(target=self._read, name="channel", daemon=True).start()
+
+    @classmethod
+    def from_env(cls) -> Channel:
+        """The channel a parent's `Child.start` left; from here on the child dies with its parent.
+
+        Raises:
+            InputError: this process was not started by `Child.start`.
+        """
+        if CHANNEL_FD not in os.environ:
+            raise failures.InputError(
+                "This module is a worker process of the factory, not a command",
+                remedy="run `factory --help`",
+            )
+        _die_with_parent(int(os.environ.pop(PARENT_PID)))
+        connection = socket.socket(fileno=int(os.environ.pop(CHANNEL_FD)))
+        connection.set_inheritable(False)
+        return cls(connection)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one message; blocks while the parent is slow to read."""
+        with self._lock:
+            self._connection.sendall(_encode(message))
+
+    def receive(self, block: bool = True, timeout: float | None = None) -> dict[str, Any] | None:
+        """The next message. None: the channel is closed, or nothing came in `timeout` seconds (not
+        blocking: nothing waits)."""
+        if self.closed:
+            return None
+        try:
+            message = self._messages.get(block=block, timeout=timeout)
+        except queue.Empty:
+            return None
+        if isinstance(message, Exception):
+            raise message
+        self.closed = message is None
+        return message
+
+    def drain(self, seconds: float) -> None:
+        """Wait until the parent closes: ending over unread messages would lose what was sent."""
+        deadline = time.monotonic() + seconds
+        while not self.closed and (left := deadline - time.monotonic()) > 0:
+            # What nobody reads any more may be unreadable too.
+            with contextlib.suppress(Exception):
+                self.receive(timeout=left)
+
+    def _read(self) -> None:
+        with contextlib.suppress(ConnectionError), self._connection.makefile("rb") as stream:
+            for line in stream:
+                try:
+                    self._messages.put(self.prepare(json.loads(line)))
+                except Exception as error:
+                    # It belongs to the thread that receives.
+                    self._messages.put(error)
+        self._messages.put(None)
+        # Where the system has no death signal, a busy child still ends soon after its parent.
+        time.sleep(2 * STOP_SECONDS)
+        os._exit(1)
+
+
+def run_child(main: Callable[[Channel, list[str]], None]) -> None:
+    """Run a child's `main(channel, arguments)`; its failures go to the parent by their class."""
+    channel = Channel.from_env()
+    try:
+        main(channel, sys.argv[1:])
+    except failures.FactoryError as failure:
+        channel.send(
+            {
+                "type": "failure",
+                "class": type(failure).__name__,
+                "what": failure.what,
+                "where": failure.where,
+                "remedy": failure.remedy,
+            }
+        )
+        channel.drain(STOP_SECONDS)
+        _exit(failure.exit_code)
+    except BrokenPipeError:
+        _exit(1)
+    except BaseException:
+        traceback.print_exc()
+        _exit(1)
+    _exit(0)
+
+
+def _exit(code: int) -> None:
+    """End at once: engines hang now and then in their own clean-up, and nothing is left to do."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent's thread ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

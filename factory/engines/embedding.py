@@ -1,0 +1,46 @@
+"""The child that embeds texts for EmbSim: mean states of a causal model, or sentence-transformers.
+
+A causal model's embedding is the one that codes are fitted on (factory.codes.vocabulary). A folder
+with a `modules.json` is loaded with sentence-transformers, which knows its pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from factory.codes.arrays import Floats
+from factory.codes.vocabulary import embed_documents, embed_with
+from factory.engines.child import Channel, run_child
+
+
+def embed_texts(folder: Path, texts: Sequence[str]) -> Floats:
+    """(N, D) embeddings; a blank text is embedded as a dot.
+
+    Raises:
+        MissingError: sentence-transformers is needed and not installed.
+    """
+    texts = [text if text.strip() else "." for text in texts]
+    if (folder / "modules.json").exists():
+        return embed_with(folder, texts)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return embed_documents(model, tokenizer, texts)
+
+
+def main(channel: Channel, arguments: list[str]) -> None:
+    """Embed what the first message holds and write it to its `out` as a NumPy file."""
+    job = channel.receive()
+    if job is not None:
+        np.save(job["out"], embed_texts(Path(job["folder"]), job["texts"]).astype(np.float32))
+        channel.send({"type": "done"})
+
+
+if __name__ == "__main__":
+    run_child(main)

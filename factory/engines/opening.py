@@ -1,0 +1,81 @@
+"""Choose the engine that serves a checkpoint, and open it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factory.domain.failures import InputError, MissingError
+from factory.domain.records import Checkpoint
+from factory.engines.base import EngineSettings
+from factory.workspace.models import INSTALL, check_model_folder, is_installed
+
+if TYPE_CHECKING:
+    from factory.engines.process import ProcessEngine
+
+
+BACKENDS = {"vllm": "factory.engines.vllm", "transformers": "factory.engines.transformers"}
+"""Module that a backend's child process runs."""
+
+
+def choose_backend(backend: str, notify: Callable[[str], None]) -> str:
+    """The backend to use for `vllm`, `transformers` or `auto`.
+
+    Raises:
+        InputError: no such backend.
+        MissingError: its package is not installed.
+    """
+    if backend == "auto":
+        if is_installed("vllm"):
+            return "vllm"
+        notify(
+            "vLLM is not installed: sampling with plain transformers, which gives the same kind "
+            f"of samples several times slower; to mend it: {INSTALL['vllm']}"
+        )
+        backend = "transformers"
+    if backend not in BACKENDS:
+        raise InputError(f"There is no engine {backend!r}", remedy="use auto, vllm or transformers")
+    for package in (backend, "torch"):
+        if not is_installed(package):
+            raise MissingError(f"{package} is not installed", remedy=INSTALL[backend])
+    return backend
+
+
+async def open_engine(
+    backend: str,
+    checkpoint: Checkpoint,
+    *,
+    settings: EngineSettings,
+    log_folder: Path,
+    notify: Callable[[str], None],
+) -> ProcessEngine:
+    """Start a child that serves `checkpoint` and wait until it is ready.
+
+    `async with await open_engine("auto", checkpoint, …) as engine: …`
+
+    Args:
+        backend: `vllm`, `transformers` or `auto`.
+        checkpoint: its folder; the served weights must have its fingerprint.
+        settings: of the child.
+        log_folder: where the child's output goes, as `engine-<backend>.log`.
+        notify: is told once what a person should know (a slow backend, a restart and its cause).
+
+    Raises:
+        ModelError: the folder cannot be served, or its weights have another fingerprint.
+        MissingError: the backend is not installed.
+        ChildError: the child died too often.
+    """
+    from factory.engines.process import ProcessEngine
+
+    chosen = choose_backend(backend, notify)
+    check_model_folder(Path(checkpoint.path))
+    engine = ProcessEngine(
+        BACKENDS[chosen],
+        checkpoint,
+        settings=settings,
+        log=log_folder / f"engine-{chosen}.log",
+        notify=notify,
+    )
+    await engine.start()
+    return engine

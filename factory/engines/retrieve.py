@@ -1,0 +1,211 @@
+"""Tools for a query, by their codes; `python -m factory.engines.retrieve` is the child.
+
+The child reads each query once and searches the checkpoint's trie with a beam
+(factory.engines.beam). It holds the model until the retriever is closed, so thousands of queries,
+or several catalogues, cost one start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from factory.codes.codebook import Codebook
+from factory.domain.failures import ChildError, InputError, ModelError
+from factory.domain.records import PROMPT_TOO_LONG, Message, Request, Sampling, Tool
+from factory.engines.base import Closing, EngineSettings
+from factory.engines.child import Channel, Child, run_child
+from factory.engines.opening import choose_backend
+from factory.workspace.models import check_model_folder
+
+CHUNK = 256
+"""Queries that the child answers at a time: what progress counts in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A tool found. Example: Hit(tool=Tool(…), code="<a_1><b_7><c_0>", score=-0.41)."""
+
+    tool: Tool
+    """The tool."""
+    code: str
+    """Its code, as the model writes it."""
+    score: float
+    """Log-probability that the model answers the query with this code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieved:
+    """What was found for one query."""
+
+    hits: tuple[Hit, ...]
+    """Most likely first."""
+    exact: bool
+    """Whether no tool outside them can be more likely than one of them."""
+    reason: str = ""
+    """Why nothing was searched (`prompt_too_long`); else empty."""
+
+
+class Retriever(Closing):
+    """A checkpoint that names tools. `async with await Retriever.open(…) as retriever: …`"""
+
+    def __init__(self, child: Child, codebook: Codebook) -> None:
+        self._child = child
+        self._codebook = codebook
+        self._tools = {entry.tool.id: entry.tool for entry in codebook.tools}
+
+    @classmethod
+    async def open(cls, checkpoint: Path, *, settings: EngineSettings, log: Path) -> Retriever:
+        """Start the child on a checkpoint with codes.
+
+        Raises:
+            ModelError: the folder is no model, has no codes, or cannot be searched with.
+            MissingError: transformers is not installed.
+            ChildError: the child died.
+        """
+        choose_backend("transformers", lambda _: None)
+        check_model_folder(checkpoint)
+        codebook = Codebook.load(checkpoint)
+        if codebook is None or len(codebook) == 0:
+            raise ModelError(
+                "This checkpoint has no codes to retrieve tools by",
+                where=str(checkpoint),
+                remedy="run a round: its training gives codes to the tools it knows",
+            )
+        child = await Child.start("factory.engines.retrieve", threads=settings.threads, log=log)
+        opening = {"path": str(checkpoint), "settings": asdict(settings)}
+        retriever = cls(child, codebook)
+        try:
+            await retriever._ask({**opening, "trie": str(codebook.trie_path)})
+        except BaseException:
+            await child.kill()
+            raise
+        return retriever
+
+    @property
+    def tool_ids(self) -> frozenset[str]:
+        """Ids of the tools that have a code: those it can find."""
+        return frozenset(self._tools)
+
+    async def close(self) -> None:
+        """End the child."""
+        await self._child.stop()
+
+    async def retrieve(
+        self,
+        prompts: Sequence[str],
+        *,
+        k: int,
+        beams: int = 0,
+        exact: bool = False,
+        only: Sequence[str] = (),
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> list[Retrieved]:
+        """The k most likely tools of each prompt, in the order of the prompts.
+
+        Args:
+            prompts: user messages, as prompts/codes/retrieve.j2 renders queries.
+            k: tools of an answer; fewer where the checkpoint knows fewer.
+            beams: branches kept at each step; 0 is k.
+            exact: widen the beam until no better tool can be left out.
+            only: ids of the tools to choose from; none for all of the checkpoint's.
+            progress: is told how many prompts are done.
+
+        Raises:
+            InputError: k or beams is out of range.
+            ModelError: one of `only` has no code.
+            ChildError: the child died.
+        """
+        beams = beams or k
+        if not 1 <= k <= beams:
+            raise InputError(f"{k} tools of a beam of {beams}", remedy="ask for 1 to `beams` tools")
+        options = {"k": k, "beams": beams, "exact": exact, "only": [*only]}
+        found: list[Retrieved] = []
+        for start in range(0, len(prompts), CHUNK):
+            chunk = [*prompts[start : start + CHUNK]]
+            answer = await self._ask({**options, "prompts": chunk})
+            found += [self._retrieved(ranking) for ranking in answer["rankings"]]
+            progress(len(found))
+        return found
+
+    async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        await self._child.send(message)
+        answer = await self._child.receive()
+        if answer is None:
+            raise ChildError(
+                f"Retrieval ended: {self._child.cause()}",
+                where="factory.engines.retrieve",
+                remedy="see the log; if it ran out of memory, take fewer beams",
+            )
+        return answer
+
+    def _retrieved(self, ranking: dict[str, Any]) -> Retrieved:
+        hits = tuple(
+            Hit(tool=self._tools[tool_id], code=self._codebook.code_text(tool_id), score=score)
+            for tool_id, score in ranking["found"]
+        )
+        return Retrieved(hits=hits, exact=ranking["exact"], reason=ranking["reason"])
+
+
+def main(channel: Channel, arguments: list[str]) -> None:
+    """Load the model and the trie that the first message names, then answer searches."""
+    from factory.codes.trie import Trie
+    from factory.engines.beam import BeamSearch, refuse_other_models
+    from factory.engines.chat import Chat
+    from factory.engines.loading import load_model
+
+    opening = channel.receive()
+    if opening is None:
+        return
+    folder, settings = Path(opening["path"]), EngineSettings(**opening["settings"])
+    chat, trie = Chat(folder), Trie.load(opening["trie"])
+    _, model = load_model(folder, settings)
+    refuse_other_models(model)
+    own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30)
+    room = min(own_limit, settings.max_model_len)
+
+    @lru_cache(maxsize=8)
+    def search_in(only: tuple[str, ...]) -> BeamSearch:
+        try:
+            return BeamSearch(model, trie.only(only) if only else trie)
+        except ValueError as error:
+            raise ModelError(str(error), where=opening["trie"]) from error
+
+    channel.send({"type": "ready"})
+    while (message := channel.receive()) is not None:
+        search = search_in(tuple(message["only"]))
+        prompts = [chat.encode(_request(text)) for text in message["prompts"]]
+        fits = [
+            len(prompt) + search.depth < room and search.fits(len(prompt), message["beams"])
+            for prompt in prompts
+        ]
+        rankings = iter(
+            search.search(
+                [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit],
+                k=message["k"],
+                beams=message["beams"],
+                exact=message["exact"],
+            )
+        )
+        channel.send({"type": "rankings", "rankings": [_to_wire(rankings, fit) for fit in fits]})
+
+
+def _request(text: str) -> Request:
+    return Request(
+        id="retrieve", messages=(Message(role="user", content=text),), sampling=Sampling()
+    )
+
+
+def _to_wire(rankings: Any, fits: bool) -> dict[str, Any]:
+    if not fits:
+        return {"found": [], "exact": False, "reason": PROMPT_TOO_LONG}
+    ranking = next(rankings)
+    found = [(hit.tool_id, hit.score) for hit in ranking.found]
+    return {"found": found, "exact": ranking.exact, "reason": ""}
+
+
+if __name__ == "__main__":
+    run_child(main)

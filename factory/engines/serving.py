@@ -1,0 +1,68 @@
+"""A model for a benchmark: a folder, a checkpoint of the ledger, or a server on the network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import fields
+from pathlib import Path
+
+from factory.domain.records import Checkpoint
+from factory.engines.base import Engine, EngineSettings
+from factory.engines.opening import open_engine
+from factory.ledger.lineage import is_address
+from factory.workspace.folder import Workspace
+from factory.workspace.machine import free_threads
+from factory.workspace.models import check_model_folder
+from factory.workspace.settings import Settings
+
+
+def engine_settings(settings: Settings, threads: int = 0, num_engines: int = 1) -> EngineSettings:
+    """What the settings say of engines; `threads` overrides theirs where it is not 0.
+
+    The share of a GPU's memory is split among `num_engines` that are open at once.
+    """
+    known = {field.name for field in fields(EngineSettings)}
+    values = {key: v for key, v in settings.engine.model_dump().items() if key in known}
+    return EngineSettings(
+        **{
+            **values,
+            "threads": threads or settings.engine.threads or free_threads(),
+            "gpu_memory": settings.engine.gpu_memory / num_engines,
+        }
+    )
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    workspace: Workspace,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    *,
+    notify: Callable[[str], None],
+    allow_public: bool = False,
+    num_engines: int = 1,
+) -> AsyncIterator[Engine]:
+    """An engine on a checkpoint of `find_checkpoint`, one of `num_engines` here, closed at the end.
+
+    Raises FactoryError where it cannot be served.
+    """
+    engine: Engine
+    if is_address(checkpoint.path):
+        from factory.engines.http import HttpEngine
+
+        url, _, name = checkpoint.path.partition("#")
+        engine = HttpEngine(url, name, allow_public=allow_public)
+    else:
+        check_model_folder(Path(checkpoint.path))
+        engine = await open_engine(
+            settings.engine.backend,
+            checkpoint,
+            settings=engine_settings(settings, num_engines=num_engines),
+            log_folder=workspace.state / "logs" / "score",
+            notify=notify,
+        )
+    try:
+        yield engine
+    finally:
+        await engine.close()

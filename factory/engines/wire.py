@@ -1,0 +1,47 @@
+"""Requests and replies as JSON lines between the command and an engine's process."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from factory.domain.records import Completion, Constraint, Message, Reply, Request, Sampling
+
+
+def request_to_wire(request: Request) -> dict[str, Any]:
+    """A request as a JSON object."""
+    return asdict(request)
+
+
+def request_from_wire(wire: dict[str, Any]) -> Request:
+    """The inverse of `request_to_wire`."""
+    constraint = wire["constraint"] and {
+        key: tuple(value) if key in ("only", "tools") else value
+        for key, value in wire["constraint"].items()
+    }
+    return Request(
+        id=wire["id"],
+        sampling=Sampling(**wire["sampling"]),
+        messages=tuple(Message(**message) for message in wire["messages"]),
+        prompt=wire["prompt"],
+        constraint=Constraint(**constraint) if constraint else None,
+        tools=tuple(wire["tools"]),
+        logprob=wire["logprob"],
+    )
+
+
+def reply_to_wire(reply: Reply) -> dict[str, Any]:
+    """A reply as a JSON object."""
+    return asdict(reply)
+
+
+def reply_from_wire(wire: dict[str, Any]) -> Reply:
+    """The inverse of `reply_to_wire`."""
+    return Reply(
+        request_id=wire["request_id"],
+        completions=tuple(
+            Completion(**{**completion, "token_ids": tuple(completion["token_ids"])})
+            for completion in wire["completions"]
+        ),
+        num_prompt_tokens=wire["num_prompt_tokens"],
+    )

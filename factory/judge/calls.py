@@ -1,0 +1,146 @@
+"""What is wrong with calls, against the candidate tools' own schemas.
+
+Findings are named by rule id (`rules/call/`); factory.check turns them into verdicts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from jsonschema import Draft202012Validator, ValidationError
+
+from factory.domain.jsontext import show
+from factory.domain.records import Call, Tool
+from factory.judge.findings import MAX_VERDICTS, Finding, Parts, explain, suggest
+from factory.judge.keys import make_key
+from factory.judge.reading import ParsedCalls
+from factory.tools.schema import TooMuchWork, bounded_work, compile_tool
+
+_WORD = re.compile(r"\w+")
+_PLAIN_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+
+
+def judge_reading(parsed: ParsedCalls) -> Iterator[Finding]:
+    if parsed.extra_keys:
+        message = f"keys besides name and arguments: {', '.join(parsed.extra_keys[:4])}"
+        yield Finding("call/call_keys", (), message)
+    if parsed.repaired:
+        message = f"quotes or trailing commas were mended in {show(parsed.text)}"
+        yield Finding("call/repaired_json", (), message)
+    if parsed.extra_text:
+        yield Finding("call/extra_text", (), f"text outside the calls: {show(parsed.extra_text)}")
+
+
+def judge_call(call: Call, index: int, tools: Mapping[str, Tool]) -> Iterator[Finding]:
+    tool = tools.get(call.name)
+    if tool is None:
+        near = suggest(call.name, tools)
+        message = f"no candidate is called {show(call.name)}{near}"
+        yield Finding("call/unknown_tool", (index, "name"), message)
+        return
+    validator = compile_tool(tool).validator
+    try:
+        with bounded_work():
+            if validator.is_valid(call.arguments):
+                return
+            findings = _find_first(validator, call, tool)
+    except TooMuchWork as error:
+        message = f"{show(call.arguments)} is too large for this document: {error}"
+        findings = [Finding("call/constraint_violation", (), message)]
+    for finding in findings:
+        yield finding._replace(path=(index, "arguments", *finding.path))
+
+
+def _find_first(validator: Draft202012Validator, call: Call, tool: Tool) -> list[Finding]:
+    """The first MAX_VERDICTS findings that differ in rule or path."""
+    found: dict[tuple[str, Parts], Finding] = {}
+    for error in validator.iter_errors(call.arguments):
+        for finding in _judge_error(error, call, tool):
+            found.setdefault(finding[:2], finding)
+            if len(found) == MAX_VERDICTS:
+                return list(found.values())
+    return list(found.values())
+
+
+def _judge_error(error: ValidationError, call: Call, tool: Tool) -> Iterator[Finding]:
+    """A JSON Schema error as findings, one for each missing or unknown name."""
+    path: Parts = tuple(error.absolute_path)
+    if error.validator == "required":
+        rule = "call/object_nested_schema" if path else "call/missing_required"
+        for name in error.validator_value:
+            if name not in error.instance:
+                message = f"{show(name, 60)} is required and missing in {show(error.instance)}"
+                yield Finding(rule, (*path, name), message)
+    elif error.validator == "additionalProperties" and error.validator_value is False:
+        rule = "call/object_nested_schema" if path else "call/unknown_argument"
+        known = error.schema.get("properties", {})
+        for name in error.instance:
+            if name not in known:
+                owner = "the object" if path else f"tool {show(call.name, 60)}"
+                message = f"{show(name, 60)} is no argument of {owner}{suggest(name, known)}"
+                yield Finding(rule, (*path, name), message)
+    else:
+        yield Finding(_classify(str(error.validator), path), path, explain(error))
+
+
+def _classify(keyword: str, path: Parts) -> str:
+    """The rule of a broken keyword, by what it is and whether it lies in an object or array."""
+    if any(isinstance(part, str) for part in path[1:]):
+        return "call/object_nested_schema"
+    if keyword in ("items", "prefixItems") or (
+        len(path) > 1 and keyword in ("type", "anyOf", "oneOf", "allOf", "not")
+    ):
+        return "call/array_item_type"
+    if keyword in ("type", "anyOf", "oneOf", "allOf", "not"):
+        return "call/wrong_type"
+    return "call/enum_violation" if keyword in ("enum", "const") else "call/constraint_violation"
+
+
+def judge_duplicates(calls: Sequence[Call], tools: Mapping[str, Tool]) -> Iterator[Finding]:
+    if len(calls) < 2:
+        return
+    seen: dict[str, int] = {}
+    for index, call in enumerate(calls):
+        key = make_key([call], tools).text
+        if key in seen:
+            message = f"call {index} repeats call {seen[key]}: {show(call.arguments)}"
+            yield Finding("call/duplicate_call", (index,), message)
+        seen.setdefault(key, index)
+
+
+def judge_grounding(
+    calls: Sequence[Call], tools: Mapping[str, Tool], query: str
+) -> Iterator[Finding]:
+    """Required texts and numbers that stand neither in the query nor in the tool's schema."""
+    words = _fold(query)
+    numbers = {text.replace(",", "") for text in _PLAIN_NUMBER.findall(query)}
+    for index, call in enumerate(calls):
+        tool = tools.get(call.name)
+        if tool is None:
+            continue
+        compiled = compile_tool(tool)
+        for name in sorted(compiled.required & call.arguments.keys()):
+            value, schema = call.arguments[name], compiled.properties.get(name, {})
+            if {"enum", "const"} & schema.keys() or value == schema.get("default", ...):
+                continue
+            if not _is_grounded(value, words, numbers):
+                message = f"{show(value)} stands nowhere in the query"
+                yield Finding("call/ungrounded_value", (index, "arguments", name), message)
+
+
+def _is_grounded(value: object, words: str, numbers: set[str]) -> bool:
+    if isinstance(value, str):
+        folded = _fold(value).strip()
+        # "0" is not in "10", and "noon" not in "afternoon", but "seat" is in "seats".
+        before = " " if folded[:1].isascii() else ""
+        after = " " if folded[-1:].isdigit() else ""
+        return f"{before}{folded}{after}" in words
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return True
+    return f"{abs(value):g}" in numbers or str(abs(value)) in numbers
+
+
+def _fold(text: str) -> str:
+    """Words in lower case, one blank around each."""
+    return f" {' '.join(_WORD.findall(text.casefold()))} "

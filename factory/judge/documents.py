@@ -1,0 +1,255 @@
+"""What is wrong with a tool document: its schema, and what a schema cannot say.
+
+Findings are named by rule id (`rules/tool/`); factory.check turns them into verdicts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema import SchemaError, ValidationError
+
+from factory.domain.canon import normalise_text
+from factory.domain.jsontext import printable, show
+from factory.judge.findings import MAX_VERDICTS, Finding, Parts, explain
+from factory.judge.rulebook import Rulebook
+from factory.tools.formats import FORMATS
+from factory.tools.pattern import PatternError, compile_pattern
+from factory.tools.schema import (
+    REFERENCES,
+    UNSUPPORTED,
+    StrictValidator,
+    TooMuchWork,
+    bounded_work,
+    make_validator,
+    map_types,
+    read_type,
+    to_json_schema,
+    walk_parts,
+)
+
+_SIMPLE: dict[str, type | tuple[type, ...]] = {
+    "type": (str, list),
+    "description": str,
+    "properties": dict,
+    "items": dict,
+    "enum": list,
+    "default": object,
+}
+_UNTYPED = ("enum", "const", "anyOf", "oneOf", "allOf")
+UNUSABLE = "tool/unusable"
+"""Id under which find_unusable speaks; it is no rule and cannot be switched off."""
+
+_WORD = re.compile(r"\w+")
+_UNSOUND = frozenset({"tool/schema_reference", "tool/schema_pattern", "tool/prop_type_unknown"})
+
+
+def find_unusable(document: object) -> Finding | None:
+    """What keeps a document from being a Tool at all, whatever the rules' settings say.
+
+    A tool has a name, an object of arguments with an object of properties, and each property is
+    an object: prompts, codes, votes and the judges of calls rely on it.
+    """
+    if not isinstance(document, dict):
+        return Finding(UNUSABLE, (), f"{show(document)} is no object")
+    name = document.get("name")
+    if not isinstance(name, str) or not name:
+        return Finding(UNUSABLE, ("name",), f"{show(name)} is no name to call a tool by")
+    path: Parts = ("arguments",)
+    part = document.get("arguments")
+    if isinstance(part, dict):
+        path, part = ("arguments", "properties"), part.get("properties")
+    if not isinstance(part, dict):
+        return Finding(UNUSABLE, path, f"{show(part)} is no object of {path[-1]}")
+    for argument, schema in part.items():
+        if not isinstance(schema, dict):
+            message = f"{show(schema)} does not describe the argument {show(argument, 60)}"
+            return Finding(UNUSABLE, (*path, argument), message)
+    return None
+
+
+def judge_name_in_set(document: object, index: int, names: dict[str, int]) -> Iterator[Finding]:
+    name = document.get("name") if isinstance(document, dict) else None
+    if not isinstance(name, str):
+        return
+    if name in names:
+        message = f"tool {names[name]} is called {show(name)} too"
+        yield Finding("tool/name_duplicate_in_set", ("name",), message)
+    names.setdefault(name, index)
+
+
+def judge_document(document: object, rulebook: Rulebook, query: str) -> Iterator[Finding]:
+    """What the document schema says, and what a schema cannot say."""
+    found: dict[tuple[str, Parts], Finding] = {}
+    try:
+        with bounded_work():
+            for finding in _judge_whole(document, rulebook, query):
+                found.setdefault(finding[:2], finding)
+                if len(found) == MAX_VERDICTS:
+                    break
+    except TooMuchWork as error:
+        finding = Finding("tool/too_many_params", ("arguments",), f"too large: {error}")
+        found.setdefault(finding[:2], finding)
+    yield from found.values()
+
+
+def _judge_whole(document: object, rulebook: Rulebook, query: str) -> Iterator[Finding]:
+    yield from _judge_shape(document, rulebook)
+    if not isinstance(document, dict):
+        return
+    arguments = document.get("arguments")
+    if isinstance(arguments, dict) and isinstance(arguments.get("properties"), dict):
+        yield from _judge_arguments(arguments, rulebook)
+    if query:
+        yield from _judge_leak(document, query, rulebook)
+
+
+def _judge_shape(document: object, rulebook: Rulebook) -> Iterator[Finding]:
+    """Errors of rules/tool/document.schema.json, each under the rule its x-rule names."""
+    for error in rulebook.document_validator.iter_errors(document):
+        path: Parts = tuple(error.absolute_path)
+        if "propertyNames" in error.absolute_schema_path:
+            yield Finding(_marked_rule(error), (*path, error.instance), explain(error))
+        elif error.validator == "required":
+            for name in error.validator_value:
+                if name not in error.instance:
+                    rule = _marked_rule(error, name)
+                    yield Finding(
+                        rule, (*path, name), f"{name} is missing in {show(error.instance)}"
+                    )
+        else:
+            yield Finding(_marked_rule(error), path, explain(error))
+
+
+def _marked_rule(error: ValidationError, name: str = "") -> str:
+    """The rule that x-rule names for the broken keyword (and missing property)."""
+    mark = error.schema.get("x-rule", {}) if isinstance(error.schema, dict) else {}
+    if isinstance(mark, str):
+        return mark
+    keyword = str(error.validator)
+    fallback = mark.get(keyword, "tool/schema_invalid")
+    return str(mark.get(f"{keyword}.{name}", fallback))
+
+
+def _judge_arguments(arguments: dict[str, Any], rulebook: Rulebook) -> Iterator[Finding]:
+    """Types, items, enums, defaults, required names; then JSON Schema's own meta-schema."""
+    types = rulebook.rule("tool/prop_type_unknown").words("types")
+    sound = True
+    for path, part in walk_parts(arguments, ("arguments",)):
+        for finding in _judge_part(part, path, types):
+            sound = sound and finding.rule not in _UNSOUND
+            yield finding
+    if sound and not all(_is_simple(part) for _, part in walk_parts(arguments)):
+        yield from _judge_meta(arguments)
+
+
+def _judge_part(part: Mapping[str, Any], path: Parts, types: frozenset[str]) -> Iterator[Finding]:
+    for keyword in part.keys() & (REFERENCES | UNSUPPORTED):
+        message = f"{keyword} {show(part[keyword])} is not allowed: a document stands alone"
+        yield Finding("tool/schema_reference", (*path, keyword), message)
+    pattern = part.get("pattern")
+    if isinstance(pattern, str):
+        try:
+            compile_pattern(pattern)
+        except PatternError as error:
+            message = f"pattern {show(pattern, 60)} cannot be used: {printable(str(error))}"
+            yield Finding("tool/schema_pattern", (*path, "pattern"), message)
+    yield from _judge_type(part, path, types)
+    yield from _judge_required(part, path)
+    yield from _judge_values(part, path)
+
+
+def _judge_type(part: Mapping[str, Any], path: Parts, types: frozenset[str]) -> Iterator[Finding]:
+    if "type" not in part:
+        if not any(keyword in part for keyword in _UNTYPED) and len(path) > 1:
+            yield Finding("tool/prop_type_unknown", path, f"the type is missing in {show(part)}")
+        return
+    word = part["type"]
+    fragment = read_type(word)
+    named = {name for one in (word if isinstance(word, list) else [word]) for name in _names(one)}
+    if fragment is None or not named <= types:
+        message = f"{show(word)} is none of the type words in use"
+        yield Finding("tool/prop_type_unknown", (*path, "type"), message)
+    elif fragment.get("type") == "array" and not {"items", "prefixItems"} & {*fragment, *part}:
+        message = f"no items say what is in the array: {show(part)}"
+        yield Finding("tool/array_without_items", path, message)
+
+
+def _names(word: object) -> list[str]:
+    return _WORD.findall(word.lower()) if isinstance(word, str) else []
+
+
+def _judge_required(part: Mapping[str, Any], path: Parts) -> Iterator[Finding]:
+    required, properties = part.get("required"), part.get("properties", {})
+    if isinstance(required, list) and isinstance(properties, dict):
+        for index, name in enumerate(required):
+            if not isinstance(name, str) or name not in properties:
+                message = f"{show(name)} is required but is no property"
+                yield Finding("tool/required_unknown", (*path, "required", index), message)
+
+
+def _judge_values(part: Mapping[str, Any], path: Parts) -> Iterator[Finding]:
+    """Enum members and the default must fit the part's own type; a null default means none."""
+    if "enum" not in part and part.get("default") is None:
+        return
+    frame = {key: value for key, value in part.items() if key not in ("default", "enum")}
+    validator = make_validator(to_json_schema(frame))
+    choices = part.get("enum")
+    if isinstance(choices, list):
+        if not choices:
+            yield Finding("tool/enum_type_mismatch", (*path, "enum"), "the enum [] is empty")
+        for index, choice in enumerate(choices):
+            if not validator.is_valid(choice):
+                message = f"{show(choice)} is not a {show(part.get('type'))}"
+                yield Finding("tool/enum_type_mismatch", (*path, "enum", index), message)
+    default = part.get("default")
+    if default is not None and not make_validator(to_json_schema(part)).is_valid(default):
+        kind = show(part.get("type"), 40)
+        message = f"the default {show(default)} does not fit its own schema, {kind}"
+        yield Finding("tool/default_type_mismatch", (*path, "default"), message)
+
+
+def _is_simple(part: Mapping[str, Any]) -> bool:
+    """Whether a part is valid on sight, so that the meta-schema need not be asked."""
+    required = part.get("required", [])
+    listed = isinstance(required, list) and all(isinstance(name, str) for name in required)
+    return (
+        listed
+        and len(set(required)) == len(required)
+        and all(isinstance(part[key], _SIMPLE.get(key, ())) for key in part.keys() - {"required"})
+    )
+
+
+def _judge_meta(schema: Mapping[str, Any]) -> Iterator[Finding]:
+    try:
+        StrictValidator.check_schema(map_types(schema), format_checker=FORMATS)
+    except SchemaError as error:
+        path: Parts = ("arguments", *error.absolute_path)
+        message = f"not JSON Schema: {show(error.instance)} breaks {error.validator}"
+        yield Finding("tool/schema_invalid", path, message)
+
+
+def _judge_leak(document: dict[str, Any], query: str, rulebook: Rulebook) -> Iterator[Finding]:
+    """A description that quotes the whole query."""
+    wanted = normalise_text(query).casefold().rstrip(".?!")
+    if len(wanted) < rulebook.rule("tool/query_leak").limit("min_chars"):
+        return
+    for path, text in _find_descriptions(document, ()):
+        if wanted in normalise_text(text).casefold():
+            yield Finding(
+                "tool/query_leak", path, f"the description quotes the query: {show(text)}"
+            )
+
+
+def _find_descriptions(value: object, path: Parts) -> Iterator[tuple[Parts, str]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key == "description" and isinstance(part, str):
+                yield (*path, key), part
+            else:
+                yield from _find_descriptions(part, (*path, key))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _find_descriptions(part, (*path, index))

@@ -1,0 +1,159 @@
+"""Canonical keys of calls: answers that mean the same have the same key (algorithms §9.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from json.encoder import JSONEncoder, encode_basestring
+from typing import Any, NamedTuple
+
+from factory.domain.canon import normalise_text
+from factory.domain.records import Call, Tool
+from factory.tools.schema import CompiledTool, Schema, compile_tool
+
+_REFERENCE = re.compile(
+    r"API_call_\d+|\{\{[^{}]{1,100}\}\}|[$<#](?:call|result|output|step)s?[._ \[]?\d+",
+    re.IGNORECASE,
+)
+
+
+_PLAIN = JSONEncoder(ensure_ascii=False, check_circular=False)
+
+
+_quote: Callable[[str], str] = encode_basestring
+
+
+_IGNORED = str.maketrans("'", '"', " ,./-_*^")
+
+
+_WHOLE_FLOATS = 2**53
+
+
+class Key(NamedTuple):
+    """A sample's key. Example: Key('[["f",{"a":1}]]', exact=True)."""
+
+    text: str
+    """Equal text is agreement."""
+    exact: bool
+    """False where the key hides a type fault: 5.0 for an integer, null for an optional."""
+
+
+def canonical_key(calls: Sequence[Call], tools: Sequence[Tool]) -> str:
+    """The strict vote key: equal for calls that mean exactly the same (§9.2, 2-5)."""
+    return make_key(calls, {tool.name: tool for tool in tools}).text
+
+
+def loose_key(calls: Sequence[Call], tools: Sequence[Tool]) -> str:
+    """The loose vote key: strings compared as BFCL's scorer does (§9.2, 6; §7.3)."""
+    return make_key(calls, {tool.name: tool for tool in tools}, loose=True).text
+
+
+def make_key(calls: Sequence[Call], tools: Mapping[str, Tool], *, loose: bool = False) -> Key:
+    """Key of several calls: a multiset, or a sequence where one refers to another's result."""
+    writer = _KeyWriter(loose, several=len(calls) > 1)
+    texts = []
+    for call in calls:
+        tool = tools.get(call.name)
+        texts.append(writer.write_call(call, compile_tool(tool) if tool else None))
+    if not writer.refers:
+        texts.sort()
+    sign = "=" if writer.refers else ""
+    return Key(f"{sign}[{','.join(texts)}]", not writer.inexact)
+
+
+def emitted_text(calls: Sequence[Call]) -> str:
+    """The calls as they would be written out, order and values kept."""
+    return _PLAIN.encode([[call.name, call.arguments] for call in calls])
+
+
+class _KeyWriter:
+    """Writes values as key text, and remembers whether a type fault was hidden on the way."""
+
+    def __init__(self, loose: bool, *, several: bool) -> None:
+        self.loose = loose
+        self.several = several
+        self.inexact = False
+        self.refers = False
+
+    def write_call(self, call: Call, tool: CompiledTool | None) -> str:
+        """`["name",{"argument":value,…}]` with the arguments sorted."""
+        properties = tool.properties if tool else {}
+        required = tool.required if tool else frozenset()
+        parts = []
+        for name in sorted(call.arguments):
+            value, schema = call.arguments[name], properties.get(name)
+            if value is None and schema is not None and name not in required:
+                self.inexact = self.inexact or not _allows_null(schema)
+                continue
+            text = self.write(value, schema)
+            if schema and "default" in schema and name not in required:
+                default = _KeyWriter(self.loose, several=False).write(schema["default"], schema)
+                if text == default:
+                    continue
+            parts.append(f"{_quote(name)}:{text}")
+        return f"[{_quote(call.name)},{{{','.join(parts)}}}]"
+
+    def write(self, value: Any, schema: Any) -> str:
+        """One value; `schema` is its JSON Schema, or None."""
+        if isinstance(value, str):
+            return _quote(self._fold(value))
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, int):
+            return str(value)
+        if isinstance(value, float):
+            self.inexact = self.inexact or _wants_integer(schema)
+            return _write_float(value)
+        if value is None:
+            return "null"
+        if isinstance(value, dict):
+            return self._write_object(value, schema)
+        return self._write_array(value, schema)
+
+    def _fold(self, text: str) -> str:
+        if self.several and _REFERENCE.search(text):
+            self.refers = True
+        text = text if text.isascii() and text.isalnum() else normalise_text(text)
+        return text.lower().translate(_IGNORED) if self.loose else text
+
+    def _write_object(self, value: Mapping[str, Any], schema: Any) -> str:
+        properties = schema.get("properties", {}) if isinstance(schema, dict) else {}
+        rest = schema.get("additionalProperties") if isinstance(schema, dict) else None
+        parts = (
+            f"{_quote(name)}:{self.write(value[name], properties.get(name, rest))}"
+            for name in sorted(value)
+        )
+        return "{" + ",".join(parts) + "}"
+
+    def _write_array(self, value: Sequence[Any], schema: Any) -> str:
+        known = schema if isinstance(schema, dict) else {}
+        first, rest = known.get("prefixItems", ()), known.get("items")
+        parts = [
+            self.write(item, first[index] if index < len(first) else rest)
+            for index, item in enumerate(value)
+        ]
+        if known.get("uniqueItems") is True:
+            parts.sort()
+        return "[" + ",".join(parts) + "]"
+
+
+def _write_float(value: float) -> str:
+    """A number's text, the same for 1, 1.0 and 1e0."""
+    if value.is_integer():
+        if abs(value) < _WHOLE_FLOATS:
+            return str(int(value))
+        return format(Decimal(repr(value)), "f").removesuffix(".0")
+    return repr(value)
+
+
+def _wants_integer(schema: Any) -> bool:
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    return kind == "integer" or (
+        isinstance(kind, list) and "integer" in kind and "number" not in kind
+    )
+
+
+def _allows_null(schema: Schema) -> bool:
+    kind = schema.get("type")
+    return kind == "null" or (isinstance(kind, list) and "null" in kind) or not schema

@@ -1,0 +1,431 @@
+"""Rules over many samples: one SELECT each, on a private, locked, in-memory DuckDB.
+
+A rule `rules/round/<name>.sql` returns one row a finding: `query_id` of the candidate, `detail`
+(the verdict's message), and where it helps `subject` and `path`. It reads the tables below; only
+those that some rule names are filled. `$name` in it is a limit of `<name>.toml`. The connection
+reaches no file, extension or setting, and is bounded in memory, threads and time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from factory.domain.canon import canonical_json, digest
+from factory.domain.failures import ContentError
+from factory.domain.jsontext import printable
+from factory.domain.records import Call, Candidate, Past, PastQuery, Questions, Tool, Verdict
+from factory.judge.rulebook import Rule, RuleStage
+from factory.ledger.database import READER_CONFIG, interrupted_after
+from factory.tools.schema import read_type
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from factory.judge.similarity import Lists
+
+
+TIMEOUT_SECONDS = 300.0
+"""The longest that one rule may run."""
+
+
+LIMITS: dict[str, str | bool | int | float | list[str]] = {"memory_limit": "4GB", "threads": 2}
+
+
+MAX_FINDINGS = 16
+"""Findings of one rule, for each candidate at most on average; more is a runaway join."""
+
+
+MESSAGE_CHARS = 400
+"""Longest message kept."""
+
+
+TABLES = {
+    "candidate": """
+create table candidate (
+  place bigint,          -- order in which requests came: history first, then by draw
+  query_id varchar,
+  query varchar,
+  words varchar,         -- its words, case folded, one blank between them
+  wording varchar,       -- the words with numbers and the values of its calls masked as _
+  calls_json varchar,    -- the calls that won the vote
+  shingles uinteger[],   -- distinct hashes of the words' character 5-grams
+  bands ubigint[],       -- MinHash bands of the shingles: near-duplicates share at least one
+  grams ubigint[]        -- distinct hashes of the word 8-grams
+)""",
+    "history": """
+create table history (   -- earlier rounds' accepted samples
+  place bigint,
+  round integer,
+  query_id varchar,
+  query varchar,
+  words varchar,
+  shingles uinteger[],
+  bands ubigint[],
+  grams ubigint[]
+)""",
+    "candidate_tool": """
+create table candidate_tool (
+  query_id varchar,
+  tool_id varchar,
+  called boolean         -- whether one of the sample's calls names it
+)""",
+    "tool": """
+create table tool (      -- every document of the round and its history, once
+  tool_id varchar,
+  place bigint,          -- order in which documents came, history first
+  name varchar,          -- its words in lower case, joined by _
+  parameters varchar[],  -- sorted names
+  signature varchar,     -- name, then each parameter's name and type, sorted
+  description varchar,
+  document_json varchar,
+  shingles uinteger[],   -- of the description's words
+  bands ubigint[]
+)""",
+    "benchmark": """
+create table benchmark ( -- every question that the model is scored on
+  item varchar,          -- benchmark and item id, e.g. home/simple_7
+  sha varchar,           -- hash of the benchmark's content
+  query varchar,
+  words varchar,
+  shingles uinteger[],
+  bands ubigint[],
+  grams ubigint[]
+)""",
+    "benchmark_tool": """
+create table benchmark_tool (
+  item varchar,
+  sha varchar,
+  name varchar,
+  parameters varchar[],
+  signature varchar
+)""",
+}
+"""What a rule may read, by name."""
+
+
+JACCARD = """
+create macro jaccard_of(a, b) as
+  len(list_intersect(a, b)) / greatest(1, len(a) + len(b) - len(list_intersect(a, b)))
+"""
+"""Jaccard similarity of two lists of distinct values."""
+
+
+def judge_round(
+    rules: Mapping[str, Rule],
+    candidates: Sequence[Candidate],
+    past: Past,
+    benchmarks: Iterable[Questions],
+    *,
+    stage: RuleStage = "round",
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    bench: duckdb.DuckDBPyConnection | None = None,
+) -> dict[str, list[Verdict]]:
+    """Verdicts of the active set rules of a stage, by query id; queries without any are left out.
+
+    A candidate's verdicts are in the order of the rules' ids. The same input gives the same
+    verdicts. `bench` is a connection of open_bench to use once more, where there are many rounds.
+    Raises ContentError with the rule's file where one cannot be run to its end.
+    """
+    chosen = [
+        rule
+        for _, rule in sorted(rules.items())
+        if rule.sql and rule.active and rule.stage == stage
+    ]
+    found: dict[str, list[Verdict]] = {candidate.query.id: [] for candidate in candidates}
+    if chosen and candidates:
+        names = {word for rule in chosen for word in re.findall(r"\w+", rule.sql.lower())}
+        with nullcontext(bench) if bench else closing(open_bench()) as con:
+            _fill(con, names & TABLES.keys(), candidates, past, benchmarks)
+            try:
+                for rule in chosen:
+                    for query_id, verdict in _run(con, rule, found.keys(), timeout_seconds):
+                        found[query_id].append(verdict)
+            finally:
+                con.execute("rollback")
+    return {query_id: verdicts for query_id, verdicts in found.items() if verdicts}
+
+
+def open_bench() -> duckdb.DuckDBPyConnection:
+    """A connection with the tables, empty, that reaches nothing outside and cannot be unlocked."""
+    con = duckdb.connect(config=READER_CONFIG | LIMITS)
+    for ddl in (*TABLES.values(), JACCARD):
+        con.execute(ddl)
+    con.execute("set enable_external_access = false")
+    con.execute("set lock_configuration = true")
+    return con
+
+
+def _fill(
+    con: duckdb.DuckDBPyConnection,
+    names: set[str],
+    candidates: Sequence[Candidate],
+    past: Past,
+    benchmarks: Iterable[Questions],
+) -> None:
+    """Fill the tables that are named, empty the others, and allow only reading from then on."""
+    for name in TABLES:
+        con.execute(f"truncate {name}")
+    questions = list(benchmarks) if names & {"benchmark", "benchmark_tool"} else []
+    makers = {
+        "candidate": lambda: _candidate_rows(candidates, len(past.queries)),
+        "history": lambda: _history_rows(past.queries),
+        "candidate_tool": lambda: _candidate_tool_rows(candidates),
+        "tool": lambda: _tool_rows(_distinct_tools(candidates, past)),
+        "benchmark": lambda: _benchmark_rows(questions),
+        "benchmark_tool": lambda: _benchmark_tool_rows(questions),
+    }
+    for name in sorted(names):
+        con.register("batch", makers[name]())
+        con.execute(f"insert into {name} by name from batch")
+        con.unregister("batch")
+    con.execute("begin transaction read only")
+
+
+def _run(
+    con: duckdb.DuckDBPyConnection, rule: Rule, known: Iterable[str], timeout_seconds: float
+) -> Iterator[tuple[str, Verdict]]:
+    """A rule's findings, sorted. Raises ContentError."""
+    known = set(known)
+    most = MAX_FINDINGS * len(known)
+    (statement,) = duckdb.extract_statements(rule.sql)
+    limits = {name: rule.limits[name] for name in statement.named_parameters}
+    try:
+        with interrupted_after(con, timeout_seconds):
+            con.execute(statement, limits)
+            columns = [str(column[0]) for column in con.description or ()]
+            rows = con.fetchmany(most + 1)
+    except duckdb.InterruptException as error:
+        message = f"took longer than {timeout_seconds:g} s and was stopped"
+        raise _refuse(rule, message, "join fewer rows, e.g. on bands") from error
+    except duckdb.OutOfMemoryException as error:
+        message = f"needs more than {LIMITS['memory_limit']} of memory"
+        raise _refuse(rule, message, "join fewer rows, e.g. on bands") from error
+    except duckdb.Error as error:
+        raise _refuse(rule, f"cannot be run: {error}", "mend it") from error
+    unknown = sorted({"query_id", "detail"} ^ set(columns) - {"subject", "path"})
+    if unknown:
+        message = f"returns the columns {', '.join(columns)}"
+        raise _refuse(rule, message, "name them query_id, detail and, if wanted, subject and path")
+    if len(rows) > most:
+        raise _refuse(rule, f"has more than {most} findings", "return one row a finding")
+    for row in sorted(rows, key=str):
+        finding = {"subject": "query", "path": "$"} | dict(zip(columns, row, strict=True))
+        if finding["query_id"] not in known:
+            message = f"finds {finding['query_id']!r}, which is no candidate"
+            raise _refuse(rule, message, "return query_id from the table candidate")
+        yield str(finding["query_id"]), _make_verdict(rule, finding)
+
+
+def _make_verdict(rule: Rule, finding: Mapping[str, Any]) -> Verdict:
+    message = printable(str(finding["detail"] or rule.why))
+    return Verdict(
+        subject=str(finding["subject"]),
+        rule=rule.id,
+        reason=rule.reason,
+        severity=rule.severity,
+        path=str(finding["path"]),
+        message=message if len(message) <= MESSAGE_CHARS else message[: MESSAGE_CHARS - 1] + "…",
+    )
+
+
+def _refuse(rule: Rule, message: str, remedy: str) -> ContentError:
+    return ContentError(
+        f"rule {rule.id} {message}",
+        where=rule.sql_source,
+        remedy=f'{remedy}; or switch it off: "{rule.id}" = "off" under [rules] in factory.toml',
+    )
+
+
+# Rows of the tables ----------------------------------------------------------------------------
+
+
+def _candidate_rows(candidates: Sequence[Candidate], num_before: int) -> pa.Table:
+    columns, words = _text_columns([candidate.query.text for candidate in candidates])
+    return _table(
+        place=range(num_before, num_before + len(candidates)),
+        query_id=[candidate.query.id for candidate in candidates],
+        wording=[
+            _mask(text, candidate.calls) for text, candidate in zip(words, candidates, strict=True)
+        ],
+        calls_json=[
+            canonical_json([{"name": c.name, "arguments": c.arguments} for c in candidate.calls])
+            for candidate in candidates
+        ],
+        **columns,
+    )
+
+
+def _history_rows(queries: Sequence[PastQuery]) -> pa.Table:
+    return _table(
+        place=range(len(queries)),
+        round=[query.round_number for query in queries],
+        query_id=[query.id for query in queries],
+        **_text_columns([query.text for query in queries])[0],
+    )
+
+
+def _candidate_tool_rows(candidates: Sequence[Candidate]) -> pa.Table:
+    shown = [
+        (candidate.query.id, tool.id, tool.name in {call.name for call in candidate.calls})
+        for candidate in candidates
+        for tool in candidate.tools
+    ]
+    return _table(
+        query_id=[query_id for query_id, _, _ in shown],
+        tool_id=[tool_id for _, tool_id, _ in shown],
+        called=[called for _, _, called in shown],
+    )
+
+
+def _distinct_tools(candidates: Sequence[Candidate], past: Past) -> list[Tool]:
+    tools = {tool.id: tool for tool in past.tools}
+    for candidate in candidates:
+        for tool in candidate.tools:
+            tools.setdefault(tool.id, tool)
+    return list(tools.values())
+
+
+def _tool_rows(tools: Sequence[Tool]) -> pa.Table:
+    columns, _ = _text_columns([str(tool.document.get("description", "")) for tool in tools])
+    return _table(
+        tool_id=[tool.id for tool in tools],
+        place=range(len(tools)),
+        description=columns["query"],
+        document_json=[canonical_json(tool.document) for tool in tools],
+        shingles=columns["shingles"],
+        bands=columns["bands"],
+        **_signatures([tool.document for tool in tools]),
+    )
+
+
+def _benchmark_rows(benchmarks: Sequence[Questions]) -> pa.Table:
+    items = [(each, item) for each in benchmarks for item in each.items]
+    shas = {each.name: _sha(each) for each in benchmarks}
+    return _table(
+        item=[f"{each.name}/{item.id}" for each, item in items],
+        sha=[shas[each.name] for each, _ in items],
+        **_text_columns([item.query for _, item in items])[0],
+    )
+
+
+def _benchmark_tool_rows(benchmarks: Sequence[Questions]) -> pa.Table:
+    offered = [
+        (f"{each.name}/{item.id}", sha, document)
+        for each in benchmarks
+        for sha in [_sha(each)]
+        for item in each.items
+        for document in item.documents
+    ]
+    return _table(
+        item=[item for item, _, _ in offered],
+        sha=[sha for _, sha, _ in offered],
+        **_signatures([document for _, _, document in offered]),
+    )
+
+
+def _sha(benchmark: Questions) -> str:
+    return digest(canonical_json([[i.id, i.query, i.functions] for i in benchmark.items]))
+
+
+def _signatures(documents: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns name, parameters and signature (A43)."""
+    names = [_fold_name(str(document.get("name", ""))) for document in documents]
+    kinds = [
+        sorted((str(name), _kind(part)) for name, part in _properties(document).items())
+        for document in documents
+    ]
+    return {
+        "name": names,
+        "parameters": [[name for name, _ in each] for each in kinds],
+        "signature": [
+            f"{name}({', '.join(f'{key}: {kind}' for key, kind in each)})"
+            for name, each in zip(names, kinds, strict=True)
+        ],
+    }
+
+
+def _properties(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    arguments = document.get("arguments")
+    properties = arguments.get("properties") if isinstance(arguments, dict) else None
+    return properties if isinstance(properties, dict) else {}
+
+
+def _kind(schema: object) -> str:
+    """A parameter's type in JSON Schema's word, whatever its dialect."""
+    word = schema.get("type") if isinstance(schema, dict) else None
+    kind = (read_type(word) or {}).get("type", "any")
+    return "|".join(map(str, kind)) if isinstance(kind, list) else str(kind)
+
+
+def _fold_name(name: str) -> str:
+    """A tool's name without its spelling: `getWeather`, `get-weather` and `Get_Weather` are one."""
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^\W_A-Z]+|\w", name.replace("_", " "))
+    return "_".join(part.lower() for part in parts) or name
+
+
+def _mask(words: str, calls: Iterable[Call]) -> str:
+    """The wording: numbers and the calls' values masked."""
+    from factory.judge.similarity import fold_words
+
+    values = {fold_words(str(leaf)) for call in calls for leaf in _leaves(call.arguments)}
+    longest = sorted(filter(None, values), key=lambda value: (-len(value), value))
+    if longest:
+        words = re.sub(rf"\b(?:{'|'.join(map(re.escape, longest))})\b", "_", words)
+    return re.sub(r"\b\d+\b", "_", words)
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(part)
+    elif not isinstance(value, bool) and value is not None:
+        yield value
+
+
+def _text_columns(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Columns query, words, shingles, bands and grams; the words once more."""
+    from factory.judge.similarity import describe, fold_words
+
+    words = [fold_words(text) for text in texts]
+    features = describe(words)
+    columns = {
+        "query": texts,
+        "words": words,
+        "shingles": _list_column(features.shingles, "uint32"),
+        "bands": _list_column(features.bands, "uint64"),
+        "grams": _list_column(features.grams, "uint64"),
+    }
+    return columns, words
+
+
+def _list_column(lists: Lists, dtype: str) -> pa.Array:
+    import numpy as np
+    import pyarrow as pa
+
+    ends = np.concatenate(([0], lists.ends)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(lists.values.astype(dtype)))
+
+
+def _table(**columns: Any) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            name: column
+            if isinstance(column, pa.Array)
+            else pa.array([_storable(value) for value in column])
+            for name, column in columns.items()
+        }
+    )
+
+
+def _storable(value: object) -> object:
+    """The value as the ledger stores it: lone surrogates as their `\\udXXX` escape."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value

@@ -1,0 +1,621 @@
+"""Tools, requests and gold calls of the home world, drawn from a random.Random.
+
+A tool is a verb, a noun and some parameter kinds. A request names the verb and the noun and gives
+a phrase for each argument, so that the document follows from the request (verb and noun make the
+name, phrases make the parameters) and the call follows from both. Splits share verbs, parameter
+kinds and sentence structure, never a verb-noun pair or an open value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from random import Random
+from typing import Any, Literal
+
+from factory.domain.canon import query_id
+from factory.domain.records import Query
+from factory.lab.home import words
+from factory.lab.home.words import DOMAINS, PARAMETERS, Domain, Parameter, Split
+
+Category = Literal["simple", "multiple", "parallel", "parallel_multiple"]
+
+
+Style = Literal["seed", "novel", "wild", "fresh"]
+
+
+CATEGORIES: tuple[Category, ...] = ("simple", "multiple", "parallel", "parallel_multiple")
+
+
+MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
+
+
+MODULUS = 14
+"""Numbers, dates and times of a split share their remainders modulo this."""
+
+
+REMAINDERS: dict[Split, tuple[int, ...]] = {
+    "seed": (0, 1, 2, 3, 7, 8, 9, 10),
+    "novel": (0, 1, 2, 3, 7, 8, 9, 10),
+    "wild": (0, 1, 2, 3, 7, 8, 9, 10),
+    "fresh": (4, 5, 11, 12),
+    "home": (6,),
+    "dev": (13,),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What a tool is. Example: Spec(domain=dining, verb="book", noun="table", kinds=(city,))."""
+
+    domain: Domain
+    """Where it belongs."""
+    verb: str
+    """First half of its name."""
+    noun: str
+    """Second half of its name."""
+    kinds: tuple[Parameter, ...]
+    """Parameter kinds, in document order."""
+    aliased: bool = False
+    """Whether the document uses the kinds' alias keys."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.verb}_{self.noun.replace(' ', '_')}"
+
+    def key(self, kind: Parameter) -> str:
+        """The property name that this tool has for a parameter kind."""
+        return kind.alias if self.aliased else kind.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreshItem:
+    """A request with its gold answer. Used to measure rounds, never to label them."""
+
+    query: str
+    """The request."""
+    tools: tuple[dict[str, Any], ...]
+    """Candidate tool documents, distractors included."""
+    calls: tuple[dict[str, Any], ...]
+    """Gold calls: {"name": …, "arguments": {…}}."""
+    category: Category
+    """simple, multiple, parallel or parallel_multiple."""
+    used: tuple[dict[str, Any], ...] = field(default=())
+    """Documents that follow from the request alone: the called tools, with exactly the parameters
+    it mentions, in its order."""
+
+
+# -- splits --------------------------------------------------------------------------------------
+
+
+def split_of(verb: str, noun: str) -> Split:
+    """The split that a verb and a noun of one domain belong to, when the noun is shared."""
+    share = int(hashlib.sha256(f"{verb} {noun}".encode()).hexdigest()[:8], 16) % 20
+    if share < 13:
+        return "seed"
+    return "fresh" if share < 17 else "home" if share < 19 else "dev"
+
+
+@lru_cache(maxsize=6)
+def pairs(split: Split) -> tuple[tuple[Domain, str, str], ...]:
+    """All (domain, verb, noun) of a split, in a fixed order."""
+    found = [
+        (domain, verb, noun)
+        for domain in DOMAINS
+        for noun in domain.nouns
+        for verb in domain.verbs
+        if split_of(verb, noun) == ("seed" if split in INVENTED_NOUNS else split)
+    ]
+    for domain in DOMAINS:
+        own: dict[Split, tuple[str, ...]] = {
+            "seed": (),
+            "novel": (),
+            "wild": (),
+            "fresh": domain.fresh_nouns,
+            "home": domain.held_nouns[:-1],
+            "dev": domain.held_nouns[-1:],
+        }
+        found += [(domain, domain.verbs[0], noun) for noun in own[split]]
+    return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _allowed(low: int, high: int, split: Split) -> tuple[int, ...]:
+    """Numbers of a span that a split may use; numbers below ten are everybody's."""
+    remainders = REMAINDERS[split]
+    return tuple(n for n in range(low, high + 1) if n < 10 or n % MODULUS in remainders)
+
+
+# -- values --------------------------------------------------------------------------------------
+
+_ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr gr kl pr st tr ch sh th".split()
+
+
+_VOWELS = "a e i o u ai ea io ou".split()
+
+
+_CODAS = ["", "", "", "n", "r", "l", "s", "m", "t", "x", "nd", "rk"]
+
+
+def invent_word(rng: Random) -> str:
+    """A pronounceable word that means nothing: seed values that can only be copied."""
+    return "".join(
+        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+        for _ in range(rng.choice((1, 2, 2, 3)))
+    )
+
+
+INVENTED: dict[Split, float] = {"seed": 0.35, "novel": 0.6, "wild": 0.75}
+"""Share of invented words among a split's open values."""
+
+
+INVENTED_NOUNS: dict[Split, float] = {"novel": 0.4, "wild": 0.5}
+"""Share of invented nouns among a split's tools."""
+
+
+INVENTED_WORDINGS: dict[Style, float] = {"novel": 0.4, "wild": 0.6}
+"""Share of phrases, frames and joints that a style garbles."""
+
+
+@lru_cache(maxsize=1)
+def _seed_words() -> tuple[str, ...]:
+    """All words of the seed split, lower case."""
+    draws = (words.words, words.first_names, words.last_names, words.places, words.companies)
+    found = [word for draw in draws for word in draw("seed")]
+    found += [word for _, verb, noun in pairs("seed") for word in (verb, *noun.split())]
+    found += [word for kind in PARAMETERS.values() for word in kind.description.split()]
+    return tuple(word.lower().strip(".") for word in dict.fromkeys(found) if " " not in word)
+
+
+def patch_word(rng: Random) -> str:
+    """One to three pieces of seed words: any piece of a word may follow any other."""
+    pieces = []
+    for _ in range(rng.choice((1, 2, 2, 3))):
+        word = rng.choice(_seed_words())
+        start = rng.randrange(len(word))
+        pieces.append(word[start : start + rng.randint(1, 5)])
+    patched = "".join(pieces)
+    return patched if len(patched) > 2 else patched + invent_word(rng)
+
+
+def mash_words(rng: Random) -> str:
+    """The head of one seed word and the tail of another: looks like a word, means nothing."""
+    listed = words.words("seed") + words.last_names("seed") + words.companies("seed")
+    head, tail = rng.choice(listed).lower(), rng.choice(listed).lower()
+    return head[: rng.randint(2, len(head))] + tail[rng.randint(0, len(tail) - 2) :]
+
+
+@lru_cache(maxsize=1)
+def _untrained_values() -> frozenset[str]:
+    """Listed values of the splits that do not train the seed model, lower case."""
+    draws = (words.words, words.first_names, words.last_names, words.places, words.companies,
+             words.languages, words.rooms)  # fmt: skip
+    splits: tuple[Split, ...] = ("fresh", "home", "dev")
+    found = [word for draw in draws for split in splits for word in draw(split)]
+    return frozenset(word.lower() for word in found)
+
+
+def _invent_any(rng: Random, split: Split) -> str:
+    if split == "wild" and rng.random() < 0.5:
+        return patch_word(rng)
+    if split in INVENTED_NOUNS and rng.random() < 0.6:
+        return mash_words(rng)
+    return invent_word(rng)
+
+
+def invent(rng: Random, split: Split) -> str:
+    """A word that no other split lists; `novel` has two ways to make one, `wild` three."""
+    while (word := _invent_any(rng, split)) in _untrained_values():
+        pass
+    return word
+
+
+def _open_word(rng: Random, split: Split, choices: tuple[str, ...], *, capital: bool) -> str:
+    """A listed value or an invented one."""
+    if split in INVENTED and rng.random() < INVENTED[split]:
+        word = invent(rng, split)
+        return word.capitalize() if capital else word
+    return rng.choice(choices)
+
+
+def _person(rng: Random, split: Split) -> str:
+    first = _open_word(rng, split, words.first_names(split), capital=True)
+    return f"{first} {_open_word(rng, split, words.last_names(split), capital=True)}"
+
+
+def _date(rng: Random, split: Split) -> str:
+    month = rng.randrange(12)
+    days = [day for day in range(1, 29) if (day + month) % MODULUS in REMAINDERS[split]]
+    return f"{MONTHS[month]} {rng.choice(days)}"
+
+
+def _time(rng: Random, split: Split) -> str:
+    slots = [slot for slot in range(24, 92) if slot % MODULUS in REMAINDERS[split]]
+    hour, quarter = divmod(rng.choice(slots), 4)
+    return f"{hour}:{quarter * 15:02d}"
+
+
+def _code(rng: Random, split: Split) -> str:
+    letters = "".join(rng.choice("ABCDEFGHKLMNPRSTVWXZ") for _ in range(2))
+    return f"{letters}-{rng.choice(_allowed(1000, 9999, split))}"
+
+
+def _phrase(rng: Random, split: Split, length: int) -> str:
+    listed = words.words(split)
+    return " ".join(_open_word(rng, split, listed, capital=False) for _ in range(length))
+
+
+def _several(rng: Random, split: Split, *, people: bool) -> list[str]:
+    wanted = rng.choice((2, 2, 3))
+    chosen: list[str] = []
+    while len(chosen) < wanted:
+        if people:
+            word = _open_word(rng, split, words.first_names(split), capital=True)
+        else:
+            word = _phrase(rng, split, 1)
+        if word not in chosen:
+            chosen.append(word)
+    return chosen
+
+
+def _tenths(rng: Random, kind: Parameter, split: Split) -> float:
+    """A number with one decimal that is not .0; the split decides its tenths' remainder."""
+    while True:
+        tenths = rng.randrange(kind.low * 10 + 1, kind.high * 10)
+        if tenths % 10 and tenths % MODULUS in REMAINDERS[split]:
+            return tenths / 10
+
+
+def draw_value(rng: Random, kind: Parameter, split: Split) -> Any:
+    """A JSON value for a parameter kind."""
+    match kind.value:
+        case "place":
+            return _open_word(rng, split, words.places(split), capital=True)
+        case "company":
+            return _open_word(rng, split, words.companies(split), capital=True)
+        case "language":
+            return rng.choice(words.languages(split))
+        case "room":
+            return rng.choice(words.rooms(split))
+        case "person":
+            return _person(rng, split)
+        case "date":
+            return _date(rng, split)
+        case "time":
+            return _time(rng, split)
+        case "code":
+            return _code(rng, split)
+        case "email":
+            name = _open_word(rng, split, words.first_names(split), capital=False).lower()
+            return f"{name}@{_phrase(rng, split, 1)}.com"
+        case "title" | "phrase":
+            return _phrase(rng, split, rng.choice((2, 2, 3)))
+        case "integer":
+            return rng.choice(_allowed(kind.low, kind.high, split))
+        case "float":
+            return _tenths(rng, kind, split)
+        case "enum":
+            return rng.choice(kind.choices)
+        case "boolean":
+            return rng.random() < 0.5
+        case "words":
+            return _several(rng, split, people=False)
+        case "people":
+            return _several(rng, split, people=True)
+
+
+SELF_EVIDENT = frozenset({"date", "time", "code", "email", "title"})
+"""Values that tell their parameter by their shape."""
+
+
+def _fillers(rng: Random, most: int, invented: float = 0.0) -> list[str]:
+    """Up to `most` words without meaning, a share of them invented."""
+    return [
+        invent_word(rng) if rng.random() < invented else rng.choice(words.FILLERS)
+        for _ in range(rng.randint(0, most))
+    ]
+
+
+def pad(rng: Random, phrase: str) -> str:
+    """Put words without meaning in front of a phrase."""
+    neutral = (rng.choice(words.NEUTRAL) for _ in range(rng.choice((1, 1, 2, 3))))
+    return " ".join([*neutral, phrase])
+
+
+def garble(rng: Random, kind: Parameter, phrase: str, style: Style) -> str:
+    """Replace or drop words of a phrase that do not tell its parameter, and add some."""
+    parts = phrase.split(" ")
+    if style == "wild" and rng.random() < 0.6:
+        return pad(rng, phrase)
+    if kind.value not in SELF_EVIDENT and words.UNITS.isdisjoint(parts):
+        return phrase
+    found: list[str] = []
+    for part in parts:
+        if "{}" in part or part in words.UNITS or rng.random() < 0.3:
+            found.append(part)
+        else:
+            found += _fillers(rng, 1)
+    return " ".join([*_fillers(rng, 1), *found, *_fillers(rng, 1)])
+
+
+def say(rng: Random, kind: Parameter, value: Any, style: Style) -> str:
+    """The phrase that gives `value` for `kind`."""
+    phrases = kind.fresh if style == "fresh" else kind.phrases
+    if kind.value == "boolean":
+        return phrases[0] if value else phrases[1]
+    if style in INVENTED_WORDINGS and rng.random() < INVENTED_WORDINGS[style]:
+        phrases = (garble(rng, kind, rng.choice(phrases), style),)
+    text = ", ".join(value[:-1]) + f" and {value[-1]}" if isinstance(value, list) else str(value)
+    return rng.choice(phrases).format(text)
+
+
+# -- documents -----------------------------------------------------------------------------------
+
+
+def article(noun: str) -> str:
+    """The noun with its indefinite article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _schema(kind: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": kind.type, "description": kind.description}
+    if kind.choices:
+        schema["enum"] = list(kind.choices)
+    if kind.type == "array":
+        schema["items"] = {"type": "string"}
+    return schema
+
+
+def describe(spec: Spec) -> str:
+    """The tool's description: verb, noun and the labels of its parameters."""
+    labels = [kind.label for kind in spec.kinds]
+    listed = labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + f" and {labels[-1]}"
+    return f"{spec.verb.capitalize()} {article(spec.noun)} by {listed}."
+
+
+def _results(spec: Spec) -> dict[str, Any]:
+    if spec.verb in words.MATCHING_VERBS:
+        matches = {"type": "array", "description": "What was found.", "items": {"type": "string"}}
+        return {"type": "dict", "properties": {"matches": matches}}
+    confirmation = {"type": "string", "description": "Confirmation code."}
+    return {"type": "dict", "properties": {"confirmation": confirmation}}
+
+
+def document(spec: Spec) -> dict[str, Any]:
+    """The tool document in the ToolDev dialect (algorithms §1.3)."""
+    return {
+        "name": spec.name,
+        "description": describe(spec),
+        "arguments": {
+            "type": "dict",
+            "properties": {spec.key(kind): _schema(kind) for kind in spec.kinds},
+            "required": [spec.key(kind) for kind in spec.kinds if not kind.optional],
+        },
+        "results": _results(spec),
+    }
+
+
+# -- requests ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """One call of one tool in a request."""
+
+    spec: Spec
+    """The tool as the candidates show it."""
+    values: dict[str, Any]
+    """Value by kind name, in the order the request mentions them."""
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """The gold call, arguments in document order."""
+        arguments = {
+            self.spec.key(kind): self.values[kind.name]
+            for kind in self.spec.kinds
+            if kind.name in self.values
+        }
+        return {"name": self.spec.name, "arguments": arguments}
+
+
+def draw_spec(
+    rng: Random,
+    pair: tuple[Domain, str, str],
+    *,
+    num_kinds: int | None = None,
+    aliased: bool = False,
+) -> Spec:
+    """A tool for a (domain, verb, noun): one to four kinds, at least one of them required."""
+    domain, verb, noun = pair
+    count = num_kinds or rng.choice((1, 2, 2, 3, 3, 4))
+    while True:
+        names = rng.sample(domain.parameters, min(count, len(domain.parameters)))
+        kinds = tuple(PARAMETERS[name] for name in names)
+        if not all(kind.optional for kind in kinds):
+            return Spec(domain=domain, verb=verb, noun=noun, kinds=kinds, aliased=aliased)
+
+
+def draw_use(rng: Random, spec: Spec, split: Split, order: tuple[str, ...] | None = None) -> Use:
+    """Values for all required kinds and most optional ones, mentioned in a random order."""
+    mentioned = [kind for kind in spec.kinds if not kind.optional or rng.random() < 0.7]
+    rng.shuffle(mentioned)
+    if order is not None:
+        mentioned = [PARAMETERS[name] for name in order]
+    return Use(spec=spec, values={kind.name: draw_value(rng, kind, split) for kind in mentioned})
+
+
+def _phrases(rng: Random, use: Use, style: Style) -> str:
+    return " ".join(say(rng, PARAMETERS[name], value, style) for name, value in use.values.items())
+
+
+def _clause(rng: Random, use: Use, style: Style) -> str:
+    noun = rng.choice((article(use.spec.noun), article(use.spec.noun), f"the {use.spec.noun}"))
+    return f"{use.spec.verb} {noun} {_phrases(rng, use, style)}"
+
+
+def tell(rng: Random, uses: tuple[Use, ...], style: Style) -> str:
+    """The request for some uses, in order; uses of one tool in a row share verb and noun."""
+    known: Style = "fresh" if style == "fresh" else "seed"
+    text = _clause(rng, uses[0], style)
+    for before, use in pairwise(uses):
+        same = use.spec == before.spec
+        joint = rng.choice((words.NEXT_SAME if same else words.NEXT_OTHER)[known])
+        if style == "wild" and rng.random() < INVENTED_WORDINGS[style]:
+            joint = rng.choice((" and ", ", and ")) + pad(rng, "")
+        text += joint + (_phrases if same else _clause)(rng, use, style)
+    frame = rng.choice(words.FRAMES[known])
+    if style in INVENTED_WORDINGS and rng.random() < INVENTED_WORDINGS[style]:
+        frame = " ".join([*_fillers(rng, 5, 0.3), "{act}", *_fillers(rng, 1)]) + rng.choice(".?")
+    return frame.format(act=text, Act=text[0].upper() + text[1:])
+
+
+def _draw_pair(
+    rng: Random, pool: tuple[tuple[Domain, str, str], ...], split: Split
+) -> tuple[Domain, str, str]:
+    """One of the pool; some splits put invented nouns in."""
+    domain, verb, noun = rng.choice(pool)
+    if split in INVENTED_NOUNS and rng.random() < INVENTED_NOUNS[split]:
+        noun = " ".join(invent(rng, split) for _ in range(rng.choice((1, 1, 1, 2))))
+        while split == "wild" and (verb, noun) in _untrained_pairs():
+            noun = invent(rng, split)
+    return domain, verb, noun
+
+
+@lru_cache(maxsize=1)
+def _untrained_pairs() -> frozenset[tuple[str, str]]:
+    """(verb, noun) of the splits that do not train the seed model."""
+    splits: tuple[Split, ...] = ("fresh", "home", "dev")
+    return frozenset((verb, noun) for split in splits for _, verb, noun in pairs(split))
+
+
+def _draw_distractor(rng: Random, split: Split, near: Spec, aliased: bool) -> Spec:
+    """Another tool of the split, of the same domain in two draws of three."""
+    pool = pairs(split)
+    if rng.random() < 0.67:
+        pool = tuple(pair for pair in pool if pair[0].name == near.domain.name)
+    return draw_spec(rng, _draw_pair(rng, pool, split), aliased=aliased)
+
+
+def _draw_specs(rng: Random, split: Split, category: Category, aliased: bool) -> list[Spec]:
+    """The called tools of an item: two for parallel_multiple, else one."""
+    several = category in ("parallel", "parallel_multiple")
+    chosen: list[Spec] = []
+    while len(chosen) < (2 if category == "parallel_multiple" else 1):
+        count = rng.choice((1, 2, 2, 3)) if several else None
+        pair = _draw_pair(rng, pairs(split), split)
+        spec = draw_spec(rng, pair, num_kinds=count, aliased=aliased)
+        if spec.name not in {other.name for other in chosen}:
+            chosen.append(spec)
+    return chosen
+
+
+def _draw_uses(rng: Random, specs: list[Spec], category: Category, split: Split) -> list[Use]:
+    """One use a tool; parallel ones repeat the tool, with the same parameters mentioned."""
+    uses = [draw_use(rng, spec, split) for spec in specs]
+    repeats = 0
+    if category == "parallel":
+        repeats = rng.choice((1, 1, 1, 2))
+    elif category == "parallel_multiple" and rng.random() < 0.15:
+        repeats = 1
+    for _ in range(repeats):
+        again = draw_use(rng, specs[-1], split, order=tuple(uses[-1].values))
+        if all(again.values != use.values for use in uses if use.spec == again.spec):
+            uses.append(again)
+    return uses
+
+
+def _mentioned_spec(use: Use) -> Spec:
+    """The tool that follows from the request alone."""
+    kinds = tuple(PARAMETERS[name] for name in use.values)
+    return Spec(domain=use.spec.domain, verb=use.spec.verb, noun=use.spec.noun, kinds=kinds)
+
+
+def draw_item(
+    rng: Random, split: Split, category: Category, style: Style, *, catalogue: bool
+) -> FreshItem:
+    """One request with candidates and gold calls.
+
+    With `catalogue` the called tools may have parameters that the request leaves out, another
+    order and alias keys; without, they are exactly those that follow from the request.
+    """
+    aliased = catalogue and rng.random() < 0.25
+    while True:
+        uses = _draw_uses(rng, _draw_specs(rng, split, category, aliased), category, split)
+        if category != "parallel" or len(uses) > 1:
+            break
+    if not catalogue:
+        uses = [Use(spec=_mentioned_spec(use), values=use.values) for use in uses]
+    called = list({use.spec.name: use.spec for use in uses}.values())
+    wanted = {"multiple": rng.choice((1, 2, 3)), "parallel_multiple": rng.choice((0, 1, 2))}
+    candidates = list(called)
+    while len(candidates) < len(called) + wanted.get(category, 0):
+        other = _draw_distractor(rng, split, called[0], aliased)
+        if other.name not in {spec.name for spec in candidates}:
+            candidates.append(other)
+    rng.shuffle(candidates)
+    mentioned = {use.spec.name: _mentioned_spec(use) for use in uses}
+    return FreshItem(
+        query=tell(rng, tuple(uses), style),
+        tools=tuple(document(spec) for spec in candidates),
+        calls=tuple(use.call for use in uses),
+        category=category,
+        used=tuple(document(spec) for spec in mentioned.values()),
+    )
+
+
+# -- the sets ------------------------------------------------------------------------------------
+
+
+def catalogue_specs(count: int = 400) -> list[Spec]:
+    """The initial tool pool: `count` seed tools of different names."""
+    rng = Random("home catalogue")
+    return [draw_spec(rng, pair) for pair in rng.sample(pairs("seed"), count)]
+
+
+def seed_catalogue(count: int = 400) -> list[dict[str, Any]]:
+    """The documents of the initial tool pool."""
+    return [document(spec) for spec in catalogue_specs(count)]
+
+
+def fresh_item(number: int) -> FreshItem:
+    """The request of a number, with its gold answer; requests of rounds are these, in order."""
+    rng = Random(f"home fresh {number}")
+    category = rng.choice(CATEGORIES)
+    return draw_item(rng, "fresh", category, rng.choice(("seed", "fresh")), catalogue=False)
+
+
+def fresh_queries(start: int, count: int) -> list[str]:
+    """Requests `start` … `start + count - 1` of an endless stream."""
+    return [fresh_item(number).query for number in range(start, start + count)]
+
+
+def _held_items(split: Split, per_category: int) -> Iterator[FreshItem]:
+    rng = Random(f"home items {split}")
+    for category in CATEGORIES:
+        for number in range(per_category):
+            style: Style = "seed" if number % 2 else "fresh"
+            yield draw_item(rng, split, category, style, catalogue=True)
+
+
+def home_items() -> list[FreshItem]:
+    """The benchmark: 50 items a category, half of them in fresh wordings."""
+    return list(_held_items("home", 50))
+
+
+def dev_items() -> list[FreshItem]:
+    """The development set of the gate: 100 items a category."""
+    return list(_held_items("dev", 100))
+
+
+def home_stream() -> Iterator[Query]:
+    """The home world's fresh queries, without end."""
+    start = 0
+    while True:
+        for number, text in enumerate(fresh_queries(start, 256), start):
+            yield Query(id=query_id(text), text=text, source=f"home:{number}")
+        start += 256

@@ -1,0 +1,1 @@
+"""Coders compared as the papers compare them: equal trainings, one table."""

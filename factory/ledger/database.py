@@ -1,0 +1,459 @@
+"""The ledger: at rest one DuckDB file, while a round runs also segments beside it.
+
+DuckDB lets one process write a file or several read it, never both. So `append` writes segments
+and `fold` moves them into the file in one transaction when nobody reads it; readers see both.
+What that promises: a round never waits for a reader or fails because of one, rows are visible as
+soon as `append` returns, `kill -9` tears nothing, and at rest any DuckDB client opens the file.
+Appending and folding are for the process that holds the WorkspaceLock; anyone may read.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from factory.domain.failures import BusyError, DiskError, InputError
+from factory.ledger import schema
+from factory.ledger.segments import Segments, newer_ledger, to_arrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STORAGE_VERSION = "v1.2.0"
+"""File format: the oldest that holds what we store, so that older DuckDB clients open it too."""
+READ_WAIT_SECONDS = 2.0
+"""How long a reader waits for a fold to end."""
+STREAM_ROWS = 2048
+"""Rows of a stream held in memory at once."""
+FOLD_CHUNK = 1024
+"""Segments held in memory at once."""
+READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "memory_limit": "4GB",
+    "temp_directory": "",
+}
+
+Row = Mapping[str, object]
+Parameters = Sequence[object] | Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A query's answer. Example: Rows(columns=("reason", "n"), rows=[("wrong_type", 3)])."""
+
+    columns: tuple[str, ...]
+    """Column names in order."""
+    rows: list[tuple[Any, ...]]
+    """Values in column order; times are UTC without a zone."""
+    more: bool = False
+    """Whether the row limit cut the answer short."""
+
+    def records(self) -> list[dict[str, object]]:
+        """Each row as a dict by column name."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+class Stream:
+    """A query's answer while it is read, a batch in memory at a time.
+
+    Example:
+        with ledger.stream("from generation") as stream:
+            for batch in stream:
+                write(stream.columns, batch)
+    """
+
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        sql: str,
+        parameters: Parameters | None,
+        timeout_seconds: float | None,
+        limit: int | None,
+    ) -> None:
+        self._con, self._sql = con, sql
+        self._timeout = self._left_seconds = timeout_seconds
+        self._limit = limit
+        self.more = False
+        """After the last batch: whether the row limit cut the answer short."""
+        with self._bounded():
+            statements = con.extract_statements(sql)
+            if len(statements) != 1:
+                raise InputError(
+                    f"one statement at a time, this has {len(statements)}", where=_shorten(sql)
+                )
+            con.execute(statements[0], parameters)
+        found = con.description or []
+        self.columns = tuple(str(column[0]) for column in found)
+        """Column names in order."""
+        self.types = tuple(str(column[1]) for column in found)
+        """DuckDB's types: `VARCHAR`, `TIMESTAMP`, `DECIMAL(5,2)`, …"""
+
+    def __iter__(self) -> Iterator[list[tuple[Any, ...]]]:
+        """Batches of rows. Raises InputError like `Ledger.query`."""
+        left = self._limit
+        while True:
+            size = STREAM_ROWS if left is None else min(STREAM_ROWS, left + 1)
+            with self._bounded():
+                batch = self._con.fetchmany(size)
+            if left is not None:
+                self.more = len(batch) > left
+                batch = batch[:left]
+                left -= len(batch)
+            if not batch:
+                return
+            yield batch
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """One step in DuckDB: bounded by the time that is left, its complaints turned into ours."""
+        started = time.monotonic()
+        try:
+            with interrupted_after(self._con, self._left_seconds):
+                yield
+        except duckdb.InterruptException as error:
+            raise InputError(
+                f"the query took longer than {self._timeout:g} s and was stopped",
+                where=_shorten(self._sql),
+                remedy="narrow it with `where round = …` or `limit …`, or allow more time",
+            ) from error
+        except duckdb.Error as error:
+            raise InputError(
+                f"the query cannot be run: {error}",
+                where=_shorten(self._sql),
+                remedy="the ledger can only be read; `show tables` lists what is in it, "
+                "`describe NAME` its columns",
+            ) from error
+        if self._left_seconds is not None:
+            # Only time in here counts: whoever reads the rows may be slow.
+            self._left_seconds = max(0.0, self._left_seconds - (time.monotonic() - started))
+
+
+class Ledger:
+    """The ledger of one workspace.
+
+    Example:
+        ledger = Ledger(workspace.state)
+        ledger.append({"draw": [{"round": 1, "position": 0, "query_id": "q_3b1f"}]})
+        ledger.query("select count(*) from draw where round = ?", [1]).rows  # [(1,)]
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        migrations: Path = schema.MIGRATIONS,
+        on_busy: Callable[[str], None] | None = None,
+    ) -> None:
+        """`folder` is the workspace's state folder; it need not exist yet.
+
+        With `on_busy`, reading waits as long as another process keeps the file for writing, and
+        `on_busy` is told once; without it, reading gives up with BusyError.
+        """
+        self._on_busy = on_busy
+        if "?" in str(folder):
+            raise InputError(
+                "DuckDB cannot open a file whose path has a question mark",
+                where=str(folder),
+                remedy="rename the folder",
+            )
+        self.file = folder / "ledger.duckdb"
+        self._migrations = schema.load_migrations(migrations)
+        self._segments = Segments(folder / "segments", len(self._migrations))
+
+    def append(self, batch: Mapping[str, Sequence[Row]]) -> None:
+        """Append rows to tables, all of them or none; they are on disk when it returns.
+
+        Columns that a row lacks are null; times need a zone and are stored as UTC; lone
+        surrogates, which UTF-8 cannot hold, are stored as their `\\udXXX` escape. An unknown table
+        or column is our bug. Raises DiskError if there is no space.
+        """
+        unknown = sorted(set(batch) - set(self._schemas))
+        assert not unknown, f"no such table: {unknown}"
+        tables = {name: to_arrow(rows, self._schemas[name]) for name, rows in batch.items() if rows}
+        if tables:
+            self._segments.write(tables)
+
+    def fold(self, wait_seconds: float = 0.0) -> bool:
+        """Move the segments into the file; False if a reader held it for `wait_seconds`.
+
+        The file remembers the segments it took in, in the same transaction, so a process killed
+        anywhere in here neither loses nor repeats a row. An older file is migrated first.
+        Raises DiskError if there is no space (the segments stay), InputError for a newer file.
+        """
+        self._segments.sweep()
+        names = self._segments.names()
+        if not names:
+            return True
+        with self._explained(), closing(duckdb.connect()) as con:
+            if not self.file.exists():
+                self._create(con)
+            try:
+                self._attach(con, f"storage_version '{STORAGE_VERSION}'", wait_seconds)
+            except BusyError:
+                return False
+            self._take_in(con, names)
+        self._segments.discard(names)
+        return True
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A private connection that reads the file and the segments, and can do nothing else.
+
+        Every table and view is there by its name, empty if there is no ledger yet. The file is
+        attached read-only; other files, extensions and settings are out of reach; all of it is
+        one read-only transaction, so after an error open another. Close it soon: while it is open
+        nothing is folded. One at a time in a process, because DuckDB's file locks are POSIX
+        locks, which the first close gives up for the whole process.
+        Raises BusyError if a writer keeps the file, InputError for a newer one.
+        """
+        deadline = time.monotonic() + READ_WAIT_SECONDS
+        while True:
+            try:
+                with self._explained():
+                    return self._open_reader()
+            except FileNotFoundError:
+                # A first fold has just made the file and is deleting the segments we listed.
+                if time.monotonic() >= deadline:
+                    raise
+
+    def query(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        limit: int | None = None,
+    ) -> Rows:
+        """Run one statement on a connection of its own and fetch its rows, at most `limit`.
+
+        Raises InputError for SQL that is wrong, denied, too big for memory or too slow.
+        """
+        with self.stream(sql, parameters, timeout_seconds=timeout_seconds, limit=limit) as stream:
+            rows = [row for batch in stream for row in batch]
+            return Rows(columns=stream.columns, rows=rows, more=stream.more)
+
+    @contextmanager
+    def stream(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Stream]:
+        """Like `query`, but the rows come in batches; nothing is folded until the block ends."""
+        with closing(self._connect_patiently()) as con:
+            yield Stream(con, sql, parameters, timeout_seconds, limit)
+
+    def _connect_patiently(self) -> duckdb.DuckDBPyConnection:
+        told = False
+        while True:
+            try:
+                return self.connect()
+            except BusyError as error:
+                if self._on_busy is None:
+                    raise
+                if not told:
+                    self._on_busy(f"{error.what}; waiting until it is closed ({error.where})")
+                told = True
+
+    @cached_property
+    def _schemas(self) -> Mapping[str, pa.Schema]:
+        return schema.arrow_schemas(self._migrations)
+
+    def _create(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Make the file aside and rename it: it is never there without its tables."""
+        fresh = self.file.with_suffix(".new")
+        for leftover in (fresh, Path(f"{fresh}.wal")):
+            leftover.unlink(missing_ok=True)
+        con.execute(f"attach {_quote(fresh)} as fresh (storage_version '{STORAGE_VERSION}')")
+        con.execute("use fresh")
+        schema.migrate(con, self._migrations)
+        con.execute("use memory")
+        con.execute("detach fresh")
+        fresh.rename(self.file)
+
+    def _attach(self, con: duckdb.DuckDBPyConnection, option: str, wait_seconds: float) -> bool:
+        """Attach the file as `stored`; whether it has the present tables and columns.
+
+        Raises BusyError if it stays held by another process.
+        """
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                con.execute(f"attach {_quote(self.file)} as stored ({option})")
+                break
+            except (duckdb.IOException, duckdb.ResourceInUseException) as error:
+                held = "Could not set lock" in str(error) or "already attached" in str(error)
+                if not held:
+                    raise
+                if time.monotonic() >= deadline:
+                    raise BusyError(
+                        f"another process keeps the ledger: {str(error).splitlines()[0]}",
+                        where=str(self.file),
+                        remedy="close the program that has the file open, then try again",
+                    ) from error
+            time.sleep(0.02)
+        version = schema.version_of(con, "stored")
+        if version > len(self._migrations):
+            raise newer_ledger(self.file)
+        return version == len(self._migrations)
+
+    def _take_in(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
+        """Insert the segments that the attached file has not seen, in one transaction."""
+        con.execute("use stored")
+        schema.migrate(con, self._migrations)
+        con.execute("begin transaction")
+        fresh = self._unseen(con, names)
+        self._load(con, fresh)
+        con.execute(
+            "insert into segment select unnest(?), current_timestamp at time zone 'UTC'", [fresh]
+        )
+        schema.define_views(con)
+        con.execute("commit")
+        con.execute("use memory")
+        con.execute("detach stored")
+
+    def _open_reader(self) -> duckdb.DuckDBPyConnection:
+        # Listed before the file is attached: what a fold takes in meanwhile is seen in the file.
+        names = self._segments.names()
+        con = duckdb.connect(config=READER_CONFIG)
+        try:
+            stored: set[str] = set()
+            current = False
+            if self.file.exists():
+                current = self._attach(con, "read_only", READ_WAIT_SECONDS)
+                stored = set(schema.table_names(con, "stored"))
+                names = self._unseen(con, names)
+            con.execute("create schema pending")
+            con.execute("use memory.pending")
+            for migration in self._migrations:
+                con.execute(migration.sql)
+            pending = self._load(con, names)
+            con.execute("use memory.main")
+            for table in schema.table_names(con, "memory", "pending"):
+                if current and table not in pending:
+                    # Not through a union, which keeps DuckDB from skipping unread columns.
+                    con.execute(f'create view "{table}" as from stored."{table}"')
+                    continue
+                # By name: a file that is older than the code lacks columns, they read as null.
+                old = f' union all by name from stored."{table}"' if table in stored else ""
+                con.execute(f'create view "{table}" as from pending."{table}"{old}')
+            schema.define_views(con)
+            con.execute("set enable_external_access = false")
+            con.execute("set lock_configuration = true")
+            con.execute("begin transaction read only")
+        except BaseException:
+            con.close()
+            raise
+        return con
+
+    def _unseen(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[str]:
+        """The segments that the attached file has not taken in."""
+        found = con.execute(
+            "select name from stored.segment where name in (select unnest(?))", [names]
+        )
+        seen = {name for (name,) in found.fetchall()}
+        return [name for name in names if name not in seen]
+
+    def _load(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> set[str]:
+        """Insert the rows of some segments into the tables of the current schema; their names."""
+        filled: set[str] = set()
+        for start in range(0, len(names), FOLD_CHUNK):
+            for table, rows in self._segments.read(names[start : start + FOLD_CHUNK]).items():
+                con.register("batch", rows)
+                con.execute(f'insert into "{table}" by name from batch')
+                con.unregister("batch")
+                filled.add(table)
+        return filled
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn DuckDB's and the system's complaints about the file into ours."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (duckdb.Error, OSError) as error:
+            text = str(error).splitlines()[0]
+            where = str(self.file)
+            if "version number" in text or "newer version" in text:
+                raise InputError(
+                    f"this DuckDB is too old for the ledger: {text}",
+                    where=where,
+                    remedy="pip install --upgrade duckdb",
+                ) from error
+            if "not a valid DuckDB" in text or isinstance(error, duckdb.SerializationException):
+                raise InputError(
+                    f"the ledger is damaged: {text}",
+                    where=where,
+                    remedy="restore the file from a backup, or move it away to start a new one",
+                ) from error
+            if isinstance(error, (OSError, duckdb.IOException)) or "No space left" in str(error):
+                raise DiskError(
+                    f"the ledger cannot be used: {text}",
+                    where=where,
+                    remedy="free some space (`df -h`) or mend the file's permissions; what was "
+                    "finished before is kept",
+                ) from error
+            raise
+
+
+@contextmanager
+def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+    """Interrupt what runs on the connection after some seconds (None is never), or by Ctrl-C.
+
+    Python learns of a signal when DuckDB returns, which may be after minutes; its wake-up
+    descriptor at once.
+    """
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    in_charge = threading.current_thread() is threading.main_thread()
+    if in_charge and (other := signal.set_wakeup_fd(tell.fileno())) != -1:
+        signal.set_wakeup_fd(other)
+        in_charge = False
+
+    def watch() -> None:
+        wait = seconds
+        while True:
+            heard = told.recv(64) if select.select([told], [], [], wait)[0] else None
+            if heard == b"":
+                return
+            if heard is None or signal.SIGINT in heard:
+                # Again and again: an interrupt between two steps of a query is forgotten.
+                wait = 0.05
+                con.interrupt()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        if in_charge:
+            signal.set_wakeup_fd(-1)
+        tell.close()
+        watcher.join()
+        told.close()
+
+
+def _quote(path: Path) -> str:
+    """A path as an SQL string."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _shorten(sql: str) -> str:
+    """The statement on one line, for a message."""
+    line = " ".join(sql.split())
+    return line if len(line) <= 200 else line[:199] + "…"

@@ -1,0 +1,366 @@
+"""What the ledger says of the rounds so far: which is open, what was drawn, which model is best."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from factory.domain.records import (
+    Call,
+    Candidate,
+    Checkpoint,
+    Example,
+    ItemScore,
+    Message,
+    Pair,
+    Past,
+    PastQuery,
+    Query,
+    Tool,
+)
+from factory.ledger.database import Ledger
+
+SELF_MADE = 0.3
+"""Weight of a pair in a sample that a model answered unanimously, beside 1 for a person's (A42)."""
+
+
+FADING = 0.8
+"""Weight that a round's pairs keep in the next one (A42)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRound:
+    """A round that has started and not ended."""
+
+    number: int
+    """The round."""
+    recipe_name: str
+    """Its recipe's name."""
+    recipe_json: str
+    """Its recipe as resolved when it started."""
+    content_sha: str
+    """Prompts and rules it started with (round.content_sha)."""
+    checkpoint: Checkpoint
+    """The parent it samples from and trains."""
+    judgement: int
+    """Id of its pass of rules."""
+    stages_done: frozenset[str]
+    """Stages that are finished."""
+
+
+def open_round(ledger: Ledger) -> OpenRound | None:
+    """The round without a finished `gate` stage, if any."""
+    rows = ledger.query(
+        """
+        select r.round, r.recipe_name, r.recipe_json, r.prompts_sha || ' ' || r.rules_sha,
+               r.checkpoint_id, r.checkpoint_fingerprint, c.path, j.judgement
+        from round r
+        join (select checkpoint_id, any_value(path) as path from checkpoint group by 1) c
+          on c.checkpoint_id = r.checkpoint_id
+        join (select round, min(judgement) as judgement from judgement group by round) j
+          on j.round = r.round
+        where r.round not in (select round from stage where stage = 'gate' and status = 'done')
+        order by r.round
+        """
+    ).rows
+    if not rows:
+        return None
+    number, name, recipe_json, content_sha, checkpoint_id, fingerprint, path, judgement = rows[0]
+    done = ledger.query(
+        "select stage from stage where round = ? and status = 'done'", [number]
+    ).rows
+    return OpenRound(
+        number=number,
+        recipe_name=name,
+        recipe_json=recipe_json,
+        content_sha=content_sha,
+        checkpoint=Checkpoint(id=checkpoint_id, path=path, fingerprint=fingerprint),
+        judgement=judgement,
+        stages_done=frozenset(stage for (stage,) in done),
+    )
+
+
+def last_round(ledger: Ledger) -> int:
+    """Number of the latest round, 0 where there is none."""
+    return int(ledger.query("select coalesce(max(round), 0) from round").rows[0][0])
+
+
+def finished_rounds(ledger: Ledger) -> list[int]:
+    """Numbers of the rounds that have ended, in order."""
+    rows = ledger.query(
+        "select distinct round from stage where stage = 'gate' and status = 'done' order by 1"
+    ).rows
+    return [number for (number,) in rows]
+
+
+def drawn_ids(ledger: Ledger) -> set[str]:
+    """Ids of every query ever drawn."""
+    return {query_id for (query_id,) in ledger.query("select query_id from draw").rows}
+
+
+def pending_queries(ledger: Ledger, number: int) -> list[Query]:
+    """Queries drawn for the round that have no sample yet, in draw order."""
+    rows = ledger.query(
+        """
+        select query_id, text, source
+        from draw d
+        join (select query_id, any_value(text) as text, any_value(source) as source
+              from query group by query_id) q using (query_id)
+        where d.round = ?
+          and query_id not in (select query_id from sample where round = d.round)
+        order by d.position
+        """,
+        [number],
+    ).rows
+    return [Query(id=query_id, text=text, source=source) for query_id, text, source in rows]
+
+
+def is_scored(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -> bool:
+    """Whether the checkpoint has a score on the benchmark with the same items and prompts."""
+    rows = ledger.query(
+        "select 1 from score where checkpoint_id = ? and benchmark = ? and basis = ?",
+        [checkpoint_id, benchmark, basis],
+        limit=1,
+    ).rows
+    return bool(rows)
+
+
+def knows_questions(ledger: Ledger, benchmark: str, basis: str) -> bool:
+    """Whether the questions of a basis are stored."""
+    sql = "select 1 from benchmark_item where benchmark = ? and basis = ?"
+    return bool(ledger.query(sql, [benchmark, basis], limit=1).rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedSample:
+    """An accepted sample as it is trained on."""
+
+    round_number: int
+    """Its round."""
+    query: Query
+    """The request."""
+    tools: tuple[Tool, ...]
+    """Candidates it was answered with."""
+    calls: tuple[Call, ...]
+    """The answer that won the vote."""
+
+
+def accepted_samples(ledger: Ledger, number: int) -> list[AcceptedSample]:
+    """Accepted samples of a round, in draw order."""
+    rows = ledger.query(
+        """
+        select a.query_id, a.query, a.tools_json, a.calls_json
+        from accepted a
+        join draw d on d.round = a.round and d.query_id = a.query_id
+        where a.round = ?
+        order by d.position
+        """,
+        [number],
+    ).rows
+    return [
+        AcceptedSample(round_number=number, query=each.query, tools=each.tools, calls=each.calls)
+        for each in (read_candidate(*row) for row in rows)
+    ]
+
+
+def round_candidates(ledger: Ledger, number: int, judgement: int) -> list[Candidate]:
+    """What the rules about single samples accept under a judgement, in draw order."""
+    rows = ledger.query(
+        """
+        select s.query_id, q.text, s.tools_json, s.calls_json
+        from sample s
+        join draw d on d.round = s.round and d.query_id = s.query_id
+        join (select query_id, any_value(text) as text from query group by 1) q
+          on q.query_id = s.query_id
+        where s.round = ? and s.judgement = ? and s.status = 'accepted'
+        order by d.position
+        """,
+        [number, judgement],
+    ).rows
+    return [read_candidate(*row) for row in rows]
+
+
+def read_candidate(query_id: str, text: str, tools_json: str, calls_json: str) -> Candidate:
+    """A candidate from the columns of its sample."""
+    return Candidate(
+        query=Query(id=query_id, text=text, source="ledger"),
+        tools=tuple(Tool(**value) for value in json.loads(tools_json)),
+        calls=tuple(Call(**value) for value in json.loads(calls_json)),
+    )
+
+
+def accepted_before(ledger: Ledger, number: int) -> Past:
+    """Requests and tool documents that the rounds before `number` accepted, as judged last."""
+    queries = ledger.query(
+        """
+        select a.round, a.query_id, a.query
+        from accepted a
+        join draw d on d.round = a.round and d.query_id = a.query_id
+        where a.round < ?
+        order by a.round, d.position
+        """,
+        [number],
+    ).rows
+    tools = ledger.query(
+        """
+        select tool
+        from (
+          select a.round, d.position, unnest(json_extract(a.tools_json, '$[*]')) as tool
+          from accepted a
+          join draw d on d.round = a.round and d.query_id = a.query_id
+          where a.round < ?
+        )
+        group by tool
+        order by min((round, position)), tool
+        """,
+        [number],
+    ).rows
+    return Past(
+        queries=[PastQuery(round_number=r, id=id_, text=text) for r, id_, text in queries],
+        tools=[Tool(**json.loads(tool)) for (tool,) in tools],
+    )
+
+
+def earlier_examples(
+    ledger: Ledger, number: int, held_out: frozenset[str] = frozenset()
+) -> list[Example]:
+    """Training examples of all rounds before `number`, in round order.
+
+    Those of held-out query ids are left out.
+    """
+    rows = ledger.query(
+        """
+        select kind, origin, messages_json
+        from example where round < ? order by round, origin, kind
+        """,
+        [number],
+    ).rows
+    return [
+        Example(
+            kind=kind,
+            origin=origin,
+            messages=tuple(Message(**message) for message in json.loads(messages)),
+        )
+        for kind, origin, messages in rows
+        if origin.split("/")[-1] not in held_out
+    ]
+
+
+def trained_queries(ledger: Ledger) -> frozenset[str]:
+    """Query ids that the latest promoted checkpoint may have been trained on.
+
+    Its round's own examples, and those of all rounds before, which replay draws from.
+    """
+    rows = ledger.query(
+        """
+        select distinct split_part(origin, '/', 2)
+        from example
+        where round <= (select max(round) from checkpoint where promoted and round > 0)
+        """
+    ).rows
+    return frozenset(str(row[0]) for row in rows)
+
+
+def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -> list[ItemScore]:
+    """The judged items of a checkpoint's score, by item id."""
+    rows = ledger.query(
+        """
+        select item, category, correct, reason, message, answer, coalesce(calls_json, ''),
+               value, coalesce(detail_json, '')
+        from item_score where checkpoint_id = ? and benchmark = ? and basis = ? order by item
+        """,
+        [checkpoint_id, benchmark, basis],
+    ).rows
+    names = [field.name for field in fields(ItemScore)]
+    return [ItemScore(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def imported_ids(ledger: Ledger) -> set[str]:
+    """Ids of the tools that a user imported."""
+    sql = "select tool_id from tool where origin not in ('round', 'checkpoint')"
+    return {row[0] for row in ledger.query(sql).rows}
+
+
+def imported_tools(ledger: Ledger) -> list[Tool]:
+    """Tool documents a user imported, in import order."""
+    rows = ledger.query(
+        """
+        select tool_id, any_value(document_json), min(added_at)
+        from tool where origin not in ('round', 'checkpoint') group by tool_id order by 3, 1
+        """
+    ).rows
+    return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document, _ in rows]
+
+
+def code_answers(ledger: Ledger, checkpoint_id: str) -> frozenset[str]:
+    """Answers of the code examples that the checkpoint and its ancestors were trained on.
+
+    Rounds that were held back, or ended early, are none of them.
+    """
+    rows = ledger.query(
+        """
+        with recursive ancestor as (
+          select $id as checkpoint_id
+          union
+          select c.parent_id
+          from checkpoint c
+          join ancestor a using (checkpoint_id)
+          where c.parent_id is not null
+        )
+        select distinct json_extract_string(messages_json, '$[#-1].content')
+        from example
+        where kind = 'code' and round in (
+          select round from checkpoint join ancestor using (checkpoint_id) where round > 0)
+        """,
+        {"id": checkpoint_id},
+    ).rows
+    return frozenset(answer for (answer,) in rows)
+
+
+def called_pairs(ledger: Ledger, number: int) -> list[Pair]:
+    """Tools that accepted answers up to round `number` call together, each pair once (A42).
+
+    A pair weighs SELF_MADE times the share of votes of each sample that has it, fading by round.
+    The ledger has no labelled answers, so there is nothing that self-made pairs could outweigh.
+    """
+    rows = ledger.query(
+        """
+        with shown as (
+          select round, query_id, agreement, calls_json, unnest(
+            from_json(tools_json, '[{"id": "varchar", "document": {"name": "varchar"}}]')) as tool
+          from accepted where round <= ?
+        ),
+        called as (
+          select round, query_id, agreement, tool.id as tool_id
+          from shown
+          where list_contains(
+            from_json(calls_json, '[{"name": "varchar"}]').list_transform(lambda c: c.name),
+            tool.document.name)
+        )
+        select a.tool_id, b.tool_id, sum(? * a.agreement * pow(?, ? - a.round))
+        from called a
+        join called b on a.round = b.round and a.query_id = b.query_id and a.tool_id < b.tool_id
+        group by 1, 2 order by 1, 2
+        """,
+        [number, SELF_MADE, FADING, number],
+    ).rows
+    return [Pair(a=a, b=b, weight=float(weight)) for a, b, weight in rows]
+
+
+def written_tools(ledger: Ledger) -> list[Tool]:
+    """Every tool document that the ledger holds, by id."""
+    rows = ledger.query(
+        "select tool_id, any_value(document_json) from tool group by 1 order by 1"
+    ).rows
+    return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document in rows]
+
+
+def last_codebook_version(ledger: Ledger) -> int:
+    """The highest version of any codebook so far, 0 where there is none."""
+    return int(ledger.query("select coalesce(max(version), 0) from codebook").rows[0][0])
+
+
+def checkpoint_folder(state: Path, number: int) -> Path:
+    """Folder of a round's checkpoint."""
+    return state / "checkpoints" / f"r{number}"

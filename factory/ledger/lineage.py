@@ -1,0 +1,203 @@
+"""Which checkpoint a command means: by id, by folder, by lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from factory.domain.failures import InputError
+from factory.domain.records import Checkpoint
+from factory.ledger.database import Ledger
+from factory.workspace.folder import Workspace
+from factory.workspace.models import check_model_folder, fingerprint
+from factory.workspace.settings import Settings
+
+
+def given_names(ledger: Ledger, folder: str, mark: str) -> list[str]:
+    """Ids of the given model in `folder`, which has this fingerprint; the first known comes first.
+
+    That of another folder counts where it is gone: the model was moved. A copy is another model.
+    """
+    rows = ledger.query(
+        """
+        select checkpoint_id, path
+        from checkpoint where parent_id is null and fingerprint = ? order by made_at, checkpoint_id
+        """,
+        [mark],
+    ).rows
+    return [name for name, path in rows if path == folder or not Path(path).exists()]
+
+
+def given_fingerprint(ledger: Ledger, folder: str, changed: datetime) -> str | None:
+    """Fingerprint of the model given in `folder` after `changed` (UTC), else None."""
+    rows = ledger.query(
+        """
+        select fingerprint
+        from checkpoint where parent_id is null and path = ? and made_at > ? order by made_at desc
+        """,
+        [folder, changed.replace(tzinfo=None)],
+        limit=1,
+    ).rows
+    return str(rows[0][0]) if rows else None
+
+
+def descendants(ledger: Ledger, base: Checkpoint) -> dict[str, Checkpoint | None]:
+    """By id, `base` and what rounds made of it, in order; None where it was not promoted."""
+    rows = ledger.query(
+        """
+        select checkpoint_id, parent_id, path, fingerprint, promoted
+        from checkpoint where parent_id is not null order by round
+        """
+    ).rows
+    names = given_names(ledger, base.path, base.fingerprint)
+    found: dict[str, Checkpoint | None] = dict.fromkeys([*names, base.id])
+    for checkpoint_id, parent_id, path, mark, promoted in rows:
+        if parent_id in found:
+            made = Checkpoint(id=checkpoint_id, path=path, fingerprint=mark)
+            found[checkpoint_id] = made if promoted else None
+    return found
+
+
+def promoted_checkpoint(ledger: Ledger, base: Checkpoint) -> Checkpoint:
+    """The latest promoted descendant of `base`; `base` itself where there is none."""
+    promoted = [each for each in descendants(ledger, base).values() if each is not None]
+    return promoted[-1] if promoted else base
+
+
+def round_of_another(ledger: Ledger, base: Checkpoint) -> tuple[int, str] | None:
+    """Number and starting checkpoint of the latest round, where it was of another model."""
+    sql = "select round, checkpoint_id from round order by round desc"
+    rows = ledger.query(sql, limit=1).rows
+    if not rows or rows[0][1] in descendants(ledger, base):
+        return None
+    return int(rows[0][0]), str(rows[0][1])
+
+
+def find_checkpoints(ledger: Ledger, wanted: str) -> list[Checkpoint]:
+    """Checkpoints with this id or fingerprint, else those whose name it is (`r3`)."""
+    rows = ledger.query(
+        """
+        select checkpoint_id, any_value(path), any_value(fingerprint)
+        from checkpoint
+        where checkpoint_id = $wanted or fingerprint = $wanted
+          or starts_with(checkpoint_id, $wanted || '-')
+        group by checkpoint_id order by checkpoint_id <> $wanted, checkpoint_id
+        """,
+        {"wanted": wanted},
+    ).rows
+    found = [Checkpoint(id=name, path=path, fingerprint=mark) for name, path, mark in rows]
+    return found[:1] if found and found[0].id == wanted else found
+
+
+def round_of(ledger: Ledger, checkpoint_id: str) -> int | None:
+    """The round that made a checkpoint, 0 for a model that was given; None where unknown."""
+    sql = "select min(round) from checkpoint where checkpoint_id = ?"
+    number = ledger.query(sql, [checkpoint_id]).rows[0][0]
+    return None if number is None else int(number)
+
+
+def is_address(model: str) -> bool:
+    """Whether a model is named by the address of its server."""
+    return model.startswith(("http://", "https://"))
+
+
+def find_checkpoint(
+    workspace: Workspace,
+    settings: Settings,
+    wanted: str,
+    notify: Callable[[str], None] | None = None,
+) -> Checkpoint:
+    """The one checkpoint that a command means by a word.
+
+    Args:
+        workspace: whose ledger knows the ids.
+        settings: of the workspace.
+        wanted: "" is the one that the next round starts from; an id of the ledger, whole or its
+            name (`r3`); a model folder; or `http://host:port/v1#name`, whose address is the path.
+        notify: is told where that is of another model than the latest round.
+
+    Raises InputError, ModelError.
+    """
+    if is_address(wanted):
+        url, _, name = wanted.partition("#")
+        if not name:
+            raise InputError(
+                "the address does not say which model",
+                where=wanted,
+                remedy=f"add its name as the server knows it: {url}#NAME",
+            )
+        return Checkpoint(id=wanted, path=wanted, fingerprint=wanted)
+    ledger = Ledger(workspace.state)
+    if not wanted:
+        base = base_checkpoint(workspace, settings, ledger)
+        return next_checkpoint(workspace, ledger, base, notify)
+    found = find_checkpoints(ledger, wanted)
+    if len(found) > 1:
+        ids = ", ".join(checkpoint.id for checkpoint in found)
+        raise InputError(f"{wanted} may be any of {ids}", remedy="give the whole id")
+    if found:
+        return replace(found[0], path=str(workspace.root / found[0].path))
+    folder = Path(wanted).expanduser().resolve()
+    if not folder.exists():
+        raise InputError(
+            f"there is no checkpoint {wanted!r}, and no such folder",
+            where=str(workspace.root),
+            remedy='factory sql "select checkpoint_id from lineage" lists the checkpoints',
+        )
+    check_model_folder(folder)
+    mark = fingerprint(folder)
+    known = find_checkpoints(ledger, mark)
+    return (
+        replace(known[0], path=str(folder)) if known else make_checkpoint(folder.name, folder, mark)
+    )
+
+
+def next_checkpoint(
+    workspace: Workspace,
+    ledger: Ledger,
+    base: Checkpoint,
+    notify: Callable[[str], None] | None = None,
+) -> Checkpoint:
+    """What every command goes on with unless a flag names another: the latest promoted descendant
+    of factory.toml's model (`base`), or that model itself.
+
+    `notify` is told where the latest round was of another model.
+    """
+    found = promoted_checkpoint(ledger, base)
+    if notify is not None and (other := round_of_another(ledger, base)):
+        notify(
+            f"the latest round, {other[0]}, was of {other[1]}; factory.toml names another model, "
+            f"so {found.id} is used ({found.path})"
+        )
+    return replace(found, path=str(workspace.root / found.path))
+
+
+def base_checkpoint(
+    workspace: Workspace, settings: Settings, ledger: Ledger, *, exact: bool = True
+) -> Checkpoint:
+    """The model of the settings, as the checkpoint that starts the lineage.
+
+    A folder that was moved or renamed keeps its id. Without `exact`, the weights of a known folder
+    are not read where they are older than its row.
+    """
+    folder = workspace.model_folder(settings.model)
+    check_model_folder(folder)
+    path = folder.resolve()
+    known = None if exact else given_fingerprint(ledger, str(path), _changed(path))
+    mark = known or fingerprint(path)
+    made = make_checkpoint(folder.name, path, mark)
+    names = given_names(ledger, str(path), mark)
+    return replace(made, id=names[0]) if names else made
+
+
+def _changed(folder: Path) -> datetime:
+    """When a weight file of the folder was written last."""
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    return datetime.fromtimestamp(max(file.stat().st_mtime for file in files), UTC)
+
+
+def make_checkpoint(name: str, folder: Path, mark: str) -> Checkpoint:
+    """A checkpoint whose id tells apart other weights under the same name."""
+    return Checkpoint(id=f"{name}-{mark.split(':')[-1][:6]}", path=str(folder), fingerprint=mark)

@@ -1,0 +1,74 @@
+"""One round at a time: a lock on the workspace that ends with the process that took it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from factory.domain.failures import BusyError, DiskError
+
+
+class WorkspaceLock:
+    """Held from `with` to its end, or to the end of the process, `kill -9` included.
+
+    Example:
+        with WorkspaceLock(workspace.state):
+            ...
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lock"
+        self._descriptor = -1
+
+    def __enter__(self) -> WorkspaceLock:
+        """Take the lock. Raises BusyError if a process has it, DiskError if it cannot be made."""
+        assert self._descriptor < 0, "taken already"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            # flock, not lockf: it belongs to this descriptor, which child programs do not inherit.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.truncate(descriptor, 0)
+            os.write(
+                descriptor, f"{os.getpid()} {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC".encode()
+            )
+        except OSError as error:
+            holder = os.read(descriptor, 100).decode()
+            os.close(descriptor)
+            raise (
+                self._busy(holder) if isinstance(error, BlockingIOError) else self._unusable(error)
+            ) from error
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.truncate(self._descriptor, 0)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _busy(self, holder: str) -> BusyError:
+        pid, _, since = holder.partition(" ")
+        who = f"process {pid}, since {since}" if since else "another process"
+        return BusyError(
+            f"this workspace is in use by {who}",
+            where=str(self.path),
+            remedy=f"wait for it, or end it with `kill {pid or 'PID'}`; a round continues later",
+        )
+
+    def _unusable(self, error: OSError) -> DiskError:
+        return DiskError(
+            f"the workspace cannot be locked: {error.strerror or error}",
+            where=str(self.path),
+            remedy="put the workspace on a local disk with free space, in a writable folder",
+        )

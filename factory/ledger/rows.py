@@ -1,0 +1,90 @@
+"""The ledger rows of a round's stages: records in, rows by column name out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from factory.domain.canon import to_json
+from factory.domain.records import Checkpoint, Example, Progress, Tool
+
+Row = Mapping[str, object]
+
+
+Batch = Mapping[str, Sequence[Row]]
+
+
+def stage_row(
+    number: int, stage: str, started: datetime, detail: Mapping[str, object] | None = None
+) -> Mapping[str, object]:
+    """One ended stage of a round."""
+    now = datetime.now(UTC)
+    return {
+        "round": number,
+        "stage": stage,
+        "status": "done",
+        "started_at": started,
+        "finished_at": now,
+        "seconds": (now - started).total_seconds(),
+        "detail_json": to_json(detail or {}),
+    }
+
+
+def checkpoint_row(
+    checkpoint: Checkpoint,
+    number: int,
+    parent_id: str | None,
+    promoted: bool,
+    reason: str,
+    now: datetime,
+) -> Mapping[str, object]:
+    """A checkpoint and what the gate said of it."""
+    return {
+        "checkpoint_id": checkpoint.id,
+        "round": number,
+        "parent_id": parent_id,
+        "path": checkpoint.path,
+        "fingerprint": checkpoint.fingerprint,
+        "promoted": promoted,
+        "reason": reason,
+        "made_at": now,
+    }
+
+
+def training_row(number: int, progress: Progress) -> Mapping[str, object]:
+    """One optimizer step."""
+    return {
+        "round": number,
+        "step": progress.step,
+        "loss": progress.loss,
+        "learning_rate": progress.learning_rate,
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+    }
+
+
+def example_row(number: int, example: Example) -> Mapping[str, object]:
+    """One training example, codes not yet rendered."""
+    return {
+        "round": number,
+        "kind": example.kind,
+        "origin": example.origin,
+        "messages_json": to_json([asdict(message) for message in example.messages]),
+    }
+
+
+def tool_rows(number: int, tools: Iterable[Tool], origin: str) -> list[Mapping[str, object]]:
+    """Tool documents, each once; `origin` is a file, `round` or `checkpoint`."""
+    now = datetime.now(UTC)
+    return [
+        {
+            "tool_id": tool.id,
+            "name": tool.name,
+            "document_json": to_json(tool.document),
+            "origin": origin,
+            "round": number,
+            "added_at": now,
+        }
+        for tool in {tool.id: tool for tool in tools}.values()
+    ]

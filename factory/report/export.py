@@ -1,0 +1,431 @@
+"""Accepted samples, and pairs of a winning and a losing answer, as files that trainers read.
+
+trl        messages and tools (TRL's SFTTrainer)
+dpo        prompt, chosen, rejected and tools (TRL's DPOTrainer and RewardTrainer)
+openai     messages and tools (fine-tuning of the OpenAI API)
+sharegpt   conversations and tools (LlamaFactory)
+xlam       id, query, answers and tools (xLAM, APIGen)
+parquet    the rows of the view `accepted`
+
+An Arrow column has one type for all rows: objects of different tools become one struct with
+everybody's keys, missing ones filled with null, and a column that holds 5 and 5.0 becomes floats.
+So what differs from row to row is JSON text wherever a loader makes Arrow of a file: a call's
+arguments are the characters that the ledger holds, and tools are a JSON text, which TRL and
+LlamaFactory parse themselves. Only OpenAI's API wants tools as objects. A chat template that prints
+`arguments | tojson` whatever it is given would quote the text once more; it has to ask
+`arguments is string` first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from factory.domain.canon import to_json
+from factory.domain.failures import DiskError, InputError
+from factory.judge.reading import parse_calls
+from factory.tools.schema import map_types
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from factory.ledger.database import Ledger
+
+Format = Literal["trl", "dpo", "openai", "sharegpt", "xlam", "parquet"]
+Line = dict[str, Any]
+
+SAMPLES = """
+select round, query_id, query, tools_json, calls_json, agreement
+from accepted
+where $round = 0 or round = $round
+order by round, query_id
+"""
+PAIRS = """
+with answers as (
+  select round, query_id,
+         list(struct_pack(number := sample_index, text := text) order by sample_index) as answers
+  from generation
+  where stage = 'calls' and finish_reason in ('stop', 'length')
+  group by round, query_id
+),
+faults as (
+  select round, query_id, list(distinct subject) as faults
+  from verdict join latest_judgement using (round, judgement)
+  where severity = 'reject' and starts_with(subject, 'sample:')
+  group by round, query_id
+)
+select round, query_id, query, tools_json, calls_json, winner, classes_json, answers,
+       coalesce(faults, []) as faults
+from accepted
+join latest_vote as vote using (round, query_id)
+join answers using (round, query_id)
+left join faults using (round, query_id)
+where winner is not null and ($round = 0 or round = $round)
+order by round, query_id
+"""
+_CHATS = ("messages", "prompt", "chosen", "rejected")
+_OPENAI_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_XLAM_TYPES = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "array": "list",
+    "object": "dict",
+}
+
+
+class CallText(NamedTuple):
+    """A call whose arguments are text. Example: CallText("book_table", '{"people": 4}')."""
+
+    name: str
+    """The tool's name."""
+    arguments: str
+    """A JSON object as it was written."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Export:
+    """What was written."""
+
+    num_lines: int = 0
+    """Lines, or rows."""
+    left_out: list[str] = field(default_factory=list)
+    """Samples that the format cannot hold, each with the cause."""
+
+
+def export(
+    ledger: Ledger,
+    to: Format,
+    path: Path,
+    *,
+    round_number: int = 0,
+    limit: int = 0,
+    pairs: int = 1,
+    force: bool = False,
+) -> Export:
+    """Write accepted samples of a round (0 is all rounds) to a file, aside first, then renamed.
+
+    A name that ends in .parquet gets Parquet, any other JSON lines. `limit` bounds the lines
+    (0 is all), `pairs` the pairs of one query in the format dpo.
+    Raises InputError where the file exists, nothing is accepted or the format has another
+    suffix, DiskError.
+    """
+    is_parquet = path.suffix == ".parquet"
+    if is_parquet != (to == "parquet") and to not in ("trl", "dpo"):
+        wanted = ".parquet" if to == "parquet" else ".jsonl"
+        raise InputError(f"the format {to} is written to {wanted} files", where=str(path))
+    if path.exists() and not force:
+        raise InputError("the file exists", where=str(path), remedy="--force writes over it")
+    done = Export()
+    lines = _lines(ledger, to, round_number, pairs, done)
+    write = _ParquetWriter(arrow_schema(to)) if is_parquet else _write_json_lines
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        done.num_lines = write(aside, _first(lines, limit))
+        if not done.num_lines:
+            what = (
+                "no accepted sample has a losing answer" if to == "dpo" else "nothing is accepted"
+            )
+            raise InputError(
+                what + (f" in round {round_number}" if round_number else ""),
+                remedy="`factory status` shows what the rounds gave",
+            )
+        os.replace(aside, path)
+    except OSError as error:
+        raise DiskError(
+            f"the file cannot be written: {error.strerror or error}",
+            where=str(path),
+            remedy="free some space (`df -h`), or choose another folder",
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return done
+
+
+def split_calls(calls_json: str) -> list[CallText]:
+    """The calls of a `calls_json`; their arguments are slices of it, not parsed and printed again.
+
+    >>> split_calls('[{"name": "f", "arguments": {"x": 5.0}}]')
+    [CallText(name='f', arguments='{"x": 5.0}')]
+    """
+    calls = []
+    for start, end in _spans(calls_json, 0):
+        members = dict(_members(calls_json[start:end]))
+        calls.append(CallText(json.loads(members["name"]), members["arguments"]))
+    return calls
+
+
+def function_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool document as a function with JSON Schema parameters."""
+    parameters = map_types(document["arguments"])
+    return {
+        "name": document["name"],
+        "description": document.get("description", ""),
+        "parameters": {**parameters, "type": "object"},
+    }
+
+
+def _lines(
+    ledger: Ledger, to: Format, round_number: int, pairs: int, done: Export
+) -> Iterator[Line]:
+    with ledger.stream(PAIRS if to == "dpo" else SAMPLES, {"round": round_number}) as stream:
+        number = 0
+        for batch in stream:
+            for values in batch:
+                row = dict(zip(stream.columns, values, strict=True))
+                if to == "dpo":
+                    yield from _preferences(row, pairs)
+                    continue
+                if to == "openai" and (cause := _openai_fault(row)):
+                    done.left_out.append(f"{row['query_id']}: {cause}")
+                    continue
+                yield _BUILDERS[to](row, number)
+                number += 1
+
+
+def _to_trl(row: Line, number: int) -> Line:
+    return {
+        "messages": [_user(row["query"]), _called(split_calls(row["calls_json"]))],
+        "tools": _tools_text(row),
+    }
+
+
+def _preferences(row: Line, pairs: int) -> Iterator[Line]:
+    """The winning answer against losing ones, at most `pairs` of them.
+
+    Each losing class stands with its first answer. Those that a rule rejects come first, then
+    those with more votes: an answer that is certainly wrong teaches more than one that was
+    outvoted, and one that the model gives often more than a slip.
+    """
+    for text in _losers(row)[:pairs]:
+        calls = parse_calls(text).calls
+        lost = (
+            {"role": "assistant", "content": text, "tool_calls": None}
+            if not calls
+            else _called([CallText(call.name, to_json(call.arguments)) for call in calls])
+        )
+        yield {
+            "prompt": [_user(row["query"])],
+            "chosen": [_called(split_calls(row["calls_json"]))],
+            "rejected": [lost],
+            "tools": _tools_text(row),
+        }
+
+
+def _losers(row: Line) -> list[str]:
+    classes: list[int] = json.loads(row["classes_json"])
+    votes = {number: classes.count(number) for number in classes}
+    first: dict[int, Line] = {}
+    for answer in row["answers"]:
+        first.setdefault(classes[answer["number"]], answer)
+    first.pop(classes[row["winner"]], None)
+
+    def order(entry: tuple[int, Line]) -> tuple[bool, int, int]:
+        number, answer = entry
+        return f"sample:{answer['number']}" not in row["faults"], -votes[number], answer["number"]
+
+    return [answer["text"] for _, answer in sorted(first.items(), key=order)]
+
+
+def _to_openai(row: Line, number: int) -> Line:
+    calls = split_calls(row["calls_json"])
+    called = [{"id": f"call_{index}", **_function_call(call)} for index, call in enumerate(calls)]
+    return {
+        "messages": [_user(row["query"]), {"role": "assistant", "tool_calls": called}],
+        "tools": [{"type": "function", "function": function} for function in _functions(row)],
+        "parallel_tool_calls": len(calls) > 1,
+    }
+
+
+def _openai_fault(row: Line) -> str:
+    """Why the API would refuse the line; empty where it takes it."""
+    bad = [f["name"] for f in _functions(row) if not _OPENAI_NAME.fullmatch(f["name"])]
+    return f"{bad[0]!r} is no function name there" if bad else ""
+
+
+def _to_sharegpt(row: Line, number: int) -> Line:
+    texts = [
+        f'{{"name": {to_json(call.name)}, "arguments": {call.arguments}}}'
+        for call in split_calls(row["calls_json"])
+    ]
+    value = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+    return {
+        "conversations": [
+            {"from": "human", "value": row["query"]},
+            {"from": "function_call", "value": value},
+        ],
+        "tools": to_json(_functions(row)),
+    }
+
+
+def _to_xlam(row: Line, number: int) -> Line:
+    tools = [
+        {
+            "name": function["name"],
+            "description": function["description"],
+            "parameters": _xlam_parameters(function["parameters"]),
+        }
+        for function in _functions(row)
+    ]
+    return {
+        "id": number,
+        "query": row["query"],
+        "answers": row["calls_json"],
+        "tools": to_json(tools),
+    }
+
+
+def _xlam_parameters(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by name, types as Python has them; a parameter's other keys stay."""
+    required = schema.get("required") or []
+    return {
+        name: {
+            **(part if isinstance(part, dict) else {}),
+            "type": _xlam_type(part) + ("" if name in required else ", optional"),
+        }
+        for name, part in (schema.get("properties") or {}).items()
+    }
+
+
+def _xlam_type(schema: Any) -> str:
+    """`List[int]` and the like."""
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    if isinstance(kind, list):
+        return f"Union[{', '.join(_xlam_type({'type': each}) for each in kind)}]"
+    if kind == "array" and isinstance(schema.get("items"), dict) and schema["items"].get("type"):
+        return f"List[{_xlam_type(schema['items'])}]"
+    return _XLAM_TYPES.get(str(kind), "Any" if kind is None else str(kind))
+
+
+def _to_parquet(row: Line, number: int) -> Line:
+    return row
+
+
+_BUILDERS: dict[str, Callable[[Line, int], Line]] = {
+    "trl": _to_trl,
+    "openai": _to_openai,
+    "sharegpt": _to_sharegpt,
+    "xlam": _to_xlam,
+    "parquet": _to_parquet,
+}
+
+
+def _user(query: str) -> Line:
+    return {"role": "user", "content": query, "tool_calls": None}
+
+
+def _called(calls: Sequence[CallText]) -> Line:
+    called = [_function_call(call) for call in calls]
+    return {"role": "assistant", "content": "", "tool_calls": called}
+
+
+def _function_call(call: CallText) -> Line:
+    return {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _functions(row: Line) -> list[dict[str, Any]]:
+    return [function_of(tool["document"]) for tool in json.loads(row["tools_json"])]
+
+
+def _tools_text(row: Line) -> str:
+    return to_json([{"type": "function", "function": each} for each in _functions(row)])
+
+
+def _first(lines: Iterator[Line], limit: int) -> Iterator[Line]:
+    for number, line in enumerate(lines, 1):
+        yield line
+        if number == limit:
+            return
+
+
+def _write_json_lines(path: Path, lines: Iterator[Line]) -> int:
+    number = 0
+    with open(path, "w", encoding="utf-8") as file:
+        for number, line in enumerate(lines, 1):  # noqa: B007 - the number of the last
+            file.write(json.dumps(_without_null(line), ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return number
+
+
+def _without_null(value: Any) -> Any:
+    """Messages without the keys they lack: an Arrow struct needs them, a JSON line does not."""
+    if isinstance(value, list):
+        return [_without_null(part) for part in value]
+    if isinstance(value, dict) and "role" in value:
+        return {key: part for key, part in value.items() if part is not None}
+    if isinstance(value, dict):
+        return {
+            key: _without_null(part)
+            if key in ("messages", "prompt", "chosen", "rejected")
+            else part
+            for key, part in value.items()
+        }
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _ParquetWriter:
+    schema: pa.Schema
+
+    def __call__(self, path: Path, lines: Iterator[Line]) -> int:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        number = 0
+        with parquet.ParquetWriter(path, self.schema, compression="zstd") as writer:
+            while chunk := [line for line, _ in zip(lines, range(1024), strict=False)]:
+                writer.write_table(pa.Table.from_pylist(chunk, schema=self.schema))
+                number += len(chunk)
+        return number
+
+
+def arrow_schema(to: Format) -> pa.Schema:
+    """Columns of a Parquet file."""
+    import pyarrow as pa
+
+    text = pa.string()
+    function = pa.struct([("name", text), ("arguments", text)])
+    call = pa.struct([("type", text), ("function", function)])
+    message = pa.struct([("role", text), ("content", text), ("tool_calls", pa.list_(call))])
+    if to == "parquet":
+        texts = ["query_id", "query", "tools_json", "calls_json"]
+        columns = [("round", pa.int32()), *((name, text) for name in texts)]
+        return pa.schema([*columns, ("agreement", pa.float64())])
+    names = ["messages"] if to == "trl" else ["prompt", "chosen", "rejected"]
+    return pa.schema([*((name, pa.list_(message)) for name in names), ("tools", text)])
+
+
+_DECODER = json.JSONDecoder()
+_BLANK = re.compile(r"[ \t\r\n]*")
+
+
+def _spans(text: str, start: int) -> Iterator[tuple[int, int]]:
+    """Where each value of the array or object at `start` begins and ends; an object's keys too."""
+    position = _skip(text, _skip(text, start) + 1)
+    while text[position] not in "]}":
+        _, end = _DECODER.raw_decode(text, position)
+        yield position, end
+        position = _skip(text, end)
+        if text[position] in ",:":
+            position = _skip(text, position + 1)
+
+
+def _members(text: str) -> Iterator[tuple[str, str]]:
+    """Keys of an object with the texts of their values."""
+    spans = _spans(text, 0)
+    for (start, end), (first, last) in zip(spans, spans, strict=True):
+        yield json.loads(text[start:end]), text[first:last]
+
+
+def _skip(text: str, position: int) -> int:
+    hit = _BLANK.match(text, position)
+    assert hit is not None
+    return hit.end()

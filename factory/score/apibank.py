@@ -1,0 +1,298 @@
+"""API-Bank: calls that dialogues are due."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from factory.domain.canon import canonical_json, digest
+from factory.domain.failures import ContentError, InputError, MissingError
+from factory.domain.jsontext import show
+from factory.domain.records import Call, Checkpoint, ItemScore, Message
+from factory.engines.base import Engine
+from factory.engines.child import Child
+from factory.score import apibank
+from factory.score.asking import Question, ask_all, explain_unanswered, grade
+from factory.score.base import Scorable, Setup, find_data, make_item
+from factory.score.card import Average, Scorecard, make_card
+from factory.score.definition import Definition, first_of_each
+from factory.workspace.folder import Workspace
+
+
+class ApiBankDefinition(Definition):
+    """eval/<name>.toml of the kind `apibank`."""
+
+    kind: Literal["apibank"]
+    data: str = ""
+    """API-Bank's folder (DAMO-ConvAI/api-bank)."""
+    simulate: bool = False
+    """Execute calls in its simulator, or compare arguments."""
+    limit: int = Field(0, ge=0)
+    """Turns of each level; 0 is all."""
+    max_tokens: int = Field(256, gt=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiBank(Scorable):
+    """API-Bank's Call and Retrieve+Call."""
+
+    definition: ApiBankDefinition
+    """Its options."""
+    folder: Path
+    """The benchmark's, which has the simulator."""
+    turns: tuple[apibank.Turn, ...]
+    """Points of dialogues where a call is due."""
+
+    @classmethod
+    def load(cls, workspace: Workspace, name: str, definition: ApiBankDefinition) -> ApiBank:
+        folder = find_data(workspace, definition.data, name)
+        turns = tuple(
+            first_of_each(
+                apibank.load_apibank(folder), definition.limit, lambda turn: turn.category
+            )
+        )
+        return cls(
+            name=name,
+            title=definition.title,
+            split=definition.split,
+            items=tuple(
+                make_item(x.category, x.id, x.dialogue, {x.expected.name: x.expected.arguments})
+                for x in turns
+            ),
+            categories=tuple(dict.fromkeys(turn.category for turn in turns)),
+            definition=definition,
+            folder=folder,
+            turns=turns,
+        )
+
+    def basis(self, setup: Setup) -> str:
+        asked = [[x.id, x.category, x.instruction, x.dialogue] for x in self.turns]
+        expected = [[x.expected.name, x.expected.arguments] for x in self.turns]
+        of = self.definition
+        return digest(canonical_json([asked, expected, of.simulate, of.max_tokens]))
+
+    async def score(
+        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
+    ) -> list[ItemScore]:
+        assert engine is not None
+        return await apibank.score_apibank(
+            engine,
+            self.turns,
+            simulator=self.folder.resolve() if self.definition.simulate else None,
+            log=setup.log("apibank"),
+            max_tokens=self.definition.max_tokens,
+            progress=setup.progress,
+        )
+
+    def card(self, items: Sequence[ItemScore]) -> Scorecard:
+        return make_card(self.ordered(items), [Average("tooldev", "overall", apibank.TOOLDEV)])
+
+
+LEVELS = {"Call": "level-1-api.json", "Retrieve+Call": "level-2-api.json"}
+"""Categories with their files."""
+
+
+TOOLDEV = dict.fromkeys(LEVELS, 0.5)
+"""Weights of ToolDev's score: the mean of both (§7.4)."""
+
+
+FOLDERS = (".", "json_test_data", "test-data")
+
+
+_CALL = re.compile(r"\[(\w+)\((.*)\)\]", re.DOTALL)
+
+
+_LOOSE_ARGUMENT = re.compile(r"(\w+)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|(\[[^\]]*\])|([^,\s)]+))")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A point of a dialogue where a call is due. Example: Turn(id="Calculator-level-1-1#0", …)."""
+
+    id: str
+    """File and number."""
+    category: str
+    """Call or Retrieve+Call."""
+    instruction: str
+    """The task, with the descriptions of the APIs."""
+    dialogue: str
+    """What was said and called so far."""
+    expected: Call
+    """The call that is due; argument values as written, in text."""
+
+
+def load_apibank(folder: Path) -> tuple[Turn, ...]:
+    """All turns of both levels. Raises InputError without any, ContentError with file and item."""
+    turns: list[Turn] = []
+    for category, name in LEVELS.items():
+        found = [folder / base / name for base in FOLDERS if (folder / base / name).is_file()]
+        for file in found[:1]:
+            turns += _read_level(file, category)
+    if not turns:
+        raise InputError(
+            "no turns of API-Bank here",
+            where=str(folder),
+            remedy=f"give the folder with {' and '.join(LEVELS.values())} (DAMO-ConvAI/api-bank)",
+        )
+    return tuple(turns)
+
+
+def _read_level(file: Path, category: str) -> list[Turn]:
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ContentError(f"not valid JSON: {error}", where=str(file)) from error
+    if not isinstance(rows, list):
+        raise ContentError("must be a JSON list of turns", where=str(file))
+    turns = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        where = f"{file}#{number}"
+        keys = ("file", "instruction", "input", "expected_output")
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
+            raise ContentError(f"a turn needs {', '.join(keys)}", where=where)
+        expected = parse_call(row["expected_output"])
+        if expected is None:
+            raise ContentError("expected_output holds no [Name(key='value', …)]", where=where)
+        name = f"{row['file'].removesuffix('.jsonl')}#{row.get('id', number)}"
+        seen[name] = seen.get(name, 0) + 1
+        turns.append(
+            Turn(
+                id=name if seen[name] == 1 else f"{name}.{seen[name]}",
+                category=category,
+                instruction=row["instruction"].strip(),
+                dialogue=row["input"].strip(),
+                expected=expected,
+            )
+        )
+    return turns
+
+
+def parse_call(text: str) -> Call | None:
+    """The call `[Name(key='value', …)]` in a text, values as text; None without one.
+
+    Quoted values lose their quotes, others stay as written: `[Add(a=1, b=[2])]` has "1" and "[2]".
+    """
+    found = _CALL.search(text)
+    if found is None:
+        return None
+    name, inside = found.groups()
+    try:
+        tree = ast.parse(f"f({inside})", mode="eval").body
+        if not isinstance(tree, ast.Call) or tree.args:
+            raise ValueError("arguments need names")
+        arguments = {
+            str(keyword.arg): _as_text(keyword.value, f"f({inside})") for keyword in tree.keywords
+        }
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        arguments = {
+            match[1]: next(group for group in match.groups()[1:] if group is not None)
+            for match in _LOOSE_ARGUMENT.finditer(inside)
+        }
+    return Call(name=name, arguments=arguments)
+
+
+def _as_text(node: ast.expr, source: str) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    return ast.get_source_segment(source, node) or ""
+
+
+async def score_apibank(
+    engine: Engine,
+    turns: Sequence[Turn],
+    *,
+    simulator: Path | None = None,
+    log: Path | None = None,
+    max_tokens: int = 256,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[ItemScore]:
+    """Each turn graded; `simulator` is API-Bank's folder, `log` takes its output.
+
+    Raises MissingError where the simulator cannot be started.
+    """
+    questions = [
+        Question(
+            id=f"apibank/{turn.category}/{turn.id}",
+            messages=(
+                Message(role="system", content=turn.instruction),
+                Message(role="user", content=turn.dialogue),
+            ),
+        )
+        for turn in turns
+    ]
+    replies = await ask_all(engine, questions, max_tokens=max_tokens, progress=progress)
+    grades = [
+        explain_unanswered(judge_answer(turn, reply.completions[0].text), reply)
+        for turn, reply in zip(turns, replies, strict=True)
+    ]
+    if simulator is None:
+        return grades
+    assert log is not None
+    return await _simulate(simulator, log, turns, grades)
+
+
+def judge_answer(turn: Turn, answer: str) -> ItemScore:
+    """One answer by comparing arguments as written."""
+    call, expected = parse_call(answer), turn.expected
+    reason, message = "", ""
+    if call is None:
+        reason, message = "no_tool_call", "the answer holds no [Name(key='value', …)]"
+    elif call.name != expected.name:
+        reason = "wrong_tool"
+        message = f"calls {show(call.name)} where {show(expected.name)} is expected"
+    elif call.arguments != expected.arguments:
+        reason = "wrong_value"
+        message = f"{show(call.arguments)} where {show(expected.arguments)} is expected"
+    return grade(
+        item=turn.id,
+        category=turn.category,
+        value=float(not reason),
+        reason=reason,
+        message=message,
+        answer=answer,
+    )
+
+
+async def _simulate(
+    folder: Path, log: Path, turns: Sequence[Turn], grades: Sequence[ItemScore]
+) -> list[ItemScore]:
+    """Grades again where a call to the right API was made: both calls are executed."""
+    child = await Child.start("factory.score.apibank_simulator", str(folder), threads=1, log=log)
+    try:
+        found = []
+        for turn, each in zip(turns, grades, strict=True):
+            call = parse_call(each.answer)
+            if call is not None and call.name == turn.expected.name:
+                message = {"name": call.name, "given": call.arguments}
+                await child.send({**message, "expected": turn.expected.arguments})
+                verdict = await child.receive()
+                if verdict is None:
+                    raise MissingError(
+                        f"API-Bank's simulator died: {child.cause()}",
+                        where=str(folder),
+                        remedy="install what its requirements.txt names, or leave it out",
+                    )
+                each = _regrade(each, verdict)
+            found.append(each)
+        return found
+    finally:
+        await child.stop()
+
+
+def _regrade(before: ItemScore, verdict: dict[str, Any]) -> ItemScore:
+    right = bool(verdict["correct"])
+    return replace(
+        before,
+        correct=right,
+        value=float(right),
+        reason="" if right else "wrong_result",
+        message="" if right else str(verdict["message"]),
+    )

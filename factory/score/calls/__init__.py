@@ -1,0 +1,1 @@
+"""Benchmarks of function calls in BFCL's format: questions, answers, the checker."""

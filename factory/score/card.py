@@ -1,0 +1,127 @@
+"""What a score says, laid out: categories, averages by several conventions, ceiling, abstention.
+
+One set of judged items has several honest averages. ToolDev's and the leaderboard's stand side by
+side, each with its interval, with the ceiling that gold answers reach through the same checker, and
+with what is missing named. Where BFCL counts a broken call as an abstention, the strict share
+stands beside the official one. Other kinds of benchmark are laid out likewise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.domain.records import ItemScore
+from factory.score.estimates import Estimate, combine, group_marks
+
+Groups = Mapping[str, NDArray[np.float64]]
+
+
+class Average(NamedTuple):
+    """A weighted sum of categories. Example: Average("tooldev", "live", {"live_simple": 1.0})."""
+
+    scheme: str
+    """Whose convention it follows."""
+    name: str
+    """What it is called there."""
+    weights: Mapping[str, float]
+    """Of its categories."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One number of a scorecard. Example: Line(name="simple_python", estimate=Estimate(…))."""
+
+    name: str
+    """Category or average."""
+    scheme: str = ""
+    """Whose convention an average follows: `tooldev`, `leaderboard`, or `mean`."""
+    estimate: Estimate | None = None
+    """The score; None where parts of it are missing."""
+    ceiling: float | None = None
+    """Percent that gold answers reach."""
+    strict: float | None = None
+    """Percent of true abstentions, where nothing is to be called."""
+    num_items: int = 0
+    """Items it is made of."""
+    missing: tuple[str, ...] = ()
+    """What it lacks."""
+    metric: str = ""
+    """What is measured where a benchmark has several measures: `ndcg@5`."""
+    note: str = ""
+    """What else is to be known of it, such as the spread of a judge's runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorecard:
+    """All that one score says."""
+
+    categories: tuple[Line, ...]
+    """In the benchmark's order."""
+    averages: tuple[Line, ...]
+    """By convention; the first is the overall score of the ledger."""
+    reasons: tuple[tuple[str, int], ...]
+    """Why items are wrong, the most frequent first."""
+    details: tuple[Line, ...] = ()
+    """The benchmark's other measures, by category."""
+
+
+def make_card(
+    items: Sequence[ItemScore],
+    averages: Sequence[Average] = (),
+    *,
+    ceilings: Groups | None = None,
+    strict: Mapping[str, float] | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> Scorecard:
+    """Categories in the items' order, and averages.
+
+    The overall score is the first average, or the mean of the categories where that lacks one.
+    """
+    marks = group_marks(items)
+    ceilings, strict, notes = ceilings or {}, strict or {}, notes or {}
+
+    def line(average: Average) -> Line:
+        scheme, name, weights = average
+        missing = tuple(category for category in weights if category not in marks)
+        if missing:
+            return Line(scheme=scheme, name=name, missing=missing)
+        whole = weights.keys() <= strict.keys()
+        return Line(
+            scheme=scheme,
+            name=name,
+            estimate=combine(marks, weights),
+            ceiling=combine(ceilings, weights).value if ceilings else None,
+            strict=sum(w * strict[category] for category, w in weights.items()) if whole else None,
+            num_items=sum(len(marks[category]) for category in weights),
+        )
+
+    lines = [line(average) for average in averages]
+    if not lines or lines[0].missing:
+        mean = Average("mean", "overall", dict.fromkeys(marks, 1 / len(marks)))
+        lines.insert(0, line(mean))
+    return Scorecard(
+        categories=tuple(
+            Line(
+                name=name,
+                estimate=combine(marks, {name: 1.0}),
+                ceiling=100 * float(ceilings[name].mean()) if ceilings else None,
+                strict=strict.get(name),
+                num_items=len(values),
+                note=notes.get(name, ""),
+            )
+            for name, values in marks.items()
+        ),
+        averages=tuple(lines),
+        reasons=count_reasons(items),
+    )
+
+
+def count_reasons(items: Sequence[ItemScore]) -> tuple[tuple[str, int], ...]:
+    """Why items are wrong, the most frequent first."""
+    return tuple(Counter(item.reason for item in items if not item.correct).most_common())

@@ -1,0 +1,139 @@
+"""A checkpoint on a benchmark: greedy answers, AST verdicts, a mean with its uncertainty; the gate.
+
+The score is the mean of the categories' shares of right answers, or another sum of them that the
+benchmark names. Its interval, and that of the difference between two checkpoints on the same items,
+is a percentile bootstrap over items, stratified by category. The gate decides promotion from a dev
+set, never from a test set (A11c).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.domain.canon import to_json
+from factory.domain.records import ItemScore, Score
+
+NUM_RESAMPLES = 2000
+
+
+INTERVAL = (2.5, 97.5)
+"""Percentiles of a 95 % interval."""
+
+
+BOOTSTRAP_SEED = 20240919
+
+
+class Estimate(NamedTuple):
+    """A score in percent, or how one changed in points, with its 95 % interval."""
+
+    value: float
+    """The sum of the categories' means, each times its weight."""
+    low: float
+    """2.5th percentile of the bootstrap."""
+    high: float
+    """97.5th percentile."""
+
+
+def summarise(
+    benchmark: str,
+    checkpoint: str,
+    items: Sequence[ItemScore],
+    weights: Mapping[str, float] | None = None,
+) -> Score:
+    """The weighted sum of the categories in percent, their mean without weights.
+
+    With a bootstrap interval; `items` must not be empty.
+    """
+    marks = group_marks(items)
+    categories = {name: 100 * float(values.mean()) for name, values in marks.items()}
+    overall = combine(marks, weights or dict.fromkeys(marks, 1 / len(marks)))
+    value = overall.value if weights else sum(categories.values()) / len(categories)
+    return Score(
+        benchmark=benchmark,
+        checkpoint=checkpoint,
+        value=value,
+        low=overall.low,
+        high=overall.high,
+        categories=categories,
+        num_items=len(items),
+    )
+
+
+def paired_delta(
+    before: Sequence[ItemScore],
+    after: Sequence[ItemScore],
+    weights: Mapping[str, float] | None = None,
+) -> Estimate:
+    """After minus before on the same items, in points, by a paired bootstrap.
+
+    Categories weigh as in `summarise`, items are paired as `subtract` pairs them.
+    """
+    changes = group_marks(subtract(before, after))
+    return combine(changes, weights or dict.fromkeys(changes, 1 / len(changes)))
+
+
+def subtract(before: Sequence[ItemScore], after: Sequence[ItemScore]) -> list[ItemScore]:
+    """The items of `after`, their marks and the numbers of their details less those of `before`.
+
+    A number that only one of the two has is no change and is left out.
+    Items are paired by id; ValueError where the two sets differ.
+    """
+    earlier = {item.item: item for item in before}
+    if sorted(earlier) != sorted(item.item for item in after):
+        raise ValueError("the two scores are not of the same items")
+    return [_subtract(earlier[item.item], item) for item in after]
+
+
+def _subtract(old: ItemScore, new: ItemScore) -> ItemScore:
+    was, now = (json.loads(item.detail_json or "{}") for item in (old, new))
+    detail = {
+        key: value - was[key] if _is_number(value) else value
+        for key, value in now.items()
+        if not _is_number(value) or _is_number(was.get(key))
+    }
+    return replace(new, value=new.mark - old.mark, detail_json=to_json(detail))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def combine(groups: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float]) -> Estimate:
+    """100 x the weighted sum of group means, items resampled within each group.
+
+    The same for the same values, in whatever order groups and items come.
+
+    Args:
+        groups: values by category.
+        weights: of the categories that count; each must be in `groups`.
+    """
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    value, means_R = 0.0, np.zeros(NUM_RESAMPLES)
+    for name, weight in sorted(weights.items()):
+        values = np.sort(groups[name])
+        draws_RN = generator.integers(len(values), size=(NUM_RESAMPLES, len(values)))
+        means_R += weight * values[draws_RN].mean(axis=1)
+        value += weight * float(values.mean())
+    low, high = np.percentile(100 * means_R, INTERVAL)
+    return Estimate(100 * value, float(low), float(high))
+
+
+def group_marks(items: Sequence[ItemScore]) -> dict[str, NDArray[np.float64]]:
+    """Marks by category: 1.0 for right and 0.0 for wrong, or between."""
+    return _by_category(items, [item.mark for item in items])
+
+
+def _by_category(
+    items: Sequence[ItemScore], values: Sequence[float]
+) -> dict[str, NDArray[np.float64]]:
+    """Values grouped by their items' category, in order of first appearance."""
+    groups: dict[str, list[float]] = {}
+    for item, value in zip(items, values, strict=True):
+        groups.setdefault(item.category, []).append(value)
+    return {name: np.array(group) for name, group in groups.items()}

@@ -1,0 +1,43 @@
+"""Promote a checkpoint, or hold it back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from factory.domain.records import Score
+from factory.score.estimates import Estimate
+
+ROUNDING = 1e-9
+"""Points below which two scores are equal."""
+
+
+class Decision(NamedTuple):
+    """Whether a checkpoint becomes the next round's parent."""
+
+    promote: bool
+    """The answer."""
+    reason: str
+    """One sentence with the numbers."""
+
+
+def gate(before: Score, after: Score, delta: Estimate, *, tolerance: float) -> Decision:
+    """Promote unless the dev score falls by more than `tolerance` points (algorithms A11c).
+
+    ValueError for scores of different benchmarks.
+    """
+    if before.benchmark != after.benchmark:
+        raise ValueError(f"{before.benchmark} and {after.benchmark} cannot be compared")
+    promote = delta.value >= -tolerance - ROUNDING
+    numbers = (
+        f"from {before.value:.1f} to {after.value:.1f} "
+        f"({delta.value:+.1f} points, 95 % interval {delta.low:+.1f} to {delta.high:+.1f}, "
+        f"{after.num_items} items)"
+    )
+    if abs(delta.value) <= ROUNDING:
+        return Decision(promote, f"{after.benchmark} stayed the same, {numbers}")
+    if delta.value > 0:
+        return Decision(promote, f"{after.benchmark} rose {numbers}")
+    bound = "within" if promote else "more than"
+    return Decision(
+        promote, f"{after.benchmark} fell {numbers}, {bound} the tolerance of {tolerance:g} points"
+    )

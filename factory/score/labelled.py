@@ -1,0 +1,262 @@
+"""Benchmarks of one's own: labelled requests become files in the workspace's eval/.
+
+A label comes with the request (BFCL's question, functions and ground truth in one line), or from
+the ledger: an accepted sample whose query id a person has listed after reading it. Every item must
+be one that its own label answers rightly, so that the ceiling is 100. What a checkpoint in force
+may have been trained on is refused: such a score would say nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.domain.canon import query_id
+from factory.domain.failures import InputError
+from factory.domain.jsontext import parse_strict
+from factory.domain.records import Call, Questions
+from factory.ledger.history import AcceptedSample
+from factory.score.calls.bfcl import OMITTABLE, check_ast, gold_calls
+from factory.score.calls.questions import Benchmark
+from factory.score.definition import Split
+from factory.tools.dialects import read_dialect, write_documents
+from factory.tools.sources import BadLine
+from factory.workspace.folder import Workspace
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+QUERY_ID = re.compile(r"q_[0-9a-f]+")
+CATEGORIES = ("simple", "multiple", "parallel", "parallel_multiple")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """A request with its expected calls. Example: Labelled(query="Light!", functions=(…), …)."""
+
+    query: str
+    """The request."""
+    functions: tuple[dict[str, Any], ...]
+    """Functions on offer, in BFCL's dialect."""
+    ground_truth: tuple[dict[str, dict[str, list[Any]]], ...]
+    """Expected calls with allowed values."""
+    where: str
+    """File and line, or query id."""
+
+    @property
+    def category(self) -> str:
+        """By how many functions are offered and how many calls expected, as BFCL names them."""
+        parallel, multiple = len(self.ground_truth) > 1, len(self.functions) > 1
+        return CATEGORIES[2 * parallel + multiple]
+
+
+def read_ids(file: Path) -> list[str]:
+    """The query ids of a file, one a line; empty where it holds something else."""
+    lines = [line.strip() for line in _read(file).splitlines() if line.strip()]
+    return lines if lines and all(QUERY_ID.fullmatch(line) for line in lines) else []
+
+
+def read_labelled(file: Path) -> tuple[list[Labelled], list[BadLine]]:
+    """Labelled requests of a file of JSON lines, and the lines that cannot be used.
+
+    A line has `question` (BFCL's [[{role, content}]] or a text) or `query`, `function` (one or a
+    list) and `ground_truth`. Raises InputError where the file cannot be read.
+    """
+    good: list[Labelled] = []
+    bad: list[BadLine] = []
+    for number, line in enumerate(_read(file).splitlines(), start=1):
+        where = f"{file.name}:{number}"
+        if not line.strip():
+            continue
+        try:
+            row = parse_strict(line)
+            found = Labelled(
+                query=_question(row.get("question", row.get("query"))),
+                functions=tuple(_to_bfcl(each) for each in _listed(row, "function")),
+                ground_truth=tuple(_listed(row, "ground_truth")),
+                where=where,
+            )
+            _check(found)
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            bad.append(BadLine(where=where, cause=_cause(error)))
+            continue
+        good.append(found)
+    return good, bad
+
+
+def from_samples(
+    ids: Sequence[str], samples: Iterable[AcceptedSample], trained: frozenset[str]
+) -> tuple[list[Labelled], list[BadLine]]:
+    """The accepted samples of these query ids as labelled requests.
+
+    `trained` are query ids that the checkpoint in force may have seen in training.
+    """
+    known = {sample.query.id: sample for sample in samples}
+    good: list[Labelled] = []
+    bad: list[BadLine] = []
+    for each in dict.fromkeys(ids):
+        cause = ""
+        if each not in known:
+            cause = "no accepted sample has this query id"
+        elif each in trained:
+            cause = "the model may have been trained on it: take a sample of a round that was not"
+        else:
+            sample = known[each]
+            found = Labelled(
+                query=sample.query.text,
+                functions=tuple(_to_bfcl(tool.document) for tool in sample.tools),
+                ground_truth=tuple(_to_gold(call, sample) for call in sample.calls),
+                where=each,
+            )
+            try:
+                _check(found)
+                good.append(found)
+            except ValueError as error:
+                cause = str(error)
+        if cause:
+            bad.append(BadLine(where=each, cause=cause))
+    return good, bad
+
+
+def write_benchmark(
+    workspace: Workspace, name: str, title: str, split: Split, items: Sequence[Labelled]
+) -> Benchmark:
+    """Write eval/<name>.toml with its questions, and load it.
+
+    Raises InputError for a bad or taken name and for no items; nothing is left behind then.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} is no name", remedy="use a-z, 0-9 and -")
+    marker, folder = workspace.root / "eval" / f"{name}.toml", workspace.root / "eval" / name
+    if marker.exists() or folder.exists() or not _is_free(workspace, name):
+        raise InputError(f"there is a benchmark {name} already", where=str(marker))
+    if not items:
+        raise InputError("no labelled request can be used", remedy="see the bad lines above")
+    unique = list({query_id(item.query): item for item in reversed(items)}.values())[::-1]
+    (folder / "possible_answer").mkdir(parents=True)
+    try:
+        present = [c for c in CATEGORIES if any(item.category == c for item in unique)]
+        for category in present:
+            _write_category(folder, category, [i for i in unique if i.category == category])
+        marker.write_text(_definition(name, title, split, present), encoding="utf-8")
+        return Benchmark.load(workspace, name)
+    except BaseException:
+        shutil.rmtree(folder)
+        marker.unlink(missing_ok=True)
+        raise
+
+
+def held_out_ids(benchmarks: Iterable[Questions]) -> frozenset[str]:
+    """Query ids of all questions: what no training may use, whatever way it came in."""
+    return frozenset(query_id(item.query) for each in benchmarks for item in each.items)
+
+
+def _is_free(workspace: Workspace, name: str) -> bool:
+    return all(path != f"eval/{name}.toml" for path, _ in workspace.walk("eval", ".toml"))
+
+
+def _write_category(folder: Path, category: str, items: Sequence[Labelled]) -> None:
+    questions, answers = [], []
+    for number, item in enumerate(items):
+        key = f"{category}_{number}"
+        turn = [[{"role": "user", "content": item.query}]]
+        questions.append({"id": key, "question": turn, "function": list(item.functions)})
+        answers.append({"id": key, "ground_truth": list(item.ground_truth)})
+    for path, rows in (
+        (folder / f"{category}.json", questions),
+        (folder / "possible_answer" / f"{category}.json", answers),
+    ):
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        path.write_text("".join(lines), encoding="utf-8")
+
+
+def _definition(name: str, title: str, split: Split, categories: Sequence[str]) -> str:
+    return (
+        f"# Score it: factory score {name}\n"
+        "# A round rejects requests that overlap its questions, and trains on none of them.\n"
+        "held_out = true\n"
+        f"title = {json.dumps(title, ensure_ascii=False)}\n"
+        f'split = "{split}"\n'
+        f'questions = "{name}"\n'
+        f"categories = {json.dumps(list(categories))}\n"
+    )
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the file: {error}", where=str(file)) from error
+
+
+def _question(value: Any) -> str:
+    if isinstance(value, str):
+        text = value.strip()
+    else:
+        if len(value) != 1:
+            raise ValueError(f"{len(value)} turns; only one can be scored")
+        text = "\n\n".join(str(message["content"]) for message in value[0]).strip()
+    if not text:
+        raise ValueError("the request is empty")
+    return text
+
+
+def _listed(row: Mapping[str, Any], key: str) -> list[Any]:
+    value = row.get(key)
+    listed = value if isinstance(value, list) else [value]
+    if not listed or not all(isinstance(each, dict) for each in listed):
+        raise ValueError(f"{key!r} must be an object or a list of them")
+    return listed
+
+
+def _to_bfcl(function: Mapping[str, Any]) -> dict[str, Any]:
+    """A function of any dialect as BFCL writes it."""
+    (document,) = read_dialect(dict(function)).documents
+    made: dict[str, Any] = write_documents([document], "bfcl")
+    return made
+
+
+def _to_gold(call: Call, sample: AcceptedSample) -> dict[str, dict[str, list[Any]]]:
+    """The confirmed call as ground truth: its values, or the default left out."""
+    tool = next(tool for tool in sample.tools if tool.name == call.name)
+    properties: Mapping[str, Any] = tool.arguments.get("properties") or {}
+    allowed = {name: [_gold_value(value)] for name, value in call.arguments.items()}
+    for name, schema in properties.items():
+        if "default" not in schema or name in (tool.arguments.get("required") or ()):
+            continue
+        if name not in allowed:
+            allowed[name] = [_gold_value(schema["default"]), OMITTABLE]
+        elif call.arguments[name] == schema["default"]:
+            allowed[name].append(OMITTABLE)
+    return {call.name: allowed}
+
+
+def _gold_value(value: Any) -> Any:
+    """In gold each key of an object has a list of allowed values."""
+    if isinstance(value, dict):
+        return {key: [_gold_value(each)] for key, each in value.items()}
+    if isinstance(value, list):
+        return [_gold_value(each) for each in value]
+    return value
+
+
+def _check(item: Labelled) -> None:
+    """The label answers its own request. Raises ValueError with what is wrong."""
+    names = [function["name"] for function in item.functions]
+    for gold in item.ground_truth:
+        if len(gold) != 1 or next(iter(gold)) not in names:
+            raise ValueError(f"an expected call is none of {', '.join(map(str, names))}")
+    verdict = check_ast(gold_calls(item.ground_truth), item.functions, item.ground_truth)
+    if not verdict.correct:
+        raise ValueError(f"its own label is not right: {verdict.message}")
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"a function or message has no {error}"
+    if isinstance(error, ValueError):
+        return str(error)
+    return "not a labelled request: it needs question, function and ground_truth"

@@ -1,0 +1,106 @@
+"""The benchmarks of eval/: a definition names its `kind`, a strict model reads the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from factory.domain.failures import ContentError, FactoryError
+from factory.score.apibank import ApiBank, ApiBankDefinition
+from factory.score.base import Scorable
+from factory.score.calls.kind import Calls
+from factory.score.definition import Definition, check_definition, read_definition
+from factory.score.language import Language, LanguageDefinition
+from factory.score.teval import TEval, TEvalDefinition
+from factory.score.toolbench.completion import Completion, CompletionDefinition
+from factory.score.toolbench.retrieval import Retrieval, RetrievalDefinition
+from factory.workspace.folder import Workspace
+from factory.workspace.recipe import Recipe
+
+UNNAMED = frozenset({"data", "judge", "allow_public_host", "bm25", "embedders"})
+"""Options that a changed value of leaves the benchmark its name: the basis tells them apart."""
+
+
+Loader = Callable[[Workspace, str, Any], Scorable]
+
+
+KINDS: Mapping[str, tuple[type[Definition], Loader]] = {
+    "retrieval": (RetrievalDefinition, Retrieval.load),
+    "completion": (CompletionDefinition, Completion.load),
+    "apibank": (ApiBankDefinition, ApiBank.load),
+    "teval": (TEvalDefinition, TEval.load),
+    "language": (LanguageDefinition, Language.load),
+}
+"""Besides `calls`, which is what a definition without a kind is."""
+
+
+def kind_of(workspace: Workspace, name: str) -> str:
+    """The kind of eval/<name>.toml. Raises ContentError."""
+    kind = str(read_definition(workspace, name).get("kind", "calls"))
+    if kind != "calls" and kind not in KINDS:
+        raise ContentError(
+            f"no kind of benchmark {kind!r}",
+            where=f"eval/{name}.toml",
+            remedy=f"the kinds are calls, {', '.join(KINDS)}",
+        )
+    return kind
+
+
+def load(workspace: Workspace, name: str, changes: Mapping[str, Any] | None = None) -> Scorable:
+    """The benchmark of eval/<name>.toml, with some of its keys changed.
+
+    Raises FactoryError: a broken definition, data that are absent or cannot be judged.
+    """
+    kind, changes = kind_of(workspace, name), changes or {}
+    if kind == "calls":
+        return Calls.load(workspace, name, changes)
+    model, loader = KINDS[kind]
+    table = {**read_definition(workspace, name), **changes}
+    marks = [f"{key}={_show(changes[key])}" for key in sorted(changes.keys() - UNNAMED)]
+    full = f"{name}[{','.join(marks)}]" if marks else name
+    return loader(workspace, full, check_definition(model, table, f"eval/{name}.toml"))
+
+
+def load_held_out(workspace: Workspace) -> dict[str, Scorable]:
+    """The benchmarks whose definition says `held_out = true`, by name. Raises FactoryError."""
+    return {
+        name: load(workspace, name)
+        for name in defined(workspace)
+        if read_definition(workspace, name).get("held_out") is True
+    }
+
+
+def defined(workspace: Workspace) -> tuple[str, ...]:
+    """The names of all definitions, sorted."""
+    return tuple(
+        file.stem for path, file in workspace.walk("eval", ".toml") if path.count("/") == 1
+    )
+
+
+def find_fault(workspace: Workspace, name: str) -> str:
+    """Why a benchmark cannot be scored yet, with the remedy; empty where it can."""
+    try:
+        load(workspace, name)
+    except FactoryError as error:
+        return f"{error.what}: {error.remedy}" if error.remedy else error.what
+    return ""
+
+
+def _show(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def load_benchmarks(workspace: Workspace, recipe: Recipe) -> dict[str, Scorable]:
+    """The recipe's benchmarks and the gate's dev set, by name."""
+    names = dict.fromkeys((*recipe.score.benchmarks, recipe.score.dev))
+    benchmarks = {name: load(workspace, name) for name in names if name}
+    dev = benchmarks.get(recipe.score.dev)
+    if dev is not None and (dev.split != "dev" or not isinstance(dev, Calls)):
+        raise ContentError(
+            f"score.dev is {dev.name}, a {dev.split} set: choosing by it would spoil its score"
+            if dev.split != "dev"
+            else f"score.dev is {dev.name}, which is not answered by calls",
+            where=f"eval/{dev.name}.toml",
+            remedy='name a benchmark of calls with split = "dev", or none: --set score.dev=""',
+        )
+    return benchmarks

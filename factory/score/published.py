@@ -1,0 +1,128 @@
+"""Published results: tables with their source, split and date, to be read beside measured ones.
+
+`eval/published/*.toml` and the workspace's own files beside them. A table is never mixed with what
+was measured here, and never read by a gate.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from factory.domain.failures import ContentError
+from factory.workspace.folder import Workspace
+
+FOLDER = "eval/published"
+Kind = Literal["published", "measured"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRow:
+    """One line of a table. Example: PublishedRow(model="GPT-4o (FC)", values=(73.58, …))."""
+
+    model: str
+    """The model or setting, as its source names it."""
+    values: tuple[float | None, ...]
+    """One for each column; None where the source gives none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedTable:
+    """A table of results with where it comes from."""
+
+    benchmark: str
+    """What it is about: a benchmark's name, such as `bfcl`."""
+    title: str
+    """What the numbers are."""
+    metric: str
+    """Their unit or metric, e.g. `percent right` or `NDCG@1`."""
+    source: str
+    """Paper and table, or address and commit."""
+    split: str
+    """The data, with version, that it is measured on."""
+    date: str
+    """Year of the source, with month and day where it gives them: `2025-05`."""
+    kind: Kind
+    """`published` by others, or `measured` by a run of the factory that the source names."""
+    note: str
+    """What a reader must know, such as a misprint; may be empty."""
+    columns: tuple[str, ...]
+    """Names of the values."""
+    rows: tuple[PublishedRow, ...]
+    """The lines, in the source's order."""
+
+
+class _Table(BaseModel):
+    """[[tables]]: all but the note is required."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    benchmark: str = Field(min_length=1)
+    title: str = Field(min_length=1)
+    metric: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    split: str = Field(min_length=1)
+    date: str = Field(pattern=r"^\d{4}(-\d{2}){0,2}$")
+    kind: Kind
+    note: str = ""
+    columns: tuple[str, ...] = Field(min_length=1)
+    rows: dict[str, tuple[float, ...]] = Field(min_length=1)
+    """Model to its values; nan is a value that the source does not give."""
+
+    @model_validator(mode="after")
+    def _rows_have_the_columns(self) -> _Table:
+        for model, values in self.rows.items():
+            if len(values) != len(self.columns):
+                raise ValueError(
+                    f"{model} has {len(values)} values for {len(self.columns)} columns"
+                )
+        return self
+
+
+class _File(BaseModel):
+    """eval/published/<name>.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tables: tuple[_Table, ...] = Field(min_length=1)
+
+
+def load_published(workspace: Workspace, benchmark: str = "") -> tuple[PublishedTable, ...]:
+    """All published tables, or those about one benchmark.
+
+    Raises ContentError for a table without source, split, date or kind, and for any other fault.
+    """
+    return tuple(
+        table
+        for path, _ in workspace.walk(FOLDER, ".toml")
+        for table in _read(workspace, path)
+        if benchmark in ("", table.benchmark)
+    )
+
+
+def _read(workspace: Workspace, path: str) -> Iterator[PublishedTable]:
+    try:
+        text = workspace.find(path).read_text(encoding="utf-8")
+        file = _File.model_validate(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ContentError(f"not valid TOML: {error}", where=path) from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise ContentError(
+            f"{key}: {fault['msg']}",
+            where=path,
+            remedy="every table names its source, split, date and kind; the keys are "
+            + ", ".join(_Table.model_fields),
+        ) from error
+    for table in file.tables:
+        rows = tuple(
+            PublishedRow(model=model, values=tuple(None if math.isnan(v) else v for v in values))
+            for model, values in table.rows.items()
+        )
+        yield PublishedTable(**{**dict(table), "rows": rows})

@@ -1,0 +1,1 @@
+"""ToolBench: retrieval by codes, and requests solved with virtual APIs."""

@@ -1,0 +1,477 @@
+"""An agent that solves a request step by step: Thought, code, input, response (algorithms §3.4).
+
+A step is three assistant turns. The thought is free text; the action turn is one code, decoded
+under a trie of the tools at hand and Finish; the input turn is JSON after the tool's documentation
+was shown. Only the action turn is constrained (§6), unless `constrain_inputs` binds the input turn
+to the documented schema too. It ends with Finish or after MAX_TURNS steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from factory.codes.arrays import Code
+from factory.codes.codebook import Codebook
+from factory.codes.trie import Trie
+from factory.domain.canon import canonical_json, derive_seed, digest, to_json
+from factory.domain.failures import ModelError
+from factory.domain.jsontext import parse_strict
+from factory.domain.records import (
+    SCHEMA_UNSUPPORTED,
+    UNANSWERED,
+    Completion,
+    Constraint,
+    Message,
+    Request,
+    Sampling,
+)
+from factory.engines.base import Engine
+from factory.score.toolbench.data import (
+    ApiDocument,
+    ApiKey,
+    ToolQuery,
+    environment_name,
+    keys_of_tools,
+    to_tool,
+)
+from factory.score.toolbench.virtual import VirtualApi
+from factory.workspace.templates import Templates
+
+MAX_TURNS = 16
+"""Steps of an attempt (§3.4)."""
+MAX_RESPONSE = 1024
+"""Characters of an API's response that the agent sees (§3.4)."""
+TEMPERATURES = (0.0, 0.6, 1.0, 1.0, 1.0)
+"""Of the attempts, one after the other, while the last one gave up (§3.4)."""
+EXCUSES = ("i'm sorry", "i’m sorry", "apologize")
+"""In a final answer they count as giving up (§3.4)."""
+FINISH = ApiKey("", "Finish")
+"""The action that ends a trajectory."""
+FINISH_DOCUMENT: Mapping[str, Any] = {
+    "name": "Finish",
+    "description": "Ends the task: with an answer for the user, or by giving up to start again.",
+    "required": [
+        {
+            "name": "return_type",
+            "type": "string",
+            "description": "give_answer or give_up_and_restart",
+        }
+    ],
+    "optional": [
+        {
+            "name": "final_answer",
+            "type": "string",
+            "description": "What the user is told, whole; needed with give_answer",
+        }
+    ],
+}
+FINISH_TOOL: Mapping[str, Any] = {
+    "name": "Finish",
+    "arguments": {
+        "type": "dict",
+        "properties": {
+            "return_type": {"type": "string", "enum": ["give_answer", "give_up_and_restart"]},
+            "final_answer": {"type": "string"},
+        },
+        "required": ["return_type"],
+    },
+}
+"""What FINISH_DOCUMENT says, as a tool's document."""
+Setting = Literal["gt", "retrieval"]
+"""Ground-truth tools are named and the only ones at hand; or all tools are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Thought, action, input, response. Example: Step(thought="First the rate.", …)."""
+
+    thought: str
+    """Free text."""
+    action: str
+    """The action turn's text: a code, or a name."""
+    key: ApiKey | None
+    """What it names: an API, FINISH, or None where it names nothing."""
+    arguments: str
+    """The input turn's text."""
+    response: str
+    """What the API said, as the agent saw it; empty for Finish."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """An attempt at one request. Example: Trajectory(query_id="I1-Inst/588", …)."""
+
+    query_id: str
+    """The request's id."""
+    query: str
+    """The request."""
+    steps: tuple[Step, ...]
+    """In order; the last is Finish where it ended by itself."""
+    return_type: str
+    """give_answer, give_up_and_restart, or empty where Finish was never called."""
+    final_answer: str
+    """What the user is told."""
+    reason: str = ""
+    """Why it ended without an answer: gave_up, repeated, finish_json, max_turns, a finish reason
+    of the engine; empty with an answer."""
+    attempts: int = 1
+    """Attempts made; this is the last of them."""
+
+
+class ActionSpace(Protocol):
+    """How an agent names its next action."""
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the action turn may decode."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Of the action turn."""
+        ...
+
+    @property
+    def listing(self) -> Sequence[str]:
+        """Names that the system prompt lists; none where codes are known by heart."""
+        ...
+
+    def __contains__(self, key: ApiKey) -> bool:
+        """Whether an API is at hand; FINISH always is."""
+        ...
+
+    def read(self, text: str) -> ApiKey | None:
+        """The action that a text names, FINISH among them; None for nothing."""
+        ...
+
+    def write(self, key: ApiKey) -> str:
+        """The text that names an action."""
+        ...
+
+
+class Codes:
+    """Actions by code: the trie holds the codes of the tools at hand, and one for Finish.
+
+    Example: Codes(codebook, bench_documents, folder=state / "tries").
+    """
+
+    def __init__(
+        self,
+        codebook: Codebook,
+        documents: Mapping[ApiKey, Sequence[ApiDocument]],
+        *,
+        folder: Path,
+    ) -> None:
+        """Make the trie of all documents that have a code.
+
+        Args:
+            codebook: of the checkpoint that acts.
+            documents: APIs at hand.
+            folder: where tries are written, one file a set of tools.
+        """
+        self._codebook, self._folder = codebook, folder
+        self._texts: dict[ApiKey, str] = {}
+        self._keys: dict[str, ApiKey] = {}
+        for key, several in documents.items():
+            for tool in keys_of_tools(several):
+                if tool in codebook and key not in self._texts:
+                    self._texts[key] = codebook.code_text(tool)
+                    self._keys.setdefault(self._texts[key], key)
+        finish = _finish_code(codebook)
+        self._texts[FINISH] = finish
+        self._keys[finish] = FINISH
+        self._constraint = self._make_trie(self._texts)
+
+    @property
+    def constraint(self) -> Constraint:
+        return self._constraint
+
+    @property
+    def max_tokens(self) -> int:
+        return self._codebook.num_levels + 1
+
+    @property
+    def listing(self) -> Sequence[str]:
+        return ()
+
+    def __contains__(self, key: ApiKey) -> bool:
+        return key in self._texts
+
+    def read(self, text: str) -> ApiKey | None:
+        code = self._codebook.parse(text)
+        return None if code is None else self._keys.get(self._codebook.text_of(code))
+
+    def write(self, key: ApiKey) -> str:
+        return self._texts[key]
+
+    def only(self, keys: Sequence[ApiKey]) -> Codes:
+        """The same codes with only these tools and Finish at hand (§2.8 GT, in-domain)."""
+        small = object.__new__(Codes)
+        small._codebook, small._folder = self._codebook, self._folder
+        small._texts = {key: self._texts[key] for key in (*keys, FINISH) if key in self._texts}
+        small._keys = {text: key for key, text in reversed(list(small._texts.items()))}
+        small._constraint = small._make_trie(small._texts)
+        return small
+
+    def _make_trie(self, texts: Mapping[ApiKey, str]) -> Constraint:
+        codes = sorted(set(texts.values()))
+        path = self._folder / f"{digest(canonical_json([self._codebook.sha(), codes]), 16)}.npz"
+        if not path.exists():
+            spelt = _spellings(self._codebook)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            end = Trie.load(self._codebook.trie_path).end
+            Trie.build([spelt(text) for text in codes], codes, end).save(path)
+        return Constraint(trie=str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Actions by name, in free text: for models without codes, and for servers behind HTTP."""
+
+    keys: tuple[ApiKey, ...]
+    """The APIs at hand, listed in the system prompt."""
+    constraint: None = None
+    """Names are not constrained: one that does not exist is an error the agent is told."""
+    max_tokens: int = 64
+    """Of the action turn."""
+
+    @property
+    def listing(self) -> Sequence[str]:
+        return [*map(environment_name, self.keys), FINISH.api]
+
+    def __contains__(self, key: ApiKey) -> bool:
+        return key == FINISH or key in self.keys
+
+    def read(self, text: str) -> ApiKey | None:
+        name = text.strip()
+        return next((key for key in (*self.keys, FINISH) if self.write(key) == name), None)
+
+    def write(self, key: ApiKey) -> str:
+        return FINISH.api if key == FINISH else environment_name(key)
+
+
+def _finish_code(codebook: Codebook) -> str:
+    """Code of the tool called Finish, else the one reserved for it, else the last free one."""
+    for entry in codebook.tools:
+        if entry.tool.name == FINISH.api:
+            return codebook.code_text(entry.tool.id)
+    if codebook.finish is not None:
+        return codebook.text_of(codebook.finish)
+    if not codebook.tokens:
+        raise ModelError(
+            f"{codebook.coder.name} codes leave none for Finish",
+            where=str(codebook.trie_path.parent),
+            remedy="add a tool called Finish and train a round, or use a coder with code tokens",
+        )
+    levels = [range(len(level) - 1, -1, -1) for level in codebook.tokens]
+    texts = map(codebook.text_of, itertools.product(*levels))
+    return next(text for text in texts if codebook.tool_of(text) is None)
+
+
+def _spellings(codebook: Codebook) -> Callable[[str], Code]:
+    """Token ids of a code's text: those of the saved trie, or of its code tokens."""
+    saved = {tool: tokens for tokens, tool in Trie.load(codebook.trie_path).codes()}
+    head = json.loads((codebook.trie_path.parent / "codebook.json").read_text(encoding="utf-8"))
+    ids: Mapping[str, int] = head["token_ids"]
+
+    def spell(text: str) -> Code:
+        tool = codebook.tool_of(text)
+        if tool is not None:
+            return saved[tool.id]
+        code = codebook.parse(text)
+        assert code is not None
+        if code == codebook.finish:
+            return codebook.finish_ids
+        return tuple(ids[codebook.tokens[place][number]] for place, number in enumerate(code))
+
+    return spell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """Everything an attempt needs. Example: await Agent(engine=…).solve(query, actions)."""
+
+    engine: Engine
+    """The model that acts."""
+    templates: Templates
+    """Of `toolbench`."""
+    apis: VirtualApi
+    """Answers its calls."""
+    documents: Mapping[ApiKey, Sequence[ApiDocument]]
+    """Documentation of every API at hand."""
+    seed: int = 0
+    """Of the run."""
+    max_turns: int = MAX_TURNS
+    """Steps of an attempt."""
+    max_tokens: int = 512
+    """Of a thought, and of an input."""
+    temperatures: Sequence[float] = TEMPERATURES
+    """Of the attempts; one is no retry."""
+    constrain_inputs: bool = False
+    """Bind inputs to the schema of the tool that was named; off in the paper (§6)."""
+
+    async def solve(
+        self, query: ToolQuery, actions: ActionSpace, setting: Setting = "retrieval"
+    ) -> Trajectory:
+        """Attempts at one request, until one does not give up; the last one made."""
+        for attempt, temperature in enumerate(self.temperatures, start=1):
+            made = await self._attempt(query, actions, setting, attempt, temperature)
+            if made.reason not in ("gave_up", "repeated"):
+                break
+        return made
+
+    async def _attempt(
+        self,
+        query: ToolQuery,
+        actions: ActionSpace,
+        setting: Setting,
+        attempt: int,
+        temperature: float,
+    ) -> Trajectory:
+        """One attempt from the start."""
+        system = self.templates.render("agent", tools=list(actions.listing))
+        turns = [Message(role="system", content=system), Message(role="user", content=query.text)]
+        trajectory = Trajectory(
+            query_id=query.id,
+            query=query.text,
+            steps=(),
+            return_type="",
+            final_answer="",
+            reason="max_turns",
+            attempts=attempt,
+        )
+        seen: set[tuple[ApiKey, str]] = set()
+        head = ""
+        if setting == "gt":
+            # The tools at hand are named at the head of the plan (§3.4).
+            named = [actions.write(key) for key in sorted(query.relevant) if key in actions]
+            if named:
+                head = f"I am using one of the following tools: [{', '.join(named)}]. "
+        for number in range(self.max_turns):
+            name = f"{query.id}/{attempt}/{number}"
+            step = await self._step(name, turns, actions, temperature, "" if number else head)
+            if isinstance(step, str):
+                return replace(trajectory, reason=step)
+            trajectory = replace(trajectory, steps=(*trajectory.steps, step))
+            if step.key == FINISH:
+                return _finish(trajectory, step.arguments)
+            if step.key is not None:
+                call = (step.key, "".join(step.arguments.split()))
+                if call in seen:
+                    return replace(trajectory, reason="repeated")
+                seen.add(call)
+        return trajectory
+
+    async def _step(
+        self,
+        name: str,
+        turns: list[Message],
+        actions: ActionSpace,
+        temperature: float,
+        prefix: str,
+    ) -> Step | str:
+        """The three turns of a step, added to `turns`; or why the engine gave none."""
+
+        async def say(kind: str, max_tokens: int, constraint: Constraint | None) -> str | None:
+            sampling = Sampling(
+                temperature=temperature,
+                max_tokens=max_tokens,
+                seed=derive_seed(self.seed, name, kind),
+            )
+            request = Request(
+                id=f"{name}/{kind}",
+                messages=tuple(turns),
+                sampling=sampling,
+                constraint=constraint,
+                logprob=False,
+            )
+            completion = await self._ask(request)
+            if completion.finish_reason in UNANSWERED:
+                turns.append(Message(role="assistant", content=completion.finish_reason))
+                return None
+            text = (prefix if kind == "thought" else "") + completion.text
+            turns.append(Message(role="assistant", content=text))
+            return text
+
+        def ask(template: str, **variables: Any) -> None:
+            text = self.templates.render(template, **variables)
+            turns.append(Message(role="user", content=text))
+
+        if (thought := await say("thought", self.max_tokens, None)) is None:
+            return turns[-1].content
+        ask("action")
+        if (action := await say("action", actions.max_tokens, actions.constraint)) is None:
+            return turns[-1].content
+        key = actions.read(action)
+        if key is None:
+            known = to_json({"error": f"there is no tool {action.strip()!r}", "response": ""})
+            turns.append(Message(role="user", content=known))
+            return Step(thought=thought, action=action, key=None, arguments="", response=known)
+        ask("input", documentation=self._documentation(key))
+        bound = self._input_constraint(key) if self.constrain_inputs else None
+        if (arguments := await say("input", self.max_tokens, bound)) is None:
+            return turns[-1].content
+        response = "" if key == FINISH else await self._call(key, arguments)
+        turns.append(Message(role="user", content=response))
+        return Step(thought=thought, action=action, key=key, arguments=arguments, response=response)
+
+    async def _ask(self, request: Request) -> Completion:
+        """The answer; a free one where the documented schema cannot constrain it."""
+        completion = (await self.engine.sample([request]))[0].completions[0]
+        if completion.finish_reason == SCHEMA_UNSUPPORTED:
+            request = replace(request, constraint=None)
+            completion = (await self.engine.sample([request]))[0].completions[0]
+        return completion
+
+    def _input_constraint(self, key: ApiKey) -> Constraint | None:
+        """The schema of an input; None where the documentation is no tool's."""
+        if key == FINISH:
+            return Constraint(tools=(dict(FINISH_TOOL),))
+        tool = to_tool(self.documents[key][0])
+        return Constraint(tools=(tool.document,)) if tool else None
+
+    async def _call(self, key: ApiKey, text: str) -> str:
+        """The response as the agent sees it; input that is no JSON object reaches no API."""
+        try:
+            arguments = parse_strict(text)
+            if not isinstance(arguments, dict):
+                raise ValueError("the input is no JSON object")
+        except (ValueError, RecursionError) as error:
+            return to_json({"error": f"the input cannot be read: {error}", "response": ""})
+        found = await self.apis.call(self.documents[key][0], arguments)
+        return found.text[:MAX_RESPONSE]
+
+    def _documentation(self, key: ApiKey) -> Mapping[str, Any]:
+        """Name, description, required and optional parameters (§3.4)."""
+        if key == FINISH:
+            return FINISH_DOCUMENT
+        document = self.documents[key][0].document
+        return {
+            "name": key.api,
+            "description": document.get("api_description", ""),
+            "required": document.get("required_parameters", []),
+            "optional": document.get("optional_parameters", []),
+        }
+
+
+def _finish(trajectory: Trajectory, text: str) -> Trajectory:
+    """The trajectory ended by Finish with this input."""
+    try:
+        arguments = parse_strict(text)
+        return_type = str(arguments["return_type"])
+        answer = str(arguments.get("final_answer", ""))
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return replace(trajectory, reason="finish_json")
+    excuse = any(excuse in answer.lower() for excuse in EXCUSES)
+    gave_up = return_type != "give_answer" or excuse
+    return replace(
+        trajectory,
+        return_type=return_type,
+        final_answer=answer,
+        reason="gave_up" if gave_up else "",
+    )

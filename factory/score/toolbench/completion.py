@@ -1,0 +1,332 @@
+"""ToolBench's requests solved with virtual APIs and judged: SoPR and SoWR."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import Field
+
+from factory.codes.codebook import Codebook
+from factory.domain.canon import canonical_json, digest, to_json
+from factory.domain.failures import ContentError
+from factory.domain.records import Checkpoint, ItemScore
+from factory.engines.base import Engine
+from factory.engines.serving import serve
+from factory.ledger.lineage import find_checkpoint, is_address
+from factory.score.base import Scorable, Setup, check_path, plain_name, resolve
+from factory.score.card import Average, Scorecard, make_card
+from factory.score.published import PublishedTable
+from factory.score.toolbench.agent import ActionSpace, Agent, Codes, Names, Setting, Trajectory
+from factory.score.toolbench.data import (
+    ToolBench,
+    ToolBenchDefinition,
+    ToolQuery,
+    make_items,
+    name_categories,
+    toolbench_sha,
+)
+from factory.score.toolbench.judge import (
+    CREDIT,
+    NUM_RUNS,
+    RULES_VERSION,
+    Judge,
+    Status,
+    outcome,
+    pass_rate,
+    read_predictions,
+    to_converted,
+    to_prediction,
+)
+from factory.score.toolbench.virtual import VirtualApi
+from factory.workspace.folder import Workspace
+from factory.workspace.templates import Templates
+
+
+class CompletionDefinition(ToolBenchDefinition):
+    """eval/<name>.toml of the kind `completion`."""
+
+    kind: Literal["completion"]
+    judge: str = ""
+    """Judges, and plays APIs that no cache knows: checkpoint id, folder, http://host:port/v1#NAME."""
+    setting: Setting = "retrieval"
+    """gt: only the right tools are at hand."""
+    reference: str = ""
+    """Converted answers to win against; empty is no SoWR."""
+    cache: str = ""
+    """StableToolBench's tool_response_cache."""
+    runs: int = Field(NUM_RUNS, ge=1)
+    """Evaluator runs."""
+    constrain_inputs: bool = False
+    """Bind the agent's inputs to the tools' schemas; the paper binds its actions only."""
+    allow_public_host: bool = False
+    """Whether the judge's address may be public."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion(Scorable):
+    """ToolBench's requests, solved with virtual APIs and judged: SoPR and SoWR."""
+
+    definition: CompletionDefinition
+    """Its options."""
+    bench: ToolBench
+    """Requests and documents."""
+    data_sha: str
+    """Hash of both."""
+    _judges: dict[str, Checkpoint] = field(default_factory=dict, init=False, compare=False)
+    """The judge, once its weights are hashed."""
+
+    @classmethod
+    def load(cls, workspace: Workspace, name: str, definition: CompletionDefinition) -> Completion:
+        bench = definition.load_data(workspace, name)
+        if not definition.judge:
+            plain = plain_name(name)
+            raise ContentError(
+                f"{plain} has no judge",
+                where=f"eval/{plain}.toml",
+                remedy='judge = "http://127.0.0.1:8000/v1#NAME" in it, or a model folder or '
+                f"checkpoint id; once: factory score {plain} --set judge=r1",
+            )
+        if (folder := resolve(workspace, definition.judge)).is_dir():
+            definition = definition.model_copy(update={"judge": str(folder)})
+        check_path(workspace, definition.reference, name, "reference")
+        check_path(workspace, definition.cache, name, "cache")
+        kinds = ("SoPR", "SoWR") if definition.reference else ("SoPR",)
+        return cls(
+            name=name,
+            title=definition.title,
+            split=definition.split,
+            items=make_items(kinds, bench),
+            categories=name_categories(kinds, bench),
+            definition=definition,
+            bench=bench,
+            data_sha=toolbench_sha(bench),
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.bench.notes
+
+    def basis(self, setup: Setup) -> str:
+        templates, of = Templates(setup.workspace, "toolbench"), self.definition
+        names = ("agent", "action", "input", "simulate", "judge_answer", "judge_trajectory")
+        shas = [templates.sha(name) for name in (*names, "judge_pair")]
+        files = [_files_sha(resolve(setup.workspace, x)) for x in (of.cache, of.reference) if x]
+        return digest(
+            canonical_json(
+                [
+                    self.data_sha,
+                    of.setting,
+                    of.constrain_inputs,
+                    of.runs,
+                    self._judge_model(setup).fingerprint,
+                    RULES_VERSION,
+                    shas,
+                    files,
+                ]
+            )
+        )
+
+    def _judge_model(self, setup: Setup) -> Checkpoint:
+        wanted = self.definition.judge
+        if wanted not in self._judges:
+            self._judges[wanted] = find_checkpoint(setup.workspace, setup.settings, wanted)
+        return self._judges[wanted]
+
+    def num_engines(self, setup: Setup, checkpoint: Checkpoint) -> int:
+        """Two where the judge has other weights, unless a server holds one of them."""
+        judge = self._judge_model(setup)
+        here = {x.fingerprint for x in (judge, checkpoint) if not is_address(x.path)}
+        return max(1, len(here))
+
+    def _open_judge(
+        self, setup: Setup, checkpoint: Checkpoint, engine: Engine
+    ) -> contextlib.AbstractAsyncContextManager[Engine]:
+        """The judge's engine: the checkpoint's own where that is the judge."""
+        judge = self._judge_model(setup)
+        if judge.fingerprint == checkpoint.fingerprint:
+            return contextlib.nullcontext(engine)
+        return serve(
+            setup.workspace,
+            setup.settings,
+            judge,
+            notify=setup.notify,
+            allow_public=self.definition.allow_public_host,
+            num_engines=self.num_engines(setup, checkpoint),
+        )
+
+    async def score(
+        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
+    ) -> list[ItemScore]:
+        assert engine is not None
+        of, workspace = self.definition, setup.workspace
+        templates, state = Templates(workspace, "toolbench"), workspace.state / "toolbench"
+        wanted = None
+        if of.reference:
+            known = read_predictions(resolve(workspace, of.reference))
+            wanted = {
+                query.id: known[query.id.split("/")[1]]
+                for query in self.bench.queries
+                if query.id.split("/")[1] in known
+            }
+        async with self._open_judge(setup, checkpoint, engine) as judging:
+            apis = VirtualApi(
+                templates,
+                cache=resolve(workspace, of.cache) if of.cache else None,
+                engine=judging,
+                own=state / "made_up.jsonl",
+            )
+            documents = self.bench.documents
+            agent = Agent(
+                engine=engine,
+                templates=templates,
+                apis=apis,
+                documents=documents,
+                constrain_inputs=of.constrain_inputs,
+            )
+            actions = self._actions(setup, checkpoint, state / "tries")
+            num_done = 0
+
+            async def solve(query: ToolQuery) -> Trajectory:
+                nonlocal num_done
+                made = await agent.solve(query, actions(query), of.setting)
+                num_done += 1
+                setup.progress(num_done, len(self.bench.queries))
+                return made
+
+            made = {x.query_id: x for x in await asyncio.gather(*map(solve, self.bench.queries))}
+            judged = await Judge(engine=judging, templates=templates).evaluate(
+                [query.id for query in self.bench.queries],
+                {key: to_prediction(each) for key, each in made.items()},
+                wanted,
+                of.runs,
+            )
+        return [
+            self._judge(query, made[query.id], [run[query.id] for run in judged.statuses])
+            for query in self.bench.queries
+        ] + [
+            _judge_pair(query, judged.votes.get(query.id, ()))
+            for query in (self.bench.queries if wanted is not None else ())
+        ]
+
+    def _actions(
+        self, setup: Setup, checkpoint: Checkpoint, folder: Path
+    ) -> Callable[[ToolQuery], ActionSpace]:
+        """How the agent names tools: by code where its checkpoint has codes, else by name."""
+        served = is_address(checkpoint.path)
+        codebook = None if served else Codebook.load(Path(checkpoint.path))
+        setting = self.definition.setting
+        if codebook is None:
+            # Names have to be listed: the request's own APIs, the relevant ones alone with gt.
+            return lambda query: Names(
+                tuple(sorted({*query.relevant, *(query.offered if setting != "gt" else ())}))
+            )
+        codes = Codes(codebook, self.bench.documents, folder=folder)
+        if not any(key in codes for key in self.bench.documents):
+            setup.notify(
+                f"{checkpoint.id} has no code for any API of {self.name} and can only finish: "
+                "factory add-tools them, and train a round"
+            )
+        if setting == "retrieval":
+            return lambda query: codes
+        return lambda query: codes.only(sorted(query.relevant))
+
+    def _judge(self, query: ToolQuery, made: Trajectory, statuses: Sequence[Status]) -> ItemScore:
+        """One request solved or not; its mark is the mean credit of the judge's runs."""
+        mark = statistics.fmean(CREDIT[status] for status in statuses)
+        worst = min(statuses, key=lambda status: (CREDIT[status], status == "Unjudged"))
+        return ItemScore(
+            item=f"SoPR/{query.id}",
+            category=f"SoPR {query.split}",
+            correct=mark == 1,
+            value=mark,
+            reason="" if mark == 1 else made.reason or worst.lower(),
+            message=f"judged {', '.join(statuses)}",
+            answer=to_json(to_converted(made)),
+            detail_json=to_json({"statuses": statuses, "attempts": made.attempts}),
+        )
+
+    def card(self, items: Sequence[ItemScore]) -> Scorecard:
+        ordered = self.ordered(items)
+        counts = Counter(item.category for item in ordered)
+        means = []
+        for kind in ("SoPR", "SoWR"):
+            names = [name for name in self.categories if name.startswith(kind)]
+            total = sum(counts[name] for name in names)
+            if names:
+                shares = {name: counts[name] / total for name in names}
+                means.append(Average("mean", kind, dict.fromkeys(names, 1 / len(names))))
+                means.append(Average("by requests", kind, shares))
+        notes = {
+            name: _note([json.loads(x.detail_json) for x in ordered if x.category == name])
+            for name in self.categories
+        }
+        return make_card(ordered, means, notes=notes)
+
+    def answers(self, items: Sequence[ItemScore]) -> Mapping[str, Any]:
+        """By request, in StableToolBench's converted form."""
+        return {
+            item.item.removeprefix("SoPR/"): json.loads(item.answer)
+            for item in items
+            if item.answer
+        }
+
+    def beside(self, table: PublishedTable, card: Scorecard) -> Mapping[str, float]:
+        return {
+            line.name.removesuffix("-Inst"): line.estimate.value
+            for line in card.categories
+            if line.estimate
+        }
+
+
+def _judge_pair(query: ToolQuery, votes: Sequence[Any]) -> ItemScore:
+    """One request won against the reference or not."""
+    found = outcome(votes)
+    words = {"candidate": "", "tie": "tie", "reference": "lost", "unjudged": "unjudged"}
+    return ItemScore(
+        item=f"SoWR/{query.id}",
+        category=f"SoWR {query.split}",
+        correct=found == "candidate",
+        value=float(found == "candidate"),
+        reason=words[found],
+        message=f"votes for {', '.join(votes) or 'nobody'}",
+        answer="",
+        detail_json=to_json({"votes": votes}),
+    )
+
+
+def _note(details: Sequence[Mapping[str, Any]]) -> str:
+    """The spread of the judge's runs (SoPR), or why pairs are not won (SoWR); what was not read."""
+    if "votes" in details[0]:
+        counts = Counter(outcome(each["votes"]) for each in details)
+        votes = [vote for each in details for vote in each["votes"]]
+        return (
+            f"{counts['tie']} tied, {counts['reference']} lost, {counts['unjudged']} unjudged of "
+            f"{len(details)}; {votes.count('unjudged')} of {len(votes)} votes unread"
+        )
+    ids = [str(number) for number in range(len(details))]
+    runs = [
+        {key: cast(Status, each["statuses"][run]) for key, each in zip(ids, details, strict=True)}
+        for run in range(len(details[0]["statuses"]))
+    ]
+    rate = pass_rate(runs, ids)
+    num_unjudged = sum(list(run.values()).count("Unjudged") for run in runs)
+    return (
+        f"{num_unjudged} of {len(runs) * len(ids)} judgements unread; std {rate.std:.2f}; "
+        f"runs {', '.join(f'{share:.2f}' for share in rate.runs)}"
+    )
+
+
+def _files_sha(path: Path) -> str:
+    """Hash of a file's bytes, or of the names and sizes of a folder's files."""
+    if path.is_file():
+        return digest(path.read_text(encoding="utf-8", errors="replace"))
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    return digest(canonical_json([[str(f.relative_to(path)), f.stat().st_size] for f in files]))

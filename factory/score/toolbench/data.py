@@ -1,0 +1,475 @@
+"""ToolBench's data, as its two kinds of benchmark load them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from factory.domain.canon import digest, to_json, tool_id
+from factory.domain.failures import ContentError, InputError
+from factory.domain.records import Tool
+from factory.score.base import find_data
+from factory.score.definition import Definition, first_of_each
+from factory.score.items import Item
+from factory.tools.dialects import read_dialect
+from factory.workspace.folder import Workspace
+
+
+class ToolBenchDefinition(Definition):
+    """What definitions on ToolBench's data have in common."""
+
+    data: str = ""
+    """ToolBench's folder, or StableToolBench's."""
+    splits: tuple[str, ...] = ()
+    """The wanted ones; none is all that the folder has."""
+    limit: int = Field(0, ge=0)
+    """Requests of each split; 0 is all."""
+
+    def load_data(self, workspace: Workspace, name: str) -> ToolBench:
+        """The folder's requests and documents."""
+        bench = load_toolbench(find_data(workspace, self.data, name), self.splits)
+        queries = first_of_each(bench.queries, self.limit, lambda query: query.split)
+        return ToolBench(
+            queries=tuple(queries),
+            documents=bench.documents,
+            domains=bench.domains,
+            notes=bench.notes,
+        )
+
+
+def name_categories(groups: Sequence[str], bench: ToolBench) -> tuple[str, ...]:
+    """A category for each split in each group (a setting, or what is judged)."""
+    return tuple(f"{group} {split}" for group in groups for split in bench.splits)
+
+
+def make_items(groups: Sequence[str], bench: ToolBench) -> tuple[Item, ...]:
+    """Every request once in each group."""
+    return tuple(
+        Item(
+            id=f"{group}/{query.id}",
+            category=f"{group} {query.split}",
+            query=query.text,
+            functions=(),
+            ground_truth=tuple(sorted(query.relevant)),
+        )
+        for group in groups
+        for query in bench.queries
+    )
+
+
+def toolbench_sha(bench: ToolBench) -> str:
+    """Hash of requests, documents and domains."""
+    queries = [[q.id, q.text, sorted(q.relevant), q.offered] for q in bench.queries]
+    documents = [
+        [key, [each.document for each in several]] for key, several in bench.documents.items()
+    ]
+    domains = {group: sorted(keys) for group, keys in bench.domains.items()}
+    return digest(to_json([queries, documents, domains]))
+
+
+SPLITS: Mapping[str, str] = {
+    "I1-Inst": "G1_instruction",
+    "I2-Inst": "G2_instruction",
+    "I3-Inst": "G3_instruction",
+    "I1-Tool": "G1_tool",
+    "I1-Cat": "G1_category",
+    "I2-Cat": "G2_category",
+}
+"""The six test splits by the papers' names, with the files' names."""
+
+
+GROUPS = ("I1", "I2", "I3")
+"""Single tool; several tools of a category; several tools of a collection."""
+
+
+class ApiKey(NamedTuple):
+    """What identifies a tool of ToolBench."""
+
+    tool: str
+    """RapidAPI's tool."""
+    api: str
+    """One of its APIs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiDocument:
+    """One description of an API. Example: ApiDocument(key=ApiKey("Vimeo", "SearchVideos"), …)."""
+
+    key: ApiKey
+    """Whose description it is; an API may have several."""
+    document: dict[str, Any]
+    """category_name, tool_name, api_name, api_description, required_parameters, …"""
+
+    @property
+    def category(self) -> str:
+        return str(self.document.get("category_name", ""))
+
+    @property
+    def text(self) -> str:
+        """What a retriever reads (§5.1)."""
+        of = self.document
+        schema = of.get("template_response", of.get("schema", {}))
+        return ", ".join(
+            (
+                self.category,
+                *self.key,
+                str(of.get("api_description", of.get("description", ""))),
+                f"required_params: {json.dumps(of.get('required_parameters', []))}",
+                f"optional_params: {json.dumps(of.get('optional_parameters', []))}",
+                f"return_schema: {json.dumps(schema)}",
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolQuery:
+    """A labelled request. Example: ToolQuery(id="I1-Inst/588", split="I1-Inst", text="…", …)."""
+
+    id: str
+    """Split and number, unique in the benchmark."""
+    split: str
+    """One of SPLITS."""
+    text: str
+    """The request."""
+    relevant: frozenset[ApiKey]
+    """The APIs that answer it, at least one."""
+    offered: tuple[ApiKey, ...] = ()
+    """The APIs it was written for; empty where the layout does not tell."""
+
+    @property
+    def group(self) -> str:
+        """I1, I2 or I3."""
+        return self.split[:2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolBench:
+    """Requests of the splits that a folder has, and the documents to find."""
+
+    queries: tuple[ToolQuery, ...]
+    """Split by split, in the files' order."""
+    documents: Mapping[ApiKey, tuple[ApiDocument, ...]]
+    """Descriptions of every API, in the files' order."""
+    domains: Mapping[str, frozenset[ApiKey]]
+    """The APIs of each group: what in-domain retrieval searches (§2.8)."""
+    notes: tuple[str, ...] = ()
+    """What was left out, or may make figures differ from published ones."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have requests, in the papers' order."""
+        present = {query.split for query in self.queries}
+        return tuple(split for split in SPLITS if split in present)
+
+    def search_space(self, group: str | None) -> list[ApiDocument]:
+        """Documents of one group (in-domain), or of all (multi-domain) for None."""
+        keys = self.documents if group is None else self.domains[group]
+        return [
+            document
+            for key, several in self.documents.items()
+            if key in keys
+            for document in several
+        ]
+
+
+@dataclass(slots=True)
+class _Pile:
+    """What has been read of a folder so far."""
+
+    documents: dict[ApiKey, dict[str, ApiDocument]] = field(default_factory=dict)
+    domains: dict[str, set[ApiKey]] = field(default_factory=dict)
+    queries: dict[str, ToolQuery] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add_document(self, value: object, where: str, group: str = "") -> ApiKey:
+        """Keep a description (equal texts once), and that the group can find it."""
+        document = read_document(value, where)
+        self.documents.setdefault(document.key, {}).setdefault(document.text, document)
+        if group:
+            self.domains.setdefault(group, set()).add(document.key)
+        return document.key
+
+
+def load_toolbench(folder: Path, splits: Sequence[str] = ()) -> ToolBench:
+    """The benchmark in `folder`; `splits` names the wanted ones, all by default.
+
+    Raises InputError where the folder has no labelled requests or no documents, ContentError
+    (with file and line) where a file cannot be read.
+    """
+    for split in splits:
+        if split not in SPLITS:
+            raise InputError(f"no split {split!r}", remedy=f"the splits are {', '.join(SPLITS)}")
+    pile = _Pile()
+    wanted = {split: SPLITS[split] for split in splits or SPLITS}
+    for file in _existing(folder, ("corpus.jsonl", "data/corpus.jsonl")):
+        for where, value in _json_lines(file):
+            pile.add_document(value, where)
+    has_corpus = _read_retrieval(folder, wanted, pile) or bool(pile.documents)
+    _read_query_files(folder, wanted, pile, has_corpus=has_corpus)
+    _read_tool_files(folder, pile)
+    if not pile.queries or not pile.documents:
+        what = "labelled requests" if not pile.queries else "API documents"
+        raise InputError(
+            f"no {what} of ToolBench here",
+            where=str(folder),
+            remedy="give ToolBench's data folder (retrieval/, instruction/, toolenv/) or "
+            "StableToolBench's (test_instruction/ beside corpus.jsonl)",
+        )
+    return _finish(pile)
+
+
+def read_document(value: object, where: str) -> ApiDocument:
+    """One API document. Raises ContentError without a tool and an API name."""
+    if not isinstance(value, dict):
+        raise ContentError("an API document must be an object", where=where)
+    names = value.get("tool_name"), value.get("api_name", value.get("name"))
+    if not all(isinstance(name, str) and name for name in names):
+        raise ContentError("an API document needs tool_name and api_name", where=where)
+    return ApiDocument(key=ApiKey(str(names[0]), str(names[1])), document=value)
+
+
+def _finish(pile: _Pile) -> ToolBench:
+    queries = sorted(pile.queries.values(), key=lambda query: list(SPLITS).index(query.split))
+    lost = {key for query in queries for key in query.relevant if key not in pile.documents}
+    if lost:
+        pile.notes.append(f"{len(lost)} relevant APIs have no document and cannot be found")
+    for group in GROUPS:
+        of_group = [query for query in queries if query.group == group]
+        if of_group and group not in pile.domains:
+            pile.domains[group] = {
+                key for query in of_group for key in (*query.offered, *sorted(query.relevant))
+            }
+            pile.notes.append(
+                f"no corpus of {group} alone: in-domain searches the APIs of its {len(of_group)} "
+                "requests"
+            )
+    return ToolBench(
+        queries=tuple(queries),
+        documents={key: tuple(several.values()) for key, several in pile.documents.items()},
+        domains={group: frozenset(keys) for group, keys in pile.domains.items()},
+        notes=tuple(pile.notes),
+    )
+
+
+# The retriever's files --------------------------------------------------------------------
+
+
+def _read_retrieval(folder: Path, wanted: Mapping[str, str], pile: _Pile) -> bool:
+    """Corpus, queries and qrels of each group; whether there were any."""
+    found = False
+    for number in (1, 2, 3):
+        for base in _existing(folder, (f"retrieval/G{number}", f"G{number}")):
+            corpus = base / "corpus.tsv"
+            if not corpus.is_file():
+                continue
+            found = True
+            keys = {
+                docid: pile.add_document(_parse(text, where), where, f"I{number}")
+                for where, (docid, text) in _table(corpus, header=True)
+            }
+            for split, name in wanted.items():
+                if split.startswith(f"I{number}"):
+                    _read_qrels(base, split, name, keys, pile)
+    return found
+
+
+def _read_qrels(base: Path, split: str, name: str, keys: Mapping[str, ApiKey], pile: _Pile) -> None:
+    """The requests of one split with their relevant APIs."""
+    queries = base / f"test_{name}.query.txt"
+    if not queries.is_file():
+        # Without files of its own the instruction split is the group's whole test set.
+        if not name.endswith("_instruction") or not (base / "test.query.txt").is_file():
+            return
+        queries = base / "test.query.txt"
+        pile.notes.append(f"{split} is the whole of {queries}: there is no test_{name}.query.txt")
+    qrels = base / f"qrels.test_{name}.tsv"
+    relevant: dict[str, set[ApiKey]] = {}
+    for where, row in _table(qrels if qrels.is_file() else base / "qrels.test.tsv"):
+        if len(row) != 4 or row[2] not in keys:
+            raise ContentError("a qrels line is: query id, 0, id of a document, 1", where=where)
+        if row[3].strip() != "0":
+            relevant.setdefault(row[0], set()).add(keys[row[2]])
+    for _, row in _table(queries):
+        _add_query(pile, split, row[0], row[1] if len(row) > 1 else "", relevant.get(row[0], set()))
+
+
+def _table(file: Path, *, header: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """("file:line", cells) of a tab-separated file, quoted as pandas writes it."""
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            reader = csv.reader(stream, delimiter="\t")
+            for number, row in enumerate(reader):
+                if row and not (header and number == 0):
+                    yield f"{file}:{reader.line_num}", row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ContentError(f"cannot be read: {error}", where=str(file)) from error
+
+
+# Query files and tool files ---------------------------------------------------------------
+
+
+def _read_query_files(
+    folder: Path, wanted: Mapping[str, str], pile: _Pile, *, has_corpus: bool
+) -> None:
+    """JSON lists of requests with their APIs, one a split or one a group with lists of ids."""
+    for split, name in wanted.items():
+        if any(query.split == split for query in pile.queries.values()):
+            continue
+        own = _existing(
+            folder,
+            (f"solvable_queries/test_instruction/{name}.json", f"test_instruction/{name}.json"),
+        )
+        whole = _existing(folder, (f"instruction/{name[:2]}_query.json", f"{name[:2]}_query.json"))
+        for file in own[:1] or whole[:1]:
+            ids = None if own else _read_ids(folder, name)
+            if ids is None and not own:
+                if not name.endswith("_instruction"):
+                    continue
+                pile.notes.append(f"{split} is the whole of {file}: there are no lists of test ids")
+            _read_query_file(file, split, ids, pile, has_corpus=has_corpus)
+
+
+def _read_query_file(
+    file: Path, split: str, ids: frozenset[str] | None, pile: _Pile, *, has_corpus: bool
+) -> None:
+    rows = _read_json(file)
+    if not isinstance(rows, list):
+        raise ContentError("must be a JSON list of requests", where=str(file))
+    for number, row in enumerate(rows):
+        where = f"{file}#{number}"
+        if not isinstance(row, dict) or not isinstance(row.get("query"), str):
+            raise ContentError("a request needs a text under 'query'", where=where)
+        offered = tuple(read_document(each, where).key for each in row.get("api_list") or ())
+        for document in row.get("api_list") or ():
+            # The list names its APIs shortly where a corpus describes them.
+            if not has_corpus:
+                pile.add_document(document, where)
+        query_id = str(row.get("query_id", number))
+        if ids is None or query_id in ids:
+            relevant = {_pair(pair, where) for pair in row.get("relevant APIs") or ()}
+            _add_query(pile, split, query_id, row["query"], relevant, offered)
+
+
+def _pair(value: object, where: str) -> ApiKey:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ContentError("a relevant API is [tool name, API name]", where=where)
+    return ApiKey(str(value[0]), str(value[1]))
+
+
+def _read_ids(folder: Path, name: str) -> frozenset[str] | None:
+    """Ids of a split's requests, None where no list says."""
+    folders = ("test_query_ids", "solvable_queries/test_query_ids")
+    names = (f"{name}.json", f"{name}_test_query_ids.json", f"{name}_test_ids.json")
+    paths = [f"{base}/{file}" for base in folders for file in names]
+    for file in _existing(folder, paths):
+        return frozenset(map(str, _read_json(file)))
+    return None
+
+
+def _read_tool_files(folder: Path, pile: _Pile) -> None:
+    """API documents of the tool files, for APIs that nothing else describes."""
+    for base in _existing(folder, ("toolenv/tools",)):
+        for file in sorted(base.glob("*/*.json")):
+            tool = _read_json(file)
+            if not isinstance(tool, dict):
+                raise ContentError("a tool file must be an object", where=str(file))
+            for api in tool.get("api_list") or ():
+                if not isinstance(api, dict):
+                    raise ContentError("an API must be an object", where=str(file))
+                document = {
+                    "category_name": file.parent.name,
+                    "tool_name": tool.get("tool_name"),
+                    "tool_description": tool.get("tool_description") or "",
+                    "api_name": api.get("name"),
+                    "api_description": api.get("description", ""),
+                    **{k: v for k, v in api.items() if k not in ("name", "description")},
+                }
+                key = read_document(document, str(file)).key
+                if key not in pile.documents:
+                    pile.add_document(document, str(file))
+
+
+def _add_query(
+    pile: _Pile,
+    split: str,
+    number: str,
+    text: str,
+    relevant: Iterable[ApiKey],
+    offered: tuple[ApiKey, ...] = (),
+) -> None:
+    query_id, keys = f"{split}/{number}", frozenset(relevant)
+    if query_id in pile.queries:
+        return
+    if not keys:
+        pile.notes.append(f"{query_id} has no relevant API and is left out")
+        return
+    pile.queries[query_id] = ToolQuery(
+        id=query_id, split=split, text=text, relevant=keys, offered=offered
+    )
+
+
+def _existing(folder: Path, paths: Iterable[str]) -> list[Path]:
+    return [folder / path for path in paths if (folder / path).exists()]
+
+
+def _json_lines(file: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(_read_text(file).split("\n"), start=1):
+        if line.strip():
+            yield f"{file}:{number}", _parse(line, f"{file}:{number}")
+
+
+def _read_json(file: Path) -> Any:
+    return _parse(_read_text(file), str(file))
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContentError(f"cannot be read: {error}", where=str(file)) from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"not valid JSON: {error}", where=where) from error
+
+
+def to_tool(document: ApiDocument) -> Tool | None:
+    """The tool that `factory add-tools` makes of a document; None where it makes none.
+
+    Equal documents of one API have equal ids.
+    """
+    try:
+        (made,) = read_dialect(document.document).documents
+    except ValueError:
+        return None
+    return Tool(id=tool_id(made), document=made)
+
+
+def keys_of_tools(documents: Iterable[ApiDocument]) -> dict[str, ApiKey]:
+    """The API of each tool id that the documents make."""
+    tools = ((to_tool(document), document.key) for document in documents)
+    return {tool.id: key for tool, key in tools if tool is not None}
+
+
+def environment_name(key: ApiKey) -> str:
+    """The name under which ToolBench's environment calls an API (§3.1); not an identity."""
+
+    def standardise(text: str) -> str:
+        plain = re.sub(r"[^0-9a-zA-Z]", "_", text).lower()
+        plain = re.sub(r"_+", "_", plain).strip("_")
+        return f"get_{plain}" if plain[:1].isdigit() else plain
+
+    api = standardise(key.api)
+    if api in ("from", "class", "return", "false", "true", "id", "and"):
+        api = f"is_{api}"
+    return f"{api}_for_{standardise(key.tool)}"[-64:]

@@ -1,0 +1,241 @@
+"""Retrieval on ToolBench: checkpoints by code, beside BM25 and embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from factory.codes.codebook import Codebook
+from factory.domain.canon import canonical_json, digest, to_json
+from factory.domain.records import Checkpoint, ItemScore
+from factory.engines.base import Engine
+from factory.engines.retrieve import Retriever as CodeRetriever
+from factory.engines.serving import engine_settings
+from factory.score.base import Baseline, Scorable, Setup, check_path, resolve
+from factory.score.card import Average, Line, Scorecard, make_card
+from factory.score.estimates import combine
+from factory.score.items import Item
+from factory.score.published import PublishedTable
+from factory.score.toolbench.data import (
+    ApiKey,
+    ToolBench,
+    ToolBenchDefinition,
+    keys_of_tools,
+    make_items,
+    name_categories,
+    toolbench_sha,
+)
+from factory.score.toolbench.ranking import (
+    BM25,
+    CUTOFFS,
+    METRICS,
+    ByCode,
+    EmbSim,
+    Retriever,
+    evaluate,
+    measure,
+)
+from factory.workspace.folder import Workspace
+from factory.workspace.models import fingerprint
+
+HEADLINE = "ndcg@5"
+"""The measure of retrieval that is an item's mark: the textbook's."""
+
+
+class RetrievalDefinition(ToolBenchDefinition):
+    """eval/<name>.toml of the kind `retrieval`."""
+
+    kind: Literal["retrieval"]
+    settings: tuple[Literal["multi-domain", "in-domain"], ...] = Field(
+        ("multi-domain", "in-domain"), min_length=1
+    )
+    depth: int = Field(5, ge=1, le=256)
+    """Beams, and tools that are named; 5 in the papers (§3.5, §7.1)."""
+    bm25: bool = True
+    embedders: tuple[str, ...] = ()
+    """Folders of models whose embeddings are compared: EmbSim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval(Scorable):
+    """ToolBench's requests, answered by the codes of the tools that they need."""
+
+    served: ClassVar[bool] = False
+    definition: RetrievalDefinition
+    """Its options."""
+    bench: ToolBench
+    """Requests and documents."""
+    data_sha: str
+    """Hash of both."""
+
+    @classmethod
+    def load(cls, workspace: Workspace, name: str, definition: RetrievalDefinition) -> Retrieval:
+        bench = definition.load_data(workspace, name)
+        for embedder in definition.embedders:
+            check_path(workspace, embedder, name, "embedders")
+        return cls(
+            name=name,
+            title=definition.title,
+            split=definition.split,
+            items=make_items(definition.settings, bench),
+            categories=name_categories(definition.settings, bench),
+            definition=definition,
+            bench=bench,
+            data_sha=toolbench_sha(bench),
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.bench.notes
+
+    def basis(self, setup: Setup) -> str:
+        shown = setup.prompts.sha("codes/retrieve")
+        return self._basis(["code", shown, self.definition.depth])
+
+    def _basis(self, system: list[object]) -> str:
+        return digest(canonical_json([self.data_sha, self.definition.settings, system]))
+
+    async def score(
+        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
+    ) -> list[ItemScore]:
+        folder = Path(checkpoint.path)
+        codebook = Codebook.load(folder)
+        coded: Set[ApiKey] = set()
+        if codebook is not None:
+            known = frozenset(entry.tool.id for entry in codebook.tools)
+            coded = {
+                key
+                for key, documents in self.bench.documents.items()
+                if not known.isdisjoint(keys_of_tools(documents))
+            }
+        if not coded:
+            setup.notify(
+                f"{checkpoint.id} has no code for any API of {self.name} and finds none: "
+                "factory add-tools them, and train a round"
+            )
+            return self._judge({}, coded)
+        search = await CodeRetriever.open(
+            folder, settings=engine_settings(setup.settings), log=setup.log("retrieve")
+        )
+        async with search:
+            retriever = ByCode(
+                name=checkpoint.id,
+                search=search,
+                coded=search.tool_ids,
+                prompt=lambda query: setup.prompts.render("codes/retrieve", query=query),
+                depth=self.definition.depth,
+            )
+            return await self.rank(retriever, coded)
+
+    async def rank(self, retriever: Retriever, coded: Set[ApiKey] | None = None) -> list[ItemScore]:
+        """Every request in every setting; `coded` are the APIs that can be found at all."""
+        found: dict[str, tuple[ApiKey | None, ...]] = {}
+        for setting in self.definition.settings:
+            result = await evaluate(retriever, self.bench, setting)
+            found |= {f"{setting}/{each.query.id}": each.ranked for each in result.queries}
+        return self._judge(found, coded)
+
+    def _judge(
+        self, found: Mapping[str, tuple[ApiKey | None, ...]], coded: Set[ApiKey] | None
+    ) -> list[ItemScore]:
+        return [judge_ranking(item, found.get(item.id, ()), coded) for item in self.items]
+
+    def baselines(self, setup: Setup) -> Sequence[Baseline]:
+        made = [self._baseline(BM25(), ["BM25"])]
+        for name in self.definition.embedders:
+            folder = resolve(setup.workspace, name)
+            similar = EmbSim(
+                folder=folder,
+                threads=engine_settings(setup.settings).threads,
+                log=setup.log("embed"),
+            )
+            made.append(self._baseline(similar, ["EmbSim", fingerprint(folder)]))
+        return made if self.definition.bm25 else made[1:]
+
+    def _baseline(self, retriever: Retriever, system: list[object]) -> Baseline:
+        return Baseline(
+            name=retriever.name,
+            basis=self._basis(system),
+            score=lambda: self.rank(retriever),
+        )
+
+    def card(self, items: Sequence[ItemScore]) -> Scorecard:
+        ordered = self.ordered(items)
+        groups = [
+            (setting, [name for name in self.categories if name.startswith(f"{setting} ")])
+            for setting in self.definition.settings
+        ]
+        means = [
+            Average("mean", setting, dict.fromkeys(names, 1 / len(names)))
+            for setting, names in groups
+        ]
+        card = make_card(ordered, means)
+        measured = {
+            (metric, name): np.array([json.loads(x.detail_json)[metric] for x in of_category])
+            for name in self.categories
+            for of_category in [[item for item in ordered if item.category == name]]
+            for metric in METRICS
+        }
+        details = [
+            Line(
+                name=name.removeprefix(f"{setting} ") or "mean",
+                scheme=setting,
+                metric=metric,
+                estimate=combine({each: measured[metric, each] for each in of}, weights),
+                num_items=sum(len(measured[metric, each]) for each in of),
+            )
+            for setting, names in groups
+            for metric in METRICS
+            for name, of in [*((each, [each]) for each in names), (f"{setting} ", names)]
+            for weights in [dict.fromkeys(of, 1 / len(of))]
+        ]
+        return Scorecard(
+            categories=card.categories,
+            averages=card.averages,
+            reasons=card.reasons,
+            details=tuple(details),
+        )
+
+    def beside(self, table: PublishedTable, card: Scorecard) -> Mapping[str, float]:
+        """Published figures are of `ndcg_hits`; `I1 NDCG@3` is that of I1-Inst."""
+        setting = "in-domain" if "in-domain" in table.split else "multi-domain"
+        values = {}
+        for line in card.details:
+            if line.scheme == setting and line.metric.startswith("ndcg_hits") and line.estimate:
+                column = f"{line.name.removesuffix('-Inst')} NDCG@{line.metric[-1]}"
+                values[column] = line.estimate.value
+        return values
+
+
+def judge_ranking(
+    item: Item, ranked: Sequence[ApiKey | None], coded: Set[ApiKey] | None
+) -> ItemScore:
+    """One returned list; its mark is HEADLINE, all METRICS are its detail."""
+    relevant = set(item.ground_truth)
+    values = measure(ranked, relevant)
+    num_found = sum(tool in relevant for tool in dict.fromkeys(ranked[: CUTOFFS[-1]]))
+    mark = values[HEADLINE]
+    if mark == 1:
+        reason = ""
+    elif coded is not None and not relevant & coded:
+        reason = "no_code"
+    elif num_found == len(relevant):
+        reason = "ranked_low"
+    else:
+        reason = "partly_found" if num_found else "not_found"
+    return ItemScore(
+        item=item.id,
+        category=item.category,
+        correct=mark == 1,
+        value=mark,
+        reason=reason,
+        message=f"{num_found} of {len(relevant)} relevant tools in the first {CUTOFFS[-1]}",
+        answer=to_json(ranked[: CUTOFFS[-1]]),
+        detail_json=to_json(values),
+    )

@@ -1,0 +1,462 @@
+"""Parameter schemas: every dialect's type words to JSON Schema 2020-12, compiled once a tool.
+
+Tool documents come with Python words (ToolDev, BFCL, ToolACE, Seal-Tools: `dict`, `float`,
+`list[str]`), upper-case words (ToolBench: `STRING`) or JSON Schema's own (OpenAI). Here all become
+one JSON Schema (algorithms A46), against which calls are judged without any coercion.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
+
+from factory.domain.canon import canonical_json
+from factory.domain.records import Tool
+from factory.tools.formats import FORMATS
+from factory.tools.pattern import PatternError, compile_pattern
+
+Schema = dict[str, Any]
+
+
+WORDS: dict[str, str] = {
+    **dict.fromkeys(("string", "str", "text", "char", "character", "enum", "date"), "string"),
+    **dict.fromkeys(("time", "datetime", "binary", "file", "credentials"), "string"),
+    **dict.fromkeys(("date (yyyy-mm-dd)", "time (24-hour hh:mm)"), "string"),
+    **dict.fromkeys(("integer", "int", "long", "short", "byte"), "integer"),
+    **dict.fromkeys(("number", "float", "double", "decimal"), "number"),
+    **dict.fromkeys(("boolean", "bool"), "boolean"),
+    **dict.fromkeys(("array", "list", "tuple", "set", "arraylist", "queue", "stack"), "array"),
+    **dict.fromkeys(("object", "dict", "dictionary", "map", "hashmap", "hashtable"), "object"),
+    **dict.fromkeys(("null", "none", "nonetype"), "null"),
+    **dict.fromkeys(("any", "mixed"), ""),
+}
+"""Type words in lower case, and JSON Schema's word; an empty word is no constraint."""
+
+
+_KINDS = ("string", "integer", "number", "boolean", "array", "object", "null", "")
+
+
+SPELLINGS: dict[str, dict[str, str]] = {
+    name: dict(zip(_KINDS, words, strict=True))
+    for name, words in {
+        "json-schema": _KINDS,
+        "tooldev": ("string", "integer", "float", "boolean", "array", "dict", "null", "any"),
+        "python": ("str", "int", "float", "bool", "list", "dict", "None", "any"),
+        "toolbench": ("STRING", "NUMBER", "NUMBER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "ANY"),
+    }.items()
+}
+"""JSON Schema's words as each dialect spells them. ToolDev's are BFCL's and ToolACE's too."""
+
+
+REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor"})
+"""Keywords that name another schema. A tool document stands alone, so they are refused."""
+
+
+UNSUPPORTED = frozenset({"patternProperties", "unevaluatedProperties", "unevaluatedItems"})
+"""Keywords whose cost or meaning cannot be bounded by one schema."""
+
+
+_SCHEMA_MAPS = ("properties", "dependentSchemas")
+
+
+_SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+
+
+_SCHEMAS = (
+    "items",
+    "additionalProperties",
+    "contains",
+    "propertyNames",
+    "not",
+    "if",
+    "then",
+    "else",
+)
+
+
+_PLAIN = (
+    *("enum", "const", "default", "pattern", "format", "minLength", "maxLength", "multipleOf"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems"),
+    *("uniqueItems", "minContains", "maxContains", "minProperties", "maxProperties"),
+    *("dependentRequired", "required"),
+)
+
+
+_MAX_WORD = 200
+
+
+MAX_WORK = 1_000_000
+"""Steps that one judgement may take, each one to ten microseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledTool:
+    """A tool's parameters, ready to judge calls.
+
+    Example: compile_tool(tool).validator.is_valid({"people": 4}).
+    """
+
+    document: dict[str, Any]
+    """The tool's document."""
+    properties: dict[str, Schema]
+    """Parameter name to its JSON Schema, `default` kept."""
+    required: frozenset[str]
+    """Names that a call must give."""
+    validator: Draft202012Validator
+    """Strict validator of a call's arguments."""
+
+
+def read_type(word: object, depth: int = 0) -> Schema | None:
+    """JSON Schema of a type word; None where the word is not known.
+
+    >>> read_type("List[int]")
+    {'type': 'array', 'items': {'type': 'integer'}}
+    """
+    if isinstance(word, list):
+        return _read_union(word, depth)
+    if not isinstance(word, str) or len(word) > _MAX_WORD or depth > 8:
+        return None
+    text = word.strip().lower().removesuffix(", optional")
+    if text in WORDS:
+        return {"type": WORDS[text]} if WORDS[text] else {}
+    if "|" in text:
+        return _read_union(_split(text, "|"), depth)
+    if text.endswith("[]"):
+        return _read_items(text[:-2], depth)
+    match = re.fullmatch(r"([a-z]+)\s*[\[<(](.*)[\]>)]", text)
+    return _read_generic(match[1], _split(match[2], ","), depth) if match else None
+
+
+def to_json_schema(schema: object) -> Any:
+    """A parameter's schema in JSON Schema 2020-12, known keywords only.
+
+    Objects that declare properties are closed unless they say otherwise: an argument that the
+    document does not name is an invented one. Keywords with values of the wrong kind are dropped;
+    `factory.check` has reported them as schema_invalid.
+    """
+    if isinstance(schema, bool) or not isinstance(schema, Mapping):
+        return schema if isinstance(schema, bool) else {}
+    out: Schema = {}
+    if "type" in schema:
+        out.update(read_type(schema["type"]) or {})
+    for key in _PLAIN:
+        if key in schema and _is_plausible(key, schema[key]):
+            out[key] = schema[key]
+    for key in _SCHEMA_MAPS:
+        if isinstance(schema.get(key), Mapping):
+            out[key] = {name: to_json_schema(part) for name, part in schema[key].items()}
+    for key in _SCHEMA_LISTS:
+        if isinstance(schema.get(key), list) and schema[key]:
+            out[key] = [to_json_schema(part) for part in schema[key]]
+    for key in _SCHEMAS:
+        if isinstance(schema.get(key), Mapping | bool):
+            out[key] = to_json_schema(schema[key])
+    if isinstance(schema.get("items"), list):
+        out["prefixItems"] = [to_json_schema(part) for part in schema["items"]]
+    if out.get("properties"):
+        out.setdefault("additionalProperties", False)
+    if schema.get("nullable") is True and isinstance(out.get("type"), str):
+        out["type"] = [out["type"], "null"]
+    return out
+
+
+def map_types(schema: object) -> Any:
+    """A copy with JSON Schema's type words, for the meta-schema to judge."""
+    return respell(schema, SPELLINGS["json-schema"])
+
+
+def respell(schema: object, words: Mapping[str, str]) -> Any:
+    """A copy with its type words in another spelling; words that nobody knows stay.
+
+    >>> respell({"type": "List[int]"}, SPELLINGS["tooldev"])
+    {'type': 'array', 'items': {'type': 'integer'}}
+    """
+    if isinstance(schema, list):
+        return [respell(part, words) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    out: Schema = {}
+    for key, part in schema.items():
+        if key == "type":
+            fragment = read_type(part)
+            spelled = {"type": part} if fragment is None else _spell(fragment, words)
+            out |= {name: value for name, value in spelled.items() if name not in out}
+        elif key in _SCHEMA_MAPS and isinstance(part, Mapping):
+            out[key] = {name: respell(inner, words) for name, inner in part.items()}
+        elif key == "items" and isinstance(part, list):
+            out["prefixItems"] = respell(part, words)
+        elif key in _SCHEMA_LISTS or key in _SCHEMAS:
+            out[key] = respell(part, words)
+        else:
+            out[key] = part
+    return out
+
+
+def _spell(fragment: Schema, words: Mapping[str, str]) -> Schema:
+    """What read_type gave, in these words; a word for anything is left out where there is none."""
+    out: Schema = {}
+    kind = fragment.get("type", "")
+    if isinstance(kind, list):
+        out["type"] = [words[name] for name in kind]
+    elif words[kind] and not fragment.keys() & {"anyOf"}:
+        out["type"] = words[kind]
+    for key, part in fragment.items():
+        if key != "type":
+            out[key] = respell(part, words)
+    return out
+
+
+def arguments_schema(arguments: Mapping[str, Any]) -> Schema:
+    """JSON Schema of a call's arguments: a closed object."""
+    schema: Schema = to_json_schema(arguments)
+    # Validators go through keywords in order: an invented argument is told before a missing one.
+    return {
+        "type": "object",
+        "additionalProperties": schema.pop("additionalProperties", False),
+        "required": schema.pop("required", []),
+        "properties": schema.pop("properties", {}),
+        **{key: part for key, part in schema.items() if key != "type"},
+    }
+
+
+def make_validator(schema: object) -> Draft202012Validator:
+    """A strict validator: true is not 1, 5.0 is not an integer, patterns take bounded time."""
+    return StrictValidator(schema, format_checker=FORMATS)
+
+
+def compile_tool(tool: Tool) -> CompiledTool:
+    """The tool's parameters, compiled once and kept for the last few thousand tools."""
+    return _COMPILED.get(tool)
+
+
+def walk_parts(
+    schema: object, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
+    """(path, part) of a schema and of every schema inside it."""
+    if isinstance(schema, list):
+        for index, part in enumerate(schema):
+            yield from walk_parts(part, (*path, index))
+    if not isinstance(schema, Mapping):
+        return
+    yield path, schema
+    for key in (*_SCHEMA_LISTS, *_SCHEMAS):
+        yield from walk_parts(schema.get(key), (*path, key))
+    for key in _SCHEMA_MAPS:
+        if isinstance(schema.get(key), Mapping):
+            for name, part in schema[key].items():
+                yield from walk_parts(part, (*path, key, name))
+
+
+def _read_union(words: list[Any], depth: int) -> Schema | None:
+    parts = [read_type(word, depth + 1) for word in words[:16]]
+    if not parts or any(part is None for part in parts):
+        return None
+    known = [part for part in parts if part is not None]
+    if any(not part for part in known):
+        return {}
+    if all(set(part) == {"type"} for part in known):
+        names = list(dict.fromkeys(part["type"] for part in known))
+        return {"type": names[0] if len(names) == 1 else names}
+    return {"anyOf": known}
+
+
+def _read_items(word: str, depth: int) -> Schema | None:
+    items = read_type(word, depth + 1)
+    return None if items is None else {"type": "array", "items": items}
+
+
+def _read_generic(name: str, parts: list[str], depth: int) -> Schema | None:
+    """`list[int]`, `tuple[int, str]`, `dict[str, int]`, `optional[int]`, `union[int, str]`."""
+    if name == "union":
+        return _read_union(parts, depth)
+    if name == "optional":
+        return _read_union([*parts, "null"], depth)
+    kind = WORDS.get(name)
+    inner = [read_type(part, depth + 1) for part in parts]
+    if kind not in ("array", "object") or any(part is None for part in inner):
+        return None
+    if kind == "object":
+        return {"type": "object", "additionalProperties": inner[-1]}
+    if name == "tuple" and len(inner) > 1:
+        return {"type": "array", "prefixItems": inner, "minItems": len(inner), "items": False}
+    return {"type": "array", "items": inner[0]}
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Splits at `mark` outside brackets."""
+    parts, depth, current = [], 0, ""
+    for character in text:
+        depth += (character in "[<(") - (character in "]>)")
+        if character == mark and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += character
+    return [*parts, current]
+
+
+def _is_plausible(key: str, value: object) -> bool:
+    if key == "enum":
+        return isinstance(value, list)
+    if key == "required":
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if key in ("const", "default"):
+        return True
+    if key in ("pattern", "format"):
+        return isinstance(value, str)
+    if key == "uniqueItems":
+        return isinstance(value, bool)
+    if key == "dependentRequired":
+        return isinstance(value, Mapping) and all(
+            _is_plausible("required", names) for names in value.values()
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return key != "multipleOf" or value > 0
+
+
+class TooMuchWork(Exception):
+    """Judging takes more than MAX_WORK; str() is one sentence."""
+
+
+class _Work(threading.local):
+    """What is left of a judgement's steps; outside of one there is no end to them.
+
+    A schema of many alternatives and a value of many items are each small, their product is not.
+    """
+
+    left: float = inf
+
+    def spend(self, cost: int) -> None:
+        self.left -= cost
+        if self.left < 0:
+            raise TooMuchWork(f"judging it takes more than {MAX_WORK:,} steps")
+
+    def __enter__(self) -> None:
+        self.left = MAX_WORK
+
+    def __exit__(self, *_: object) -> None:
+        self.left = inf
+
+
+_WORK = _Work()
+
+
+def bounded_work() -> _Work:
+    """A context: validations in it share MAX_WORK steps, beyond which TooMuchWork is raised."""
+    return _WORK
+
+
+class _Cache:
+    """The most recently used compiled tools, by id, as long as the document is the same."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: OrderedDict[str, CompiledTool] = OrderedDict()
+
+    def get(self, tool: Tool) -> CompiledTool:
+        entry = self._entries.get(tool.id)
+        if entry is None or not (
+            entry.document is tool.document or entry.document == tool.document
+        ):
+            entry = _compile(tool)
+            self._entries[tool.id] = entry
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+        else:
+            self._entries.move_to_end(tool.id)
+        return entry
+
+
+def _compile(tool: Tool) -> CompiledTool:
+    schema = arguments_schema(tool.arguments)
+    return CompiledTool(
+        document=tool.document,
+        properties=schema["properties"],
+        required=frozenset(name for name in schema.get("required", ()) if isinstance(name, str)),
+        validator=make_validator(schema),
+    )
+
+
+def _check_pattern(
+    validator: Draft202012Validator, pattern: str, instance: object, schema: Schema
+) -> Iterator[ValidationError]:
+    if not isinstance(instance, str):
+        return
+    try:
+        compiled = compile_pattern(pattern)
+        _WORK.spend(compiled.weigh(instance))
+        matched = compiled.search(instance)
+    except PatternError as error:
+        yield ValidationError(f"the pattern cannot be used: {error}")
+        return
+    if not matched:
+        yield ValidationError("does not match the pattern")
+
+
+def _check_unique(
+    validator: Draft202012Validator, unique: bool, instance: object, schema: Schema
+) -> Iterator[ValidationError]:
+    if unique and isinstance(instance, list):
+        _WORK.spend(2 * len(instance))
+        seen: set[str] = set()
+        for item in instance:
+            text = canonical_json(item)
+            if text in seen:
+                yield ValidationError("holds an item twice")
+                return
+            seen.add(text)
+
+
+def _is_integer(checker: object, instance: object) -> bool:
+    return isinstance(instance, int) and not isinstance(instance, bool)
+
+
+def _weighed(keyword: str, weigh: Callable[[Any, Any], int]) -> Callable[..., Any]:
+    """The keyword's own check, after its work is counted."""
+    check = Draft202012Validator.VALIDATORS[keyword]
+
+    def check_weighed(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+        _WORK.spend(weigh(value, instance))
+        return check(validator, value, instance, schema)
+
+    return check_weighed
+
+
+def _length(instance: object) -> int:
+    return len(instance) if isinstance(instance, list | dict) else 1
+
+
+_WEIGHTS: dict[str, Callable[[Any, Any], int]] = {
+    **dict.fromkeys(
+        ("anyOf", "oneOf", "allOf", "dependentSchemas"), lambda value, instance: 15 * len(value)
+    ),
+    **dict.fromkeys(
+        ("items", "contains", "propertyNames"), lambda value, instance: 2 * _length(instance)
+    ),
+    "properties": lambda value, instance: 3 * len(value),
+    "prefixItems": lambda value, instance: 5 * min(len(value), _length(instance)),
+    "enum": lambda value, instance: len(value) * (1 + _length(instance) // 8),
+    "required": lambda value, instance: len(value) // 8,
+    "dependentRequired": lambda value, instance: len(value) // 8,
+}
+"""Keywords that make checks multiply, with about how many microseconds they take."""
+
+
+StrictValidator = extend(
+    Draft202012Validator,
+    {keyword: _weighed(keyword, weigh) for keyword, weigh in _WEIGHTS.items()}
+    | {"pattern": _check_pattern, "uniqueItems": _check_unique},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
+)
+
+
+_COMPILED = _Cache(4096)

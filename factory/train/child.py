@@ -1,0 +1,204 @@
+"""Examples -> checkpoint: TRL's SFTTrainer in a child process, supervised by the command.
+
+The child (`python -m factory.train.child '<job>'`) starts from the parent checkpoint with a fresh
+optimizer (A10), gives new tools their codes, learns the examples, and writes a plain model folder
+that an engine serves as it is. The folder is written aside and renamed, so a child that is killed
+is simply run again.
+
+Objective (algorithms §8): token-mean cross-entropy on assistant texts and their end-of-turn
+tokens, all kinds mixed in one epoch (ToolDev Eq. 4-6: an unweighted sum). Code tokens alone are
+weighted: a code is a handful of tokens where a document is hundreds, so together they get
+`code_share` of the loss, but one code example never more than an average other example. Codes that
+read as digits or names share their tokens with other text: there the answers of code examples are
+weighted, up to their end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from factory.codes.codebook import Codebook
+from factory.codes.gist import GIST_PATH
+from factory.domain.failures import ChildError, DiskError, InputError, ModelError
+from factory.engines.child import Channel, run_child
+from factory.engines.loading import copy_processors
+from factory.train.coding import Given, document_texts, give_codes
+from factory.train.encoding import EncodedSet
+from factory.train.examples import code_example, read_examples, unique_examples
+from factory.train.job import DONE_FILE, TrainConfig, TrainingJob, read_tools
+from factory.train.learner import Learner, Send, encode_for, load_learner
+from factory.train.run import NEED_LESS
+from factory.train.trainer import make_reporter, make_trainer
+from factory.workspace.models import fingerprint
+
+# -- the child's side -----------------------------------------------------------------------------
+
+
+def train(job: TrainingJob, send: Send) -> dict[str, Any]:
+    """Run the job in this process and return its final message. Imports torch.
+
+    Raises InputError where nothing is left to learn, ModelError for a parent that cannot be
+    trained, DiskError where the folder cannot be written.
+    """
+    if (finished := _finished(job)) is not None:
+        return finished
+    send({"type": "phase", "text": "loading the model"})
+    examples, new_tools = read_examples(job.examples), read_tools(job.new_tools)
+    learner = load_learner(job)
+    if learner.turn.fault is not None:
+        raise learner.turn.fault
+    send({"type": "phase", "text": f"giving codes to {len(new_tools)} tools"})
+    given = give_codes(learner, new_tools, examples, job, send)
+    if given.recoding is not None:
+        more = [code_example(t, learner.prompts, "recode") for t in given.recoding.changed]
+        examples = unique_examples([*examples, *more])
+    encoded = encode_for(learner, examples, learner.codebook, job.config.max_length)
+    if not encoded.examples:
+        raise InputError(
+            f"no example can be trained on: {dict(encoded.dropped)}",
+            where=str(job.examples),
+            remedy="raise train.max_length, or accept more samples",
+        )
+    if learner.codebook is not None:
+        _check_codes(learner, encoded, learner.codebook)
+    send({"type": "phase", "text": f"training on {encoded.num_kept} examples"})
+    figures = _fit(learner, encoded, job.config, send)
+    send({"type": "phase", "text": "writing the checkpoint"})
+    return _save(learner, job, encoded, given, figures)
+
+
+def _check_codes(learner: Learner, encoded: EncodedSet, codebook: Codebook) -> None:
+    """ModelError where an answer that is a code is learnt in other ids than its trie has."""
+    spelt = codebook.spellings(learner.tokenizer)
+    for example in encoded.examples:
+        for content in example.contents if example.is_code else ():
+            if content not in spelt:
+                raise ModelError(
+                    "The model's tokenizer does not keep the tokens of a code apart: "
+                    f"{learner.tokenizer.convert_ids_to_tokens(list(content))}",
+                    where=learner.tokenizer.name_or_path,
+                    remedy="choose another [codes] coder, such as numeric, or take the added token "
+                    "that swallows others out of the tokenizer",
+                )
+
+
+def _finished(job: TrainingJob) -> dict[str, Any] | None:
+    """The result, where an earlier run of the same job got to its end."""
+    path = job.out / DONE_FILE
+    if path.exists():
+        done: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if done["job"] == job.digest() and done["fingerprint"] == fingerprint(job.out):
+            return done
+    return None
+
+
+def _fit(learner: Learner, encoded: EncodedSet, config: TrainConfig, send: Send) -> dict[str, Any]:
+    """Train `learner.model` in place (adapters are merged); figures for the final message."""
+    reporter = make_reporter(send)
+    # The trainer insists on a folder of its own, though it writes nothing there.
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(learner, encoded.examples, config, folder)
+        trainer.add_callback(reporter)
+        trainer.train()
+    if config.method == "lora":
+        learner.model = trainer.model.merge_and_unload()
+    learner.model.config.use_cache = True
+    return {
+        "num_tokens": trainer.state.num_input_tokens_seen,
+        "steps": trainer.state.global_step,
+        "seconds": round(reporter.seconds(), 3),
+        "log": reporter.log,
+    }
+
+
+def _save(
+    learner: Learner,
+    job: TrainingJob,
+    encoded: EncodedSet,
+    given: Given,
+    figures: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the folder aside, rename it, and return the final message."""
+    from safetensors import SafetensorError
+
+    partial = job.out.with_name(job.out.name + ".tmp")
+    master = learner.model.dtype
+    try:
+        _clear(partial)
+        partial.mkdir(parents=True)
+        learner.model.to(learner.stored_dtype).save_pretrained(partial)
+        learner.tokenizer.save_pretrained(partial)
+        copy_processors(job.checkpoint, partial)
+        if learner.codebook is not None:
+            # What the next round embeds with are the weights as stored, rounding and all.
+            learner.model.to(master)
+            tools = [entry.tool for entry in learner.codebook.tools]
+            still = learner.codebook.embedder or not learner.codebook.needs_documents
+            documents_ND = None if still else document_texts(learner, tools, job.config.codes)
+            learner.codebook.refresh(documents_ND, seed=job.config.seed)
+            learner.codebook.save(partial, learner.tokenizer, learner.turn.stop)
+            if learner.reader.gist is not None:
+                learner.reader.gist.save(partial / GIST_PATH)
+        done = {
+            "job": job.digest(),
+            "fingerprint": fingerprint(partial),
+            "num_examples": encoded.num_kept,
+            "dropped": dict(encoded.dropped),
+            "unlearnt": encoded.unlearnt,
+            **figures,
+            "codes": [asdict(row) for row in given.rows],
+            "recoded": given.recoding.figures() if given.recoding is not None else None,
+            "aliases": [asdict(row) for row in given.recoding.aliases] if given.recoding else [],
+            "codebook": learner.codebook.summary() if learner.codebook else None,
+        }
+        (partial / DONE_FILE).write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        _clear(job.out)
+        partial.rename(job.out)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise DiskError(
+            f"the checkpoint cannot be written: {error}",
+            where=str(partial),
+            remedy="free some space, then `factory round --resume`",
+        ) from error
+    return done
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def main(channel: Channel, arguments: list[str]) -> None:
+    """The child: `python -m factory.train.child '<job as JSON>'`."""
+    # One GPU: with several, the trainer would wrap the model in DataParallel.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    job = TrainingJob.from_json(json.loads(arguments[0]))
+    try:
+        done = train(job, channel.send)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        traceback.print_exc()
+        raise ChildError(f"training ran out of memory: {error!r}", remedy=NEED_LESS) from error
+    channel.send({"type": "done", **done})
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether Python, a GPU or torch on the CPU had no memory to give."""
+    from accelerate.utils.memory import should_reduce_batch_size
+    from torch import OutOfMemoryError
+
+    return isinstance(error, (MemoryError, OutOfMemoryError)) or should_reduce_batch_size(error)
+
+
+if __name__ == "__main__":
+    run_child(main)

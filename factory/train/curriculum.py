@@ -1,0 +1,163 @@
+"""What a round teaches: its examples, the tools that get a code, and how training is set up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from factory.codes.codebook import Codebook
+from factory.codes.config import CodeConfig
+from factory.codes.gist import GistConfig
+from factory.codes.graph import canonical_pairs
+from factory.codes.quantized import QuantizedConfig
+from factory.domain.canon import derive_seed
+from factory.domain.failures import RecipeError
+from factory.domain.records import Example, Pair, Tool
+from factory.ledger.database import Ledger
+from factory.ledger.history import AcceptedSample, code_answers, imported_tools
+from factory.train.examples import (
+    CODED_KINDS,
+    MAX_OTHER_TOOLS,
+    code_example,
+    examples_from_sample,
+    placeholder,
+    unique_examples,
+)
+from factory.train.job import TrainConfig
+from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import Recipe
+
+
+def own_examples(
+    accepted: Sequence[AcceptedSample],
+    documents: Sequence[Tool],
+    codebook: Codebook | None,
+    prompts: Prompts,
+    recipe: Recipe,
+    number: int,
+) -> list[Example]:
+    """What round `number` teaches, each chat once; replay comes on top.
+
+    Examples of its accepted samples, then the codes of `documents`, which it learns by heart.
+    """
+    max_others = None if recipe.train.gen_target == "all" else MAX_OTHER_TOOLS
+    examples = [
+        example
+        for sample in accepted
+        for example in examples_from_sample(
+            query=sample.query,
+            tools=sample.tools,
+            calls=sample.calls,
+            prompts=prompts,
+            round_number=sample.round_number,
+            written=[tool for tool in sample.tools if not _has_code(tool, codebook)],
+            max_others=max_others,
+        )
+    ]
+    examples += [code_example(tool, prompts, f"r{number}/{tool.id}") for tool in documents]
+    return unique_examples(taught_by(recipe, examples))
+
+
+def taught_by(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
+    """The examples that the recipe teaches: without codes, none that names a tool by code."""
+    coded = recipe.codes.coder != "none"
+    return [example for example in examples if coded or example.kind not in CODED_KINDS]
+
+
+def unlearnt_tools(ledger: Ledger, checkpoint_id: str, recipe: Recipe) -> list[Tool]:
+    """Imported tools whose documents the checkpoint has not learnt by heart, in import order.
+
+    None where the recipe has no codes that they could be learnt by.
+    """
+    if recipe.codes.coder == "none":
+        return []
+    learnt = code_answers(ledger, checkpoint_id)
+    return [tool for tool in imported_tools(ledger) if placeholder(tool.id) not in learnt]
+
+
+def documents_to_learn(
+    unlearnt: Sequence[Tool], codebook: Codebook | None, recipe: Recipe
+) -> list[Tool]:
+    """The first `train.documents` of the imported tools that a lineage has not learnt yet (A29).
+
+    Outliers wait for codes made anew (A38).
+    """
+    outliers = codebook.outliers if codebook is not None else frozenset()
+    return [tool for tool in unlearnt if tool.id not in outliers][: recipe.train.documents]
+
+
+def tools_to_code(
+    imported: Sequence[Tool], accepted: Sequence[AcceptedSample], codebook: Codebook | None
+) -> list[Tool]:
+    """Tools without a code: imported ones, then those that an accepted vote called (A40)."""
+    tools = {tool.id: tool for tool in imported}
+    for sample in accepted:
+        called = {call.name for call in sample.calls}
+        tools |= {tool.id: tool for tool in sample.tools if tool.name in called}
+    return [tool for tool in tools.values() if not _has_code(tool, codebook)]
+
+
+def _has_code(tool: Tool, codebook: Codebook | None) -> bool:
+    return codebook is not None and tool.id in codebook
+
+
+def called_together(
+    pairs: Sequence[Pair],
+    written: Sequence[Tool],
+    accepted: Sequence[AcceptedSample],
+    coded: Sequence[Tool],
+    codebook: Codebook | None,
+) -> list[Pair]:
+    """The pairs by the tools that have codes, or get one now: namesakes are one tool (A43)."""
+    known = [entry.tool for entry in codebook.tools] if codebook is not None else []
+    called = [*written, *(tool for sample in accepted for tool in sample.tools)]
+    return canonical_pairs(pairs, called, [*known, *coded])
+
+
+def train_config(recipe: Recipe, number: int, dtype: str, codebook_version: int) -> TrainConfig:
+    """The recipe's training values for round `number`; a new codebook would get this version."""
+    train = recipe.train
+    return TrainConfig(
+        method=train.method,
+        learning_rate=train.learning_rate,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch_size,
+        max_length=train.max_length,
+        lora_rank=train.lora_rank,
+        lora_alpha=train.lora_alpha,
+        warmup_ratio=train.warmup_ratio,
+        code_share=train.code_share,
+        seed=derive_seed(recipe.seed, number, "train") % 2**31,
+        dtype=dtype,
+        codes=None if recipe.codes.coder == "none" else code_config(recipe, codebook_version),
+    )
+
+
+def code_config(recipe: Recipe, version: int) -> CodeConfig:
+    """The recipe's codes; a codebook that is fitted gets this version.
+
+    Raises RecipeError where it makes none.
+    """
+    codes = recipe.codes
+    if codes.coder == "none":
+        raise RecipeError(
+            "this recipe makes no codes: codes.coder is none",
+            remedy="take one that does (--recipe base, `recipe` in factory.toml), or another coder "
+            "(--set codes.coder=residual)",
+        )
+    return CodeConfig(
+        coder=codes.coder,
+        size=codes.size,
+        levels=codes.levels,
+        min_tools=codes.min_tools,
+        dims=codes.dims,
+        digits=codes.digits,
+        branches=codes.branches,
+        embedder=codes.embedder,
+        recode_every=codes.recode_every,
+        post_guided=codes.post_guided,
+        reframe=codes.reframe,
+        gist=GistConfig(**codes.gist.model_dump(), seed=recipe.seed) if codes.gist.views else None,
+        quantized=QuantizedConfig(**codes.quantized.model_dump()),
+        version=version,
+    )

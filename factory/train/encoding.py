@@ -1,0 +1,195 @@
+"""Examples to token ids with a loss mask, rendered by the model's own chat template."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from factory.domain.records import IGNORED, Example, ExampleKind, Message
+from factory.engines.turn import ChatTokenizer, Turn
+from factory.engines.turn import render as render_chat
+from factory.train.examples import CODED_KINDS, PLACEHOLDER, tools_of
+
+DropReason = Literal[
+    "too_long", "no_codebook", "no_code", "ood_code", "special_token", "not_unicode", "no_question"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """One example, or some turns of it, in token ids."""
+
+    kind: ExampleKind
+    """Its objective."""
+    input_ids: tuple[int, ...]
+    """The chat, (L,)."""
+    labels: tuple[int, ...]
+    """The same ids where there is loss, IGNORED elsewhere, (L,)."""
+    spans: tuple[tuple[int, int], ...]
+    """Where each answer is, (start, stop), without what the template writes around it."""
+    is_code: bool = False
+    """Whether its answers are codes and nothing else."""
+
+    @property
+    def target_ids(self) -> list[int]:
+        """The ids that carry loss."""
+        return [label for label in self.labels if label != IGNORED]
+
+    @property
+    def contents(self) -> list[tuple[int, ...]]:
+        """The ids of each answer."""
+        return [self.input_ids[start:stop] for start, stop in self.spans]
+
+
+@dataclass(slots=True, kw_only=True)
+class EncodedSet:
+    """What a training run sees, and what it does not and why."""
+
+    examples: list[Encoded] = field(default_factory=list)
+    """In order of the input; one may be several, each with other turns."""
+    num_kept: int = 0
+    """Examples that these are."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """`<kind>/<reason>` to a number of examples; kept + dropped = given."""
+    unlearnt: list[str] = field(default_factory=list)
+    """Ids of the tools whose code examples were all dropped."""
+
+
+# -- examples -> token ids ----------------------------------------------------------------------
+
+
+class CodeNames(Protocol):
+    """What is needed of factory.codes.lifecycle.Codebook."""
+
+    def code_text(self, tool_id: str) -> str:
+        """The code tokens of a tool as text; KeyError for a tool without a code."""
+        ...
+
+
+def render(example: Example, codes: CodeNames | None) -> tuple[Message, ...]:
+    """The chat with codes in place of placeholders.
+
+    Only assistant texts of code and retrieve examples hold placeholders; the same characters in a
+    query are just text. Raises LookupError where a tool has no code.
+    """
+    if example.kind not in CODED_KINDS:
+        return example.messages
+    if codes is None:
+        raise LookupError("no codebook")
+    names = codes
+    return tuple(
+        Message(
+            role=m.role, content=PLACEHOLDER.sub(lambda hit: names.code_text(hit[1]), m.content)
+        )
+        if m.role == "assistant"
+        else m
+        for m in example.messages
+    )
+
+
+def encode(
+    kind: ExampleKind, messages: Sequence[Message], tokenizer: ChatTokenizer, turn: Turn
+) -> list[Encoded]:
+    """Token ids and labels; loss on assistant texts and what the template has around them.
+
+    Prompt, lead-in, answer and closing are tokenised apart, since that is how a server sees them.
+    Where the template renders earlier turns otherwise once there are more, each turn after which it
+    does is a chat of its own (ToolGen's turn split). None at all where a text holds a token that
+    ends turns and would be cut there.
+
+    Raises ModelError for a chat template that no answer can be learnt in.
+    """
+    if turn.fault is not None:
+        raise turn.fault
+    chat = [{"role": message.role, "content": message.content} for message in messages]
+    rows: list[tuple[list[int], list[int], list[tuple[int, int]]]] = []
+    done: str | None = None
+    for index, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        prompt = render_chat(tokenizer, chat[:index], answer_next=True)
+        if done is None or not prompt.startswith(done):
+            rows.append(([], [], []))
+            done = ""
+        prompt_ids = tokenizer.encode(prompt[len(done) :], add_special_tokens=False)
+        content_ids = tokenizer.encode(message.content, add_special_tokens=False)
+        if not turn.ends.isdisjoint(content_ids):
+            return []
+        answer_ids = [*turn.lead_ids, *content_ids, *turn.closing_ids]
+        input_ids, labels, spans = rows[-1]
+        start = len(input_ids) + len(prompt_ids) + len(turn.lead_ids)
+        spans.append((start, start + len(content_ids)))
+        input_ids += prompt_ids + answer_ids
+        labels += [IGNORED] * len(prompt_ids) + answer_ids
+        done = prompt + turn.lead_in + message.content + turn.closing
+    return [
+        Encoded(kind=kind, input_ids=tuple(input_ids), labels=tuple(labels), spans=tuple(spans))
+        for input_ids, labels, spans in rows
+    ]
+
+
+def encode_all(
+    examples: Iterable[Example],
+    *,
+    codes: CodeNames | None,
+    outliers: frozenset[str],
+    tokenizer: ChatTokenizer,
+    turn: Turn,
+    max_length: int,
+) -> EncodedSet:
+    """Render and tokenise; what cannot be learnt whole is dropped, not trimmed, and counted (A49).
+
+    `outliers` are tools whose documents lie far from the codebook: they wait for the next one
+    instead of being learnt (A38).
+    """
+    result = EncodedSet()
+    learnt, left = set[str](), set[str]()
+    for example in examples:
+        encoded = _encode_one(example, codes, outliers, lambda k, m: encode(k, m, tokenizer, turn))
+        if isinstance(encoded, list) and any(len(e.input_ids) > max_length for e in encoded):
+            encoded = "too_long"
+        if example.kind == "code":
+            (learnt if isinstance(encoded, list) else left).update(tools_of(example))
+        if isinstance(encoded, list):
+            result.examples += encoded
+            result.num_kept += 1
+        else:
+            result.dropped[f"{example.kind}/{encoded}"] += 1
+    result.unlearnt = sorted(left - learnt)
+    return result
+
+
+def _encode_one(
+    example: Example,
+    codes: CodeNames | None,
+    outliers: frozenset[str],
+    tokenise: Callable[[ExampleKind, Sequence[Message]], list[Encoded]],
+) -> list[Encoded] | DropReason:
+    if example.kind in CODED_KINDS:
+        if codes is None:
+            return "no_codebook"
+        if not outliers.isdisjoint(tools_of(example)):
+            return "ood_code"
+    try:
+        messages = render(example, codes)
+    except LookupError:
+        return "no_code"
+    if not all(is_unicode(message.content) for message in messages):
+        return "not_unicode"
+    if messages[0].role == "assistant":
+        return "no_question"
+    encoded = tokenise(example.kind, messages)
+    is_code = _is_code(example)
+    return [replace(part, is_code=is_code) for part in encoded] or "special_token"
+
+
+def _is_code(example: Example) -> bool:
+    answers = (m.content for m in example.messages if m.role == "assistant")
+    return example.kind in CODED_KINDS and all(map(PLACEHOLDER.fullmatch, answers))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a tokenizer can read the text: JSON may hold half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -1,0 +1,250 @@
+"""Examples: accepted samples -> chat examples -> token ids with a loss mask.
+
+An example is a chat whose assistant text is the target (algorithms §8):
+
+gen        query -> tool documents                    ToolDev Eq. 3
+adapt      tool description -> tool document          ToolDev stage 1
+invoke     tools and query -> calls                   ToolDev Eq. 2
+code       tool document -> its code                  ToolGen memorisation, SGTC
+retrieve   query -> code of one tool it needs         ToolGen, SGTC L_ret
+
+Texts name tools by id, `{{tool:t_91…}}`; codes are put in when training starts, from the codebook
+of that moment (A41), so that examples of old rounds stay valid after re-coding. A chat of kind
+retrieve may have several steps; `{{tool:<<Finish>>}}` stands for the code that ends it (§3.4).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from factory.domain.canon import ENCODE_PROMPT, canonical_json, derive_seed
+from factory.domain.failures import ContentError, DiskError, InputError
+from factory.domain.records import Call, Example, ExampleKind, Message, Query, Tool
+from factory.workspace.messages import generation_messages, invocation_messages
+from factory.workspace.prompts import Prompts
+
+MAX_OTHER_TOOLS = 2
+"""Tools of the sample that were not called but stay in the gen target (A2)."""
+
+
+PLACEHOLDER = re.compile(r"\{\{tool:([^{}\s]+)\}\}")
+
+
+CODED_KINDS = frozenset({"code", "retrieve"})
+"""Kinds whose answers name tools by code."""
+
+
+# -- accepted samples -> examples ---------------------------------------------------------------
+
+
+def tools_text(documents: Iterable[Mapping[str, Any]]) -> str:
+    """Assistant text of gen and adapt: one JSON object a line within <tools> tags (Fig. 7)."""
+    lines = "\n".join(json.dumps(document, ensure_ascii=False) for document in documents)
+    return f"<tools>\n{lines}\n</tools>"
+
+
+def calls_text(calls: Iterable[Call]) -> str:
+    """Assistant text of invoke: one <tool_call> block a call (Fig. 5)."""
+    return "\n".join(
+        "<tool_call>\n"
+        + json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+        + "\n</tool_call>"
+        for call in calls
+    )
+
+
+def placeholder(tool_id: str) -> str:
+    """The text that stands for a tool's code until training starts."""
+    return f"{{{{tool:{tool_id}}}}}"
+
+
+def encode_text(tool: Tool, prompts: Prompts) -> str:
+    """What a tool's code is made from and learnt from: the user side of its code example."""
+    return prompts.render(ENCODE_PROMPT, tool=tool.document)
+
+
+def examples_from_sample(
+    *,
+    query: Query,
+    tools: Sequence[Tool],
+    calls: Sequence[Call],
+    prompts: Prompts,
+    round_number: int,
+    written: Sequence[Tool] | None = None,
+    max_others: int | None = MAX_OTHER_TOOLS,
+) -> list[Example]:
+    """Examples of one accepted sample: gen, invoke, and code and retrieve for each called tool.
+
+    `tools` are the candidates of the calls, `written` those of them which the model wrote for this
+    query (all, if None): only they can be the uncalled tools of the gen target, at most
+    `max_others` of them (all, if None). Tools that no call uses get no code and no retrieve example
+    (A40).
+    """
+    origin = f"r{round_number}/{query.id}"
+    names = {call.name for call in calls}
+    used = [tool for tool in tools if tool.name in names]
+    target = _gen_target(used, tools if written is None else written, max_others)
+    asked = generation_messages(query.text, prompts)
+    shown = invocation_messages(query.text, [tool.document for tool in tools], prompts)
+    examples = [
+        _example("gen", origin, asked, tools_text(tool.document for tool in target)),
+        _example("invoke", origin, shown, calls_text(calls)),
+    ]
+    for tool in used:
+        examples.append(code_example(tool, prompts, origin))
+        examples.append(retrieve_example(query.text, tool.id, prompts, origin))
+    return examples
+
+
+def retrieve_example(query: str, tool_id: str, prompts: Prompts, origin: str) -> Example:
+    """The example that teaches the code of a tool from a request that needs it."""
+    asked = (Message(role="user", content=prompts.render("codes/retrieve", query=query)),)
+    return _example("retrieve", origin, asked, placeholder(tool_id))
+
+
+def code_example(tool: Tool, prompts: Prompts, origin: str) -> Example:
+    """The example that teaches a tool's code from its document."""
+    document = (Message(role="user", content=encode_text(tool, prompts)),)
+    return _example("code", origin, document, placeholder(tool.id))
+
+
+def _gen_target(
+    used: Sequence[Tool], written: Sequence[Tool], max_others: int | None
+) -> list[Tool]:
+    """A2: the called tools and some others of the sample, in the sample's order."""
+    called = {tool.id for tool in used}
+    others = [tool for tool in written if tool.id not in called][:max_others]
+    target = {tool.id: tool for tool in (*written, *used)}
+    kept = called | {tool.id for tool in others}
+    return [tool for tool in target.values() if tool.id in kept]
+
+
+def _example(kind: ExampleKind, origin: str, prompt: tuple[Message, ...], answer: str) -> Example:
+    messages = (*prompt, Message(role="assistant", content=answer))
+    return Example(kind=kind, messages=messages, origin=origin)
+
+
+def unique_examples(examples: Iterable[Example]) -> list[Example]:
+    """The examples without repeated chats (one tool called by many queries); the first stays."""
+    first: dict[str, Example] = {}
+    for example in examples:
+        first.setdefault(_identity(example), example)
+    return list(first.values())
+
+
+def _identity(example: Example) -> str:
+    return canonical_json([example.kind, [[m.role, m.content] for m in example.messages]])
+
+
+# -- replay -------------------------------------------------------------------------------------
+
+
+def select_replay(
+    seed_examples: Sequence[Example],
+    earlier: Sequence[Example],
+    *,
+    share: float,
+    limit: int,
+    history: float,
+    seed: int,
+) -> list[Example]:
+    """Replay of A10: `share` of the seed set (at most `limit`), `history` of earlier rounds.
+
+    Which ones depends on the seed and on each example's text only, never on their order.
+    """
+    num_seed = min(limit, round(share * len(seed_examples)))
+    num_earlier = round(history * len(earlier))
+    return _draw(seed_examples, num_seed, seed) + _draw(earlier, num_earlier, seed)
+
+
+def _draw(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    ranked = sorted(examples, key=lambda example: derive_seed(seed, "replay", _identity(example)))
+    return ranked[:count]
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def example_to_json(example: Example) -> dict[str, Any]:
+    """The example as a JSON object; inverse of example_from_json."""
+    messages = [{"role": m.role, "content": m.content} for m in example.messages]
+    return {"kind": example.kind, "messages": messages, "origin": example.origin}
+
+
+def example_from_json(row: object, where: str) -> Example:
+    """An example from a JSON object with `messages` and, optionally, `kind` and `origin`.
+
+    A row without kind is `invoke`, one without origin has `where`. Raises ContentError.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+        raise ContentError("an example is an object with a list `messages`", where=where)
+    kind = row.get("kind", "invoke")
+    if kind not in get_args(ExampleKind):
+        known = ", ".join(get_args(ExampleKind))
+        raise ContentError(f"unknown kind {kind!r}", where=where, remedy=f"use one of {known}")
+    messages = tuple(_message(message, where) for message in row["messages"])
+    if not any(message.role == "assistant" for message in messages):
+        raise ContentError("an example without assistant message has nothing to learn", where=where)
+    return Example(kind=kind, messages=messages, origin=str(row.get("origin", where)))
+
+
+def _message(row: object, where: str) -> Message:
+    if not isinstance(row, dict) or not isinstance(row.get("content"), str):
+        raise ContentError("a message is an object with `role` and a text `content`", where=where)
+    if row.get("role") not in ("system", "user", "assistant", "tool"):
+        raise ContentError(f"unknown role {row.get('role')!r}", where=where)
+    return Message(role=row["role"], content=row["content"])
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Examples of a JSON-lines file. Raises ContentError with file and line."""
+    examples = []
+    for number, line in _lines(path):
+        where = f"{path.name}:{number}"
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ContentError(f"not a JSON object: {error}", where=f"{path}:{number}") from error
+        examples.append(example_from_json(row, where))
+    return examples
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the examples: {error}", where=str(path)) from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> int:
+    """Write examples as JSON lines, escapes only (lone surrogates survive); how many there were."""
+    return write_rows(path, (example_to_json(example) for example in examples))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows as JSON lines; how many there were. Raises DiskError."""
+    lines = [json.dumps(row) + "\n" for row in rows]
+    try:
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise DiskError(
+            f"cannot write the training data: {error.strerror}",
+            where=str(path),
+            remedy="free some space (`df -h`), then `factory round` continues",
+        ) from error
+    return len(lines)
+
+
+def tools_of(example: Example) -> list[str]:
+    """Ids of the tools whose codes the example teaches."""
+    if example.kind not in CODED_KINDS:
+        return []
+    texts = (m.content for m in example.messages if m.role == "assistant")
+    return [tool_id for text in texts for tool_id in PLACEHOLDER.findall(text)]

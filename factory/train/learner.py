@@ -1,0 +1,97 @@
+"""The model that is trained, with its tokenizer, its turn and its codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from factory.codes.codebook import Codebook
+from factory.codes.reader import DocumentReader, load_gist
+from factory.domain.records import Example
+from factory.engines.loading import make_savable
+from factory.engines.turn import Turn, turn_of
+from factory.train.encoding import EncodedSet, encode_all
+from factory.train.job import TrainingJob
+from factory.workspace.folder import Workspace
+from factory.workspace.prompts import Prompts
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def encode_for(
+    learner: Learner, examples: Sequence[Example], codebook: Codebook | None, max_length: int
+) -> EncodedSet:
+    return encode_all(
+        examples,
+        codes=codebook,
+        outliers=codebook.outliers if codebook else frozenset(),
+        tokenizer=learner.tokenizer,
+        turn=learner.turn,
+        max_length=min(max_length, learner.max_positions),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Learner:
+    """The model in training and what belongs to it."""
+
+    model: Any
+    """transformers causal LM, its master weights in float32 unless only adapters are trained."""
+    tokenizer: Any
+    """Its tokenizer."""
+    codebook: Codebook | None
+    """Its codes."""
+    reader: DocumentReader
+    """What its codes are made from."""
+    stored_dtype: Any
+    """torch dtype of the parent's files, kept for the result's."""
+    prompts: Prompts
+    """For the texts of the examples that making codes anew adds."""
+    turn: Turn
+    """What its chat template writes around an answer."""
+    gpu: bool
+    """Whether it is on a GPU."""
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence the model knows."""
+        text = self.model.config.get_text_config()
+        return int(getattr(text, "max_position_embeddings", None) or 2**31)
+
+
+def load_learner(job: TrainingJob) -> Learner:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+
+    set_seed(job.config.seed)
+    codebook = Codebook.load(job.checkpoint)
+    gpu = torch.cuda.is_available()
+    stored = AutoConfig.from_pretrained(job.checkpoint, local_files_only=True).dtype
+    master = torch.bfloat16 if gpu and job.config.method == "lora" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(
+        job.checkpoint, dtype=master, local_files_only=True
+    )
+    make_savable(model, job.checkpoint)
+    model = model.to("cuda" if gpu else "cpu")
+    tokenizer = AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True)
+    workspace = Workspace(job.workspace)
+    prompts = Prompts.load(workspace)
+    embedder = job.config.codes.embedder if job.config.codes is not None else ""
+    reader = DocumentReader(
+        model=model,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        gist=load_gist(job.checkpoint, codebook),
+        embedder=workspace.model_folder(embedder) if embedder else None,
+    )
+    return Learner(
+        model=model,
+        tokenizer=tokenizer,
+        codebook=codebook,
+        reader=reader,
+        stored_dtype=stored or torch.float32,
+        prompts=prompts,
+        turn=turn_of(model, tokenizer),
+        gpu=gpu,
+    )

@@ -1,0 +1,292 @@
+"""TRL's SFTTrainer with weighted code tokens, batches by length and two learning rates."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from factory.domain.failures import GateError
+from factory.domain.records import IGNORED
+from factory.train.encoding import Encoded
+from factory.train.job import TrainConfig
+from factory.train.learner import Learner, Send
+
+
+def _code_ids(learner: Learner) -> list[int]:
+    """Token ids of all code tokens, ascending."""
+    if learner.codebook is None:
+        return []
+    names = [token for position in learner.codebook.tokens for token in position]
+    return sorted(int(number) for number in learner.tokenizer.convert_tokens_to_ids(names))
+
+
+def make_trainer(
+    learner: Learner, examples: Sequence[Encoded], config: TrainConfig, folder: str
+) -> Any:
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    coded = _code_positions(examples, set(_code_ids(learner)))
+    rows = [
+        {"input_ids": list(e.input_ids), "labels": list(e.labels), "coded": positions}
+        for e, positions in zip(examples, coded, strict=True)
+    ]
+    lora = _lora_config(learner, config) if config.method == "lora" else None
+    trainer = _trainer_class()(
+        model=learner.model,
+        args=_arguments(learner, config, folder),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=learner.tokenizer,
+        peft_config=lora,
+    )
+    weight = _code_weight(examples, coded, config.code_share)
+    trainer.data_collator = _collate_with_weights(trainer.data_collator, weight)
+    trainer.remove_callback(PrinterCallback)
+    if lora is not None and config.row_rate != 1.0:
+        trainer.optimizer = _two_rates(trainer.model, config)
+    return trainer
+
+
+def _code_positions(examples: Sequence[Encoded], code_ids: set[int]) -> list[list[int]]:
+    """At which of its next tokens each example learns a code: all code tokens, or else the answers
+    of code examples."""
+    if code_ids:
+        return [[i for i, label in enumerate(e.labels[1:]) if label in code_ids] for e in examples]
+    return [
+        [i for start, stop in e.spans if e.is_code for i in range(start - 1, stop - 1)]
+        for e in examples
+    ]
+
+
+def _code_weight(
+    examples: Sequence[Encoded], coded: Sequence[Sequence[int]], code_share: float
+) -> float:
+    """Weight of a code's token beside 1 of others, with which codes together get `code_share`, as
+    long as a code example then weighs no more than an average other one."""
+    num_tokens = sum(map(len, coded))
+    other = sum(len(e.target_ids) for e in examples) - num_tokens
+    if not (code_share > 0 and num_tokens and other):
+        return 1.0
+    num_coded = sum(map(bool, coded))
+    most = num_coded / max(1, len(examples) - num_coded)
+    return max(1.0, min(code_share / (1 - code_share), most) * other / num_tokens)
+
+
+def _collate_with_weights(collate: Callable[[Any], dict[str, Any]], code_weight: float) -> Any:
+    """`collate`, which fills up on the right, and (B, T - 1) weights of the next tokens, 0 where
+    there is no loss."""
+
+    def collate_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = collate(rows)
+        weights_BT = (batch["labels"][:, 1:] != IGNORED).float()
+        for weights_T, row in zip(weights_BT, rows, strict=True):
+            weights_T[row["coded"]] = code_weight
+        return {**batch, "weights": weights_BT}
+
+    return collate_all
+
+
+def _arguments(learner: Learner, config: TrainConfig, folder: str) -> Any:
+    """Settings of TRL; on a CPU without packing, checkpoints of activations or extra copies."""
+    from trl import SFTConfig
+
+    big = sum(weight.numel() for weight in learner.model.parameters()) > 500_000_000
+    return SFTConfig(
+        output_dir=folder,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup_ratio,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        bf16=_computes_in_bfloat16(learner.gpu, config.dtype),
+        gradient_checkpointing=learner.gpu and big,
+        use_cpu=not learner.gpu,
+        dataloader_pin_memory=learner.gpu,
+        include_num_input_tokens_seen="non_padding",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=config.seed,
+    )
+
+
+def _computes_in_bfloat16(gpu: bool, dtype: str) -> bool:
+    """Whether to autocast to bfloat16: where asked for, or where the processor has it."""
+    import torch
+
+    if dtype != "auto":
+        return dtype == "bfloat16"
+    if gpu:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+class StepsByLength:
+    """Indices of an epoch at random, those of a step from long to short.
+
+    A step's micro-batches then hardly pad, and its gradient is that of the same examples in any
+    order. Transformers' own `batch_rebalance` does as much, but repeats examples to fill the last
+    step. Example: list(StepsByLength([5, 9, 7], step=3, seed=0)) == [1, 2, 0].
+    """
+
+    def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
+        """Take the examples' lengths in tokens, and the examples of an optimizer step."""
+        self._lengths, self._step, self._seed = lengths, step, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell which epoch the next iteration is: each has an order of its own."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self)).tolist()
+        for start in range(0, len(order), self._step):
+            yield from sorted(
+                order[start : start + self._step], key=self._lengths.__getitem__, reverse=True
+            )
+
+
+def _trainer_class() -> Any:
+    """SFTTrainer whose loss weighs each target token."""
+    from trl import SFTTrainer
+
+    class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
+        loss_is_scaled_for_ga = True
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            """Steps of examples drawn at random, their micro-batches of like length."""
+            return StepsByLength(
+                [len(ids) for ids in self.train_dataset["input_ids"]],
+                self.args.train_batch_size * self.args.gradient_accumulation_steps,
+                self.args.seed,
+            )
+
+        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+            """The micro-batches of one step, and the sum of their weights in place of a count."""
+            samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+            return samples, sum(sample["weights"].sum() for sample in samples)
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, Any],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            """This micro-batch's part of the step's weighted mean."""
+            weights_BT = inputs.pop("weights")
+            score = _score_fused if inputs["input_ids"].is_cuda else _score_targets
+            log_probs_BL, place_L = score(model, inputs)
+            weights_BL = weights_BT[:, place_L]
+            return -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(model.device)
+
+    return WeightedTrainer
+
+
+def _score_fused(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+    """(B, L) log-probabilities of next tokens, by TRL's fused head, and their positions: all."""
+    outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+    return outputs.log_probs, slice(None)
+
+
+def _score_targets(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+    """The same where any example of the batch has loss: without Triton, TRL scores all positions.
+
+    Answers end their examples and a batch's are of like length, so that few positions are left.
+    """
+    from factory.codes.gist import score_targets
+
+    others = {key: value for key, value in inputs.items() if key != "labels"}
+    return score_targets(model, inputs["labels"], **others)
+
+
+def _lora_config(learner: Learner, config: TrainConfig) -> Any:
+    """Adapters on all linear layers but the head, and the code tokens' rows trained whole."""
+    from peft import LoraConfig
+    from peft.utils.other import TrainableTokensWrapper
+
+    # TRL's fused head reads `lm_head.bias`, which PEFT's wrapper of the rows does not pass on.
+    TrainableTokensWrapper.bias = property(
+        lambda wrapper: getattr(wrapper.token_adapter.base_layer, "bias", None)
+    )
+    code_ids = _code_ids(learner) if config.codes is not None else []
+    model = learner.model
+    tables = [model.get_input_embeddings()]
+    if not model.config.get_text_config().tie_word_embeddings:
+        tables.append(model.get_output_embeddings())
+    names = [name.split(".")[-1] for name, part in model.named_modules() if part in tables]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules="all-linear",
+        trainable_token_indices=dict.fromkeys(names, code_ids) if code_ids else None,
+    )
+
+
+def _two_rates(model: Any, config: TrainConfig) -> Any:
+    """AdamW with `row_rate` times the learning rate for the code tokens' rows."""
+    import torch
+
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    rows = [p for name, p in trained if "trainable_tokens" in name]
+    rest = [p for name, p in trained if "trainable_tokens" not in name]
+    rate = config.learning_rate
+    groups = [{"params": rest, "lr": rate}]
+    if rows:
+        groups.append({"params": rows, "lr": rate * config.row_rate})
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
+
+
+def make_reporter(send: Send) -> Any:
+    """A callback that sends one progress message a step."""
+    from transformers import TrainerCallback
+
+    class Reporter(TrainerCallback):  # type: ignore[misc]
+        started = 0.0
+
+        def __init__(self) -> None:
+            self.log: list[dict[str, Any]] = []
+
+        def seconds(self) -> float:
+            """Since training began."""
+            return time.monotonic() - self.started
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
+        ) -> None:
+            if "loss" not in logs:
+                return
+            if not math.isfinite(logs["loss"]):
+                raise GateError(
+                    f"training diverged: the loss of step {state.global_step} is {logs['loss']}",
+                    remedy="lower train.learning_rate",
+                )
+            step = {
+                "step": state.global_step,
+                "steps": state.max_steps,
+                "loss": logs["loss"],
+                "learning_rate": logs["learning_rate"],
+                "tokens": int(state.num_input_tokens_seen),
+                "seconds": round(self.seconds(), 3),
+            }
+            self.log.append(step)
+            send({"type": "progress", **step})
+
+    return Reporter()

@@ -1,0 +1,125 @@
+"""Prompts: one Jinja file a message, strict and sandboxed.
+
+`prompts/<stage>/<verb>.j2` is rendered with named variables; a missing variable is an error, and a
+template reaches nothing but its variables. Beside each lies `<verb>.example.json`, an input and
+the text it must render to, which the tests walk.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from factory.domain.canon import to_json
+from factory.domain.failures import ContentError
+from factory.workspace.folder import Workspace, file_sha, files_sha
+
+
+def make_environment() -> ImmutableSandboxedEnvironment:
+    """The Jinja environment of all prompts."""
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
+    )
+    environment.filters["json"] = to_json
+    return environment
+
+
+_TEMPLATE_FAULTS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What the expressions of a template may raise."""
+
+
+@dataclass(slots=True)
+class Prompts:
+    """The prompts of one workspace, compiled on first use."""
+
+    workspace: Workspace
+    _environment: ImmutableSandboxedEnvironment = field(default_factory=make_environment)
+    _templates: dict[str, Template] = field(default_factory=dict)
+    _shas: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, workspace: Workspace) -> Prompts:
+        """All prompts, parsed, so that a broken one stops before a model is loaded.
+
+        Raises ContentError with file and line.
+        """
+        prompts = cls(workspace)
+        for path, _ in workspace.walk("prompts", ".j2"):
+            prompts._template(path.removeprefix("prompts/").removesuffix(".j2"))
+        return prompts
+
+    def render(self, name: str, **variables: Any) -> str:
+        """The text of prompt `name`, e.g. `tools/generate`; ContentError where it fails."""
+        try:
+            return self._template(name).render(**variables)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ContentError(
+                f"prompt {name} cannot be rendered: {error}", where=f"prompts/{name}.j2"
+            ) from error
+
+    def check(self) -> None:
+        """Render every prompt that has an example with the example's input.
+
+        A workspace's own template is tried on the shipped example unless it brings its own.
+        Raises ContentError for the first that fails.
+        """
+        for path, file in self.workspace.walk("prompts", ".example.json"):
+            name = path.removeprefix("prompts/").removesuffix(".example.json")
+            variables = _read_input(file)
+            template = self._template(name)
+            try:
+                template.render(**variables)
+            except _TEMPLATE_FAULTS as error:
+                raise ContentError(
+                    f"prompt {name} cannot be rendered: {error}",
+                    where=str(self.workspace.find(f"prompts/{name}.j2")),
+                    remedy=f"its variables are {', '.join(variables) or 'none'}: see {file}",
+                ) from error
+
+    def sha(self, name: str) -> str:
+        """SHA-256 of the prompt's file, 16 hex digits."""
+        if name not in self._shas:
+            self._shas[name] = file_sha(self.workspace.find(f"prompts/{name}.j2"))
+        return self._shas[name]
+
+    def set_sha(self) -> str:
+        """SHA-256 over all prompts, 16 hex digits."""
+        return files_sha(self.workspace.walk("prompts", ".j2"))
+
+    def _template(self, name: str) -> Template:
+        if name not in self._templates:
+            path = f"prompts/{name}.j2"
+            try:
+                source = self.workspace.find(path).read_text(encoding="utf-8")
+                self._templates[name] = self._environment.from_string(source)
+            except (TemplateError, UnicodeDecodeError) as error:
+                line = getattr(error, "lineno", 0)
+                raise ContentError(
+                    f"prompt {name} cannot be parsed: {error}", where=f"{path}:{line}"
+                ) from error
+        return self._templates[name]
+
+
+def _read_input(file: Path) -> dict[str, Any]:
+    """The variables of an example. Raises ContentError where the file is no example."""
+    try:
+        example = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ContentError(f"not JSON: {error}", where=str(file)) from error
+    variables = example.get("input") if isinstance(example, dict) else None
+    if not isinstance(variables, dict):
+        raise ContentError('an example is an object with an object "input"', where=str(file))
+    return variables

@@ -1,0 +1,407 @@
+"""Recipes and settings: TOML in, typed values out, each with its origin.
+
+A recipe (`rounds/<name>.toml`) says how a round is made; `extends` names the recipe it starts
+from. Settings (`factory.toml`) say which model and machine. An unknown key is an error that names
+the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from factory.domain.canon import canonical_json, digest
+from factory.domain.failures import RecipeError
+from factory.workspace.folder import Workspace
+
+RuleSetting = Literal["off", "warn", "reject"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen; unknown keys and numbers without end are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class ToolsSection(Section):
+    """Writing tool documents (algorithms §1.4: temperature 1.0)."""
+
+    temperature: float = Field(1.0, ge=0, le=2)
+    max_tokens: int = Field(1024, gt=0)
+
+
+class QuantizedSection(Section):
+    """The autoencoder of quantized codes (algorithms §4.3 to §4.5, A22 to A26)."""
+
+    latent: int = Field(64, gt=0)
+    """Width between encoder and decoder."""
+    hidden: tuple[int, ...] = (256, 128)
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    beta: float = Field(0.25, ge=0)
+    """Weight of the commitment loss."""
+    graph: float = Field(0.1, ge=0)
+    """Graph term beside the reconstruction loss at the first step; 0 is off."""
+    graph_on: Literal["encoder", "codebook"] = "encoder"
+    """What the graph term moves."""
+    epsilon: float = Field(0.01, ge=0)
+    """Sharpness of Sinkhorn balancing of the last level; 0 is off."""
+    iterations: int = Field(50, gt=0)
+    """Sinkhorn passes."""
+    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(2000, gt=0)
+    """At most."""
+    patience: int = Field(50, ge=0)
+    """Of them, those without a gain before training stops; 0 is all of them."""
+    batch_size: int = Field(1024, gt=0)
+
+    @model_validator(mode="after")
+    def _epsilon_can_be_computed(self) -> QuantizedSection:
+        if 0 < self.epsilon < 0.003:
+            raise ValueError("codes.quantized.epsilon must be 0 or at least 0.003")
+        return self
+
+
+class GistSection(Section):
+    """Compression of documents into gist states before they are coded (SGTC, algorithms §2.2)."""
+
+    views: int = Field(0, ge=0, le=8)
+    """Gist tokens of a document; 0 is none: its code is made from its mean state."""
+    rank: int = Field(32, gt=0)
+    """Of the adapters."""
+    alpha: int = Field(128, gt=0)
+    """Of the adapters."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Of the adapters."""
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    batch_size: int = Field(12, gt=0)
+    """Instances a step; a document has up to four."""
+    epochs: int = Field(10, gt=0)
+    """At most; training stops after the first that does not lower the held-out loss (A17)."""
+    held_out: float = Field(0.02, gt=0, lt=1)
+    """Share of the documents that the stopping is decided on."""
+    rescale: bool = True
+    """Gist states are as long as the model's input rows where it reads them (A13)."""
+
+
+class CodesSection(Section):
+    """Codes: which coder, shape of the codebook, proposals and retrieval."""
+
+    coder: Literal[
+        "residual", "quantized", "atomic", "numeric", "hierarchical", "semantic", "none"
+    ] = "residual"
+    """SGTC, ToolWeaver, ToolGen, and what ToolGen compares itself with; `none` makes, adds and
+    teaches no codes (ToolDev), and those that a parent has stay as they are."""
+    size: int = Field(512, ge=2)
+    """Codes a level (K) of residual and quantized, capped at an eighth of the tools."""
+    levels: int = Field(0, ge=0, le=26)
+    """Their levels (L); 0 is the smallest with K**L >= 20 N."""
+    min_tools: int = Field(16, ge=2)
+    """A codebook is fitted once so many tools are known."""
+    dims: int = Field(32, gt=0)
+    """Dimensions that PCA keeps (residual, hierarchical)."""
+    digits: int = Field(5, ge=1, le=18)
+    """Length of a numeric code."""
+    branches: int = Field(10, ge=2, le=10)
+    """Children of a cluster (hierarchical)."""
+    embedder: str = ""
+    """Folder of a sentence-transformers model for the documents; empty is the model itself."""
+    recode_every: int = Field(0, ge=0)
+    """Trainings after which codes are made anew at the latest, sooner where too many tools are new,
+    moved or far out (A41); 0 is never."""
+    post_guided: Literal["appendix", "body"] = "appendix"
+    """How gist states follow the trained model before codes are made anew (A16): compression goes
+    on (SGTC's appendix), or only the gist tokens move, also by how requests name tools (body)."""
+    reframe: bool = True
+    """Rows of new code tokens are made of their members' documents or names (§2.4, A20); else they
+    start at random."""
+    gist: GistSection = GistSection()
+    quantized: QuantizedSection = QuantizedSection()
+    retrieve: int = Field(4, ge=0, le=256)
+    """Codes sampled under the trie for each query; 0 is no retrieval."""
+    keep: int = Field(1, ge=0)
+    """Retrieved tools that join the candidates, at most."""
+
+    @model_validator(mode="after")
+    def _gists_are_the_models_own(self) -> CodesSection:
+        if self.gist.views and (self.coder != "residual" or self.embedder):
+            raise ValueError("codes.gist.views needs coder residual and no embedder")
+        if self.post_guided == "body" and not (self.gist.views and self.recode_every):
+            raise ValueError("codes.post_guided body needs codes.gist.views and recode_every")
+        return self
+
+
+class CallsSection(Section):
+    """Sampling calls (algorithms A4)."""
+
+    n: int = Field(5, ge=1, le=256)
+    temperature: float = Field(0.7, ge=0, le=2)
+    top_k: int = Field(40, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(512, gt=0)
+    constrain: Literal["none", "schema"] = "none"
+    """`schema` binds each answer to calls of the candidates under their own schemas: none falls for
+    a wrong type or name, so rejects teach nothing of them, and no answer can decline to call."""
+
+
+class VoteSection(Section):
+    """Voting (algorithms A7)."""
+
+    minimum: int = Field(0, ge=0)
+    """Votes the winner needs; 0 is a strict majority of n."""
+    plurality: bool = False
+    """Most votes win, whatever their number (ToolDev as published)."""
+
+
+class TrainSection(Section):
+    """Training (algorithms §1.2, §8, A10, A11)."""
+
+    method: Literal["full", "lora"] = "lora"
+    learning_rate: float = Field(1e-4, gt=0)
+    epochs: float = Field(1.0, gt=0)
+    batch_size: int = Field(64, gt=0)
+    micro_batch_size: int = Field(8, gt=0)
+    max_length: int = Field(4096, gt=0)
+    lora_rank: int = Field(16, gt=0)
+    lora_alpha: int = Field(32, gt=0)
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    """Share of the steps with rising learning rate."""
+    code_share: float = Field(0.3, ge=0, lt=1)
+    """Share of the loss on codes (algorithms §8), as long as none weighs more than another example;
+    0 is no weighting."""
+    replay: float = Field(0.4, ge=0)
+    """Seed examples replayed, as a share of the seed set (at most `replay_limit` of them)."""
+    replay_limit: int = Field(8000, ge=0)
+    history: float = Field(0.2, ge=0, le=1)
+    """Share of earlier rounds' accepted examples that is replayed."""
+    documents: int = Field(10000, ge=0)
+    """Documents of imported tools that a round learns by heart at most (ToolGen's first stage); the
+    others wait for the next round."""
+    gen_target: Literal["called", "all"] = "called"
+    """Tools that a request is taught to be written for: those called and two others (A2), or all of
+    its own (ToolDev Eq. 3)."""
+    min_accepted: int = Field(8, ge=1)
+    """Fewer accepted samples than this and the round does not train."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> TrainSection:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError("batch_size must be a multiple of micro_batch_size")
+        return self
+
+
+class ScoreSection(Section):
+    """Which benchmarks are scored, and how the gate decides (algorithms A11c, A45)."""
+
+    benchmarks: tuple[str, ...] = ("home",)
+    """Reported before and after; never used for selection."""
+    dev: str = "home-dev"
+    """The gate's own set; an empty name is no gate."""
+    tolerance: float = Field(1.0, ge=0)
+    """Points the dev score may fall before the new checkpoint is held."""
+    max_tokens: int = Field(512, gt=0)
+
+
+class Recipe(Section):
+    """How a round is made; at most thirty or so knobs."""
+
+    extends: str = ""
+    num_queries: int = Field(1000, gt=0)
+    """Queries of a round when --n is not given."""
+    window: int = Field(256, gt=0)
+    """Queries in flight at once."""
+    seed: int = 0
+    tools: ToolsSection = ToolsSection()
+    codes: CodesSection = CodesSection()
+    calls: CallsSection = CallsSection()
+    vote: VoteSection = VoteSection()
+    train: TrainSection = TrainSection()
+    score: ScoreSection = ScoreSection()
+
+    @model_validator(mode="after")
+    def _minimum_can_be_reached(self) -> Recipe:
+        if self.vote.minimum > self.calls.n:
+            raise ValueError("vote.minimum must not exceed calls.n")
+        return self
+
+    @property
+    def longest_answer(self) -> int:
+        """New tokens that any stage may ask for."""
+        return max(self.tools.max_tokens, self.calls.max_tokens, self.score.max_tokens)
+
+    @property
+    def sha(self) -> str:
+        """Content hash of the resolved recipe."""
+        return digest(canonical_json(self.model_dump(mode="json")), 16)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A recipe with the origin of every value that is not a default."""
+
+    name: str
+    """The recipe's name."""
+    recipe: Recipe
+    """The values."""
+    origins: dict[str, str]
+    """Dotted key to the file or flag that set it."""
+
+    def lines(self) -> Iterator[tuple[str, str, str]]:
+        """(key, value, origin) of every knob."""
+        for key, value in flatten(self.recipe.model_dump(mode="json")):
+            if key != "extends":
+                yield key, json.dumps(value), self.origins.get(key, "default")
+
+
+def load_recipe(workspace: Workspace, name: str, overrides: Mapping[str, str]) -> Resolved:
+    """Recipe `name` with its ancestors and command-line overrides (dotted key to TOML value).
+
+    Raises RecipeError: unknown recipe or key, wrong type, out of range, circular `extends`.
+    """
+    chain: list[tuple[str, dict[str, Any]]] = []
+    current = name
+    while current:
+        path = f"rounds/{current}.toml"
+        if any(path == seen for seen, _ in chain):
+            raise RecipeError(f"recipe {name} extends itself", where=path)
+        try:
+            table = read_toml(workspace.find(path))
+        except FileNotFoundError as error:  # pragma: no cover - find() has checked
+            raise RecipeError(str(error), where=path) from error
+        chain.append((path, table))
+        current = str(table.get("extends", ""))
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for path, table in reversed(chain):
+        for key, value in flatten(table):
+            _put(merged, key, value)
+            origins[key] = path
+    for key, text in overrides.items():
+        _put(merged, key, parse_value(key, text))
+        origins[key] = "flag"
+    where = f"rounds/{name}.toml" + (" and --set" if overrides else "")
+    return Resolved(name, validate(Recipe, merged, where), origins)
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and leaf values of nested tables."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def load_stored_recipe(name: str, text: str) -> Resolved:
+    """The recipe of a ledger row. Raises RecipeError where this version cannot read it."""
+    return Resolved(name, validate(Recipe, json.loads(text), f"the ledger's recipe {name}"), {})
+
+
+def mend(
+    stored: Resolved,
+    given: Resolved,
+    sections: tuple[str, ...] = ("train.", "score.", "codes."),
+    fixed: frozenset[str] = frozenset({"codes.retrieve", "codes.keep"}),
+) -> Resolved:
+    """`stored` with the values of some sections that flags give now, but for the `fixed` ones.
+
+    What has been sampled stays as it was sampled; what comes after may be changed.
+    """
+    flags = {
+        key: value
+        for key, value in flatten(given.recipe.model_dump(mode="json"))
+        if given.origins.get(key) == "flag" and key.startswith(sections) and key not in fixed
+    }
+    table = stored.recipe.model_dump(mode="json")
+    for key, value in flags.items():
+        _put(table, key, value)
+    origins = stored.origins | dict.fromkeys(flags, "flag")
+    return Resolved(stored.name, validate(Recipe, table, "--set"), origins)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"not valid TOML: {error}", where=str(path)) from error
+
+
+def _put(table: dict[str, Any], dotted: str, value: object) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"{parent} is a value, not a table", where=dotted)
+    table[last] = value
+
+
+def parse_value(key: str, text: str) -> object:
+    """What a flag `--set key=text` gives: a TOML value, or a bare word. Raises RecipeError."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if any(character in text for character in "[]{}=\"'\n"):
+            raise RecipeError(
+                f"{text!r} is not a TOML value", where=f"--set {key}", remedy="quote it as in TOML"
+            ) from None
+        return text
+
+
+def want_list(model: type[BaseModel], place: Sequence[str | int], given: object) -> tuple[str, str]:
+    """What is wrong where a key that takes a list was given one value, and the list it may mean.
+
+    Example: want_list(Recipe, ("score", "benchmarks"), "home")[1] == 'score.benchmarks=["home"]'.
+    """
+    key, of = ".".join(map(str, place)), cast(Any, model)
+    for part in place:
+        of = of.model_fields[part].annotation
+    item = get_args(of)[0]
+    kind = getattr(item, "__origin__", item)  # Annotated[int, …] is of int
+    values = [] if given is None else [given]
+    if isinstance(given, str):
+        values = [_read_item(word.strip(), kind) for word in given.split(",") if word.strip()]
+    written = json.dumps(values, ensure_ascii=False, default=str)
+    return f"{key}: a list is wanted, not {given!r}", f"{key}={written}"
+
+
+def _read_item(word: str, kind: object) -> object:
+    """The number that a word spells in a list of numbers, else the word."""
+    try:
+        return kind(word) if kind is int or kind is float else word
+    except ValueError:
+        return word
+
+
+def validate(model: type[ModelT], table: dict[str, Any], where: str) -> ModelT:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = [name for name, _ in flatten(model().model_dump(mode="json"))]
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise RecipeError(
+                f"unknown key {key}", where=where, remedy=f"did you mean {near[0]}?"
+            ) from error
+        if first["type"] == "tuple_type":
+            what, example = want_list(model, first["loc"], first["input"])
+            remedy = f"--set '{example}'" if "--set" in where else f"write {example}"
+            raise RecipeError(what, where=where, remedy=remedy) from error
+        message = first["msg"].removeprefix("Value error, ")
+        value = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+        raise RecipeError(
+            f"{key}: {message}{value}".removeprefix(": "),
+            where=where,
+            remedy=f"edit {key}" if key else "edit them",
+        ) from error

@@ -1,0 +1,579 @@
+"""Engines without a model: choice of backend, model folders, supervision, constraints, replay."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_models import tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factory.codes.trie import DEAD, ROOT, Trie
+from factory.domain.failures import ChildError, InputError, MissingError, ModelError
+from factory.domain.records import (
+    ENGINE_DIED,
+    PROMPT_TOO_LONG,
+    UNANSWERED,
+    Checkpoint,
+    Completion,
+    Constraint,
+    Message,
+    Reply,
+    Request,
+    Sampling,
+)
+from factory.engines import forest as forests
+from factory.engines import opening
+from factory.engines.base import EngineSettings, check_request, unanswered
+from factory.engines.chat import Chat
+from factory.engines.constrain import Bound, Guide, Rows, make_guide
+from factory.engines.forest import Forest
+from factory.engines.opening import choose_backend, open_engine
+from factory.engines.process import DEATHS_PER_RESTART, ProcessEngine
+from factory.engines.replay import ReplayEngine
+from factory.engines.wire import reply_from_wire, reply_to_wire, request_from_wire, request_to_wire
+from factory.workspace.models import check_model_folder, fingerprint, is_installed
+
+SETTINGS = EngineSettings(threads=1, max_model_len=128, max_restarts=2)
+
+
+def ask(prompt: str, n: int = 1, seed: int = 0) -> Request:
+    return Request(id=f"id of {prompt}", prompt=prompt, sampling=Sampling(n=n, seed=seed))
+
+
+def texts(replies: list[Reply]) -> list[list[str]]:
+    return [[completion.text for completion in reply.completions] for reply in replies]
+
+
+def write_folder(folder: Path) -> Path:
+    """A folder that looks like a model's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+# --- supervision, with a real child process that has no model ---
+
+
+def with_engine(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    body: Callable[[ProcessEngine], Awaitable[Any]],
+    notes: list[str] | None = None,
+) -> Any:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    folder = write_folder(tmp_path / "model")
+
+    async def run() -> Any:
+        engine = ProcessEngine(
+            "child_engine",
+            Checkpoint(id="c", path=str(folder), fingerprint=fingerprint(folder)),
+            settings=SETTINGS,
+            log=tmp_path / "engine.log",
+            notify=(notes if notes is not None else []).append,
+        )
+        await engine.start()
+        async with engine:
+            return await asyncio.wait_for(body(engine), 30)
+
+    return asyncio.run(run())
+
+
+def test_replies_come_in_request_order_and_calls_overlap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> tuple[list[Reply], list[list[Reply]]]:
+        assert engine.info == {"device": "none"} and engine.checkpoint.id == "c"
+        assert await engine.sample([]) == []
+        one = await engine.sample([ask("a", 2, 10), ask("b"), ask("\ud800", 1, 5)])
+        many = await asyncio.gather(*(engine.sample([ask(f"q{i}")]) for i in range(50)))
+        assert engine.num_in_flight == 0
+        return one, list(many)
+
+    one, many = with_engine(tmp_path, monkeypatch, body)
+    assert texts(one) == [["a 10", "a 11"], ["b 0"], ["\ud800 5"]]
+    assert [texts(replies) for replies in many] == [[[f"q{i} 0"]] for i in range(50)]
+
+
+def test_a_death_is_survived_and_its_cause_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = f"die once {tmp_path / 'died'}"
+    notes: list[str] = []
+
+    async def body(engine: ProcessEngine) -> list[Reply]:
+        replies = await engine.sample([ask("before"), ask(deadly, 2, 7), ask("after", 1, 9)])
+        assert engine.num_restarts == 1
+        return replies
+
+    replies = with_engine(tmp_path, monkeypatch, body, notes)
+    assert texts(replies) == [["before 0"], [f"{deadly} 7", f"{deadly} 8"], ["after 9"]]
+    assert notes[0] == "loading" and "SIGKILL" in notes[1] and "sent again" in notes[1]
+
+
+def test_deaths_of_different_requests_do_not_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> int:
+        for number in range(4):
+            died_once = ask(f"die once {tmp_path / str(number)}")
+            replies = await engine.sample([ask("fine"), died_once])
+            assert texts(replies) == [["fine 0"], [f"{died_once.prompt} 0"]]
+        return engine.num_restarts
+
+    assert with_engine(tmp_path, monkeypatch, body) == 4
+
+
+def test_only_the_request_that_kills_the_engine_stays_unanswered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    async def body(engine: ProcessEngine) -> int:
+        # What comes behind the killer is in flight at each death, a suspect like it.
+        together = engine.sample([ask("a"), ask("die", 2), ask("b"), ask("c", 1, 7)])
+        replies, late = await asyncio.gather(together, engine.sample([ask("late")]))
+        assert texts(replies) == [["a 0"], ["", ""], ["b 0"], ["c 7"]]
+        assert replies[1] == unanswered(ask("die", 2), ENGINE_DIED)
+        assert texts(late) == [["late 0"]] and engine.num_in_flight == 0
+        assert texts(await engine.sample([ask("next")])) == [["next 0"]]
+        return engine.num_restarts
+
+    assert with_engine(tmp_path, monkeypatch, body, notes) == SETTINGS.max_restarts + 1
+    assert sum("id of die stays unanswered" in note for note in notes) == 1
+
+
+def test_a_suspect_taken_back_makes_way_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> None:
+        stuck = asyncio.create_task(engine.sample([ask("never")]))
+        await asyncio.sleep(0)
+        killer = asyncio.create_task(engine.sample([ask("die")]))
+        while engine.num_restarts < SETTINGS.max_restarts:
+            await asyncio.sleep(0.01)
+        stuck.cancel()
+        assert (await killer)[0].completions[0].finish_reason == ENGINE_DIED
+        assert texts(await engine.sample([ask("next")])) == [["next 0"]]
+
+    with_engine(tmp_path, monkeypatch, body)
+
+
+def test_an_engine_that_dies_over_everything_is_an_error_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    limit = DEATHS_PER_RESTART * SETTINGS.max_restarts
+
+    async def body(engine: ProcessEngine) -> None:
+        with pytest.raises(ChildError, match=rf"died {limit + 1} times: killed by SIGKILL"):
+            await engine.sample([ask("die") for _ in range(limit + 1)])
+        with pytest.raises(ChildError):
+            await engine.sample([ask("later")])
+
+    with_engine(tmp_path, monkeypatch, body, notes)
+    assert sum("restarted" in note for note in notes) == limit
+
+
+def test_a_failure_of_the_child_is_not_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> None:
+        with pytest.raises(ModelError, match="the trie is gone"):
+            await engine.sample([ask("fail"), ask("never")])
+        assert engine.num_restarts == 0
+
+    with_engine(tmp_path, monkeypatch, body)
+
+
+def test_a_cancelled_call_takes_its_requests_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.sample([ask("fine"), ask("never")]), 0.3)
+        assert engine.num_in_flight == 0
+        assert texts(await engine.sample([ask("next")])) == [["next 0"]]
+
+    with_engine(tmp_path, monkeypatch, body)
+    assert [path.name for path in (tmp_path / "model").glob("aborted-*")] == ["aborted-1"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 0),
+        ("temperature", 3.0),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("max_tokens", 0),
+        ("seed", -1),
+    ],
+)
+def test_impossible_sampling_is_the_callers_error(field: str, value: float) -> None:
+    values: dict[str, Any] = {field: value}
+    with pytest.raises(InputError, match=f"{field} must be") as caught:
+        check_request(Request(id="odd", prompt="p", sampling=Sampling(**values)))
+    assert caught.value.where == "odd"
+    with pytest.raises(InputError, match="either messages or a prompt"):
+        check_request(Request(id="odd", sampling=Sampling()))
+
+
+def test_close_cancels_what_waits_and_leaves_no_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> int:
+        waiting = asyncio.create_task(engine.sample([ask("never")]))
+        await asyncio.sleep(0.05)
+        pid = engine.child_pid
+        assert pid is not None
+        await engine.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        with pytest.raises(ChildError, match="closed"):
+            await engine.sample([ask("late")])
+        return pid
+
+    pid = with_engine(tmp_path, monkeypatch, body)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_child_that_never_gets_ready_is_an_error_of_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (write_folder(tmp_path / "model") / "dies").touch()
+
+    async def body(engine: ProcessEngine) -> None:
+        raise AssertionError("it is not ready")
+
+    with pytest.raises(ChildError, match="2 times while it loaded: exit code 9") as caught:
+        with_engine(tmp_path, monkeypatch, body)
+    assert "gpu_memory" in caught.value.remedy
+    assert (tmp_path / "model" / "loads").read_text() == ".."
+
+
+def test_other_weights_than_recorded_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setitem(opening.BACKENDS, "transformers", "child_engine")
+    folder = write_folder(tmp_path / "model")
+    checkpoint = Checkpoint(id="r3", path=str(folder), fingerprint=fingerprint(folder))
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ModelError, match="weights of checkpoint r3 have changed") as caught:
+        asyncio.run(
+            open_engine(
+                "transformers",
+                checkpoint,
+                settings=SETTINGS,
+                log_folder=tmp_path,
+                notify=lambda text: None,
+            )
+        )
+    assert caught.value.where == str(folder) and caught.value.remedy
+
+
+# --- choice of backend and model folders ---
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Make packages look as if they were not installed."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, package=None: None if name in packages else real(name, package),
+    )
+
+
+def test_auto_takes_vllm_where_it_is_and_else_says_that_it_is_slower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(opening, "is_installed", lambda package: True)
+    assert choose_backend("auto", notes.append) == "vllm" and not notes
+    monkeypatch.setattr(opening, "is_installed", lambda package: package != "vllm")
+    assert choose_backend("auto", notes.append) == "transformers"
+    assert "slower" in notes[0] and "pip install" in notes[0]
+
+
+def test_a_missing_backend_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "vllm", "transformers")
+    for backend in ("vllm", "transformers", "auto"):
+        with pytest.raises(MissingError) as caught:
+            choose_backend(backend, lambda text: None)
+        assert "pip install 'tool-factory[" in caught.value.remedy
+    with pytest.raises(InputError, match="no engine 'vlm'"):
+        choose_backend("vlm", lambda text: None)
+
+
+def test_a_folder_of_that_name_is_not_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some_engine_folder").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not is_installed("some_engine_folder")
+
+
+def test_fingerprint_is_of_names_and_bytes_of_weights_only(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    first = fingerprint(folder)
+    assert first.startswith("sha256:") and len(first) == 71
+    (folder / "README.md").write_text("a card")
+    assert fingerprint(folder) == first
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    renamed = fingerprint(folder)
+    (folder / "other.safetensors").write_bytes(b"weightz")
+    assert len({first, renamed, fingerprint(folder)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("missing", "word"),
+    [
+        ("model.safetensors", "weights"),
+        ("config.json", "config.json"),
+        ("tokenizer.json", "tokenizer"),
+        ("chat_template.jinja", "chat template"),
+    ],
+)
+def test_an_incomplete_model_folder_says_what_is_missing(
+    tmp_path: Path, missing: str, word: str
+) -> None:
+    folder = write_folder(tmp_path / "m")
+    check_model_folder(folder)
+    (folder / missing).unlink()
+    with pytest.raises(ModelError, match=word) as caught:
+        check_model_folder(folder)
+    assert caught.value.where == str(folder) and caught.value.remedy
+    with pytest.raises(ModelError, match="does not exist"):
+        check_model_folder(tmp_path / "nowhere")
+
+
+def test_a_chat_template_inside_the_tokenizer_config_counts(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    check_model_folder(folder)
+
+
+# --- the wire, constraints, replay ---
+
+
+def test_a_tokenizer_written_in_python_serves(tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    folder = tiny_model(tmp_path / "model")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    tokenizer = ByT5Tokenizer(chat_template="{{ messages[0].content }}</s>")
+    tokenizer.save_pretrained(folder)
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    request = Request(
+        id="python", messages=(Message(role="user", content="ab"),), sampling=Sampling()
+    )
+    assert Chat(folder).encode(request) == [100, 101, 1]
+
+
+def test_prompts_are_tokenised_as_the_tokenizer_does_it_whole(tmp_path: Path) -> None:
+    """Also where the saved tokenizer cuts and pads, which transformers switches off."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    folder = tiny_model(tmp_path / "model")
+    rust = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rust.enable_truncation(3)
+    rust.enable_padding(length=40)
+    rust.save(str(folder / "tokenizer.json"))
+    chat, tokenizer = Chat(folder), AutoTokenizer.from_pretrained(folder)
+    for text in (
+        "Book a table for four.",
+        "<|end|> of <|user|>",
+        "\N{WAVING HAND SIGN} wave " * 30,
+        "",
+    ):
+        raw = Request(id="raw", prompt=text, sampling=Sampling())
+        assert chat.encode(raw) == (tokenizer.encode(text) or [min(chat.end_ids)])
+        messages = (Message(role="user", content=text),)
+        asked = Request(id="asked", messages=messages, sampling=Sampling())
+        expected = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
+        assert chat.encode(asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("constraint", "fault"),
+    [
+        (Constraint(), "either a trie or tools"),
+        (Constraint(trie="t", tools=({"name": "f"},)), "either a trie or tools"),
+        (Constraint(tools=({"name": "f"},), until="\n"), "no code to bound"),
+        (Constraint(tools=({"name": "f"}, {"name": "g"})), "of one tool"),
+        (Constraint(trie="t", documents="d"), "needs `until`"),
+        (Constraint(trie="t", documents="d", until="\n", after="Action: "), "needs `until`"),
+    ],
+)
+def test_a_contradictory_constraint_is_the_callers_error(
+    constraint: Constraint, fault: str
+) -> None:
+    request = Request(id="r", prompt="p", sampling=Sampling(), constraint=constraint)
+    with pytest.raises(InputError, match=fault):
+        check_request(request)
+
+
+def test_records_survive_the_wire() -> None:
+    requests = [
+        Request(id="a", prompt="p", sampling=Sampling(seed=2**61), constraint=Constraint(trie="t")),
+        Request(
+            id="b",
+            messages=(Message(role="system", content="s"), Message(role="user", content="\ud83d")),
+            sampling=Sampling(n=5, temperature=0.7, top_k=40),
+            constraint=Constraint(tools=({"name": "f"}, {"name": "g"}), form="calls"),
+        ),
+    ]
+    assert [request_from_wire(request_to_wire(request)) for request in requests] == requests
+    completion = Completion(text="é", token_ids=(1, 2), finish_reason="stop", logprob=-0.25)
+    reply = Reply(request_id="a", completions=(completion, completion), num_prompt_tokens=4)
+    assert reply_from_wire(reply_to_wire(reply)) == reply
+    empty = unanswered(requests[1], PROMPT_TOO_LONG, 900)
+    assert reply_from_wire(reply_to_wire(empty)) == empty and empty.num_prompt_tokens == 900
+    assert texts([empty]) == [[""] * 5] and empty.completions[0].finish_reason in UNANSWERED
+
+
+CODES = st.dictionaries(
+    st.lists(st.integers(3, 8), min_size=1, max_size=4).map(tuple),
+    st.sampled_from("abc"),
+    min_size=1,
+    max_size=12,
+)
+VOCABULARY, UNTIL, OPEN, OTHER = 14, 9, (10, 11), (12,)
+
+
+def walk(guide: Guide | None, output: Sequence[int]) -> set[int]:
+    """What may follow, token by token as algorithms §6 says it: the reference."""
+    everything = set(range(VOCABULARY))
+    if guide is None:
+        return everything
+    trie = guide.trie
+    node: int | None = None if guide.marker else ROOT
+    for at, token in enumerate(output):
+        if node is not None:
+            left = trie.step(node, token) == DEAD
+            closes = left and token == guide.close and (node == DEAD or trie.is_leaf(node))
+            node = trie.step(node, token)
+            if closes:
+                node = None if guide.spans else DEAD
+        seen = tuple(output[: at + 1])
+        if node is None and guide.marker and seen[-len(guide.marker) :] == guide.marker:
+            node = ROOT
+    if node is None:
+        return everything
+    allowed = set(trie.allowed(node).tolist())
+    return {guide.close if token == trie.end else token for token in allowed}
+
+
+@st.composite
+def guided_rows(draw: st.DrawFn) -> list[tuple[Guide | None, list[int]]]:
+    """A batch: rows with several tries and kinds of span, each some way on its allowed paths."""
+    tries = [
+        Trie.build(list(codes), list(codes.values()), end=2)
+        for codes in draw(st.lists(CODES, min_size=1, max_size=3))
+    ]
+    rows: list[tuple[Guide | None, list[int]]] = []
+    for _ in range(draw(st.integers(1, 6))):
+        marker = draw(st.sampled_from([(), OPEN, OTHER]))
+        until = draw(st.sampled_from([2, UNTIL]))
+        guide = Guide(
+            trie=draw(st.sampled_from(tries)),
+            close=until,
+            marker=marker,
+            spans=bool(marker) or until == UNTIL,
+        )
+        output: list[int] = []
+        chosen = draw(st.sampled_from([guide, guide, guide, None]))
+        for _ in range(draw(st.integers(0, 14))):
+            allowed = walk(chosen, output)
+            likely = sorted(allowed & {*OPEN, *OTHER}) or sorted(allowed)
+            output.append(draw(st.sampled_from(draw(st.sampled_from([likely, sorted(allowed)])))))
+        rows.append((chosen, output))
+    return rows
+
+
+def allowed_tokens(logits_RV: Any) -> list[set[int]]:
+    return [set(row.isfinite().nonzero()[:, 0].tolist()) for row in logits_RV]
+
+
+@settings(max_examples=60)
+@given(guided_rows())
+def test_a_batch_allows_what_the_trie_allows_each_row(
+    rows: list[tuple[Guide | None, list[int]]],
+) -> None:
+    import torch
+
+    guided = {row: (Bound(guide, "", None), ids) for row, (guide, ids) in enumerate(rows) if guide}
+    logits = torch.randn(len(rows), VOCABULARY)
+    before = logits.clone()
+    Rows(Forest(logits.device), guided, len(rows)).apply(logits)
+    assert allowed_tokens(logits) == [walk(guide, ids) for guide, ids in rows]
+    assert torch.equal(logits[logits.isfinite()], before[logits.isfinite()])
+
+
+def test_a_forest_drops_what_nobody_walks_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(forests, "LEAST_ROOM", 20)
+    forest = Forest(torch.device("cpu"))
+    old = Trie.build([(a, b) for a in range(3, 9) for b in range(3, 9)], [""] * 36, end=2)
+    new = Trie.build([(3, 4)], ["t"], end=2)
+    forest.cover([old])
+    forest.cover([new])
+    with pytest.raises(KeyError):
+        forest.root(old)
+    nodes = forest.step(torch.tensor([forest.root(new)] * 2), torch.tensor([3, 4]))
+    assert forest.is_leaf(nodes).tolist() == [False, True]
+    forest.cover([old, new])
+    assert forest.root(old) != forest.root(new)
+
+
+def test_a_guide_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "trie.npz")
+    with pytest.raises(ModelError):
+        make_guide(path, (), (), None, 100)
+    Trie.build([(7, 8), (7, 5)], ["t_1", "t_2"], end=2).save(path)
+    guide = make_guide(path, (), (), None, 9)
+    assert guide.close == 2 and not guide.spans and guide.trie.lookup((7, 8)) == "t_1"
+    assert make_guide(path, ("t_2",), (), None, 9).trie.lookup((7, 8)) is None
+    assert make_guide(path, (), (), None, 9) is guide
+    with pytest.raises(ModelError, match="token 8"):
+        make_guide(path, (), (), None, 8)
+    with pytest.raises(ModelError, match="t_9"):
+        make_guide(path, ("t_9",), (), None, 9)
+    with pytest.raises(InputError, match="until"):
+        make_guide(path, (), (), 7, 9)
+    with pytest.raises(InputError, match="after"):
+        make_guide(path, (), (1, 8), None, 9)
+
+
+def test_replay_answers_from_a_table_or_a_function() -> None:
+    async def run() -> None:
+        async with ReplayEngine({"id of a": ["x", "y z"], "id of b": ["same"]}) as engine:
+            replies = await engine.sample([ask("b", 2), ask("a", 2)])
+            assert texts(replies) == [["same", "same"], ["x", "y z"]]
+            assert replies[1].completions[1].token_ids == (0, 1)
+            assert [request.prompt for request in engine.requests] == ["b", "a"]
+            with pytest.raises(InputError, match="No answer is recorded"):
+                await engine.sample([ask("c")])
+            with pytest.raises(InputError, match="2 recorded answers, 3 asked"):
+                await engine.sample([ask("a", 3)])
+        echo = ReplayEngine(lambda request: [(request.prompt or "").upper()])
+        assert texts(await echo.sample([ask("hello")])) == [["HELLO"]]
+        assert echo.checkpoint.id == "replay"
+
+    asyncio.run(run())

@@ -1,0 +1,161 @@
+"""The HTTP engine against a real server on the loopback, and the addresses it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from model_server import Server, serving
+
+from factory.domain.failures import InputError, MissingError
+from factory.domain.records import (
+    ENGINE_DIED,
+    PROMPT_TOO_LONG,
+    Constraint,
+    Message,
+    Request,
+    Sampling,
+)
+from factory.engines import http
+from factory.engines.http import HttpEngine, resolve
+
+pytest.importorskip("httpx", reason="no httpx: pip install 'tool-factory[http]'")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that says what it was asked, with the seed."""
+    with serving(lambda body: f"{body['messages'][-1]['content']} {body['seed']}") as server:
+        yield server
+
+
+def chat(request_id: str, text: str, **sampling: Any) -> Request:
+    return Request(
+        id=request_id,
+        messages=(Message(role="system", content="s"), Message(role="user", content=text)),
+        sampling=Sampling(**sampling),
+    )
+
+
+def ask(server: Server, *requests: Request) -> list[Any]:
+    async def run() -> list[Any]:
+        async with HttpEngine(server.url, "judge") as engine:
+            assert engine.checkpoint.id == "judge"
+            return await engine.sample(requests)
+
+    return asyncio.run(run())
+
+
+def test_samples_come_back_in_order_each_with_its_seed(server: Server) -> None:
+    replies = ask(
+        server,
+        chat("a", "one", n=3, temperature=0.7, top_k=40, seed=5),
+        replace(chat("b", "two", n=2, temperature=0.0, seed=1), logprob=False),
+    )
+    assert [c.text for c in replies[0].completions] == ["one 5", "one 6", "one 7"]
+    assert [c.text for c in replies[1].completions] == ["two 1"] * 2
+    assert replies[0].completions[0].logprob == -0.75
+    assert replies[0].num_prompt_tokens == 7
+    assert replies[1].completions[0].logprob == 0, "it is asked for only where it is wanted"
+    assert len(server.seen) == 4, "greedy needs one call however many are asked for"
+    first = next(body for body in server.seen if body["seed"] == 5)
+    assert (first["path"], first["top_k"], first["model"]) == ("/v1/chat/completions", 40, "judge")
+    assert first["host"] == server.url.split("/")[2]
+
+
+def test_a_raw_prompt_goes_to_completions(server: Server) -> None:
+    (reply,) = ask(server, Request(id="p", prompt="abc", sampling=Sampling()))
+    assert (reply.completions[0].text, reply.completions[0].finish_reason) == ("cba", "length")
+    assert server.seen[0]["path"] == "/v1/completions"
+
+
+def test_a_busy_server_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "FIRST_WAIT_SECONDS", 0.001)
+    server.statuses = [503, 429]
+    (reply,) = ask(server, chat("a", "one"))
+    assert reply.completions[0].text == "one 0"
+    server.statuses = [500] * 2 * http.MAX_TRIES
+    (reply,) = ask(server, chat("a", "one", n=2, temperature=1.0))
+    assert {c.finish_reason for c in reply.completions} == {ENGINE_DIED}
+    assert len(reply.completions) == 2
+
+
+def test_a_long_prompt_is_an_answer_and_a_refusal_is_an_error(server: Server) -> None:
+    server.statuses = [400]
+    (reply,) = ask(server, chat("a", "one"))
+    assert reply.completions[0].finish_reason == PROMPT_TOO_LONG
+    for status in (404, 302):
+        server.statuses = [status]
+        with pytest.raises(InputError, match=str(status)):
+            ask(server, chat("a", "one"))
+    assert len(server.seen) == 3, "a redirect is not followed"
+
+
+def test_constraints_cannot_be_kept(server: Server) -> None:
+    with pytest.raises(InputError, match="trie"):
+        request = chat("a", "one")
+        ask(
+            server,
+            Request(
+                id="c",
+                messages=request.messages,
+                sampling=request.sampling,
+                constraint=Constraint(trie="t"),
+            ),
+        )
+
+
+def test_a_server_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "FIRST_WAIT_SECONDS", 0.001)
+
+    async def run() -> None:
+        async with HttpEngine("http://127.0.0.1:1/v1", "judge") as engine:
+            await engine.sample([chat("a", "one")])
+
+    with pytest.raises(MissingError, match="does not answer"):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8000/v1",
+        "http://localhost/v1",
+        "https://192.168.1.7:8000",
+        "http://10.1.2.3",
+        "http://172.16.0.9",
+        "http://100.64.0.1",
+        "http://[::1]:8000/v1",
+        "http://[fd00::1]/v1",
+        "http://[::ffff:127.0.0.1]/",
+    ],
+)
+def test_private_addresses_are_allowed(url: str) -> None:
+    assert resolve(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://8.8.8.8/v1", "https://[2606:4700::1111]/", "http://[::ffff:8.8.8.8]/v1"]
+)
+def test_public_addresses_need_a_flag(url: str) -> None:
+    with pytest.raises(InputError, match="public address"):
+        resolve(url)
+    assert resolve(url, allow_public=True)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8000", "http://", "http://a:b/"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="http address"):
+        resolve(url)
+
+
+def test_a_name_is_judged_by_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def both(*_: Any, **__: Any) -> list[Any]:
+        return [(2, 1, 6, "", ("127.0.0.1", 80)), (2, 1, 6, "", ("8.8.4.4", 80))]
+
+    monkeypatch.setattr(http.socket, "getaddrinfo", both)
+    with pytest.raises(InputError, match=r"8\.8\.4\.4"):
+        resolve("http://judge.example/v1")

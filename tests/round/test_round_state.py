@@ -1,0 +1,343 @@
+"""What a round may and may not change once it is open, on the ledger alone: no engine runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_models import tiny_model
+from test_scoring import mark, write_bfcl
+from workspaces import ROOT, make_workspace
+
+from factory.cli.monitor import PlainMonitor
+from factory.cli.opening import open_checkpoint
+from factory.cli.rounds import load_settings_with
+from factory.cli.status import status
+from factory.domain.canon import query_id
+from factory.domain.failures import ContentError, InputError, MissingError, ModelError, RecipeError
+from factory.domain.records import Checkpoint, Query
+from factory.engines.trainable import check_trainable
+from factory.ledger import history, lineage
+from factory.ledger.lineage import base_checkpoint, find_checkpoint
+from factory.round.doctor import examine
+from factory.round.evaluate import store
+from factory.round.loading import load_factory
+from factory.round.round import Factory
+from factory.workspace.folder import Workspace
+from factory.workspace.recipe import load_recipe
+from factory.workspace.settings import load_settings, name_model
+
+POOL = [Query(id=query_id(f"ask {n}"), text=f"ask {n}", source=f"q:{n}") for n in range(9)]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = make_workspace(tmp_path / "ws")
+    model = tiny_model(workspace.root / "model")
+    text = workspace.marker.read_text(encoding="utf-8")
+    workspace.marker.write_text(text.replace("rounds/seed", model.name), encoding="utf-8")
+    return workspace
+
+
+def open_factory(workspace: Workspace, overrides: Mapping[str, str] | None = None) -> Factory:
+    settings = load_settings(workspace)
+    resolved = load_recipe(workspace, settings.recipe, overrides or {})
+    return load_factory(workspace, settings, resolved, PlainMonitor(), POOL)
+
+
+def end_round(factory: Factory, this: history.OpenRound, made: Checkpoint | None = None) -> None:
+    rows = {}
+    if made is not None:
+        row = {
+            "checkpoint_id": made.id,
+            "round": this.number,
+            "parent_id": this.checkpoint.id,
+            "path": made.path,
+            "fingerprint": made.fingerprint,
+            "promoted": True,
+        }
+        rows = {"checkpoint": [row]}
+    factory._finish(this.number, "gate", datetime.now(UTC), rows, {"reason": "test"})
+
+
+def test_open_round_is_found_with_its_queries(workspace: Workspace) -> None:
+    factory = open_factory(workspace)
+    this = factory._start(4)
+    again = open_factory(workspace)._resume()
+    assert again == this
+    assert [q.text for q in history.pending_queries(factory.ledger, 1)] == [
+        f"ask {n}" for n in range(4)
+    ]
+
+
+def test_a_recipe_without_codes_samples_without_those_of_its_model(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "seeded")
+    this = open_factory(workspace)._start(1)
+    assert open_factory(workspace)._codebook(this) is not None
+    assert open_factory(workspace, {"codes.coder": "none"})._codebook(this) is None
+
+
+def test_next_round_draws_others_and_says_when_the_pool_ends(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    factory = open_factory(workspace)
+    end_round(factory, factory._start(6))
+    second = factory._start(6)
+    assert len(history.pending_queries(factory.ledger, second.number)) == 3
+    assert "has 3 fresh queries, not 6" in capsys.readouterr().err
+    end_round(factory, second)
+    with pytest.raises(InputError, match="pool is empty"):
+        factory._start(1)
+    assert history.open_round(factory.ledger) is None
+
+
+def test_empty_pool_of_a_file_is_not_the_home_world(workspace: Workspace) -> None:
+    factory = replace(open_factory(workspace), pool=[])
+    with pytest.raises(InputError, match="pool is empty"):
+        factory._start(1)
+
+
+def test_flags_mend_training_of_an_open_round_but_not_sampling(workspace: Workspace) -> None:
+    open_factory(workspace)._start(2)
+    given = {"train.micro_batch_size": "1", "calls.n": "9", "score.tolerance": "5"}
+    given |= {"codes.levels": "3", "codes.keep": "7"}
+    factory = open_factory(workspace, given)
+    factory._resume()
+    assert factory.recipe.train.micro_batch_size == 1
+    assert factory.recipe.score.tolerance == 5
+    assert factory.recipe.calls.n == 5
+    assert factory.recipe.codes.levels == 3
+    assert factory.recipe.codes.keep == 1
+
+
+def test_changed_rules_stop_an_open_round_until_undone_or_abandoned(workspace: Workspace) -> None:
+    open_factory(workspace)._start(2)
+    mine = workspace.root / "prompts/calls/invoke.j2"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("Please: {{ query }}", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        open_factory(workspace)._resume()
+    assert "--abandon" in caught.value.remedy
+    assert open_factory(workspace).abandon() == 1
+    assert open_factory(workspace)._resume() is None
+    with pytest.raises(InputError, match="no round is open"):
+        open_factory(workspace).abandon()
+
+
+def test_recipe_that_this_version_cannot_read(workspace: Workspace) -> None:
+    factory = open_factory(workspace)
+    factory._start(2)
+    row = factory.ledger.query("select * from round").records()[0]
+    end_round(factory, history.open_round(factory.ledger) or pytest.fail())
+    factory.ledger.append(
+        {
+            "round": [
+                {k: v for k, v in row.items() if k not in ("started_at", "round", "recipe_json")}
+                | {"round": 2, "recipe_json": '{"gone": 1}'}
+            ],
+            "judgement": [{"round": 2, "judgement": 1}],
+        }
+    )
+    with pytest.raises(RecipeError, match="gone"):
+        open_factory(workspace)._resume()
+
+
+def test_moved_workspace_and_model_go_on(workspace: Workspace, tmp_path: Path) -> None:
+    factory = open_factory(workspace)
+    this = factory._start(2)
+    trained = history.checkpoint_folder(workspace.state, 1)
+    shutil.copytree(workspace.root / "model", trained)
+    made = Checkpoint(
+        id="r1-abc", path=factory._relative(str(trained)), fingerprint=this.checkpoint.fingerprint
+    )
+    end_round(factory, this, made)
+    moved = Workspace(tmp_path / "elsewhere")
+    workspace.root.rename(moved.root)
+    second = open_factory(moved)._start(2)
+    assert second.checkpoint.id == "r1-abc"
+    assert Path(second.checkpoint.path) == history.checkpoint_folder(moved.state, 1)
+    again = open_factory(moved)._resume()
+    assert again is not None and again.checkpoint == second.checkpoint
+    end_round(open_factory(moved), again)
+    # The model's folder gets another name and place; a copy beside it is a model of its own.
+    (moved.root / "model").rename(tmp_path / "renamed")
+    name_model(moved, str(tmp_path / "renamed"))
+    third = open_factory(moved)
+    assert third.base_checkpoint().id.startswith("model-")
+    assert third.base_checkpoint().path == str(tmp_path / "renamed")
+    assert third.next_checkpoint() == second.checkpoint
+    shutil.copytree(tmp_path / "renamed", moved.root / "copy")
+    moved.root.rename(workspace.root)
+    (tmp_path / "renamed").rename(workspace.root / "model")
+    name_model(workspace, "copy")
+    copied = open_factory(workspace)
+    assert copied.next_checkpoint().id.startswith("copy-")
+
+
+def test_a_model_of_the_flag_goes_on_without_it(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """As after `factory round --model FOLDER`: no command takes another model."""
+    mine = tiny_model(tmp_path / "mine", seed=1)
+    settings = load_settings_with(workspace, str(mine), 0)
+    factory = replace(open_factory(workspace), settings=settings, keep_model=True)
+    this = factory._start(1)
+    assert this.checkpoint.path == str(mine) and load_settings(workspace).model == str(mine)
+    assert f"factory.toml names {mine} now" in capsys.readouterr().err.replace("\n", " ")
+    made = workspace.state / "checkpoints" / "r1"
+    shutil.copytree(mine, made)
+    stored = factory._relative(str(made))
+    mark = this.checkpoint.fingerprint
+    end_round(factory, this, Checkpoint(id="r1-abc", path=stored, fingerprint=mark))
+    monkeypatch.chdir(workspace.root)
+    capsys.readouterr()
+
+    def check(folder: Path) -> None:
+        """Every command takes this folder."""
+        settings = load_settings(workspace)
+        assert find_checkpoint(workspace, settings, "", print).path == str(folder)
+        assert open_checkpoint(None) == folder
+        status()
+        assert str(folder) in capsys.readouterr().out.replace("\n", "")
+        assert open_factory(workspace).next_checkpoint().path == str(folder)
+
+    check(made)
+    assert "note" not in capsys.readouterr().err
+    # An edit of factory.toml counts, and is said until a round has used it.
+    name_model(workspace, "model")
+    check(workspace.root / "model")
+    open_checkpoint(None)
+    assert "the latest round, 1, was of mine-" in capsys.readouterr().err.replace("\n", " ")
+    second = open_factory(workspace)
+    end_round(second, second._start(1))
+    assert "the latest round, 1, was of mine-" in capsys.readouterr().err.replace("\n", " ")
+    check(workspace.root / "model")
+    assert capsys.readouterr().err == ""
+    name_model(workspace, str(mine))
+    check(made)
+
+
+def test_other_weights_in_the_same_folder_are_another_model(workspace: Workspace) -> None:
+    factory = open_factory(workspace)
+    end_round(factory, factory._start(1), Checkpoint(id="r1-abc", path="x", fingerprint="y"))
+    settings, ledger = load_settings(workspace), factory.ledger
+    same = base_checkpoint(workspace, settings, ledger, exact=False)
+    assert same == factory.base_checkpoint()
+    tiny_model(workspace.root / "model", seed=2)
+    other = base_checkpoint(workspace, settings, ledger, exact=False)
+    assert other == base_checkpoint(workspace, settings, ledger) != same
+    assert lineage.promoted_checkpoint(ledger, other) == other
+
+
+def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_drawn(
+    workspace: Workspace,
+) -> None:
+    """DeepSeek-R1's template opens a thought in its generation prompt, which an answer lacks."""
+    template = workspace.root / "model" / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    opened = "{{ '<|assistant|><think>' }}{% endif %}"
+    template.write_text(text.replace("{{ '<|assistant|>' }}{% endif %}", opened))
+    factory = open_factory(workspace)
+    with pytest.raises(ModelError, match="renders a prompt differently") as caught:
+        asyncio.run(factory.run_round(2))
+    assert "chat_template.jinja" in caught.value.remedy
+    assert history.last_round(factory.ledger) == 0 and not history.drawn_ids(factory.ledger)
+    (finding,) = [check for check in examine(workspace) if check.name == "model"]
+    assert finding.state == "bad" and finding.remedy == caught.value.remedy
+    # So is an open round, as long as it is to be trained.
+    factory._start(2)
+    with pytest.raises(ModelError, match="renders a prompt differently"):
+        asyncio.run(open_factory(workspace).run_round(2))
+    template.write_text(text, encoding="utf-8")
+    asyncio.run(check_trainable(workspace.root / "model"))
+
+
+@pytest.mark.parametrize(
+    "kind, what", [("vit", "no language model"), ("unheard_of", "cannot read")]
+)
+def test_a_model_without_a_class_that_trains_is_refused(
+    workspace: Workspace, kind: str, what: str
+) -> None:
+    path = workspace.root / "model" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"model_type": kind}), encoding="utf-8")
+    factory = open_factory(workspace)
+    with pytest.raises(ModelError, match=what) as caught:
+        asyncio.run(factory.run_round(2))
+    assert "AutoModelForCausalLM" in caught.value.remedy
+    assert history.last_round(factory.ledger) == 0
+
+
+def test_promoted_checkpoint_of_another_base_is_not_used(workspace: Workspace) -> None:
+    factory = open_factory(workspace)
+    end_round(factory, factory._start(2), Checkpoint(id="r1-abc", path="x", fingerprint="y"))
+    other = Checkpoint(id="other-123456", path="/o", fingerprint="z")
+    assert lineage.promoted_checkpoint(factory.ledger, other) == other
+
+
+def test_lost_checkpoint_of_a_trained_round_is_named(workspace: Workspace) -> None:
+    factory = open_factory(workspace)
+    this = replace(factory._start(2), stages_done=frozenset({"train", "sample"}))
+    with pytest.raises(ModelError):
+        asyncio.run(factory._train(this))
+
+
+def test_scores_of_other_prompts_do_not_count(workspace: Workspace) -> None:
+    factory = open_factory(workspace)
+    dev = factory.benchmarks["home-dev"]
+    basis = factory._basis(dev)
+    longer = replace(factory, resolved=load_recipe(workspace, "cpu", {"score.max_tokens": "100"}))
+    assert longer._basis(dev) != basis
+    factory.ledger.append(
+        {"score": [{"checkpoint_id": "c", "benchmark": "home-dev", "basis": basis}]}
+    )
+    assert history.is_scored(factory.ledger, "c", "home-dev", basis)
+    assert not history.is_scored(factory.ledger, "c", "home-dev", longer._basis(dev))
+
+
+def test_test_set_cannot_gate(workspace: Workspace) -> None:
+    with pytest.raises(ContentError, match="test set"):
+        open_factory(workspace, {"score.dev": '"home"'})
+
+
+def test_the_gate_weighs_a_change_as_the_dev_set_weighs_its_score(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """A checkpoint that gains where ToolDev's average looks, and loses where it does not."""
+    text = (ROOT / "eval/bfcl.toml").read_text(encoding="utf-8")
+    data = f'questions = "{write_bfcl(tmp_path / "bfcl")}"'
+    text = text.replace('package = "bfcl_eval"\nquestions = "data"', data)
+    (workspace.root / "eval/mine.toml").write_text(text.replace('split = "test"', 'split = "dev"'))
+    factory = open_factory(workspace, {"score.dev": '"mine"'})
+    dev, this = factory.benchmarks["mine"], factory._start(1)
+    made = replace(this.checkpoint, id="r1")
+    for checkpoint, right in (
+        (this.checkpoint, {"irrelevance", "live_irrelevance", "live_relevance"}),
+        (made, {"live_multiple"}),
+    ):
+        items = [mark(item, item.category in right) for item in dev.items]
+        store(factory, 1, checkpoint.id, dev, items, factory._basis(dev))
+    decision = factory._decide(this, made)
+    assert decision.promote
+    gained = f"{50 * 1037 / 1335:.1f}"
+    assert f"mine rose from 0.0 to {gained} (+{gained} points, 95 %" in decision.reason
+
+
+def test_answers_must_leave_room_for_a_prompt(workspace: Workspace) -> None:
+    with pytest.raises(RecipeError, match="max_model_len"):
+        open_factory(workspace, {"calls.max_tokens": "99999"})
+
+
+def test_big_model_is_not_fully_fine_tuned(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.round.round.MAX_FULL_BYTES", 1000)
+    with pytest.raises(MissingError, match="all weights"):
+        open_factory(workspace)._start(1)

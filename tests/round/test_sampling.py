@@ -1,0 +1,201 @@
+"""One query from text to verdict, on recorded answers: every way it can go is one sample row."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workspaces import ROOT
+
+from factory.domain.canon import query_id
+from factory.domain.records import (
+    PROMPT_TOO_LONG,
+    SCHEMA_UNSUPPORTED,
+    Completion,
+    Query,
+    Reply,
+    Request,
+)
+from factory.engines.base import unanswered
+from factory.engines.replay import ReplayEngine
+from factory.judge.rulebook import Rulebook
+from factory.judge.sample import Judge
+from factory.ledger.database import Ledger
+from factory.ledger.rows import Batch
+from factory.round.sampler import Sampler
+from factory.workspace.folder import Workspace
+from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import Recipe
+
+WORKSPACE = Workspace(ROOT)
+TEXT = "Book a table for 4 people in Lisbon."
+DOCUMENT = {
+    "name": "book_table",
+    "description": "Book a table at a restaurant.",
+    "arguments": {
+        "type": "dict",
+        "properties": {
+            "people": {"type": "integer", "description": "Number of people."},
+            "city": {"type": "string", "description": "City of the restaurant."},
+        },
+        "required": ["people"],
+    },
+    "results": {
+        "type": "dict",
+        "properties": {"booking": {"type": "string", "description": "Number of the booking."}},
+    },
+}
+TOOLS = f"<tools>\n{json.dumps(DOCUMENT)}\n</tools>"
+
+
+def call(**arguments: object) -> str:
+    body = json.dumps({"name": "book_table", "arguments": arguments})
+    return f"<tool_call>\n{body}\n</tool_call>"
+
+
+RIGHT = call(people=4, city="Lisbon")
+
+
+def run(engine: ReplayEngine, *, recipe: Recipe | None = None) -> Batch:
+    recipe = recipe or Recipe()
+    sampler = Sampler(
+        engine=engine,
+        prompts=Prompts.load(WORKSPACE),
+        recipe=recipe,
+        judge=Judge(
+            rulebook=Rulebook.load(WORKSPACE, {}), vote=recipe.vote, round_number=1, judgement=1
+        ),
+        codebook=None,
+    )
+    return asyncio.run(sampler.run(Query(id=query_id(TEXT), text=TEXT, source="test:1")))
+
+
+def answer(tools: str, calls: Sequence[str]) -> Callable[[Request], Sequence[str]]:
+    return lambda request: [tools] if request.id.endswith("/tools") else calls
+
+
+def outcome(tools: str, calls: Sequence[str], **options: Any) -> dict[str, Any]:
+    rows = run(ReplayEngine(answer(tools, calls)), **options)
+    (sample,) = rows["sample"]
+    return dict(sample)
+
+
+def test_calls_are_bound_to_the_schemas_where_the_recipe_says_so() -> None:
+    recipe = Recipe.model_validate({"calls": {"constrain": "schema"}})
+    engine = ReplayEngine(answer(TOOLS, [RIGHT] * 5))
+    rows = run(engine, recipe=recipe)
+    constraint = engine.requests[-1].constraint
+    assert constraint is not None and constraint.form == "calls"
+    assert constraint.tools == (DOCUMENT,)
+    kept = [json.loads(str(row["sampling_json"])) for row in rows["generation"]]
+    assert [row.get("constrain") for row in kept] == [None, *["schema"] * 5]
+    assert all(request.constraint is None for request in engine.requests[:-1])
+
+
+def test_calls_are_asked_freely_where_a_schema_makes_no_grammar() -> None:
+    class Refusing(ReplayEngine):
+        async def sample(self, requests: Sequence[Request]) -> list[Reply]:
+            return [
+                unanswered(request, SCHEMA_UNSUPPORTED)
+                if request.constraint
+                else (await super(Refusing, self).sample([request]))[0]
+                for request in requests
+            ]
+
+    recipe = Recipe.model_validate({"calls": {"constrain": "schema"}})
+    rows = run(Refusing(answer(TOOLS, [RIGHT] * 5)), recipe=recipe)
+    (sample,) = rows["sample"]
+    assert sample["status"] == "accepted"
+    assert not any("constrain" in str(row["sampling_json"]) for row in rows["generation"])
+
+
+def test_agreement_is_accepted_with_every_raw_output() -> None:
+    rows = run(ReplayEngine(answer(TOOLS, [RIGHT] * 4 + [call(people=5)])))
+    (sample,) = rows["sample"]
+    assert (sample["status"], sample["reason"], sample["agreement"]) == ("accepted", "", 0.8)
+    assert json.loads(str(sample["calls_json"]))[0]["arguments"] == {"people": 4, "city": "Lisbon"}
+    stages = [(g["stage"], g["sample_index"]) for g in rows["generation"]]
+    assert stages == [("tools", 0), *(("calls", index) for index in range(5))]
+    assert rows["vote"][0]["winner"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tools", "calls", "stage", "reason"),
+    [
+        ("no tags at all", [RIGHT] * 5, "tools", "no_tools_tag"),
+        ("<tools>\n{broken\n</tools>", [RIGHT] * 5, "tools", "tools_json"),
+        (TOOLS, ["sorry"] * 5, "vote", "no_call_majority"),
+        (TOOLS, [RIGHT, RIGHT, call(people=1), call(people=1), "?"], "vote", "vote_tie"),
+        (TOOLS, [RIGHT, RIGHT, call(people=1), call(people=2), "?"], "vote", "vote_below_min"),
+        (TOOLS, [call(people="4")] * 5, "calls", "wrong_type"),
+        (TOOLS, [call(city="Lisbon")] * 5, "calls", "missing_required"),
+        (TOOLS, [call(people=4, table=1)] * 5, "calls", "unknown_argument"),
+        (TOOLS, [RIGHT.replace("book_table", "book_room")] * 5, "calls", "unknown_tool"),
+        (TOOLS, [RIGHT + "\n" + RIGHT] * 5, "calls", "duplicate_call"),
+    ],
+)
+def test_rejections_carry_stage_and_reason(
+    tools: str, calls: Sequence[str], stage: str, reason: str
+) -> None:
+    sample = outcome(tools, calls)
+    assert (sample["status"], sample["stage"], sample["reason"]) == ("rejected", stage, reason)
+    assert sample["message"] and sample["rule"]
+
+
+def test_all_samples_are_judged_not_only_the_winner() -> None:
+    rows = run(ReplayEngine(answer(TOOLS, [RIGHT] * 3 + [call(people="4")] * 2)))
+    subjects = {v["subject"] for v in rows["verdict"] if v["reason"] == "wrong_type"}
+    assert subjects == {"sample:3", "sample:4"}
+    assert rows["sample"][0]["status"] == "accepted"
+
+
+def test_plurality_and_minimum_come_from_the_recipe() -> None:
+    calls = [RIGHT, RIGHT, call(people=1), call(people=2), call(people=3)]
+    assert outcome(TOOLS, calls)["reason"] == "vote_below_min"
+    plural = Recipe.model_validate({"vote": {"plurality": True}})
+    assert outcome(TOOLS, calls, recipe=plural)["status"] == "accepted"
+    strict = Recipe.model_validate({"vote": {"minimum": 5}})
+    assert outcome(TOOLS, [RIGHT] * 4 + ["?"], recipe=strict)["status"] == "rejected"
+
+
+class ShortEngine(ReplayEngine):
+    """A model whose context the invocation prompt does not fit."""
+
+    async def sample(self, requests: Sequence[Request]) -> list[Reply]:
+        replies = await super().sample(requests)
+        if not requests[0].id.endswith("/calls"):
+            return replies
+        empty = Completion(text="", token_ids=(), finish_reason=PROMPT_TOO_LONG, logprob=0.0)
+        return [
+            Reply(request_id=r.request_id, completions=(empty,) * 5, num_prompt_tokens=9000)
+            for r in replies
+        ]
+
+
+def test_prompt_that_does_not_fit_is_unjudged() -> None:
+    rows = run(ShortEngine(answer(TOOLS, [RIGHT] * 5)))
+    sample = rows["sample"][0]
+    assert (sample["status"], sample["reason"]) == ("unjudged", PROMPT_TOO_LONG)
+    assert "max_model_len" in str(sample["message"])
+
+
+def test_rows_fit_the_ledger(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(run(ReplayEngine(answer(TOOLS, [RIGHT] * 5))))
+    assert ledger.query("select count(*) from generation").rows == [(6,)]
+    ledger.append({"draw": [{"round": 1, "position": 0, "query_id": query_id(TEXT)}]})
+    assert ledger.query("select accepted, unjudged from round_yield").rows == [(1, 0)]
+
+
+def test_seeds_differ_between_queries_and_stages_but_not_between_runs() -> None:
+    def seeds() -> list[int]:
+        engine = ReplayEngine(answer(TOOLS, [RIGHT] * 5))
+        run(engine)
+        return [request.sampling.seed for request in engine.requests]
+
+    first, second = seeds(), seeds()
+    assert first == second and len(set(first)) == len(first)

@@ -1,0 +1,201 @@
+"""Type words of every dialect, patterns in bounded time, and JSON text within bounds."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factory.domain.jsontext import (
+    MAX_DEPTH,
+    JsonTextError,
+    json_path,
+    measure_depth,
+    mend,
+    parse_sequence,
+    parse_strict,
+    printable,
+    read_json,
+    show,
+)
+from factory.tools.pattern import Pattern, PatternError
+from factory.tools.schema import arguments_schema, read_type, to_json_schema
+
+settings.register_profile("factory", deadline=None, derandomize=True)
+settings.load_profile("factory")
+
+WORDS: dict[str, dict[Any, Any]] = {
+    "ToolDev": {"string": "string", "dict": "object", "list": "array", "float": "number"},
+    "JSON Schema": {
+        **{word: word for word in ("string", "integer", "number", "boolean", "array", "object")},
+        "null": "null",
+    },
+    "BFCL": {"tuple": "array", "any": None, "integer": "integer", "dict": "object"},
+    "BFCL Java": {"String": "string", "long": "integer", "ArrayList": "array", "HashMap": "object"},
+    "ToolBench": {"STRING": "string", "NUMBER": "number", "BOOLEAN": "boolean", "ENUM": "string"},
+    "ToolACE": {"str": "string", "int": "integer", "float": "number", "bool": "boolean"},
+    "Seal-Tools": {"str": "string", "int": "integer", "float": "number", "bool": "boolean"},
+}
+
+
+@pytest.mark.parametrize("source", WORDS)
+def test_type_words(source: str) -> None:
+    for word, kind in WORDS[source].items():
+        assert read_type(word) == ({} if kind is None else {"type": kind})
+
+
+@pytest.mark.parametrize(
+    ("word", "schema"),
+    [
+        ("List[int]", {"type": "array", "items": {"type": "integer"}}),
+        ("string[]", {"type": "array", "items": {"type": "string"}}),
+        ("int | None", {"type": ["integer", "null"]}),
+        ("Optional[str]", {"type": ["string", "null"]}),
+        ("Union[int, str]", {"type": ["integer", "string"]}),
+        ("dict[str, float]", {"type": "object", "additionalProperties": {"type": "number"}}),
+        (["string", "null"], {"type": ["string", "null"]}),
+        (["int", "any"], {}),
+        ("list[money]", None),
+        ("money", None),
+        ("", None),
+        (7, None),
+        ([], None),
+        ([{}], None),
+        ("list[" * 60, None),
+        ("list[" * 20 + "int" + "]" * 20, None),
+    ],
+)
+def test_composed_type_words(word: object, schema: dict[str, Any] | None) -> None:
+    assert read_type(word) == schema
+
+
+def test_parameters_are_closed_and_keep_what_counts() -> None:
+    arguments = {
+        "type": "dict",
+        "properties": {
+            "a": {"type": "float", "description": "x", "minimum": 0, "default": 1, "odd": 2},
+            "b": {"type": "dict", "properties": {"c": {"type": "str"}}, "required": ["c"]},
+            "d": {"type": "dict"},
+            "e": {"type": "int", "minimum": "1", "enum": 5, "nullable": True},
+        },
+        "required": ["a"],
+    }
+    assert arguments_schema(arguments) == {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["a"],
+        "properties": {
+            "a": {"type": "number", "default": 1, "minimum": 0},
+            "b": {
+                "type": "object",
+                "required": ["c"],
+                "properties": {"c": {"type": "string"}},
+                "additionalProperties": False,
+            },
+            "d": {"type": "object"},
+            "e": {"type": ["integer", "null"]},
+        },
+    }
+    assert to_json_schema("nonsense") == {}
+
+
+PIECES = st.recursive(
+    st.sampled_from(["a", "b", "[ab]", "[^a]", ".", r"\d", r"\w", "^", "$", r"\b", "1", r"\."]),
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map(lambda pair: f"(?:{pair[0]}|{pair[1]})"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{1,3}", "{2,}", "*?"])).map(
+            lambda pair: f"({pair[0]}){pair[1]}"
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(PIECES, st.lists(st.text("ab1 .", max_size=8), max_size=4))
+def test_patterns_match_as_in_re(pattern: str, texts: list[str]) -> None:
+    compiled = Pattern(pattern)
+    for text in texts:
+        assert compiled.search(text) == (re.search(pattern, text) is not None)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "(a*)*b", ".*.*.*.*x", "^(([a-z])+.)+[A-Z]([a-z])+$"],
+)
+def test_patterns_that_explode_elsewhere(pattern: str) -> None:
+    started = time.process_time()
+    Pattern(pattern).search("a" * 4000 + "!")
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("(?=a)b", "(?i)a", r"(a)\1", "(", ")", "[", "a**", "*a", "a{3,1}", "((a{9}){9}){9}"),
+        *("[[a]]", "a" * 1000, "(" * 50 + ")" * 50, r"\p{L}", "[b-a]", "a{2}{3}"),
+    ],
+)
+def test_patterns_that_are_refused(pattern: str) -> None:
+    with pytest.raises(PatternError):
+        Pattern(pattern)
+
+
+def test_the_end_is_the_very_end() -> None:
+    assert not Pattern("^a$").search("a\n")
+    assert not Pattern("^(a)$").search("a\n")
+
+
+@given(st.text(max_size=20))
+def test_a_pattern_compiles_or_is_refused(text: str) -> None:
+    try:
+        Pattern(text).search(text)
+    except PatternError as error:
+        assert str(error)
+
+
+def test_shown_values_are_short_and_printable() -> None:
+    assert show({"a": [1, "é"]}) == '{"a": [1, "é"]}'
+    assert show("\x1b[2J\u202e\ud800") == '"\\u001b[2J\\u202e\\ud800"'
+    assert len(show("x" * 10**6)) == 120
+    assert len(show(list(range(10**5)))) == 120
+    assert printable("a\tb\U000e0001") == "a\\u0009b\\U000e0001"
+
+
+def test_paths_quote_odd_names() -> None:
+    assert json_path([]) == "$"
+    assert json_path([0, "a_1", "a b", 'q"']) == '$[0].a_1["a b"]["q\\""]'
+
+
+def test_bounds() -> None:
+    assert measure_depth('{"a": [1, "[[[["]}') == 2
+    assert parse_strict("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    for text in (
+        "[" * 65 + "]" * 65,
+        "1" * 101,
+        "-Infinity",
+        "1 2",
+        '{"a":1,"a":2}',
+        " ",
+        "\ufeff1",
+    ):
+        with pytest.raises(JsonTextError):
+            parse_strict(text)
+
+
+def test_mending_keeps_strings() -> None:
+    assert mend("{\"a\": \"it's, ]\", 'b': 'c',}") == '{"a": "it\'s, ]", "b": "c"}'
+    assert read_json("{“a”: 1}").value == {"a": 1}
+    assert not read_json('{"a": "’"}').repaired
+
+
+def test_sequences_stop_at_the_first_fault() -> None:
+    assert parse_sequence('{"a": 1} , {"b": 2}\n') == ([{"a": 1}, {"b": 2}], "")
+    values, cause = parse_sequence('{"a": 1} {"b"')
+    assert values == [{"a": 1}]
+    assert "character" in cause

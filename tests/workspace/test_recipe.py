@@ -1,0 +1,187 @@
+"""Recipes and settings: every shipped one loads, every mistake names its key and file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+from workspaces import ROOT, make_workspace
+
+from factory.domain.failures import ContentError, InputError, RecipeError
+from factory.train.curriculum import train_config
+from factory.workspace.folder import Workspace
+from factory.workspace.recipe import Section, load_recipe, want_list
+from factory.workspace.settings import load_settings, name_model
+
+RECIPES = sorted(path.stem for path in (ROOT / "rounds").glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_recipe_loads_and_opens_with_its_command(name: str) -> None:
+    load_recipe(Workspace(ROOT), name, {})
+    first = (ROOT / "rounds" / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith(f"# factory round --recipe {name}")
+
+
+@pytest.mark.parametrize("name", ["toolgen", "sgtc", "toolweaver"])
+def test_recipes_of_papers_train_as_published(name: str) -> None:
+    """Algorithms §2.5, §3.3, §4.7: 3 % warm-up, a plain loss, trajectories of 6,144 tokens."""
+    train = train_config(load_recipe(Workspace(ROOT), name, {}).recipe, 1, "auto", 1)
+    assert (train.warmup_ratio, train.code_share, train.max_length) == (0.03, 0, 6144)
+
+
+NAMED = (
+    ('queries = []\n model="old"  # mine\n[engine]\n', "queries = []\n{}  # mine\n[engine]\n"),
+    ("model = 'o\\ld'\r\nrecipe = 'cpu'\r\n", "{}\r\nrecipe = 'cpu'\r\n"),
+    ("# only\n[engine]\nthreads = 1\n", "{}\n# only\n[engine]\nthreads = 1\n"),
+    ("", "{}\n"),
+)
+"""Settings before, and after a model is written in place of `{}`."""
+
+
+@pytest.mark.parametrize(("before", "after"), NAMED)
+def test_a_model_is_written_into_the_settings(tmp_path: Path, before: str, after: str) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    workspace.marker.write_bytes(before.encode())
+    for model in ("/models/Qwen", '/models/é "q" \\1'):
+        assert name_model(workspace, model)
+        line = f"model = {json.dumps(model, ensure_ascii=False)}"
+        assert workspace.marker.read_bytes().decode() == after.format(line)
+        assert load_settings(workspace).model == model
+        assert not name_model(workspace, model)
+
+
+def test_a_model_that_cannot_be_kept_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    odd = '"model" = "old"\n'
+    workspace.marker.write_text(odd, encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be kept") as caught:
+        name_model(workspace, "/models/Qwen")
+    assert 'model = "/models/Qwen"' in caught.value.remedy
+    assert workspace.marker.read_text(encoding="utf-8") == odd
+    workspace.marker.write_text('model = "old"\n', encoding="utf-8")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(InputError, match="Permission denied"):
+        name_model(workspace, "/models/Qwen")
+    assert not name_model(workspace, "old")
+
+
+def test_values_have_origins(tmp_path: Path) -> None:
+    workspace = make_workspace(
+        tmp_path / "ws", {"rounds/mine.toml": 'extends = "cpu"\n[calls]\nn = 7\n'}
+    )
+    resolved = load_recipe(workspace, "mine", {"train.epochs": "3"})
+    lines = {key: (value, origin) for key, value, origin in resolved.lines()}
+    assert lines["calls.n"] == ("7", "rounds/mine.toml")
+    assert lines["train.epochs"] == ("3.0", "flag")
+    assert lines["train.method"] == ('"full"', "rounds/cpu.toml")
+    assert lines["calls.top_k"] == ("40", "rounds/base.toml")
+
+
+def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws", {"rounds/mine.toml": "[calls]\ntemprature = 0.5\n"})
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(workspace, "mine", {})
+    assert "calls.temprature" in caught.value.what
+    assert "calls.temperature" in caught.value.remedy
+    assert "rounds/mine.toml" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[calls]\nn = 0\n", "calls.n"),
+        ('[calls]\nn = "many"\n', "calls.n"),
+        ('[train]\nmethod = "qlora"\n', "train.method"),
+        ("[vote]\nminimum = -1\n", "vote.minimum"),
+        ("[train]\nlearning_rate = inf\n", "train.learning_rate"),
+    ],
+)
+def test_wrong_values_name_their_key(tmp_path: Path, text: str, key: str) -> None:
+    workspace = make_workspace(tmp_path / "ws", {"rounds/mine.toml": text})
+    with pytest.raises(RecipeError, match=key.replace(".", r"\.")):
+        load_recipe(workspace, "mine", {})
+
+
+def test_a_word_in_place_of_a_list_is_shown_as_one(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    with pytest.raises(RecipeError, match=r"^score\.benchmarks: a list is wanted") as caught:
+        load_recipe(workspace, "cpu", {"score.benchmarks": "home"})
+    assert caught.value.remedy == """--set 'score.benchmarks=["home"]'"""
+    example = caught.value.remedy.removeprefix("--set '").removesuffix("'").partition("=")[2]
+    found = load_recipe(workspace, "cpu", {"score.benchmarks": example}).recipe
+    assert found.score.benchmarks == ("home",)
+    with pytest.raises(RecipeError, match=r"write codes\.quantized\.hidden=\[64\]"):
+        load_recipe(
+            make_workspace(tmp_path / "w2", {"rounds/mine.toml": "[codes.quantized]\nhidden = 64"}),
+            "mine",
+            {},
+        )
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "meant"),
+    [
+        ("benchmarks", "home,", '["home"]'),
+        ("benchmarks", " , ", "[]"),
+        ("benchmarks", "", "[]"),
+        ("benchmarks", None, "[]"),
+        ("benchmarks", "1, bfcl", '["1", "bfcl"]'),
+        ("sizes", "256, 512,", "[256, 512]"),
+        ("sizes", "many", '["many"]'),
+        ("sizes", 64, "[64]"),
+        ("shares", "0.5,1", "[0.5, 1.0]"),
+    ],
+)
+def test_the_list_that_is_meant_has_items_of_its_kind(key: str, given: object, meant: str) -> None:
+    class Lists(Section):
+        benchmarks: tuple[str, ...] = ()
+        sizes: tuple[Annotated[int, Field(gt=0)], ...] = ()
+        shares: tuple[float, ...] = ()
+
+    class Outer(Section):
+        inner: Lists = Lists()
+
+    assert want_list(Outer, ("inner", key), given)[1] == f"inner.{key}={meant}"
+
+
+def test_broken_toml_and_circles(tmp_path: Path) -> None:
+    workspace = make_workspace(
+        tmp_path / "ws",
+        {
+            "rounds/broken.toml": "[calls\n",
+            "rounds/a.toml": 'extends = "b"\n',
+            "rounds/b.toml": 'extends = "a"\n',
+        },
+    )
+    with pytest.raises(RecipeError, match="TOML"):
+        load_recipe(workspace, "broken", {})
+    with pytest.raises(RecipeError, match="extends itself"):
+        load_recipe(workspace, "a", {})
+    with pytest.raises(ContentError, match="nowhere"):
+        load_recipe(workspace, "nowhere", {})
+
+
+def test_settings(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    assert load_settings(workspace).recipe == "cpu"
+    workspace.marker.write_text('modle = "x"\n', encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_settings(workspace)
+    assert caught.value.remedy == "did you mean model?"
+
+
+def test_same_recipe_same_sha(tmp_path: Path) -> None:
+    workspace = Workspace(ROOT)
+    one, two = (load_recipe(workspace, "cpu", {}).recipe for _ in range(2))
+    assert one.sha == two.sha
+    assert load_recipe(workspace, "cpu", {"calls.n": "6"}).recipe.sha != one.sha
