@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
 
@@ -141,6 +141,61 @@ class Stream:
             self._left_seconds = max(0.0, self._left_seconds - (time.monotonic() - started))
 
 
+class Source(Protocol):
+    """What can be asked: a ledger, on a connection for each question, or one snapshot of it."""
+
+    def query(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        limit: int | None = None,
+    ) -> Rows:
+        """Run one statement and fetch its rows, at most `limit`. Raises InputError."""
+        ...
+
+
+class Reader:
+    """One snapshot of the ledger on one connection: what a stage asks while it is open.
+
+    Example:
+        with ledger.read() as past:
+            this = history.open_round(past)
+            queries = history.pending_queries(past, this.number)
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        self._con = con
+
+    def query(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        limit: int | None = None,
+    ) -> Rows:
+        """Run one statement and fetch its rows, at most `limit`; after an error open another.
+
+        Raises InputError for SQL that is wrong, denied, too big for memory or too slow.
+        """
+        stream = self.stream(sql, parameters, timeout_seconds=timeout_seconds, limit=limit)
+        rows = [row for batch in stream for row in batch]
+        return Rows(columns=stream.columns, rows=rows, more=stream.more)
+
+    def stream(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        limit: int | None = None,
+    ) -> Stream:
+        """Like `query`, but the rows come in batches."""
+        return Stream(self._con, sql, parameters, timeout_seconds, limit)
+
+
 class Ledger:
     """The ledger of one workspace.
 
@@ -236,13 +291,12 @@ class Ledger:
         timeout_seconds: float | None = None,
         limit: int | None = None,
     ) -> Rows:
-        """Run one statement on a connection of its own and fetch its rows, at most `limit`.
+        """Run one statement on a snapshot of its own; several belong into `read`.
 
         Raises InputError for SQL that is wrong, denied, too big for memory or too slow.
         """
-        with self.stream(sql, parameters, timeout_seconds=timeout_seconds, limit=limit) as stream:
-            rows = [row for batch in stream for row in batch]
-            return Rows(columns=stream.columns, rows=rows, more=stream.more)
+        with self.read() as reader:
+            return reader.query(sql, parameters, timeout_seconds=timeout_seconds, limit=limit)
 
     @contextmanager
     def stream(
@@ -254,8 +308,17 @@ class Ledger:
         limit: int | None = None,
     ) -> Iterator[Stream]:
         """Like `query`, but the rows come in batches; nothing is folded until the block ends."""
+        with self.read() as reader:
+            yield reader.stream(sql, parameters, timeout_seconds=timeout_seconds, limit=limit)
+
+    @contextmanager
+    def read(self) -> Iterator[Reader]:
+        """One snapshot for several questions; nothing is folded until the block ends.
+
+        Close it before anything is appended that must be folded, or read again.
+        """
         with closing(self._connect_patiently()) as con:
-            yield Stream(con, sql, parameters, timeout_seconds, limit)
+            yield Reader(con)
 
     def _connect_patiently(self) -> duckdb.DuckDBPyConnection:
         told = False

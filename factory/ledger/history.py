@@ -19,7 +19,7 @@ from factory.domain.records import (
     Query,
     Tool,
 )
-from factory.ledger.database import Ledger
+from factory.ledger.database import Source
 
 SELF_MADE = 0.3
 """Weight of a pair in a sample that a model answered unanimously, beside 1 for a person's (A42)."""
@@ -49,9 +49,9 @@ class OpenRound:
     """Stages that are finished."""
 
 
-def open_round(ledger: Ledger) -> OpenRound | None:
+def open_round(past: Source) -> OpenRound | None:
     """The round without a finished `gate` stage, if any."""
-    rows = ledger.query(
+    rows = past.query(
         """
         select r.round, r.recipe_name, r.recipe_json, r.prompts_sha || ' ' || r.rules_sha,
                r.checkpoint_id, r.checkpoint_fingerprint, c.path, j.judgement
@@ -67,9 +67,7 @@ def open_round(ledger: Ledger) -> OpenRound | None:
     if not rows:
         return None
     number, name, recipe_json, content_sha, checkpoint_id, fingerprint, path, judgement = rows[0]
-    done = ledger.query(
-        "select stage from stage where round = ? and status = 'done'", [number]
-    ).rows
+    done = past.query("select stage from stage where round = ? and status = 'done'", [number]).rows
     return OpenRound(
         number=number,
         recipe_name=name,
@@ -81,27 +79,27 @@ def open_round(ledger: Ledger) -> OpenRound | None:
     )
 
 
-def last_round(ledger: Ledger) -> int:
+def last_round(past: Source) -> int:
     """Number of the latest round, 0 where there is none."""
-    return int(ledger.query("select coalesce(max(round), 0) from round").rows[0][0])
+    return int(past.query("select coalesce(max(round), 0) from round").rows[0][0])
 
 
-def finished_rounds(ledger: Ledger) -> list[int]:
+def finished_rounds(past: Source) -> list[int]:
     """Numbers of the rounds that have ended, in order."""
-    rows = ledger.query(
+    rows = past.query(
         "select distinct round from stage where stage = 'gate' and status = 'done' order by 1"
     ).rows
     return [number for (number,) in rows]
 
 
-def drawn_ids(ledger: Ledger) -> set[str]:
+def drawn_ids(past: Source) -> set[str]:
     """Ids of every query ever drawn."""
-    return {query_id for (query_id,) in ledger.query("select query_id from draw").rows}
+    return {query_id for (query_id,) in past.query("select query_id from draw").rows}
 
 
-def pending_queries(ledger: Ledger, number: int) -> list[Query]:
+def pending_queries(past: Source, number: int) -> list[Query]:
     """Queries drawn for the round that have no sample yet, in draw order."""
-    rows = ledger.query(
+    rows = past.query(
         """
         select query_id, text, source
         from draw d
@@ -116,9 +114,9 @@ def pending_queries(ledger: Ledger, number: int) -> list[Query]:
     return [Query(id=query_id, text=text, source=source) for query_id, text, source in rows]
 
 
-def is_scored(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -> bool:
+def is_scored(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> bool:
     """Whether the checkpoint has a score on the benchmark with the same items and prompts."""
-    rows = ledger.query(
+    rows = past.query(
         "select 1 from score where checkpoint_id = ? and benchmark = ? and basis = ?",
         [checkpoint_id, benchmark, basis],
         limit=1,
@@ -126,10 +124,10 @@ def is_scored(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) ->
     return bool(rows)
 
 
-def knows_questions(ledger: Ledger, benchmark: str, basis: str) -> bool:
+def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
     """Whether the questions of a basis are stored."""
     sql = "select 1 from benchmark_item where benchmark = ? and basis = ?"
-    return bool(ledger.query(sql, [benchmark, basis], limit=1).rows)
+    return bool(past.query(sql, [benchmark, basis], limit=1).rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +144,9 @@ class AcceptedSample:
     """The answer that won the vote."""
 
 
-def accepted_samples(ledger: Ledger, number: int) -> list[AcceptedSample]:
+def accepted_samples(past: Source, number: int) -> list[AcceptedSample]:
     """Accepted samples of a round, in draw order."""
-    rows = ledger.query(
+    rows = past.query(
         """
         select a.query_id, a.query, a.tools_json, a.calls_json
         from accepted a
@@ -164,9 +162,9 @@ def accepted_samples(ledger: Ledger, number: int) -> list[AcceptedSample]:
     ]
 
 
-def round_candidates(ledger: Ledger, number: int, judgement: int) -> list[Candidate]:
+def round_candidates(past: Source, number: int, judgement: int) -> list[Candidate]:
     """What the rules about single samples accept under a judgement, in draw order."""
-    rows = ledger.query(
+    rows = past.query(
         """
         select s.query_id, q.text, s.tools_json, s.calls_json
         from sample s
@@ -190,9 +188,9 @@ def read_candidate(query_id: str, text: str, tools_json: str, calls_json: str) -
     )
 
 
-def accepted_before(ledger: Ledger, number: int) -> Past:
+def accepted_before(past: Source, number: int) -> Past:
     """Requests and tool documents that the rounds before `number` accepted, as judged last."""
-    queries = ledger.query(
+    queries = past.query(
         """
         select a.round, a.query_id, a.query
         from accepted a
@@ -202,7 +200,7 @@ def accepted_before(ledger: Ledger, number: int) -> Past:
         """,
         [number],
     ).rows
-    tools = ledger.query(
+    tools = past.query(
         """
         select tool
         from (
@@ -223,13 +221,13 @@ def accepted_before(ledger: Ledger, number: int) -> Past:
 
 
 def earlier_examples(
-    ledger: Ledger, number: int, held_out: frozenset[str] = frozenset()
+    past: Source, number: int, held_out: frozenset[str] = frozenset()
 ) -> list[Example]:
     """Training examples of all rounds before `number`, in round order.
 
     Those of held-out query ids are left out.
     """
-    rows = ledger.query(
+    rows = past.query(
         """
         select kind, origin, messages_json
         from example where round < ? order by round, origin, kind
@@ -247,12 +245,12 @@ def earlier_examples(
     ]
 
 
-def trained_queries(ledger: Ledger) -> frozenset[str]:
+def trained_queries(past: Source) -> frozenset[str]:
     """Query ids that the latest promoted checkpoint may have been trained on.
 
     Its round's own examples, and those of all rounds before, which replay draws from.
     """
-    rows = ledger.query(
+    rows = past.query(
         """
         select distinct split_part(origin, '/', 2)
         from example
@@ -262,9 +260,9 @@ def trained_queries(ledger: Ledger) -> frozenset[str]:
     return frozenset(str(row[0]) for row in rows)
 
 
-def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -> list[ItemScore]:
+def load_items(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> list[ItemScore]:
     """The judged items of a checkpoint's score, by item id."""
-    rows = ledger.query(
+    rows = past.query(
         """
         select item, category, correct, reason, message, answer, coalesce(calls_json, ''),
                value, coalesce(detail_json, '')
@@ -276,15 +274,15 @@ def load_items(ledger: Ledger, checkpoint_id: str, benchmark: str, basis: str) -
     return [ItemScore(**dict(zip(names, row, strict=True))) for row in rows]
 
 
-def imported_ids(ledger: Ledger) -> set[str]:
+def imported_ids(past: Source) -> set[str]:
     """Ids of the tools that a user imported."""
     sql = "select tool_id from tool where origin not in ('round', 'checkpoint')"
-    return {row[0] for row in ledger.query(sql).rows}
+    return {row[0] for row in past.query(sql).rows}
 
 
-def imported_tools(ledger: Ledger) -> list[Tool]:
+def imported_tools(past: Source) -> list[Tool]:
     """Tool documents a user imported, in import order."""
-    rows = ledger.query(
+    rows = past.query(
         """
         select tool_id, any_value(document_json), min(added_at)
         from tool where origin not in ('round', 'checkpoint') group by tool_id order by 3, 1
@@ -293,12 +291,12 @@ def imported_tools(ledger: Ledger) -> list[Tool]:
     return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document, _ in rows]
 
 
-def code_answers(ledger: Ledger, checkpoint_id: str) -> frozenset[str]:
+def code_answers(past: Source, checkpoint_id: str) -> frozenset[str]:
     """Answers of the code examples that the checkpoint and its ancestors were trained on.
 
     Rounds that were held back, or ended early, are none of them.
     """
-    rows = ledger.query(
+    rows = past.query(
         """
         with recursive ancestor as (
           select $id as checkpoint_id
@@ -318,13 +316,13 @@ def code_answers(ledger: Ledger, checkpoint_id: str) -> frozenset[str]:
     return frozenset(answer for (answer,) in rows)
 
 
-def called_pairs(ledger: Ledger, number: int) -> list[Pair]:
+def called_pairs(past: Source, number: int) -> list[Pair]:
     """Tools that accepted answers up to round `number` call together, each pair once (A42).
 
     A pair weighs SELF_MADE times the share of votes of each sample that has it, fading by round.
     The ledger has no labelled answers, so there is nothing that self-made pairs could outweigh.
     """
-    rows = ledger.query(
+    rows = past.query(
         """
         with shown as (
           select round, query_id, agreement, calls_json, unnest(
@@ -348,17 +346,17 @@ def called_pairs(ledger: Ledger, number: int) -> list[Pair]:
     return [Pair(a=a, b=b, weight=float(weight)) for a, b, weight in rows]
 
 
-def written_tools(ledger: Ledger) -> list[Tool]:
+def written_tools(past: Source) -> list[Tool]:
     """Every tool document that the ledger holds, by id."""
-    rows = ledger.query(
+    rows = past.query(
         "select tool_id, any_value(document_json) from tool group by 1 order by 1"
     ).rows
     return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document in rows]
 
 
-def last_codebook_version(ledger: Ledger) -> int:
+def last_codebook_version(past: Source) -> int:
     """The highest version of any codebook so far, 0 where there is none."""
-    return int(ledger.query("select coalesce(max(version), 0) from codebook").rows[0][0])
+    return int(past.query("select coalesce(max(version), 0) from codebook").rows[0][0])
 
 
 def checkpoint_folder(state: Path, number: int) -> Path:

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from factory.domain.failures import InputError
 from factory.domain.records import Checkpoint
-from factory.ledger.database import Ledger
+from factory.ledger.database import Ledger, Source
 from factory.workspace.folder import Workspace
 from factory.workspace.models import check_model_folder, fingerprint
 from factory.workspace.settings import Settings
 
 
-def given_names(ledger: Ledger, folder: str, mark: str) -> list[str]:
+def given_names(past: Source, folder: str, mark: str) -> list[str]:
     """Ids of the given model in `folder`, which has this fingerprint; the first known comes first.
 
     That of another folder counts where it is gone: the model was moved. A copy is another model.
     """
-    rows = ledger.query(
+    rows = past.query(
         """
         select checkpoint_id, path
         from checkpoint where parent_id is null and fingerprint = ? order by made_at, checkpoint_id
@@ -30,9 +30,9 @@ def given_names(ledger: Ledger, folder: str, mark: str) -> list[str]:
     return [name for name, path in rows if path == folder or not Path(path).exists()]
 
 
-def given_fingerprint(ledger: Ledger, folder: str, changed: datetime) -> str | None:
+def given_fingerprint(past: Source, folder: str, changed: datetime) -> str | None:
     """Fingerprint of the model given in `folder` after `changed` (UTC), else None."""
-    rows = ledger.query(
+    rows = past.query(
         """
         select fingerprint
         from checkpoint where parent_id is null and path = ? and made_at > ? order by made_at desc
@@ -43,15 +43,15 @@ def given_fingerprint(ledger: Ledger, folder: str, changed: datetime) -> str | N
     return str(rows[0][0]) if rows else None
 
 
-def descendants(ledger: Ledger, base: Checkpoint) -> dict[str, Checkpoint | None]:
+def descendants(past: Source, base: Checkpoint) -> dict[str, Checkpoint | None]:
     """By id, `base` and what rounds made of it, in order; None where it was not promoted."""
-    rows = ledger.query(
+    rows = past.query(
         """
         select checkpoint_id, parent_id, path, fingerprint, promoted
         from checkpoint where parent_id is not null order by round
         """
     ).rows
-    names = given_names(ledger, base.path, base.fingerprint)
+    names = given_names(past, base.path, base.fingerprint)
     found: dict[str, Checkpoint | None] = dict.fromkeys([*names, base.id])
     for checkpoint_id, parent_id, path, mark, promoted in rows:
         if parent_id in found:
@@ -60,24 +60,24 @@ def descendants(ledger: Ledger, base: Checkpoint) -> dict[str, Checkpoint | None
     return found
 
 
-def promoted_checkpoint(ledger: Ledger, base: Checkpoint) -> Checkpoint:
+def promoted_checkpoint(past: Source, base: Checkpoint) -> Checkpoint:
     """The latest promoted descendant of `base`; `base` itself where there is none."""
-    promoted = [each for each in descendants(ledger, base).values() if each is not None]
+    promoted = [each for each in descendants(past, base).values() if each is not None]
     return promoted[-1] if promoted else base
 
 
-def round_of_another(ledger: Ledger, base: Checkpoint) -> tuple[int, str] | None:
+def round_of_another(past: Source, base: Checkpoint) -> tuple[int, str] | None:
     """Number and starting checkpoint of the latest round, where it was of another model."""
     sql = "select round, checkpoint_id from round order by round desc"
-    rows = ledger.query(sql, limit=1).rows
-    if not rows or rows[0][1] in descendants(ledger, base):
+    rows = past.query(sql, limit=1).rows
+    if not rows or rows[0][1] in descendants(past, base):
         return None
     return int(rows[0][0]), str(rows[0][1])
 
 
-def find_checkpoints(ledger: Ledger, wanted: str) -> list[Checkpoint]:
+def find_checkpoints(past: Source, wanted: str) -> list[Checkpoint]:
     """Checkpoints with this id or fingerprint, else those whose name it is (`r3`)."""
-    rows = ledger.query(
+    rows = past.query(
         """
         select checkpoint_id, any_value(path), any_value(fingerprint)
         from checkpoint
@@ -91,10 +91,10 @@ def find_checkpoints(ledger: Ledger, wanted: str) -> list[Checkpoint]:
     return found[:1] if found and found[0].id == wanted else found
 
 
-def round_of(ledger: Ledger, checkpoint_id: str) -> int | None:
+def round_of(past: Source, checkpoint_id: str) -> int | None:
     """The round that made a checkpoint, 0 for a model that was given; None where unknown."""
     sql = "select min(round) from checkpoint where checkpoint_id = ?"
-    number = ledger.query(sql, [checkpoint_id]).rows[0][0]
+    number = past.query(sql, [checkpoint_id]).rows[0][0]
     return None if number is None else int(number)
 
 
@@ -129,11 +129,11 @@ def find_checkpoint(
                 remedy=f"add its name as the server knows it: {url}#NAME",
             )
         return Checkpoint(id=wanted, path=wanted, fingerprint=wanted)
-    ledger = Ledger(workspace.state)
+    past = Ledger(workspace.state)
     if not wanted:
-        base = base_checkpoint(workspace, settings, ledger)
-        return next_checkpoint(workspace, ledger, base, notify)
-    found = find_checkpoints(ledger, wanted)
+        base = base_checkpoint(workspace, settings, past)
+        return next_checkpoint(workspace, past, base, notify)
+    found = find_checkpoints(past, wanted)
     if len(found) > 1:
         ids = ", ".join(checkpoint.id for checkpoint in found)
         raise InputError(f"{wanted} may be any of {ids}", remedy="give the whole id")
@@ -148,7 +148,7 @@ def find_checkpoint(
         )
     check_model_folder(folder)
     mark = fingerprint(folder)
-    known = find_checkpoints(ledger, mark)
+    known = find_checkpoints(past, mark)
     return (
         replace(known[0], path=str(folder)) if known else make_checkpoint(folder.name, folder, mark)
     )
@@ -156,7 +156,7 @@ def find_checkpoint(
 
 def next_checkpoint(
     workspace: Workspace,
-    ledger: Ledger,
+    past: Source,
     base: Checkpoint,
     notify: Callable[[str], None] | None = None,
 ) -> Checkpoint:
@@ -165,8 +165,8 @@ def next_checkpoint(
 
     `notify` is told where the latest round was of another model.
     """
-    found = promoted_checkpoint(ledger, base)
-    if notify is not None and (other := round_of_another(ledger, base)):
+    found = promoted_checkpoint(past, base)
+    if notify is not None and (other := round_of_another(past, base)):
         notify(
             f"the latest round, {other[0]}, was of {other[1]}; factory.toml names another model, "
             f"so {found.id} is used ({found.path})"
@@ -175,7 +175,7 @@ def next_checkpoint(
 
 
 def base_checkpoint(
-    workspace: Workspace, settings: Settings, ledger: Ledger, *, exact: bool = True
+    workspace: Workspace, settings: Settings, past: Source, *, exact: bool = True
 ) -> Checkpoint:
     """The model of the settings, as the checkpoint that starts the lineage.
 
@@ -185,10 +185,10 @@ def base_checkpoint(
     folder = workspace.model_folder(settings.model)
     check_model_folder(folder)
     path = folder.resolve()
-    known = None if exact else given_fingerprint(ledger, str(path), _changed(path))
+    known = None if exact else given_fingerprint(past, str(path), _changed(path))
     mark = known or fingerprint(path)
     made = make_checkpoint(folder.name, path, mark)
-    names = given_names(ledger, str(path), mark)
+    names = given_names(past, str(path), mark)
     return replace(made, id=names[0]) if names else made
 
 

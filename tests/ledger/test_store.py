@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import duckdb
 import pytest
 
 import factory.ledger.schema
 from factory.domain.failures import BusyError, DiskError, InputError
+from factory.ledger import schema, tables
 from factory.ledger.database import Ledger, Row
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.schema import MIGRATIONS
@@ -1134,3 +1136,31 @@ def test_a_workspace_that_cannot_be_locked_is_reported(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file in the way")
     with pytest.raises(DiskError, match="cannot be locked"):
         WorkspaceLock(tmp_path / "state").__enter__()
+
+
+def test_row_types_are_the_tables() -> None:
+    """A misspelt column is a type error because the types are the migrations' tables."""
+    with duckdb.connect() as con:
+        for migration in schema.load_migrations():
+            con.execute(migration.sql)
+        rows = con.execute(
+            "select table_name, column_name from duckdb_columns() where not internal"
+        ).fetchall()
+    columns: dict[str, set[str]] = {}
+    for table, column in rows:
+        columns.setdefault(table, set()).add(column)
+    typed = get_type_hints(tables.Batch)
+    assert typed.keys() == columns.keys()
+    for table, kind in typed.items():
+        (row,) = get_args(kind)
+        assert get_type_hints(row).keys() == columns[table], table
+
+
+def test_a_reader_is_one_snapshot(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append({"draw": [{"round": 1, "position": 0, "query_id": "q"}]})
+    with ledger.read() as past:
+        assert past.query("select count(*) from draw").rows == [(1,)]
+        ledger.append({"draw": [{"round": 1, "position": 1, "query_id": "r"}]})
+        assert past.query("select count(*) from draw").rows == [(1,)]
+    assert ledger.query("select count(*) from draw").rows == [(2,)]

@@ -1,0 +1,294 @@
+"""The ledger's rows as types: a column that no table has is a type error where a row is made.
+
+The migrations stay the list of tables and columns; a test holds these types to them. Columns ending
+in _json are JSON text, times have a zone, a column that is not required is null if it is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NotRequired, TypedDict
+
+
+class RoundRow(TypedDict):
+    """A round's start: everything that decided what it did."""
+
+    round: int
+    started_at: datetime
+    checkpoint_id: str
+    checkpoint_fingerprint: str
+    recipe_name: str
+    recipe_json: str
+    recipe_sha: str
+    prompts_sha: str
+    rules_sha: str
+    seed: int
+    num_queries: int
+    package_version: str
+    versions_json: str
+
+
+class StageRow(TypedDict):
+    """A stage's end. A stage may appear more than once: each restart is a row."""
+
+    round: int
+    stage: str
+    status: str
+    started_at: datetime
+    finished_at: datetime
+    seconds: float
+    detail_json: str
+
+
+class QueryRow(TypedDict):
+    """The query pool."""
+
+    query_id: str
+    text: str
+    source: str
+    added_at: datetime
+
+
+class DrawRow(TypedDict):
+    """Which queries a round works on."""
+
+    round: int
+    position: int
+    query_id: str
+
+
+class ToolRow(TypedDict):
+    """A tool document and where it came from."""
+
+    tool_id: str
+    name: str
+    document_json: str
+    origin: str
+    round: int
+    added_at: datetime
+
+
+class ToolCodeRow(TypedDict):
+    """The code of a tool in one codebook version."""
+
+    tool_id: str
+    codebook_version: int
+    code: str
+    resolved_by: str
+    error: float
+    ood: bool
+    round: int
+
+
+class CodebookRow(TypedDict):
+    """A codebook, and how well it fits."""
+
+    version: int
+    round: int
+    checkpoint_id: NotRequired[str]
+    coder: str
+    levels: int
+    size: int
+    num_tools: int
+    collisions_before: int
+    moved: int
+    penalty: float
+    outlier_error: float
+    reencoded: float
+    usage_entropy: float
+    sha: str
+    path: str
+
+
+class GenerationRow(TypedDict):
+    """Every raw answer of a model."""
+
+    round: int
+    query_id: str
+    stage: str
+    subject: str
+    sample_index: int
+    text: str
+    finish_reason: str
+    num_prompt_tokens: int
+    num_tokens: int
+    logprob: float
+    seed: int
+    sampling_json: str
+    prompt_sha: str
+    checkpoint_id: str
+
+
+class VoteRow(TypedDict):
+    """What the sampled calls of one query agree on."""
+
+    round: int
+    query_id: str
+    num_samples: int
+    winner: int | None
+    votes: int
+    margin: float
+    entropy: float
+    decided_by: str
+    reason: str
+    classes_json: str
+    judgement: int
+
+
+class VerdictRow(TypedDict):
+    """One finding of one rule, under one judgement."""
+
+    round: int
+    judgement: int
+    query_id: str
+    subject: str
+    rule: str
+    reason: str
+    severity: str
+    path: str
+    message: str
+
+
+class JudgementRow(TypedDict):
+    """One pass of one rule set over a round's stored candidates."""
+
+    judgement: int
+    round: int
+    rules_sha: str
+    made_at: datetime
+    note: str
+
+
+class SampleRow(TypedDict):
+    """The outcome: exactly one row per drawn query and judgement."""
+
+    round: int
+    judgement: int
+    query_id: str
+    status: str
+    stage: str
+    reason: str
+    rule: str
+    path: str
+    message: str
+    tools_json: str
+    calls_json: str
+    num_tools: int
+    num_calls: int
+    agreement: float | None
+    finished_at: datetime
+
+
+class TrainingRow(TypedDict):
+    """One optimizer step."""
+
+    round: int
+    step: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+class ExampleRow(TypedDict):
+    """What a round's training saw, before codes are rendered."""
+
+    round: int
+    kind: str
+    origin: str
+    messages_json: str
+    num_tokens: NotRequired[int]
+
+
+class CheckpointRow(TypedDict):
+    """A checkpoint, and what the gate said of it."""
+
+    checkpoint_id: str
+    round: int
+    parent_id: str | None
+    path: str
+    fingerprint: str
+    promoted: bool
+    reason: str
+    made_at: datetime
+
+
+class ScoreRow(TypedDict):
+    """A checkpoint's score on one category of a benchmark."""
+
+    round: int
+    checkpoint_id: str
+    benchmark: str
+    category: str
+    value: float
+    low: float | None
+    high: float | None
+    num_items: int | None
+    basis: str
+    scored_at: datetime
+    unit: NotRequired[str]
+
+
+class ItemScoreRow(TypedDict):
+    """The verdict on one answer to a benchmark's question."""
+
+    round: int
+    checkpoint_id: str
+    benchmark: str
+    item: str
+    category: str
+    correct: bool
+    reason: str
+    message: str
+    answer: str
+    basis: str
+    calls_json: str
+    value: float | None
+    detail_json: str
+
+
+class BenchmarkItemRow(TypedDict):
+    """A question that scores are of."""
+
+    benchmark: str
+    basis: str
+    item: str
+    category: str
+    query: str
+    functions_json: str
+    gold_json: str
+
+
+class CodeAliasRow(TypedDict):
+    """What became of the tokens of the codebook before, where codes were made anew."""
+
+    version: int
+    round: int
+    old_token: str
+    new_token: str
+    overlap: int
+
+
+class Batch(TypedDict, total=False):
+    """Rows to append together, by table."""
+
+    round: Sequence[RoundRow]
+    stage: Sequence[StageRow]
+    query: Sequence[QueryRow]
+    draw: Sequence[DrawRow]
+    tool: Sequence[ToolRow]
+    tool_code: Sequence[ToolCodeRow]
+    codebook: Sequence[CodebookRow]
+    generation: Sequence[GenerationRow]
+    vote: Sequence[VoteRow]
+    verdict: Sequence[VerdictRow]
+    judgement: Sequence[JudgementRow]
+    sample: Sequence[SampleRow]
+    training: Sequence[TrainingRow]
+    example: Sequence[ExampleRow]
+    checkpoint: Sequence[CheckpointRow]
+    score: Sequence[ScoreRow]
+    item_score: Sequence[ItemScoreRow]
+    benchmark_item: Sequence[BenchmarkItemRow]
+    code_alias: Sequence[CodeAliasRow]
