@@ -26,6 +26,8 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "sklearn", "accelerate"}
+CHILD_ONLY: frozenset[str] = frozenset()
+"""Modules that only child processes load: they import the heavy libraries at their top."""
 LIGHT_COMMANDS = (
     ["--help"],
     ["sql", "--help"],
@@ -113,11 +115,21 @@ def test_imports_make_no_circle() -> None:
     assert not left, f"a circle of imports among {sorted(left)}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_heavy_libraries_are_imported_inside_functions(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    top = ast.Module(body=[n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)])
-    assert not {name.split(".")[0] for name in imported(top)} & HEAVY
+def test_heavy_libraries_are_imported_at_the_top_only_where_a_child_runs() -> None:
+    """The command itself stays light: what it loads imports them inside functions, if at all."""
+    found = []
+    for path in modules():
+        if (module := module_of(path)) in CHILD_ONLY:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = imported(ast.Module(body=list(top), type_ignores=[]))
+        found += [
+            f"{module} imports {name}"
+            for name in sorted(names)
+            if name.split(".")[0] in HEAVY or name in CHILD_ONLY
+        ]
+    assert not found
 
 
 @pytest.mark.parametrize("arguments", LIGHT_COMMANDS, ids=" ".join)
