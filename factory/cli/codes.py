@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from factory.domain.records import Pair, Tool
     from factory.workspace.folder import Workspace
 
-codes = typer.Typer(
-    help="Codes of tools: look at them, try other ones, give new tools theirs.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-)
-NAME = "codes"
 NUM_SHOWN = 5
 """Tools whose neighbours `fit` shows."""
 NUM_NEIGHBOURS = 3
@@ -38,13 +32,6 @@ Checkpoint = Annotated[
     typer.Option(help="Model folder; default: as the next round.", show_default=False),
 ]
 ToolName = Annotated[str, typer.Argument(help="A tool's name, its id, or its code.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this group's commands."""
-    for command in (stats, show, similar, fit, add, compare):
-        codes.command()(command)
-    app.add_typer(codes, name=NAME, rich_help_panel="Ask")
 
 
 def stats(checkpoint: Checkpoint = None, as_json: Json = False) -> None:

@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 FilePath = Annotated[str, typer.Argument(help="A path, e.g. prompts/tools/system.j2")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this group's commands."""
-    app.command(rich_help_panel="Prepare")(init)
-    app.command(rich_help_panel="Prepare")(doctor)
-    app.command(rich_help_panel="Prepare")(rules)
-    app.command(rich_help_panel="Prepare")(eject)
-    app.command(rich_help_panel="Prepare")(diff)
-
-
 def init(folder: Annotated[Path, typer.Argument(help="A new or existing folder.")]) -> None:
     """Make a workspace: settings, .gitignore and folders for your own files.
 

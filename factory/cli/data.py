@@ -20,11 +20,6 @@ Files = Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")]
 MAX_BAD_LINES_SHOWN = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Add this group's commands."""
-    app.command(name="add-tools", rich_help_panel="Prepare")(add_tools)
-
-
 def add_tools(files: Files) -> None:
     """Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
 

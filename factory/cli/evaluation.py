@@ -11,22 +11,12 @@ import typer
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import escape, out, print_table, write_json
 
-HELP = "List the benchmarks; make one of your own."
-
 
 class SplitChoice(StrEnum):
     """What a benchmark may be used for."""
 
     TEST = "test"
     DEV = "dev"
-
-
-def register(app: typer.Typer) -> None:
-    """Add this group's commands."""
-    group = typer.Typer(help=HELP, no_args_is_help=True)
-    group.command()(new)
-    group.command(name="list")(list_benchmarks)
-    app.add_typer(group, name="eval", rich_help_panel="Make")
 
 
 def new(

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from factory.round.rejudge import Change, Rejudgement
 
 
-def register(app: typer.Typer) -> None:
-    """Add this group's commands."""
-    app.command(rich_help_panel="Ask")(check)
-
-
 def check(
     round_number: Annotated[int, typer.Option("--round", help="Round; 0 is the latest.")] = 0,
     every: Annotated[bool, typer.Option("--all", help="Every finished round, in order.")] = False,

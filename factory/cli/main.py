@@ -8,34 +8,42 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
-from factory.cli import codes, content, data, evaluation, judging, ledger, retrieve, rounds, score
+from factory.cli.commands import CommandTable
 from factory.cli.terminal import err, escape
 from factory.domain.failures import DiskError, EnvironmentError_, FactoryError
 
 app = typer.Typer(
     name="factory",
+    cls=CommandTable,
     help="Make your own model good at calling tools: one command a round, everything local.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (rounds, score, ledger, judging, retrieve, data, codes, evaluation, content):
-    group.register(app)
+
+
+@dataclass
+class Session:
+    """What holds for one call of the command; click's context carries it as `obj`."""
+
+    debug: bool = False
+    """Our own bugs end in a traceback."""
 
 
 @app.callback()
 def options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    if debug:
-        os.environ["FACTORY_DEBUG"] = "1"
+    context.ensure_object(Session).debug = debug
 
 
 DISK_FAULTS = (
@@ -68,9 +76,10 @@ def check_import_name() -> None:
 
 def run() -> None:
     """Entry point of the console script."""
+    session = Session()
     try:
         check_import_name()
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, obj=session)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):
         # typer and rich answer a broken pipe with SystemExit; nothing else here raises it.
@@ -87,7 +96,7 @@ def run() -> None:
     except Exception as error:
         if str(error) == "Query interrupted":  # Ctrl-C, as DuckDB passes it on
             code = STOPPED_CODE
-        elif os.environ.get("FACTORY_DEBUG"):
+        elif session.debug:
             raise
         else:
             code = report_unexpected(error)

@@ -23,11 +23,6 @@ MAX_SHOWN = 100
 """Queries whose tools are shown to a person; --json writes all."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add this group's commands."""
-    app.command(rich_help_panel="Ask")(retrieve)
-
-
 def retrieve(
     query: Annotated[str, typer.Argument(help="A request in a person's words.")] = "",
     k: Annotated[int, typer.Option("-k", help="Tools to find.", min=1)] = 5,

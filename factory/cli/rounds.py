@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from factory.workspace.settings import Settings
 
 
-def register(app: typer.Typer) -> None:
-    """Add this group's commands."""
-    app.command(name="round", rich_help_panel="Make")(make_round)
-    app.command(rich_help_panel="Make")(seed)
-
-
 def make_round(
     num_queries: Annotated[
         int, typer.Option("--n", help="Queries to draw; 0: the recipe's.", min=0, max=10**9)

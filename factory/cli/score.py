@@ -47,11 +47,6 @@ class SyntaxChoice(StrEnum):
     AUTO = "auto"
 
 
-def register(app: typer.Typer) -> None:
-    """Add this group's commands."""
-    app.command(rich_help_panel="Make")(score)
-
-
 def score(
     name: Annotated[
         str, typer.Argument(metavar="BENCHMARK", help="A file of eval/: home, bfcl, toolbench.")

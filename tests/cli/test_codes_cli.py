@@ -329,12 +329,3 @@ def test_reading_codes_loads_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
-
-
-def test_every_command_of_the_group_has_an_example() -> None:
-    from factory.cli.codes import codes
-
-    for command in codes.registered_commands:
-        assert command.callback is not None
-        name = command.name or command.callback.__name__
-        assert f"factory codes {name}" in (command.callback.__doc__ or ""), name
