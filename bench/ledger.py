@@ -17,7 +17,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -27,12 +27,14 @@ import duckdb
 
 from bench.table import Cell, best_seconds, peak_rss_mib, print_machine, print_table
 from factory.domain.canon import query_id, to_json, tool_id
-from factory.domain.records import Call
+from factory.domain.records import Call, Checkpoint
 from factory.lab.home.world import FreshItem, dev_items
 from factory.ledger.database import Ledger
 from factory.ledger.questions import stock_questions
+from factory.ledger.rows import checkpoint_row, stage_row
 from factory.ledger.schema import arrow_schemas, load_migrations
 from factory.ledger.segments import to_arrow
+from factory.ledger.tables import Batch, by_table, merge
 from factory.train.examples import calls_text
 
 ROUND_SAMPLES = 10_000
@@ -47,9 +49,6 @@ FAULTS = (
     ("call/missing_required", '"date" is required and missing in {"people": 4}'),
     ("call/ungrounded_value", '"Lindqvist" stands nowhere in the query'),
 )
-
-Row = Mapping[str, object]
-Batch = dict[str, list[Row]]
 
 
 def main() -> None:
@@ -116,12 +115,9 @@ def insert_bare(file: Path, num_samples: int, clock: Clock) -> int:
     schemas = arrow_schemas(load_migrations())
     num_rows = 0
     for number, batches in rounds(num_samples):
-        whole: Batch = {}
-        for batch in batches:
-            for table, rows in batch.items():
-                whole.setdefault(table, []).extend(rows)
-        arrow = {table: to_arrow(rows, schemas[table]) for table, rows in whole.items()}
-        num_rows += sum(map(len, whole.values()))
+        whole = merge(batches)
+        arrow = {table: to_arrow(rows, schemas[table]) for table, rows in by_table(whole).items()}
+        num_rows += sum(map(len, arrow.values()))
         with clock, duckdb.connect(str(file)) as con:
             con.execute("begin transaction")
             for table, rows in arrow.items():
@@ -179,18 +175,32 @@ def flushes(
     number: int, samples: range, items: Sequence[FreshItem], chance: random.Random
 ) -> Iterator[Batch]:
     """The first batch opens the round, each of the others holds FLUSH_SAMPLES finished queries."""
+    parent, made = (Checkpoint(id=f"r{n}", path="", fingerprint="") for n in (number - 1, number))
     yield {
-        "round": [{"round": number, "started_at": NOW, "num_queries": len(samples)}],
-        "stage": [{"round": number, "stage": "sample", "status": "done", "seconds": 1.0}],
-        "checkpoint": [{"checkpoint_id": f"r{number}", "parent_id": f"r{number - 1}"}],
+        "round": [
+            {
+                "round": number,
+                "started_at": NOW,
+                "checkpoint_id": parent.id,
+                "checkpoint_fingerprint": parent.fingerprint,
+                "recipe_name": "base",
+                "recipe_json": "{}",
+                "recipe_sha": "",
+                "prompts_sha": "",
+                "rules_sha": "",
+                "seed": 512,
+                "num_queries": len(samples),
+                "package_version": "",
+                "versions_json": "{}",
+            }
+        ],
+        "stage": [stage_row(number, "sample", NOW)],
+        "checkpoint": [checkpoint_row(made, number, parent.id, True, "", NOW)],
     }
     for chunk in _chunks(samples):
-        batch: Batch = {}
-        for index in chunk:
-            item = items[index % len(items)]
-            for table, rows in sample_rows(number, index, item, chance).items():
-                batch.setdefault(table, []).extend(rows)
-        yield batch
+        yield merge(
+            sample_rows(number, index, items[index % len(items)], chance) for index in chunk
+        )
 
 
 def _chunks(samples: range) -> Iterator[range]:
@@ -201,20 +211,19 @@ def _chunks(samples: range) -> Iterator[range]:
 def sample_rows(number: int, index: int, item: FreshItem, chance: random.Random) -> Batch:
     """What one query leaves behind: about one in three is accepted."""
     text = f"{item.query} (order {chance.randrange(10**9)})"
-    key: dict[str, object] = {"round": number, "query_id": query_id(text)}
-    judged = key | {"judgement": 1}
+    id_ = query_id(text)
     votes = chance.choice((1, 2, 3, 4, 5, 5))
     rule, message = chance.choice(FAULTS)
     reason = "vote_below_min" if votes < 3 else "" if chance.random() < 0.5 else rule[5:]
     texts = [answer_text(item, chance) for _ in range(ANSWERS)]
     tools = [{"id": tool_id(tool), "document": tool} for tool in item.tools]
-    finding = {"rule": rule, "reason": rule[5:], "path": "$[0].arguments", "message": message}
     return {
-        "query": [{"query_id": key["query_id"], "text": text, "source": f"q.jsonl:{index}"}],
-        "draw": [{"round": number, "position": index, "query_id": key["query_id"]}],
+        "query": [{"query_id": id_, "text": text, "source": f"q.jsonl:{index}", "added_at": NOW}],
+        "draw": [{"round": number, "position": index, "query_id": id_}],
         "generation": [
-            key
-            | {
+            {
+                "round": number,
+                "query_id": id_,
                 "stage": "calls",
                 "subject": "",
                 "sample_index": number_,
@@ -231,8 +240,10 @@ def sample_rows(number: int, index: int, item: FreshItem, chance: random.Random)
             for number_, answer in enumerate(texts)
         ],
         "vote": [
-            key
-            | {
+            {
+                "round": number,
+                "judgement": 1,
+                "query_id": id_,
                 "num_samples": ANSWERS,
                 "winner": 0 if votes >= 3 else None,
                 "votes": votes,
@@ -244,12 +255,24 @@ def sample_rows(number: int, index: int, item: FreshItem, chance: random.Random)
             }
         ],
         "verdict": [
-            judged | finding | {"subject": f"sample:{n}", "severity": "reject"}
+            {
+                "round": number,
+                "judgement": 1,
+                "query_id": id_,
+                "subject": f"sample:{n}",
+                "rule": rule,
+                "reason": rule[5:],
+                "severity": "reject",
+                "path": "$[0].arguments",
+                "message": message,
+            }
             for n in range(chance.choice((0, 1, 2, 3)))
         ],
         "sample": [
-            judged
-            | {
+            {
+                "round": number,
+                "judgement": 1,
+                "query_id": id_,
                 "status": "rejected" if reason else "accepted",
                 "stage": "vote" if votes < 3 else "calls",
                 "reason": reason,

@@ -29,7 +29,7 @@ from factory.judge.reading import read_answers
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote
 from factory.judge.vote import vote
-from factory.ledger.rows import Batch, Row
+from factory.ledger.tables import Batch, GenerationRow, SampleRow, VerdictRow, VoteRow
 from factory.workspace.recipe import VoteSection
 
 NOT_SAMPLED = "not_sampled"
@@ -57,17 +57,38 @@ class Judge:
     judgement: int
     """Id of the pass, unique in the round."""
 
-    def key(self, query_id: str) -> dict[str, object]:
-        """The columns that say whose row and of which pass it is."""
+    def verdict_rows(self, query_id: str, verdicts: Iterable[Verdict]) -> list[VerdictRow]:
+        """Verdicts as ledger rows."""
+        return [
+            {
+                "round": self.round_number,
+                "judgement": self.judgement,
+                "query_id": query_id,
+                "subject": verdict.subject,
+                "rule": verdict.rule,
+                "reason": verdict.reason,
+                "severity": verdict.severity,
+                "path": verdict.path,
+                "message": verdict.message,
+            }
+            for verdict in verdicts
+        ]
+
+    def vote_row(self, query_id: str, vote: Vote) -> VoteRow:
+        """A vote as a ledger row."""
         return {
             "round": self.round_number,
             "judgement": self.judgement,
             "query_id": query_id,
+            "num_samples": vote.num_samples,
+            "winner": vote.winner,
+            "votes": vote.votes,
+            "margin": vote.margin,
+            "entropy": vote.entropy,
+            "decided_by": vote.decided_by,
+            "reason": vote.reason,
+            "classes_json": json.dumps(vote.classes),
         }
-
-    def verdict_rows(self, query_id: str, verdicts: Iterable[Verdict]) -> list[Row]:
-        """Verdicts as ledger rows."""
-        return [self.key(query_id) | asdict(verdict) for verdict in verdicts]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,7 +99,7 @@ class Trail:
     """The pass it belongs to."""
     query: Query
     """The request."""
-    generations: list[Row] = field(default_factory=list)
+    generations: list[GenerationRow] = field(default_factory=list)
     """Rows of raw outputs."""
     verdicts: list[Verdict] = field(default_factory=list)
     """Everything that was found so far."""
@@ -160,8 +181,11 @@ class Trail:
 
     def close(self, status: Status, stage: str, verdict: Verdict | None) -> Batch:
         """The query's rows; `verdict` is what it fell for, None where it is accepted."""
-        key = self.judge.key(self.query.id)
-        sample: Row = key | {
+        judge, query_id = self.judge, self.query.id
+        sample: SampleRow = {
+            "round": judge.round_number,
+            "judgement": judge.judgement,
+            "query_id": query_id,
             "status": status,
             "stage": stage,
             "reason": verdict.reason if verdict else "",
@@ -177,8 +201,8 @@ class Trail:
         }
         return {
             "generation": self.generations,
-            "verdict": self.judge.verdict_rows(self.query.id, self.verdicts),
-            "vote": [] if self.vote is None else [key | _vote_columns(self.vote)],
+            "verdict": judge.verdict_rows(query_id, self.verdicts),
+            "vote": [] if self.vote is None else [judge.vote_row(query_id, self.vote)],
             "sample": [sample],
         }
 
@@ -200,19 +224,6 @@ def first_reject(verdicts: Sequence[Verdict]) -> Verdict | None:
 def status_of(verdict: Verdict) -> Status:
     """What a sample is that ends with the verdict."""
     return "unjudged" if verdict.reason in UNJUDGED else "rejected"
-
-
-def _vote_columns(vote: Vote) -> dict[str, object]:
-    return {
-        "num_samples": vote.num_samples,
-        "winner": vote.winner,
-        "votes": vote.votes,
-        "margin": vote.margin,
-        "entropy": vote.entropy,
-        "decided_by": vote.decided_by,
-        "reason": vote.reason,
-        "classes_json": json.dumps(vote.classes),
-    }
 
 
 def _make_verdict(subject: str, reason: str, message: str) -> Verdict:

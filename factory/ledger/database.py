@@ -26,6 +26,7 @@ import duckdb
 from factory.domain.failures import BusyError, DiskError, InputError
 from factory.ledger import schema
 from factory.ledger.segments import Segments, newer_ledger, to_arrow
+from factory.ledger.tables import Batch, by_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +47,6 @@ READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "temp_directory": "",
 }
 
-Row = Mapping[str, object]
 Parameters = Sequence[object] | Mapping[str, object]
 
 
@@ -228,16 +228,17 @@ class Ledger:
         self._migrations = schema.load_migrations(migrations)
         self._segments = Segments(folder / "segments", len(self._migrations))
 
-    def append(self, batch: Mapping[str, Sequence[Row]]) -> None:
+    def append(self, batch: Batch) -> None:
         """Append rows to tables, all of them or none; they are on disk when it returns.
 
         Columns that a row lacks are null; times need a zone and are stored as UTC; lone
         surrogates, which UTF-8 cannot hold, are stored as their `\\udXXX` escape. An unknown table
         or column is our bug. Raises DiskError if there is no space.
         """
-        unknown = sorted(set(batch) - set(self._schemas))
+        given = by_table(batch)
+        unknown = sorted(given.keys() - self._schemas.keys())
         assert not unknown, f"no such table: {unknown}"
-        tables = {name: to_arrow(rows, self._schemas[name]) for name, rows in batch.items() if rows}
+        tables = {name: to_arrow(rows, self._schemas[name]) for name, rows in given.items() if rows}
         if tables:
             self._segments.write(tables)
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 
 from factory.domain.canon import to_json
 from factory.domain.records import Checkpoint, Example, Progress, Tool
-
-Row = Mapping[str, object]
-
-
-Batch = Mapping[str, Sequence[Row]]
+from factory.ledger.tables import CheckpointRow, ExampleRow, StageRow, ToolRow, TrainingRow
 
 
 def stage_row(
     number: int, stage: str, started: datetime, detail: Mapping[str, object] | None = None
-) -> Mapping[str, object]:
+) -> StageRow:
     """One ended stage of a round."""
     now = datetime.now(UTC)
     return {
@@ -38,7 +34,7 @@ def checkpoint_row(
     promoted: bool,
     reason: str,
     now: datetime,
-) -> Mapping[str, object]:
+) -> CheckpointRow:
     """A checkpoint and what the gate said of it."""
     return {
         "checkpoint_id": checkpoint.id,
@@ -52,7 +48,7 @@ def checkpoint_row(
     }
 
 
-def training_row(number: int, progress: Progress) -> Mapping[str, object]:
+def training_row(number: int, progress: Progress) -> TrainingRow:
     """One optimizer step."""
     return {
         "round": number,
@@ -64,7 +60,7 @@ def training_row(number: int, progress: Progress) -> Mapping[str, object]:
     }
 
 
-def example_row(number: int, example: Example) -> Mapping[str, object]:
+def example_row(number: int, example: Example) -> ExampleRow:
     """One training example, codes not yet rendered."""
     return {
         "round": number,
@@ -74,7 +70,7 @@ def example_row(number: int, example: Example) -> Mapping[str, object]:
     }
 
 
-def tool_rows(number: int, tools: Iterable[Tool], origin: str) -> list[Mapping[str, object]]:
+def tool_rows(number: int, tools: Iterable[Tool], origin: str) -> list[ToolRow]:
     """Tool documents, each once; `origin` is a file, `round` or `checkpoint`."""
     now = datetime.now(UTC)
     return [

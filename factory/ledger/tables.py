@@ -6,9 +6,9 @@ in _json are JSON text, times have a zone, a column that is not required is null
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 
 class RoundRow(TypedDict):
@@ -227,7 +227,7 @@ class ScoreRow(TypedDict):
     num_items: int | None
     basis: str
     scored_at: datetime
-    unit: NotRequired[str]
+    unit: str
 
 
 class ItemScoreRow(TypedDict):
@@ -292,3 +292,17 @@ class Batch(TypedDict, total=False):
     item_score: Sequence[ItemScoreRow]
     benchmark_item: Sequence[BenchmarkItemRow]
     code_alias: Sequence[CodeAliasRow]
+
+
+def by_table(batch: Batch) -> Mapping[str, Sequence[Mapping[str, object]]]:
+    """The batch for whoever treats all tables alike."""
+    return cast("Mapping[str, Sequence[Mapping[str, object]]]", batch)
+
+
+def merge(batches: Iterable[Batch]) -> Batch:
+    """All rows of some batches as one batch."""
+    merged: dict[str, list[Mapping[str, object]]] = {}
+    for batch in batches:
+        for table, rows in by_table(batch).items():
+            merged.setdefault(table, []).extend(rows)
+    return cast(Batch, merged)

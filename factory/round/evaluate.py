@@ -17,7 +17,7 @@ from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.serving import serve
 from factory.ledger import history, lineage
 from factory.ledger.lineage import is_address
-from factory.ledger.rows import Batch
+from factory.ledger.tables import Batch
 from factory.round.round import Factory
 from factory.round.rows import base_rows
 from factory.score.base import Baseline, Scorable

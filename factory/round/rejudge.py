@@ -26,7 +26,7 @@ from factory.judge.sets import judge_round
 from factory.judge.verdicts import check_tools
 from factory.ledger import history
 from factory.ledger.database import Ledger
-from factory.ledger.rows import Batch, Row
+from factory.ledger.tables import Batch, JudgementRow, SampleRow
 from factory.score.loading import load_benchmarks, load_held_out
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import Resolved, load_stored_recipe, mend
@@ -128,7 +128,7 @@ def rejudge(
         if row["status"] == "accepted"
     ]
     found = judge_round(rulebook.rules, candidates, past, benchmarks)
-    after = [_settle(row, found.get(str(row["query_id"]), [])) for row in samples]
+    after = [_settle(row, found.get(row["query_id"], [])) for row in samples]
     return Rejudgement(
         number=number,
         judgement=judge.judgement,
@@ -183,13 +183,13 @@ def _usable_ids(written: Reply, rulebook: Rulebook) -> set[str]:
     return {tool.id for tool in checked.tools}
 
 
-def _settle(sample: Row, verdicts: Sequence[Verdict]) -> _Outcome:
+def _settle(sample: SampleRow, verdicts: Sequence[Verdict]) -> _Outcome:
     """The outcome of a sample after the set rules; the view `outcome` says the same."""
     rejects = [verdict for verdict in verdicts if verdict.severity == "reject"]
     if sample["status"] == "accepted" and rejects:
         first = min(rejects, key=lambda verdict: (verdict.rule, verdict.subject, verdict.path))
         return _Outcome("rejected", first.reason, first.message)
-    return _Outcome(str(sample["status"]), str(sample["reason"]), str(sample["message"]))
+    return _Outcome(sample["status"], sample["reason"], sample["message"])
 
 
 def _compare(
@@ -212,7 +212,7 @@ def _compare(
     )
 
 
-def _judgement_row(judge: Judge) -> Row:
+def _judgement_row(judge: Judge) -> JudgementRow:
     return {
         "judgement": judge.judgement,
         "round": judge.round_number,
@@ -304,9 +304,8 @@ def _read_replies(ledger: Ledger, number: int) -> dict[str, dict[tuple[str, str]
     return replies
 
 
-def _read_candidate(query: Query, sample: Row) -> Candidate:
-    tools, calls = str(sample["tools_json"]), str(sample["calls_json"])
-    return history.read_candidate(query.id, query.text, tools, calls)
+def _read_candidate(query: Query, sample: SampleRow) -> Candidate:
+    return history.read_candidate(query.id, query.text, sample["tools_json"], sample["calls_json"])
 
 
 def _last_outcomes(ledger: Ledger, number: int) -> dict[str, _Outcome]:

@@ -36,14 +36,8 @@ from factory.ledger import history
 from factory.ledger.database import Ledger
 from factory.ledger.history import AcceptedSample
 from factory.ledger.lineage import base_checkpoint, make_checkpoint, next_checkpoint
-from factory.ledger.rows import (
-    Batch,
-    checkpoint_row,
-    example_row,
-    stage_row,
-    tool_rows,
-    training_row,
-)
+from factory.ledger.rows import checkpoint_row, example_row, stage_row, tool_rows, training_row
+from factory.ledger.tables import Batch, JudgementRow, RoundRow, SampleRow, VerdictRow, merge
 from factory.round.draw import draw
 from factory.round.rows import base_rows, code_rows
 from factory.round.sampler import Sampler
@@ -257,13 +251,14 @@ class Factory:
         drawn = [Candidate(query=query) for query in queries]
         past = history.accepted_before(self.ledger, judge.round_number)
         found = judge_round(self.rulebook.rules, drawn, past, self.all_benchmarks, stage="draw")
-        rows: dict[str, list[Mapping[str, object]]] = {"verdict": [], "sample": []}
+        judged: list[VerdictRow] = []
+        samples: list[SampleRow] = []
         for query in queries:
             verdicts = found.get(query.id, [])
             stopped = Trail(judge=judge, query=query).stop_at_draw(verdicts)
-            rows["verdict"] += judge.verdict_rows(query.id, verdicts)
-            rows["sample"] += stopped["sample"] if stopped else []
-        return rows
+            judged += judge.verdict_rows(query.id, verdicts)
+            samples += stopped["sample"] if stopped else []
+        return {"verdict": judged, "sample": samples}
 
     def base_checkpoint(self) -> Checkpoint:
         """The model of the settings, as the checkpoint that starts the lineage; read once."""
@@ -299,7 +294,7 @@ class Factory:
 
     def _round_row(
         self, number: int, parent: Checkpoint, num_queries: int, now: datetime
-    ) -> Mapping[str, object]:
+    ) -> RoundRow:
         return {
             "round": number,
             "started_at": now,
@@ -316,7 +311,7 @@ class Factory:
             "versions_json": to_json(installed_versions()),
         }
 
-    def _judgement_row(self, judgement: int, number: int, now: datetime) -> Mapping[str, object]:
+    def _judgement_row(self, judgement: int, number: int, now: datetime) -> JudgementRow:
         return {
             "judgement": judgement,
             "round": number,
@@ -469,7 +464,7 @@ class Factory:
         try:
             for done, finished in enumerate(asyncio.as_completed(tasks), 1):
                 rows = await finished
-                status = str(rows["sample"][0]["status"])
+                status = rows["sample"][0]["status"]
                 tally[status] = tally.get(status, 0) + 1
                 writer.add(rows)
                 detail = ", ".join(f"{count} {name}" for name, count in sorted(tally.items()))
@@ -554,7 +549,7 @@ class Factory:
         examples = [e for e in examples if e.kind != "code" or left.isdisjoint(tools_of(e))]
         learnt = {tool_id for e in examples if e.kind == "code" for tool_id in tools_of(e)}
         num_learnt = len({tool.id for tool in unlearnt} & learnt)
-        rows = {
+        rows: Batch = {
             "training": [training_row(this.number, step) for step in result.log],
             "example": [example_row(this.number, example) for example in examples],
             "tool": tool_rows(this.number, (t for each in accepted for t in each.tools), "round"),
@@ -631,7 +626,7 @@ class Factory:
     def _gate(self, this: history.OpenRound, trained: Checkpoint | str) -> RoundResult:
         """Promote the new checkpoint or keep the parent, and end the round."""
         now = datetime.now(UTC)
-        rows: dict[str, list[Mapping[str, object]]] = {}
+        rows: Batch = {}
         if isinstance(trained, str):
             decision = Decision(False, trained)
         else:
@@ -670,16 +665,14 @@ class _Writer:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._rows: dict[str, list[Mapping[str, object]]] = {}
+        self._rows: list[Batch] = []
 
     def add(self, rows: Batch) -> None:
-        for table, more in rows.items():
-            self._rows.setdefault(table, []).extend(more)
+        self._rows.append(rows)
 
     def flush(self) -> None:
-        rows, self._rows = self._rows, {}
-        if rows:
-            self._ledger.append(rows)
+        rows, self._rows = self._rows, []
+        self._ledger.append(merge(rows))
 
     async def flush_regularly(self) -> None:
         """Flush every FLUSH_SECONDS, fold after every FOLD_EVERY flushes, until cancelled."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from factory.codes.codebook import FOLDER, Codebook, ToolCode
 from factory.domain.records import Checkpoint
-from factory.ledger.rows import Batch, checkpoint_row, tool_rows
+from factory.ledger.rows import checkpoint_row, tool_rows
+from factory.ledger.tables import Batch, CodebookRow, ToolCodeRow
 from factory.train.job import TrainingResult
 
 
-def code_row(number: int, codebook: Codebook, entry: ToolCode) -> Mapping[str, object]:
+def code_row(number: int, codebook: Codebook, entry: ToolCode) -> ToolCodeRow:
     """A tool's code in a codebook."""
     return {
         "round": number,
@@ -36,20 +37,56 @@ def base_rows(base: Checkpoint, codebook: Codebook | None) -> Batch:
         "checkpoint": [checkpoint],
         "tool": tool_rows(0, (entry.tool for entry in codebook.tools), "checkpoint"),
         "tool_code": codes,
-        "codebook": [{"round": 0, "path": f"{base.path}/{FOLDER}", **codebook.summary()}],
+        "codebook": [_codebook_row(0, f"{base.path}/{FOLDER}", codebook.summary())],
     }
 
 
-def code_rows(number: int, result: TrainingResult) -> Mapping[str, list[Mapping[str, object]]]:
+def code_rows(number: int, result: TrainingResult) -> Batch:
     """Rows of the checkpoint's codebook and of the codes given in this round, or given anew."""
     if result.codebook is None:
         return {}
     version = result.codebook["version"]
-    codes: list[Mapping[str, object]] = [
-        {"round": number, "codebook_version": version, **asdict(row)} for row in result.codes
-    ]
-    codebook = {"round": number, "path": str(result.path / FOLDER), **result.codebook}
-    aliases: list[Mapping[str, object]] = [
-        {"round": number, "version": version, **asdict(alias)} for alias in result.aliases
-    ]
-    return {"tool_code": codes, "codebook": [codebook], "code_alias": aliases}
+    return {
+        "tool_code": [
+            {
+                "round": number,
+                "codebook_version": version,
+                "tool_id": given.tool_id,
+                "code": given.code,
+                "resolved_by": given.resolved_by,
+                "error": given.error,
+                "ood": given.ood,
+            }
+            for given in result.codes
+        ],
+        "codebook": [_codebook_row(number, str(result.path / FOLDER), result.codebook)],
+        "code_alias": [
+            {
+                "round": number,
+                "version": version,
+                "old_token": alias.old_token,
+                "new_token": alias.new_token,
+                "overlap": alias.overlap,
+            }
+            for alias in result.aliases
+        ],
+    }
+
+
+def _codebook_row(number: int, path: str, figures: Mapping[str, Any]) -> CodebookRow:
+    return {
+        "round": number,
+        "path": path,
+        "version": figures["version"],
+        "coder": figures["coder"],
+        "levels": figures["levels"],
+        "size": figures["size"],
+        "num_tools": figures["num_tools"],
+        "collisions_before": figures["collisions_before"],
+        "moved": figures["moved"],
+        "penalty": figures["penalty"],
+        "outlier_error": figures["outlier_error"],
+        "reencoded": figures["reencoded"],
+        "usage_entropy": figures["usage_entropy"],
+        "sha": figures["sha"],
+    }

@@ -26,7 +26,7 @@ from factory.domain.records import (
 )
 from factory.engines.base import Engine
 from factory.judge.sample import Judge, Trail, status_of
-from factory.ledger.rows import Batch
+from factory.ledger.tables import Batch
 from factory.round.requests import calls_request, tools_request
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import Recipe
@@ -142,34 +142,32 @@ class Sampler:
         """Keep every raw output of a reply in the trail."""
         sampling, constraint = request.sampling, request.constraint
         bound = {"constrain": "schema"} if constraint is not None and constraint.tools else {}
-        common = {
-            "round": self.judge.round_number,
-            "query_id": trail.query.id,
-            "stage": stage,
-            "subject": subject,
-            "num_prompt_tokens": reply.num_prompt_tokens,
-            "sampling_json": canonical_json(
-                {
-                    "n": sampling.n,
-                    "temperature": sampling.temperature,
-                    "top_k": sampling.top_k,
-                    "top_p": sampling.top_p,
-                    "max_tokens": sampling.max_tokens,
-                    **bound,
-                }
-            ),
-            "prompt_sha": self.prompts.sha(prompt),
-            "checkpoint_id": self.engine.checkpoint.id,
-        }
-        for index, completion in enumerate(reply.completions):
-            trail.generations.append(
-                common
-                | {
-                    "sample_index": index,
-                    "text": completion.text,
-                    "finish_reason": completion.finish_reason,
-                    "num_tokens": len(completion.token_ids),
-                    "logprob": completion.logprob,
-                    "seed": sampling.seed + index,
-                }
-            )
+        sampling_json = canonical_json(
+            {
+                "n": sampling.n,
+                "temperature": sampling.temperature,
+                "top_k": sampling.top_k,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_tokens,
+                **bound,
+            }
+        )
+        trail.generations += [
+            {
+                "round": self.judge.round_number,
+                "query_id": trail.query.id,
+                "stage": stage,
+                "subject": subject,
+                "num_prompt_tokens": reply.num_prompt_tokens,
+                "sampling_json": sampling_json,
+                "prompt_sha": self.prompts.sha(prompt),
+                "checkpoint_id": self.engine.checkpoint.id,
+                "sample_index": index,
+                "text": completion.text,
+                "finish_reason": completion.finish_reason,
+                "num_tokens": len(completion.token_ids),
+                "logprob": completion.logprob,
+                "seed": sampling.seed + index,
+            }
+            for index, completion in enumerate(reply.completions)
+        ]

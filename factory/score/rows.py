@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from factory.domain.canon import to_json
 from factory.domain.records import ItemScore
-from factory.ledger.rows import Batch
+from factory.ledger.tables import Batch
 from factory.score.base import Scorable
 
 
@@ -23,22 +22,19 @@ def scored_rows(
 ) -> Batch:
     """A checkpoint's score as a whole and by category, its items, and the questions if wanted."""
     result = benchmark.summary(checkpoint_id, items)
-    common = {
-        "round": number,
-        "checkpoint_id": checkpoint_id,
-        "benchmark": benchmark.name,
-        "basis": basis,
-    }
     overall = (result.value, result.low, result.high, result.num_items)
     parts = {
         name: (value, *result.intervals.get(name, (None, None)), None)
         for name, value in result.categories.items()
     }
     now = datetime.now(UTC)
-    rows: dict[str, list[Mapping[str, object]]] = {
+    rows: Batch = {
         "score": [
             {
-                **common,
+                "round": number,
+                "checkpoint_id": checkpoint_id,
+                "benchmark": benchmark.name,
+                "basis": basis,
                 "category": category,
                 "value": value,
                 "low": low,
@@ -49,7 +45,24 @@ def scored_rows(
             }
             for category, (value, low, high, num_items) in {"overall": overall, **parts}.items()
         ],
-        "item_score": [common | asdict(item) for item in items],
+        "item_score": [
+            {
+                "round": number,
+                "checkpoint_id": checkpoint_id,
+                "benchmark": benchmark.name,
+                "basis": basis,
+                "item": item.item,
+                "category": item.category,
+                "correct": item.correct,
+                "reason": item.reason,
+                "message": item.message,
+                "answer": item.answer,
+                "calls_json": item.calls_json,
+                "value": item.value,
+                "detail_json": item.detail_json,
+            }
+            for item in items
+        ],
     }
     if with_questions:
         rows["benchmark_item"] = [

@@ -25,7 +25,7 @@ from factory.engines.replay import ReplayEngine
 from factory.judge.rulebook import Rulebook
 from factory.judge.sample import Judge
 from factory.ledger.database import Ledger
-from factory.ledger.rows import Batch
+from factory.ledger.tables import Batch
 from factory.round.sampler import Sampler
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
