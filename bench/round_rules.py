@@ -170,7 +170,7 @@ def make_benchmark(items: Sequence[FreshItem]) -> Benchmark:
         Item(id=str(number), category="all", query=item.query, functions=(), ground_truth=())
         for number, item in enumerate(items)
     )
-    return Benchmark(name="bench", title="", split="test", items=questions)
+    return Benchmark(stem="bench", title="", split="test", items=questions)
 
 
 def run_whole(rulebook: Rulebook, items: Sequence[FreshItem], sizes: Sequence[int]) -> None:

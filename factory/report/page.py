@@ -28,6 +28,7 @@ from factory.ledger.database import Ledger
 from factory.report import panels
 from factory.report.chart import WIDTH, Chart, number
 from factory.report.panels import Panel, Record, Section, fill
+from factory.score.definition import stem_of
 from factory.score.published import load_published
 from factory.workspace.folder import Workspace
 
@@ -205,9 +206,7 @@ class Reader:
         )
         order = {
             name: place
-            for place, name in enumerate(
-                dict.fromkeys(row["benchmark"].partition("[")[0] for row in names)
-            )
+            for place, name in enumerate(dict.fromkeys(stem_of(row["benchmark"]) for row in names))
         }
         known = [each for each in load_published(self.workspace) if each.benchmark in order]
         tables = sorted(known, key=lambda each: order[each.benchmark])

@@ -20,7 +20,7 @@ from factory.ledger.lineage import is_address
 from factory.ledger.tables import Batch
 from factory.round.round import Factory
 from factory.round.rows import base_rows
-from factory.score.base import Baseline, Scorable
+from factory.score.base import Asked, Baseline, Scorable, SelfServed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ async def evaluate(
     model cannot be served.
     """
     remote = is_address(checkpoint.path)
-    if remote and not benchmark.served:
+    if remote and isinstance(benchmark, SelfServed):
         raise InputError(
             f"{benchmark.name} needs the checkpoint's folder, not its server",
             where=checkpoint.path,
@@ -65,7 +65,7 @@ async def evaluate(
     factory.monitor.stage(
         f"score {benchmark.name} on {checkpoint.id}", len(benchmark.items) or None
     )
-    if benchmark.served:
+    if isinstance(benchmark, Asked):
         async with serve(
             factory.workspace,
             factory.settings,
@@ -76,7 +76,8 @@ async def evaluate(
         ) as engine:
             items = await benchmark.score(factory.setup, checkpoint, engine)
     else:
-        items = await benchmark.score(factory.setup, checkpoint, None)
+        assert isinstance(benchmark, SelfServed)
+        items = await benchmark.score(factory.setup, checkpoint)
     store(factory, number, checkpoint.id, benchmark, items, basis, new)
     return Measured(system=checkpoint.id, kind="checkpoint", items=items, is_new=True)
 

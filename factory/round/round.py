@@ -41,7 +41,7 @@ from factory.ledger.tables import Batch, JudgementRow, RoundRow, SampleRow, Verd
 from factory.round.draw import draw
 from factory.round.rows import base_rows, code_rows
 from factory.round.sampler import Sampler
-from factory.score.base import Scorable, Setup
+from factory.score.base import Asked, Scorable, SelfServed, Setup
 from factory.score.calls.asking import overall_weights
 from factory.score.calls.kind import Calls
 from factory.score.estimates import paired_delta
@@ -127,6 +127,11 @@ class Factory:
     def all_benchmarks(self) -> tuple[Scorable, ...]:
         """Everything that no sample may hold."""
         return tuple((self.held_out | self.benchmarks).values())
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        """The recipe's benchmarks that an engine is needed for."""
+        return tuple(each for each in self.benchmarks.values() if isinstance(each, Asked))
 
     async def run_round(self, num_queries: int | None) -> RoundResult:
         """Run the next round, or continue the open one. Raises FactoryError."""
@@ -339,7 +344,7 @@ class Factory:
             return
         self.monitor.stage(f"start engine on {checkpoint.id}")
         started = datetime.now(UTC)
-        waiting = [x for x in self.benchmarks.values() if not self._is_scored(checkpoint, x)]
+        waiting = [x for x in self.asked if not self._is_scored(checkpoint, x)]
         num_engines = max((x.num_engines(self.setup, checkpoint) for x in waiting), default=1)
         engine = await open_engine(
             self.settings.engine.backend,
@@ -376,8 +381,7 @@ class Factory:
 
     def _all_answered(self, checkpoint: Checkpoint) -> bool:
         """Whether no benchmark needs an engine for the checkpoint any more."""
-        served = [each for each in self.benchmarks.values() if each.served]
-        return all(self._is_scored(checkpoint, each) for each in served)
+        return all(self._is_scored(checkpoint, each) for each in self.asked)
 
     def _is_scored(self, checkpoint: Checkpoint, benchmark: Scorable) -> bool:
         basis = self._basis(benchmark)
@@ -410,11 +414,18 @@ class Factory:
         no two models are in memory at once.
         """
         for name, benchmark in self.benchmarks.items():
-            if benchmark.served is (engine is None) or self._is_scored(checkpoint, benchmark):
+            if isinstance(benchmark, Asked) is (engine is None):
+                continue
+            if self._is_scored(checkpoint, benchmark):
                 continue
             self.monitor.stage(f"{stage} on {name}", len(benchmark.items) or None)
             started = datetime.now(UTC)
-            items = await benchmark.score(self.setup, checkpoint, engine)
+            if isinstance(benchmark, Asked):
+                assert engine is not None
+                items = await benchmark.score(self.setup, checkpoint, engine)
+            else:
+                assert isinstance(benchmark, SelfServed)
+                items = await benchmark.score(self.setup, checkpoint)
             rows = self.score_rows(
                 this.number, checkpoint.id, benchmark, items, self._basis(benchmark)
             )

@@ -18,9 +18,8 @@ from factory.domain.jsontext import show
 from factory.domain.records import Call, Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.child import Child
-from factory.score import apibank
 from factory.score.asking import Question, ask_all, explain_unanswered, grade
-from factory.score.base import Scorable, Setup, find_data, make_item
+from factory.score.base import Asked, Setup, find_data, make_item
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
 from factory.workspace.folder import Workspace
@@ -40,26 +39,24 @@ class ApiBankDefinition(Definition):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiBank(Scorable):
+class ApiBank(Asked):
     """API-Bank's Call and Retrieve+Call."""
 
     definition: ApiBankDefinition
     """Its options."""
     folder: Path
     """The benchmark's, which has the simulator."""
-    turns: tuple[apibank.Turn, ...]
+    turns: tuple[Turn, ...]
     """Points of dialogues where a call is due."""
 
     @classmethod
     def load(cls, workspace: Workspace, name: str, definition: ApiBankDefinition) -> ApiBank:
         folder = find_data(workspace, definition.data, name)
         turns = tuple(
-            first_of_each(
-                apibank.load_apibank(folder), definition.limit, lambda turn: turn.category
-            )
+            first_of_each(load_apibank(folder), definition.limit, lambda turn: turn.category)
         )
         return cls(
-            name=name,
+            stem=name,
             title=definition.title,
             split=definition.split,
             items=tuple(
@@ -78,11 +75,8 @@ class ApiBank(Scorable):
         of = self.definition
         return digest(canonical_json([asked, expected, of.simulate, of.max_tokens]))
 
-    async def score(
-        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
-    ) -> list[ItemScore]:
-        assert engine is not None
-        return await apibank.score_apibank(
+    async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
+        return await score_apibank(
             engine,
             self.turns,
             simulator=self.folder.resolve() if self.definition.simulate else None,
@@ -92,7 +86,7 @@ class ApiBank(Scorable):
         )
 
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
-        return make_card(self.ordered(items), [Average("tooldev", "overall", apibank.TOOLDEV)])
+        return make_card(self.ordered(items), [Average("tooldev", "overall", TOOLDEV)])
 
 
 LEVELS = {"Call": "level-1-api.json", "Retrieve+Call": "level-2-api.json"}

@@ -16,7 +16,7 @@ from factory.domain.failures import ContentError
 from factory.domain.records import Checkpoint, ItemScore, Score, Unit
 from factory.engines.base import Engine
 from factory.score.card import Scorecard
-from factory.score.definition import Split
+from factory.score.definition import Split, full_name
 from factory.score.estimates import subtract
 from factory.score.items import Item
 from factory.score.published import PublishedTable
@@ -63,8 +63,10 @@ class Baseline:
 class Scorable(ABC):
     """A benchmark of any kind, loaded and checked."""
 
-    name: str
-    """Its file's name, with what was changed about it: `toolbench[limit=20]`."""
+    stem: str
+    """Its file: `toolbench` is eval/toolbench.toml."""
+    variant: str = ""
+    """What was changed about it: `limit=20`."""
     title: str
     """One line for people."""
     split: Split
@@ -73,24 +75,17 @@ class Scorable(ABC):
     """All questions; what no sample may hold."""
     categories: tuple[str, ...]
     """In the order in which they are shown."""
-    served: ClassVar[bool] = True
-    """Whether it asks an engine; else it reads the checkpoint's folder."""
     unit: ClassVar[Unit] = "percent"
     """What its score is."""
+
+    @property
+    def name(self) -> str:
+        """What tables and the ledger call it: `toolbench[limit=20]`."""
+        return full_name(self.stem, self.variant)
 
     @abstractmethod
     def basis(self, setup: Setup) -> str:
         """Hash of what a score depends on besides the checkpoint."""
-
-    @abstractmethod
-    async def score(
-        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
-    ) -> list[ItemScore]:
-        """Every item, judged; `engine` serves the checkpoint where the kind is `served`."""
-
-    def num_engines(self, setup: Setup, checkpoint: Checkpoint) -> int:
-        """How many models of this machine are open at once while the checkpoint is scored."""
-        return 1
 
     @abstractmethod
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
@@ -154,6 +149,33 @@ class Scorable(ABC):
         return sorted(items, key=lambda item: order[item.category])
 
 
+class Asked(Scorable):
+    """A benchmark that asks an engine which serves the checkpoint."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
+        """Every item, judged."""
+
+    def num_engines(self, setup: Setup, checkpoint: Checkpoint) -> int:
+        """How many models of this machine are open at once while the checkpoint is scored."""
+        return 1
+
+
+class SelfServed(Scorable):
+    """A benchmark that opens the checkpoint's folder in a child process of its own.
+
+    It is scored with no engine open, so that no two models are in memory at once.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def score(self, setup: Setup, checkpoint: Checkpoint) -> list[ItemScore]:
+        """Every item, judged."""
+
+
 def make_item(category: str, key: str, query: str, truth: object) -> Item:
     """A question without functions on offer; its id is the category's and its own key."""
     return Item(
@@ -167,11 +189,10 @@ def make_item(category: str, key: str, query: str, truth: object) -> Item:
 
 def find_data(workspace: Workspace, data: str, name: str) -> Path:
     """The file or folder of a definition's `data`. Raises ContentError where there is none."""
-    plain = plain_name(name)
-    where = f"eval/{plain}.toml"
-    remedy = f'factory score {plain} --data PATH, or `data = "PATH"` in {where} (`factory eject`)'
+    where = f"eval/{name}.toml"
+    remedy = f'factory score {name} --data PATH, or `data = "PATH"` in {where} (`factory eject`)'
     if not data:
-        raise ContentError(f"{plain} comes without its data", where=where, remedy=remedy)
+        raise ContentError(f"{name} comes without its data", where=where, remedy=remedy)
     found = resolve(workspace, data)
     if not found.exists():
         raise ContentError(f"there is no {found}", where=where, remedy=remedy)
@@ -183,14 +204,9 @@ def check_path(workspace: Workspace, path: str, name: str, key: str) -> None:
     if path and not (found := resolve(workspace, path)).exists():
         raise ContentError(
             f"{key}: there is no {found}",
-            where=f"eval/{plain_name(name)}.toml",
+            where=f"eval/{name}.toml",
             remedy=f"correct {key}; a path is absolute, or relative to the workspace",
         )
-
-
-def plain_name(name: str) -> str:
-    """A benchmark's name without what was changed about it."""
-    return name.partition("[")[0]
 
 
 def resolve(workspace: Workspace, path: str) -> Path:

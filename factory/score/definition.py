@@ -16,6 +16,16 @@ from factory.workspace.recipe import want_list
 Split = Literal["dev", "test"]
 
 
+def full_name(stem: str, variant: str) -> str:
+    """A benchmark's name in tables and the ledger: its file's, and what was changed about it."""
+    return f"{stem}[{variant}]" if variant else stem
+
+
+def stem_of(name: str) -> str:
+    """The file's part of a full name."""
+    return name.partition("[")[0]
+
+
 class Definition(BaseModel):
     """What every eval/<name>.toml may say, whatever its kind."""
 

@@ -15,10 +15,9 @@ from pydantic import Field
 from factory.domain.canon import canonical_json, digest, to_json
 from factory.domain.failures import InputError
 from factory.domain.records import Checkpoint, ItemScore, Unit
-from factory.engines.base import Engine
 from factory.engines.perplexity import STRIDES, WINDOW, measure_perplexity
 from factory.engines.serving import engine_settings
-from factory.score.base import Scorable, Setup, find_data
+from factory.score.base import SelfServed, Setup, find_data
 from factory.score.card import Line, Scorecard
 from factory.score.definition import Definition
 from factory.score.estimates import BOOTSTRAP_SEED, INTERVAL, NUM_RESAMPLES, Estimate
@@ -39,10 +38,9 @@ class LanguageDefinition(Definition):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Language(Scorable):
+class Language(SelfServed):
     """A text's perplexity: how much language is kept."""
 
-    served: ClassVar[bool] = False
     unit: ClassVar[Unit] = "perplexity"
     definition: LanguageDefinition
     """Its options."""
@@ -61,7 +59,7 @@ class Language(Scorable):
                 remedy="give one text file in UTF-8",
             ) from error
         return cls(
-            name=name,
+            stem=name,
             title=definition.title,
             split=definition.split,
             items=(),
@@ -74,9 +72,7 @@ class Language(Scorable):
         of = self.definition
         return digest(canonical_json([self.text, of.window, of.strides]))
 
-    async def score(
-        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
-    ) -> list[ItemScore]:
+    async def score(self, setup: Setup, checkpoint: Checkpoint) -> list[ItemScore]:
         """Each window of each stride as an item, with its loss as the detail."""
         found = await measure_perplexity(
             Path(checkpoint.path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from factory.domain.failures import ContentError, FactoryError
@@ -57,8 +58,8 @@ def load(workspace: Workspace, name: str, changes: Mapping[str, Any] | None = No
     model, loader = KINDS[kind]
     table = {**read_definition(workspace, name), **changes}
     marks = [f"{key}={_show(changes[key])}" for key in sorted(changes.keys() - UNNAMED)]
-    full = f"{name}[{','.join(marks)}]" if marks else name
-    return loader(workspace, full, check_definition(model, table, f"eval/{name}.toml"))
+    whole = loader(workspace, name, check_definition(model, table, f"eval/{name}.toml"))
+    return replace(whole, variant=",".join(marks))
 
 
 def load_held_out(workspace: Workspace) -> dict[str, Scorable]:

@@ -19,9 +19,8 @@ from factory.domain.jsontext import show
 from factory.domain.records import Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.serving import engine_settings
-from factory.score import teval
 from factory.score.asking import Question, ask_all, explain_unanswered, grade, to_messages
-from factory.score.base import Scorable, Setup, check_path, find_data, make_item, resolve
+from factory.score.base import Asked, Setup, check_path, find_data, make_item, resolve
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
 from factory.score.toolbench.ranking import embed
@@ -43,12 +42,12 @@ class TEvalDefinition(Definition):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TEval(Scorable):
+class TEval(Asked):
     """T-Eval's plan, retrieve and understand."""
 
     definition: TEvalDefinition
     """Its options."""
-    questions: tuple[teval.Item, ...]
+    questions: tuple[Item, ...]
     """As its files have them."""
 
     @classmethod
@@ -56,21 +55,19 @@ class TEval(Scorable):
         folder = find_data(workspace, definition.data, name)
         check_path(workspace, definition.embedder, name, "embedder")
         questions = tuple(
-            first_of_each(
-                teval.load_teval(folder), definition.limit, lambda x: f"{x.task}_{x.form}"
-            )
+            first_of_each(load_teval(folder), definition.limit, lambda x: f"{x.task}_{x.form}")
         )
-        pairs = [(each, name) for each in questions for name in teval.categories(each)]
+        pairs = [(each, name) for each in questions for name in categories(each)]
         found = {name for _, name in pairs}
         return cls(
-            name=name,
+            stem=name,
             title=definition.title,
             split=definition.split,
             items=tuple(
                 make_item(category, x.id, x.messages[-1].content if x.messages else "", x.truth)
                 for x, category in pairs
             ),
-            categories=tuple(each for each in teval.CATEGORIES if each in found),
+            categories=tuple(each for each in CATEGORIES if each in found),
             definition=definition,
             questions=questions,
         )
@@ -84,12 +81,9 @@ class TEval(Scorable):
         mark = fingerprint(resolve(setup.workspace, of.embedder)) if of.embedder else ""
         return digest(canonical_json([asked, mark, of.max_tokens]))
 
-    async def score(
-        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
-    ) -> list[ItemScore]:
-        assert engine is not None
+    async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
 
-        async def embed_texts(texts: Sequence[str]) -> teval.Vectors:
+        async def embed_texts(texts: Sequence[str]) -> Vectors:
             return await embed(
                 resolve(setup.workspace, self.definition.embedder),
                 texts,
@@ -97,7 +91,7 @@ class TEval(Scorable):
                 log=setup.log("embed"),
             )
 
-        return await teval.score_teval(
+        return await score_teval(
             engine,
             self.questions,
             embed_texts if self.definition.embedder else None,
@@ -106,7 +100,7 @@ class TEval(Scorable):
         )
 
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
-        averages = [Average("tooldev", name, of) for name, of in teval.TOOLDEV.items()]
+        averages = [Average("tooldev", name, of) for name, of in TOOLDEV.items()]
         return make_card(self.ordered(items), averages)
 
 

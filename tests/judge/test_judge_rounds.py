@@ -61,7 +61,7 @@ def make_benchmark(candidates: Sequence[Candidate]) -> Benchmark:
         )
         for number, each in enumerate(candidates)
     )
-    return Benchmark(name="exam", title="", split="test", items=items)
+    return Benchmark(stem="exam", title="", split="test", items=items)
 
 
 def own_rule(sql: str, **limits: float) -> dict[str, Rule]:

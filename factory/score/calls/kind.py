@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from factory.domain.records import Checkpoint, ItemScore, Score
 from factory.engines.base import Engine
-from factory.score.base import Scorable, Setup, resolve
+from factory.score.base import Asked, Setup, resolve
 from factory.score.calls.asking import overall_weights, score, score_basis
 from factory.score.calls.bfcl import (
     LANGUAGES,
@@ -47,7 +47,7 @@ class Changes(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calls(Scorable):
+class Calls(Asked):
     """Questions in BFCL's format, answered by calls."""
 
     benchmark: Benchmark
@@ -70,7 +70,8 @@ class Calls(Scorable):
     def of(cls, benchmark: Benchmark) -> Calls:
         """A loaded benchmark as one of many kinds."""
         return cls(
-            name=benchmark.name,
+            stem=benchmark.stem,
+            variant=benchmark.variant,
             title=benchmark.title,
             split=benchmark.split,
             items=benchmark.items,
@@ -85,10 +86,7 @@ class Calls(Scorable):
     def basis(self, setup: Setup) -> str:
         return score_basis(self.benchmark, setup.prompts, setup.max_tokens)
 
-    async def score(
-        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
-    ) -> list[ItemScore]:
-        assert engine is not None
+    async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
         _, items = await score(
             engine,
             self.benchmark,

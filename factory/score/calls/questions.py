@@ -26,6 +26,7 @@ from factory.score.definition import (
     Split,
     check_definition,
     first_of_each,
+    full_name,
     read_definition,
 )
 from factory.score.items import Item, Judge
@@ -42,8 +43,10 @@ ROLES = ("system", "user", "assistant")
 class Benchmark:
     """A set of questions that are answered by calls."""
 
-    name: str
-    """Its file's name: `home` is eval/home.toml."""
+    stem: str
+    """Its file: `home` is eval/home.toml."""
+    variant: str = ""
+    """What was changed about it: `limit=20`."""
     title: str
     """One line for people."""
     split: Split
@@ -59,6 +62,11 @@ class Benchmark:
     """How calls are read out of the answer."""
     held_out: bool = False
     """Whether its questions are kept from training even where no recipe scores it."""
+
+    @property
+    def name(self) -> str:
+        """What tables and the ledger call it: `home[limit=20]`."""
+        return full_name(self.stem, self.variant)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -84,7 +92,7 @@ class Benchmark:
         )
         _require_unique_ids(items, path)
         return cls(
-            name=name,
+            stem=name,
             title=definition.title,
             split=definition.split,
             items=items,
@@ -126,9 +134,8 @@ class Benchmark:
             f"prompt={prompt}" if prompt != self.prompt else "",
             f"syntax={syntax}" if syntax != self.syntax else "",
         ]
-        suffix = ",".join(mark for mark in marks if mark)
-        name = f"{self.name}[{suffix}]" if suffix else self.name
-        return replace(self, name=name, items=tuple(kept), prompt=prompt, syntax=syntax)
+        variant = ",".join(mark for mark in marks if mark)
+        return replace(self, variant=variant, items=tuple(kept), prompt=prompt, syntax=syntax)
 
 
 class _Definition(Definition):

@@ -21,7 +21,7 @@ from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.base import Engine
 from factory.engines.serving import serve
 from factory.ledger.lineage import find_checkpoint, is_address
-from factory.score.base import Scorable, Setup, check_path, plain_name, resolve
+from factory.score.base import Asked, Setup, check_path, resolve
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.published import PublishedTable
 from factory.score.toolbench.agent import ActionSpace, Agent, Codes, Names, Setting, Trajectory
@@ -71,7 +71,7 @@ class CompletionDefinition(ToolBenchDefinition):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion(Scorable):
+class Completion(Asked):
     """ToolBench's requests, solved with virtual APIs and judged: SoPR and SoWR."""
 
     definition: CompletionDefinition
@@ -80,19 +80,18 @@ class Completion(Scorable):
     """Requests and documents."""
     data_sha: str
     """Hash of both."""
-    _judges: dict[str, Checkpoint] = field(default_factory=dict, init=False, compare=False)
-    """The judge, once its weights are hashed."""
+    find_judge: Callable[[Setup], Checkpoint] = field(repr=False, compare=False)
+    """The model that judges."""
 
     @classmethod
     def load(cls, workspace: Workspace, name: str, definition: CompletionDefinition) -> Completion:
         bench = definition.load_data(workspace, name)
         if not definition.judge:
-            plain = plain_name(name)
             raise ContentError(
-                f"{plain} has no judge",
-                where=f"eval/{plain}.toml",
+                f"{name} has no judge",
+                where=f"eval/{name}.toml",
                 remedy='judge = "http://127.0.0.1:8000/v1#NAME" in it, or a model folder or '
-                f"checkpoint id; once: factory score {plain} --set judge=r1",
+                f"checkpoint id; once: factory score {name} --set judge=r1",
             )
         if (folder := resolve(workspace, definition.judge)).is_dir():
             definition = definition.model_copy(update={"judge": str(folder)})
@@ -100,7 +99,7 @@ class Completion(Scorable):
         check_path(workspace, definition.cache, name, "cache")
         kinds = ("SoPR", "SoWR") if definition.reference else ("SoPR",)
         return cls(
-            name=name,
+            stem=name,
             title=definition.title,
             split=definition.split,
             items=make_items(kinds, bench),
@@ -108,6 +107,7 @@ class Completion(Scorable):
             definition=definition,
             bench=bench,
             data_sha=toolbench_sha(bench),
+            find_judge=_find_once(definition.judge),
         )
 
     @property
@@ -126,7 +126,7 @@ class Completion(Scorable):
                     of.setting,
                     of.constrain_inputs,
                     of.runs,
-                    self._judge_model(setup).fingerprint,
+                    self.find_judge(setup).fingerprint,
                     RULES_VERSION,
                     shas,
                     files,
@@ -134,15 +134,9 @@ class Completion(Scorable):
             )
         )
 
-    def _judge_model(self, setup: Setup) -> Checkpoint:
-        wanted = self.definition.judge
-        if wanted not in self._judges:
-            self._judges[wanted] = find_checkpoint(setup.workspace, setup.settings, wanted)
-        return self._judges[wanted]
-
     def num_engines(self, setup: Setup, checkpoint: Checkpoint) -> int:
         """Two where the judge has other weights, unless a server holds one of them."""
-        judge = self._judge_model(setup)
+        judge = self.find_judge(setup)
         here = {x.fingerprint for x in (judge, checkpoint) if not is_address(x.path)}
         return max(1, len(here))
 
@@ -150,7 +144,7 @@ class Completion(Scorable):
         self, setup: Setup, checkpoint: Checkpoint, engine: Engine
     ) -> contextlib.AbstractAsyncContextManager[Engine]:
         """The judge's engine: the checkpoint's own where that is the judge."""
-        judge = self._judge_model(setup)
+        judge = self.find_judge(setup)
         if judge.fingerprint == checkpoint.fingerprint:
             return contextlib.nullcontext(engine)
         return serve(
@@ -162,10 +156,7 @@ class Completion(Scorable):
             num_engines=self.num_engines(setup, checkpoint),
         )
 
-    async def score(
-        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
-    ) -> list[ItemScore]:
-        assert engine is not None
+    async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
         of, workspace = self.definition, setup.workspace
         templates, state = Templates(workspace, "toolbench"), workspace.state / "toolbench"
         wanted = None
@@ -284,6 +275,18 @@ class Completion(Scorable):
             for line in card.categories
             if line.estimate
         }
+
+
+def _find_once(wanted: str) -> Callable[[Setup], Checkpoint]:
+    """The model of that name, looked for when it is needed: its weights are hashed once only."""
+    known: list[Checkpoint] = []
+
+    def find(setup: Setup) -> Checkpoint:
+        if not known:
+            known.append(find_checkpoint(setup.workspace, setup.settings, wanted))
+        return known[0]
+
+    return find
 
 
 def _judge_pair(query: ToolQuery, votes: Sequence[Any]) -> ItemScore:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,10 +14,9 @@ from pydantic import Field
 from factory.codes.codebook import Codebook
 from factory.domain.canon import canonical_json, digest, to_json
 from factory.domain.records import Checkpoint, ItemScore
-from factory.engines.base import Engine
 from factory.engines.retrieve import Retriever as CodeRetriever
 from factory.engines.serving import engine_settings
-from factory.score.base import Baseline, Scorable, Setup, check_path, resolve
+from factory.score.base import Baseline, SelfServed, Setup, check_path, resolve
 from factory.score.card import Average, Line, Scorecard, make_card
 from factory.score.estimates import combine
 from factory.score.items import Item
@@ -63,10 +62,9 @@ class RetrievalDefinition(ToolBenchDefinition):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retrieval(Scorable):
+class Retrieval(SelfServed):
     """ToolBench's requests, answered by the codes of the tools that they need."""
 
-    served: ClassVar[bool] = False
     definition: RetrievalDefinition
     """Its options."""
     bench: ToolBench
@@ -80,7 +78,7 @@ class Retrieval(Scorable):
         for embedder in definition.embedders:
             check_path(workspace, embedder, name, "embedders")
         return cls(
-            name=name,
+            stem=name,
             title=definition.title,
             split=definition.split,
             items=make_items(definition.settings, bench),
@@ -101,9 +99,7 @@ class Retrieval(Scorable):
     def _basis(self, system: list[object]) -> str:
         return digest(canonical_json([self.data_sha, self.definition.settings, system]))
 
-    async def score(
-        self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
-    ) -> list[ItemScore]:
+    async def score(self, setup: Setup, checkpoint: Checkpoint) -> list[ItemScore]:
         folder = Path(checkpoint.path)
         codebook = Codebook.load(folder)
         coded: Set[ApiKey] = set()
