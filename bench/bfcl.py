@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from bench.table import print_machine, print_table
 
 if TYPE_CHECKING:
-    from factory.engines.base import EngineSettings
     from factory.score.calls.questions import Benchmark
     from factory.workspace.prompts import Prompts
+    from factory.workspace.settings import EngineSection
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -104,10 +104,10 @@ def compare_pass(limit: int, max_tokens: int, rounds: int, threads: int) -> None
     )
 
 
-def _settings(threads: int) -> EngineSettings:
-    from factory.engines.base import EngineSettings
+def _settings(threads: int) -> EngineSection:
+    from factory.workspace.settings import EngineSection
 
-    return EngineSettings(threads=threads, max_model_len=32_768)
+    return EngineSection(backend="vllm", threads=threads, max_model_len=32_768)
 
 
 async def _run_scored(
@@ -121,7 +121,6 @@ async def _run_scored(
 
     checkpoint = Checkpoint(id="tiny", path=str(folder), fingerprint=fingerprint(folder))
     engine = await open_engine(
-        "vllm",
         checkpoint,
         settings=_settings(threads),
         log_folder=folder.parent,

@@ -255,12 +255,12 @@ async def count_hallucinations(num: int, samples: int) -> None:
     """How often the shipped model names a tool that is none, with and without the trie."""
     from factory.codes.codebook import Codebook
     from factory.domain.records import Checkpoint, Constraint, Message, Request, Sampling
-    from factory.engines.base import EngineSettings
     from factory.engines.opening import open_engine
     from factory.lab.home.world import home_stream
     from factory.workspace.folder import Workspace, shipped_root
     from factory.workspace.models import fingerprint
     from factory.workspace.prompts import Prompts
+    from factory.workspace.settings import EngineSection
 
     folder = shipped_root() / "rounds" / "seed"
     codebook = Codebook.load(folder)
@@ -274,9 +274,8 @@ async def count_hallucinations(num: int, samples: int) -> None:
     rows: list[tuple[Cell, ...]] = []
     with tempfile.TemporaryDirectory() as logs:
         async with await open_engine(
-            "transformers",
             Checkpoint(id="seed", path=str(folder), fingerprint=fingerprint(folder)),
-            settings=EngineSettings(threads=1, max_model_len=512, gpu=False),
+            settings=EngineSection(backend="transformers", threads=1, max_model_len=512),
             log_folder=Path(logs),
             notify=print,
         ) as engine:

@@ -15,9 +15,9 @@ from factory.domain.plaintext import shorten
 
 if TYPE_CHECKING:
     from factory.domain.records import Query
-    from factory.engines.base import EngineSettings
     from factory.engines.retrieve import Retrieved
     from factory.workspace.folder import Workspace
+    from factory.workspace.settings import EngineSection
 
 MAX_SHOWN = 100
 """Queries whose tools are shown to a person; --json writes all."""
@@ -81,7 +81,7 @@ async def _retrieve(
     k: int,
     beams: int,
     exact: bool,
-    settings: EngineSettings,
+    settings: EngineSection,
 ) -> list[Retrieved]:
     from factory.engines.retrieve import Retriever
     from factory.workspace.prompts import Prompts

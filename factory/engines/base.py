@@ -1,13 +1,9 @@
-"""What an engine is: the protocol every sampler fulfils, its settings, and how to open one.
-
-Only children import torch; this module and `factory.engines.process` do not.
-"""
+"""What an engine is: the protocol that every sampler fulfils, and the requests it may be asked."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, Self
 
 from factory.domain.failures import InputError
@@ -43,28 +39,6 @@ class Closing(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Free what is held."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """How a child serves a model. Example: EngineSettings(threads=2, max_model_len=2048)."""
-
-    threads: int
-    """CPU threads of the child."""
-    max_model_len: int
-    """Prompt and answer together, in tokens; the model's own limit where that is smaller."""
-    memory_gib: float = 1.0
-    """KV cache of vLLM on the CPU, in GiB."""
-    gpu_memory: float = 0.9
-    """Share of the device's memory that vLLM takes on a GPU, weights included."""
-    dtype: str = "auto"
-    """auto, bfloat16, float16 or float32."""
-    max_batch: int = 256
-    """Sequences that decode at a time; a request's n samples are never split by transformers."""
-    max_restarts: int = 3
-    """Deaths a request may be part of; then it is tried once more, alone (see ProcessEngine)."""
-    gpu: bool | None = None
-    """Use a GPU; None looks for one."""
 
 
 def check_request(request: Request) -> None:

@@ -6,23 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from factory.domain.failures import MissingError, ModelError
-from factory.engines.base import EngineSettings
+from factory.domain.failures import ModelError
+from factory.workspace.settings import EngineSection
 
 
-def load_model(folder: Path, settings: EngineSettings) -> tuple[str, Any]:
+def load_model(folder: Path, settings: EngineSection) -> tuple[str, Any]:
     """Device name and model in evaluation mode."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(settings.threads)
-    has_gpu = torch.cuda.is_available()
-    if settings.gpu and not has_gpu:
-        raise MissingError(
-            "No GPU is visible to torch",
-            remedy="check nvidia-smi and that torch has CUDA, or sample on the CPU",
-        )
-    use_gpu = has_gpu if settings.gpu is None else settings.gpu
+    use_gpu = torch.cuda.is_available()
     default = "bfloat16" if use_gpu else "float32"
     dtype = getattr(torch, default if settings.dtype == "auto" else settings.dtype)
     try:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from factory.domain.failures import InputError, MissingError
 from factory.domain.records import Checkpoint
-from factory.engines.base import EngineSettings
 from factory.workspace.models import INSTALL, check_model_folder, is_installed
+from factory.workspace.settings import EngineSection
 
 if TYPE_CHECKING:
     from factory.engines.process import ProcessEngine
@@ -43,21 +43,19 @@ def choose_backend(backend: str, notify: Callable[[str], None]) -> str:
 
 
 async def open_engine(
-    backend: str,
     checkpoint: Checkpoint,
     *,
-    settings: EngineSettings,
+    settings: EngineSection,
     log_folder: Path,
     notify: Callable[[str], None],
 ) -> ProcessEngine:
     """Start a child that serves `checkpoint` and wait until it is ready.
 
-    `async with await open_engine("auto", checkpoint, …) as engine: …`
+    `async with await open_engine(checkpoint, settings=…, …) as engine: …`
 
     Args:
-        backend: `vllm`, `transformers` or `auto`.
         checkpoint: its folder; the served weights must have its fingerprint.
-        settings: of the child.
+        settings: of the child; `backend` chooses it, `threads` are at least 1.
         log_folder: where the child's output goes, as `engine-<backend>.log`.
         notify: is told once what a person should know (a slow backend, a restart and its cause).
 
@@ -68,7 +66,7 @@ async def open_engine(
     """
     from factory.engines.process import ProcessEngine
 
-    chosen = choose_backend(backend, notify)
+    chosen = choose_backend(settings.backend, notify)
     check_model_folder(Path(checkpoint.path))
     engine = ProcessEngine(
         BACKENDS[chosen],

@@ -12,15 +12,16 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from factory.domain.failures import ChildError, FactoryError, ModelError
 from factory.domain.records import ENGINE_DIED, Checkpoint, Reply, Request
-from factory.engines.base import Closing, EngineSettings, check_request, unanswered
+from factory.engines.base import Closing, check_request, unanswered
 from factory.engines.child import Child
 from factory.engines.wire import reply_from_wire, request_to_wire
+from factory.workspace.settings import EngineSection
 
 DEATHS_PER_RESTART = 4
 """The engine gives up after this many times `max_restarts` deaths in all."""
@@ -48,7 +49,7 @@ class ProcessEngine(Closing):
         module: str,
         checkpoint: Checkpoint,
         *,
-        settings: EngineSettings,
+        settings: EngineSection,
         log: Path,
         notify: Callable[[str], None],
     ) -> None:
@@ -234,7 +235,7 @@ class ProcessEngine(Closing):
             {
                 "type": "open",
                 "path": self._checkpoint.path,
-                "settings": asdict(self._settings),
+                "settings": self._settings.model_dump(),
             }
         )
         while message := await self._child.receive():

@@ -8,7 +8,7 @@ or several catalogues, cost one start.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 from factory.codes.codebook import Codebook
 from factory.domain.failures import ChildError, InputError, ModelError
 from factory.domain.records import PROMPT_TOO_LONG, Message, Request, Sampling, Tool
-from factory.engines.base import Closing, EngineSettings
+from factory.engines.base import Closing
 from factory.engines.child import Channel, Child, run_child
 from factory.engines.opening import choose_backend
 from factory.workspace.models import check_model_folder
+from factory.workspace.settings import EngineSection
 
 CHUNK = 256
 """Queries that the child answers at a time: what progress counts in."""
@@ -58,7 +59,7 @@ class Retriever(Closing):
         self._tools = {entry.tool.id: entry.tool for entry in codebook.tools}
 
     @classmethod
-    async def open(cls, checkpoint: Path, *, settings: EngineSettings, log: Path) -> Retriever:
+    async def open(cls, checkpoint: Path, *, settings: EngineSection, log: Path) -> Retriever:
         """Start the child on a checkpoint with codes.
 
         Raises:
@@ -76,7 +77,7 @@ class Retriever(Closing):
                 remedy="run a round: its training gives codes to the tools it knows",
             )
         child = await Child.start("factory.engines.retrieve", threads=settings.threads, log=log)
-        opening = {"path": str(checkpoint), "settings": asdict(settings)}
+        opening = {"path": str(checkpoint), "settings": settings.model_dump()}
         retriever = cls(child, codebook)
         try:
             await retriever._ask({**opening, "trie": str(codebook.trie_path)})
@@ -160,7 +161,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     opening = channel.receive()
     if opening is None:
         return
-    folder, settings = Path(opening["path"]), EngineSettings(**opening["settings"])
+    folder, settings = Path(opening["path"]), EngineSection(**opening["settings"])
     chat, trie = Chat(folder), Trie.load(opening["trie"])
     _, model = load_model(folder, settings)
     refuse_other_models(model)

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import fields
 from pathlib import Path
 
 from factory.domain.records import Checkpoint
-from factory.engines.base import Engine, EngineSettings
+from factory.engines.base import Engine
 from factory.engines.opening import open_engine
 from factory.ledger.lineage import is_address
 from factory.workspace.folder import Workspace
 from factory.workspace.machine import free_threads
 from factory.workspace.models import check_model_folder
-from factory.workspace.settings import Settings
+from factory.workspace.settings import EngineSection, Settings
 
 
-def engine_settings(settings: Settings, threads: int = 0, num_engines: int = 1) -> EngineSettings:
+def engine_settings(settings: Settings, threads: int = 0, num_engines: int = 1) -> EngineSection:
     """What the settings say of engines; `threads` overrides theirs where it is not 0.
 
     The share of a GPU's memory is split among `num_engines` that are open at once.
     """
-    known = {field.name for field in fields(EngineSettings)}
-    values = {key: v for key, v in settings.engine.model_dump().items() if key in known}
-    return EngineSettings(
-        **{
-            **values,
+    return settings.engine.model_copy(
+        update={
             "threads": threads or settings.engine.threads or free_threads(),
             "gpu_memory": settings.engine.gpu_memory / num_engines,
         }
@@ -56,7 +52,6 @@ async def serve(
     else:
         check_model_folder(Path(checkpoint.path))
         engine = await open_engine(
-            settings.engine.backend,
             checkpoint,
             settings=engine_settings(settings, num_engines=num_engines),
             log_folder=workspace.state / "logs" / "score",

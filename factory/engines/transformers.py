@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.domain.records import PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, Completion, Reply, Request
-from factory.engines.base import EngineSettings, describe_unsupported, unanswered
+from factory.engines.base import describe_unsupported, unanswered
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
 from factory.engines.constrain import Bound, Rows, bind, constraint_to_wire
@@ -22,6 +22,7 @@ from factory.engines.grammar import Unsupported
 from factory.engines.loading import load_model
 from factory.engines.wire import reply_to_wire, request_from_wire
 from factory.workspace.models import fingerprint
+from factory.workspace.settings import EngineSection
 
 KEEP_SHARE = 0.75
 """A batch is packed once less than this share of its rows is unfinished."""
@@ -71,7 +72,7 @@ class Row:
 class Server:
     """A model, and the requests that wait for it."""
 
-    def __init__(self, channel: Channel, folder: Path, settings: EngineSettings) -> None:
+    def __init__(self, channel: Channel, folder: Path, settings: EngineSection) -> None:
         self._channel = channel
         self._folder = folder
         self._chat = Chat(folder)
@@ -295,7 +296,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     if opening is None:
         return
     folder = Path(opening["path"])
-    server = Server(channel, folder, EngineSettings(**opening["settings"]))
+    server = Server(channel, folder, EngineSection(**opening["settings"]))
     channel.send({"type": "ready", "fingerprint": fingerprint(folder), "info": server.info()})
     server.serve()
 

@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from factory.domain.failures import MissingError, ModelError
+from factory.domain.failures import ModelError
 from factory.domain.records import ENGINE_DIED, PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, Reply, Request
-from factory.engines.base import EngineSettings, describe_unsupported, unanswered
+from factory.engines.base import describe_unsupported, unanswered
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
 from factory.engines.constrain import bind, constraint_to_wire
@@ -21,6 +21,7 @@ from factory.engines.grammar import Unsupported
 from factory.engines.processors import vllm_processor, vllm_slot_processor
 from factory.engines.wire import reply_to_wire, request_from_wire
 from factory.workspace.models import fingerprint
+from factory.workspace.settings import EngineSection
 
 MIN_BATCHED_TOKENS = 4096
 """Prompt tokens that one step may prefill, if the model's length is less."""
@@ -29,7 +30,7 @@ MIN_BATCHED_TOKENS = 4096
 class Server:
     """vLLM's engine, fed from the channel and answering to it."""
 
-    def __init__(self, channel: Channel, folder: Path, settings: EngineSettings) -> None:
+    def __init__(self, channel: Channel, folder: Path, settings: EngineSection) -> None:
         self._channel = channel
         self._folder = folder
         self._chat = Chat(folder)
@@ -160,7 +161,7 @@ def _stay_eager_on_cpu() -> None:
         os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 
-def _load(folder: Path, settings: EngineSettings) -> Any:
+def _load(folder: Path, settings: EngineSection) -> Any:
     """Start vLLM on the CPU or a GPU, as its build has it."""
     from transformers import AutoConfig
     from vllm.engine.arg_utils import EngineArgs
@@ -169,12 +170,6 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
     from vllm.v1.engine.llm_engine import LLMEngine
 
     on_cpu = current_platform.is_cpu()
-    if settings.gpu is not None and settings.gpu == on_cpu:
-        have, want = ("the CPU", "gpu") if on_cpu else ("a GPU", "cpu")
-        raise MissingError(
-            f"The installed vLLM runs on {have} only",
-            remedy=f"pip install 'tool-factory[{want}]' in another environment",
-        )
     try:
         own_limit = getattr(
             AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config(),
@@ -246,7 +241,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     folder = Path(opening["path"])
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     _stay_eager_on_cpu()
-    server = Server(channel, folder, EngineSettings(**opening["settings"]))
+    server = Server(channel, folder, EngineSection(**opening["settings"]))
     channel.send({"type": "ready", "fingerprint": fingerprint(folder), "info": server.info})
     server.serve()
 

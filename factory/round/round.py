@@ -347,7 +347,6 @@ class Factory:
         waiting = [x for x in self.asked if not self._is_scored(checkpoint, x)]
         num_engines = max((x.num_engines(self.setup, checkpoint) for x in waiting), default=1)
         engine = await open_engine(
-            self.settings.engine.backend,
             checkpoint,
             settings=engine_settings(self.settings, self.threads, num_engines),
             log_folder=self._log_folder(number),

@@ -21,19 +21,21 @@ _SECTION = re.compile(r"(?m)^[ \t]*\[")
 
 
 class EngineSection(Section):
-    """The machine and the engine on it."""
+    """The machine and the engine on it; also what an engine's child is told."""
 
     backend: Literal["auto", "vllm", "transformers"] = "auto"
+    """auto is vLLM where it is installed."""
     threads: int = Field(0, ge=0)
     """CPU threads; 0 is the cores that are free when the command starts."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int = Field(4096, gt=0)
+    """Prompt and answer together, in tokens; the model's own limit where that is smaller."""
     memory_gib: float = Field(1.0, gt=0)
-    """KV cache of the CPU engine."""
+    """KV cache of vLLM on the CPU, in GiB."""
     gpu_memory: float = Field(0.9, gt=0, le=1)
-    """Share of the GPU's memory that vLLM takes."""
+    """Share of the device's memory that vLLM takes on a GPU, weights included."""
     max_batch: int = Field(256, gt=0)
-    """Sequences that decode at a time."""
+    """Sequences that decode at a time; a request's n samples are never split by transformers."""
     max_restarts: int = Field(3, ge=0)
     """Deaths a request may be part of before it is tried alone; four times as many end the run."""
 

@@ -38,7 +38,7 @@ from factory.domain.records import (
     Sampling,
     Tool,
 )
-from factory.engines.base import EngineSettings, unanswered
+from factory.engines.base import unanswered
 from factory.engines.chat import Chat
 from factory.engines.constrain import constraint_to_wire, guide_to_wire
 from factory.engines.opening import open_engine
@@ -47,13 +47,11 @@ from factory.engines.processors import vllm_processor, vllm_slot_processor
 from factory.judge.calls import judge_call
 from factory.judge.reading import parse_calls
 from factory.workspace.models import fingerprint
+from factory.workspace.settings import EngineSection
 
 pytestmark = pytest.mark.slow
 
 MAX_MODEL_LEN = 256
-SETTINGS = EngineSettings(
-    threads=1, max_model_len=MAX_MODEL_LEN, memory_gib=0.06, dtype="float32", gpu=False
-)
 CODES = [(a, b, (a * b) % 4) for a in range(4) for b in range(4) if (a + b) % 3]
 PROPERTIES: list[dict[str, Any]] = [
     {"days": {"type": "int"}, "warm": {"type": "bool"}},
@@ -80,6 +78,16 @@ TOOLS = [
 ]
 
 
+def settings_for(backend: Any, memory_gib: float = 0.06) -> EngineSection:
+    return EngineSection(
+        backend=backend,
+        threads=1,
+        max_model_len=MAX_MODEL_LEN,
+        memory_gib=memory_gib,
+        dtype="float32",
+    )
+
+
 class Served:
     """A running engine with the loop it lives in, and what its tests need."""
 
@@ -91,9 +99,8 @@ class Served:
         self.runner = asyncio.Runner()
         self.engine: ProcessEngine = self.run(
             open_engine(
-                backend,
                 checkpoint(folder),
-                settings=SETTINGS,
+                settings=settings_for(backend),
                 log_folder=logs,
                 notify=self.notes.append,
             )
@@ -637,11 +644,9 @@ def test_a_cache_too_small_for_the_batch_changes_no_sample(
     ]
 
     async def sample(memory_gib: float) -> list[Reply]:
-        settings = dataclasses.replace(SETTINGS, memory_gib=memory_gib)
         async with await open_engine(
-            "vllm",
             checkpoint(model),
-            settings=settings,
+            settings=settings_for("vllm", memory_gib),
             log_folder=tmp_path,
             notify=lambda text: None,
         ) as engine:
@@ -680,9 +685,8 @@ def test_vllm_serves_the_text_model_in_a_multimodal_one(tmp_path: Path) -> None:
 
     async def sample() -> tuple[int, ...]:
         async with await open_engine(
-            "vllm",
             checkpoint(folder),
-            settings=SETTINGS,
+            settings=settings_for("vllm"),
             log_folder=tmp_path,
             notify=lambda text: None,
         ) as engine:
@@ -705,9 +709,8 @@ def test_weights_that_cannot_be_loaded_are_a_model_error(
     with pytest.raises(ModelError) as caught:
         asyncio.run(
             open_engine(
-                backend,
                 checkpoint(broken),
-                settings=SETTINGS,
+                settings=settings_for(backend),
                 log_folder=tmp_path,
                 notify=lambda text: None,
             )
@@ -718,14 +721,16 @@ def test_weights_that_cannot_be_loaded_are_a_model_error(
 SAMPLE_ONCE = """
 import asyncio, sys
 from pathlib import Path
-from factory.engines.base import EngineSettings, fingerprint, open_engine
 from factory.domain.records import Checkpoint, Message, Request, Sampling
+from factory.engines.opening import open_engine
+from factory.workspace.models import fingerprint
+from factory.workspace.settings import EngineSection
 
 async def main(backend, folder, logs):
     made = Checkpoint(id="tiny", path=folder, fingerprint=fingerprint(Path(folder)))
-    settings = EngineSettings(threads=1, max_model_len=128, memory_gib=0.06)
+    settings = EngineSection(backend=backend, threads=1, max_model_len=128, memory_gib=0.06)
     async with await open_engine(
-        backend, made, settings=settings, log_folder=Path(logs), notify=print
+        made, settings=settings, log_folder=Path(logs), notify=print
     ) as engine:
         request = Request(
             id="r", messages=(Message(role="user", content="hello"),), sampling=Sampling(n=2)

@@ -29,7 +29,7 @@ from factory.domain.records import (
 )
 from factory.engines import forest as forests
 from factory.engines import opening
-from factory.engines.base import EngineSettings, check_request, unanswered
+from factory.engines.base import check_request, unanswered
 from factory.engines.chat import Chat
 from factory.engines.constrain import Bound, Guide, Rows, make_guide
 from factory.engines.forest import Forest
@@ -38,8 +38,9 @@ from factory.engines.process import DEATHS_PER_RESTART, ProcessEngine
 from factory.engines.replay import ReplayEngine
 from factory.engines.wire import reply_from_wire, reply_to_wire, request_from_wire, request_to_wire
 from factory.workspace.models import check_model_folder, fingerprint, is_installed
+from factory.workspace.settings import EngineSection
 
-SETTINGS = EngineSettings(threads=1, max_model_len=128, max_restarts=2)
+SETTINGS = EngineSection(threads=1, max_model_len=128, max_restarts=2)
 
 
 def ask(prompt: str, n: int = 1, seed: int = 0) -> Request:
@@ -271,9 +272,8 @@ def test_other_weights_than_recorded_are_refused(
     with pytest.raises(ModelError, match="weights of checkpoint r3 have changed") as caught:
         asyncio.run(
             open_engine(
-                "transformers",
                 checkpoint,
-                settings=SETTINGS,
+                settings=SETTINGS.model_copy(update={"backend": "transformers"}),
                 log_folder=tmp_path,
                 notify=lambda text: None,
             )

@@ -19,7 +19,6 @@ from workspaces import ROOT
 
 from factory.codes.codebook import fit_codebook
 from factory.domain.failures import ContentError, InputError
-from factory.engines.base import EngineSettings
 from factory.engines.retrieve import Retriever as CodeRetriever
 from factory.score.toolbench.data import (
     SPLITS,
@@ -45,6 +44,7 @@ from factory.score.toolbench.ranking import (
     ndcg,
     ndcg_hits,
 )
+from factory.workspace.settings import EngineSection
 
 STABLE = ROOT.parent / "shared" / "data" / "stabletoolbench"
 OPENBMB = ROOT.parent / "shared" / "data" / "toolbench_openbmb"
@@ -424,7 +424,7 @@ def test_a_checkpoint_finds_tools_by_code(tmp_path: Path) -> None:
     codebook.save(folder, AutoTokenizer.from_pretrained(folder))
 
     async def run() -> list[RetrievalResult]:
-        settings = EngineSettings(threads=1, max_model_len=256)
+        settings = EngineSection(threads=1, max_model_len=256)
         log = tmp_path / "retrieve.log"
         async with await CodeRetriever.open(folder, settings=settings, log=log) as search:
             coded = frozenset(codebook.tool_ids)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -41,7 +41,6 @@ from factory.domain.records import (
     Sampling,
     Tool,
 )
-from factory.engines.base import EngineSettings
 from factory.engines.loading import make_savable
 from factory.engines.opening import open_engine
 from factory.engines.retrieve import Retrieved, Retriever
@@ -57,6 +56,7 @@ from factory.train.trainer import StepsByLength, _score_fused, _score_targets
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
+from factory.workspace.settings import EngineSection
 
 CONFIG = TrainConfig(
     method="full",
@@ -189,6 +189,12 @@ def second(tmp_path_factory: pytest.TempPathFactory, first: Run, prompts: Prompt
     return train_once(make_job(folder, first.job.out, examples, [*TOOLS, *MORE_TOOLS], config))
 
 
+def engine_section(backend: Any) -> EngineSection:
+    return EngineSection(
+        backend=backend, threads=1, max_model_len=512, memory_gib=0.1, dtype="float32"
+    )
+
+
 def ask(backend: str, run: Run, folder: Path) -> dict[str, list[Completion]]:
     """A free answer, a code under the trie and a proposed code under the grammar."""
     codebook = Codebook.load(run.job.out)
@@ -208,9 +214,8 @@ def ask(backend: str, run: Run, folder: Path) -> dict[str, list[Completion]]:
 
     async def sample() -> dict[str, list[Completion]]:
         engine = await open_engine(
-            backend,
             Checkpoint(id="r1", path=str(run.job.out), fingerprint=run.result.fingerprint),
-            settings=EngineSettings(threads=1, max_model_len=512, memory_gib=0.1, dtype="float32"),
+            settings=engine_section(backend),
             log_folder=folder,
             notify=lambda text: None,
         )
@@ -791,7 +796,7 @@ def test_codes_are_found_behind_the_lead_in_of_a_chat_template(
     codebook = Codebook.load(run.job.out)
     assert codebook is not None
     codes = {f"{tool.name} in Oslo": codebook.code_text(tool.id) for tool in TOOLS}
-    settings = EngineSettings(threads=1, max_model_len=512, memory_gib=0.1, dtype="float32")
+    settings = engine_section("vllm")
     limit = Sampling(temperature=0.0, max_tokens=codebook.num_levels + 6)
     constraint = Constraint(trie=str(codebook.trie_path))
 
@@ -812,7 +817,6 @@ def test_codes_are_found_behind_the_lead_in_of_a_chat_template(
             }.items()
         ]
         engine = await open_engine(
-            "vllm",
             Checkpoint(id="r1", path=str(run.job.out), fingerprint=run.result.fingerprint),
             settings=settings,
             log_folder=tmp_path,

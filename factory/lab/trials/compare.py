@@ -27,7 +27,6 @@ from factory.codes.gist import GistConfig
 from factory.codes.trie import Trie
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, derive_seed, digest
 from factory.domain.records import Example, Pair, Tool
-from factory.engines.base import EngineSettings
 from factory.engines.perplexity import measure_perplexity
 from factory.engines.retrieve import Retriever as TrieSearch
 from factory.score.toolbench.data import ApiKey, ToolBench, ToolQuery, to_tool
@@ -38,6 +37,7 @@ from factory.train.run import run_training
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
+from factory.workspace.settings import EngineSection
 
 Report = Callable[[str], None]
 
@@ -260,7 +260,7 @@ async def _retrieve(plan: Plan, checkpoint: Path, labelled: Labelled) -> Retriev
     prompts = Prompts.load(Workspace(plan.workspace))
     opened = await TrieSearch.open(
         checkpoint,
-        settings=EngineSettings(threads=plan.threads, max_model_len=plan.train.max_length),
+        settings=EngineSection(threads=plan.threads, max_model_len=plan.train.max_length),
         log=checkpoint.with_suffix(".retrieve.log"),
     )
     async with opened as search:
