@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import unicodedata
 from typing import Any
 
 import pytest
@@ -126,7 +127,10 @@ def test_patterns_match_as_in_re(pattern: str, texts: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "(a*)*b", ".*.*.*.*x", "^(([a-z])+.)+[A-Z]([a-z])+$"],
+    [
+        *("^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "(a*)*b", ".*.*.*.*x", "^(([a-z])+.)+[A-Z]([a-z])+$"),
+        *("((a{9}){9}){9}", "(" * 50 + ")" * 50, "(|a)" * 70 + "b"),
+    ],
 )
 def test_patterns_that_explode_elsewhere(pattern: str) -> None:
     started = time.process_time()
@@ -135,15 +139,58 @@ def test_patterns_that_explode_elsewhere(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        *(("(?i)a", "A"), ("[[a]]", "[]"), ("[[a]b]+", "[b]"), (r"\p{L}+\d*", "Ålesund")),
+        *(("(?<year>[0-9]{4})", "2026"), ("[a&&b]{2}", "&&"), ("^.{1,2000}$", "é" * 2000)),
+    ],
+)
+def test_patterns_in_the_words_of_others(pattern: str, text: str) -> None:
+    assert Pattern(pattern).search(text)
+
+
+CLASSES = [rf"\{mark}" for mark in "wWdDsS"]
+
+
+@pytest.mark.parametrize("one", [*CLASSES, *(f"[{c}]" for c in CLASSES), r"[^\W_]", r"[-\s.]"])
+def test_classes_are_those_of_re_however_they_are_matched(one: str) -> None:
+    assigned = [chr(code) for code in range(0x3100) if unicodedata.category(chr(code)) != "Cn"]
+    alone, automaton = Pattern(one), Pattern(f"^({one})+$")
+    for character in (*assigned, "\uff3f", "\ud800", "𝟘", "😀"):
+        expected = re.search(one, character) is not None
+        assert alone.search(character) == automaton.search(character) == expected, ascii(character)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"(\u00e9)+", "é"),
+        (r"(\x41|\_)+", "_"),
+        (r"(\é|b)+", "é"),
+        ("(\ud800)+", "\ud800"),
+        ("(é)+", "é"),
+    ],
+)
+def test_escapes_that_re2_spells_otherwise(pattern: str, text: str) -> None:
+    assert Pattern(pattern).search(text)
+    assert not Pattern(pattern).search("\n")
+
+
+@pytest.mark.parametrize(
     "pattern",
     [
-        *("(?=a)b", "(?i)a", r"(a)\1", "(", ")", "[", "a**", "*a", "a{3,1}", "((a{9}){9}){9}"),
-        *("[[a]]", "a" * 1000, "(" * 50 + ")" * 50, r"\p{L}", "[b-a]", "a{2}{3}"),
+        *("(?=a)b", "(?<!a)b", r"(a)\1", "(", ")", "[", "a**", "*a", "a{3,1}", "(a{1001})+"),
+        *("a" * 1000, r"\p{No such}", "[b-a]", "a{2}{3}", "(?>a)b", r"((\w{9}){9}){9}"),
     ],
 )
 def test_patterns_that_are_refused(pattern: str) -> None:
     with pytest.raises(PatternError):
         Pattern(pattern)
+
+
+def test_a_refusal_says_what_needs_backtracking() -> None:
+    with pytest.raises(PatternError, match="look-around and back-references are not supported"):
+        Pattern("(?=a)b")
 
 
 def test_the_end_is_the_very_end() -> None:
