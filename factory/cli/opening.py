@@ -10,7 +10,7 @@ from factory.workspace.folder import Workspace
 
 if TYPE_CHECKING:
     from factory.domain.records import Checkpoint
-    from factory.ledger.database import Ledger
+    from factory.ledger.database import Ledger, Source
 
 
 def open_workspace() -> Workspace:
@@ -36,12 +36,18 @@ def open_checkpoint(folder: Path | None) -> Path:
 
 def open_next() -> Checkpoint:
     """The checkpoint that the next round starts from. Raises FactoryError without one."""
+    with open_ledger().read() as past:
+        return find_next(past)
+
+
+def find_next(past: Source) -> Checkpoint:
+    """The same, asked where a reader is open."""
     from factory.ledger.lineage import base_checkpoint, next_checkpoint
     from factory.workspace.settings import load_settings
 
-    workspace, ledger = open_workspace(), open_ledger()
-    base = base_checkpoint(workspace, load_settings(workspace), ledger, exact=False)
-    return next_checkpoint(workspace, ledger, base, note)
+    workspace = open_workspace()
+    base = base_checkpoint(workspace, load_settings(workspace), past, exact=False)
+    return next_checkpoint(workspace, past, base, note)
 
 
 def note(text: str) -> None:

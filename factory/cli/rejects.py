@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,8 @@ from factory.cli.sql import Json, tell_more, write_records
 from factory.cli.terminal import escape_line, inline, out, out_indented
 from factory.domain.failures import InputError
 from factory.domain.plaintext import shorten
-
-if TYPE_CHECKING:
-    from factory.ledger.database import Ledger, Rows
+from factory.ledger.database import Rows, Source
+from factory.ledger.history import last_round
 
 FALLEN = """
 select rejected.*
@@ -68,11 +67,11 @@ def rejects(
 
     factory rejects --rule "call/*" --text euro --limit 5
     """
-    ledger = open_ledger()
-    number = round_number or latest_round(ledger)
     is_list = bool(reason or rule or samples)
-    wanted = {"round": number, "reason": reason, "rule": rule, "tool": tool, "text": text}
-    rows = ledger.query(LISTED if is_list else COUNTS, wanted, limit=limit or None)
+    with open_ledger().read() as past:
+        number = round_number or latest_round(past)
+        wanted = {"round": number, "reason": reason, "rule": rule, "tool": tool, "text": text}
+        rows = past.query(LISTED if is_list else COUNTS, wanted, limit=limit or None)
     if as_json:
         write_records(rows)
     elif not rows.rows:
@@ -88,12 +87,11 @@ def rejects(
         tell_more(len(rows.rows))
 
 
-def latest_round(ledger: Ledger) -> int:
+def latest_round(past: Source) -> int:
     """Number of the latest round. Raises InputError where there is none."""
-    rows = ledger.query("select max(round) from round").rows
-    if rows[0][0] is None:
-        raise InputError("the ledger holds no round yet", remedy="factory round --n 64")
-    return int(rows[0][0])
+    if number := last_round(past):
+        return number
+    raise InputError("the ledger holds no round yet", remedy="factory round --n 64")
 
 
 def _print_reasons(rows: Rows) -> None:

@@ -152,10 +152,11 @@ async def _measure(
     from factory.round.evaluate import evaluate, evaluate_baseline
 
     wanted = [checkpoint, before] if before else [checkpoint]
-    found = [
-        find_checkpoint(factory.workspace, factory.settings, each, factory.monitor.note)
-        for each in wanted
-    ]
+    with factory.ledger.read() as past:
+        found = [
+            find_checkpoint(factory.workspace, factory.settings, past, each, factory.monitor.note)
+            for each in wanted
+        ]
     measured = [
         await evaluate(factory, benchmark, each, allow_public=allow_public) for each in found
     ]

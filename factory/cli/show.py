@@ -17,7 +17,7 @@ from factory.domain.failures import InputError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from factory.ledger.database import Ledger
+    from factory.ledger.database import Source
 
 COLUMN_WIDTH = 36
 """Answers stand side by side where each has at least this many characters."""
@@ -47,29 +47,30 @@ def show(
 
     factory show q_3b1f --raw
     """
-    ledger = open_ledger()
-    found = [
-        row[0]
-        for row in ledger.query(
-            "select distinct query_id from draw where starts_with(query_id, ?) order by 1",
-            [query_id],
-        ).rows
-    ]
-    found = [query_id] if query_id in found else found
-    if len(found) != 1:
-        raise InputError(
-            f"{len(found)} queries have an id that starts with {query_id!r}",
-            where=", ".join(found[:5]),
-            remedy='factory sql "select query_id, query from rejected limit 10" lists some',
-        )
-    record = sample_record(ledger, found[0])
+    with open_ledger().read() as past:
+        record = sample_record(past, _find_query(past, query_id))
     if as_json:
         write_json(record)
     else:
         _print_sample(record, raw)
 
 
-def sample_record(ledger: Ledger, query_id: str) -> Record:
+def _find_query(past: Source, start: str) -> str:
+    """The drawn query with this id, else the one whose id starts so. Raises InputError."""
+    sql = "select distinct query_id from draw where starts_with(query_id, ?) order by 1"
+    ids = [str(query_id) for (query_id,) in past.query(sql, [start]).rows]
+    if start in ids:
+        return start
+    if len(ids) != 1:
+        raise InputError(
+            f"{len(ids)} queries have an id that starts with {start!r}",
+            where=", ".join(ids[:5]),
+            remedy='factory sql "select query_id, query from rejected limit 10" lists some',
+        )
+    return ids[0]
+
+
+def sample_record(past: Source, query_id: str) -> Record:
     """Everything the ledger holds of one query, by table; `tool_code` is its tools' codes.
 
     The vote is that of the judgement that counts; a sample says what set rules made of it.
@@ -78,10 +79,10 @@ def sample_record(ledger: Ledger, query_id: str) -> Record:
     views = {"vote": "latest_vote", "sample": "outcome"}
     for table in ("draw", "query", "generation", "vote", "verdict", "sample"):
         source = views.get(table, table)
-        rows = ledger.query(f"select * from {source} where query_id = ?", [query_id])
+        rows = past.query(f"select * from {source} where query_id = ?", [query_id])
         record[table] = rows.records()
     ids = {tool["id"] for sample in record["sample"] for tool in json.loads(sample["tools_json"])}
-    record["tool_code"] = ledger.query(CODES_QUERY, [sorted(ids)]).records()
+    record["tool_code"] = past.query(CODES_QUERY, [sorted(ids)]).records()
     return record
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from factory.cli.opening import note, open_ledger, open_next
+from factory.cli.opening import find_next, note, open_ledger
 from factory.cli.sql import Json
 from factory.cli.terminal import escape, out, print_table, write_json
 from factory.domain.failures import FactoryError
 
 if TYPE_CHECKING:
-    from factory.ledger.database import Ledger
+    from factory.ledger.database import Source
     from factory.report.panels import Record
 
 STATUS_ROUNDS = 20
@@ -24,13 +24,15 @@ def status(as_json: Json = False) -> None:
 
     factory status
     """
+    from factory.ledger import history
     from factory.report.panels import ROUNDS, SCORES_OVER_ROUNDS, fill
 
-    ledger = open_ledger()
-    last = ledger.query("select coalesce(max(round), 0) from round").rows[0][0]
-    bounds = {"round": last, "first": max(1, last - TREND_ROUNDS + 1)}
-    rounds = ledger.query(fill(ROUNDS, bounds)).records()
-    scores = ledger.query(fill(SCORES_OVER_ROUNDS, bounds)).records()
+    with open_ledger().read() as past:
+        last = history.last_round(past)
+        bounds = {"round": last, "first": max(1, last - TREND_ROUNDS + 1)}
+        rounds = past.query(fill(ROUNDS, bounds)).records()
+        scores = past.query(fill(SCORES_OVER_ROUNDS, bounds)).records()
+        following = _describe_next(past) if rounds and not as_json else ""
     if as_json:
         for each in rounds:
             values = {s["benchmark"]: s["value"] for s in scores if s["round"] == each["round"]}
@@ -38,8 +40,8 @@ def status(as_json: Json = False) -> None:
     elif rounds:
         _print_rounds(rounds[-STATUS_ROUNDS:], scores)
         _print_courses(rounds, scores)
-        if not _print_open(ledger):
-            _print_next()
+        if following:
+            out(following)
     else:
         out("no round yet: `factory round --n 64` starts one")
 
@@ -88,28 +90,22 @@ def _benchmarks(scores: list[Record]) -> list[str]:
     return list(dict.fromkeys(each["benchmark"] for each in scores))
 
 
-def _print_open(ledger: Ledger) -> bool:
-    """What is left of the open round; False where none is."""
+def _describe_next(past: Source) -> str:
+    """What `factory round` goes on with: the open round, else the checkpoint it starts from."""
     from factory.ledger import history
 
-    this = history.open_round(ledger)
-    if this is not None:
-        pending = len(history.pending_queries(ledger, this.number))
-        out(
+    if (this := history.open_round(past)) is not None:
+        pending = len(history.pending_queries(past, this.number))
+        return (
             f"\nround {this.number} is open: {pending} queries without a sample; done: "
             f"{', '.join(sorted(this.stages_done))}. `factory round` continues it."
         )
-    return this is not None
-
-
-def _print_next() -> None:
-    """What the next round, `factory score` and `factory retrieve` start from."""
     try:
-        following = open_next()
+        checkpoint = find_next(past)
     except FactoryError as error:
         note(f"{error.what}: {error.where}")
-        return
-    out(f"\nnext  {escape(following.id)}  {escape(following.path)}")
+        return ""
+    return f"\nnext  {escape(checkpoint.id)}  {escape(checkpoint.path)}"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from factory.domain.failures import InputError
 from factory.domain.records import Checkpoint
-from factory.ledger.database import Ledger, Source
+from factory.ledger.database import Source
 from factory.workspace.folder import Workspace
 from factory.workspace.models import check_model_folder, fingerprint
 from factory.workspace.settings import Settings
@@ -106,14 +106,16 @@ def is_address(model: str) -> bool:
 def find_checkpoint(
     workspace: Workspace,
     settings: Settings,
+    past: Source,
     wanted: str,
     notify: Callable[[str], None] | None = None,
 ) -> Checkpoint:
     """The one checkpoint that a command means by a word.
 
     Args:
-        workspace: whose ledger knows the ids.
+        workspace: that paths and factory.toml's model are in.
         settings: of the workspace.
+        past: its ledger, which knows the ids.
         wanted: "" is the one that the next round starts from; an id of the ledger, whole or its
             name (`r3`); a model folder; or `http://host:port/v1#name`, whose address is the path.
         notify: is told where that is of another model than the latest round.
@@ -129,7 +131,6 @@ def find_checkpoint(
                 remedy=f"add its name as the server knows it: {url}#NAME",
             )
         return Checkpoint(id=wanted, path=wanted, fingerprint=wanted)
-    past = Ledger(workspace.state)
     if not wanted:
         base = base_checkpoint(workspace, settings, past)
         return next_checkpoint(workspace, past, base, notify)

@@ -25,6 +25,7 @@ from factory.domain.failures import ContentError, InputError, MissingError, Mode
 from factory.domain.records import Checkpoint, Query
 from factory.engines.trainable import check_trainable
 from factory.ledger import history, lineage
+from factory.ledger.database import Ledger
 from factory.ledger.lineage import base_checkpoint, find_checkpoint
 from factory.round.doctor import examine
 from factory.round.evaluate import store
@@ -201,8 +202,8 @@ def test_a_model_of_the_flag_goes_on_without_it(
 
     def check(folder: Path) -> None:
         """Every command takes this folder."""
-        settings = load_settings(workspace)
-        assert find_checkpoint(workspace, settings, "", print).path == str(folder)
+        settings, ledger = load_settings(workspace), Ledger(workspace.state)
+        assert find_checkpoint(workspace, settings, ledger, "", print).path == str(folder)
         assert open_checkpoint(None) == folder
         status()
         assert str(folder) in capsys.readouterr().out.replace("\n", "")

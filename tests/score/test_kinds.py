@@ -459,7 +459,7 @@ def test_a_judge_with_the_weights_of_the_checkpoint_is_its_engine(
     factory = open_factory(workspace)
     factory.settings = with_backend(factory.settings, "none")
     setup = factory.setup
-    checkpoint = find_checkpoint(workspace, setup.settings, str(model))
+    checkpoint = find_checkpoint(workspace, setup.settings, Ledger(workspace.state), str(model))
 
     def answer(request: Request) -> list[str]:
         messages = [{"content": message.content} for message in request.messages]
@@ -470,7 +470,9 @@ def test_a_judge_with_the_weights_of_the_checkpoint_is_its_engine(
     items = asyncio.run(kind.score(setup, checkpoint, engine))
     assert [item.correct for item in items] == [True, True]
     assert {request.id.split("/")[0] for request in engine.requests} > {"judge", "simulate"}
-    other = find_checkpoint(workspace, setup.settings, str(tiny_model(tmp_path / "b", seed=1)))
+    other = find_checkpoint(
+        workspace, setup.settings, Ledger(workspace.state), str(tiny_model(tmp_path / "b", seed=1))
+    )
     with pytest.raises(InputError, match="no engine 'none'"):
         asyncio.run(kind.score(setup, other, engine))
 
@@ -486,7 +488,9 @@ def test_two_models_of_this_machine_share_its_gpu(workspace: Workspace, tmp_path
         (model, server, 1),
         (server, server, 1),
     ):
-        checkpoint = find_checkpoint(workspace, setup.settings, str(scored))
+        checkpoint = find_checkpoint(
+            workspace, setup.settings, Ledger(workspace.state), str(scored)
+        )
         assert load_judged(workspace, data, judge).num_engines(setup, checkpoint) == wanted
     assert load(workspace, "home").num_engines(setup, checkpoint) == 1
     shares = [engine_settings(setup.settings, 1, number).gpu_memory for number in (1, 2)]
@@ -502,7 +506,7 @@ def test_a_checkpoint_leaves_half_of_a_gpu_to_its_judge(
     factory.settings = with_backend(factory.settings, "transformers")
     judge, model = tiny_model(tmp_path / "judge", seed=1), tiny_model(tmp_path / "model")
     kind = load_judged(workspace, write_stable(tmp_path / "stable"), judge)
-    checkpoint = find_checkpoint(workspace, factory.settings, str(model))
+    checkpoint = find_checkpoint(workspace, factory.settings, Ledger(workspace.state), str(model))
     shares = []
 
     class Watched(Completion):
@@ -746,15 +750,13 @@ def test_wrong_input_is_named_before_anything_is_asked(
 
 
 def test_a_server_is_a_checkpoint_without_a_folder(workspace: Workspace) -> None:
-    from factory.ledger.lineage import find_checkpoint
-
     settings = load_settings(workspace)
     address = "http://127.0.0.1:8000/v1#judge"
-    found = find_checkpoint(workspace, settings, address)
+    found = find_checkpoint(workspace, settings, Ledger(workspace.state), address)
     assert found == Checkpoint(id=address, path=address, fingerprint=address)
-    base = find_checkpoint(workspace, settings, "")
+    base = find_checkpoint(workspace, settings, Ledger(workspace.state), "")
     assert base.id.startswith("seed-") and Path(base.path).is_dir()
-    assert find_checkpoint(workspace, settings, base.path) == base
+    assert find_checkpoint(workspace, settings, Ledger(workspace.state), base.path) == base
 
 
 @pytest.mark.slow

@@ -346,7 +346,7 @@ def make_factory(folder: Path) -> Factory:
 
 
 def find(factory: Factory, wanted: str) -> Checkpoint:
-    return find_checkpoint(factory.workspace, factory.settings, wanted)
+    return find_checkpoint(factory.workspace, factory.settings, factory.ledger, wanted)
 
 
 def answer_gold(benchmark: Benchmark, wrong: frozenset[str] = frozenset()) -> Any:

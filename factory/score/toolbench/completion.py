@@ -20,6 +20,7 @@ from factory.domain.failures import ContentError
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.base import Engine
 from factory.engines.serving import serve
+from factory.ledger.database import Ledger
 from factory.ledger.lineage import find_checkpoint, is_address
 from factory.score.base import Asked, Setup, check_path, resolve
 from factory.score.card import Average, Scorecard, make_card
@@ -283,7 +284,8 @@ def _find_once(wanted: str) -> Callable[[Setup], Checkpoint]:
 
     def find(setup: Setup) -> Checkpoint:
         if not known:
-            known.append(find_checkpoint(setup.workspace, setup.settings, wanted))
+            ledger = Ledger(setup.workspace.state)
+            known.append(find_checkpoint(setup.workspace, setup.settings, ledger, wanted))
         return known[0]
 
     return find
