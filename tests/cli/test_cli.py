@@ -45,11 +45,6 @@ def test_the_table_has_each_commands_line_of_help_and_its_help_an_example(
     assert f"factory {name}" in text
 
 
-def test_readme_names_every_command() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert not [name for name in COMMANDS if f"factory {name.split()[0]}" not in readme]
-
-
 def test_init_then_doctor(tmp_path: Path) -> None:
     run_factory("init", str(tmp_path / "new"), cwd=tmp_path)
     done = run_factory("doctor", "--json", cwd=tmp_path / "new")

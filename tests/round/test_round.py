@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
-from workspaces import ROOT, make_workspace, run_factory
+from real_round import RECIPE, FinishedRound, ask, make_quick_workspace
+from workspaces import ROOT, run_factory
 
 pytestmark = pytest.mark.slow
-
-RECIPE = """extends = "cpu"
-[train]
-epochs = 1
-replay_limit = 48
-min_accepted = 1
-[score]
-tolerance = 100
-"""
-"""Little training, and a gate that lets any checkpoint pass: what is tested is the path."""
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    settings = (ROOT / "factory.toml").read_text(encoding="utf-8")
-    return make_workspace(
-        tmp_path / "ws",
-        {"rounds/quick.toml": RECIPE, "factory.toml": settings.replace('"cpu"', '"quick"')},
-    ).root
-
-
-def ask(workspace: Path, sql: str) -> list[dict[str, Any]]:
-    done = run_factory("sql", sql, "--json", cwd=workspace)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return make_quick_workspace(tmp_path / "ws")
 
 
 def offline() -> tuple[str, ...]:
@@ -199,43 +176,9 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
     assert "winner, class 0" in shown and len(re.findall(r"(?m)^calls \d ", shown)) == 5
 
 
-def start_round(workspace: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "factory", "round", *arguments]
-    return subprocess.Popen(
-        command, cwd=workspace, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-
-def wait_for(workspace: Path, sql: str, seconds: float = 240.0) -> None:
-    """Wait until the query gives a true value; the round must not end before."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if next(iter(ask(workspace, sql)[0].values())):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"never true: {sql}")
-
-
-MOMENTS = {
-    "while the engine starts": "select count(*) > 0 from draw",
-    "while sampling": "select count(*) > 0 from score where benchmark = 'home-dev'",
-    "while training": "select count(*) > 0 from stage where stage = 'sample'",
-    "while scoring": "select count(*) > 0 from stage where stage = 'train'",
-}
-
-
-def test_killed_again_and_again_it_still_finishes(workspace: Path) -> None:
-    """One round, killed with SIGKILL at four moments, then resumed to its end."""
-    rng = random.Random(5)
-    for moment, sql in MOMENTS.items():
-        process = start_round(workspace, "--n", "24")
-        wait_for(workspace, sql)
-        time.sleep(rng.random() * 2)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, moment
-    done = run_factory("round", "--resume", cwd=workspace)
-    assert "round 1" in done.stdout
+def test_killed_again_and_again_it_still_finishes(finished_round: FinishedRound) -> None:
+    workspace, card = finished_round
+    assert "round 1" in card
     check_books(workspace, 1, 24)
     (row,) = ask(workspace, "select count(*) as n from checkpoint where round = 1")
     assert row["n"] == 1

@@ -1,0 +1,347 @@
+"""README and docs: what they show is run, and nothing that a user can name is left out of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import duckdb
+import pytest
+from pydantic import BaseModel
+from real_round import FinishedRound
+from workspaces import ROOT, make_workspace
+
+from factory.cli.commands import COMMANDS, load
+from factory.codes.codebook import LOADERS
+from factory.judge.rulebook import Rule, Rulebook
+from factory.ledger.schema import define_views, load_migrations
+from factory.report.export import Format
+from factory.score.definition import Definition
+from factory.score.loading import KINDS, defined
+from factory.tools.dialects import DIALECTS
+from factory.workspace.folder import Workspace
+from factory.workspace.recipe import Recipe
+from factory.workspace.settings import Settings
+
+TEXTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+COMMAND_LANGUAGES = ("bash", "console", "sh", "shell")
+NEEDS = {"data", "gpu", "model", "network", "time"}
+"""What a block may need that a test does not have."""
+FENCE = re.compile(r"^```(?P<info>.*)\n(?P<text>(?:.*\n)*?)```$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A fenced block. Example: Block(page="README.md", line=15, language="bash", …)."""
+
+    page: str
+    line: int
+    language: str
+    marks: dict[str, str]
+    """Words after the language, such as needs=gpu."""
+    text: str
+
+    @property
+    def runs(self) -> bool:
+        return self.language in COMMAND_LANGUAGES and "needs" not in self.marks
+
+    @property
+    def where(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    def commands(self) -> Iterator[tuple[str, str]]:
+        """Each command with the output that is shown; a script shows none."""
+        if self.language != "console":
+            yield self.text, ""
+            return
+        for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
+            command, _, shown = part.partition("\n")
+            yield command, shown
+
+
+def blocks_of(page: str) -> list[Block]:
+    blocks = []
+    for found in FENCE.finditer(TEXTS[page]):
+        language, *words = found["info"].split() or [""]
+        blocks.append(
+            Block(
+                page=page,
+                line=TEXTS[page].count("\n", 0, found.start()) + 1,
+                language=language,
+                marks=dict(word.split("=", 1) for word in words),
+                text=found["text"],
+            )
+        )
+    return blocks
+
+
+BLOCKS = {page: blocks_of(page) for page in TEXTS}
+
+
+def pages_that_run(after: str | None) -> list[str]:
+    return [
+        page
+        for page, blocks in BLOCKS.items()
+        if any(block.runs and block.marks.get("after") == after for block in blocks)
+    ]
+
+
+def test_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 200
+
+
+def test_every_mark_is_one_that_the_tests_know() -> None:
+    for block in (block for blocks in BLOCKS.values() for block in blocks):
+        marks = dict(block.marks)
+        assert marks.pop("needs", "time") in NEEDS, block.where
+        assert marks.pop("after", "round") == "round", block.where
+        assert marks.pop("output", "varies") == "varies", block.where
+        assert marks.pop("exit", "0").isdigit(), block.where
+        assert marks.keys() <= {"file", "append"}, block.where
+        if block.marks.keys() & {"needs", "after", "output", "exit"}:
+            assert block.language in COMMAND_LANGUAGES, block.where
+
+
+def test_links_lead_somewhere() -> None:
+    for page, text in TEXTS.items():
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", FENCE.sub("", text)):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+# -- commands that are shown --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which `factory` is this checkout's."""
+    folder = tmp_path_factory.mktemp("bin")
+    script = folder / "factory"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m factory "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    path = os.pathsep.join((str(folder), os.environ["PATH"]))
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+
+
+def run_blocks(page: str, after: str | None, workspace: Path, shell: dict[str, str]) -> None:
+    """Run a page's blocks in order, and compare what they print with what the page shows."""
+    for block in BLOCKS[page]:
+        if name := block.marks.get("file", block.marks.get("append")):
+            (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+            with (workspace / name).open("a" if "append" in block.marks else "w") as file:
+                file.write(block.text)
+        if not block.runs or block.marks.get("after") != after:
+            continue
+        for command, shown in block.commands():
+            done = subprocess.run(
+                ["bash", "-euc", command], cwd=workspace, env=shell, capture_output=True, text=True
+            )
+            printed = done.stderr + done.stdout
+            assert done.returncode == int(block.marks.get("exit", 0)), f"{block.where}\n{printed}"
+            if shown and "output" not in block.marks:
+                assert to_pattern(shown).fullmatch(printed), f"{block.where}\n{printed}"
+
+
+def to_pattern(shown: str) -> re.Pattern[str]:
+    """What is shown as a pattern: `…` is any text of a line, alone on a line any lines."""
+    lines = [
+        "(?:.*\n)*" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + " *\n"
+        for line in shown.splitlines()
+    ]
+    return re.compile("".join(lines))
+
+
+@pytest.mark.parametrize("page", pages_that_run(None))
+def test_commands_do_what_a_page_shows(page: str, tmp_path: Path, shell: dict[str, str]) -> None:
+    run_blocks(page, None, make_workspace(tmp_path / "ws").root, shell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages_that_run("round"))
+def test_commands_after_a_round_do_what_a_page_shows(
+    page: str, tmp_path: Path, shell: dict[str, str], finished_round: FinishedRound
+) -> None:
+    workspace = tmp_path / "ws"
+    shutil.copytree(finished_round.workspace, workspace)
+    run_blocks(page, "round", workspace, shell)
+
+
+@pytest.mark.slow
+def test_the_card_of_readme_has_the_lines_of_a_card(finished_round: FinishedRound) -> None:
+    """Its numbers are those of one machine; its parts are those of every card."""
+    (shown,) = (block.text for block in BLOCKS["README.md"] if "--n 64" in block.text)
+    heads = re.compile(r"^(?:  )?([a-z]+)", re.MULTILINE)
+    card = shown[shown.index("\nround 1") :]
+    wanted = [word for word in heads.findall(card) if not word.startswith("home")]
+    found = heads.findall(finished_round.card)
+    assert [word for word in wanted if word not in found] == []
+
+
+class Shown(NamedTuple):
+    """A call of `factory` that a page shows."""
+
+    where: str
+    words: list[str]
+
+
+def shown_calls() -> Iterator[Shown]:
+    """Of blocks, and of the running text."""
+    for page, text in TEXTS.items():
+        for block in (block for block in BLOCKS[page] if block.language in COMMAND_LANGUAGES):
+            for command, _ in block.commands():
+                for line in command.replace("\\\n", " ").splitlines():
+                    for call in re.findall(r"factory (?!&&)[^&|]+", line):
+                        yield Shown(block.where, shlex.split(call, comments=True)[1:])
+        for call in re.findall(r"`factory ([a-z][^`…]*)", FENCE.sub("", text)):
+            yield Shown(page, shlex.split(call))
+
+
+def test_every_command_that_is_shown_exists_with_its_options() -> None:
+    calls = [call for call in shown_calls() if call.words and call.words[0].islower()]
+    assert len(calls) > 100
+    for where, words in calls:
+        name = next((n for n in (" ".join(words[:2]), words[0]) if n in COMMANDS), "")
+        groups = {command.split()[0] for command in COMMANDS if " " in command}
+        assert name or words[0] in groups, f"{where}: factory {' '.join(words)}"
+        given = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert not name or given <= options_of(name), f"{where}: factory {' '.join(words)}"
+
+
+def options_of(name: str) -> set[str]:
+    parameters = load(name, COMMANDS[name]).params
+    return {option for each in parameters for option in each.opts if option.startswith("-")}
+
+
+# -- nothing is left out ------------------------------------------------------------------------
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """Cells of the page's tables."""
+    lines = (line for line in FENCE.sub("", TEXTS[page]).splitlines() if line.startswith("|"))
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def names_in(page: str) -> set[str]:
+    """What stands in code type in the first cells of the page's tables."""
+    return {name for row in rows_of(page) for name in re.findall(r"`([^`]+)`", row[0])}
+
+
+def sections_of(page: str) -> dict[str, str]:
+    """Text below each heading of the third level."""
+    parts = re.split(r"^##+ (.+)$", TEXTS[page], flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_line_and_a_page_that_names_its_options(name: str) -> None:
+    (row,) = (row for row in rows_of("docs/README.md") if row[0] == f"`factory {name}`")
+    pages = [TEXTS[f"docs/{target}"] for target in re.findall(r"\]\(([a-z-]+\.md)\)", row[2])]
+    assert pages and all(f"factory {name}" in text for text in pages)
+    quiet = {"--help", "--json"}
+    missing = [o for o in options_of(name) - quiet if not any(f"`{o}" in text for text in pages)]
+    assert not missing
+
+
+def leaves_of(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys with their defaults."""
+    for key, value in section:
+        if isinstance(value, BaseModel):
+            yield from leaves_of(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+@pytest.mark.parametrize(
+    ("page", "section"),
+    [("docs/recipes-and-papers.md", Recipe()), ("docs/your-model.md", Settings())],
+    ids=["recipe", "factory.toml"],
+)
+def test_every_key_has_a_line_with_its_default(page: str, section: BaseModel) -> None:
+    rows = {row[0]: row for row in rows_of(page)}
+    for key, default in leaves_of(section):
+        assert rows[f"`{key}`"][1] == f"`{json.dumps(default)}`", key
+        assert rows[f"`{key}`"][2], key
+
+
+def line_of(rule: Rule) -> list[str]:
+    """A rule's cells; what only its file cites is left out, and tags are code."""
+    why = re.sub(r" \([^()]*algorithms [^()]*\)", "", rule.why)
+    why = re.sub(r"(</?\w+>)", r"`\1`", why)
+    return [f"`{rule.id}`", f"`{rule.reason}`", rule.severity, why]
+
+
+def test_every_rule_has_a_line_with_its_reason() -> None:
+    rows = rows_of("docs/rules.md")
+    rules = Rulebook.load(Workspace(ROOT)).rules
+    assert [line_of(rule) for rule in rules.values() if line_of(rule) not in rows] == []
+    listed = {row[0] for row in rows if re.fullmatch(r"`[a-z]+/\w+`", row[0])}
+    assert listed == {f"`{name}`" for name in rules}
+
+
+def test_every_limit_of_a_rule_is_named() -> None:
+    named = {row[0]: row[1] for row in rows_of("docs/rules.md")}
+    for name, rule in Rulebook.load(Workspace(ROOT)).rules.items():
+        said = " ".join(text for cell, text in named.items() if f"`{name}`" in cell)
+        for limit, value in rule.limits.items():
+            wanted = limit if isinstance(value, list) else f"{limit} = {value}"
+            assert f"`{wanted}`" in said, f"{name}: {wanted}"
+
+
+def columns_of_the_ledger() -> dict[tuple[str, bool], list[str]]:
+    """Columns by name, and whether it is a view."""
+    found: dict[tuple[str, bool], list[str]] = {}
+    with duckdb.connect() as con:
+        for migration in load_migrations():
+            con.execute(migration.sql)
+        define_views(con)
+        views = {row[0] for row in con.execute("select view_name from duckdb_views()").fetchall()}
+        for table, column in con.execute(
+            "select table_name, column_name from duckdb_columns() where not internal"
+        ).fetchall():
+            found.setdefault((table, table in views), []).append(column)
+    return found
+
+
+def test_every_view_has_a_section_with_its_columns_and_every_table_a_line() -> None:
+    page = "docs/ledger-and-sql.md"
+    sections = sections_of(page)
+    for (name, is_view), columns in columns_of_the_ledger().items():
+        if not is_view:
+            assert name in names_in(page), name
+            continue
+        cells = re.findall(r"^\| ([^|]+) \| [^|]*\w", sections[name], re.MULTILINE)
+        named = set(re.findall(r"`(\w+)`", " ".join(cells)))
+        assert named == set(columns), name
+
+
+def test_every_kind_of_benchmark_has_a_section_with_its_keys() -> None:
+    sections = sections_of("docs/scoring.md")
+    assert "calls" in sections
+    for kind, (definition, _) in KINDS.items():
+        own = definition.model_fields.keys() - Definition.model_fields.keys()
+        assert not [key for key in own if f"`{key}`" not in sections[kind]], kind
+    common = names_in("docs/scoring.md")
+    assert common >= set(Definition.model_fields)
+    shown = "\n".join(block.text for block in BLOCKS["docs/scoring.md"])
+    assert not [name for name in defined(Workspace(ROOT)) if f"\n{name} " not in shown]
+
+
+def test_coders_dialects_formats_recipes_and_prompts_have_a_line() -> None:
+    assert names_in("docs/codes.md") >= {*LOADERS, "none"}
+    assert names_in("docs/requests-and-tools.md") >= DIALECTS.keys()
+    assert names_in("docs/ledger-and-sql.md") >= set(get_args(Format))
+    recipes = {path.stem for path in (ROOT / "rounds").glob("*.toml")}
+    assert names_in("docs/recipes-and-papers.md") >= recipes
+    prompts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "prompts").rglob("*.j2")}
+    assert names_in("docs/requests-and-tools.md") >= prompts
