@@ -18,9 +18,9 @@ like the project.
 
 Given the factory's own prompts it writes tool documents for a request or a description, calls \
 given tools, and names tools of its pool by code (`<a_3><b_17><c_0>`). It knows the home world \
-(`factory/home/`): English requests made from templates, over 18 domains. It is no assistant: it \
-answers nothing else, and requests from elsewhere mostly come out wrong, which the factory's rules \
-and votes then say.
+(`factory/lab/home/`): English requests made from templates, over 18 domains. It is no assistant: \
+it answers nothing else, and requests from elsewhere mostly come out wrong, which the factory's \
+rules and votes then say.
 
 ## What it scores
 
