@@ -29,9 +29,7 @@ HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "sklearn", 
 CHILD_ONLY: frozenset[str] = frozenset()
 """Modules that only child processes load: they import the heavy libraries at their top."""
 STILL_LOCAL = set(
-    "cli/codes.py cli/content.py cli/data.py cli/evaluation.py cli/export.py cli/judging.py "
-    "cli/opening.py cli/report.py cli/retrieve.py cli/rounds.py cli/score.py cli/show.py "
-    "cli/sql.py cli/status.py codes/reader.py engines/opening.py engines/retrieve.py "
+    "codes/reader.py engines/opening.py engines/retrieve.py "
     "engines/serving.py judge/sets.py lab/seed/training.py train/trainer.py".split()
 )
 """Files that still import from the package inside functions."""

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
+import difflib
+import json
+import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from factory.cli.checkpoint import open_checkpoint
 from factory.cli.data import fault_finder, report_bad_lines
-from factory.cli.opening import open_checkpoint, open_ledger, open_workspace
+from factory.cli.monitor import make_monitor
+from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.recipes import open_recipe
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, out_indented, print_table, write_json
+from factory.codes.codebook import FOLDER, Codebook, ToolCode, fit_codebook
+from factory.codes.config import CodeConfig
+from factory.codes.gist import GIST_PATH
+from factory.codes.picture import draw_space
+from factory.codes.reader import DocumentReader, load_gist
 from factory.domain.failures import InputError
-
-if TYPE_CHECKING:
-    from factory.codes.codebook import Codebook, ToolCode
-    from factory.codes.config import CodeConfig
-    from factory.codes.reader import DocumentReader
-    from factory.domain.monitor import Monitor
-    from factory.domain.records import Pair, Tool
-    from factory.workspace.folder import Workspace
+from factory.domain.monitor import Monitor
+from factory.domain.records import Pair, Tool
+from factory.engines.loading import copy_processors, make_savable
+from factory.engines.turn import turn_of
+from factory.lab.trials.compare import Plan, standard_variants
+from factory.lab.trials.compare import compare as run_compare
+from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
+from factory.ledger import history
+from factory.ledger.lock import WorkspaceLock
+from factory.ledger.rows import tool_rows
+from factory.round.rows import code_row
+from factory.score.toolbench.data import load_toolbench
+from factory.score.toolbench.ranking import BM25, EmbSim, Retriever
+from factory.tools.sources import read_tools
+from factory.train.curriculum import called_together, code_config, train_config
+from factory.workspace.folder import Workspace
+from factory.workspace.machine import free_threads
+from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import load_recipe
+from factory.workspace.settings import load_settings
 
 NUM_SHOWN = 5
 """Tools whose neighbours `fit` shows."""
@@ -52,8 +76,6 @@ def show(tool: ToolName, checkpoint: Checkpoint = None, as_json: Json = False) -
 
     factory codes show find_hotel
     """
-    import json
-
     codebook = _load(open_checkpoint(checkpoint))
     for entry in _find(codebook, tool):
         if as_json:
@@ -120,17 +142,9 @@ def fit(
 
     factory codes fit my_apis.jsonl --set codes.size=64 --out models/coded
     """
-    from factory.cli.monitor import make_monitor
-    from factory.cli.rounds import parse_overrides
-    from factory.codes.codebook import fit_codebook
-    from factory.codes.picture import draw_space
-    from factory.train.curriculum import code_config, train_config
-    from factory.workspace.recipe import load_recipe
-    from factory.workspace.settings import load_settings
-
     workspace = open_workspace()
     settings = load_settings(workspace)
-    resolved = load_recipe(workspace, recipe or settings.recipe, parse_overrides(overrides or []))
+    resolved = open_recipe(workspace, settings, recipe, overrides)
     config = code_config(resolved.recipe, version=1)
     number = _next_round()
     seed = train_config(resolved.recipe, number, settings.engine.dtype, codebook_version=1).seed
@@ -197,16 +211,6 @@ def add(
 
     factory codes add my_apis.jsonl
     """
-    from factory.cli.monitor import make_monitor
-    from factory.codes.reader import load_gist
-    from factory.ledger import history
-    from factory.ledger.lock import WorkspaceLock
-    from factory.ledger.rows import tool_rows
-    from factory.round.rows import code_row
-    from factory.train.curriculum import code_config
-    from factory.workspace.recipe import load_recipe
-    from factory.workspace.settings import load_settings
-
     workspace = open_workspace()
     recipe = load_recipe(workspace, load_settings(workspace).recipe, {}).recipe
     code_config(recipe, version=1)  # one that makes no codes would never teach these
@@ -285,22 +289,9 @@ def compare(
 
     factory codes compare data/toolbench --model /models/Qwen3-0.6B --out /tmp/compare
     """
-    import asyncio
-
-    from factory.cli.rounds import parse_overrides
-    from factory.lab.trials.compare import Plan, standard_variants
-    from factory.lab.trials.compare import compare as run_compare
-    from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
-    from factory.score.toolbench.data import load_toolbench
-    from factory.score.toolbench.ranking import BM25, EmbSim, Retriever
-    from factory.train.curriculum import code_config, train_config
-    from factory.workspace.machine import free_threads
-    from factory.workspace.recipe import load_recipe
-    from factory.workspace.settings import load_settings
-
     workspace = open_workspace()
     settings = load_settings(workspace)
-    resolved = load_recipe(workspace, recipe or settings.recipe, parse_overrides(overrides or []))
+    resolved = open_recipe(workspace, settings, recipe, overrides)
     variants = standard_variants(code_config(resolved.recipe, version=1))
     base = model or workspace.model_folder(settings.model)
     _refuse_codes(base)
@@ -360,8 +351,6 @@ class _Model:
     @cached_property
     def reader(self) -> DocumentReader:
         """What embeds them."""
-        from factory.codes.reader import DocumentReader
-        from factory.workspace.prompts import Prompts
 
         prompts = Prompts.load(self._workspace)
         if self._embedder:
@@ -375,8 +364,6 @@ class _Model:
         """The model with the codebook's tokens and rows, as a folder of the same precision."""
         from transformers import set_seed
 
-        from factory.engines.loading import copy_processors
-
         model, tokenizer = self._model, self._tokenizer
         self._monitor.stage("writing the model")
         set_seed(seed)
@@ -389,21 +376,16 @@ class _Model:
 
     def _stop(self) -> int | None:
         """The token that follows a code in the model's chat template."""
-        from factory.engines.turn import turn_of
 
         return turn_of(self._model, self._tokenizer).stop
 
     def _save_gist(self, checkpoint: Path) -> None:
-        from factory.codes.gist import GIST_PATH
 
         if self.reader.gist is not None:
             self.reader.gist.save(checkpoint / GIST_PATH)
 
     def replace_codes(self, codebook: Codebook) -> None:
         """The folder's codes, written aside and renamed."""
-        import shutil
-
-        from factory.codes.codebook import FOLDER
 
         aside = self._folder / f"{FOLDER}.new"
         shutil.rmtree(aside, ignore_errors=True)
@@ -419,8 +401,6 @@ class _Model:
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
-
-        from factory.engines.loading import make_savable
 
         disable_progress_bar()
         self._monitor.stage("loading the model")
@@ -439,7 +419,6 @@ class _Model:
 
 
 def _refuse_codes(folder: Path) -> None:
-    from factory.codes.codebook import Codebook
 
     if Codebook.load(folder) is not None:
         raise InputError(
@@ -460,7 +439,6 @@ def _refuse_to_change(workspace: Workspace, folder: Path) -> None:
 
 
 def _load(folder: Path) -> Codebook:
-    from factory.codes.codebook import Codebook
 
     codebook = Codebook.load(folder)
     if codebook is None:
@@ -474,10 +452,6 @@ def _load(folder: Path) -> Codebook:
 
 def _tools(workspace: Workspace, files: list[Path] | None, folder: Path) -> tuple[list[Tool], int]:
     """The tools of the files, judged, with the number of bad lines; else the known ones."""
-    from factory.codes.codebook import Codebook
-    from factory.ledger import history
-    from factory.tools.sources import read_tools
-
     if files:
         read = [read_tools(file, fault_finder(workspace)) for file in files]
         num_bad = sum(report_bad_lines(each.bad) for each in read)
@@ -500,17 +474,12 @@ def _read_text(path: Path) -> str:
 
 def _next_round() -> int:
     """The number of the open round, else that of the one to come."""
-    from factory.ledger import history
-
     this = history.open_round(open_ledger())
     return this.number if this else history.last_round(open_ledger()) + 1
 
 
 def _pairs(tools: Sequence[Tool], number: int) -> list[Pair]:
     """Which tools accepted answers call together, as round `number` would be trained."""
-    from factory.ledger import history
-    from factory.train.curriculum import called_together
-
     ledger = open_ledger()
     pairs, written = history.called_pairs(ledger, number), history.written_tools(ledger)
     accepted = history.accepted_samples(ledger, number)
@@ -519,8 +488,6 @@ def _pairs(tools: Sequence[Tool], number: int) -> list[Pair]:
 
 def _find(codebook: Codebook, text: str) -> list[ToolCode]:
     """The tools of a name, an id or a code. Raises InputError with the nearest name."""
-    import difflib
-
     coded = codebook.tool_of(text)
     found = [
         entry

@@ -29,7 +29,7 @@ PANELS = {
             "Run one round: sample, vote, judge, train, score, gate. Continues an open one.",
         ),
         "seed": Entry(
-            "rounds:seed",
+            "seed:seed",
             "Train the embedded model from scratch on the home world; an hour or two on a CPU.",
         ),
         "score": Entry(
@@ -107,11 +107,11 @@ PANELS = {
             "content:init", "Make a workspace: settings, .gitignore and folders for your own files."
         ),
         "doctor": Entry(
-            "content:doctor",
+            "doctor:doctor",
             "Check everything that a round needs, and say how to mend what is missing.",
         ),
         "rules": Entry(
-            "content:rules",
+            "rules:rules",
             "List the rules with severity, file and why; --test runs the cases beside them.",
         ),
         "eject": Entry("content:eject", "Copy one shipped file into the workspace, to edit it."),

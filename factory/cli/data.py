@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import err, escape, out
-
-if TYPE_CHECKING:
-    from factory.tools.sources import BadLine
-    from factory.workspace.folder import Workspace
+from factory.judge.rulebook import Rulebook
+from factory.judge.verdicts import check_document
+from factory.ledger.history import imported_ids
+from factory.ledger.lock import WorkspaceLock
+from factory.ledger.rows import tool_rows
+from factory.tools.sources import BadLine, read_tools
+from factory.workspace.folder import Workspace
+from factory.workspace.settings import load_settings
 
 Files = Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")]
 
@@ -29,11 +33,6 @@ def add_tools(files: Files) -> None:
 
     factory add-tools my_apis.jsonl
     """
-    from factory.ledger.history import imported_ids
-    from factory.ledger.lock import WorkspaceLock
-    from factory.ledger.rows import tool_rows
-    from factory.tools.sources import read_tools
-
     workspace = open_workspace()
     find_fault = fault_finder(workspace)
     with WorkspaceLock(workspace.state):
@@ -57,10 +56,6 @@ def add_tools(files: Files) -> None:
 
 def fault_finder(workspace: Workspace) -> Callable[[dict[str, Any]], str]:
     """What the workspace's rules have against a tool document; empty: nothing."""
-    from factory.judge.rulebook import Rulebook
-    from factory.judge.verdicts import check_document
-    from factory.workspace.settings import load_settings
-
     rulebook = Rulebook.load(workspace, load_settings(workspace).rules)
 
     def find_fault(document: dict[str, Any]) -> str:

@@ -8,8 +8,13 @@ from typing import Annotated
 
 import typer
 
+from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import escape, out, print_table, write_json
+from factory.ledger import history
+from factory.score.definition import read_definition
+from factory.score.labelled import from_samples, read_ids, read_labelled, write_benchmark
+from factory.score.loading import defined, find_fault, kind_of
 
 
 class SplitChoice(StrEnum):
@@ -36,13 +41,8 @@ def new(
 
     factory eval new confirmed ids.txt --split dev
     """
-    from factory.cli.data import report_bad_lines
-    from factory.score.labelled import from_samples, read_ids, read_labelled, write_benchmark
-
     workspace = open_workspace()
     if ids := read_ids(file):
-        from factory.ledger import history
-
         ledger = open_ledger()
         rounds = range(1, history.last_round(ledger) + 1)
         samples = [each for number in rounds for each in history.accepted_samples(ledger, number)]
@@ -67,9 +67,6 @@ def list_benchmarks(
 
     factory eval list
     """
-    from factory.score.definition import read_definition
-    from factory.score.loading import defined, find_fault, kind_of
-
     workspace = open_workspace()
     rows = [
         (

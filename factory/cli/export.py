@@ -9,6 +9,7 @@ import typer
 
 from factory.cli.opening import open_ledger
 from factory.cli.terminal import err, escape, escape_line, out
+from factory.report.export import export as write_file
 
 MAX_LEFT_OUT_SHOWN = 5
 
@@ -35,8 +36,6 @@ def export(
 
     factory export dpo pairs.parquet --round 3
     """
-    from factory.report.export import export as write_file
-
     done = write_file(
         open_ledger(),
         to,

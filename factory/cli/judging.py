@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.rounds import parse_overrides
+from factory.cli.recipes import open_recipe
 from factory.cli.terminal import err, escape, out, out_indented, write_json
 from factory.domain.failures import InputError
-
-if TYPE_CHECKING:
-    from factory.round.rejudge import Change, Rejudgement
+from factory.judge.rulebook import Rulebook
+from factory.judge.trial import check_content
+from factory.ledger.history import finished_rounds
+from factory.ledger.lock import WorkspaceLock
+from factory.round.rejudge import Change, Rejudgement, rejudge
+from factory.workspace.prompts import Prompts
+from factory.workspace.settings import load_settings
 
 
 def check(
@@ -37,22 +42,11 @@ def check(
 
     factory check --round 1 --set vote.minimum=2
     """
-    from contextlib import nullcontext
-
-    from factory.judge.rulebook import Rulebook
-    from factory.judge.trial import check_content
-    from factory.ledger.history import finished_rounds
-    from factory.ledger.lock import WorkspaceLock
-    from factory.round.rejudge import rejudge
-    from factory.workspace.prompts import Prompts
-    from factory.workspace.recipe import load_recipe
-    from factory.workspace.settings import load_settings
-
     workspace, ledger = open_workspace(), open_ledger()
     settings = load_settings(workspace)
     rulebook = Rulebook.load(workspace, settings.rules)
     check_content(Prompts.load(workspace), rulebook)
-    given = load_recipe(workspace, settings.recipe, parse_overrides(overrides or []))
+    given = open_recipe(workspace, settings, overrides=overrides)
     foreign = [key for key, origin in given.origins.items() if origin == "flag"]
     if any(not key.startswith("vote.") for key in foreign):
         raise InputError(

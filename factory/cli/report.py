@@ -10,6 +10,7 @@ import typer
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.rejects import latest_round
 from factory.cli.terminal import escape, out
+from factory.report.page import write_reports, write_round
 
 
 def report(
@@ -32,8 +33,6 @@ def report(
 
     factory report --round 3 --out round3.html --open
     """
-    from factory.report.page import write_reports, write_round
-
     workspace, ledger = open_workspace(), open_ledger()
     number = round_number or latest_round(ledger)
     if out_path is not None and out_path.suffix == ".html":

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from factory.cli.checkpoint import open_checkpoint
 from factory.cli.data import report_bad_lines
-from factory.cli.opening import open_checkpoint, open_workspace
+from factory.cli.opening import open_workspace
 from factory.cli.terminal import err, escape, out, print_table, write_json
+from factory.domain.failures import InputError
 from factory.domain.plaintext import shorten
-
-if TYPE_CHECKING:
-    from factory.domain.records import Query
-    from factory.engines.retrieve import Retrieved
-    from factory.workspace.folder import Workspace
-    from factory.workspace.settings import EngineSection
+from factory.domain.records import Query
+from factory.engines.retrieve import Retrieved, Retriever
+from factory.engines.serving import engine_settings
+from factory.tools.sources import read_queries
+from factory.workspace.folder import Workspace
+from factory.workspace.prompts import Prompts
+from factory.workspace.settings import EngineSection, load_settings
 
 MAX_SHOWN = 100
 """Queries whose tools are shown to a person; --json writes all."""
@@ -44,12 +47,6 @@ def retrieve(
 
     factory retrieve --queries requests.jsonl --json --exact
     """
-    from factory.domain.failures import InputError
-    from factory.domain.records import Query
-    from factory.engines.serving import engine_settings
-    from factory.tools.sources import read_queries
-    from factory.workspace.settings import load_settings
-
     workspace = open_workspace()
     settings = load_settings(workspace)
     num_bad = 0
@@ -83,8 +80,6 @@ async def _retrieve(
     exact: bool,
     settings: EngineSection,
 ) -> list[Retrieved]:
-    from factory.engines.retrieve import Retriever
-    from factory.workspace.prompts import Prompts
 
     prompts = Prompts.load(workspace)
     texts = [prompts.render("codes/retrieve", query=query.text) for query in queries]

@@ -1,26 +1,31 @@
-"""Making rounds: round, seed."""
+"""`factory round`: make a round, show what it would do, end an open one."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from factory.cli.card import print_card
 from factory.cli.data import report_bad_lines
+from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_workspace
+from factory.cli.recipes import load_settings_with, open_recipe
 from factory.cli.terminal import err, escape, out, print_table
-from factory.domain.failures import FactoryError, RecipeError
-
-if TYPE_CHECKING:
-    from factory.domain.records import Query
-    from factory.ledger.database import Ledger
-    from factory.tools.sources import Imported
-    from factory.workspace.folder import Workspace
-    from factory.workspace.recipe import Resolved
-    from factory.workspace.settings import Settings
+from factory.domain.failures import FactoryError, InputError
+from factory.domain.records import Query
+from factory.ledger.database import Ledger
+from factory.ledger.history import open_round
+from factory.ledger.lock import WorkspaceLock
+from factory.report.page import write_reports
+from factory.round.loading import load_factory
+from factory.tools.sources import Imported, read_queries
+from factory.train.curriculum import unlearnt_tools
+from factory.workspace.folder import Workspace
+from factory.workspace.recipe import Resolved
+from factory.workspace.settings import Settings, load_settings
 
 
 def make_round(
@@ -49,12 +54,9 @@ def make_round(
 
     factory round --n 200 --queries requests.jsonl --set calls.n=7
     """
-    from factory.tools.sources import read_queries
-    from factory.workspace.recipe import load_recipe
-
     workspace = open_workspace()
     settings = load_settings_with(workspace, model, threads)
-    resolved = load_recipe(workspace, recipe or settings.recipe, parse_overrides(overrides or []))
+    resolved = open_recipe(workspace, settings, recipe, overrides)
     if abandon:
         _abandon(workspace, settings, resolved)
         return
@@ -70,40 +72,6 @@ def make_round(
         raise typer.Exit(1)
 
 
-def load_settings_with(workspace: Workspace, model: str, threads: int) -> Settings:
-    from factory.workspace.settings import load_settings
-
-    settings = load_settings(workspace)
-    if model:
-        settings = settings.model_copy(update={"model": _name(workspace, model)})
-    if threads:
-        engine = settings.engine.model_copy(update={"threads": threads})
-        settings = settings.model_copy(update={"engine": engine})
-    return settings
-
-
-def _name(workspace: Workspace, model: str) -> str:
-    """The flag's model as factory.toml names it: one inside the workspace moves with it."""
-    folder = Path(os.path.abspath(Path(model).expanduser()))
-    if not folder.exists() and workspace.model_folder(model).exists():
-        return model
-    inside = folder.is_relative_to(workspace.root)
-    return folder.relative_to(workspace.root).as_posix() if inside else str(folder)
-
-
-def parse_overrides(pairs: list[str]) -> dict[str, str]:
-    """`key=value` pairs by key. Raises RecipeError."""
-    overrides = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise RecipeError(
-                f"--set {pair} has no value", remedy="write it as --set train.epochs=2"
-            )
-        overrides[key.strip()] = value.strip()
-    return overrides
-
-
 def _run(
     workspace: Workspace,
     settings: Settings,
@@ -113,12 +81,6 @@ def _run(
     resume: bool,
     keep_model: bool,
 ) -> bool:
-    from factory.cli.card import print_card
-    from factory.cli.monitor import make_monitor
-    from factory.domain.failures import InputError
-    from factory.ledger.history import open_round
-    from factory.ledger.lock import WorkspaceLock
-    from factory.round.loading import load_factory
 
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
         factory = load_factory(workspace, settings, resolved, monitor, pool)
@@ -134,8 +96,6 @@ def _run(
 
 def _write_report(workspace: Workspace, ledger: Ledger, number: int) -> None:
     """The round's page; a round is not failed by what befalls its report."""
-    from factory.report.page import write_reports
-
     try:
         write_reports(workspace, ledger, number)
     except (FactoryError, OSError) as error:
@@ -143,9 +103,6 @@ def _write_report(workspace: Workspace, ledger: Ledger, number: int) -> None:
 
 
 def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
-    from factory.cli.monitor import make_monitor
-    from factory.ledger.lock import WorkspaceLock
-    from factory.round.loading import load_factory
 
     with WorkspaceLock(workspace.state):
         number = load_factory(workspace, settings, resolved, make_monitor()).abandon()
@@ -160,12 +117,6 @@ def _print_plan(
     imported: list[Imported[Query]],
 ) -> None:
     """What a round would do, every knob with its origin; loads the content, starts nothing."""
-    from factory.cli.monitor import PlainMonitor
-    from factory.ledger.history import open_round
-    from factory.round.loading import load_factory
-    from factory.train.curriculum import unlearnt_tools
-    from factory.workspace.settings import load_settings
-
     factory = load_factory(workspace, settings, resolved, PlainMonitor())
     this = open_round(factory.ledger)
     parent = this.checkpoint if this else factory.next_checkpoint(factory.monitor.note)
@@ -192,17 +143,3 @@ def _print_plan(
     )
     out()
     print_table(("knob", "value", "from"), list(resolved.lines()))
-
-
-def seed(
-    folder: Annotated[Path, typer.Argument(help="Where the model goes.")],
-    steps: Annotated[int, typer.Option(help="Training steps; 0 is the full run.", min=0)] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
-) -> None:
-    """Train the embedded model from scratch on the home world; an hour or two on a CPU.
-
-    factory seed /tmp/seed --steps 200
-    """
-    from factory.lab.seed.training import train_seed
-
-    train_seed(folder, steps=steps or None, threads=threads, report=lambda text: err(escape(text)))

@@ -8,19 +8,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_workspace
+from factory.cli.recipes import load_settings_with, open_recipe, parse_overrides
 from factory.cli.terminal import escape, out, print_table, write_json
-
-if TYPE_CHECKING:
-    from factory.round.evaluate import Measured
-    from factory.round.round import Factory
-    from factory.score.base import Scorable
-    from factory.score.card import Line, Scorecard
-    from factory.score.published import PublishedTable
+from factory.ledger.lineage import find_checkpoint
+from factory.ledger.lock import WorkspaceLock
+from factory.round.evaluate import Measured, evaluate, evaluate_baseline
+from factory.round.loading import load_factory
+from factory.round.round import Factory
+from factory.score.base import Scorable
+from factory.score.card import Line, Scorecard
+from factory.score.loading import kind_of, load
+from factory.score.published import PublishedTable, load_published
+from factory.workspace.recipe import parse_value
 
 REASONS_SHOWN = 8
 """Reasons listed on the screen."""
@@ -89,18 +94,10 @@ def score(
 
     factory score toolbench-completion --data StableToolBench --set judge=r1 --limit 20
     """
-    from factory.cli.monitor import make_monitor
-    from factory.cli.rounds import load_settings_with, parse_overrides
-    from factory.ledger.lock import WorkspaceLock
-    from factory.round.loading import load_factory
-    from factory.score.loading import kind_of, load
-    from factory.score.published import load_published
-    from factory.workspace.recipe import load_recipe, parse_value
-
     workspace = open_workspace()
     kind = kind_of(workspace, name)
     given: dict[str, object] = {
-        key: parse_value(key, value) for key, value in parse_overrides(changes or []).items()
+        key: parse_value(key, value) for key, value in parse_overrides(changes).items()
     }
     flags = {
         {"calls": "categories", "retrieval": "splits", "completion": "splits"}.get(
@@ -115,7 +112,7 @@ def score(
     benchmark = load(workspace, name, {**given, **{k: v for k, v in flags.items() if v}})
     tables = load_published(workspace, name)
     settings = load_settings_with(workspace, "", threads)
-    resolved = load_recipe(workspace, settings.recipe, {})
+    resolved = open_recipe(workspace, settings)
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
         factory = load_factory(workspace, settings, resolved, monitor, benchmarks=False)
         factory.ledger.fold()
@@ -148,9 +145,6 @@ async def _measure(
     factory: Factory, benchmark: Scorable, checkpoint: str, before: str, allow_public: bool
 ) -> list[Measured]:
     """The checkpoint, the one before it if any, and the benchmark's baselines."""
-    from factory.ledger.lineage import find_checkpoint
-    from factory.round.evaluate import evaluate, evaluate_baseline
-
     wanted = [checkpoint, before] if before else [checkpoint]
     with factory.ledger.read() as past:
         found = [

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from factory.cli.jsonview import GUTTER, STYLES, Mark, lay_out, side_by_side, wrap
 from factory.cli.opening import open_ledger
 from factory.cli.sql import Json
 from factory.cli.terminal import escape_line, inline, out, out_indented, stdout, write_json
+from factory.domain.canon import tool_id
 from factory.domain.failures import InputError
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from factory.ledger.database import Source
+from factory.judge.reading import parse_calls, parse_tools
+from factory.ledger.database import Source
 
 COLUMN_WIDTH = 36
 """Answers stand side by side where each has at least this many characters."""
@@ -115,9 +114,6 @@ def _print_outcome(sample: Record) -> None:
 
 def _print_tools(record: Record, sample: Record | None, verdicts: Sequence[Record]) -> set[str]:
     """The candidates with their codes, then documents that fell; the subjects they carry."""
-    from factory.domain.canon import tool_id
-    from factory.judge.reading import parse_tools
-
     written = [row["text"] for row in record["generation"] if row["stage"] == "tools"]
     documents = parse_tools(written[0]).documents if written else []
     subjects = {_id_of(document, tool_id): f"tool:{n}" for n, document in enumerate(documents)}
@@ -188,8 +184,6 @@ def _class_lines(
     width: int,
 ) -> list[Text]:
     """One class: its votes, the calls of one answer, what the rules found in any of them."""
-    from factory.judge.reading import parse_calls
-
     won = winner in members
     chosen = winner if won and winner is not None else members[0]
     several = "s" if len(members) > 1 else ""

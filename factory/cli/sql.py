@@ -12,7 +12,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cache
 from itertools import chain, count
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,8 @@ from factory.cli.opening import open_ledger
 from factory.cli.terminal import err, escape_line, out, out_indented, print_table, write
 from factory.domain.failures import InputError
 from factory.domain.plaintext import clean
-
-if TYPE_CHECKING:
-    from factory.ledger.database import Ledger, Rows, Stream
+from factory.ledger.database import Ledger, Rows, Stream
+from factory.ledger.questions import stock_questions
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a row.")]
 
@@ -206,8 +205,6 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 def _print_listing(ledger: Ledger) -> None:
     """Views with their columns, tables, and questions that can be pasted into a shell."""
-    from factory.ledger.questions import stock_questions
-
     found = ledger.query(LISTING).records()
     out("[bold]views[/]")
     for view in found:

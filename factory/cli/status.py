@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from factory.cli.opening import find_next, note, open_ledger
+from factory.cli.card import sparkline
+from factory.cli.checkpoint import find_next
+from factory.cli.opening import open_ledger
 from factory.cli.sql import Json
-from factory.cli.terminal import escape, out, print_table, write_json
+from factory.cli.terminal import escape, note, out, print_table, write_json
 from factory.domain.failures import FactoryError
-
-if TYPE_CHECKING:
-    from factory.ledger.database import Source
-    from factory.report.panels import Record
+from factory.ledger import history
+from factory.ledger.database import Source
+from factory.report.panels import ROUNDS, SCORES_OVER_ROUNDS, Record, fill
 
 STATUS_ROUNDS = 20
 """Rounds in the table; the sparklines cover TREND_ROUNDS."""
@@ -24,9 +23,6 @@ def status(as_json: Json = False) -> None:
 
     factory status
     """
-    from factory.ledger import history
-    from factory.report.panels import ROUNDS, SCORES_OVER_ROUNDS, fill
-
     with open_ledger().read() as past:
         last = history.last_round(past)
         bounds = {"round": last, "first": max(1, last - TREND_ROUNDS + 1)}
@@ -70,8 +66,6 @@ def _print_rounds(rounds: list[Record], scores: list[Record]) -> None:
 
 def _print_courses(rounds: list[Record], scores: list[Record]) -> None:
     """A sparkline of each measure that has two values at least; scores begin with the base's."""
-    from factory.cli.card import sparkline
-
     courses: dict[str, list[float]] = {
         "accepted %": [100 * (each["acceptance"] or 0) for each in rounds]
     }
@@ -92,8 +86,6 @@ def _benchmarks(scores: list[Record]) -> list[str]:
 
 def _describe_next(past: Source) -> str:
     """What `factory round` goes on with: the open round, else the checkpoint it starts from."""
-    from factory.ledger import history
-
     if (this := history.open_round(past)) is not None:
         pending = len(history.pending_queries(past, this.number))
         return (

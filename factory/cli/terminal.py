@@ -36,6 +36,11 @@ def err(text: str) -> None:
     stderr.print(text)
 
 
+def note(text: str) -> None:
+    """Something that the user should know, beside the answer."""
+    err(f"[yellow]note:[/] {escape(text)}")
+
+
 def write(text: str) -> None:
     """Text for programs on stdout, unchanged."""
     sys.stdout.write(text)

@@ -1,0 +1,50 @@
+"""Settings and recipe with what a command's options say of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from factory.domain.failures import RecipeError
+from factory.workspace.folder import Workspace
+from factory.workspace.recipe import Resolved, load_recipe
+from factory.workspace.settings import Settings, load_settings
+
+
+def open_recipe(
+    workspace: Workspace, settings: Settings, name: str = "", overrides: list[str] | None = None
+) -> Resolved:
+    """The named recipe, else that of factory.toml, with the values of --set."""
+    return load_recipe(workspace, name or settings.recipe, parse_overrides(overrides))
+
+
+def load_settings_with(workspace: Workspace, model: str, threads: int) -> Settings:
+    settings = load_settings(workspace)
+    if model:
+        settings = settings.model_copy(update={"model": _name(workspace, model)})
+    if threads:
+        engine = settings.engine.model_copy(update={"threads": threads})
+        settings = settings.model_copy(update={"engine": engine})
+    return settings
+
+
+def _name(workspace: Workspace, model: str) -> str:
+    """The flag's model as factory.toml names it: one inside the workspace moves with it."""
+    folder = Path(os.path.abspath(Path(model).expanduser()))
+    if not folder.exists() and workspace.model_folder(model).exists():
+        return model
+    inside = folder.is_relative_to(workspace.root)
+    return folder.relative_to(workspace.root).as_posix() if inside else str(folder)
+
+
+def parse_overrides(pairs: list[str] | None) -> dict[str, str]:
+    """`key=value` pairs by key. Raises RecipeError."""
+    overrides = {}
+    for pair in pairs or []:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise RecipeError(
+                f"--set {pair} has no value", remedy="write it as --set train.epochs=2"
+            )
+        overrides[key.strip()] = value.strip()
+    return overrides
