@@ -8,7 +8,7 @@ from typing import Any
 
 from factory.cli.terminal import escape, out
 from factory.domain.plaintext import shorten
-from factory.ledger.database import Ledger
+from factory.ledger.database import Ledger, Source
 from factory.workspace.folder import Workspace
 
 BAR_WIDTH = 24
@@ -25,26 +25,27 @@ ASK_NEXT = (
 def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
     """Print the card of a finished round."""
     out()
-    _print_outcome(ledger, number)
-    _print_funnel(ledger, number)
-    _print_agreement(ledger, number)
-    _print_training(ledger, number)
-    _print_scores(ledger, number)
-    _print_time(ledger, number)
-    _print_places(ledger, number, workspace.state)
+    with ledger.read() as past:
+        _print_outcome(past, number)
+        _print_funnel(past, number)
+        _print_agreement(past, number)
+        _print_training(past, number)
+        _print_scores(past, number)
+        _print_time(past, number)
+        _print_places(past, number, workspace.state)
     out("[bold]ask next[/]")
     for query in ASK_NEXT:
         out(f'  factory sql "{query}"')
 
 
-def _one(ledger: Ledger, sql: str, parameters: list[object]) -> dict[str, Any]:
-    records = ledger.query(sql, parameters).records()
+def _one(past: Source, sql: str, parameters: list[object]) -> dict[str, Any]:
+    records = past.query(sql, parameters).records()
     return records[0] if records else {}
 
 
-def _print_outcome(ledger: Ledger, number: int) -> None:
+def _print_outcome(past: Source, number: int) -> None:
     row = _one(
-        ledger,
+        past,
         """
         select r.checkpoint_id as parent, c.checkpoint_id as made,
                coalesce(c.promoted, false) as ok, s.detail_json
@@ -61,8 +62,8 @@ def _print_outcome(ledger: Ledger, number: int) -> None:
     out(f"  {escape(json.loads(row['detail_json'])['reason'])}")
 
 
-def _print_funnel(ledger: Ledger, number: int) -> None:
-    row = _one(ledger, "select * from round_yield where round = ?", [number])
+def _print_funnel(past: Source, number: int) -> None:
+    row = _one(past, "select * from round_yield where round = ?", [number])
     out(f"[bold]funnel[/]  [dim]select * from round_yield where round = {number}[/]")
     steps = ("drawn", "tools_ok", "called", "voted", "passed", "accepted")
     for name in steps:
@@ -72,7 +73,7 @@ def _print_funnel(ledger: Ledger, number: int) -> None:
         f"  {row['drawn']} drawn = {row['accepted']} accepted ({row['acceptance']:.0%}) "
         f"+ {row['rejected']} rejected + {row['unjudged']} unjudged"
     )
-    reasons = ledger.query(
+    reasons = past.query(
         """
         select status, reason, count(*) as samples, min_by(message, query_id) as message
         from outcome join latest_judgement using (round, judgement)
@@ -86,8 +87,8 @@ def _print_funnel(ledger: Ledger, number: int) -> None:
         out(f"    {escape(name):<22} {samples:>5}  [dim]{escape(shorten(message, 72))}[/]")
 
 
-def _print_agreement(ledger: Ledger, number: int) -> None:
-    rows = ledger.query(
+def _print_agreement(past: Source, number: int) -> None:
+    rows = past.query(
         "select votes, sum(queries) from vote_margin where round = ? group by 1 order by 1 desc",
         [number],
     ).rows
@@ -95,7 +96,7 @@ def _print_agreement(ledger: Ledger, number: int) -> None:
     if not total:
         return
     mean = _one(
-        ledger,
+        past,
         "select avg(votes / num_samples) as agreement, avg(margin) as margin, "
         "avg(entropy) as entropy from latest_vote where round = ?",
         [number],
@@ -108,33 +109,26 @@ def _print_agreement(ledger: Ledger, number: int) -> None:
         out(f"  {votes} agree    {count:>6}  {_bar(count, total)}")
 
 
-def _print_training(ledger: Ledger, number: int) -> None:
+def _print_training(past: Source, number: int) -> None:
     row = _one(
-        ledger,
+        past,
         """
-        select count(*) as steps, min_by(loss, step) as first, max_by(loss, step) as last,
-               max(tokens) as tokens, max(seconds) as seconds
+        select list(loss order by step) as losses, max(tokens) as tokens, max(seconds) as seconds
         from training where round = ?
         """,
         [number],
     )
-    if not row["steps"]:
+    losses = row["losses"]
+    if not losses:
         return
-    losses = [
-        loss
-        for (loss,) in ledger.query(
-            "select loss from training where round = ? order by step", [number]
-        ).rows
-    ]
     tail = max(1, len(losses) // 10)
     first, last = sum(losses[:tail]) / tail, sum(losses[-tail:]) / tail
-    detail = _one(
-        ledger, "select detail_json from stage where round = ? and stage = 'train'", [number]
-    )
+    sql = "select detail_json from stage where round = ? and stage = 'train'"
+    detail = _one(past, sql, [number])
     facts = json.loads(detail["detail_json"])
     out(
         f"[bold]training[/]  loss {first:.3f} → {last:.3f}  {sparkline(losses)}  "
-        f"{row['steps']} steps, {facts['examples']} examples, "
+        f"{len(losses)} steps, {facts['examples']} examples, "
         f"{row['tokens'] / row['seconds']:.0f} tokens/s"
     )
     documents = facts.get("documents", {})
@@ -148,28 +142,19 @@ def _print_training(ledger: Ledger, number: int) -> None:
         out(f"  left out: {escape(dropped)}")
 
 
-def _print_scores(ledger: Ledger, number: int) -> None:
-    rows = ledger.query(
+def _print_scores(past: Source, number: int) -> None:
+    rows = past.query(
         """
-        with latest as (
-          select checkpoint_id, benchmark, category, arg_max(value, scored_at) as value,
-                 arg_max(low, scored_at) as low, arg_max(high, scored_at) as high,
-                 any_value(unit) as unit
-          from score where round <= $number group by all
-        ), made as (
-          select checkpoint_id from checkpoint where round = $number and parent_id is not null
-        )
-        select before.benchmark, before.category, before.value, before.low, before.high,
-               after.value, after.low, after.high, before.unit
-        from round
-        join latest as before on before.checkpoint_id = round.checkpoint_id
-        left join latest as after
-          on after.checkpoint_id = (select checkpoint_id from made)
-          and after.benchmark = before.benchmark and after.category = before.category
-        where round.round = $number
-        order by before.benchmark, before.category = 'overall' desc, before.category
+        select parent.benchmark, parent.category, parent.value, parent.low, parent.high,
+               new.value, new.low, new.high, parent.unit
+        from round_score as parent
+        left join round_score as new
+          on new.round = parent.round and new.model = 'new'
+          and new.benchmark = parent.benchmark and new.category = parent.category
+        where parent.round = ? and parent.model = 'parent'
+        order by parent.benchmark, parent.category <> 'overall', parent.category
         """,
-        {"number": number},
+        [number],
     ).rows
     out("[bold]scores[/]  percent, 95 % interval")
     for benchmark, category, before, low, high, after, low_after, high_after, unit in rows:
@@ -186,8 +171,8 @@ def _score(value: float, low: float | None, high: float | None) -> str:
     return f"{value:.1f}{escape(interval)}"
 
 
-def _print_time(ledger: Ledger, number: int) -> None:
-    rows = ledger.query(
+def _print_time(past: Source, number: int) -> None:
+    rows = past.query(
         "select stage, sum(seconds) from stage where round = ? group by 1 order by min(started_at)",
         [number],
     ).rows
@@ -199,10 +184,10 @@ def _print_time(ledger: Ledger, number: int) -> None:
         out(f"  {1 - work / total:.0%} is not sampling, training or scoring")
 
 
-def _print_places(ledger: Ledger, number: int, state: Path) -> None:
+def _print_places(past: Source, number: int, state: Path) -> None:
     out("[bold]files[/]")
     row = _one(
-        ledger,
+        past,
         "select path from checkpoint where round = ? and parent_id is not null",
         [number],
     )

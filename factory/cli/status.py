@@ -10,7 +10,7 @@ from factory.cli.terminal import escape, note, out, print_table, write_json
 from factory.domain.failures import FactoryError
 from factory.ledger import history
 from factory.ledger.database import Source
-from factory.report.panels import ROUNDS, SCORES_OVER_ROUNDS, Record, fill
+from factory.report.panel import Record, read_panel
 
 STATUS_ROUNDS = 20
 """Rounds in the table; the sparklines cover TREND_ROUNDS."""
@@ -26,8 +26,8 @@ def status(as_json: Json = False) -> None:
     with open_ledger().read() as past:
         last = history.last_round(past)
         bounds = {"round": last, "first": max(1, last - TREND_ROUNDS + 1)}
-        rounds = past.query(fill(ROUNDS, bounds)).records()
-        scores = past.query(fill(SCORES_OVER_ROUNDS, bounds)).records()
+        rounds = past.query(read_panel("rounds").fill(bounds)).records()
+        scores = past.query(read_panel("score-history").fill(bounds)).records()
         following = _describe_next(past) if rounds and not as_json else ""
     if as_json:
         for each in rounds:

@@ -208,24 +208,92 @@ where former.status is distinct from later.status
 comment on view judgement_change is
 'What each re-judgement of a round changed: samples with another status or reason than the judgement before it gave them.';
 
+create or replace view round_score as
+with compared as (
+  select distinct
+    round,
+    parent_id,
+    checkpoint_id as new_id
+  from checkpoint
+  union all
+  select
+    round,
+    checkpoint_id,
+    null
+  from round
+  where round not in (select round from checkpoint where parent_id is not null)
+),
+latest as (
+  select
+    compared.round,
+    compared.new_id,
+    if(score.checkpoint_id = compared.new_id, 'new', 'parent') as model,
+    score.checkpoint_id,
+    score.benchmark,
+    score.category,
+    score.basis,
+    coalesce(any_value(score.unit), 'percent') as unit,
+    arg_max(score.value, score.scored_at) as value,
+    arg_max(score.low, score.scored_at) as low,
+    arg_max(score.high, score.scored_at) as high,
+    arg_max(score.num_items, score.scored_at) as num_items,
+    max(score.scored_at) as scored_at
+  from compared
+  join score
+    on score.checkpoint_id in (compared.new_id, compared.parent_id)
+    and score.round <= compared.round
+  group by all
+),
+chosen as (
+  -- Both models on the same questions and prompts where that was ever measured, else the latest.
+  select
+    round,
+    new_id,
+    benchmark,
+    category,
+    basis
+  from latest
+  group by round, new_id, benchmark, category, basis
+  qualify row_number() over (
+    partition by round, new_id, benchmark, category
+    order by count(*) desc, max(scored_at) desc
+  ) = 1
+)
+select
+  latest.round,
+  latest.benchmark,
+  latest.category,
+  latest.model,
+  latest.checkpoint_id,
+  latest.unit,
+  latest.value,
+  latest.low,
+  latest.high,
+  latest.num_items,
+  latest.basis,
+  latest.new_id
+from latest
+join chosen
+  on chosen.round = latest.round
+  and chosen.new_id is not distinct from latest.new_id
+  and chosen.benchmark = latest.benchmark
+  and chosen.category = latest.category
+  and chosen.basis is not distinct from latest.basis;
+comment on view round_score is
+'Scores of the model that each round started from (parent) and of the one it made (new), as last measured on the same questions and prompts up to that round: percent or perplexity, with the 95 % interval where it is stored.';
+
 create or replace view round_delta as
 select
-  checkpoint.round,
-  score.benchmark,
-  score.category,
-  arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.parent_id) as before,
-  arg_max(score.value, score.scored_at) filter (score.checkpoint_id = checkpoint.checkpoint_id) as after,
+  round,
+  benchmark,
+  category,
+  any_value(value) filter (model = 'parent') as before,
+  any_value(value) filter (model = 'new') as after,
   after - before as delta,
-  checkpoint.checkpoint_id
-from checkpoint
-join score
-  on score.checkpoint_id in (checkpoint.checkpoint_id, checkpoint.parent_id)
-  and score.round <= checkpoint.round
-group by checkpoint.round, checkpoint.checkpoint_id, score.benchmark, score.category, score.basis
-qualify row_number() over (
-  partition by checkpoint.round, checkpoint.checkpoint_id, score.benchmark, score.category
-  order by delta is not null desc, max(score.scored_at) desc
-) = 1;
+  new_id as checkpoint_id
+from round_score
+where new_id is not null
+group by round, new_id, benchmark, category;
 comment on view round_delta is
 'Scores (in percent; language: perplexity, where less is better) of each round''s checkpoint (after) and of its parent (before), as last measured on the same questions and prompts up to that round; null where never measured.';
 

@@ -12,23 +12,21 @@ import base64
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import duckdb
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from factory.domain.failures import InputError
 from factory.domain.plaintext import clean, shorten
-from factory.ledger.database import Ledger
-from factory.report import panels
+from factory.ledger.database import Ledger, Source
 from factory.report.chart import WIDTH, Chart, number
-from factory.report.panels import Panel, Record, Section, fill
+from factory.report.panel import Estimates, Panel, Record, draw, fill_intervals, read_panel
 from factory.score.definition import stem_of
+from factory.score.intervals import round_estimates
 from factory.score.published import load_published
 from factory.workspace.folder import Workspace
 
@@ -45,6 +43,23 @@ CELL_CHARS = 120
 QUOTE_CHARS = 800
 """Longest text of an example."""
 HERE = Path(__file__).resolve().parent
+
+ROUND_SECTIONS: Mapping[str, Sequence[str]] = {
+    "Yield": ("funnel", "reasons", "rules"),
+    "Votes": ("agreement", "margins"),
+    "Scores": ("scores", "changes"),
+    "Training": ("loss", "examples"),
+    "Tools and codes": ("tool-use", "types", "calls", "lengths", "tools", "codes", "codebook"),
+    "Variety and drift": ("variety", "tool-variety", "drift"),
+    "Time": ("time", "answers"),
+}
+"""The page of a round: headings, and below each its panels in reading order."""
+INDEX_SECTIONS: Mapping[str, Sequence[str]] = {
+    "Over the rounds": (
+        *("acceptance", "score-history", "reason-history", "loss-history", "time-history"),
+    ),
+    "Variety and drift": ("variety", "tool-variety", "drift"),
+}
 
 T = TypeVar("T")
 
@@ -86,19 +101,18 @@ def write_reports(
     """
     folder = folder or workspace.state / FOLDER
     page = folder / page_name(number)
-    with closing(ledger.connect()) as con:
-        reader = Reader(con, workspace)
-        text = reader.round_page(number)
-        write_page(page, text)
+    with ledger.read() as past:
+        pages = Pages(past, workspace)
+        write_page(page, pages.round_page(number))
         written = {path.name for path in folder.glob("r*.html")}
-        write_page(folder / INDEX, reader.index_page(written))
+        write_page(folder / INDEX, pages.index_page(written))
     return page
 
 
 def write_round(workspace: Workspace, ledger: Ledger, number: int, file: Path) -> Path:
     """Write the page of one round to a file. Raises InputError where there is no such round."""
-    with closing(ledger.connect()) as con:
-        write_page(file, Reader(con, workspace).round_page(number, links=False))
+    with ledger.read() as past:
+        write_page(file, Pages(past, workspace).round_page(number, links=False))
     return file
 
 
@@ -115,39 +129,36 @@ def page_name(number: int) -> str:
     return f"r{number}.html"
 
 
-@dataclass(slots=True)
-class Reader:
+@dataclass(frozen=True, slots=True)
+class Pages:
     """Pages from one reading of a ledger."""
 
-    con: duckdb.DuckDBPyConnection
-    """A connection of Ledger.connect."""
+    past: Source
     workspace: Workspace
     """Where the published tables are."""
 
     def round_page(self, number: int, links: bool = True) -> str:
         """The page of a round as HTML; `links` to the pages beside it."""
         bounds = {"round": number, "first": max(1, number - ROUND_WINDOW + 1)}
-        facts = self._ask(panels.FACTS, bounds)
-        if not facts:
-            known = self._ask("select coalesce(max(round), 0) as last from round", {})[0]["last"]
+        facts = self.show("facts", bounds)
+        if not facts.rows:
+            last = self._last_round()
             raise InputError(
                 f"the ledger holds no round {number}",
-                where=f"its latest is {known}" if known else "it holds none yet",
+                where=f"its latest is {last}" if last else "it holds none yet",
                 remedy="`factory status` lists the rounds; `factory round --n 64` makes one",
             )
-        summary = self._ask(panels.ROUNDS, {"round": number, "first": number})[0]
-        flips, fallen = self._show(panels.FLIPS, bounds), self._show(panels.FALLEN, bounds)
+        summary = self.show("rounds", {"round": number, "first": number})
+        flips, fallen = self.show("flips", bounds), self.show("fallen", bounds)
         return _render(
             "round.html.j2",
             title=f"Round {number}",
-            facts=facts[0],
-            facts_sql=fill(panels.FACTS, bounds),
+            facts=facts,
             summary=summary,
-            summary_sql=fill(panels.ROUNDS, {"round": number, "first": number}),
-            sections=self._sections(panels.ROUND_SECTIONS, bounds),
+            sections=self._sections(ROUND_SECTIONS, bounds, round_estimates(self.past, number)),
             fallen=fallen,
             fallen_groups=_groups(fallen.rows, lambda row: row["reason"]),
-            kept=self._show(panels.KEPT, bounds),
+            kept=self.show("kept", bounds),
             flips=flips,
             flipped=_groups(flips.rows, lambda row: (row["benchmark"], row["now"])),
             published=self._published(number),
@@ -156,58 +167,65 @@ class Reader:
 
     def index_page(self, written: set[str]) -> str:
         """The page over all rounds as HTML; it links to the pages that are `written`."""
-        last = self._ask("select coalesce(max(round), 0) as last from round", {})[0]["last"]
+        last = self._last_round()
         bounds = {"round": last, "first": max(1, last - INDEX_WINDOW + 1)}
-        history = self._show(panels.HISTORY, bounds)
+        history = self.show("rounds", bounds)
         return _render(
             "index.html.j2",
             title="All rounds",
             history=history,
             links={r["round"]: page_name(r["round"]) for r in history.rows},
             written=written,
-            sections=self._sections(panels.INDEX_SECTIONS, bounds),
+            sections=self._sections(INDEX_SECTIONS, bounds),
             published=self._published(last),
             bounds=bounds,
         )
 
-    def _ask(self, sql: str, bounds: Mapping[str, int]) -> list[Record]:
+    def show(
+        self, name: str, bounds: Mapping[str, int], estimates: Estimates | None = None
+    ) -> Shown:
+        """A panel with the ledger's answer; `estimates` are intervals that it does not hold."""
+        panel = read_panel(name)
+        sql = panel.fill(bounds)
+        rows = self._ask(sql)
+        if panel.chart and panel.chart.kind in ("scores", "changes"):
+            rows = fill_intervals(rows, estimates or {})
+        chart = draw(panel.chart, rows) if panel.chart and rows else None
+        return Shown(panel=panel, sql=sql, rows=rows, chart=chart)
+
+    def _ask(self, sql: str) -> list[Record]:
         try:
-            self.con.execute(fill(sql, bounds))
-            names = [str(column[0]) for column in self.con.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in self.con.fetchall()]
-        except duckdb.Error as error:
+            return self.past.query(sql).records()
+        except InputError as error:
             raise InputError(
-                f"the ledger cannot be reported: {str(error).splitlines()[0]}",
+                f"the ledger cannot be reported: {error.what}",
                 where=shorten(sql, 200),
                 remedy="`factory sql` with this query says more",
             ) from error
 
-    def _show(self, panel: Panel, bounds: Mapping[str, int]) -> Shown:
-        rows = self._ask(panel.sql, bounds)
-        chart = panel.draw(rows) if panel.draw and rows else None
-        return Shown(panel=panel, sql=fill(panel.sql, bounds), rows=rows, chart=chart)
+    def _last_round(self) -> int:
+        return int(self.past.query("select coalesce(max(round), 0) from round").rows[0][0])
 
     def _sections(
-        self, sections: Sequence[Section], bounds: Mapping[str, int]
+        self,
+        sections: Mapping[str, Sequence[str]],
+        bounds: Mapping[str, int],
+        estimates: Estimates | None = None,
     ) -> list[tuple[str, list[Shown]]]:
-        return [(s.title, [self._show(panel, bounds) for panel in s.panels]) for s in sections]
+        return [
+            (title, [self.show(name, bounds, estimates) for name in names])
+            for title, names in sections.items()
+        ]
 
     def _neighbours(self, number: int) -> list[int]:
-        rows = self._ask(
-            "select round from round where abs(round - :round) = 1 order by 1", {"round": number}
-        )
-        return [row["round"] for row in rows]
+        sql = "select round from round where abs(round - ?) = 1 order by 1"
+        return [round_number for (round_number,) in self.past.query(sql, [number]).rows]
 
     def _published(self, number: int) -> list[Published]:
         """Published tables about the benchmarks that were scored up to a round."""
-        names = self._ask(
-            "select distinct benchmark from score where round <= :round order by 1",
-            {"round": number},
-        )
-        order = {
-            name: place
-            for place, name in enumerate(dict.fromkeys(stem_of(row["benchmark"]) for row in names))
-        }
+        sql = "select distinct benchmark from score where round <= ? order by 1"
+        names = [stem_of(name) for (name,) in self.past.query(sql, [number]).rows]
+        order = {name: place for place, name in enumerate(dict.fromkeys(names))}
         known = [each for each in load_published(self.workspace) if each.benchmark in order]
         tables = sorted(known, key=lambda each: order[each.benchmark])
         return [

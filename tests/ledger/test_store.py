@@ -59,6 +59,10 @@ VIEWS = {
         *("accepted", "rejected", "unjudged", "acceptance", "passed"),
     ),
     "vote_margin": ("round", "margin", "votes", "queries"),
+    "round_score": (
+        *("round", "benchmark", "category", "model", "checkpoint_id", "unit"),
+        *("value", "low", "high", "num_items", "basis", "new_id"),
+    ),
     "round_delta": (
         *("round", "benchmark", "category", "before", "after", "delta"),
         "checkpoint_id",

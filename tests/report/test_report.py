@@ -10,13 +10,11 @@ import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +22,19 @@ from workspaces import ROOT, make_workspace, run_factory
 
 from factory.domain.failures import InputError
 from factory.domain.plaintext import clean, shorten
-from factory.ledger.database import Ledger
-from factory.report import chart, panels
-from factory.report.page import INDEX_WINDOW, TABLE_ROWS, Reader, show_cell, write_reports
+from factory.ledger.database import Ledger, Source
+from factory.report import chart
+from factory.report.page import (
+    INDEX_SECTIONS,
+    INDEX_WINDOW,
+    ROUND_SECTIONS,
+    TABLE_ROWS,
+    Pages,
+    show_cell,
+    write_reports,
+)
+from factory.report.panel import PANELS, Record, draw, fill_intervals, read_panel
+from factory.score.intervals import round_estimates
 from factory.workspace.folder import Workspace
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -183,15 +191,15 @@ def score_rows(number: int, checkpoint: str, extra: str, text: str, right: int) 
         for n in range(12)
     ]
     percent = 100 * sum(bool(item["correct"]) for item in items) / 12
-    overall = {
-        "category": "overall",
-        "value": percent,
-        "low": percent - 9,
-        "high": percent + 9,
-        "num_items": 12,
-        "scored_at": START + timedelta(hours=number),
+    scored = common | {"value": percent, "scored_at": START + timedelta(hours=number)}
+    overall = {"low": percent - 9, "high": percent + 9, "num_items": 12}
+    return {
+        "score": [
+            {**scored, "category": "overall", **overall},
+            {**scored, "category": f"simple{extra}"},
+        ],
+        "item_score": items,
     }
-    return {"score": [common | overall], "item_score": items}
 
 
 class Page(HTMLParser):
@@ -302,8 +310,8 @@ def test_every_query_on_a_page_gives_the_numbers_beside_it(workspace: Workspace)
     ledger = fill_ledger(workspace.state, rounds=3, samples=12)
     for text, least in zip(write(workspace, ledger, 3), (18, 7), strict=True):
         page = Page(text)
-        with closing(ledger.connect()) as con:
-            answers = [read_answer(con, query) for query in page.queries]
+        with ledger.read() as past:
+            answers = [read_answer(past, query) for query in page.queries]
         turned = [[list(row) for row in zip(*answer, strict=True)] for answer in answers]
         unexplained = [table for table in page.tables if table not in answers + turned]
         # The table of all rounds has shares in its cells.
@@ -311,14 +319,19 @@ def test_every_query_on_a_page_gives_the_numbers_beside_it(workspace: Workspace)
         assert len(page.tables) >= least
 
 
-def read_answer(con: duckdb.DuckDBPyConnection, query: str) -> list[list[str]]:
-    """The cells of a printed query's answer, its columns first."""
+def read_answer(past: Source, query: str) -> list[list[str]]:
+    """The cells of a printed query's answer, its columns first, with the one statistic's intervals.
+
+    SQL cannot give those that the ledger does not hold.
+    """
     command, sql = query.split(" ", 2)[:2], query.split('"', 1)[1].removesuffix('"')
     assert command == ["factory", "sql"]
     assert shlex.split(query)[2] == sql, "a shell passes it on unchanged"
-    rows = con.execute(sql).fetchmany(TABLE_ROWS)
-    columns = [str(column[0]) for column in con.description or ()]
-    return [columns, *([show_cell(value) for value in row] for row in rows)]
+    answer = past.query(sql, limit=TABLE_ROWS)
+    rows = answer.records()
+    if {"category", "low"} <= set(answer.columns):
+        rows = fill_intervals(rows, round_estimates(past, 3))
+    return [[*answer.columns], *([show_cell(value) for value in row.values()] for row in rows)]
 
 
 def test_a_query_runs_as_it_is_printed(workspace: Workspace, tmp_path: Path) -> None:
@@ -343,14 +356,14 @@ def test_a_query_runs_as_it_is_printed(workspace: Workspace, tmp_path: Path) -> 
 
 def test_numbers_are_those_of_the_rounds(workspace: Workspace) -> None:
     ledger = fill_ledger(workspace.state, rounds=2, samples=12)
-    with closing(ledger.connect()) as con:
-        reader = Reader(con, workspace)
+    with ledger.read() as past:
+        pages = Pages(past, workspace)
         bounds = {"round": 2, "first": 1}
 
-        def ask(panel: panels.Panel) -> list[panels.Record]:
-            return reader._show(panel, bounds).rows
+        def ask(name: str) -> list[Record]:
+            return pages.show(name, bounds, round_estimates(past, 2)).rows
 
-        assert [(r["step"], r["queries"]) for r in ask(panels.FUNNEL)] == [
+        assert [(r["step"], r["queries"]) for r in ask("funnel")] == [
             ("drawn", 12),
             ("tools", 12),
             ("called", 12),
@@ -358,28 +371,45 @@ def test_numbers_are_those_of_the_rounds(workspace: Workspace) -> None:
             ("passed", 4),
             ("accepted", 4),
         ]
-        assert sum(r["samples"] for r in ask(panels.REASONS)) == 8
-        assert sum(r["accepted"] + r["fell"] for r in ask(panels.AGREEMENT)) == 12
-        assert sum(r["accepted"] + r["fell"] for r in ask(panels.LENGTHS)) == 12
+        assert sum(r["samples"] for r in ask("reasons")) == 8
+        assert sum(r["accepted"] + r["fell"] for r in ask("agreement")) == 12
+        assert sum(r["accepted"] + r["fell"] for r in ask("lengths")) == 12
         # Round 1 has items 0, 3, 6, 9 right, round 2 item 1 too.
-        (change,) = ask(panels.CHANGES)
+        (change,) = ask("changes")
         assert (change["gained"], change["lost"], change["items"]) == (1, 0, 12)
         assert change["points"] == pytest.approx(100 / 12)
-        scores = {(r["category"], r["model"]): r for r in ask(panels.SCORES)}
+        scores = {(r["category"], r["model"]): r for r in ask("scores")}
         assert scores["simple", "new"]["percent"] == pytest.approx(100 * 5 / 12)
         low, high = (scores["simple", "new"][end] for end in ("low", "high"))
-        assert (low, high) == pytest.approx((19.3, 68.0), abs=0.1)  # Wilson's, for 5 of 12
-        assert [r["item"] for r in ask(panels.FLIPS)] == ["simple_1"]
-        (_, use) = ask(panels.TOOL_VARIETY)
+        assert 0 < low < 100 * 5 / 12 < high < 100
+        assert [r["item"] for r in ask("flips")] == ["simple_1"]
+        (_, use) = ask("tool-variety")
         assert (use["tools"], use["calls"], use["evenness"]) == (4, 4, pytest.approx(1.0))
-        (_, variety) = ask(panels.VARIETY)
+        (_, variety) = ask("variety")
         # Of "convert N dollars to euros in bern", N = 0, 3, 6, 9: 10 of 28 words, 12 of 24 pairs.
         assert variety["distinct_1"] == pytest.approx(10 / 28)
         assert variety["distinct_2"] == pytest.approx(12 / 24)
         assert variety["self_similarity"] == pytest.approx(6 / 8)
-        (first, second) = ask(panels.DRIFT)
+        (first, second) = ask("drift")
         assert (first["known_words"], first["drift"]) == (0, None)
         assert (second["known_words"], second["known_tools"], second["drift"]) == (1, 1, 0)
+
+
+def test_every_panel_is_on_a_page_and_runs(workspace: Workspace) -> None:
+    files = sorted(file.stem for file in PANELS.iterdir())
+    listed = {
+        name for page in (ROUND_SECTIONS, INDEX_SECTIONS) for at in page.values() for name in at
+    }
+    assert listed | {"facts", "rounds", "flips", "fallen", "kept"} == set(files)
+    with fill_ledger(workspace.state, rounds=3).read() as past:
+        for name in files:
+            panel = read_panel(name)
+            shown = Pages(past, workspace).show(name, {"round": 3, "first": 1})
+            assert panel.id == name and panel.title and panel.caption and shown.rows
+            if panel.chart:
+                drawn = {panel.chart.x, *panel.chart.y, panel.chart.total} - {""}
+                assert drawn <= set(shown.rows[0]), name
+                assert shown.chart and draw(panel.chart, shown.rows) == shown.chart
 
 
 @pytest.mark.parametrize("size", [1, 400], ids=["short", "a megabyte"])

@@ -29,6 +29,7 @@ from factory.engines.replay import ReplayEngine
 from factory.engines.serving import engine_settings
 from factory.ledger.database import Ledger
 from factory.ledger.lineage import find_checkpoint
+from factory.report.page import Pages
 from factory.round.evaluate import evaluate, store
 from factory.round.loading import load_factory
 from factory.round.round import Factory
@@ -611,14 +612,15 @@ def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
     assert deltas == [("language", 9.488, 7.389), (retrieval.name, 56.667, 60.0)]
     again = {item.item: item for item in load_stored(factory, retrieval.name)}
     assert again["multi-domain/I1-Inst/1"].mark == 0.6
-    from factory.report.panels import CHANGES, SCORES, fill
-
-    rows = Ledger(workspace.state).query(fill(SCORES.sql, {"round": 1, "first": 1})).records()
+    factory.ledger.append({"round": [{"round": 1, "checkpoint_id": "m"}]})
+    with factory.ledger.read() as past:
+        pages = Pages(past, workspace)
+        scores, changes = (pages.show(name, {"round": 1}) for name in ("scores", "changes"))
+    rows = scores.rows
     shown = {(each["benchmark"], each["category"]): each for each in rows}
     assert ("language", "stride 4") in shown and shown["language", "overall"]["unit"] != "percent"
-    assert SCORES.draw is not None and SCORES.draw(rows) is not None
-    changes = Ledger(workspace.state).query(fill(CHANGES.sql, {"round": 1, "first": 1})).records()
-    (change,) = changes
+    assert scores.chart is not None
+    (change,) = changes.rows
     assert (change["gained"], change["lost"]) == (1, 1)
     assert change["points"] == pytest.approx(100 * (-0.4 + 0.5) / 3)
 

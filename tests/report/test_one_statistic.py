@@ -1,0 +1,121 @@
+"""One ledger, one set of numbers: the card, the page, `factory score` and the views."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from workspaces import make_workspace, run_factory
+
+from factory.cli.card import print_card
+from factory.domain.records import ItemScore
+from factory.ledger.database import Ledger
+from factory.report.page import Pages
+from factory.score.base import Scorable, Setup
+from factory.score.intervals import round_estimates
+from factory.score.loading import load
+from factory.score.rows import scored_rows
+from factory.workspace.folder import Workspace
+from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import load_recipe
+from factory.workspace.settings import load_settings
+
+NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+
+
+def judge_at_random(benchmark: Scorable, seed: int) -> list[ItemScore]:
+    marks = random.Random(seed)
+    return [
+        ItemScore(
+            item=item.id,
+            category=item.category,
+            correct=marks.random() < 0.6,
+            reason="",
+            message="",
+            answer="",
+        )
+        for item in benchmark.items
+    ]
+
+
+def fill_ledger(workspace: Workspace, benchmarks: Sequence[Scorable]) -> Ledger:
+    """A round whose two models were scored, as a round writes it."""
+    settings = load_settings(workspace)
+    recipe = load_recipe(workspace, settings.recipe, {}).recipe
+    setup = Setup(
+        workspace=workspace,
+        settings=settings,
+        prompts=Prompts.load(workspace),
+        max_tokens=recipe.score.max_tokens,
+    )
+    ledger = Ledger(workspace.state)
+    made = {"round": 1, "parent_id": "base", "promoted": True}
+    ledger.append(
+        {
+            "round": [{"round": 1, "checkpoint_id": "base", "started_at": NOON}],
+            "draw": [{"round": 1, "position": 0, "query_id": "q_1"}],
+            "stage": [
+                {"round": 1, "stage": "gate", "seconds": 1.0, "detail_json": '{"reason": ""}'}
+            ],
+            "checkpoint": [
+                {"checkpoint_id": "base", "round": 0, "path": "a", "fingerprint": "a"},
+                {"checkpoint_id": "r1-ab", "path": "b", "fingerprint": "b", **made},
+            ],
+        }
+    )
+    for seed, name in enumerate(("base", "r1-ab")):
+        for benchmark in benchmarks:
+            items, basis = judge_at_random(benchmark, seed), benchmark.basis(setup)
+            ledger.append(scored_rows(1, name, benchmark, items, basis, with_questions=False))
+    return ledger
+
+
+def test_every_number_of_a_category_is_the_same_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    names = ("home", "home-dev")
+    ledger = fill_ledger(workspace, [load(workspace, name) for name in names])
+    with ledger.read() as past:
+        pages, estimates = Pages(past, workspace), round_estimates(past, 1)
+        shown = pages.show("scores", {"round": 1}, estimates).rows
+        changed = pages.show("changes", {"round": 1}, estimates).rows
+    deltas = ledger.query("select benchmark, category, before, after, delta from round_delta").rows
+    scored = {
+        name: json.loads(
+            run_factory(
+                *("score", name, "--checkpoint", "r1-ab", "--before", "base", "--json"),
+                cwd=workspace.root,
+            ).stdout
+        )
+        for name in names
+    }
+    page = {(r["benchmark"], r["category"], r["model"]): r for r in shown}
+    change = {(r["benchmark"], r["category"]): r for r in changed}
+    print_card(ledger, 1, workspace)
+    card = capsys.readouterr().out
+    for name, category, before, after, delta in deltas:
+        others = {other["system"]: other for other in scored[name]["others"]}
+        for system, model, value in (("base", "parent", before), ("r1-ab", "new", after)):
+            report = others.get(system, scored[name])
+            lines = report["categories"] if category != "overall" else report["averages"]
+            (line,) = (line for line in lines if line["name"] == category)
+            row = page[name, category, model]
+            assert row["percent"] == value == pytest.approx(line["value"], rel=1e-12)
+            assert (line["low"], line["high"]) == (row["low"], row["high"])
+            assert line["num_items"] == row["items"]
+        told = re.escape(f"{delta:+.1f}")
+        if category == "overall":
+            assert re.search(rf"{name} +{before:.1f} .* → {after:.1f} .* {told}\n", card)
+            continue
+        assert re.search(rf" {category} +{before:.1f} → {after:.1f} +{told}\n", card)
+        (line,) = (x for x in scored[name]["change"]["categories"] if x["name"] == category)
+        row = change[name, category]
+        assert (line["low"], line["high"]) == (row["low"], row["high"]) and row["low"] < row["high"]
+        assert line["value"] == pytest.approx(row["points"]) == pytest.approx(delta)
+    assert len(deltas) == 10
