@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from bench.decoding import settle_vllm, start_vllm
 from bench.table import Cell, print_machine, print_table
-from factory.codes.codebook import Codebook
+from factory.codes.saving import load_codebook
 from factory.codes.trie import Trie
 from factory.domain.jsontext import JsonTextError, parse_strict
 from factory.domain.records import Call, Constraint, Tool
@@ -80,7 +80,7 @@ class Bench:
 
         self._timed = Timed
         codes = shipped_root() / "rounds" / "seed" / "codes"
-        codebook = Codebook.load(codes.parent)
+        codebook = load_codebook(codes.parent)
         assert codebook is not None
         self.trie = Trie.load(codebook.trie_path)
         self.tools: dict[str, Tool] = {entry.tool.id: entry.tool for entry in codebook.tools}

@@ -253,7 +253,7 @@ def compare(catalogue: Catalogue, num: int, num_slow: int, choices: int) -> None
 
 async def count_hallucinations(num: int, samples: int) -> None:
     """How often the shipped model names a tool that is none, with and without the trie."""
-    from factory.codes.codebook import Codebook
+    from factory.codes.saving import load_codebook
     from factory.domain.records import Checkpoint, Constraint, Message, Request, Sampling
     from factory.engines.opening import open_engine
     from factory.lab.home.world import home_stream
@@ -263,7 +263,7 @@ async def count_hallucinations(num: int, samples: int) -> None:
     from factory.workspace.settings import EngineSection
 
     folder = shipped_root() / "rounds" / "seed"
-    codebook = Codebook.load(folder)
+    codebook = load_codebook(folder)
     if codebook is None:
         return
     prompts = Prompts.load(Workspace.locate(shipped_root()))

@@ -20,8 +20,8 @@ from bench.decoding import Engine, best, settle_vllm
 from bench.retrieval import Catalogue, make_catalogue, make_prompts, make_trie
 from bench.table import best_seconds, print_machine, print_table
 from bench.trie import CHANGES, make_codes, measure_flat
-from factory.codes.base import Taken
-from factory.codes.config import CodeConfig
+from factory.codes.base import Documents, Taken
+from factory.codes.config import CodeConfig, make_coder
 from factory.codes.trie import Trie
 
 Points = Sequence[tuple[int, float]]
@@ -38,12 +38,12 @@ MEASURES = (
 
 def measure_codes(num: int) -> tuple[float, float]:
     """CPU seconds to fit residual codes, and to give every tool one of its own."""
-    points_NVD = make_points(num)[:, None].astype("float32")
-    coder = CodeConfig(coder="residual").make(num, 1)
+    documents = Documents(make_points(num)[:, None].astype("float32"))
+    coder = make_coder(CodeConfig(coder="residual"), num, 1)
     started = time.process_time()
-    coder.fit(points_NVD, seed=0)
+    coder.fit(documents)
     fitted = time.process_time()
-    coder.assign(["" for _ in points_NVD], points_NVD, Taken())
+    coder.assign(documents, Taken())
     return fitted - started, time.process_time() - fitted
 
 

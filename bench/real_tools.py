@@ -24,8 +24,8 @@ import numpy as np
 
 from bench.table import Cell, peak_rss_mib, print_machine, print_table
 from factory.codes.arrays import Floats
-from factory.codes.base import Taken
-from factory.codes.config import CodeConfig
+from factory.codes.base import Documents, Taken
+from factory.codes.config import CodeConfig, make_coder
 from factory.codes.levels import LevelCoder, choose_shape
 from factory.codes.quantized import QuantizedConfig
 from factory.domain.canon import tool_id
@@ -82,11 +82,12 @@ def measure(
     quantized = QuantizedConfig(epochs=epochs)
     config = CodeConfig(coder=name, quantized=quantized)  # type: ignore[arg-type]
     embeddings_NVD = embeddings_ND[:, None]
-    coder = config.make(len(operations), 1)
+    coder = make_coder(config, len(operations), 1)
     assert isinstance(coder, LevelCoder), f"{name} has no levels"
     started, worked = time.perf_counter(), time.process_time()
-    coder.fit(embeddings_NVD, seed=0)
-    given = coder.assign(["" for _ in operations], embeddings_NVD, Taken())
+    documents = Documents(embeddings_NVD)
+    coder.fit(documents)
+    given = coder.assign(documents, Taken())
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
     shape = choose_shape(len(operations), config.size)
     moved = np.array([how != "nearest" for how in given.resolved_by])

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from bench.table import best_seconds, print_machine, print_table
+from factory.codes.spelling import code_tokens
 from factory.codes.trie import Trie
-from factory.codes.vocabulary import code_tokens
 from factory.engines.child import CHILD_ENV
 from factory.workspace.folder import shipped_root
 

@@ -74,7 +74,9 @@ def run(num: int, batch: int, micro: int, sorts: bool) -> tuple[float, float]:
             turn=learner.turn,
             max_length=1024,
         )
-        trained = trainer.make_trainer(learner, encoded.examples, job.config, folder)
+        trained = trainer.make_trainer(
+            learner, encoded.examples, learner.codebook, job.config, folder
+        )
         if not sorts:
             trained._get_train_sampler = lambda dataset: RandomSampler(dataset)
         seen = _count_positions(trained)

@@ -20,11 +20,14 @@ from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.recipes import open_recipe
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, out_indented, print_table, write_json
-from factory.codes.codebook import FOLDER, Codebook, ToolCode, fit_codebook
+from factory.codes.codebook import Codebook, ToolCode
 from factory.codes.config import CodeConfig
 from factory.codes.gist import GIST_PATH
+from factory.codes.growing import add_tools, fit_codebook, unexplained
+from factory.codes.install import install
 from factory.codes.picture import draw_space
 from factory.codes.reader import DocumentReader, load_gist
+from factory.codes.saving import FOLDER, load_codebook, save_codebook
 from factory.domain.failures import InputError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Pair, Tool
@@ -158,8 +161,6 @@ def fit(
             where=", ".join(map(str, files or [])),
             remedy="give more documents, or mend the bad lines: factory codes fit my_apis.jsonl",
         )
-    # As a first training would do it: tools known before come in by their order, a file's by id.
-    times = None if files else [f"{row:09d}" for row in range(len(tools))]
     with make_monitor() as monitor:
         model = _Model(workspace, folder, config.embedder, monitor)
         if config.gist is not None:
@@ -167,22 +168,22 @@ def fit(
             monitor.stage("compressing documents")
             reader.compress(tools, config.gist, monitor.stage)
         documents_ND = model.embed(tools)
+        # As a first training would do it: tools known come in by their order, a file's by id.
+        order = sorted(range(len(tools)), key=lambda row: tools[row].id if files else row)
+        tools, documents_ND = [tools[row] for row in order], documents_ND[order]
         monitor.stage(f"fitting {config.coder} codes")
         codebook = fit_codebook(
             tools,
             documents_ND,
             config,
             seed=seed,
-            accepted_at=times,
             pairs=_pairs(tools, number) if config.coder == "quantized" else (),
             on_progress=monitor.progress,
         )
-        row_of = {tool.id: row for row, tool in reversed(list(enumerate(tools)))}
-        documents_ND = documents_ND[[row_of[tool_id] for tool_id in codebook.tool_ids]]
         if to is not None:
             own = None if config.embedder or not config.reads_documents else documents_ND
             model.write(codebook, own, to, config, seed)
-    left = codebook.unexplained(documents_ND)
+    left = unexplained(codebook, documents_ND)
     record = {**_figures(codebook), "variance left": "-" if left is None else f"{left:.1%}"}
     print_table(("figure", "value"), [(key, _plain(value)) for key, value in record.items()])
     _show_neighbours(codebook)
@@ -222,7 +223,7 @@ def add(
             raise InputError(
                 "a round is open", remedy="`factory round` continues it, --abandon ends it"
             )
-        codebook = _load(folder)
+        codebook: Codebook = _load(folder)
         if codebook.coder.name == "atomic":
             raise InputError(
                 "an atomic code is a new token, whose row only training can write",
@@ -235,8 +236,17 @@ def add(
             model = _Model(workspace, folder, codebook.embedder, monitor)
             if codebook.views:
                 model.reader.gist = load_gist(folder, codebook)
-            documents_ND = model.embed(fresh) if codebook.needs_documents and fresh else None
-        added = codebook.add(fresh, documents_ND) if fresh else []
+            reads = codebook.coder.reads_documents and fresh
+            documents_ND = model.embed(fresh) if reads else None
+        order = sorted(range(len(fresh)), key=lambda row: fresh[row].id)
+        if documents_ND is not None:
+            documents_ND = documents_ND[order]
+        if fresh:
+            grown = add_tools(codebook, [fresh[row] for row in order], documents_ND)
+            if grown.full is not None:
+                raise grown.full
+            codebook = grown.codebook
+        added = [codebook.entry_of(tool.id) for tool in fresh]
         # First what may be repeated: stopped anywhere, the command mends itself when run again.
         imported = history.imported_ids(ledger)
         noted = [tool for tool in tools if tool.id not in imported]
@@ -367,11 +377,11 @@ class _Model:
         model, tokenizer = self._model, self._tokenizer
         self._monitor.stage("writing the model")
         set_seed(seed)
-        codebook.install(model, tokenizer, documents_ND, reframe=config.reframe)
+        install(codebook, model, tokenizer, documents_ND, reframe=config.reframe)
         model.to(self._stored_dtype).save_pretrained(to)
         tokenizer.save_pretrained(to)
         copy_processors(self._folder, to)
-        codebook.save(to, tokenizer, self._stop())
+        save_codebook(codebook, to, tokenizer, self._stop())
         self._save_gist(to)
 
     def _stop(self) -> int | None:
@@ -389,7 +399,7 @@ class _Model:
 
         aside = self._folder / f"{FOLDER}.new"
         shutil.rmtree(aside, ignore_errors=True)
-        codebook.save(aside, self._tokenizer, self._stop())
+        save_codebook(codebook, aside, self._tokenizer, self._stop())
         self._save_gist(aside)
         (self._folder / FOLDER).rename(aside / "old")
         (aside / FOLDER).rename(self._folder / FOLDER)
@@ -420,7 +430,7 @@ class _Model:
 
 def _refuse_codes(folder: Path) -> None:
 
-    if Codebook.load(folder) is not None:
+    if load_codebook(folder) is not None:
         raise InputError(
             "this model has codes already, and each trial gives it others",
             where=str(folder),
@@ -440,7 +450,7 @@ def _refuse_to_change(workspace: Workspace, folder: Path) -> None:
 
 def _load(folder: Path) -> Codebook:
 
-    codebook = Codebook.load(folder)
+    codebook = load_codebook(folder)
     if codebook is None:
         raise InputError(
             "this model has no codes yet",
@@ -457,7 +467,7 @@ def _tools(workspace: Workspace, files: list[Path] | None, folder: Path) -> tupl
         num_bad = sum(report_bad_lines(each.bad) for each in read)
         found = {tool.id: tool for each in read for tool in each.items}
         return list(found.values()), num_bad
-    codebook = Codebook.load(folder)
+    codebook = load_codebook(folder)
     known = [entry.tool for entry in codebook.tools] if codebook is not None else []
     found = {tool.id: tool for tool in (*known, *history.imported_tools(open_ledger()))}
     return list(found.values()), 0
@@ -537,7 +547,7 @@ def _plain(value: object) -> object:
 
 def _show_neighbours(codebook: Codebook) -> None:
     """A few tools with those whose codes are nearest, for a person to judge."""
-    if not codebook.needs_documents:
+    if not codebook.coder.reads_documents:
         return
     step = max(1, len(codebook) // NUM_SHOWN)
     rows = []

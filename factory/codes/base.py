@@ -10,20 +10,18 @@ K numbers of a position.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from factory.codes.arrays import Code, Floats
-
-if TYPE_CHECKING:
-    from factory.codes.graph import Graph
-
+from factory.codes.graph import Graph
 
 OnProgress: TypeAlias = Callable[[int, str, int], None]
 """Hears of long work: steps done, what they came to, and steps in all at most."""
@@ -97,44 +95,104 @@ class Assignment:
         return len(self.wanted) - len(set(self.wanted))
 
 
-class Coder(Protocol):
-    """A way to give codes to tools. Embeddings are (N, V, D), float."""
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What a coder sees of N tools. Example: coder.fit(Documents(embeddings_NVD, seed=3))."""
+
+    embeddings_NVD: Floats
+    """Of their documents; of any width, 0 too, for a coder that reads none."""
+    names: Sequence[str] = ()
+    """As codes may spell them."""
+    graph: Graph | None = None
+    """Which of them are used together."""
+    seed: int = 0
+    """Of everything random in learning."""
+
+    def __len__(self) -> int:
+        return len(self.embeddings_NVD)
+
+    def only(self, row: int) -> Documents:
+        """One of them, as a coder sees it that is fitted."""
+        one = slice(row, row + 1)
+        return Documents(self.embeddings_NVD[one], self.names[one])
+
+
+class Renaming(NamedTuple):
+    """What numbers are called once they take those of an older coder."""
+
+    names_PK: list[npt.NDArray[np.int64]]
+    """New number of each number, by position."""
+    kept_PK: list[npt.NDArray[np.bool_]]
+    """Whether it shares a tool with the old number of that name: its token means the same."""
+
+
+class Coder(ABC):
+    """A way to give codes to tools; by default one that looks at no document and learns nothing."""
 
     name: ClassVar[str]
     """The recipe's word for it."""
     layout: ClassVar[Layout]
     """How its codes read."""
-    reads_documents: ClassVar[bool]
-    """Whether it looks at embeddings; else they may have any width, 0 too."""
+    reads_documents: ClassVar[bool] = False
+    """Whether it looks at embeddings."""
+    proposes: ClassVar[bool] = False
+    """Whether a number says the same of a document wherever it stands: a model can then propose
+    codes for new documents (A39), and keep what it has learnt of a number (A41)."""
+    own_finish: ClassVar[bool] = False
+    """Whether Finish has a token that no tool's code has, and so a row of its own."""
+    levels: int = 1
+    """Positions of an embedding (L); a row of level l is what the rows before leave."""
 
     @property
+    @abstractmethod
     def sizes(self) -> tuple[int, ...]:
         """(P) how many numbers each position has; for codes of no fixed length, of the longest."""
-        ...
 
-    def fit(self, embeddings_NVD: Floats, *, seed: int, graph: Graph | None = None) -> None:
-        """Learn from these tools; `graph` says which of them are used together."""
-        ...
+    def fit(self, documents: Documents) -> None:  # noqa: B027 - by default nothing is learnt
+        """Learn from these tools."""
 
-    def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
+    @abstractmethod
+    def assign(self, documents: Documents, taken: Taken) -> Assignment:
         """Give N tools codes; these are added to `taken`. InputError where none is left."""
-        ...
 
+    @abstractmethod
     def reserve(self, taken: Taken) -> Code:
         """A code that no tool gets, added to `taken`, once the fitted tools have theirs.
 
         InputError where none is left.
         """
-        ...
 
-    def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None:
+    def refresh(self, documents: Documents, codes: Sequence[Code]) -> None:  # noqa: B027
         """Move to a trained model's space; every tool keeps its code, every number its members."""
-        ...
 
-    def nearest(self, embeddings_NVD: Floats, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
+    def nearest(self, documents: Documents, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
         """(N) whether each tool's code is the one it would have, had none been taken."""
-        ...
+        assert len(documents) == len(codes)
+        return np.ones(len(codes), dtype=np.bool_)
 
+    def first_errors(self, documents: Documents) -> Floats:
+        """(N) distances to the first position's centroids (A38); 0 without any."""
+        return np.zeros(len(documents))
+
+    def rows(self, documents: Documents, codes: Sequence[Code]) -> list[Floats] | None:
+        """P arrays (K, D) of tokens' rows, of the documents; None where names make them (A20)."""
+        return None
+
+    def unexplained(self, documents: Documents, codes: Sequence[Code]) -> float | None:
+        """Share of the documents' variance that whole codes leave; None where none is explained."""
+        return None
+
+    def take_names(
+        self, documents: Documents, codes: Sequence[Code], known: Mapping[int, Code]
+    ) -> Renaming | None:
+        """Renumber itself as the old codes of `known` rows have it; None where it cannot."""
+        return None
+
+    @abstractmethod
     def save(self, path: Path) -> None:
         """Write one .npz file."""
-        ...
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path) -> Self:
+        """Read a saved coder. ModelError if the file is missing or is not one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,20 @@ from factory.codes.residual import ResidualCoder
 
 CoderName = Literal["residual", "quantized", "atomic", "numeric", "hierarchical", "semantic"]
 """The recipe's words."""
+
+
+CODERS: Mapping[str, type[Coder]] = {
+    coder.name: coder
+    for coder in (
+        AtomicCoder,
+        NumericCoder,
+        HierarchicalCoder,
+        SemanticCoder,
+        ResidualCoder,
+        QuantizedCoder,
+    )
+}
+"""By the recipe's word."""
 
 
 PostGuided = Literal["appendix", "body"]
@@ -69,27 +84,30 @@ class CodeConfig:
     @property
     def reads_documents(self) -> bool:
         """Whether the coder looks at embeddings of documents."""
-        return self.coder not in ("atomic", "numeric", "semantic")
+        return CODERS[self.coder].reads_documents
 
-    def make(self, num_tools: int, views: int, on_progress: OnProgress = silent) -> Coder:
-        """An unfitted coder for so many tools of so many embeddings each.
 
-        `on_progress` hears of each epoch of a coder that learns in epochs.
-        """
-        match self.coder:
-            case "atomic":
-                return AtomicCoder()
-            case "numeric":
-                return NumericCoder(self.digits)
-            case "hierarchical":
-                return HierarchicalCoder(self.branches, self.dims)
-            case "semantic":
-                return SemanticCoder()
-            case "quantized":
-                shape = choose_shape(num_tools, self.size, self.levels)
-                return QuantizedCoder(
-                    **shape._asdict(), config=self.quantized, on_progress=on_progress
-                )
-            case "residual":
-                shape = choose_shape(num_tools, self.size, self.levels, views)
-                return ResidualCoder(**shape._asdict(), dims=self.dims)
+def make_coder(
+    config: CodeConfig, num_tools: int, views: int, on_progress: OnProgress = silent
+) -> Coder:
+    """An unfitted coder for so many tools of so many embeddings each.
+
+    `on_progress` hears of each epoch of a coder that learns in epochs.
+    """
+    match config.coder:
+        case "atomic":
+            return AtomicCoder()
+        case "numeric":
+            return NumericCoder(config.digits)
+        case "hierarchical":
+            return HierarchicalCoder(config.branches, config.dims)
+        case "semantic":
+            return SemanticCoder()
+        case "quantized":
+            shape = choose_shape(num_tools, config.size, config.levels)
+            return QuantizedCoder(
+                **shape._asdict(), config=config.quantized, on_progress=on_progress
+            )
+        case "residual":
+            shape = choose_shape(num_tools, config.size, config.levels, views)
+            return ResidualCoder(**shape._asdict(), dims=config.dims)

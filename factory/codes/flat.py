@@ -10,15 +10,14 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from factory.codes.arrays import Code, Floats, as_NVD, load_arrays
+from factory.codes.arrays import Code, Floats, load_arrays
 from factory.codes.assign import anew, refuse_if_full
-from factory.codes.base import Assignment, Layout, ResolvedBy, Taken
-from factory.codes.graph import Graph
+from factory.codes.base import Assignment, Coder, Documents, Layout, ResolvedBy, Taken
 
 MAX_NAME = 64
 """Characters of a semantic code, the last ones of the name (§3.1)."""
@@ -28,25 +27,7 @@ _NOT_WORD = re.compile(r"\W+")
 ItemT = TypeVar("ItemT")
 
 
-class FlatCoder:
-    """A coder that looks at no document: nothing to fit, nothing to follow."""
-
-    name: ClassVar[str]
-    layout: ClassVar[Layout]
-    reads_documents: ClassVar[bool] = False
-
-    def fit(self, embeddings_NVD: Floats, *, seed: int, graph: Graph | None = None) -> None:
-        """Nothing to learn."""
-
-    def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None:
-        """Nothing to follow."""
-
-    def nearest(self, embeddings_NVD: Floats, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
-        """A code that depends on no document is always its tool's own."""
-        return np.ones(len(codes), dtype=np.bool_)
-
-
-class AtomicCoder(FlatCoder):
+class AtomicCoder(Coder):
     """One token a tool and one for Finish, in the order of insertion (ToolGen §3.1).
 
     The token is `<a_17>`, not the tool's name as in ToolGen: names collide (A34), and one token
@@ -55,6 +36,7 @@ class AtomicCoder(FlatCoder):
 
     name: ClassVar[str] = "atomic"
     layout: ClassVar[Layout] = "tokens"
+    own_finish: ClassVar[bool] = True
 
     def __init__(self, num_tools: int = 0) -> None:
         self.num_tools = num_tools
@@ -64,9 +46,9 @@ class AtomicCoder(FlatCoder):
     def sizes(self) -> tuple[int, ...]:
         return (self.num_tools,)
 
-    def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
+    def assign(self, documents: Documents, taken: Taken) -> Assignment:
         start = len(taken)
-        codes = [(start + row,) for row in range(len(names))]
+        codes = [(start + row,) for row in range(len(documents))]
         self.num_tools = start + len(codes)
         return _assigned(codes, taken)
 
@@ -82,12 +64,11 @@ class AtomicCoder(FlatCoder):
             np.savez(file, num_tools=np.int64(self.num_tools))
 
     @classmethod
-    def load(cls, path: Path) -> AtomicCoder:
-        """Read a saved coder. ModelError if the file is missing or is not one."""
+    def load(cls, path: Path) -> Self:
         return cls(int(load_arrays(path, ("num_tools",))["num_tools"]))
 
 
-class NumericCoder(FlatCoder):
+class NumericCoder(Coder):
     """A running number, one digit a position: `0 0 1 2 8` (§3.2)."""
 
     name: ClassVar[str] = "numeric"
@@ -101,10 +82,10 @@ class NumericCoder(FlatCoder):
     def sizes(self) -> tuple[int, ...]:
         return (10,) * self.digits
 
-    def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
+    def assign(self, documents: Documents, taken: Taken) -> Assignment:
         start = len(taken)
-        self._refuse_if_full(start + len(names), fitted=start > 0)
-        return _assigned([self._spell(start + row) for row in range(len(names))], taken)
+        self._refuse_if_full(start + len(documents), fitted=start > 0)
+        return _assigned([self._spell(start + row) for row in range(len(documents))], taken)
 
     def reserve(self, taken: Taken) -> Code:
         """The next number: Finish is counted like a tool (§3.2)."""
@@ -130,12 +111,11 @@ class NumericCoder(FlatCoder):
             np.savez(file, digits=np.int64(self.digits))
 
     @classmethod
-    def load(cls, path: Path) -> NumericCoder:
-        """Read a saved coder. ModelError if the file is missing or is not one."""
+    def load(cls, path: Path) -> Self:
         return cls(int(load_arrays(path, ("digits",))["digits"]))
 
 
-class SemanticCoder(FlatCoder):
+class SemanticCoder(Coder):
     """The tool's name, in the model's own words: `compress_for_imagon` (§3.2).
 
     A name that is taken is told apart by a number, since two tools may share it (A34).
@@ -148,8 +128,8 @@ class SemanticCoder(FlatCoder):
     def sizes(self) -> tuple[int, ...]:
         return ()
 
-    def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
-        wanted = [tuple(standard_name(name).encode()) for name in names]
+    def assign(self, documents: Documents, taken: Taken) -> Assignment:
+        wanted = [tuple(standard_name(name).encode()) for name in documents.names]
         codes = []
         for code in wanted:
             codes.append(next(free for free in _numbered(code) if free not in taken))
@@ -171,8 +151,7 @@ class SemanticCoder(FlatCoder):
             np.savez(file, max_name=np.int64(MAX_NAME))
 
     @classmethod
-    def load(cls, path: Path) -> SemanticCoder:
-        """Read a saved coder. ModelError if the file is missing or is not one."""
+    def load(cls, path: Path) -> Self:
         load_arrays(path, ("max_name",))
         return cls()
 
@@ -196,7 +175,7 @@ def _numbered(code: Code) -> Iterator[Code]:
         number += 1
 
 
-class HierarchicalCoder:
+class HierarchicalCoder(Coder):
     """The path through a tree of clusters, one digit a level: `3 1 4` (§3.2).
 
     A cluster of more tools than branches is split by k-means into as many, again and again, so a
@@ -224,20 +203,21 @@ class HierarchicalCoder:
         depth = max((len(path) for path in self._centroids), default=0) + 1
         return (self.branches,) * (depth + (1 if self._centroids else 0))
 
-    def fit(self, embeddings_NVD: Floats, *, seed: int, graph: Graph | None = None) -> None:
-        embeddings_NVD = as_NVD(embeddings_NVD)
-        self._fit_space(embeddings_NVD)
-        points_Nd = self._project(embeddings_NVD)
+    def fit(self, documents: Documents) -> None:
+        self._fit_space(documents.embeddings_NVD)
+        points_Nd = self._project(documents.embeddings_NVD)
         for limit in (self.branches, self.branches - 1):
             self._centroids, self._fitted = {}, [()] * len(points_Nd)
-            self._split(points_Nd, np.arange(len(points_Nd)), (), self._fitted, seed, limit)
+            self._split(
+                points_Nd, np.arange(len(points_Nd)), (), self._fitted, documents.seed, limit
+            )
             if len(points_Nd) < self._capacity:  # else no digit is left for Finish
                 break
 
-    def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
+    def assign(self, documents: Documents, taken: Taken) -> Assignment:
         """Codes of the fit for the tools it was fitted on, else down the tree, one by one."""
-        points_Nd = self._project(as_NVD(embeddings_NVD))
-        error_N = self.first_errors(embeddings_NVD)
+        points_Nd = self._project(documents.embeddings_NVD)
+        error_N = self.first_errors(documents)
         if self._fitted and not len(taken) and len(self._fitted) == len(points_Nd):
             codes, self._fitted = self._fitted, []
             return _assigned(codes, taken, error_N=error_N)
@@ -264,11 +244,10 @@ class HierarchicalCoder:
         taken.add(code)
         return code
 
-    def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None:
+    def refresh(self, documents: Documents, codes: Sequence[Code]) -> None:
         """New PCA, and every cluster's centre as the mean of its members."""
-        embeddings_NVD = as_NVD(embeddings_NVD)
-        self._fit_space(embeddings_NVD)
-        points_Nd = self._project(embeddings_NVD)
+        self._fit_space(documents.embeddings_NVD)
+        points_Nd = self._project(documents.embeddings_NVD)
         members: dict[Code, list[int]] = {}
         for row, code in enumerate(codes):
             for length in range(1, len(code)):
@@ -280,8 +259,8 @@ class HierarchicalCoder:
             for path, old_Cd in self._centroids.items()
         }
 
-    def nearest(self, embeddings_NVD: Floats, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
-        points_Nd = self._project(as_NVD(embeddings_NVD))
+    def nearest(self, documents: Documents, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
+        points_Nd = self._project(documents.embeddings_NVD)
         paths = [next(self._paths(point_d, ())) for point_d in points_Nd]
         return np.array([path == code[:-1] for path, code in zip(paths, codes, strict=True)])
 
@@ -304,8 +283,7 @@ class HierarchicalCoder:
             )
 
     @classmethod
-    def load(cls, path: Path) -> HierarchicalCoder:
-        """Read a saved coder. ModelError if the file is missing or is not one."""
+    def load(cls, path: Path) -> Self:
         names = ("branches", "mean", "components", "paths", "counts", "centroids")
         arrays = load_arrays(path, names)
         coder = cls(branches=int(arrays["branches"]), dims=len(arrays["components"]))
@@ -375,13 +353,13 @@ class HierarchicalCoder:
         for child in order:
             yield from self._paths(point_d, (*path, int(child)))
 
-    def first_errors(self, embeddings_NVD: Floats) -> Floats:
+    def first_errors(self, documents: Documents) -> Floats:
         """(N) distances to the nearest cluster of the first split; 0 where there is none."""
         from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 
         if () not in self._centroids:
-            return np.zeros(len(embeddings_NVD))
-        points_Nd = self._project(as_NVD(embeddings_NVD))
+            return np.zeros(len(documents))
+        points_Nd = self._project(documents.embeddings_NVD)
         errors_N: Floats = cdist(points_Nd, self._centroids[()].astype(np.float64)).min(axis=1)
         return errors_N
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from factory.codes.arrays import Code, Floats
+from factory.codes.base import Documents
 from factory.codes.codebook import Codebook
 from factory.codes.gist import (
     Compressor,
@@ -102,7 +103,7 @@ def make_coding(
     Args:
         codebook: of residual codes over gist states, installed in the model.
         model: whose rows its tokens have.
-        ids: token ids by position, as Codebook.install returns them.
+        ids: token ids by position, as `install` returns them.
         embeddings_NVD: gist states of all documents.
         row_of: their rows by tool id.
         chats: ids and labels; None where one has a tool without a code.
@@ -110,10 +111,12 @@ def make_coding(
     coder = codebook.coder
     assert isinstance(coder, ResidualCoder)
     rows = [row_of[entry.tool.id] for entry in codebook.tools]
-    codes_NP = np.array([entry.code for entry in codebook.tools], dtype=np.int32)
+    codes_NP = np.array(codebook.codes, dtype=np.int32)
     table, longer = model.get_input_embeddings().weight.detach(), reading_scale(model)
     scales_NP = np.zeros((len(embeddings_NVD), len(ids)))
-    for position, means_KD in enumerate(coder.rows(embeddings_NVD[rows], codes_NP)):
+    for position, means_KD in enumerate(
+        coder.rows(Documents(embeddings_NVD[rows]), codebook.codes)
+    ):
         length_K = longer * table[list(ids[position])].float().norm(dim=1).cpu().numpy()
         scale_K = length_K / np.maximum(np.linalg.norm(means_KD, axis=1), 1e-12)
         scales_NP[rows, position] = scale_K[codes_NP[:, position]]

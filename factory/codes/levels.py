@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from factory.codes.arrays import Code, Floats, Ints, as_NVD
+from factory.codes.arrays import Code, Floats, Ints
 from factory.codes.assign import MORE_LEVELS, refuse_if_full, resolve
-from factory.codes.base import CHUNK, Assignment, Layout, Taken
-from factory.codes.graph import Graph
+from factory.codes.base import CHUNK, Assignment, Coder, Documents, Layout, Renaming, Taken
 
 CAPACITY, LEAST_CAPACITY = 20, 2
 """Codes per tool that the default depth leaves room for (A27), and that a given one does."""
@@ -71,16 +69,15 @@ class Encoding:
     """Distance to the first position's centroid, in the coder's space (A38)."""
 
 
-class LevelCoder(ABC):
+class LevelCoder(Coder):
     """A coder whose numbers are centroids, level below level."""
 
-    name: ClassVar[str]
     layout: ClassVar[Layout] = "tokens"
     reads_documents: ClassVar[bool] = True
+    proposes: ClassVar[bool] = True
 
     def __init__(self, *, levels: int, size: int) -> None:
         self.levels = levels
-        """Levels of an embedding (L)."""
         self.size = size
         """Numbers of a position (K)."""
         self._centroids_PKd: Floats = np.zeros((0, 0, 0), dtype=np.float32)
@@ -90,21 +87,12 @@ class LevelCoder(ABC):
         return (self.size,) * len(self._centroids_PKd)
 
     @abstractmethod
-    def fit(self, embeddings_NVD: Floats, *, seed: int, graph: Graph | None = None) -> None: ...
-
-    @abstractmethod
-    def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None: ...
-
-    @abstractmethod
-    def save(self, path: Path) -> None: ...
-
-    @abstractmethod
     def project(self, embeddings_NVD: Floats, view: int) -> Floats:
         """(N, d) a document's embedding in the space of the centroids, in double precision."""
 
-    def assign(self, names: Sequence[str], embeddings_NVD: Floats, taken: Taken) -> Assignment:
-        encoding = self.encode(embeddings_NVD)
-        return resolve(self, as_NVD(embeddings_NVD), encoding.codes_NP, encoding.error_N, taken)
+    def assign(self, documents: Documents, taken: Taken) -> Assignment:
+        wanted = self.encode(documents.embeddings_NVD)
+        return resolve(self, documents.embeddings_NVD, wanted.codes_NP, wanted.error_N, taken)
 
     def reserve(self, taken: Taken) -> Code:
         """The last free code: with room to spare, no tool comes near it by itself."""
@@ -114,17 +102,26 @@ class LevelCoder(ABC):
         taken.add(free)
         return free
 
-    def nearest(self, embeddings_NVD: Floats, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
-        codes_NP = self.encode(embeddings_NVD).codes_NP
+    def nearest(self, documents: Documents, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
+        codes_NP = self.encode(documents.embeddings_NVD).codes_NP
         same: npt.NDArray[np.bool_] = (codes_NP == np.array(codes, dtype=np.int32)).all(axis=1)
         return same
+
+    def first_errors(self, documents: Documents) -> Floats:
+        return self.encode(documents.embeddings_NVD).error_N
+
+    def unexplained(self, documents: Documents, codes: Sequence[Code]) -> float | None:
+        embeddings_NVD = documents.embeddings_NVD
+        left_N = self.errors(embeddings_NVD, np.array(codes, dtype=np.int32)) ** 2
+        views = range(len(self.sizes) // self.levels)
+        spread = sum(self.project(embeddings_NVD, view).var(axis=0).sum() for view in views)
+        return float(left_N.mean() / spread) if spread else 0.0
 
     def encode(self, embeddings_NVD: Floats) -> Encoding:
         """Nearest number position by position, the lowest on a tie.
 
         A document's code does not depend on the others given with it.
         """
-        embeddings_NVD = as_NVD(embeddings_NVD)
         num_tools, num_positions = len(embeddings_NVD), len(self.sizes)
         codes_NP = np.zeros((num_tools, num_positions), dtype=np.int32)
         error_N = np.zeros(num_tools)
@@ -150,7 +147,6 @@ class LevelCoder(ABC):
 
     def errors(self, embeddings_NVD: Floats, codes_NP: Ints) -> Floats:
         """(N) root of the summed squares of what whole codes leave of all views."""
-        embeddings_NVD = as_NVD(embeddings_NVD)
         squares = [
             (self.residual(embeddings_NVD, codes_NP, view) ** 2).sum(axis=1)
             for view in range(len(self.sizes) // self.levels)
@@ -166,6 +162,32 @@ class LevelCoder(ABC):
             residual_Nd = residual_Nd - self._centroids_PKd[position][prefix_NP[:, position]]
         return residual_Nd
 
+    def take_names(
+        self, documents: Documents, codes: Sequence[Code], known: Mapping[int, Code]
+    ) -> Renaming:
+        """Renumber itself as an older coder where numbers mean the same.
+
+        The old centroids are in another space, so an old number stands where its tools are in this
+        coder's, on average.
+        """
+        codes_NP = np.array(codes, dtype=np.int32)
+        names = Renaming([], [])
+        for position, size in enumerate(self.sizes):
+            both = [
+                (row, code[position])
+                for row, code in known.items()
+                if position < len(code) and code[position] < size
+            ]
+            rows, old_N = np.array(both, dtype=np.int32).reshape(-1, 2).T
+            prefix_NP = codes_NP[rows, :position]
+            distance_KK = self.regroup(documents.embeddings_NVD[rows], prefix_NP, old_N)
+            names_K, kept_K = match_names(codes_NP[rows, position], old_N, distance_KK)
+            names.names_PK.append(names_K)
+            names.kept_PK.append(kept_K)
+        for position, names_K in enumerate(names.names_PK):
+            self._centroids_PKd[position][names_K] = self._centroids_PKd[position].copy()
+        return names
+
     def regroup(self, embeddings_NVD: Floats, prefix_NP: Ints, group_N: Ints) -> Floats:
         """(K, K) distances from the numbers of the next position to the means of K groups of tools.
 
@@ -180,19 +202,13 @@ class LevelCoder(ABC):
         distances: Floats = cdist(self._centroids_PKd[position].astype(np.float64), means_Kd)
         return distances
 
-    def renumber(self, names_PK: Sequence[npt.NDArray[np.int64]]) -> None:
-        """Give number k of position p the new number names_PK[p][k]; nothing else changes."""
-        for position, names_K in enumerate(names_PK):
-            moved = np.empty_like(self._centroids_PKd[position])
-            moved[names_K] = self._centroids_PKd[position]
-            self._centroids_PKd[position] = moved
-
     def _follow(self, embeddings_NVD: Floats, codes_NP: Ints) -> None:
         """Centroids as the mean of their members' residuals, in the space as it is now.
 
         One without members follows the linear map (least squares) that takes the other old
         centroids of its level to the new ones.
         """
+        self._centroids_PKd = self._centroids_PKd.copy()  # a codebook before may have this array
         for position, old_Kd in enumerate(self._centroids_PKd.astype(np.float64)):
             view = position // self.levels
             residual_Nd = self.residual(embeddings_NVD, codes_NP[:, :position], view)
@@ -200,6 +216,34 @@ class LevelCoder(ABC):
             map_dd = np.linalg.lstsq(old_Kd[filled_K], new_Kd[filled_K])[0]
             new_Kd[~filled_K] = old_Kd[~filled_K] @ map_dd
             self._centroids_PKd[position] = new_Kd
+
+
+def match_names(
+    new_N: Ints, old_N: Ints, distance_KK: Floats
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """(K) an old number for each new one, all different, and which of them share a tool.
+
+    As many tools as can be keep their number; of equal matchings the one of least total distance
+    from new to old numbers (A41), where numbers without a tool in common are farthest apart.
+
+    Args:
+        new_N: new numbers of N tools.
+        old_N: their old ones.
+        distance_KK: from each new number to each old one.
+    """
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+    size = len(distance_KK)
+    shared_KK = np.zeros((size, size))
+    np.add.at(shared_KK, (new_N, old_N), 1)
+    farthest = distance_KK.max(initial=0.0, where=shared_KK > 0) or 1.0
+    # Size times the greatest tie-break is less than one tool.
+    tie_KK = np.where(shared_KK > 0, distance_KK / farthest, 1.0) / (size + 1)
+    _, names_K = linear_sum_assignment(tie_KK - shared_KK)
+    kept_K = shared_KK[np.arange(size), names_K] > 0
+    # The others take the names left over, lowest first.
+    names_K[~kept_K] = np.sort(names_K[~kept_K])
+    return names_K.astype(np.int64), kept_K
 
 
 class Means(NamedTuple):

@@ -19,12 +19,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
-from factory.codes.arrays import Code, Floats, Ints, as_NVD, load_arrays
-from factory.codes.base import OnProgress, silent
+from factory.codes.arrays import Code, Floats, Ints, load_arrays
+from factory.codes.base import Documents, OnProgress, silent
 from factory.codes.graph import Graph
 from factory.codes.levels import LevelCoder
 
@@ -80,7 +80,7 @@ class QuantizedConfig:
 class QuantizedCoder(LevelCoder):
     """Encoder, codebooks and decoder, learnt together.
 
-    Example: coder = QuantizedCoder(levels=2, size=512); coder.fit(embeddings_NVD, seed=0).
+    Example: coder = QuantizedCoder(levels=2, size=512); coder.fit(Documents(embeddings_NVD)).
     """
 
     name: ClassVar[str] = "quantized"
@@ -105,19 +105,18 @@ class QuantizedCoder(LevelCoder):
         self._encoder: list[tuple[Floats, Floats]] = []
         self._decoder: list[tuple[Floats, Floats]] = []
 
-    def fit(self, embeddings_NVD: Floats, *, seed: int, graph: Graph | None = None) -> None:
+    def fit(self, documents: Documents) -> None:
         """Fit on at least as many tools as a level has numbers; the same codes for the same seed.
 
         A GPU is used where there is one; its sums vary, so the seed fixes codes on a CPU only.
-        `graph` is over these tools, in their order.
         """
-        flat_ND = _flat(embeddings_NVD)
+        flat_ND = _flat(documents.embeddings_NVD)
         if len(flat_ND) < self.size:
             raise ValueError(f"{len(flat_ND)} tools are too few for {self.size} codes a level")
         self._centre(flat_ND)
         width, config = flat_ND.shape[1], self.config
         down = (width, *config.hidden, config.latent)
-        with _seeded(seed):
+        with _seeded(documents.seed):
             trainer = _Trainer(
                 points_ND=self._standardise(flat_ND),
                 encoder=_xavier(down),
@@ -125,36 +124,29 @@ class QuantizedCoder(LevelCoder):
                 levels=self.levels,
                 size=self.size,
                 config=config,
-                graph=graph if config.graph else None,
-                seed=seed,
+                graph=documents.graph if config.graph else None,
+                seed=documents.seed,
                 on_progress=self.on_progress,
             )
             self._take(trainer.run())
         self.history = trainer.history
 
     def project(self, embeddings_NVD: Floats, view: int) -> Floats:
+        assert view == 0, "one chain of levels codes all embeddings of a tool"
         layer_ND = self._standardise(_flat(embeddings_NVD))
         return _forward(layer_ND, self._encoder)
 
-    def reconstruct(self, codes_NP: Ints) -> Floats:
-        """(N, V*D) what the decoder makes of whole codes."""
-        latent_Nd = sum(
-            centroids_Kd[codes_NP[:, position]].astype(np.float64)
-            for position, centroids_Kd in enumerate(self._centroids_PKd)
-        )
-        decoded_ND = _forward(np.asarray(latent_Nd), self._decoder)
-        return decoded_ND * self._scale + self._mean_D
-
-    def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None:
+    def refresh(self, documents: Documents, codes: Sequence[Code]) -> None:
         """Teach the encoder the model's new space, with every tool's code as it is.
 
         The codebooks stand still while the encoder learns to land on the codes that the tools
         have; then each entry becomes the mean of what its members still are at its level. A model
         of another width starts from a new first layer.
         """
-        flat_ND, codes_NP = _flat(embeddings_NVD), np.array(codes, dtype=np.int32)
+        flat_ND = _flat(documents.embeddings_NVD)
+        codes_NP = np.array(codes, dtype=np.int32)
         self._centre(flat_ND)
-        with _seeded(seed):
+        with _seeded(documents.seed):
             encoder, decoder = _to_torch(self._encoder), _to_torch(self._decoder)
             if len(self._encoder[0][0]) != flat_ND.shape[1]:
                 shapes = [len(weight) for weight, _ in self._encoder]
@@ -168,13 +160,13 @@ class QuantizedCoder(LevelCoder):
                 size=self.size,
                 config=self.config,
                 graph=None,
-                seed=seed,
+                seed=documents.seed,
                 on_progress=self.on_progress,
                 codebooks_PKd=self._centroids_PKd,
                 codes_NP=codes_NP,
             )
             self._take(trainer.run())
-        self._follow(as_NVD(embeddings_NVD), codes_NP)
+        self._follow(documents.embeddings_NVD, codes_NP)
 
     def save(self, path: Path) -> None:
         arrays: dict[str, Any] = {
@@ -194,8 +186,7 @@ class QuantizedCoder(LevelCoder):
             np.savez(file, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> QuantizedCoder:
-        """Read a saved coder. ModelError if the file is missing or is not one."""
+    def load(cls, path: Path) -> Self:
         arrays = load_arrays(path, ("levels", "config", "mean", "scale", "centroids"))
         config = QuantizedConfig.from_json(json.loads(str(arrays["config"])))
         coder = cls(levels=int(arrays["levels"]), size=arrays["centroids"].shape[1], config=config)
@@ -475,7 +466,6 @@ def _nearest_codes(latent_Nd: torch.Tensor, codebooks_PKd: torch.Tensor) -> torc
 
 def _flat(embeddings_NVD: Floats) -> Floats:
     """(N, V*D)."""
-    embeddings_NVD = as_NVD(embeddings_NVD)
     return embeddings_NVD.reshape(len(embeddings_NVD), math.prod(embeddings_NVD.shape[1:]))
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
-from factory.codes.arrays import Code, Floats, Ints, as_NVD, load_arrays
-from factory.codes.graph import Graph
+from factory.codes.arrays import Code, Floats, load_arrays
+from factory.codes.base import Documents
 from factory.codes.levels import LevelCoder, mean_by_number
 
 RESTARTS = 10
@@ -34,7 +34,7 @@ QUICK_SAMPLE = 32
 class ResidualCoder(LevelCoder):
     """PCA and residual k-means, one chain of levels for each of a tool's V embeddings.
 
-    Example: coder = ResidualCoder(levels=2, size=512); coder.fit(embeddings_NVD, seed=0).
+    Example: coder = ResidualCoder(levels=2, size=512); coder.fit(Documents(embeddings_NVD)).
     """
 
     name: ClassVar[str] = "residual"
@@ -46,7 +46,7 @@ class ResidualCoder(LevelCoder):
         self._mean_VD: Floats = np.zeros((0, 0), dtype=np.float32)
         self._components_VdD: Floats = np.zeros((0, 0, 0), dtype=np.float32)
 
-    def fit(self, embeddings_NVD: Floats, *, seed: int, graph: Graph | None = None) -> None:
+    def fit(self, documents: Documents) -> None:
         """Fit on at least as many tools as a level has numbers; the same bytes for the same seed.
 
         Centroids are found in double and stored in single precision; the levels see the stored
@@ -54,7 +54,7 @@ class ResidualCoder(LevelCoder):
         """
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        embeddings_NVD = as_NVD(embeddings_NVD)
+        embeddings_NVD = documents.embeddings_NVD
         num_tools, num_views, width = embeddings_NVD.shape
         if num_tools < self.size:
             raise ValueError(f"{num_tools} tools are too few for {self.size} codes a level")
@@ -65,7 +65,7 @@ class ResidualCoder(LevelCoder):
                 centroids_Kd
                 for view in range(num_views)
                 for centroids_Kd in fit_levels(
-                    self.project(embeddings_NVD, view), self.size, self.levels, seed, view
+                    self.project(embeddings_NVD, view), self.size, self.levels, documents.seed, view
                 )
             ]
         self._centroids_PKd = np.stack(levels)
@@ -83,7 +83,7 @@ class ResidualCoder(LevelCoder):
         reduced_Nd: Floats = centred_ND @ self._components_VdD[view].T.astype(np.float64)
         return reduced_Nd
 
-    def rows(self, embeddings_NVD: Floats, codes_NP: Ints) -> list[Floats]:
+    def rows(self, documents: Documents, codes: Sequence[Code]) -> list[Floats]:
         """Reframed embeddings (§2.4): the mean of what a code's members still were at its level.
 
         Level 1 averages the original outputs, level l the residuals after level l - 1 put back
@@ -91,7 +91,7 @@ class ResidualCoder(LevelCoder):
         adding the data's mean would give all rows one large common part). A code without members
         gets the mean of its level.
         """
-        embeddings_NVD = as_NVD(embeddings_NVD)
+        embeddings_NVD, codes_NP = documents.embeddings_NVD, np.array(codes, dtype=np.int32)
         rows = []
         for position in range(codes_NP.shape[1]):
             view, level = divmod(position, self.levels)
@@ -105,11 +105,11 @@ class ResidualCoder(LevelCoder):
             rows.append(rows_KD)
         return rows
 
-    def refresh(self, embeddings_NVD: Floats, codes: Sequence[Code], *, seed: int) -> None:
+    def refresh(self, documents: Documents, codes: Sequence[Code]) -> None:
         """New PCA and centroids in another space, with every tool's code as it is."""
         from threadpoolctl import threadpool_limits
 
-        embeddings_NVD = as_NVD(embeddings_NVD)
+        embeddings_NVD = documents.embeddings_NVD
         with threadpool_limits(1):
             self._fit_spaces(embeddings_NVD, self._components_VdD.shape[1])
             self._follow(embeddings_NVD, np.array(codes, dtype=np.int32))
@@ -125,8 +125,7 @@ class ResidualCoder(LevelCoder):
             )
 
     @classmethod
-    def load(cls, path: Path) -> ResidualCoder:
-        """Read a saved coder. ModelError if the file is missing or is not one."""
+    def load(cls, path: Path) -> Self:
         arrays = load_arrays(path, ("levels", "mean", "components", "centroids"))
         centroids, components = arrays["centroids"], arrays["components"]
         coder = cls(levels=int(arrays["levels"]), size=centroids.shape[1], dims=components.shape[1])

@@ -1,17 +1,14 @@
-"""Code tokens: their names, their place in a tokenizer and a model, and their first embeddings.
+"""Code tokens in a tokenizer and a model, their first rows, and a model's view of documents.
 
-`<a_12>` is number 12 of the first position, `<b_5>` number 5 of the second, and so on. They are
-ordinary added tokens (not special): decoded text keeps them. torch and tokenizers are imported
-inside the functions that need them.
+They are ordinary added tokens (not special): decoded text keeps them. torch and tokenizers are
+imported inside the functions that need them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import string
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +16,7 @@ import numpy as np
 
 from factory.codes.arrays import Floats
 from factory.codes.base import OnProgress, silent
-from factory.domain.failures import InputError, MissingError, ModelError
+from factory.domain.failures import MissingError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -29,24 +26,6 @@ _NOT_WORD = re.compile(r"[\W_]+")
 
 MAX_DOCUMENT_TOKENS = 512
 """Documents are cut there before they are embedded (A19)."""
-
-
-def code_tokens(positions: int, size: int) -> list[list[str]]:
-    """Tokens of each position: [["<a_0>", …], ["<b_0>", …], …].
-
-    Raises:
-        InputError: more positions than letters.
-    """
-    if positions > len(string.ascii_lowercase):
-        raise InputError(
-            f"a code of {positions} positions: there are letters for 26",
-            where="codes",
-            remedy="lower [codes] levels or raise size",
-        )
-    return [
-        [f"<{letter}_{number}>" for number in range(size)]
-        for letter in string.ascii_lowercase[:positions]
-    ]
 
 
 def add_code_tokens(
@@ -215,21 +194,3 @@ def _mean_states(model: PreTrainedModel, ids: Sequence[Sequence[int]]) -> Floats
     sums_BD = (states_BTD * weights_BT1).sum(dim=1)
     mean: Floats = (sums_BD / lengths.to(device)[:, None]).cpu().numpy()
     return mean
-
-
-def read_vocabulary(checkpoint: Path) -> Mapping[str, int]:
-    """Ids of the added tokens of a model folder, read without loading its tokenizer.
-
-    Raises:
-        ModelError: the folder has no readable tokenizer.json.
-    """
-    path = checkpoint / "tokenizer.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {token["content"]: token["id"] for token in content["added_tokens"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"cannot read the tokenizer: {error}",
-            where=str(path),
-            remedy="save the model with its tokenizer (tokenizer.save_pretrained) into one folder",
-        ) from error

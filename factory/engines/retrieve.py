@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.codes.codebook import Codebook
+from factory.codes.saving import load_codebook
 from factory.domain.failures import ChildError, InputError, ModelError
 from factory.domain.records import PROMPT_TOO_LONG, Message, Request, Sampling, Tool
 from factory.engines.base import Closing
@@ -69,7 +70,7 @@ class Retriever(Closing):
         """
         choose_backend("transformers", lambda _: None)
         check_model_folder(checkpoint)
-        codebook = Codebook.load(checkpoint)
+        codebook = load_codebook(checkpoint)
         if codebook is None or len(codebook) == 0:
             raise ModelError(
                 "This checkpoint has no codes to retrieve tools by",

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from factory.codes.codebook import Codebook
+from factory.codes.saving import load_codebook
 from factory.domain.failures import FactoryError
 from factory.engines.trainable import check_trainable
 from factory.judge.rulebook import Rulebook
@@ -141,7 +141,7 @@ def _model(workspace: Workspace) -> Check:
         settings = load_settings(workspace)
         folder = workspace.model_folder(settings.model)
         check_model_folder(folder)
-        codebook = Codebook.load(folder)
+        codebook = load_codebook(folder)
         if is_installed("transformers"):
             asyncio.run(check_trainable(folder))
     except FactoryError as error:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.codes.codebook import Codebook
+from factory.codes.saving import load_codebook
 from factory.domain.failures import InputError
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.serving import serve
@@ -61,7 +61,7 @@ async def evaluate(
         known = lineage.round_of(factory.ledger, checkpoint.id)
         number = known or 0
         if known is None:
-            new = base_rows(checkpoint, Codebook.load(Path(checkpoint.path)))
+            new = base_rows(checkpoint, load_codebook(Path(checkpoint.path)))
     factory.monitor.stage(
         f"score {benchmark.name} on {checkpoint.id}", len(benchmark.items) or None
     )

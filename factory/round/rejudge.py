@@ -18,6 +18,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from factory.codes.codebook import Codebook
+from factory.codes.saving import load_codebook
 from factory.domain.failures import InputError
 from factory.domain.records import Candidate, Completion, Query, Reply, Tool, Verdict
 from factory.judge.rulebook import Rulebook
@@ -107,7 +108,7 @@ def rejudge(
     if given is not None:
         resolved = mend(resolved, given, ("vote.",))
     folder = workspace.root / this["path"]
-    codebook = Codebook.load(folder) if folder.is_dir() else None
+    codebook = load_codebook(folder) if folder.is_dir() else None
     judge = Judge(
         rulebook=rulebook,
         vote=resolved.recipe.vote,

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from factory.codes.codebook import Codebook
+from factory.codes.saving import SavedCodebook, load_codebook
 from factory.domain.canon import to_json
 from factory.domain.failures import DiskError, GateError, InputError, MissingError
 from factory.domain.monitor import Monitor
@@ -330,7 +330,7 @@ class Factory:
         known = self.ledger.query(
             "select 1 from checkpoint where checkpoint_id = ?", [base.id], limit=1
         ).rows
-        return {} if known else base_rows(base, Codebook.load(Path(base.path)))
+        return {} if known else base_rows(base, load_codebook(Path(base.path)))
 
     # Scoring and sampling ------------------------------------------------------------------
 
@@ -454,11 +454,11 @@ class Factory:
         await self._sample_window(sampler, queries)
         self._finish(this.number, "sample", started)
 
-    def _codebook(self, this: history.OpenRound) -> Codebook | None:
+    def _codebook(self, this: history.OpenRound) -> SavedCodebook | None:
         """The parent's codes; None where it has none, or the recipe wants none."""
         if self.recipe.codes.coder == "none":
             return None
-        return Codebook.load(Path(this.checkpoint.path))
+        return load_codebook(Path(this.checkpoint.path))
 
     async def _sample_window(self, sampler: Sampler, queries: Sequence[Query]) -> None:
         window = asyncio.Semaphore(self.recipe.window)
@@ -582,7 +582,7 @@ class Factory:
         this: history.OpenRound,
         accepted: Sequence[AcceptedSample],
         examples: Sequence[Example],
-        codebook: Codebook | None,
+        codebook: SavedCodebook | None,
         folder: Path,
     ) -> TrainingJob:
         """The training job as files: examples with replay, and the tools that need a code."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from factory.codes.codebook import FOLDER, Codebook, ToolCode
+from factory.codes.codebook import Codebook, ToolCode
+from factory.codes.saving import FOLDER
 from factory.domain.records import Checkpoint
 from factory.ledger.rows import checkpoint_row, tool_rows
 from factory.ledger.tables import Batch, CodebookRow, ToolCodeRow

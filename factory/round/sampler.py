@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from factory.codes.codebook import Codebook
+from factory.codes.saving import SavedCodebook
 from factory.domain.canon import canonical_json, derive_seed
 from factory.domain.records import (
     SCHEMA_UNSUPPORTED,
@@ -44,7 +44,7 @@ class Sampler:
     """Sampling and voting values."""
     judge: Judge
     """The pass of rules that the verdicts belong to."""
-    codebook: Codebook | None
+    codebook: SavedCodebook | None
     """The checkpoint's codes; None where it has none yet."""
 
     async def run(self, query: Query) -> Batch:

@@ -26,10 +26,12 @@ from typing import Any
 
 from factory.codes.codebook import Codebook
 from factory.codes.gist import GIST_PATH
+from factory.codes.growing import refresh
+from factory.codes.saving import save_codebook
 from factory.domain.failures import ChildError, DiskError, InputError, ModelError
 from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors
-from factory.train.coding import Given, document_texts, give_codes
+from factory.train.coding import Given, give_codes
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
 from factory.train.job import DONE_FILE, TrainConfig, TrainingJob, read_tools
@@ -59,31 +61,32 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     if given.recoding is not None:
         more = [code_example(t, learner.prompts, "recode") for t in given.recoding.changed]
         examples = unique_examples([*examples, *more])
-    encoded = encode_for(learner, examples, learner.codebook, job.config.max_length)
+    encoded = encode_for(learner, examples, given.codebook, job.config.max_length)
     if not encoded.examples:
         raise InputError(
             f"no example can be trained on: {dict(encoded.dropped)}",
             where=str(job.examples),
             remedy="raise train.max_length, or accept more samples",
         )
-    if learner.codebook is not None:
-        _check_codes(learner, encoded, learner.codebook)
+    if given.codebook is not None:
+        _check_codes(learner, encoded, given.codebook)
     send({"type": "phase", "text": f"training on {encoded.num_kept} examples"})
-    figures = _fit(learner, encoded, job.config, send)
+    figures = _fit(learner, encoded, given.codebook, job.config, send)
     send({"type": "phase", "text": "writing the checkpoint"})
     return _save(learner, job, encoded, given, figures)
 
 
 def _check_codes(learner: Learner, encoded: EncodedSet, codebook: Codebook) -> None:
     """ModelError where an answer that is a code is learnt in other ids than its trie has."""
-    spelt = codebook.spellings(learner.tokenizer)
+    where = learner.tokenizer.name_or_path
+    spelt = set(codebook.spelling.encode([*codebook.taken()], learner.tokenizer, where))
     for example in encoded.examples:
         for content in example.contents if example.is_code else ():
             if content not in spelt:
                 raise ModelError(
                     "The model's tokenizer does not keep the tokens of a code apart: "
                     f"{learner.tokenizer.convert_ids_to_tokens(list(content))}",
-                    where=learner.tokenizer.name_or_path,
+                    where=where,
                     remedy="choose another [codes] coder, such as numeric, or take the added token "
                     "that swallows others out of the tokenizer",
                 )
@@ -99,12 +102,18 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
     return None
 
 
-def _fit(learner: Learner, encoded: EncodedSet, config: TrainConfig, send: Send) -> dict[str, Any]:
+def _fit(
+    learner: Learner,
+    encoded: EncodedSet,
+    codebook: Codebook | None,
+    config: TrainConfig,
+    send: Send,
+) -> dict[str, Any]:
     """Train `learner.model` in place (adapters are merged); figures for the final message."""
     reporter = make_reporter(send)
     # The trainer insists on a folder of its own, though it writes nothing there.
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(learner, encoded.examples, config, folder)
+        trainer = make_trainer(learner, encoded.examples, codebook, config, folder)
         trainer.add_callback(reporter)
         trainer.train()
     if config.method == "lora":
@@ -136,14 +145,15 @@ def _save(
         learner.model.to(learner.stored_dtype).save_pretrained(partial)
         learner.tokenizer.save_pretrained(partial)
         copy_processors(job.checkpoint, partial)
-        if learner.codebook is not None:
+        saved = None
+        if given.codebook is not None:
             # What the next round embeds with are the weights as stored, rounding and all.
             learner.model.to(master)
-            tools = [entry.tool for entry in learner.codebook.tools]
-            still = learner.codebook.embedder or not learner.codebook.needs_documents
-            documents_ND = None if still else document_texts(learner, tools, job.config.codes)
-            learner.codebook.refresh(documents_ND, seed=job.config.seed)
-            learner.codebook.save(partial, learner.tokenizer, learner.turn.stop)
+            tools = [entry.tool for entry in given.codebook.tools]
+            still = given.codebook.embedder or not given.codebook.coder.reads_documents
+            documents_ND = None if still else learner.reader.embed(tools)
+            followed = refresh(given.codebook, documents_ND, seed=job.config.seed)
+            saved = save_codebook(followed, partial, learner.tokenizer, learner.turn.stop)
             if learner.reader.gist is not None:
                 learner.reader.gist.save(partial / GIST_PATH)
         done = {
@@ -156,7 +166,7 @@ def _save(
             "codes": [asdict(row) for row in given.rows],
             "recoded": given.recoding.figures() if given.recoding is not None else None,
             "aliases": [asdict(row) for row in given.recoding.aliases] if given.recoding else [],
-            "codebook": learner.codebook.summary() if learner.codebook else None,
+            "codebook": saved.summary() if saved else None,
         }
         (partial / DONE_FILE).write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
         _clear(job.out)

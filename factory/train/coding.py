@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from factory.codes.codebook import Codebook, Recoding, ToolCode, fit_codebook, recode
+from factory.codes.codebook import Codebook, Fresh, ToolCode
 from factory.codes.config import CodeConfig
+from factory.codes.growing import add_tools, fit_codebook, order_of
 from factory.codes.guided import Coding, make_coding
+from factory.codes.install import install
 from factory.codes.levels import choose_shape
-from factory.codes.vocabulary import add_code_tokens, code_tokens, kept_rows
-from factory.domain.failures import InputError
+from factory.codes.recoding import Recoding, recode, why_recode
+from factory.codes.spelling import code_tokens
+from factory.codes.vocabulary import add_code_tokens, kept_rows
 from factory.domain.records import Example, Tool, ToolCodeRow
 from factory.train.job import TrainingJob, read_pairs
 from factory.train.learner import Learner, Send, encode_for
@@ -21,11 +23,56 @@ if TYPE_CHECKING:
     from factory.codes.arrays import Floats
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The codes, if any, stay as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """New tools get codes of a codebook that stays."""
+
+    known: Codebook
+    new: Sequence[Tool]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The first codebook is made."""
+
+    new: Sequence[Tool]
+
+
+@dataclass(frozen=True, slots=True)
+class Recode:
+    """All tools get codes anew (A41)."""
+
+    known: Codebook
+    new: Sequence[Tool]
+    reason: str
+
+
+def plan_codes(
+    known: Codebook | None, codes: CodeConfig | None, tools: Sequence[Tool]
+) -> Keep | Grow | Fit | Recode:
+    """What a training does about codes: `tools` want one, the parent checkpoint has `known`."""
+    if codes is None:
+        return Keep()
+    if known is None:
+        return Fit(tools) if len(tools) >= max(2, codes.min_tools) else Keep()
+    new = [tool for tool in tools if tool.id not in known]
+    if reason := why_recode(known, codes, len(new)):
+        return Recode(known, new, reason)
+    return Grow(known, new) if new else Keep()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
     """Codes given in this run."""
 
-    rows: list[ToolCodeRow]
+    codebook: Codebook | None
+    """The checkpoint's; None where it gets none."""
+    rows: Sequence[ToolCodeRow] = ()
     """One a tool that got a code, its first or another one."""
     recoding: Recoding | None = None
     """What making all codes anew changed, where that was done."""
@@ -44,60 +91,59 @@ def give_codes(
     from the parent model, the space its codebook was last refreshed for, unless the recipe names
     another embedder.
     """
-    known, codes = learner.codebook, job.config.codes
-    if codes is None:
-        return Given(rows=[])
-    tools = [tool for tool in tools if known is None or tool.id not in known]
-    times = [f"{row:09d}" for row in range(len(tools))]
-    reason = "" if known is None else known.why_recode(codes, len(tools))
-    if known is None and len(tools) < max(2, codes.min_tools):
-        return Given(rows=[])
-    if known is not None and not reason:
-        if not tools:
-            return Given(rows=[])
-        # A full codebook: what is left has no code until tools are coded anew, and its code and
-        # retrieve examples are dropped as `no_code`.
-        with contextlib.suppress(InputError):
-            known.add(tools, document_texts(learner, tools, codes), times)
-        known.install(learner.model, learner.tokenizer)
-        fresh = {tool.id for tool in tools}
-        return Given(rows=[_code_row(known, e) for e in known.tools if e.tool.id in fresh])
-    everyone = [*(entry.tool for entry in known.tools), *tools] if known is not None else tools
-    _follow_model(
-        learner, everyone, examples, codes, job, lambda t: send({"type": "phase", "text": t})
-    )
-    documents_ND = document_texts(learner, everyone, codes)
-    recoding = None
-    if known is None:
-        learner.codebook = fit_codebook(
-            tools,
-            documents_ND,
-            codes,
-            seed=job.config.seed,
-            accepted_at=times,
-            pairs=read_pairs(job.pairs),
-        )
-    else:
-        recoding = recode(
-            known,
-            tools,
-            documents_ND,
-            codes,
-            reason=reason,
-            seed=job.config.seed,
-            pairs=read_pairs(job.pairs),
-        )
-        learner.codebook = recoding.codebook
+
+    def tell(text: str) -> None:
+        send({"type": "phase", "text": text})
+
+    codes = job.config.codes
+    plan = plan_codes(learner.codebook, codes, tools)
+    if codes is None or isinstance(plan, Keep):
+        return Given(codebook=learner.codebook)
+    match plan:
+        case Grow(known, new):
+            # In a full codebook what is left has no code until tools are coded anew, and its code
+            # and retrieve examples are dropped as `no_code`.
+            grown = add_tools(known, new, _embed(learner, new, codes))
+            install(grown.codebook, learner.model, learner.tokenizer, fresh=grown.fresh)
+            return Given(codebook=grown.codebook, rows=_rows(grown.codebook, grown.added))
+        case Fit(new):
+            learner.reader.compress(new, codes.gist, tell)
+            documents_ND = _embed(learner, new, codes)
+            codebook = fit_codebook(
+                new, documents_ND, codes, seed=job.config.seed, pairs=read_pairs(job.pairs)
+            )
+            recoding, everyone, fresh = None, new, None
+        case Recode(known, new, reason):
+            everyone = [*(entry.tool for entry in known.tools), *new]
+            _follow_model(learner, known, everyone, examples, codes, job, tell)
+            documents_ND = _embed(learner, everyone, codes)
+            recoding = recode(
+                known,
+                new,
+                documents_ND,
+                codes,
+                reason=reason,
+                seed=job.config.seed,
+                pairs=read_pairs(job.pairs),
+            )
+            codebook, fresh = recoding.codebook, recoding.fresh
     if documents_ND is not None:
-        row_of = {tool.id: row for row, tool in reversed(list(enumerate(everyone)))}
-        documents_ND = documents_ND[[row_of[entry.tool.id] for entry in learner.codebook.tools]]
-    learner.codebook.install(learner.model, learner.tokenizer, documents_ND, reframe=codes.reframe)
-    rows = [_code_row(learner.codebook, entry) for entry in learner.codebook.tools]
-    return Given(rows=rows, recoding=recoding)
+        documents_ND = documents_ND[list(order_of(everyone).values())]
+    install(
+        codebook,
+        learner.model,
+        learner.tokenizer,
+        documents_ND,
+        fresh=fresh,
+        reframe=codes.reframe,
+    )
+    rows = _rows(codebook, codebook.tools)
+    return Given(codebook=codebook, rows=rows, recoding=recoding)
 
 
 def _follow_model(
     learner: Learner,
+    known: Codebook,
     tools: Sequence[Tool],
     examples: Sequence[Example],
     codes: CodeConfig,
@@ -109,12 +155,12 @@ def _follow_model(
     SGTC's body has L_traj over trajectories; rounds have none of their own (A47), so it is over
     the chats that ask for a tool, which supplied trajectories are among.
     """
-    known, gist = learner.codebook, learner.reader.gist
+    gist = learner.reader.gist
     body = codes.post_guided == "body" and gist is not None and gist.config.views == codes.views
-    if known is None or codes.gist is None or not body:
+    if codes.gist is None or not body:
         learner.reader.compress(tools, codes.gist, tell)
         return
-    row_of = {tool.id: row for row, tool in reversed(list(enumerate(tools)))}
+    row_of = order_of(tools)
     asked = [example for example in examples if example.kind == "retrieve"]
     now_NVD = learner.reader.embed(tools)
     shape = choose_shape(len(row_of), codes.size, codes.levels, codes.views)
@@ -125,14 +171,20 @@ def _follow_model(
         def follow(embeddings_NVD: Floats | None) -> Coding:
             give_back()
             given_NVD, codebook = now_NVD, known
+            fresh: Fresh | None = ()  # the codes in force, whose rows the model has
             if embeddings_NVD is not None:
-                given_NVD = embeddings_NVD
-                codebook = recode(
+                recoding = recode(
                     known, tools[len(known) :], embeddings_NVD, codes, seed=job.config.seed
-                ).codebook
-            rows = [row_of[entry.tool.id] for entry in codebook.tools]
-            ids = codebook.install(
-                learner.model, learner.tokenizer, given_NVD[rows], reframe=codes.reframe
+                )
+                given_NVD, codebook, fresh = embeddings_NVD, recoding.codebook, recoding.fresh
+            rows = [row_of[tool_id] for tool_id in codebook.tool_ids]
+            ids = install(
+                codebook,
+                learner.model,
+                learner.tokenizer,
+                given_NVD[rows],
+                fresh=fresh,
+                reframe=codes.reframe,
             )
             chats = [
                 chat for example in asked for chat in _encode_chats(learner, example, codebook, job)
@@ -146,25 +198,25 @@ def _encode_chats(
     learner: Learner, example: Example, codebook: Codebook, job: TrainingJob
 ) -> list[tuple[Sequence[int], Sequence[int]] | None]:
     """Ids and labels of an example in a codebook's codes; one a turn at most, the rest None."""
-    found = encode_for(learner, [example], codebook, job.config.max_length).examples
+    encoded = encode_for(learner, [example], codebook, job.config.max_length).examples
     num_turns = sum(message.role == "assistant" for message in example.messages)
-    chats = [(chat.input_ids, chat.labels) for chat in found]
+    chats = [(chat.input_ids, chat.labels) for chat in encoded]
     return [*chats, *[None] * (num_turns - len(chats))]
 
 
-def document_texts(
-    learner: Learner, tools: Sequence[Tool], config: CodeConfig | None
-) -> Floats | None:
+def _embed(learner: Learner, tools: Sequence[Tool], codes: CodeConfig) -> Floats | None:
     """Embeddings of the tools' documents; None where the recipe's coder reads none."""
-    reads = config is None or config.reads_documents
-    return learner.reader.embed(tools) if reads else None
+    return learner.reader.embed(tools) if codes.reads_documents else None
 
 
-def _code_row(codebook: Codebook, entry: ToolCode) -> ToolCodeRow:
-    return ToolCodeRow(
-        tool_id=entry.tool.id,
-        code=codebook.text_of(entry.code),
-        resolved_by=entry.resolved_by,
-        error=entry.error,
-        ood=entry.ood,
-    )
+def _rows(codebook: Codebook, entries: Sequence[ToolCode]) -> list[ToolCodeRow]:
+    return [
+        ToolCodeRow(
+            tool_id=entry.tool.id,
+            code=codebook.text_of(entry.code),
+            resolved_by=entry.resolved_by,
+            error=entry.error,
+            ood=entry.ood,
+        )
+        for entry in entries
+    ]

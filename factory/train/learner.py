@@ -8,6 +8,7 @@ from typing import Any
 
 from factory.codes.codebook import Codebook
 from factory.codes.reader import DocumentReader, load_gist
+from factory.codes.saving import load_codebook
 from factory.domain.records import Example
 from factory.engines.loading import make_savable
 from factory.engines.turn import Turn, turn_of
@@ -41,7 +42,7 @@ class Learner:
     tokenizer: Any
     """Its tokenizer."""
     codebook: Codebook | None
-    """Its codes."""
+    """The codes that it came with."""
     reader: DocumentReader
     """What its codes are made from."""
     stored_dtype: Any
@@ -65,7 +66,7 @@ def load_learner(job: TrainingJob) -> Learner:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
     set_seed(job.config.seed)
-    codebook = Codebook.load(job.checkpoint)
+    codebook = load_codebook(job.checkpoint)
     gpu = torch.cuda.is_available()
     stored = AutoConfig.from_pretrained(job.checkpoint, local_files_only=True).dtype
     master = torch.bfloat16 if gpu and job.config.method == "lora" else torch.float32

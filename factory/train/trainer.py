@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from factory.codes.codebook import Codebook
 from factory.domain.failures import GateError
 from factory.domain.records import IGNORED
 from factory.train.encoding import Encoded
@@ -16,26 +17,31 @@ from factory.train.job import TrainConfig
 from factory.train.learner import Learner, Send
 
 
-def _code_ids(learner: Learner) -> list[int]:
+def _code_ids(learner: Learner, codebook: Codebook | None) -> list[int]:
     """Token ids of all code tokens, ascending."""
-    if learner.codebook is None:
+    if codebook is None:
         return []
-    names = [token for position in learner.codebook.tokens for token in position]
+    names = [token for position in codebook.tokens for token in position]
     return sorted(int(number) for number in learner.tokenizer.convert_tokens_to_ids(names))
 
 
 def make_trainer(
-    learner: Learner, examples: Sequence[Encoded], config: TrainConfig, folder: str
+    learner: Learner,
+    examples: Sequence[Encoded],
+    codebook: Codebook | None,
+    config: TrainConfig,
+    folder: str,
 ) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    coded = _code_positions(examples, set(_code_ids(learner)))
+    code_ids = _code_ids(learner, codebook)
+    coded = _code_positions(examples, set(code_ids))
     rows = [
         {"input_ids": list(e.input_ids), "labels": list(e.labels), "coded": positions}
         for e, positions in zip(examples, coded, strict=True)
     ]
-    lora = _lora_config(learner, config) if config.method == "lora" else None
+    lora = _lora_config(learner, code_ids, config) if config.method == "lora" else None
     trainer = _trainer_class()(
         model=learner.model,
         args=_arguments(learner, config, folder),
@@ -213,7 +219,7 @@ def _score_targets(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
     return score_targets(model, inputs["labels"], **others)
 
 
-def _lora_config(learner: Learner, config: TrainConfig) -> Any:
+def _lora_config(learner: Learner, code_ids: Sequence[int], config: TrainConfig) -> Any:
     """Adapters on all linear layers but the head, and the code tokens' rows trained whole."""
     from peft import LoraConfig
     from peft.utils.other import TrainableTokensWrapper
@@ -222,7 +228,8 @@ def _lora_config(learner: Learner, config: TrainConfig) -> Any:
     TrainableTokensWrapper.bias = property(
         lambda wrapper: getattr(wrapper.token_adapter.base_layer, "bias", None)
     )
-    code_ids = _code_ids(learner) if config.codes is not None else []
+    if config.codes is None:
+        code_ids = []
     model = learner.model
     tables = [model.get_input_embeddings()]
     if not model.config.get_text_config().tie_word_embeddings:

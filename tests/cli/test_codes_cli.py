@@ -15,6 +15,7 @@ from workspaces import ROOT, make_workspace, run_factory
 
 from factory.codes.codebook import Codebook
 from factory.codes.picture import draw_space
+from factory.codes.saving import load_codebook
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def seed_codes() -> Codebook:
-    codebook = Codebook.load(ROOT / "rounds" / "seed")
+    codebook = load_codebook(ROOT / "rounds" / "seed")
     assert codebook is not None
     return codebook
 
@@ -99,7 +100,7 @@ def test_codes_are_fitted_seen_written_and_added_to(workspace: Path) -> None:
     assert "nearest by positions that differ" in done.stdout
     svg = (workspace / ".factory" / "codes.svg").read_text(encoding="utf-8")
     assert len(ElementTree.fromstring(svg).findall("{http://www.w3.org/2000/svg}circle")) == 40
-    codebook = Codebook.load(workspace / "models" / "coded")
+    codebook = load_codebook(workspace / "models" / "coded")
     assert codebook is not None and len(codebook) == 40
     written = json.loads((workspace / "models" / "coded" / settings.name).read_text())
     assert (written["temperature"], written["do_sample"]) == (0.6, True)
@@ -108,7 +109,7 @@ def test_codes_are_fitted_seen_written_and_added_to(workspace: Path) -> None:
     coded = ("--checkpoint", "models/coded")
     added = run_factory("codes", "add", "more.jsonl", *coded, cwd=workspace)
     assert "3 tools coded, 2 had codes, 0 bad" in added.stderr
-    grown = Codebook.load(workspace / "models" / "coded")
+    grown = load_codebook(workspace / "models" / "coded")
     assert grown is not None and len(grown) == 43
     assert all(grown.code_of(tool_id) == codebook.code_of(tool_id) for tool_id in codebook.tool_ids)
     sql = "select count(*) as n from tool_code join tool using (tool_id)"
@@ -197,7 +198,7 @@ def test_the_written_model_keeps_its_precision_and_the_recipes_rows(workspace: P
         assert "embedding documents (40)" in told and "writing the model" in told
         model = AutoModelForCausalLM.from_pretrained(workspace / name, dtype="auto")
         assert model.dtype == torch.bfloat16
-        codebook = Codebook.load(workspace / name)
+        codebook = load_codebook(workspace / name)
         assert codebook is not None
         num_rows = sum(map(len, codebook.tokens))
         sizes = [(f / "model.safetensors").stat().st_size for f in (bare, workspace / name)]
@@ -214,7 +215,7 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
     """The same tools in the same order, seed and pairs: those that answers call together."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from factory.codes.codebook import fit_codebook
+    from factory.codes.growing import fit_codebook
     from factory.codes.reader import DocumentReader
     from factory.ledger.database import Ledger
     from factory.ledger.history import called_pairs, imported_tools
@@ -253,7 +254,7 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
     flags = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
     options = (*flags, "--checkpoint", "bare", "--out", "coded")
     run_factory("codes", "fit", *options, cwd=workspace)
-    previewed = Codebook.load(workspace / "coded")
+    previewed = load_codebook(workspace / "coded")
     assert previewed is not None
 
     resolved = load_recipe(Workspace(workspace), "cpu", values)
@@ -281,8 +282,8 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
 def test_the_autoencoder_and_the_reader_say_how_far_they_are(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from factory.codes.codebook import fit_codebook
     from factory.codes.config import CodeConfig
+    from factory.codes.growing import fit_codebook
     from factory.codes.quantized import QuantizedConfig
     from factory.codes.vocabulary import embed_documents
 

@@ -16,12 +16,14 @@ from conftest_models import tiny_model
 from test_codes import make_embeddings, make_tools
 from workspaces import ROOT
 
-from factory.codes.base import Taken
-from factory.codes.codebook import Codebook, _match_names, fit_codebook, recode
+from factory.codes.base import Documents, Taken
+from factory.codes.codebook import Codebook
 from factory.codes.config import CodeConfig
 from factory.codes.flat import HierarchicalCoder, NumericCoder, SemanticCoder, standard_name
 from factory.codes.graph import Graph, build_graph, canonical_pairs, signature
-from factory.codes.levels import LevelCoder, mean_rows
+from factory.codes.growing import add_tools, changed, fit_codebook, refresh
+from factory.codes.install import install
+from factory.codes.levels import LevelCoder, match_names, mean_rows
 from factory.codes.quantized import (
     QuantizedCoder,
     QuantizedConfig,
@@ -30,7 +32,9 @@ from factory.codes.quantized import (
     balance,
     graph_loss,
 )
+from factory.codes.recoding import recode, why_recode
 from factory.codes.residual import ResidualCoder
+from factory.codes.saving import SavedCodebook, load_codebook, save_codebook
 from factory.codes.trie import FINISH, Trie
 from factory.codes.vocabulary import embed_names
 from factory.domain.failures import InputError
@@ -86,42 +90,45 @@ def test_a_coder_lives_in_a_model_folder(
     rows_before = model.get_input_embeddings().weight.shape[0]
     wide = np.concatenate([make_embeddings(60), make_embeddings(60, seed=1)[:, :, :16]], axis=2)
     codebook = fit_codebook(make_tools(60), wide, config_of(coder))
-    ids = codebook.install(model, tokenizer, wide if coder == "residual" else None)
+    ids = install(codebook, model, tokenizer, wide if coder == "residual" else None)
     num_tokens = sum(map(len, codebook.tokens))
     assert model.get_input_embeddings().weight.shape[0] == rows_before + num_tokens
     assert sum(map(len, ids)) == num_tokens
     assert bool(num_tokens) == (coder in ("residual", "quantized", "atomic"))
     tokenizer.save_pretrained(tmp_path)
-    codebook.save(tmp_path, tokenizer)
+    saved = save_codebook(codebook, tmp_path, tokenizer)
 
-    loaded = Codebook.load(tmp_path)
+    loaded = load_codebook(tmp_path)
     assert loaded is not None
     assert loaded.tools == codebook.tools and loaded.report == codebook.report
-    assert loaded.summary() == codebook.summary()
+    assert loaded.summary() == saved.summary()
     assert (loaded.grammar_path is not None) == isinstance(loaded.coder, LevelCoder)
     trie = Trie.load(loaded.trie_path)
     for entry in loaded.tools:
         text = loaded.code_text(entry.tool.id)
         spelt = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert trie.lookup(spelt) == entry.tool.id
+        assert list(loaded.spell(text)) == list(saved.spell(text)) == spelt
         assert len(spelt) <= loaded.num_levels
         assert loaded.parse(text) == entry.code
         assert loaded.tool_of(f" {text}\n") == entry.tool
     new, points = make_tools(5, start=400), wide[:5] + 0.1
-    assert [e.code for e in loaded.add(new, points)] == [e.code for e in codebook.add(new, points)]
+    first, second = (add_tools(book, new, points) for book in (loaded, codebook))
+    assert first.added == second.added and len(first.codebook) == 65 and len(loaded) == 60
+    assert first.codebook.tokens == second.codebook.tokens
+    assert first.full is None and not isinstance(first.codebook, SavedCodebook)
 
 
 @pytest.mark.parametrize("coder", CODERS)
 def test_new_tools_get_codes_the_same_on_repetition(coder: str) -> None:
     """Check 27, for every coder: unique, known codes untouched, the same in one go and in parts."""
     new, points = make_tools(40, start=1000), make_embeddings(40, seed=7)
-    order = sorted(range(40), key=lambda row: new[row].id)
     found = []
-    for parts in ([list(range(40))], [order[:7], order[7:]]):
+    for parts in ([list(range(40))], [list(range(7)), list(range(7, 40))]):
         codebook = fit(coder)
         old = {entry.tool.id: entry.code for entry in codebook.tools}
         for rows in parts:
-            codebook.add([new[row] for row in rows], points[rows])
+            codebook = add_tools(codebook, [new[row] for row in rows], points[rows]).codebook
         assert len({entry.code for entry in codebook.tools}) == len(codebook) == 100
         assert all(codebook.code_of(known) == code for known, code in old.items())
         found.append([(entry.tool.id, codebook.text_of(entry.code)) for entry in codebook.tools])
@@ -135,14 +142,19 @@ def test_a_coder_follows_the_model_and_keeps_every_code(
     codebook = fit(coder)
     before = {entry.tool.id: entry.code for entry in codebook.tools}
     turn = np.linalg.qr(np.random.default_rng(4).normal(size=(48, 48)))[0]
-    row_of = {tool.id: row for row, tool in enumerate(make_tools(60))}
-    points = make_embeddings(60)[[row_of[tool_id] for tool_id in codebook.tool_ids]]
-    share = codebook.refresh((points @ turn * 3 - 1).astype(np.float32))
-    assert {entry.tool.id: entry.code for entry in codebook.tools} == before
-    assert codebook.report.age == 1 and codebook.report.reencoded == share
-    assert share >= books[coder].report.reencoded - 0.25
+    points = make_embeddings(60)
+    followed = refresh(codebook, (points @ turn * 3 - 1).astype(np.float32))
+    assert {entry.tool.id: entry.code for entry in followed.tools} == before
+    assert (codebook.report.age, followed.report.age) == (0, 1)
+    assert np.array_equal(
+        codebook.coder.first_errors(Documents(points)),
+        books[coder].coder.first_errors(Documents(points)),
+    ), "the codebook before is as it was"
+    assert followed.report.reencoded >= books[coder].report.reencoded - 0.25
     twin = make_tools(1, start=900)
-    added = codebook.add(twin, ((points[:1] + 1e-3) @ turn * 3 - 1).astype(np.float32))[0]
+    (added,) = add_tools(
+        followed, twin, ((points[:1] + 1e-3) @ turn * 3 - 1).astype(np.float32)
+    ).added
     if isinstance(codebook.coder, LevelCoder | HierarchicalCoder):
         assert added.code[0] == codebook.tools[0].code[0]
 
@@ -152,18 +164,18 @@ def test_no_tool_gets_the_code_of_finish(coder: str, folder: Path, tmp_path: Pat
     """Reserved at the fit, kept while tools come in and the coder follows, outside the trie."""
     codebook = fit(coder)
     finish = codebook.code_text(FINISH)
-    codebook.add(make_tools(40, start=1000), make_embeddings(40, seed=7))
-    codebook.refresh(make_embeddings(100, seed=8))
+    grown = add_tools(codebook, make_tools(40, start=1000), make_embeddings(40, seed=7))
+    codebook = refresh(grown.codebook, make_embeddings(100, seed=8))
     assert codebook.code_text(FINISH) == finish
     assert codebook.finish not in {entry.code for entry in codebook.tools}
     assert codebook.tool_of(finish) is None and codebook.parse(finish) == codebook.finish
     assert FINISH not in codebook and FINISH not in codebook.tool_ids
 
     model, tokenizer = load(folder)
-    codebook.install(model, tokenizer, make_embeddings(100, seed=8), reframe=False)
+    install(codebook, model, tokenizer, make_embeddings(100, seed=8), reframe=False)
     tokenizer.save_pretrained(tmp_path)
-    codebook.save(tmp_path, tokenizer)
-    loaded = Codebook.load(tmp_path)
+    save_codebook(codebook, tmp_path, tokenizer)
+    loaded = load_codebook(tmp_path)
     assert loaded is not None and loaded.finish == codebook.finish
     spelt = tokenizer(finish, add_special_tokens=False)["input_ids"]
     assert list(loaded.finish_ids) == spelt and len(spelt) <= loaded.num_levels
@@ -172,7 +184,7 @@ def test_no_tool_gets_the_code_of_finish(coder: str, folder: Path, tmp_path: Pat
     head = json.loads((tmp_path / "codes" / "codebook.json").read_text())
     del head["finish"], head["finish_ids"]
     (tmp_path / "codes" / "codebook.json").write_text(json.dumps(head))
-    before = Codebook.load(tmp_path)
+    before = load_codebook(tmp_path)
     assert before is not None and before.finish is None
     with pytest.raises(KeyError):
         before.code_text(FINISH)
@@ -183,13 +195,12 @@ def test_finish_keeps_its_code_when_codes_are_made_anew(coder: str) -> None:
     """Also where the new codes would give it to a tool."""
     old = fit(coder)
     tools = [entry.tool for entry in old.tools]
-    row_of = {tool.id: row for row, tool in enumerate(make_tools(60))}
-    points = make_embeddings(60, seed=5)[[row_of[tool.id] for tool in tools]]
+    assert tools == make_tools(60)
     new = make_tools(5, start=500)
-    embeddings = np.concatenate([points, make_embeddings(5, seed=6)])
+    embeddings = np.concatenate([make_embeddings(60, seed=5), make_embeddings(5, seed=6)])
     plain = recode(old, new, embeddings, config_of(coder)).codebook
     assert plain.code_text(FINISH) == old.code_text(FINISH)
-    old.finish = plain.tools[7].code
+    old = changed(old, finish=plain.tools[7].code)
     if coder == "semantic":
         return
     moved = recode(old, new, embeddings, config_of(coder)).codebook
@@ -210,11 +221,22 @@ def test_fitting_again_gives_the_same_bytes(books: dict[str, Codebook], tmp_path
 
 
 def test_the_shipped_codes_load_as_they_are() -> None:
-    codebook = Codebook.load(ROOT / "rounds" / "seed")
+    codebook = load_codebook(ROOT / "rounds" / "seed")
     assert codebook is not None and isinstance(codebook.coder, LevelCoder)
     text = codebook.code_text(codebook.tool_ids[0])
     assert codebook.tool_of(text) == codebook.tools[0].tool
-    assert codebook.why_recode(CodeConfig()) == ""
+    assert why_recode(codebook, CodeConfig()) == ""
+
+
+def test_the_shipped_codes_are_written_as_they_are(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    shipped = ROOT / "rounds" / "seed"
+    codebook = load_codebook(shipped)
+    assert codebook is not None
+    save_codebook(codebook, tmp_path, AutoTokenizer.from_pretrained(shipped))
+    for path in sorted((shipped / "codes").iterdir()):
+        assert path.read_bytes() == (tmp_path / "codes" / path.name).read_bytes(), path.name
 
 
 def test_documents_are_asked_for_where_they_are_read() -> None:
@@ -224,7 +246,7 @@ def test_documents_are_asked_for_where_they_are_read() -> None:
                 fit_codebook(make_tools(20), None, config_of(coder))
         else:
             codebook = fit_codebook(make_tools(20), None, config_of(coder))
-            assert len(codebook.add(make_tools(1, start=50))) == 1
+            assert len(add_tools(codebook, make_tools(1, start=50)).added) == 1
             with pytest.raises(ValueError, match="say nothing"):
                 codebook.similar(codebook.tool_ids[0], 3)
 
@@ -248,23 +270,24 @@ def test_similar_tools_are_those_whose_codes_differ_least(books: dict[str, Codeb
 def test_atomic_is_one_token_a_tool_with_the_row_of_its_name(folder: Path) -> None:
     model, tokenizer = load(folder)
     codebook = fit_codebook(make_tools(20), None, config_of("atomic"))
-    assert sorted(entry.code for entry in codebook.tools) == [(row,) for row in range(20)]
+    assert codebook.codes == [(row,) for row in range(20)]
     names = [*(entry.tool.name for entry in codebook.tools), "Finish"]
     wanted = embed_names(model, tokenizer, names)
-    (ids,) = codebook.install(model, tokenizer)
+    (ids,) = install(codebook, model, tokenizer)
     table = model.get_input_embeddings().weight
     rows = table.detach().numpy()[ids]
     unit = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
     assert np.abs(rows / np.linalg.norm(rows, axis=1, keepdims=True) - unit).max() < 1e-5
 
     table.data[ids[3]] = 0.5
-    added = codebook.add(make_tools(2, start=70))
-    assert [entry.code for entry in added] in ([(21,), (22,)], [(22,), (21,)])
-    (ids,) = codebook.install(model, tokenizer)
+    grown = add_tools(codebook, make_tools(2, start=70))
+    assert [entry.code for entry in grown.added] == [(21,), (22,)]
+    (ids,) = install(grown.codebook, model, tokenizer, fresh=grown.fresh)
+    assert len(codebook.tokens[0]) == 21, "the codebook before has its own tokens"
     table = model.get_input_embeddings().weight.detach()
     assert len(ids) == 23 and len(table) == len(tokenizer)
     assert bool((table[ids[3]] == 0.5).all()), "a trained row stays"
-    new = embed_names(model, tokenizer, [codebook.tools[21].tool.name])[0]
+    new = embed_names(model, tokenizer, [grown.added[1].tool.name])[0]
     assert np.corrcoef(table.numpy()[ids[22]], new)[0, 1] > 0.999
 
 
@@ -277,7 +300,7 @@ def test_numeric_counts() -> None:
     assert codebook.parse("0 0 1 2 8") == (0, 0, 1, 2, 8)
     assert codebook.parse("00128") is None and codebook.parse("0 x") is None
     with pytest.raises(InputError, match="12 tools do not fit into 10 codes"):
-        NumericCoder(1).assign(["x"] * 12, np.zeros((12, 1, 0)), Taken())
+        NumericCoder(1).assign(Documents(np.zeros((12, 1, 0)), ["x"] * 12), Taken())
 
 
 @pytest.mark.parametrize(
@@ -309,9 +332,11 @@ def test_a_full_codebook_says_what_gives_room() -> None:
     ):
         codebook = fit(coder, 7, **values)
         many = 200
-        with pytest.raises(InputError, match="do not fit") as error:
-            codebook.add(make_tools(many, start=100), make_embeddings(many))
-        assert option in error.value.remedy and "add-tools" in error.value.remedy
+        grown = add_tools(codebook, make_tools(many, start=100), make_embeddings(many))
+        assert 0 < len(grown.added) < many and len(grown.codebook) == 7 + len(grown.added)
+        assert grown.full is not None and "do not fit" in str(grown.full)
+        assert option in grown.full.remedy and "add-tools" in grown.full.remedy
+        assert grown.codebook.report.moved >= codebook.report.moved
 
 
 @pytest.mark.parametrize("count", [2, 9, 10, 11, 100])
@@ -331,9 +356,8 @@ def test_semantic_codes_are_names_told_apart() -> None:
     assert standard_name("Compress For Imagon!") == "compress_for_imagon"
     assert standard_name("2Fast: Get") == "get_2fast_get"
     assert standard_name("…") == "tool" and len(standard_name("x" * 99)) == 64
-    given = SemanticCoder().assign(
-        ["Get It", "get_it", "other", "get it 2"], np.zeros((4, 1, 0)), Taken()
-    )
+    names = ["Get It", "get_it", "other", "get it 2"]
+    given = SemanticCoder().assign(Documents(np.zeros((4, 1, 0)), names), Taken())
     assert [bytes(code).decode() for code in given.codes] == [
         "get_it",
         "get_it_2",
@@ -346,8 +370,8 @@ def test_semantic_codes_are_names_told_apart() -> None:
 def test_hierarchical_paths_go_from_the_root_to_a_leaf() -> None:
     embeddings = make_embeddings(300, groups=12)
     coder = HierarchicalCoder(branches=4)
-    coder.fit(embeddings, seed=0)
-    given = coder.assign([""] * 300, embeddings, Taken())
+    coder.fit(Documents(embeddings))
+    given = coder.assign(Documents(embeddings), Taken())
     codes = set(given.codes)
     assert len(codes) == 300 and all(0 <= number < 4 for code in codes for number in code)
     assert not any(code[:length] in codes for code in codes for length in range(1, len(code)))
@@ -399,7 +423,7 @@ def trained(planted: tuple[np.ndarray, Graph, np.ndarray]) -> dict[float, Quanti
     for weight in (0.0, 0.2):
         config = QuantizedConfig(hidden=(64,), latent=32, epochs=300, graph=weight)
         coders[weight] = QuantizedCoder(levels=3, size=16, config=config)
-        coders[weight].fit(points, seed=0, graph=graph)
+        coders[weight].fit(Documents(points, graph=graph))
     return coders
 
 
@@ -409,7 +433,10 @@ def test_the_autoencoder_learns_and_uses_its_codes(
     """Check 16: error below a quarter of the variance, entropy above 0.7 of even use."""
     points, coder = planted[0], trained[0.0]
     codes = coder.encode(points).codes_NP
-    error = ((coder.reconstruct(codes) - points[:, 0]) ** 2).mean()
+    decoded = np.sum([book[codes[:, p]] for p, book in enumerate(coder._centroids_PKd)], axis=0)
+    for number, (weight, bias) in enumerate(coder._decoder):
+        decoded = (np.maximum(decoded, 0) if number else decoded) @ weight + bias
+    error = ((decoded * coder._scale + coder._mean_D - points[:, 0]) ** 2).mean()
     assert error < 0.25 * points[:, 0].var(axis=0).mean()
     for numbers in codes.T:
         share = np.bincount(numbers, minlength=16) / len(codes)
@@ -422,7 +449,7 @@ def test_training_waits_for_a_gain_as_long_as_it_is_told(patience: int, last: in
     """At ToolWeaver's rate a gain of 1 % takes longer than the default waits."""
     config = replace(QUICK, learning_rate=1e-6, patience=patience)
     coder = QuantizedCoder(levels=2, size=7, config=config)
-    coder.fit(make_embeddings(60), seed=0)
+    coder.fit(Documents(make_embeddings(60)))
     assert coder.history[-1]["epoch"] == last
 
 
@@ -437,11 +464,11 @@ def test_the_encoder_follows_a_model_at_its_own_rate() -> None:
     config = replace(QUICK, learning_rate=1e-9)
     coder = QuantizedCoder(levels=2, size=7, config=config)
     before, after = make_embeddings(60), make_embeddings(60, seed=1)
-    coder.fit(before, seed=0)
+    coder.fit(Documents(before))
     codes = [tuple(code) for code in coder.encode(before).codes_NP.tolist()]
-    stale = coder.nearest(after, codes).mean()
-    coder.refresh(after, codes, seed=0)
-    assert coder.nearest(after, codes).mean() > max(0.5, 2 * stale)
+    stale = coder.nearest(Documents(after), codes).mean()
+    coder.refresh(Documents(after), codes)
+    assert coder.nearest(Documents(after), codes).mean() > max(0.5, 2 * stale)
 
 
 @pytest.mark.parametrize("count", [16, 64, 66, 71, 72])
@@ -624,8 +651,7 @@ def test_coding_anew_keeps_names_and_old_rounds_read_the_same(
     tokenizer = load(folder)[1]
     old = fit(coder, 200)
     old_texts = {tool_id: old.code_text(tool_id) for tool_id in old.tool_ids}
-    row_of = {tool.id: row for row, tool in enumerate(make_tools(200))}
-    points = make_embeddings(200)[[row_of[tool_id] for tool_id in old.tool_ids]]
+    points = make_embeddings(200)
     new, more = make_tools(20, start=500), make_embeddings(20, seed=5)
     config = config_of(coder, version=2)
     both = np.concatenate([points, more])
@@ -643,7 +669,7 @@ def test_coding_anew_keeps_names_and_old_rounds_read_the_same(
     assert again.codebook.tools == made.codebook.tools
     coded = made.codebook.coder
     assert isinstance(coded, LevelCoder)
-    nearest = coded.nearest(both, [made.codebook.code_of(t.id) for t in made_order(made.codebook)])
+    nearest = coded.nearest(Documents(both), made.codebook.codes)
     assert nearest.mean() == pytest.approx(made.codebook.report.reencoded)
 
     example = Example(
@@ -659,9 +685,9 @@ def test_coding_anew_keeps_names_and_old_rounds_read_the_same(
         tokens = [token for level in codebook.tokens for token in level]
         tokenizer.add_tokens(tokens)
         tokenizer.save_pretrained(tmp_path / name)
-        codebook.save(tmp_path / name, tokenizer)
+        save_codebook(codebook, tmp_path / name, tokenizer)
     for name, codebook in (("r1", old), ("r2", made.codebook)):
-        loaded = Codebook.load(tmp_path / name)
+        loaded = load_codebook(tmp_path / name)
         assert loaded is not None
         texts.append(render(example, loaded)[-1].content)
         assert texts[-1] == codebook.code_text(old.tool_ids[0])
@@ -730,7 +756,7 @@ def test_names_keep_most_tools_and_then_least_distance() -> None:
             for order in itertools.permutations(range(4))
         }
         worths = sorted(worth.values(), reverse=True)
-        names, matched = _match_names(new, old, distance)
+        names, matched = match_names(new, old, distance)
         assert worth[tuple(names.tolist())] == pytest.approx(worths[0])
         assert matched.tolist() == (shared[range(4), names] > 0).tolist()
         left = names[~matched].tolist()
@@ -744,7 +770,7 @@ def test_old_numbers_stand_where_their_tools_are(position: int) -> None:
     """At each level among what the numbers before leave, where a mean of members is a centroid."""
     points = make_embeddings(200)
     coder = ResidualCoder(levels=2, size=8, dims=8)
-    coder.fit(points, seed=0)
+    coder.fit(Documents(points))
     codes = coder.encode(points).codes_NP
     groups = (codes[:, position] + 1) % 8
     distance = coder.regroup(points, codes[:, :position], groups)
@@ -752,24 +778,17 @@ def test_old_numbers_stand_where_their_tools_are(position: int) -> None:
     assert (np.sort(distance, axis=1)[:, 1] > 0.1).all()
 
 
-def made_order(codebook: Codebook) -> list[Tool]:
-    return [entry.tool for entry in codebook.tools]
-
-
 def test_kept_tokens_keep_their_rows(folder: Path) -> None:
     model, tokenizer = load(folder)
     tools, points = make_tools(120), make_embeddings(120)[:, :, :1].repeat(64, axis=2)
     points = points + np.random.default_rng(0).normal(size=points.shape).astype(np.float32)
     old = fit_codebook(tools, points, config_of("residual"), seed=1)
-    row_of = {tool.id: row for row, tool in enumerate(tools)}
-    rows = [row_of[tool_id] for tool_id in old.tool_ids]
-    old.install(model, tokenizer, points[rows])
-    made = recode(old, [], points[rows], config_of("residual", version=2), seed=9)
-    fresh = [set(numbers) for numbers in made.codebook._fresh]
+    install(old, model, tokenizer, points)
+    made = recode(old, [], points, config_of("residual", version=2), seed=9)
+    fresh = made.fresh
+    assert fresh is not None and made.codebook.tool_ids == old.tool_ids
     before = model.get_input_embeddings().weight.detach().clone()
-    row_of = {tool_id: row for row, tool_id in enumerate(old.tool_ids)}
-    ordered = [rows[row_of[tool_id]] for tool_id in made.codebook.tool_ids]
-    ids = made.codebook.install(model, tokenizer, points[ordered])
+    ids = install(made.codebook, model, tokenizer, points, fresh=fresh)
     after = model.get_input_embeddings().weight.detach()
     for position, numbers in enumerate(ids):
         for number, token in enumerate(numbers):
@@ -781,15 +800,14 @@ def test_kept_tokens_keep_their_rows(folder: Path) -> None:
 def test_when_codes_are_made_anew() -> None:
     codebook = fit("residual")
     never, third = config_of("residual"), config_of("residual", recode_every=3)
-    assert codebook.why_recode(never, 1000) == ""
-    assert "recipe has quantized" in codebook.why_recode(config_of("quantized"))
-    assert "recipe has residual" in codebook.why_recode(replace(never, embedder="models/x"))
+    assert why_recode(codebook, never, 1000) == ""
+    assert "recipe has quantized" in why_recode(codebook, config_of("quantized"))
+    assert "recipe has residual" in why_recode(codebook, replace(never, embedder="models/x"))
     # What the fit itself moved is no reason to fit again.
     report = replace(codebook.report, moved=50)
 
     def why(num_new: int = 0, **values: Any) -> str:
-        codebook.report = replace(report, **values)
-        return codebook.why_recode(third, num_new)
+        return why_recode(changed(codebook, report=replace(report, **values)), third, num_new)
 
     assert why() == "" and why(num_new=5) == ""
     assert why(num_new=7) == "10% of the tools came after the fit"
@@ -797,9 +815,9 @@ def test_when_codes_are_made_anew() -> None:
     assert why(fitted=0) == ""
     known = codebook.tools[0]
     twins = [replace(known.tool, id=f"t_late{number}") for number in range(4)]
-    codebook.add(twins, make_embeddings(60)[[int(known.tool.name.rsplit("_")[-1])] * 4])
+    codebook = add_tools(codebook, twins, make_embeddings(60)[[0] * 4]).codebook
     assert why() == "6% of the tools came later and are off their nearest code"
-    assert fit("atomic").why_recode(config_of("atomic", recode_every=1), 1000) == ""
+    assert why_recode(fit("atomic"), config_of("atomic", recode_every=1), 1000) == ""
 
 
 def test_pairs_come_from_accepted_answers(tmp_path: Path) -> None:

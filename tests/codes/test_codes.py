@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,17 @@ from hypothesis import strategies as st
 
 from factory.codes.arrays import Ints, as_NVD
 from factory.codes.assign import resolve
-from factory.codes.base import Assignment, Taken
-from factory.codes.codebook import Codebook, fit_codebook
+from factory.codes.base import Assignment, Documents, Taken
+from factory.codes.codebook import Codebook
+from factory.codes.config import CodeConfig
+from factory.codes.growing import add_tools, fit_codebook, order_of, refresh
+from factory.codes.install import install
 from factory.codes.levels import LevelCoder, choose_shape
 from factory.codes.residual import ResidualCoder
+from factory.codes.saving import SavedCodebook, load_codebook, save_codebook
+from factory.codes.spelling import code_tokens, read_vocabulary
 from factory.codes.trie import Trie
-from factory.codes.vocabulary import (
-    add_code_tokens,
-    code_tokens,
-    embed_documents,
-    initialise_rows,
-    read_vocabulary,
-)
+from factory.codes.vocabulary import add_code_tokens, embed_documents, initialise_rows
 from factory.domain.canon import tool_id
 from factory.domain.failures import InputError, ModelError
 from factory.domain.records import Tool
@@ -72,7 +70,7 @@ def model_and_tokenizer(request: Any, tmp_path_factory: Any) -> Iterator[tuple[A
 
 def fit(coder: LevelCoder, embeddings: np.ndarray, seed: int = 0) -> Ints:
     """Nearest codes of the tools that the coder is fitted on."""
-    coder.fit(embeddings, seed=seed)
+    coder.fit(Documents(embeddings, seed=seed))
     return coder.encode(embeddings).codes_NP
 
 
@@ -139,7 +137,7 @@ def test_fitting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     embeddings = make_embeddings(100)
     for name in ("a", "b"):
         coder = ResidualCoder(levels=2, size=8)
-        coder.fit(embeddings, seed=5)
+        coder.fit(Documents(embeddings, seed=5))
         coder.save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     loaded = ResidualCoder.load(tmp_path / "a")
@@ -166,7 +164,7 @@ def test_reframed_rows_are_means_of_their_members(views: int) -> None:
     coder = ResidualCoder(levels=2, size=10)
     codes = fit(coder, embeddings)
     codes[codes[:, 1] == 3, 1] = 4
-    rows = coder.rows(embeddings, codes)
+    rows = coder.rows(Documents(embeddings), [tuple(code) for code in codes.tolist()])
     for position in range(2 * views):
         view, level = divmod(position, 2)
         for number in range(10):
@@ -201,7 +199,7 @@ def test_bad_embeddings_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
         as_NVD(np.zeros(3))
     with pytest.raises(ValueError, match="too few"):
-        ResidualCoder(levels=1, size=8).fit(make_embeddings(4), seed=0)
+        ResidualCoder(levels=1, size=8).fit(Documents(make_embeddings(4)))
 
 
 # -- assignment -----------------------------------------------------------------------------------
@@ -213,7 +211,7 @@ def test_resolution_is_free_of_collisions(seed: int, levels: int, num_known: int
     rng = np.random.default_rng(seed)
     embeddings = make_embeddings(80, seed=seed, groups=4)
     coder = ResidualCoder(levels=levels, size=6 if levels > 1 else 80)
-    coder.fit(embeddings, seed=0) if levels > 1 else coder.fit(embeddings[:80], seed=0)
+    coder.fit(Documents(embeddings))
     num_new = min(80, int(np.prod(coder.sizes)) - num_known)
     if num_new < 1:
         return
@@ -270,7 +268,7 @@ def test_the_nearest_free_sibling_is_taken() -> None:
 def test_more_tools_than_codes_is_an_input_error() -> None:
     tools = make_tools(40)
     with pytest.raises(InputError, match="40 tools do not fit into 20 codes") as error:
-        fit_codebook(tools, make_embeddings(40), levels=1)
+        fit_codebook(tools, make_embeddings(40), CodeConfig(levels=1))
     assert "levels" in error.value.remedy
 
 
@@ -377,24 +375,21 @@ def test_fit_gives_every_tool_its_own_code(codebook: Codebook) -> None:
     assert codebook.outliers == frozenset()
 
 
-def test_the_order_of_insertion_is_accepted_at_then_id() -> None:
+def test_the_order_of_insertion_is_that_of_the_arguments() -> None:
     tools, embeddings = make_tools(64), make_embeddings(64)
-    times = [f"2026-01-{1 + row % 3:02d}" for row in range(64)]
-    first = fit_codebook(tools, embeddings, accepted_at=times)
     order = np.random.default_rng(0).permutation(64)
-    second = fit_codebook(
-        [tools[i] for i in order], embeddings[order], accepted_at=[times[i] for i in order]
-    )
-    assert first.tools == second.tools
-    assert first.sha() == second.sha()
-    keys = {tool.id: (time, tool.id) for tool, time in zip(tools, times, strict=True)}
-    assert all(keys[a.tool.id] < keys[b.tool.id] for a, b in pairwise(first.tools))
+    for rows in (range(64), order):
+        codebook = fit_codebook([tools[row] for row in rows], embeddings[list(rows)])
+        assert codebook.tool_ids == tuple(tools[row].id for row in rows)
 
 
-def test_equal_tools_are_coded_once() -> None:
-    tools = make_tools(20)
-    codebook = fit_codebook([*tools, tools[3]], make_embeddings(21))
-    assert len(codebook) == 20
+def test_equal_tools_are_coded_once_where_the_first_stands() -> None:
+    tools, embeddings = make_tools(20), make_embeddings(21)
+    twice = [*tools[:10], tools[3], *tools[10:]]
+    codebook = fit_codebook(twice, embeddings)
+    once = fit_codebook(tools, np.delete(embeddings, 10, axis=0))
+    assert codebook.tools == once.tools and codebook.sha() == once.sha()
+    assert order_of(twice)[tools[3].id] == 3
 
 
 def test_texts_and_codes(codebook: Codebook) -> None:
@@ -430,28 +425,28 @@ def test_a_free_code_parses_but_names_no_tool(codebook: Codebook) -> None:
 def test_new_tools_get_unique_codes_the_same_on_repetition() -> None:
     """Check 27: 100 new documents, 100 unique leaves, identical on repetition, in any split."""
     new, points = make_tools(100, start=1000), make_embeddings(100, seed=7)
-    order = sorted(range(100), key=lambda row: new[row].id)
     results = []
-    for chunks in ([list(range(100))], [order[:1], order[1:40], order[40:]]):
+    for chunks in ([range(100)], [range(1), range(1, 40), range(40, 100)]):
         codebook = fit_codebook(make_tools(96), make_embeddings(96), seed=1)
         old = {entry.tool.id: entry.code for entry in codebook.tools}
         for rows in chunks:
-            added = codebook.add([new[row] for row in rows], points[rows])
-            assert [entry.tool for entry in added] == [new[row] for row in rows]
+            grown = add_tools(codebook, [new[row] for row in rows], points[list(rows)])
+            assert [entry.tool for entry in grown.added] == [new[row] for row in rows]
+            assert grown.full is None and len(codebook) + len(rows) == len(grown.codebook)
+            codebook = grown.codebook
         assert len({entry.code for entry in codebook.tools}) == len(codebook) == 196
         assert all(codebook.code_of(known) == code for known, code in old.items())
         results.append(codebook.tools)
     assert results[0] == results[1]
-    again = codebook.add(new[:5], points[:5])
-    assert [entry.code for entry in again] == [codebook.code_of(tool.id) for tool in new[:5]]
-    assert len(codebook) == 196
+    again = add_tools(codebook, new[:5], points[:5])
+    assert again.added == () and again.codebook.tools == codebook.tools
 
 
 def test_near_duplicates_share_the_first_level(codebook: Codebook) -> None:
     """Check 27: at least 60 % of slightly changed documents share the first number."""
     noise = np.random.default_rng(5).normal(size=(96, 1, WIDTH)).astype(np.float32) * 0.05
     known = {entry.tool.id: entry.code for entry in codebook.tools}
-    added = codebook.add(make_tools(96, start=2000), make_embeddings(96) + noise)
+    added = add_tools(codebook, make_tools(96, start=2000), make_embeddings(96) + noise).added
     originals = [known[tool.id] for tool in make_tools(96)]
     same = [a.code[0] == b[0] for a, b in zip(added, originals, strict=True)]
     assert np.mean(same) >= 0.6
@@ -460,7 +455,8 @@ def test_near_duplicates_share_the_first_level(codebook: Codebook) -> None:
 def test_far_tools_are_marked_and_keep_a_code(codebook: Codebook) -> None:
     far = make_embeddings(2, seed=3)
     far[1] += np.random.default_rng(8).normal(size=(1, WIDTH)).astype(np.float32) * 30
-    near, outlier = codebook.add(make_tools(2, start=500), np.concatenate([far[:1], far[1:]]))
+    grown = add_tools(codebook, make_tools(2, start=500), far)
+    codebook, (near, outlier) = grown.codebook, grown.added
     assert outlier.ood
     assert outlier.error > codebook.report.outlier_error
     assert codebook.outliers == {outlier.tool.id} | ({near.tool.id} if near.ood else set())
@@ -470,25 +466,23 @@ def test_far_tools_are_marked_and_keep_a_code(codebook: Codebook) -> None:
 def test_refresh_keeps_codes_and_meaning_in_a_turned_space(codebook: Codebook) -> None:
     before = {entry.tool.id: entry.code for entry in codebook.tools}
     points = make_embeddings(96)
-    rows = [
-        next(i for i, tool in enumerate(make_tools(96)) if tool.id == entry.tool.id)
-        for entry in codebook.tools
-    ]
     turn = np.linalg.qr(np.random.default_rng(4).normal(size=(WIDTH, WIDTH)))[0]
-    share = codebook.refresh((points[rows] @ turn * 3 - 1).astype(np.float32))
+    codebook = refresh(codebook, (points @ turn * 3 - 1).astype(np.float32))
     assert {entry.tool.id: entry.code for entry in codebook.tools} == before
-    assert share == codebook.report.reencoded
+    share = codebook.report.reencoded
     kept = 1 - codebook.report.moved / 96
     assert kept - 0.2 <= share <= 1
     noise = np.random.default_rng(5).normal(size=(1, 1, WIDTH)) * 0.02
     twin = make_tools(1, start=900)
-    added = codebook.add(twin, ((points[rows][:1] + noise) @ turn * 3 - 1).astype(np.float32))
-    assert added[0].code[0] == codebook.tools[0].code[0]
+    (added,) = add_tools(
+        codebook, twin, ((points[:1] + noise) @ turn * 3 - 1).astype(np.float32)
+    ).added
+    assert added.code[0] == codebook.tools[0].code[0]
 
 
 def test_refresh_needs_all_tools(codebook: Codebook) -> None:
     with pytest.raises(ValueError, match="96 tools, 95 embeddings"):
-        codebook.refresh(make_embeddings(95))
+        refresh(codebook, make_embeddings(95))
 
 
 def test_install_save_and_load(tmp_path: Path, model_and_tokenizer: tuple[Any, Any]) -> None:
@@ -502,8 +496,9 @@ def test_install_save_and_load(tmp_path: Path, model_and_tokenizer: tuple[Any, A
     ordered = [texts[entry.tool.id] for entry in codebook.tools]
     embeddings = embed_documents(model, tokenizer, ordered)
     norm = float(model.get_input_embeddings().weight.detach().norm(dim=1).mean())
-    ids = codebook.install(model, tokenizer, embeddings)
-    rows = codebook.coder.rows(as_NVD(embeddings), np.array(codebook._codes()))
+    ids = install(codebook, model, tokenizer, embeddings)
+    rows = codebook.coder.rows(Documents(as_NVD(embeddings)), codebook.codes)
+    assert rows is not None
     for part in (model.get_input_embeddings(), model.get_output_embeddings()):
         written = part.weight.detach().numpy()[np.array(ids)]
         norms = np.linalg.norm(written, axis=2)
@@ -513,13 +508,14 @@ def test_install_save_and_load(tmp_path: Path, model_and_tokenizer: tuple[Any, A
             assert np.abs(written[position] - unit).max() < 1e-4
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    codebook.save(tmp_path, tokenizer)
+    save_codebook(codebook, tmp_path, tokenizer)
 
-    loaded = Codebook.load(tmp_path)
+    loaded = load_codebook(tmp_path)
     assert loaded is not None
     assert loaded.tools == codebook.tools
     assert loaded.report == codebook.report
     assert loaded.summary() == codebook.summary()
+    assert loaded.grammar_path is not None
     trie, grammar = Trie.load(loaded.trie_path), Trie.load(loaded.grammar_path)
     assert trie.end == grammar.end == tokenizer.eos_token_id
     for entry in loaded.tools:
@@ -529,6 +525,7 @@ def test_install_save_and_load(tmp_path: Path, model_and_tokenizer: tuple[Any, A
         assert encoded in grammar
     first_in_use = sorted(ids[0][n] for n in {entry.code[0] for entry in loaded.tools})
     assert grammar.allowed(0).tolist() == first_in_use
+    assert isinstance(loaded.coder, LevelCoder) and isinstance(codebook.coder, LevelCoder)
     assert np.array_equal(
         loaded.coder.encode(as_NVD(embeddings)).codes_NP,
         codebook.coder.encode(as_NVD(embeddings)).codes_NP,
@@ -547,8 +544,7 @@ def test_a_random_model_under_the_trie_only_names_tools(
     tools = make_tools(48)
     codebook = fit_codebook(tools, embed_documents(model, tokenizer, [text_of(t) for t in tools]))
     ids = add_code_tokens(tokenizer, model, codebook.tokens)
-    codebook.save(tmp_path, tokenizer)
-    trie = Trie.load(codebook.trie_path)
+    trie = Trie.load(save_codebook(codebook, tmp_path, tokenizer).trie_path)
     generator = torch.Generator().manual_seed(0)
     prompt = torch.tensor([tokenizer("Find a tool")["input_ids"]])
     found = []
@@ -570,19 +566,18 @@ def test_a_random_model_under_the_trie_only_names_tools(
     assert len(ids) == codebook.num_levels
 
 
-def saved(folder: Path) -> Codebook:
+def saved(folder: Path) -> SavedCodebook:
     """A checkpoint folder with everything but weights."""
     codebook = fit_codebook(make_tools(40), make_embeddings(40))
     from transformers import AutoTokenizer
 
     tokens = [token for level in codebook.tokens for token in level]
     tokenizer = AutoTokenizer.from_pretrained(tiny_model(folder, extra_tokens=tokens))
-    codebook.save(folder, tokenizer)
-    return codebook
+    return save_codebook(codebook, folder, tokenizer)
 
 
 def test_a_folder_without_codes_has_no_codebook(tmp_path: Path) -> None:
-    assert Codebook.load(tmp_path) is None
+    assert load_codebook(tmp_path) is None
 
 
 def test_a_tokenizer_without_the_code_tokens_is_refused(tmp_path: Path) -> None:
@@ -590,12 +585,12 @@ def test_a_tokenizer_without_the_code_tokens_is_refused(tmp_path: Path) -> None:
     other = tiny_model(tmp_path / "bare") / "tokenizer.json"
     (tmp_path / "good" / "tokenizer.json").write_bytes(other.read_bytes())
     with pytest.raises(ModelError, match="lacks the code token <a_0>") as error:
-        Codebook.load(tmp_path / "good")
+        load_codebook(tmp_path / "good")
     assert error.value.where == str(tmp_path / "good")
     assert "tokenizer" in error.value.remedy
     (tmp_path / "good" / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="cannot read the tokenizer"):
-        Codebook.load(tmp_path / "good")
+        load_codebook(tmp_path / "good")
 
 
 def test_saving_with_a_tokenizer_without_the_tokens_is_refused(
@@ -605,7 +600,7 @@ def test_saving_with_a_tokenizer_without_the_tokens_is_refused(
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model(tmp_path))
     with pytest.raises(ModelError, match="<a_0>"):
-        codebook.save(tmp_path, tokenizer)
+        save_codebook(codebook, tmp_path, tokenizer)
     assert not (tmp_path / "codes").exists()
 
 
@@ -618,7 +613,7 @@ def test_token_ids_that_moved_are_refused(tmp_path: Path) -> None:
             token["id"] += 7
     path.write_text(json.dumps(content))
     with pytest.raises(ModelError, match="<b_1> has id"):
-        Codebook.load(tmp_path)
+        load_codebook(tmp_path)
     assert "<b_1>" in read_vocabulary(tmp_path)
 
 
@@ -632,7 +627,7 @@ def test_a_damaged_codebook_is_refused(tmp_path: Path, name: str, damage: str) -
     else:
         path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ModelError, match="cannot read") as error:
-        Codebook.load(tmp_path)
+        load_codebook(tmp_path)
     assert error.value.remedy
 
 
@@ -648,8 +643,8 @@ def test_loading_needs_neither_torch_nor_sklearn(tmp_path: Path) -> None:
     text = codebook.code_text(codebook.tools[0].tool.id)
     program = (
         "import sys\n"
-        "from factory.codes.codebook import Codebook\n"
-        "codebook = Codebook.load(sys.argv[1])\n"
+        "from factory.codes.saving import load_codebook\n"
+        "codebook = load_codebook(sys.argv[1])\n"
         "print(codebook.tool_of(sys.argv[2]).name, codebook.trie_path.name)\n"
         "heavy = {'torch', 'transformers', 'sklearn', 'scipy', 'tokenizers'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -12,7 +12,7 @@ import pytest
 from conftest_models import tiny_model
 
 from factory.codes.arrays import Floats
-from factory.codes.codebook import Codebook, fit_codebook, recode
+from factory.codes.codebook import Codebook, Fresh
 from factory.codes.config import CodeConfig
 from factory.codes.gist import (
     Epoch,
@@ -25,7 +25,10 @@ from factory.codes.gist import (
     fit_gist,
     make_readable,
 )
+from factory.codes.growing import fit_codebook
 from factory.codes.guided import Chat, Coding, _Guide, guide_gist, make_coding
+from factory.codes.install import install
+from factory.codes.recoding import recode
 from factory.domain.canon import tool_id
 from factory.domain.failures import RecipeError
 from factory.domain.records import IGNORED, Tool
@@ -75,8 +78,10 @@ class World:
             made.append((ids, labels))
         return made
 
-    def coding(self, codebook: Codebook, embeddings_NVD: Floats) -> Coding:
-        ids = codebook.install(self.model, self.tokenizer, embeddings_NVD)
+    def coding(
+        self, codebook: Codebook, embeddings_NVD: Floats, fresh: Fresh | None = ()
+    ) -> Coding:
+        ids = install(codebook, self.model, self.tokenizer, embeddings_NVD, fresh=fresh)
         row_of = {tool.id: row for row, tool in enumerate(TOOLS)}
         order = [row_of[entry.tool.id] for entry in codebook.tools]
         assert order == list(range(len(TOOLS)))
@@ -87,8 +92,8 @@ class World:
             heard.append(embeddings_NVD)
             if embeddings_NVD is None:
                 return self.coding(self.codebook, self.embeddings_NVD)
-            new = recode(self.codebook, [], embeddings_NVD, CODES).codebook
-            return self.coding(new, embeddings_NVD)
+            new = recode(self.codebook, [], embeddings_NVD, CODES)
+            return self.coding(new.codebook, embeddings_NVD, new.fresh)
 
         return follow
 
@@ -103,9 +108,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> World:
     gist = fit_gist(model, tokenizer, READABLE, replace(GIST, epochs=1))
     texts = [document.content for document in READABLE]
     embeddings_NVD = embed_gists(model, tokenizer, gist, texts)
-    times = [f"{row:04d}" for row in range(len(TOOLS))]
-    codebook = fit_codebook(TOOLS, embeddings_NVD, CODES, accepted_at=times)
-    codebook.install(model, tokenizer, embeddings_NVD)
+    codebook = fit_codebook(TOOLS, embeddings_NVD, CODES)
+    install(codebook, model, tokenizer, embeddings_NVD)
     return World(model, tokenizer, gist, codebook, embeddings_NVD)
 
 

@@ -14,8 +14,10 @@ from conftest_models import code_names, tiny_model, tiny_multimodal
 from test_codes import make_tools
 from workspaces import make_workspace, run_factory
 
-from factory.codes.codebook import fit_codebook
 from factory.codes.config import CodeConfig
+from factory.codes.growing import fit_codebook
+from factory.codes.install import install
+from factory.codes.saving import save_codebook
 from factory.codes.trie import Trie
 from factory.domain.failures import ModelError
 from factory.engines.beam import BeamSearch, Ranking
@@ -302,11 +304,11 @@ def test_the_command_refuses_a_decoder_with_a_state(
     model = make_decoder(toy, "lfm2", layer_types=["conv", "full_attention"])
     tokenizer = AutoTokenizer.from_pretrained(tiny_model(tmp_path / "plain"))
     codebook = fit_codebook(make_tools(20), None, CodeConfig(coder="atomic"))
-    codebook.install(model, tokenizer)
+    install(codebook, model, tokenizer)
     checkpoint = tmp_path / "checkpoint"
     for part in (model, tokenizer):
         part.save_pretrained(checkpoint)
-    codebook.save(checkpoint, tokenizer)
+    save_codebook(codebook, checkpoint, tokenizer)
     workspace = make_workspace(tmp_path / "ws").root
     done = run_factory("retrieve", "x", "--checkpoint", str(checkpoint), cwd=workspace, code=2)
     assert "a lfm2 model has layers" in done.stderr and "all attention" in done.stderr

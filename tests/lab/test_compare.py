@@ -13,8 +13,9 @@ import pytest
 from conftest_models import tiny_model
 from workspaces import ROOT
 
-from factory.codes.codebook import Codebook, fit_codebook
 from factory.codes.config import CodeConfig
+from factory.codes.growing import changed, fit_codebook
+from factory.codes.saving import save_codebook
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT
 from factory.lab.trials.compare import (
     Plan,
@@ -110,10 +111,10 @@ def test_one_code_has_no_pair_that_starts_alike(tmp_path: Path) -> None:
     shares = []
     both = fit_codebook(tools[:2], None, CodeConfig(coder="atomic"))
     for number in (1, 2):
-        book = Codebook(both.coder, both.tools[:number], both.report, version=1)
+        book = changed(both, tools=both.tools[:number], finish=None)
         folder = tmp_path / str(number)
         tiny_model(folder, extra_tokens=[token for level in book.tokens for token in level])
-        book.save(folder, AutoTokenizer.from_pretrained(folder))
+        save_codebook(book, folder, AutoTokenizer.from_pretrained(folder))
         shares.append(_describe(folder, ())["start_alike"])
     assert shares == [None, 0]
 

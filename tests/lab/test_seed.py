@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from factory.codes.codebook import Codebook
+from factory.codes.saving import load_codebook
 from factory.domain.records import Example
 from factory.engines.turn import read_turn
 from factory.lab.home.world import catalogue_specs
@@ -120,7 +120,7 @@ def test_a_tiny_run_makes_a_whole_checkpoint_and_the_same_one_twice(tmp_path: Pa
         sum(phase["steps"] for phase in figures["plan"]["phases"]) == 6
         and len(figures["scores"]) == 1
     )
-    codebook = Codebook.load(tmp_path / "one")
+    codebook = load_codebook(tmp_path / "one")
     assert codebook is not None and len(codebook) == 400
     assert "Seed model" in (tmp_path / "one" / "README.md").read_text()
 
@@ -135,7 +135,7 @@ def test_the_shipped_checkpoint_is_whole_and_small() -> None:
 
 
 def test_the_shipped_codebook_covers_the_pool_and_the_replay_examples() -> None:
-    codebook = Codebook.load(SHIPPED)
+    codebook = load_codebook(SHIPPED)
     assert codebook is not None
     assert {tool.id for tool in catalogue_tools()} == set(codebook.tool_ids)
     examples = read_examples(SHIPPED / "replay.jsonl")

@@ -17,8 +17,9 @@ from conftest_models import code_names, tiny_model
 from workspaces import ROOT, make_workspace
 
 from factory.codes import trie as tries
-from factory.codes.codebook import Codebook, fit_codebook
 from factory.codes.config import CodeConfig, CoderName
+from factory.codes.growing import fit_codebook
+from factory.codes.saving import SavedCodebook, save_codebook
 from factory.domain.failures import ContentError
 from factory.domain.records import PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, Checkpoint, Request, Tool
 from factory.engines.replay import ReplayEngine
@@ -101,7 +102,7 @@ QUERY = ToolQuery(
 
 
 @pytest.fixture(scope="module")
-def codebook(tmp_path_factory: pytest.TempPathFactory) -> Codebook:
+def codebook(tmp_path_factory: pytest.TempPathFactory) -> SavedCodebook:
     """A codebook of all but the last API, saved beside a tokenizer that has its tokens."""
     from transformers import AutoTokenizer
 
@@ -111,8 +112,7 @@ def codebook(tmp_path_factory: pytest.TempPathFactory) -> Codebook:
     made = fit_codebook(tools, vectors, seed=1)
     names = code_names(made.num_levels, max(made.coder.sizes))
     tiny_model(folder, extra_tokens=[token for level in names for token in level])
-    made.save(folder, AutoTokenizer.from_pretrained(folder))
-    return made
+    return save_codebook(made, folder, AutoTokenizer.from_pretrained(folder))
 
 
 load_trie = lru_cache(tries.Trie.load)
@@ -121,7 +121,7 @@ load_trie = lru_cache(tries.Trie.load)
 class Sampled:
     """Answers of a random model: constrained turns walk the request's own trie."""
 
-    def __init__(self, codebook: Codebook, seed: int, finish: float = 0.3) -> None:
+    def __init__(self, codebook: SavedCodebook, seed: int, finish: float = 0.3) -> None:
         head = json.loads((codebook.trie_path.parent / "codebook.json").read_text())
         self._tokens = {number: token for token, number in head["token_ids"].items()}
         self._end = head["end"]
@@ -156,7 +156,7 @@ def solve(agent: Agent, actions: Any, setting: Any = "retrieval") -> Trajectory:
     return asyncio.run(agent.solve(QUERY, actions, setting))
 
 
-def test_only_the_action_turn_is_constrained(codebook: Codebook, tmp_path: Path) -> None:
+def test_only_the_action_turn_is_constrained(codebook: SavedCodebook, tmp_path: Path) -> None:
     """100 trajectories: the trie is on in every action turn and in no other."""
     codes = Codes(codebook, DOCUMENTS, folder=tmp_path)
     num_actions = 0
@@ -175,7 +175,7 @@ def test_only_the_action_turn_is_constrained(codebook: Codebook, tmp_path: Path)
 
 
 def test_inputs_are_bound_to_the_named_tools_schema_where_that_is_asked_for(
-    codebook: Codebook, tmp_path: Path
+    codebook: SavedCodebook, tmp_path: Path
 ) -> None:
     class Picky(ReplayEngine):
         """Makes no grammar of Finish."""
@@ -207,7 +207,7 @@ def test_inputs_are_bound_to_the_named_tools_schema_where_that_is_asked_for(
     assert not validator.is_valid({"final_answer": "It boils."})
 
 
-def test_all_coded_tools_and_finish_are_at_hand(codebook: Codebook, tmp_path: Path) -> None:
+def test_all_coded_tools_and_finish_are_at_hand(codebook: SavedCodebook, tmp_path: Path) -> None:
     codes = Codes(codebook, DOCUMENTS, folder=tmp_path)
     trie = load_trie(codes.constraint.trie)
     assert len(trie) == len(DOCUMENTS) == len(codebook) + 1
@@ -227,7 +227,9 @@ def test_finish_has_a_code_of_its_own_in_every_layout(coder: CoderName, tmp_path
     made = fit_codebook(tools, None, CodeConfig(coder=coder))
     names = [token for level in made.tokens for token in level]
     tiny_model(tmp_path / "model", extra_tokens=names)
-    made.save(tmp_path / "model", AutoTokenizer.from_pretrained(tmp_path / "model"))
+    made = save_codebook(
+        made, tmp_path / "model", AutoTokenizer.from_pretrained(tmp_path / "model")
+    )
     codes = Codes(made, DOCUMENTS, folder=tmp_path)
     written = codes.write(FINISH)
     wanted = {"atomic": "<a_32>", "numeric": "0 0 0 3 2", "semantic": "Finish"}
@@ -238,7 +240,9 @@ def test_finish_has_a_code_of_its_own_in_every_layout(coder: CoderName, tmp_path
     assert len(load_trie(few.constraint.trie)) == 3 and few.write(FINISH) == written
 
 
-def test_ground_truth_tools_are_named_and_the_only_ones(codebook: Codebook, tmp_path: Path) -> None:
+def test_ground_truth_tools_are_named_and_the_only_ones(
+    codebook: SavedCodebook, tmp_path: Path
+) -> None:
     codes = Codes(codebook, DOCUMENTS, folder=tmp_path).only(sorted(QUERY.relevant))
     seen = set()
     for seed in range(40):
@@ -250,7 +254,9 @@ def test_ground_truth_tools_are_named_and_the_only_ones(codebook: Codebook, tmp_
     assert seen == {*QUERY.relevant, FINISH}
 
 
-def test_a_relevant_tool_without_a_code_is_not_at_hand(codebook: Codebook, tmp_path: Path) -> None:
+def test_a_relevant_tool_without_a_code_is_not_at_hand(
+    codebook: SavedCodebook, tmp_path: Path
+) -> None:
     codes = Codes(codebook, DOCUMENTS, folder=tmp_path)
     head = f"I am using one of the following tools: [{codes.write(KEYS[0])}]. "
     cases: list[tuple[Setting, list[ApiKey], str]] = [

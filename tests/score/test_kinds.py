@@ -20,7 +20,8 @@ from workspaces import ROOT, make_workspace, run_factory
 
 from factory.cli.main import app
 from factory.cli.monitor import PlainMonitor
-from factory.codes.codebook import fit_codebook
+from factory.codes.growing import fit_codebook
+from factory.codes.saving import save_codebook
 from factory.domain.failures import ContentError, FactoryError, InputError
 from factory.domain.records import Checkpoint, ItemScore, Request
 from factory.engines.base import Engine
@@ -185,7 +186,7 @@ def coded_model(folder: Path, data: Path) -> Path:
     vectors = np.random.default_rng(0).normal(size=(len(tools), 8)).astype(np.float32)
     codebook = fit_codebook(tools, vectors, seed=1)
     tiny_model(folder, extra_tokens=[token for level in codebook.tokens for token in level])
-    codebook.save(folder, AutoTokenizer.from_pretrained(folder))
+    save_codebook(codebook, folder, AutoTokenizer.from_pretrained(folder))
     return folder
 
 

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workspaces import ROOT
 
-from factory.codes.codebook import fit_codebook
+from factory.codes.growing import fit_codebook
+from factory.codes.saving import save_codebook
 from factory.domain.failures import ContentError, InputError
 from factory.engines.retrieve import Retriever as CodeRetriever
 from factory.score.toolbench.data import (
@@ -421,7 +422,7 @@ def test_a_checkpoint_finds_tools_by_code(tmp_path: Path) -> None:
     codebook = fit_codebook(tools, vectors, seed=1)
     folder = tmp_path / "model"
     tiny_model(folder, extra_tokens=[token for level in codebook.tokens for token in level])
-    codebook.save(folder, AutoTokenizer.from_pretrained(folder))
+    save_codebook(codebook, folder, AutoTokenizer.from_pretrained(folder))
 
     async def run() -> list[RetrievalResult]:
         settings = EngineSection(threads=1, max_model_len=256)

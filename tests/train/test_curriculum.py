@@ -11,7 +11,8 @@ import pytest
 from test_codes import make_embeddings, make_tools
 from workspaces import ROOT
 
-from factory.codes.codebook import Codebook, fit_codebook
+from factory.codes.codebook import Codebook
+from factory.codes.growing import add_tools, fit_codebook
 from factory.domain.failures import RecipeError
 from factory.domain.records import Call, Checkpoint, Example, Query, Tool
 from factory.ledger.database import Ledger
@@ -86,7 +87,8 @@ def test_a_lineage_learns_each_imported_document_once(tmp_path: Path, prompts: P
 def test_outliers_wait_and_the_first_of_the_rest_are_learnt() -> None:
     points = make_embeddings(40)
     codebook = fit_codebook(make_tools(40), points)
-    (far,) = codebook.add(make_tools(1, start=40), 9 * points[:1], ["1"])
+    grown = add_tools(codebook, make_tools(1, start=40), 9 * points[:1])
+    codebook, (far,) = grown.codebook, grown.added
     assert far.ood
     waiting = [far.tool, *TOOLS]
     assert documents_to_learn(waiting, codebook, read_recipe()) == TOOLS

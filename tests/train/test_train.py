@@ -19,11 +19,12 @@ import pytest
 from conftest_models import tiny_model, tiny_multimodal
 from workspaces import make_workspace
 
-from factory.codes.codebook import Codebook, fit_codebook
 from factory.codes.config import CodeConfig, CoderName
 from factory.codes.gist import GIST_PATH, Gist, GistConfig, embed_gists
+from factory.codes.growing import fit_codebook
 from factory.codes.quantized import QuantizedConfig
 from factory.codes.reader import DocumentReader
+from factory.codes.saving import load_codebook
 from factory.domain.canon import tool_id
 from factory.domain.failures import ChildError, DiskError, InputError, MissingError, ModelError
 from factory.domain.records import (
@@ -197,7 +198,7 @@ def engine_section(backend: Any) -> EngineSection:
 
 def ask(backend: str, run: Run, folder: Path) -> dict[str, list[Completion]]:
     """A free answer, a code under the trie and a proposed code under the grammar."""
-    codebook = Codebook.load(run.job.out)
+    codebook = load_codebook(run.job.out)
     assert codebook is not None
     messages = (Message(role="user", content="find_hotel in Oslo"),)
     sampling = Sampling(n=8, temperature=1.0, max_tokens=codebook.num_levels + 1, seed=256)
@@ -249,7 +250,7 @@ def test_every_tool_gets_a_code_of_its_own(first: Run) -> None:
     codes = {row.tool_id: row.code for row in first.result.codes}
     assert codes.keys() == {tool.id for tool in TOOLS}
     assert len(set(codes.values())) == len(TOOLS)
-    codebook = Codebook.load(first.job.out)
+    codebook = load_codebook(first.job.out)
     assert codebook is not None
     assert {tool.id: codebook.code_text(tool.id) for tool in TOOLS} == codes
     assert first.result.codebook == codebook.summary()
@@ -273,7 +274,7 @@ def test_a_multimodal_model_learns_from_texts(
     assert (run.job.out / "preprocessor_config.json").read_text() == "{}"
     seen = [name for name in before if "vision" in name]
     assert seen and all((before[name] == after[name]).all() for name in seen)
-    codebook = Codebook.load(run.job.out)
+    codebook = load_codebook(run.job.out)
     answers = ask("transformers", run, tmp_path)["code"]
     assert codebook and all(codebook.tool_of(answer.text) for answer in answers)
 
@@ -299,7 +300,7 @@ def test_vllm_serves_it_and_it_writes_valid_codes(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     run: Run = request.getfixturevalue(which)
-    codebook = Codebook.load(run.job.out)
+    codebook = load_codebook(run.job.out)
     assert codebook is not None
     answers = ask("vllm", run, tmp_path)
     assert all(codebook.tool_of(c.text) is not None for c in answers["code"])
@@ -323,7 +324,7 @@ def test_code_tokens_get_their_share_of_the_loss(
     model = AutoModelForCausalLM.from_pretrained(first.job.out, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(first.job.out)
     turn = read_turn(tokenizer, frozenset({tokenizer.eos_token_id}))
-    codebook = Codebook.load(first.job.out)
+    codebook = load_codebook(first.job.out)
     losses: dict[bool, list[float]] = {True: [], False: []}
     for example in examples:
         (encoded,) = encode(example.kind, render(example, codebook), tokenizer, turn)
@@ -343,7 +344,7 @@ def test_code_tokens_get_their_share_of_the_loss(
 
 @pytest.mark.slow
 def test_a_second_run_keeps_codes_and_adds_new_ones(first: Run, second: Run) -> None:
-    old, new = Codebook.load(first.job.out), Codebook.load(second.job.out)
+    old, new = load_codebook(first.job.out), load_codebook(second.job.out)
     assert old is not None and new is not None
     assert [row.tool_id for row in second.result.codes] == [tool.id for tool in MORE_TOOLS]
     assert all(new.code_of(tool.id) == old.code_of(tool.id) for tool in TOOLS)
@@ -364,11 +365,11 @@ def test_a_recipe_without_codes_makes_none_and_leaves_the_parents(
     examples = [e for e in make_examples(MORE_TOOLS[:4], prompts) if e.kind == "invoke"]
     config = replace(CONFIG, method=method, epochs=1, codes=None)
     bare = train_once(make_job(tmp_path / "bare", base, examples, [], config))
-    assert Codebook.load(bare.job.out) is None and bare.result.codebook is None
+    assert load_codebook(bare.job.out) is None and bare.result.codebook is None
     assert bare.result.codes == () and bare.result.num_examples == 4
 
     kept = train_once(make_job(tmp_path / "kept", first.job.out, examples, [], config))
-    old, new = Codebook.load(first.job.out), Codebook.load(kept.job.out)
+    old, new = load_codebook(first.job.out), load_codebook(kept.job.out)
     assert old is not None and new is not None and kept.result.codes == ()
     assert {t: new.code_text(t) for t in new.tool_ids} == {
         t: old.code_text(t) for t in old.tool_ids
@@ -388,7 +389,7 @@ def test_another_coder_makes_all_codes_anew_and_teaches_them(
     pairs = [Pair(a=a.id, b=b.id, weight=2.0) for a, b in pairwise(TOOLS)]
     write_pairs(job.pairs, pairs)
     run = train_once(job)
-    old, new = Codebook.load(first.job.out), Codebook.load(job.out)
+    old, new = load_codebook(first.job.out), load_codebook(job.out)
     assert old is not None and new is not None
     assert (old.coder.name, new.coder.name) == ("residual", "quantized")
     assert (old.version, new.version) == (1, 2)
@@ -441,11 +442,11 @@ def test_gist_states_are_learnt_kept_and_learnt_on(
     one = train_once(make_job(tmp_path / "1", first.job.out, few, [], config))
     assert "the recipe has residual codes over 2 gist states" in one.result.recoded["reason"]
     assert any("compressing documents, epoch 1" in phase for phase in one.phases)
-    old = Codebook.load(one.job.out)
+    old = load_codebook(one.job.out)
     assert old is not None and old.views == 2 and len(old.coder.sizes) == 4
 
     two = train_once(make_job(tmp_path / "2", one.job.out, few, MORE_TOOLS, config))
-    new = Codebook.load(two.job.out)
+    new = load_codebook(two.job.out)
     assert new is not None and two.result.recoded is None
     assert all(new.code_of(tool.id) == old.code_of(tool.id) for tool in TOOLS)
     assert all(tool.id in new for tool in MORE_TOOLS)
@@ -459,7 +460,7 @@ def test_gist_states_are_learnt_kept_and_learnt_on(
     assert "trainings old" in three.result.recoded["reason"]
     on = Gist.load(three.job.out / GIST_PATH)
     assert on.config == wider and on.epochs[0].held_out < learnt.epochs[0].held_out
-    last = Codebook.load(three.job.out)
+    last = load_codebook(three.job.out)
     assert last is not None and (last.version, len(last)) == (3, len(new))
 
     body = replace(anew, codes=replace(anew.codes, version=4, post_guided="body"))
@@ -473,7 +474,7 @@ def test_gist_states_are_learnt_kept_and_learnt_on(
     assert moved.indicator_MD.equal(on.indicator_MD)
     helped = moved.epochs[1].held_out < moved.epochs[0].held_out
     assert moved.gist_VD.equal(on.gist_VD) != helped
-    codebook = Codebook.load(four.job.out)
+    codebook = load_codebook(four.job.out)
     assert codebook is not None and (codebook.version, len(codebook)) == (4, len(new) + 1)
     assert codebook.summary() == four.result.codebook
 
@@ -656,7 +657,7 @@ def test_codes_without_tokens_get_their_share_too(
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(base)
     turn = read_turn(tokenizer, frozenset({tokenizer.eos_token_id}))
-    codebook = Codebook.load(run.job.out)
+    codebook = load_codebook(run.job.out)
     losses: dict[bool, list[float]] = {True: [], False: []}
     for example in examples:
         (encoded,) = encode(example.kind, render(example, codebook), tokenizer, turn)
@@ -793,7 +794,7 @@ def test_codes_are_found_behind_the_lead_in_of_a_chat_template(
     base = thinking_model(tmp_path / "base")
     config = replace(CONFIG, epochs=30, codes=CodeConfig(coder=coder, size=8, min_tools=16))
     run = train_once(make_job(tmp_path / "run", base, code_examples(prompts), TOOLS, config))
-    codebook = Codebook.load(run.job.out)
+    codebook = load_codebook(run.job.out)
     assert codebook is not None
     codes = {f"{tool.name} in Oslo": codebook.code_text(tool.id) for tool in TOOLS}
     settings = engine_section("vllm")

@@ -10,8 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from factory.codes.arrays import Floats
+from factory.codes.codebook import Codebook
+from factory.codes.config import CodeConfig
+from factory.codes.growing import fit_codebook, refresh
+from factory.codes.install import install
+from factory.codes.saving import save_codebook
 from factory.domain.failures import DiskError
 from factory.domain.records import (
     IGNORED,
@@ -44,10 +50,6 @@ from factory.train.examples import encode_text, write_examples
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
-
-if TYPE_CHECKING:
-    from factory.codes.arrays import Floats
-    from factory.codes.codebook import Codebook
 
 NUM_TOKENIZER_EXAMPLES = 6000
 """Examples that the tokenizer is fitted to."""
@@ -198,13 +200,11 @@ class SeedRun:
 
     def _give_codes(self) -> Codebook:
         """Fit the codebook over the tool pool and add the code tokens with their first rows."""
-        from factory.codes.codebook import fit_codebook
-
-        tools = catalogue_tools()
-        size = self.plan.code_size
-        codebook = fit_codebook(tools, self._embed(tools), size=size, seed=self.plan.seed)
-        ordered = [entry.tool for entry in codebook.tools]
-        codebook.install(self.model, self.tokenizer, self._embed(ordered))
+        pool = catalogue_tools()
+        order = sorted(range(len(pool)), key=lambda row: pool[row].id)
+        tools, codes = [pool[row] for row in order], CodeConfig(size=self.plan.code_size)
+        codebook = fit_codebook(tools, self._embed(pool)[order], codes, seed=self.plan.seed)
+        install(codebook, self.model, self.tokenizer, self._embed(tools))
         self.report(f"codes: {codebook.summary()}")
         return codebook
 
@@ -388,8 +388,8 @@ class SeedRun:
         """Weights (bfloat16), tokenizer, codes, replay examples, figures and card."""
         save_model(self.model, self.tokenizer, folder)
         assert self.codebook is not None
-        self.codebook.refresh(self._embed([entry.tool for entry in self.codebook.tools]))
-        self.codebook.save(folder, self.tokenizer)
+        tools = [entry.tool for entry in self.codebook.tools]
+        saved = save_codebook(refresh(self.codebook, self._embed(tools)), folder, self.tokenizer)
         rng = Random(f"replay {self.plan.seed}")
         replay = coded_examples(rng, self.prompts, catalogue_specs(), "wild")
         write_examples(folder / "replay.jsonl", islice(replay, NUM_REPLAY_EXAMPLES))
@@ -401,7 +401,7 @@ class SeedRun:
             "log": self.log,
             "scores": [asdict(score) for score in scores],
             "codes": codes,
-            "codebook": self.codebook.summary(),
+            "codebook": saved.summary(),
         }
         (folder / "seed.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         write_card(folder, figures)

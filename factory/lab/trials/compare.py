@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from factory.codes.codebook import Codebook
 from factory.codes.config import CodeConfig, CoderName
 from factory.codes.gist import GistConfig
+from factory.codes.saving import load_codebook
 from factory.codes.trie import Trie
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, derive_seed, digest
 from factory.domain.records import Example, Pair, Tool
@@ -349,7 +349,7 @@ def _pairs(labelled: Labelled) -> list[Pair]:
 
 def _describe(checkpoint: Path, pairs: Sequence[Pair]) -> dict[str, Any]:
     """The checkpoint's codebook in figures, its codes' cost in tokens, and how many start alike."""
-    codebook = Codebook.load(checkpoint)
+    codebook = load_codebook(checkpoint)
     assert codebook is not None
     codes = {tool_id: code for code, tool_id in Trie.load(codebook.trie_path).codes()}
     lengths = [len(code) for code in codes.values()]

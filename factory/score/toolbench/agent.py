@@ -9,14 +9,12 @@ to the documented schema too. It ends with Finish or after MAX_TURNS steps.
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from factory.codes.arrays import Code
-from factory.codes.codebook import Codebook
+from factory.codes.saving import SavedCodebook
 from factory.codes.trie import Trie
 from factory.domain.canon import canonical_json, derive_seed, digest, to_json
 from factory.domain.failures import ModelError
@@ -162,7 +160,7 @@ class Codes:
 
     def __init__(
         self,
-        codebook: Codebook,
+        codebook: SavedCodebook,
         documents: Mapping[ApiKey, Sequence[ApiDocument]],
         *,
         folder: Path,
@@ -222,10 +220,9 @@ class Codes:
         codes = sorted(set(texts.values()))
         path = self._folder / f"{digest(canonical_json([self._codebook.sha(), codes]), 16)}.npz"
         if not path.exists():
-            spelt = _spellings(self._codebook)
             path.parent.mkdir(parents=True, exist_ok=True)
             end = Trie.load(self._codebook.trie_path).end
-            Trie.build([spelt(text) for text in codes], codes, end).save(path)
+            Trie.build([self._codebook.spell(text) for text in codes], codes, end).save(path)
         return Constraint(trie=str(path))
 
 
@@ -255,7 +252,7 @@ class Names:
         return FINISH.api if key == FINISH else environment_name(key)
 
 
-def _finish_code(codebook: Codebook) -> str:
+def _finish_code(codebook: SavedCodebook) -> str:
     """Code of the tool called Finish, else the one reserved for it, else the last free one."""
     for entry in codebook.tools:
         if entry.tool.name == FINISH.api:
@@ -271,25 +268,6 @@ def _finish_code(codebook: Codebook) -> str:
     levels = [range(len(level) - 1, -1, -1) for level in codebook.tokens]
     texts = map(codebook.text_of, itertools.product(*levels))
     return next(text for text in texts if codebook.tool_of(text) is None)
-
-
-def _spellings(codebook: Codebook) -> Callable[[str], Code]:
-    """Token ids of a code's text: those of the saved trie, or of its code tokens."""
-    saved = {tool: tokens for tokens, tool in Trie.load(codebook.trie_path).codes()}
-    head = json.loads((codebook.trie_path.parent / "codebook.json").read_text(encoding="utf-8"))
-    ids: Mapping[str, int] = head["token_ids"]
-
-    def spell(text: str) -> Code:
-        tool = codebook.tool_of(text)
-        if tool is not None:
-            return saved[tool.id]
-        code = codebook.parse(text)
-        assert code is not None
-        if code == codebook.finish:
-            return codebook.finish_ids
-        return tuple(ids[codebook.tokens[place][number]] for place, number in enumerate(code))
-
-    return spell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from factory.codes.codebook import Codebook
+from factory.codes.saving import load_codebook
 from factory.domain.canon import canonical_json, digest, to_json
 from factory.domain.failures import ContentError
 from factory.domain.records import Checkpoint, ItemScore
@@ -213,7 +213,7 @@ class Completion(Asked):
     ) -> Callable[[ToolQuery], ActionSpace]:
         """How the agent names tools: by code where its checkpoint has codes, else by name."""
         served = is_address(checkpoint.path)
-        codebook = None if served else Codebook.load(Path(checkpoint.path))
+        codebook = None if served else load_codebook(Path(checkpoint.path))
         setting = self.definition.setting
         if codebook is None:
             # Names have to be listed: the request's own APIs, the relevant ones alone with gt.

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from factory.codes.codebook import Codebook
+from factory.codes.saving import load_codebook
 from factory.domain.canon import canonical_json, digest, to_json
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.retrieve import Retriever as CodeRetriever
@@ -101,7 +101,7 @@ class Retrieval(SelfServed):
 
     async def score(self, setup: Setup, checkpoint: Checkpoint) -> list[ItemScore]:
         folder = Path(checkpoint.path)
-        codebook = Codebook.load(folder)
+        codebook = load_codebook(folder)
         coded: Set[ApiKey] = set()
         if codebook is not None:
             known = frozenset(entry.tool.id for entry in codebook.tools)
