@@ -61,7 +61,7 @@ class EncodedSet:
 
 
 class CodeNames(Protocol):
-    """What is needed of factory.codes.lifecycle.Codebook."""
+    """What is needed of factory.codes.codebook.Codebook."""
 
     def code_text(self, tool_id: str) -> str:
         """The code tokens of a tool as text; KeyError for a tool without a code."""

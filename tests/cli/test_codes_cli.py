@@ -264,14 +264,12 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
         tokenizer=AutoTokenizer.from_pretrained(bare),
         prompts=Prompts.load(Workspace(workspace)),
     )
-    times = [f"{row:09d}" for row in range(len(tools))]
     made, alone = (
         fit_codebook(
             tools,
             reader.embed(tools),
             code_config(resolved.recipe, 1),
             seed=train.seed,
-            accepted_at=times,
             pairs=pairs,
         )
         for pairs in (called_pairs(ledger, 1), ())
