@@ -20,7 +20,7 @@ from bench.decoding import Engine, best, settle_vllm
 from bench.retrieval import Catalogue, make_catalogue, make_prompts, make_trie
 from bench.table import best_seconds, print_machine, print_table
 from bench.trie import CHANGES, make_codes, measure_flat
-from factory.codes.base import Documents, Taken
+from factory.codes.base import Seen, Taken
 from factory.codes.config import CodeConfig, make_coder
 from factory.codes.trie import Trie
 
@@ -38,7 +38,7 @@ MEASURES = (
 
 def measure_codes(num: int) -> tuple[float, float]:
     """CPU seconds to fit residual codes, and to give every tool one of its own."""
-    documents = Documents(make_points(num)[:, None].astype("float32"))
+    documents = Seen(make_points(num)[:, None].astype("float32"))
     coder = make_coder(CodeConfig(coder="residual"), num, 1)
     started = time.process_time()
     coder.fit(documents)

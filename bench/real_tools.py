@@ -24,7 +24,7 @@ import numpy as np
 
 from bench.table import Cell, peak_rss_mib, print_machine, print_table
 from factory.codes.arrays import Floats
-from factory.codes.base import Documents, Taken
+from factory.codes.base import Seen, Taken
 from factory.codes.config import CodeConfig, make_coder
 from factory.codes.levels import LevelCoder, choose_shape
 from factory.codes.quantized import QuantizedConfig
@@ -85,7 +85,7 @@ def measure(
     coder = make_coder(config, len(operations), 1)
     assert isinstance(coder, LevelCoder), f"{name} has no levels"
     started, worked = time.perf_counter(), time.process_time()
-    documents = Documents(embeddings_NVD)
+    documents = Seen(embeddings_NVD)
     coder.fit(documents)
     given = coder.assign(documents, Taken())
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked

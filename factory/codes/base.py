@@ -96,8 +96,8 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
-    """What a coder sees of N tools. Example: coder.fit(Documents(embeddings_NVD, seed=3))."""
+class Seen:
+    """What a coder sees of N tools. Example: coder.fit(Seen(embeddings_NVD, seed=3))."""
 
     embeddings_NVD: Floats
     """Of their documents; of any width, 0 too, for a coder that reads none."""
@@ -111,10 +111,10 @@ class Documents:
     def __len__(self) -> int:
         return len(self.embeddings_NVD)
 
-    def only(self, row: int) -> Documents:
+    def only(self, row: int) -> Seen:
         """One of them, as a coder sees it that is fitted."""
         one = slice(row, row + 1)
-        return Documents(self.embeddings_NVD[one], self.names[one])
+        return Seen(self.embeddings_NVD[one], self.names[one])
 
 
 class Renaming(NamedTuple):
@@ -148,11 +148,11 @@ class Coder(ABC):
     def sizes(self) -> tuple[int, ...]:
         """(P) how many numbers each position has; for codes of no fixed length, of the longest."""
 
-    def fit(self, documents: Documents) -> None:  # noqa: B027 - by default nothing is learnt
+    def fit(self, documents: Seen) -> None:  # noqa: B027 - by default nothing is learnt
         """Learn from these tools."""
 
     @abstractmethod
-    def assign(self, documents: Documents, taken: Taken) -> Assignment:
+    def assign(self, documents: Seen, taken: Taken) -> Assignment:
         """Give N tools codes; these are added to `taken`. InputError where none is left."""
 
     @abstractmethod
@@ -162,28 +162,28 @@ class Coder(ABC):
         InputError where none is left.
         """
 
-    def refresh(self, documents: Documents, codes: Sequence[Code]) -> None:  # noqa: B027
+    def refresh(self, documents: Seen, codes: Sequence[Code]) -> None:  # noqa: B027
         """Move to a trained model's space; every tool keeps its code, every number its members."""
 
-    def nearest(self, documents: Documents, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
+    def nearest(self, documents: Seen, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
         """(N) whether each tool's code is the one it would have, had none been taken."""
         assert len(documents) == len(codes)
         return np.ones(len(codes), dtype=np.bool_)
 
-    def first_errors(self, documents: Documents) -> Floats:
+    def first_errors(self, documents: Seen) -> Floats:
         """(N) distances to the first position's centroids (A38); 0 without any."""
         return np.zeros(len(documents))
 
-    def rows(self, documents: Documents, codes: Sequence[Code]) -> list[Floats] | None:
+    def rows(self, documents: Seen, codes: Sequence[Code]) -> list[Floats] | None:
         """P arrays (K, D) of tokens' rows, of the documents; None where names make them (A20)."""
         return None
 
-    def unexplained(self, documents: Documents, codes: Sequence[Code]) -> float | None:
+    def unexplained(self, documents: Seen, codes: Sequence[Code]) -> float | None:
         """Share of the documents' variance that whole codes leave; None where none is explained."""
         return None
 
     def take_names(
-        self, documents: Documents, codes: Sequence[Code], known: Mapping[int, Code]
+        self, documents: Seen, codes: Sequence[Code], known: Mapping[int, Code]
     ) -> Renaming | None:
         """Renumber itself as the old codes of `known` rows have it; None where it cannot."""
         return None

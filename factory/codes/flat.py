@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from factory.codes.arrays import Code, Floats, load_arrays
 from factory.codes.assign import anew, refuse_if_full
-from factory.codes.base import Assignment, Coder, Documents, Layout, ResolvedBy, Taken
+from factory.codes.base import Assignment, Coder, Layout, ResolvedBy, Seen, Taken
 
 MAX_NAME = 64
 """Characters of a semantic code, the last ones of the name (§3.1)."""
@@ -46,7 +46,7 @@ class AtomicCoder(Coder):
     def sizes(self) -> tuple[int, ...]:
         return (self.num_tools,)
 
-    def assign(self, documents: Documents, taken: Taken) -> Assignment:
+    def assign(self, documents: Seen, taken: Taken) -> Assignment:
         start = len(taken)
         codes = [(start + row,) for row in range(len(documents))]
         self.num_tools = start + len(codes)
@@ -82,7 +82,7 @@ class NumericCoder(Coder):
     def sizes(self) -> tuple[int, ...]:
         return (10,) * self.digits
 
-    def assign(self, documents: Documents, taken: Taken) -> Assignment:
+    def assign(self, documents: Seen, taken: Taken) -> Assignment:
         start = len(taken)
         self._refuse_if_full(start + len(documents), fitted=start > 0)
         return _assigned([self._spell(start + row) for row in range(len(documents))], taken)
@@ -128,7 +128,7 @@ class SemanticCoder(Coder):
     def sizes(self) -> tuple[int, ...]:
         return ()
 
-    def assign(self, documents: Documents, taken: Taken) -> Assignment:
+    def assign(self, documents: Seen, taken: Taken) -> Assignment:
         wanted = [tuple(standard_name(name).encode()) for name in documents.names]
         codes = []
         for code in wanted:
@@ -203,7 +203,7 @@ class HierarchicalCoder(Coder):
         depth = max((len(path) for path in self._centroids), default=0) + 1
         return (self.branches,) * (depth + (1 if self._centroids else 0))
 
-    def fit(self, documents: Documents) -> None:
+    def fit(self, documents: Seen) -> None:
         self._fit_space(documents.embeddings_NVD)
         points_Nd = self._project(documents.embeddings_NVD)
         for limit in (self.branches, self.branches - 1):
@@ -214,7 +214,7 @@ class HierarchicalCoder(Coder):
             if len(points_Nd) < self._capacity:  # else no digit is left for Finish
                 break
 
-    def assign(self, documents: Documents, taken: Taken) -> Assignment:
+    def assign(self, documents: Seen, taken: Taken) -> Assignment:
         """Codes of the fit for the tools it was fitted on, else down the tree, one by one."""
         points_Nd = self._project(documents.embeddings_NVD)
         error_N = self.first_errors(documents)
@@ -244,7 +244,7 @@ class HierarchicalCoder(Coder):
         taken.add(code)
         return code
 
-    def refresh(self, documents: Documents, codes: Sequence[Code]) -> None:
+    def refresh(self, documents: Seen, codes: Sequence[Code]) -> None:
         """New PCA, and every cluster's centre as the mean of its members."""
         self._fit_space(documents.embeddings_NVD)
         points_Nd = self._project(documents.embeddings_NVD)
@@ -259,7 +259,7 @@ class HierarchicalCoder(Coder):
             for path, old_Cd in self._centroids.items()
         }
 
-    def nearest(self, documents: Documents, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
+    def nearest(self, documents: Seen, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
         points_Nd = self._project(documents.embeddings_NVD)
         paths = [next(self._paths(point_d, ())) for point_d in points_Nd]
         return np.array([path == code[:-1] for path, code in zip(paths, codes, strict=True)])
@@ -353,7 +353,7 @@ class HierarchicalCoder(Coder):
         for child in order:
             yield from self._paths(point_d, (*path, int(child)))
 
-    def first_errors(self, documents: Documents) -> Floats:
+    def first_errors(self, documents: Seen) -> Floats:
         """(N) distances to the nearest cluster of the first split; 0 where there is none."""
         from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 

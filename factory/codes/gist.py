@@ -257,7 +257,7 @@ def embed_gists(
         return compressor.embed(ids, batch, on_progress)
 
 
-class Encoded(NamedTuple):
+class EncodedDocument(NamedTuple):
     """A document in token ids."""
 
     content: list[int]
@@ -336,7 +336,7 @@ class Compressor:
         logs_JAW = torch.log_softmax(logits_JAW.float(), dim=-1)
         return logs_JAW.gather(2, answers_JA.clamp(min=0)[:, :, None])[:, :, 0], real_JA
 
-    def measure(self, documents: Sequence[Encoded], shuffle: bool = False) -> float:
+    def measure(self, documents: Sequence[EncodedDocument], shuffle: bool = False) -> float:
         """Nats a token of rebuilding the documents; `shuffle` gives each the states of the next."""
         import torch
 
@@ -350,7 +350,9 @@ class Compressor:
         self.model.train(was_training)
         return total / count
 
-    def loss(self, documents: Sequence[Encoded], shuffle: bool = False) -> tuple[torch.Tensor, int]:
+    def loss(
+        self, documents: Sequence[EncodedDocument], shuffle: bool = False
+    ) -> tuple[torch.Tensor, int]:
         """Summed nats of all tasks of the documents, and the number of tokens."""
         states_BVD = self.compress([document.content for document in documents])
         if shuffle:
@@ -529,7 +531,7 @@ def resize_adapter(
 
 def _train_epoch(
     compressor: Compressor,
-    documents: Sequence[Encoded],
+    documents: Sequence[EncodedDocument],
     optimizer: torch.optim.Optimizer,
     config: GistConfig,
 ) -> float:
@@ -548,10 +550,10 @@ def _train_epoch(
 
 
 def batches(
-    documents: Sequence[Encoded], order: Sequence[int], size: int
-) -> Iterator[list[Encoded]]:
+    documents: Sequence[EncodedDocument], order: Sequence[int], size: int
+) -> Iterator[list[EncodedDocument]]:
     """Documents in this order, until a batch has `size` instances."""
-    batch: list[Encoded] = []
+    batch: list[EncodedDocument] = []
     for row in order:
         batch.append(documents[row])
         if sum(len(document.answers) for document in batch) >= size:
@@ -561,7 +563,7 @@ def batches(
         yield batch
 
 
-def encode_document(document: Readable, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+def encode_document(document: Readable, tokenizer: PreTrainedTokenizerBase) -> EncodedDocument:
     """A document in token ids, with answers that can be read in its content, line by line.
 
     Raises:
@@ -583,7 +585,7 @@ def encode_document(document: Readable, tokenizer: PreTrainedTokenizerBase) -> E
             remedy=f"let {COMPRESS_PROMPT} ({ENCODE_PROMPT} for an early compression) show a "
             "tool's name, description or parameters (as JSON) as they are",
         )
-    return Encoded(content=content, answers=answers)
+    return EncodedDocument(content=content, answers=answers)
 
 
 def content_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

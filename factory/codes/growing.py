@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from factory.codes.arrays import Code, Floats, as_NVD
-from factory.codes.base import Assignment, Coder, Documents, OnProgress, Taken, silent
+from factory.codes.base import Assignment, Coder, OnProgress, Seen, Taken, silent
 from factory.codes.codebook import Codebook, Fresh, Report, ToolCode
 from factory.codes.config import CodeConfig, make_coder
 from factory.codes.graph import Graph, build_graph
@@ -157,7 +157,7 @@ def refresh(codebook: Codebook, embeddings: Floats | None, *, seed: int = 0) -> 
     if len(embeddings) != len(codebook):
         raise ValueError(f"{len(codebook)} tools, {len(embeddings)} embeddings")
     coder = copy.copy(codebook.coder)
-    documents = Documents(as_NVD(embeddings), seed=seed)
+    documents = Seen(as_NVD(embeddings), seed=seed)
     coder.refresh(documents, codebook.codes)
     nearest_N = coder.nearest(documents, codebook.codes)
     known = np.array([not entry.ood for entry in codebook.tools])
@@ -180,17 +180,17 @@ def unexplained(codebook: Codebook, embeddings: Floats) -> float | None:
 
     `embeddings` are those of its tools, in that order.
     """
-    return codebook.coder.unexplained(Documents(as_NVD(embeddings)), codebook.codes)
+    return codebook.coder.unexplained(Seen(as_NVD(embeddings)), codebook.codes)
 
 
 def see(
     tools: Sequence[Tool], embeddings: Floats | None, graph: Graph | None = None, seed: int = 0
-) -> Documents:
+) -> Seen:
     """What a coder sees of tools; `embeddings` are theirs, None where it reads no documents."""
     embeddings_NVD = as_NVD(np.zeros((len(tools), 1, 0)) if embeddings is None else embeddings)
     if len(embeddings_NVD) != len(tools):
         raise ValueError(f"{len(tools)} tools, {len(embeddings_NVD)} embeddings")
-    return Documents(embeddings_NVD, [_code_name(tool) for tool in tools], graph, seed)
+    return Seen(embeddings_NVD, [_code_name(tool) for tool in tools], graph, seed)
 
 
 def _code_name(tool: Tool) -> str:

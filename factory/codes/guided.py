@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from factory.codes.arrays import Code, Floats
-from factory.codes.base import Documents
+from factory.codes.base import Seen
 from factory.codes.codebook import Codebook
 from factory.codes.gist import (
     Compressor,
-    Encoded,
+    EncodedDocument,
     Epoch,
     Gist,
     GistConfig,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Mark(NamedTuple):
+class CodeToken(NamedTuple):
     """A code token in a chat."""
 
     place: int
@@ -63,14 +63,14 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
+class CodedChat:
     """A chat that names tools by their codes, in token ids."""
 
     ids: Sequence[int]
     """All of it."""
     labels: Sequence[int]
     """The same where there is loss, IGNORED elsewhere."""
-    marks: Sequence[Mark]
+    marks: Sequence[CodeToken]
     """Its code tokens."""
 
 
@@ -78,7 +78,7 @@ class Chat:
 class Coding:
     """Codes in force, and what their tokens' rows have to do with the gist states."""
 
-    chats: Sequence[Chat | None]
+    chats: Sequence[CodedChat | None]
     """The same chats each time, in the same order; None where one has a tool without a code."""
     levels: int
     """Levels of a state (L); position p codes state p // L."""
@@ -114,9 +114,7 @@ def make_coding(
     codes_NP = np.array(codebook.codes, dtype=np.int32)
     table, longer = model.get_input_embeddings().weight.detach(), reading_scale(model)
     scales_NP = np.zeros((len(embeddings_NVD), len(ids)))
-    for position, means_KD in enumerate(
-        coder.rows(Documents(embeddings_NVD[rows]), codebook.codes)
-    ):
+    for position, means_KD in enumerate(coder.rows(Seen(embeddings_NVD[rows]), codebook.codes)):
         length_K = longer * table[list(ids[position])].float().norm(dim=1).cpu().numpy()
         scale_K = length_K / np.maximum(np.linalg.norm(means_KD, axis=1), 1e-12)
         scales_NP[rows, position] = scale_K[codes_NP[:, position]]
@@ -133,15 +131,15 @@ def make_coding(
 
 def _mark(
     ids: Sequence[int], labels: Sequence[int], named: Mapping[Code, int], length: int
-) -> Chat:
+) -> CodedChat:
     """A chat with its code tokens found."""
     marks = [
-        Mark(begin + position, row, position)
+        CodeToken(begin + position, row, position)
         for begin in range(len(ids) - length + 1)
         if (row := named.get(tuple(ids[begin : begin + length]))) is not None
         for position in range(length)
     ]
-    return Chat(ids=ids, labels=labels, marks=marks)
+    return CodedChat(ids=ids, labels=labels, marks=marks)
 
 
 def guide_gist(
@@ -212,7 +210,7 @@ class _Guide:
     """The two losses."""
 
     compressor: Compressor
-    documents: Sequence[Encoded]
+    documents: Sequence[EncodedDocument]
 
     def embed(self) -> Floats:
         """(N, V, D) the documents' states as they are now."""
@@ -220,7 +218,7 @@ class _Guide:
 
     def shuffle(
         self, rows: Sequence[int], chats: Sequence[int], coding: Coding, size: int
-    ) -> Iterator[tuple[list[Encoded], list[Chat]]]:
+    ) -> Iterator[tuple[list[EncodedDocument], list[CodedChat]]]:
         """Batches of both, in a new order; the one with fewer begins again until the other ends."""
         import torch
 
@@ -236,8 +234,8 @@ class _Guide:
 
     def step(
         self,
-        documents: Sequence[Encoded],
-        chats: Sequence[Chat],
+        documents: Sequence[EncodedDocument],
+        chats: Sequence[CodedChat],
         coding: Coding,
         optimizer: torch.optim.Optimizer,
     ) -> float:
@@ -267,7 +265,7 @@ class _Guide:
         tool = self.compressor.measure([self.documents[row] for row in rows])
         return tool + total / max(1, count)
 
-    def chat_loss(self, chats: Sequence[Chat], coding: Coding) -> tuple[torch.Tensor, int]:
+    def chat_loss(self, chats: Sequence[CodedChat], coding: Coding) -> tuple[torch.Tensor, int]:
         """Summed nats of the chats' targets by the frozen model, and their number."""
         import torch
 
@@ -283,7 +281,7 @@ class _Guide:
             logs_BL, _ = score_targets(self.compressor.model, labels_BT, inputs_embeds=embedded_BTD)
         return -logs_BL.sum(), int((labels_BT[:, 1:] != IGNORED).sum())
 
-    def _moved(self, marks: Sequence[Mark], coding: Coding) -> torch.Tensor:
+    def _moved(self, marks: Sequence[CodeToken], coding: Coding) -> torch.Tensor:
         """(M, D) what the tools' states have moved, as the code tokens' rows see it."""
         import torch
 

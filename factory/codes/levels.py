@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from factory.codes.arrays import Code, Floats, Ints
 from factory.codes.assign import MORE_LEVELS, refuse_if_full, resolve
-from factory.codes.base import CHUNK, Assignment, Coder, Documents, Layout, Renaming, Taken
+from factory.codes.base import CHUNK, Assignment, Coder, Layout, Renaming, Seen, Taken
 
 CAPACITY, LEAST_CAPACITY = 20, 2
 """Codes per tool that the default depth leaves room for (A27), and that a given one does."""
@@ -90,7 +90,7 @@ class LevelCoder(Coder):
     def project(self, embeddings_NVD: Floats, view: int) -> Floats:
         """(N, d) a document's embedding in the space of the centroids, in double precision."""
 
-    def assign(self, documents: Documents, taken: Taken) -> Assignment:
+    def assign(self, documents: Seen, taken: Taken) -> Assignment:
         wanted = self.encode(documents.embeddings_NVD)
         return resolve(self, documents.embeddings_NVD, wanted.codes_NP, wanted.error_N, taken)
 
@@ -102,15 +102,15 @@ class LevelCoder(Coder):
         taken.add(free)
         return free
 
-    def nearest(self, documents: Documents, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
+    def nearest(self, documents: Seen, codes: Sequence[Code]) -> npt.NDArray[np.bool_]:
         codes_NP = self.encode(documents.embeddings_NVD).codes_NP
         same: npt.NDArray[np.bool_] = (codes_NP == np.array(codes, dtype=np.int32)).all(axis=1)
         return same
 
-    def first_errors(self, documents: Documents) -> Floats:
+    def first_errors(self, documents: Seen) -> Floats:
         return self.encode(documents.embeddings_NVD).error_N
 
-    def unexplained(self, documents: Documents, codes: Sequence[Code]) -> float | None:
+    def unexplained(self, documents: Seen, codes: Sequence[Code]) -> float | None:
         embeddings_NVD = documents.embeddings_NVD
         left_N = self.errors(embeddings_NVD, np.array(codes, dtype=np.int32)) ** 2
         views = range(len(self.sizes) // self.levels)
@@ -163,7 +163,7 @@ class LevelCoder(Coder):
         return residual_Nd
 
     def take_names(
-        self, documents: Documents, codes: Sequence[Code], known: Mapping[int, Code]
+        self, documents: Seen, codes: Sequence[Code], known: Mapping[int, Code]
     ) -> Renaming:
         """Renumber itself as an older coder where numbers mean the same.
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 
 from factory.codes.arrays import Code, Floats, Ints, load_arrays
-from factory.codes.base import Documents, OnProgress, silent
+from factory.codes.base import OnProgress, Seen, silent
 from factory.codes.graph import Graph
 from factory.codes.levels import LevelCoder
 
@@ -80,7 +80,7 @@ class QuantizedConfig:
 class QuantizedCoder(LevelCoder):
     """Encoder, codebooks and decoder, learnt together.
 
-    Example: coder = QuantizedCoder(levels=2, size=512); coder.fit(Documents(embeddings_NVD)).
+    Example: coder = QuantizedCoder(levels=2, size=512); coder.fit(Seen(embeddings_NVD)).
     """
 
     name: ClassVar[str] = "quantized"
@@ -105,7 +105,7 @@ class QuantizedCoder(LevelCoder):
         self._encoder: list[tuple[Floats, Floats]] = []
         self._decoder: list[tuple[Floats, Floats]] = []
 
-    def fit(self, documents: Documents) -> None:
+    def fit(self, documents: Seen) -> None:
         """Fit on at least as many tools as a level has numbers; the same codes for the same seed.
 
         A GPU is used where there is one; its sums vary, so the seed fixes codes on a CPU only.
@@ -136,7 +136,7 @@ class QuantizedCoder(LevelCoder):
         layer_ND = self._standardise(_flat(embeddings_NVD))
         return _forward(layer_ND, self._encoder)
 
-    def refresh(self, documents: Documents, codes: Sequence[Code]) -> None:
+    def refresh(self, documents: Seen, codes: Sequence[Code]) -> None:
         """Teach the encoder the model's new space, with every tool's code as it is.
 
         The codebooks stand still while the encoder learns to land on the codes that the tools

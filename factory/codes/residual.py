@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from factory.codes.arrays import Code, Floats, load_arrays
-from factory.codes.base import Documents
+from factory.codes.base import Seen
 from factory.codes.levels import LevelCoder, mean_by_number
 
 RESTARTS = 10
@@ -34,7 +34,7 @@ QUICK_SAMPLE = 32
 class ResidualCoder(LevelCoder):
     """PCA and residual k-means, one chain of levels for each of a tool's V embeddings.
 
-    Example: coder = ResidualCoder(levels=2, size=512); coder.fit(Documents(embeddings_NVD)).
+    Example: coder = ResidualCoder(levels=2, size=512); coder.fit(Seen(embeddings_NVD)).
     """
 
     name: ClassVar[str] = "residual"
@@ -46,7 +46,7 @@ class ResidualCoder(LevelCoder):
         self._mean_VD: Floats = np.zeros((0, 0), dtype=np.float32)
         self._components_VdD: Floats = np.zeros((0, 0, 0), dtype=np.float32)
 
-    def fit(self, documents: Documents) -> None:
+    def fit(self, documents: Seen) -> None:
         """Fit on at least as many tools as a level has numbers; the same bytes for the same seed.
 
         Centroids are found in double and stored in single precision; the levels see the stored
@@ -83,7 +83,7 @@ class ResidualCoder(LevelCoder):
         reduced_Nd: Floats = centred_ND @ self._components_VdD[view].T.astype(np.float64)
         return reduced_Nd
 
-    def rows(self, documents: Documents, codes: Sequence[Code]) -> list[Floats]:
+    def rows(self, documents: Seen, codes: Sequence[Code]) -> list[Floats]:
         """Reframed embeddings (§2.4): the mean of what a code's members still were at its level.
 
         Level 1 averages the original outputs, level l the residuals after level l - 1 put back
@@ -105,7 +105,7 @@ class ResidualCoder(LevelCoder):
             rows.append(rows_KD)
         return rows
 
-    def refresh(self, documents: Documents, codes: Sequence[Code]) -> None:
+    def refresh(self, documents: Seen, codes: Sequence[Code]) -> None:
         """New PCA and centroids in another space, with every tool's code as it is."""
         from threadpoolctl import threadpool_limits
 

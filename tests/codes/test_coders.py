@@ -16,7 +16,7 @@ from conftest_models import tiny_model
 from test_codes import make_embeddings, make_tools
 from workspaces import ROOT
 
-from factory.codes.base import Documents, Taken
+from factory.codes.base import Seen, Taken
 from factory.codes.codebook import Codebook
 from factory.codes.config import CodeConfig
 from factory.codes.flat import HierarchicalCoder, NumericCoder, SemanticCoder, standard_name
@@ -147,8 +147,8 @@ def test_a_coder_follows_the_model_and_keeps_every_code(
     assert {entry.tool.id: entry.code for entry in followed.tools} == before
     assert (codebook.report.age, followed.report.age) == (0, 1)
     assert np.array_equal(
-        codebook.coder.first_errors(Documents(points)),
-        books[coder].coder.first_errors(Documents(points)),
+        codebook.coder.first_errors(Seen(points)),
+        books[coder].coder.first_errors(Seen(points)),
     ), "the codebook before is as it was"
     assert followed.report.reencoded >= books[coder].report.reencoded - 0.25
     twin = make_tools(1, start=900)
@@ -307,7 +307,7 @@ def test_numeric_counts() -> None:
     assert codebook.parse("0 0 1 2 8") == (0, 0, 1, 2, 8)
     assert codebook.parse("00128") is None and codebook.parse("0 x") is None
     with pytest.raises(InputError, match="12 tools do not fit into 10 codes"):
-        NumericCoder(1).assign(Documents(np.zeros((12, 1, 0)), ["x"] * 12), Taken())
+        NumericCoder(1).assign(Seen(np.zeros((12, 1, 0)), ["x"] * 12), Taken())
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_semantic_codes_are_names_told_apart() -> None:
     assert standard_name("2Fast: Get") == "get_2fast_get"
     assert standard_name("…") == "tool" and len(standard_name("x" * 99)) == 64
     names = ["Get It", "get_it", "other", "get it 2"]
-    given = SemanticCoder().assign(Documents(np.zeros((4, 1, 0)), names), Taken())
+    given = SemanticCoder().assign(Seen(np.zeros((4, 1, 0)), names), Taken())
     assert [bytes(code).decode() for code in given.codes] == [
         "get_it",
         "get_it_2",
@@ -377,8 +377,8 @@ def test_semantic_codes_are_names_told_apart() -> None:
 def test_hierarchical_paths_go_from_the_root_to_a_leaf() -> None:
     embeddings = make_embeddings(300, groups=12)
     coder = HierarchicalCoder(branches=4)
-    coder.fit(Documents(embeddings))
-    given = coder.assign(Documents(embeddings), Taken())
+    coder.fit(Seen(embeddings))
+    given = coder.assign(Seen(embeddings), Taken())
     codes = set(given.codes)
     assert len(codes) == 300 and all(0 <= number < 4 for code in codes for number in code)
     assert not any(code[:length] in codes for code in codes for length in range(1, len(code)))
@@ -430,7 +430,7 @@ def trained(planted: tuple[np.ndarray, Graph, np.ndarray]) -> dict[float, Quanti
     for weight in (0.0, 0.2):
         config = QuantizedConfig(hidden=(64,), latent=32, epochs=300, graph=weight)
         coders[weight] = QuantizedCoder(levels=3, size=16, config=config)
-        coders[weight].fit(Documents(points, graph=graph))
+        coders[weight].fit(Seen(points, graph=graph))
     return coders
 
 
@@ -456,7 +456,7 @@ def test_training_waits_for_a_gain_as_long_as_it_is_told(patience: int, last: in
     """At ToolWeaver's rate a gain of 1 % takes longer than the default waits."""
     config = replace(QUICK, learning_rate=1e-6, patience=patience)
     coder = QuantizedCoder(levels=2, size=7, config=config)
-    coder.fit(Documents(make_embeddings(60)))
+    coder.fit(Seen(make_embeddings(60)))
     assert coder.history[-1]["epoch"] == last
 
 
@@ -471,11 +471,11 @@ def test_the_encoder_follows_a_model_at_its_own_rate() -> None:
     config = replace(QUICK, learning_rate=1e-9)
     coder = QuantizedCoder(levels=2, size=7, config=config)
     before, after = make_embeddings(60), make_embeddings(60, seed=1)
-    coder.fit(Documents(before))
+    coder.fit(Seen(before))
     codes = [tuple(code) for code in coder.encode(before).codes_NP.tolist()]
-    stale = coder.nearest(Documents(after), codes).mean()
-    coder.refresh(Documents(after), codes)
-    assert coder.nearest(Documents(after), codes).mean() > max(0.5, 2 * stale)
+    stale = coder.nearest(Seen(after), codes).mean()
+    coder.refresh(Seen(after), codes)
+    assert coder.nearest(Seen(after), codes).mean() > max(0.5, 2 * stale)
 
 
 @pytest.mark.parametrize("count", [16, 64, 66, 71, 72])
@@ -676,7 +676,7 @@ def test_coding_anew_keeps_names_and_old_rounds_read_the_same(
     assert again.codebook.tools == made.codebook.tools
     coded = made.codebook.coder
     assert isinstance(coded, LevelCoder)
-    nearest = coded.nearest(Documents(both), made.codebook.codes)
+    nearest = coded.nearest(Seen(both), made.codebook.codes)
     assert nearest.mean() == pytest.approx(made.codebook.report.reencoded)
 
     example = Example(
@@ -777,7 +777,7 @@ def test_old_numbers_stand_where_their_tools_are(position: int) -> None:
     """At each level among what the numbers before leave, where a mean of members is a centroid."""
     points = make_embeddings(200)
     coder = ResidualCoder(levels=2, size=8, dims=8)
-    coder.fit(Documents(points))
+    coder.fit(Seen(points))
     codes = coder.encode(points).codes_NP
     groups = (codes[:, position] + 1) % 8
     distance = coder.regroup(points, codes[:, :position], groups)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from factory.codes.arrays import Ints, as_NVD
 from factory.codes.assign import resolve
-from factory.codes.base import Assignment, Documents, Taken
+from factory.codes.base import Assignment, Seen, Taken
 from factory.codes.codebook import Codebook
 from factory.codes.config import CodeConfig
 from factory.codes.growing import add_tools, fit_codebook, order_of, refresh
@@ -70,7 +70,7 @@ def model_and_tokenizer(request: Any, tmp_path_factory: Any) -> Iterator[tuple[A
 
 def fit(coder: LevelCoder, embeddings: np.ndarray, seed: int = 0) -> Ints:
     """Nearest codes of the tools that the coder is fitted on."""
-    coder.fit(Documents(embeddings, seed=seed))
+    coder.fit(Seen(embeddings, seed=seed))
     return coder.encode(embeddings).codes_NP
 
 
@@ -137,7 +137,7 @@ def test_fitting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     embeddings = make_embeddings(100)
     for name in ("a", "b"):
         coder = ResidualCoder(levels=2, size=8)
-        coder.fit(Documents(embeddings, seed=5))
+        coder.fit(Seen(embeddings, seed=5))
         coder.save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     loaded = ResidualCoder.load(tmp_path / "a")
@@ -164,7 +164,7 @@ def test_reframed_rows_are_means_of_their_members(views: int) -> None:
     coder = ResidualCoder(levels=2, size=10)
     codes = fit(coder, embeddings)
     codes[codes[:, 1] == 3, 1] = 4
-    rows = coder.rows(Documents(embeddings), [tuple(code) for code in codes.tolist()])
+    rows = coder.rows(Seen(embeddings), [tuple(code) for code in codes.tolist()])
     for position in range(2 * views):
         view, level = divmod(position, 2)
         for number in range(10):
@@ -199,7 +199,7 @@ def test_bad_embeddings_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
         as_NVD(np.zeros(3))
     with pytest.raises(ValueError, match="too few"):
-        ResidualCoder(levels=1, size=8).fit(Documents(make_embeddings(4)))
+        ResidualCoder(levels=1, size=8).fit(Seen(make_embeddings(4)))
 
 
 # -- assignment -----------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_resolution_is_free_of_collisions(seed: int, levels: int, num_known: int
     rng = np.random.default_rng(seed)
     embeddings = make_embeddings(80, seed=seed, groups=4)
     coder = ResidualCoder(levels=levels, size=6 if levels > 1 else 80)
-    coder.fit(Documents(embeddings))
+    coder.fit(Seen(embeddings))
     num_new = min(80, int(np.prod(coder.sizes)) - num_known)
     if num_new < 1:
         return
@@ -497,7 +497,7 @@ def test_install_save_and_load(tmp_path: Path, model_and_tokenizer: tuple[Any, A
     embeddings = embed_documents(model, tokenizer, ordered)
     norm = float(model.get_input_embeddings().weight.detach().norm(dim=1).mean())
     ids = install(codebook, model, tokenizer, embeddings)
-    rows = codebook.coder.rows(Documents(as_NVD(embeddings)), codebook.codes)
+    rows = codebook.coder.rows(Seen(as_NVD(embeddings)), codebook.codes)
     assert rows is not None
     for part in (model.get_input_embeddings(), model.get_output_embeddings()):
         written = part.weight.detach().numpy()[np.array(ids)]

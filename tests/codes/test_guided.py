@@ -26,7 +26,7 @@ from factory.codes.gist import (
     make_readable,
 )
 from factory.codes.growing import fit_codebook
-from factory.codes.guided import Chat, Coding, _Guide, guide_gist, make_coding
+from factory.codes.guided import CodedChat, Coding, _Guide, guide_gist, make_coding
 from factory.codes.install import install
 from factory.codes.recoding import recode
 from factory.domain.canon import tool_id
@@ -252,7 +252,9 @@ def test_both_losses_pull(world: World) -> None:
 
 def test_a_chat_without_codes_is_left_out(world: World) -> None:
     coding = world.coding(world.codebook, world.embeddings_NVD)
-    some: list[Chat | None] = [None if row % 2 else chat for row, chat in enumerate(coding.chats)]
+    some: list[CodedChat | None] = [
+        None if row % 2 else chat for row, chat in enumerate(coding.chats)
+    ]
     with torch.random.fork_rng(), attached(world.model, GIST, world.gist) as compressor:
         guide = _Guide(compressor, [encode_document(one, world.tokenizer) for one in READABLE])
         half = replace(coding, chats=some)
