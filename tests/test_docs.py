@@ -21,7 +21,7 @@ from real_round import FinishedRound
 from workspaces import ROOT, make_workspace
 
 from factory.cli.commands import COMMANDS, load
-from factory.codes.codebook import LOADERS
+from factory.codes.config import CODERS
 from factory.judge.rulebook import Rule, Rulebook
 from factory.ledger.schema import define_views, load_migrations
 from factory.report.export import Format
@@ -338,7 +338,7 @@ def test_every_kind_of_benchmark_has_a_section_with_its_keys() -> None:
 
 
 def test_coders_dialects_formats_recipes_and_prompts_have_a_line() -> None:
-    assert names_in("docs/codes.md") >= {*LOADERS, "none"}
+    assert names_in("docs/codes.md") >= {*CODERS, "none"}
     assert names_in("docs/requests-and-tools.md") >= DIALECTS.keys()
     assert names_in("docs/ledger-and-sql.md") >= set(get_args(Format))
     recipes = {path.stem for path in (ROOT / "rounds").glob("*.toml")}
