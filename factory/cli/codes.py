@@ -39,7 +39,7 @@ from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, ran
 from factory.ledger import history
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
-from factory.round.rows import code_row
+from factory.score.rows import code_row
 from factory.score.toolbench.data import load_toolbench
 from factory.score.toolbench.ranking import BM25, EmbSim, Retriever
 from factory.tools.sources import read_tools

@@ -20,7 +20,9 @@ from factory.ledger.database import Ledger
 from factory.ledger.history import open_round
 from factory.ledger.lock import WorkspaceLock
 from factory.report.page import write_reports
-from factory.round.loading import load_factory
+from factory.round.factory import load_factory
+from factory.round.round import run_round
+from factory.round.start import abandon, base_checkpoint, next_checkpoint
 from factory.tools.sources import Imported, read_queries
 from factory.train.curriculum import unlearnt_tools
 from factory.workspace.folder import Workspace
@@ -83,12 +85,11 @@ def _run(
 ) -> bool:
 
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
-        factory = load_factory(workspace, settings, resolved, monitor, pool)
-        factory.keep_model = keep_model
+        factory = load_factory(workspace, settings, resolved, monitor, pool, keep_model=keep_model)
         factory.ledger.fold()
         if resume and open_round(factory.ledger) is None:
             raise InputError("no round is open", remedy="factory round --n 64 starts one")
-        result = asyncio.run(factory.run_round(num_queries or None))
+        result = asyncio.run(run_round(factory, num_queries or None))
     _write_report(workspace, factory.ledger, result.number)
     print_card(factory.ledger, result.number, workspace)
     return result.promoted
@@ -105,7 +106,7 @@ def _write_report(workspace: Workspace, ledger: Ledger, number: int) -> None:
 def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
 
     with WorkspaceLock(workspace.state):
-        number = load_factory(workspace, settings, resolved, make_monitor()).abandon()
+        number = abandon(load_factory(workspace, settings, resolved, make_monitor()))
     out(f"round {number} is ended; its samples stay in the ledger")
 
 
@@ -118,8 +119,14 @@ def _print_plan(
 ) -> None:
     """What a round would do, every knob with its origin; loads the content, starts nothing."""
     factory = load_factory(workspace, settings, resolved, PlainMonitor())
-    this = open_round(factory.ledger)
-    parent = this.checkpoint if this else factory.next_checkpoint(factory.monitor.note)
+    with factory.ledger.read() as past:
+        this = open_round(past)
+        if this is not None:
+            parent = this.checkpoint
+        else:
+            base = base_checkpoint(factory, past)
+            parent = next_checkpoint(factory, past, base, factory.monitor.note)
+        unlearnt = unlearnt_tools(past, parent.id, resolved.recipe)
     pool = sum(len(each.items) for each in imported)
     number = num_queries or resolved.recipe.num_queries
     origin = "flag" if num_queries else resolved.origins.get("num_queries", "default")
@@ -132,12 +139,12 @@ def _print_plan(
         f"queries    {number} ({escape(origin)}) from "
         + (f"{pool} in {len(imported)} files" if imported else "the home world")
     )
-    if unlearnt := unlearnt_tools(factory.ledger, parent.id, resolved.recipe):
+    if unlearnt:
         out(
             f"documents  {len(unlearnt)} of imported tools to learn by heart, "
             f"{resolved.recipe.train.documents} a round at most (train.documents)"
         )
-    out(f"engine     {settings.engine.backend}, {factory.threads} threads")
+    out(f"engine     {settings.engine.backend}, {factory.settings.engine.threads} threads")
     out(
         f"benchmarks {', '.join(f'{b.name} ({len(b.items)})' for b in factory.benchmarks.values())}"
     )

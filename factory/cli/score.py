@@ -18,11 +18,9 @@ from factory.cli.recipes import load_settings_with, open_recipe, parse_overrides
 from factory.cli.terminal import escape, out, print_table, write_json
 from factory.ledger.lineage import find_checkpoint
 from factory.ledger.lock import WorkspaceLock
-from factory.round.evaluate import Measured, evaluate, evaluate_baseline
-from factory.round.loading import load_factory
-from factory.round.round import Factory
-from factory.score.base import Scorable
+from factory.score.base import Scorable, Setup
 from factory.score.card import Line, Scorecard
+from factory.score.evaluate import Measured, evaluate, evaluate_baseline
 from factory.score.loading import kind_of, load
 from factory.score.published import PublishedTable, load_published
 from factory.workspace.recipe import parse_value
@@ -114,11 +112,11 @@ def score(
     settings = load_settings_with(workspace, "", threads)
     resolved = open_recipe(workspace, settings)
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
-        factory = load_factory(workspace, settings, resolved, monitor, benchmarks=False)
-        factory.ledger.fold()
+        setup = Setup.load(workspace, settings, resolved, monitor)
+        setup.ledger.fold()
         for note in benchmark.notes:
             monitor.note(note)
-        measured = asyncio.run(_measure(factory, benchmark, checkpoint, before, allow_public))
+        measured = asyncio.run(_measure(setup, benchmark, checkpoint, before, allow_public))
     if save is not None:
         answers = benchmark.answers(measured[0].items)
         save.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
@@ -142,24 +140,19 @@ def score(
 
 
 async def _measure(
-    factory: Factory, benchmark: Scorable, checkpoint: str, before: str, allow_public: bool
+    setup: Setup, benchmark: Scorable, checkpoint: str, before: str, allow_public: bool
 ) -> list[Measured]:
     """The checkpoint, the one before it if any, and the benchmark's baselines."""
     wanted = [checkpoint, before] if before else [checkpoint]
-    with factory.ledger.read() as past:
+    with setup.ledger.read() as past:
         found = [
-            find_checkpoint(factory.workspace, factory.settings, past, each, factory.monitor.note)
+            find_checkpoint(setup.workspace, setup.settings, past, each, setup.notify)
             for each in wanted
         ]
-    measured = [
-        await evaluate(factory, benchmark, each, allow_public=allow_public) for each in found
-    ]
+    measured = [await evaluate(setup, benchmark, each, allow_public=allow_public) for each in found]
     return [
         *measured,
-        *[
-            await evaluate_baseline(factory, benchmark, each)
-            for each in benchmark.baselines(factory.setup)
-        ],
+        *[await evaluate_baseline(setup, benchmark, each) for each in benchmark.baselines(setup)],
     ]
 
 

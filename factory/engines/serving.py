@@ -38,9 +38,11 @@ async def serve(
     notify: Callable[[str], None],
     allow_public: bool = False,
     num_engines: int = 1,
+    log_folder: Path | None = None,
 ) -> AsyncIterator[Engine]:
     """An engine on a checkpoint of `find_checkpoint`, one of `num_engines` here, closed at the end.
 
+    `log_folder` is where its output goes; by default among the logs of scores.
     Raises FactoryError where it cannot be served.
     """
     engine: Engine
@@ -54,7 +56,7 @@ async def serve(
         engine = await open_engine(
             checkpoint,
             settings=engine_settings(settings, num_engines=num_engines),
-            log_folder=workspace.state / "logs" / "score",
+            log_folder=log_folder or workspace.state / "logs" / "score",
             notify=notify,
         )
     try:

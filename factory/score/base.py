@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from factory.domain.failures import ContentError
+from factory.domain.failures import ContentError, RecipeError
+from factory.domain.monitor import Monitor
 from factory.domain.records import Checkpoint, ItemScore, Score, Unit
 from factory.engines.base import Engine
+from factory.ledger.database import Ledger
 from factory.score.card import Scorecard
 from factory.score.definition import Split, full_name
 from factory.score.estimates import subtract
@@ -22,29 +24,62 @@ from factory.score.items import Item
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import Resolved
 from factory.workspace.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What scoring may use besides the benchmark and the checkpoint."""
+    """What scoring works with besides the benchmark and the checkpoint."""
 
     workspace: Workspace
-    """Where content and state are."""
     settings: Settings
-    """factory.toml."""
     prompts: Prompts
-    """Compiled prompts."""
     max_tokens: int
     """Of an answer with calls."""
-    notify: Callable[[str], None] = lambda text: None
-    """Hears what the user should know."""
-    progress: Callable[[int, int], None] = lambda done, total: None
-    """Hears (items done, items in all)."""
+    ledger: Ledger
+    """Where scores are kept."""
+    monitor: Monitor
+
+    @classmethod
+    def load(
+        cls, workspace: Workspace, settings: Settings, resolved: Resolved, monitor: Monitor
+    ) -> Setup:
+        """Raises FactoryError where a prompt is broken, or an answer would leave no room for it."""
+        prompts = Prompts.load(workspace)
+        prompts.check()
+        check_room(workspace, settings, resolved)
+        return cls(
+            workspace=workspace,
+            settings=settings,
+            prompts=prompts,
+            max_tokens=resolved.recipe.score.max_tokens,
+            ledger=Ledger(workspace.state, on_busy=monitor.note),
+            monitor=monitor,
+        )
+
+    def notify(self, text: str) -> None:
+        """Tell the user what they should know."""
+        self.monitor.note(text)
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how many items of all are done."""
+        self.monitor.progress(done, total=total)
 
     def log(self, name: str) -> Path:
         """Where the output of a child goes."""
         return self.workspace.state / "logs" / "score" / f"{name}.log"
+
+
+def check_room(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
+    """Raise RecipeError where the longest answer leaves no room for a prompt."""
+    if resolved.recipe.longest_answer >= settings.engine.max_model_len:
+        raise RecipeError(
+            f"max_tokens {resolved.recipe.longest_answer} leaves no room for a prompt in "
+            f"engine.max_model_len {settings.engine.max_model_len}",
+            where=f"recipe {resolved.name} and {workspace.marker}",
+            remedy="raise engine.max_model_len in factory.toml, or lower max_tokens",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,17 @@
-"""Ledger rows of a score: as a whole, by category, by item."""
+"""Ledger rows of scoring: a score as a whole, by category, by item; a model that was given."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+from factory.codes.codebook import Codebook, ToolCode
+from factory.codes.saving import FOLDER
 from factory.domain.canon import to_json
-from factory.domain.records import ItemScore
-from factory.ledger.tables import Batch
+from factory.domain.records import Checkpoint, ItemScore
+from factory.ledger.rows import checkpoint_row, tool_rows
+from factory.ledger.tables import Batch, CodebookRow, ToolCodeRow
 from factory.score.base import Scorable
 
 
@@ -78,3 +82,51 @@ def scored_rows(
             for item in benchmark.items
         ]
     return rows
+
+
+def given_rows(base: Checkpoint, codebook: Codebook | None) -> Batch:
+    """The model that was given, with the tools and codes it came with."""
+    now = datetime.now(UTC)
+    checkpoint = checkpoint_row(base, 0, None, True, "the model that was given", now)
+    if codebook is None:
+        return {"checkpoint": [checkpoint]}
+    codes = [code_row(0, codebook, entry) for entry in codebook.tools]
+    return {
+        "checkpoint": [checkpoint],
+        "tool": tool_rows(0, (entry.tool for entry in codebook.tools), "checkpoint"),
+        "tool_code": codes,
+        "codebook": [codebook_row(0, f"{base.path}/{FOLDER}", codebook.summary())],
+    }
+
+
+def code_row(number: int, codebook: Codebook, entry: ToolCode) -> ToolCodeRow:
+    """A tool's code in a codebook."""
+    return {
+        "round": number,
+        "codebook_version": codebook.version,
+        "tool_id": entry.tool.id,
+        "code": codebook.text_of(entry.code),
+        "resolved_by": entry.resolved_by,
+        "error": entry.error,
+        "ood": entry.ood,
+    }
+
+
+def codebook_row(number: int, path: str, figures: Mapping[str, Any]) -> CodebookRow:
+    """A codebook with its figures (Codebook.summary)."""
+    return {
+        "round": number,
+        "path": path,
+        "version": figures["version"],
+        "coder": figures["coder"],
+        "levels": figures["levels"],
+        "size": figures["size"],
+        "num_tools": figures["num_tools"],
+        "collisions_before": figures["collisions_before"],
+        "moved": figures["moved"],
+        "penalty": figures["penalty"],
+        "outlier_error": figures["outlier_error"],
+        "reencoded": figures["reencoded"],
+        "usage_entropy": figures["usage_entropy"],
+        "sha": figures["sha"],
+    }

@@ -12,7 +12,7 @@ from factory.codes.quantized import QuantizedConfig
 from factory.domain.canon import derive_seed
 from factory.domain.failures import RecipeError
 from factory.domain.records import Example, Pair, Tool
-from factory.ledger.database import Ledger
+from factory.ledger.database import Source
 from factory.ledger.history import AcceptedSample, code_answers, imported_tools
 from factory.train.examples import (
     CODED_KINDS,
@@ -63,15 +63,15 @@ def taught_by(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
     return [example for example in examples if coded or example.kind not in CODED_KINDS]
 
 
-def unlearnt_tools(ledger: Ledger, checkpoint_id: str, recipe: Recipe) -> list[Tool]:
+def unlearnt_tools(past: Source, checkpoint_id: str, recipe: Recipe) -> list[Tool]:
     """Imported tools whose documents the checkpoint has not learnt by heart, in import order.
 
     None where the recipe has no codes that they could be learnt by.
     """
     if recipe.codes.coder == "none":
         return []
-    learnt = code_answers(ledger, checkpoint_id)
-    return [tool for tool in imported_tools(ledger) if placeholder(tool.id) not in learnt]
+    learnt = code_answers(past, checkpoint_id)
+    return [tool for tool in imported_tools(past) if placeholder(tool.id) not in learnt]
 
 
 def documents_to_learn(

@@ -41,7 +41,7 @@ from factory.domain.failures import InputError
 from factory.domain.records import Example, Message, Pair, Tool
 from factory.ledger.database import Ledger
 from factory.ledger.history import called_pairs, last_codebook_version
-from factory.round.rows import code_rows
+from factory.round.training import code_rows
 from factory.train.curriculum import code_config
 from factory.train.encoding import render
 from factory.train.job import TrainingResult

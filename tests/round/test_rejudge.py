@@ -27,9 +27,13 @@ from factory.lab.home.world import home_items
 from factory.ledger import history
 from factory.ledger.database import Ledger
 from factory.ledger.lock import WorkspaceLock
-from factory.round.loading import load_factory
+from factory.round.factory import Factory, load_factory
+from factory.round.gate import decide
+from factory.round.judging import judge
 from factory.round.rejudge import Rejudgement, rejudge
-from factory.round.round import Factory
+from factory.round.sampling import sample as sample_round
+from factory.round.start import resume, start
+from factory.score.keeper import Keeper
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import RuleSetting, load_recipe
 from factory.workspace.settings import load_settings
@@ -118,9 +122,10 @@ def open_factory(workspace: Workspace) -> Factory:
 def sample(workspace: Workspace) -> Factory:
     """A round up to the end of sampling."""
     factory = open_factory(workspace)
-    this = factory._start(len(POOL))
+    this = start(factory, len(POOL))
     engine = ReplayEngine(answer)
-    asyncio.run(factory._sample(engine, this))
+    model = Keeper(factory.setup, this.checkpoint, (), lambda num_engines: engine)
+    asyncio.run(sample_round(factory, this, model))
     asked = {request.id.split("/")[0] for request in engine.requests}
     assert asked == set(IDS.values()) - {IDS["exam"]}
     return factory
@@ -150,10 +155,10 @@ def copy_of(workspace: Workspace, folder: Path) -> Workspace:
 def finish(workspace: Workspace) -> Workspace:
     """Judge the open round and end it untrained."""
     factory = open_factory(workspace)
-    this = factory._resume()
+    factory, this = resume(factory, factory.ledger)
     assert this is not None
-    factory._judge(this)
-    factory._gate(this, "not trained: a test")
+    judge(factory, this)
+    decide(factory, this, "not trained: a test")
     return workspace
 
 
@@ -232,10 +237,10 @@ def test_a_rule_that_fails_loses_nothing_and_is_mended(sampled: Workspace, tmp_p
         open_factory(workspace)
     rule.write_text(f"{select} and error(words) is null", encoding="utf-8")
     factory = open_factory(workspace)
-    this = factory._resume()
+    factory, this = resume(factory, factory.ledger)
     assert this is not None
     with pytest.raises(ContentError, match="round/mine") as caught:
-        factory._judge(this)
+        judge(factory, this)
     assert caught.value.where == str(rule)
     ledger = Ledger(workspace.state)
     before = ledger.query("select count(*) from verdict where rule like 'round/%'").rows
@@ -253,17 +258,19 @@ from pathlib import Path
 sys.path[:0] = {tests!r}
 import test_rejudge
 from factory.ledger.database import Ledger
+from factory.round.judging import judge
+from factory.round.start import resume
 from factory.workspace.folder import Workspace
 
 factory = test_rejudge.open_factory(Workspace(Path(sys.argv[1])))
-this = factory._resume()
+factory, this = resume(factory, factory.ledger)
 real = getattr(Ledger, sys.argv[2])
 def die(self, *args):
     if sys.argv[3] == "after":
         real(self, *args)
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(Ledger, sys.argv[2], die)
-factory._judge(this)
+judge(factory, this)
 """
 
 
@@ -294,9 +301,9 @@ def test_a_round_trained_before_there_were_set_rules_is_left_alone(
 ) -> None:
     workspace = copy_of(sampled, tmp_path / "ws")
     factory = open_factory(workspace)
-    this = factory._resume()
+    factory, this = resume(factory, factory.ledger)
     assert this is not None
-    factory._finish(1, "train", datetime.now(UTC))
+    factory.finish(1, "train", datetime.now(UTC))
     finish(workspace)
     assert factory.ledger.query("select 1 from stage where stage = 'judge'").rows == []
 

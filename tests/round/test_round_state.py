@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest_models import tiny_model
-from test_scoring import mark, write_bfcl
+from test_scoring import mark, store_items, write_bfcl
 from workspaces import ROOT, make_workspace
 
 from factory.cli.checkpoint import open_checkpoint
@@ -26,11 +26,14 @@ from factory.domain.records import Checkpoint, Query
 from factory.engines.trainable import check_trainable
 from factory.ledger import history, lineage
 from factory.ledger.database import Ledger
-from factory.ledger.lineage import base_checkpoint, find_checkpoint
+from factory.ledger.lineage import find_checkpoint
 from factory.round.doctor import examine
-from factory.round.evaluate import store
-from factory.round.loading import load_factory
-from factory.round.round import Factory
+from factory.round.factory import Factory, load_factory
+from factory.round.gate import relative, weigh
+from factory.round.round import run_round
+from factory.round.sampling import codebook_of
+from factory.round.start import abandon, base_checkpoint, next_checkpoint, resume, start
+from factory.round.training import train
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings, name_model
@@ -53,6 +56,18 @@ def open_factory(workspace: Workspace, overrides: Mapping[str, str] | None = Non
     return load_factory(workspace, settings, resolved, PlainMonitor(), POOL)
 
 
+def resumed(factory: Factory) -> history.OpenRound | None:
+    return resume(factory, factory.ledger)[1]
+
+
+def base_of(factory: Factory) -> Checkpoint:
+    return base_checkpoint(factory, factory.ledger)
+
+
+def next_of(factory: Factory) -> Checkpoint:
+    return next_checkpoint(factory, factory.ledger, base_of(factory))
+
+
 def end_round(factory: Factory, this: history.OpenRound, made: Checkpoint | None = None) -> None:
     rows = {}
     if made is not None:
@@ -65,13 +80,13 @@ def end_round(factory: Factory, this: history.OpenRound, made: Checkpoint | None
             "promoted": True,
         }
         rows = {"checkpoint": [row]}
-    factory._finish(this.number, "gate", datetime.now(UTC), rows, {"reason": "test"})
+    factory.finish(this.number, "gate", datetime.now(UTC), rows, {"reason": "test"})
 
 
 def test_open_round_is_found_with_its_queries(workspace: Workspace) -> None:
     factory = open_factory(workspace)
-    this = factory._start(4)
-    again = open_factory(workspace)._resume()
+    this = start(factory, 4)
+    again = resumed(open_factory(workspace))
     assert again == this
     assert [q.text for q in history.pending_queries(factory.ledger, 1)] == [
         f"ask {n}" for n in range(4)
@@ -80,37 +95,37 @@ def test_open_round_is_found_with_its_queries(workspace: Workspace) -> None:
 
 def test_a_recipe_without_codes_samples_without_those_of_its_model(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "seeded")
-    this = open_factory(workspace)._start(1)
-    assert open_factory(workspace)._codebook(this) is not None
-    assert open_factory(workspace, {"codes.coder": "none"})._codebook(this) is None
+    this = start(open_factory(workspace), 1)
+    assert codebook_of(open_factory(workspace), this) is not None
+    assert codebook_of(open_factory(workspace, {"codes.coder": "none"}), this) is None
 
 
 def test_next_round_draws_others_and_says_when_the_pool_ends(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     factory = open_factory(workspace)
-    end_round(factory, factory._start(6))
-    second = factory._start(6)
+    end_round(factory, start(factory, 6))
+    second = start(factory, 6)
     assert len(history.pending_queries(factory.ledger, second.number)) == 3
     assert "has 3 fresh queries, not 6" in capsys.readouterr().err
     end_round(factory, second)
     with pytest.raises(InputError, match="pool is empty"):
-        factory._start(1)
+        start(factory, 1)
     assert history.open_round(factory.ledger) is None
 
 
 def test_empty_pool_of_a_file_is_not_the_home_world(workspace: Workspace) -> None:
     factory = replace(open_factory(workspace), pool=[])
     with pytest.raises(InputError, match="pool is empty"):
-        factory._start(1)
+        start(factory, 1)
 
 
 def test_flags_mend_training_of_an_open_round_but_not_sampling(workspace: Workspace) -> None:
-    open_factory(workspace)._start(2)
+    start(open_factory(workspace), 2)
     given = {"train.micro_batch_size": "1", "calls.n": "9", "score.tolerance": "5"}
     given |= {"codes.levels": "3", "codes.keep": "7"}
     factory = open_factory(workspace, given)
-    factory._resume()
+    factory, _ = resume(factory, factory.ledger)
     assert factory.recipe.train.micro_batch_size == 1
     assert factory.recipe.score.tolerance == 5
     assert factory.recipe.calls.n == 5
@@ -119,22 +134,22 @@ def test_flags_mend_training_of_an_open_round_but_not_sampling(workspace: Worksp
 
 
 def test_changed_rules_stop_an_open_round_until_undone_or_abandoned(workspace: Workspace) -> None:
-    open_factory(workspace)._start(2)
+    start(open_factory(workspace), 2)
     mine = workspace.root / "prompts/calls/invoke.j2"
     mine.parent.mkdir(parents=True)
     mine.write_text("Please: {{ query }}", encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        open_factory(workspace)._resume()
+        resumed(open_factory(workspace))
     assert "--abandon" in caught.value.remedy
-    assert open_factory(workspace).abandon() == 1
-    assert open_factory(workspace)._resume() is None
+    assert abandon(open_factory(workspace)) == 1
+    assert resumed(open_factory(workspace)) is None
     with pytest.raises(InputError, match="no round is open"):
-        open_factory(workspace).abandon()
+        abandon(open_factory(workspace))
 
 
 def test_recipe_that_this_version_cannot_read(workspace: Workspace) -> None:
     factory = open_factory(workspace)
-    factory._start(2)
+    start(factory, 2)
     row = factory.ledger.query("select * from round").records()[0]
     end_round(factory, history.open_round(factory.ledger) or pytest.fail())
     factory.ledger.append(
@@ -147,39 +162,39 @@ def test_recipe_that_this_version_cannot_read(workspace: Workspace) -> None:
         }
     )
     with pytest.raises(RecipeError, match="gone"):
-        open_factory(workspace)._resume()
+        resumed(open_factory(workspace))
 
 
 def test_moved_workspace_and_model_go_on(workspace: Workspace, tmp_path: Path) -> None:
     factory = open_factory(workspace)
-    this = factory._start(2)
+    this = start(factory, 2)
     trained = history.checkpoint_folder(workspace.state, 1)
     shutil.copytree(workspace.root / "model", trained)
     made = Checkpoint(
-        id="r1-abc", path=factory._relative(str(trained)), fingerprint=this.checkpoint.fingerprint
+        id="r1-abc", path=relative(factory, str(trained)), fingerprint=this.checkpoint.fingerprint
     )
     end_round(factory, this, made)
     moved = Workspace(tmp_path / "elsewhere")
     workspace.root.rename(moved.root)
-    second = open_factory(moved)._start(2)
+    second = start(open_factory(moved), 2)
     assert second.checkpoint.id == "r1-abc"
     assert Path(second.checkpoint.path) == history.checkpoint_folder(moved.state, 1)
-    again = open_factory(moved)._resume()
+    again = resumed(open_factory(moved))
     assert again is not None and again.checkpoint == second.checkpoint
     end_round(open_factory(moved), again)
     # The model's folder gets another name and place; a copy beside it is a model of its own.
     (moved.root / "model").rename(tmp_path / "renamed")
     name_model(moved, str(tmp_path / "renamed"))
     third = open_factory(moved)
-    assert third.base_checkpoint().id.startswith("model-")
-    assert third.base_checkpoint().path == str(tmp_path / "renamed")
-    assert third.next_checkpoint() == second.checkpoint
+    assert base_of(third).id.startswith("model-")
+    assert base_of(third).path == str(tmp_path / "renamed")
+    assert next_of(third) == second.checkpoint
     shutil.copytree(tmp_path / "renamed", moved.root / "copy")
     moved.root.rename(workspace.root)
     (tmp_path / "renamed").rename(workspace.root / "model")
     name_model(workspace, "copy")
     copied = open_factory(workspace)
-    assert copied.next_checkpoint().id.startswith("copy-")
+    assert next_of(copied).id.startswith("copy-")
 
 
 def test_a_model_of_the_flag_goes_on_without_it(
@@ -189,12 +204,12 @@ def test_a_model_of_the_flag_goes_on_without_it(
     mine = tiny_model(tmp_path / "mine", seed=1)
     settings = load_settings_with(workspace, str(mine), 0)
     factory = replace(open_factory(workspace), settings=settings, keep_model=True)
-    this = factory._start(1)
+    this = start(factory, 1)
     assert this.checkpoint.path == str(mine) and load_settings(workspace).model == str(mine)
     assert f"factory.toml names {mine} now" in capsys.readouterr().err.replace("\n", " ")
     made = workspace.state / "checkpoints" / "r1"
     shutil.copytree(mine, made)
-    stored = factory._relative(str(made))
+    stored = relative(factory, str(made))
     mark = this.checkpoint.fingerprint
     end_round(factory, this, Checkpoint(id="r1-abc", path=stored, fingerprint=mark))
     monkeypatch.chdir(workspace.root)
@@ -207,7 +222,7 @@ def test_a_model_of_the_flag_goes_on_without_it(
         assert open_checkpoint(None) == folder
         status()
         assert str(folder) in capsys.readouterr().out.replace("\n", "")
-        assert open_factory(workspace).next_checkpoint().path == str(folder)
+        assert next_of(open_factory(workspace)).path == str(folder)
 
     check(made)
     assert "note" not in capsys.readouterr().err
@@ -217,7 +232,7 @@ def test_a_model_of_the_flag_goes_on_without_it(
     open_checkpoint(None)
     assert "the latest round, 1, was of mine-" in capsys.readouterr().err.replace("\n", " ")
     second = open_factory(workspace)
-    end_round(second, second._start(1))
+    end_round(second, start(second, 1))
     assert "the latest round, 1, was of mine-" in capsys.readouterr().err.replace("\n", " ")
     check(workspace.root / "model")
     assert capsys.readouterr().err == ""
@@ -227,13 +242,13 @@ def test_a_model_of_the_flag_goes_on_without_it(
 
 def test_other_weights_in_the_same_folder_are_another_model(workspace: Workspace) -> None:
     factory = open_factory(workspace)
-    end_round(factory, factory._start(1), Checkpoint(id="r1-abc", path="x", fingerprint="y"))
+    end_round(factory, start(factory, 1), Checkpoint(id="r1-abc", path="x", fingerprint="y"))
     settings, ledger = load_settings(workspace), factory.ledger
-    same = base_checkpoint(workspace, settings, ledger, exact=False)
-    assert same == factory.base_checkpoint()
+    same = lineage.base_checkpoint(workspace, settings, ledger, exact=False)
+    assert same == base_of(factory)
     tiny_model(workspace.root / "model", seed=2)
-    other = base_checkpoint(workspace, settings, ledger, exact=False)
-    assert other == base_checkpoint(workspace, settings, ledger) != same
+    other = lineage.base_checkpoint(workspace, settings, ledger, exact=False)
+    assert other == lineage.base_checkpoint(workspace, settings, ledger) != same
     assert lineage.promoted_checkpoint(ledger, other) == other
 
 
@@ -247,15 +262,15 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_drawn(
     template.write_text(text.replace("{{ '<|assistant|>' }}{% endif %}", opened))
     factory = open_factory(workspace)
     with pytest.raises(ModelError, match="renders a prompt differently") as caught:
-        asyncio.run(factory.run_round(2))
+        asyncio.run(run_round(factory, 2))
     assert "chat_template.jinja" in caught.value.remedy
     assert history.last_round(factory.ledger) == 0 and not history.drawn_ids(factory.ledger)
     (finding,) = [check for check in examine(workspace) if check.name == "model"]
     assert finding.state == "bad" and finding.remedy == caught.value.remedy
     # So is an open round, as long as it is to be trained.
-    factory._start(2)
+    start(factory, 2)
     with pytest.raises(ModelError, match="renders a prompt differently"):
-        asyncio.run(open_factory(workspace).run_round(2))
+        asyncio.run(run_round(open_factory(workspace), 2))
     template.write_text(text, encoding="utf-8")
     asyncio.run(check_trainable(workspace.root / "model"))
 
@@ -271,36 +286,36 @@ def test_a_model_without_a_class_that_trains_is_refused(
     path.write_text(json.dumps(config | {"model_type": kind}), encoding="utf-8")
     factory = open_factory(workspace)
     with pytest.raises(ModelError, match=what) as caught:
-        asyncio.run(factory.run_round(2))
+        asyncio.run(run_round(factory, 2))
     assert "AutoModelForCausalLM" in caught.value.remedy
     assert history.last_round(factory.ledger) == 0
 
 
 def test_promoted_checkpoint_of_another_base_is_not_used(workspace: Workspace) -> None:
     factory = open_factory(workspace)
-    end_round(factory, factory._start(2), Checkpoint(id="r1-abc", path="x", fingerprint="y"))
+    end_round(factory, start(factory, 2), Checkpoint(id="r1-abc", path="x", fingerprint="y"))
     other = Checkpoint(id="other-123456", path="/o", fingerprint="z")
     assert lineage.promoted_checkpoint(factory.ledger, other) == other
 
 
 def test_lost_checkpoint_of_a_trained_round_is_named(workspace: Workspace) -> None:
     factory = open_factory(workspace)
-    this = replace(factory._start(2), stages_done=frozenset({"train", "sample"}))
+    this = replace(start(factory, 2), stages_done=frozenset({"train", "sample"}))
     with pytest.raises(ModelError):
-        asyncio.run(factory._train(this))
+        asyncio.run(train(factory, this))
 
 
 def test_scores_of_other_prompts_do_not_count(workspace: Workspace) -> None:
     factory = open_factory(workspace)
     dev = factory.benchmarks["home-dev"]
-    basis = factory._basis(dev)
+    basis = dev.basis(factory.setup)
     longer = replace(factory, resolved=load_recipe(workspace, "cpu", {"score.max_tokens": "100"}))
-    assert longer._basis(dev) != basis
+    assert dev.basis(longer.setup) != basis
     factory.ledger.append(
         {"score": [{"checkpoint_id": "c", "benchmark": "home-dev", "basis": basis}]}
     )
     assert history.is_scored(factory.ledger, "c", "home-dev", basis)
-    assert not history.is_scored(factory.ledger, "c", "home-dev", longer._basis(dev))
+    assert not history.is_scored(factory.ledger, "c", "home-dev", dev.basis(longer.setup))
 
 
 def test_test_set_cannot_gate(workspace: Workspace) -> None:
@@ -317,15 +332,15 @@ def test_the_gate_weighs_a_change_as_the_dev_set_weighs_its_score(
     text = text.replace('package = "bfcl_eval"\nquestions = "data"', data)
     (workspace.root / "eval/mine.toml").write_text(text.replace('split = "test"', 'split = "dev"'))
     factory = open_factory(workspace, {"score.dev": '"mine"'})
-    dev, this = factory.benchmarks["mine"], factory._start(1)
+    dev, this = factory.benchmarks["mine"], start(factory, 1)
     made = replace(this.checkpoint, id="r1")
     for checkpoint, right in (
         (this.checkpoint, {"irrelevance", "live_irrelevance", "live_relevance"}),
         (made, {"live_multiple"}),
     ):
         items = [mark(item, item.category in right) for item in dev.items]
-        store(factory, 1, checkpoint.id, dev, items, factory._basis(dev))
-    decision = factory._decide(this, made)
+        store_items(factory.setup, 1, checkpoint.id, dev, items, dev.basis(factory.setup))
+    decision = weigh(factory, this, made)
     assert decision.promote
     gained = f"{50 * 1037 / 1335:.1f}"
     assert f"mine rose from 0.0 to {gained} (+{gained} points, 95 %" in decision.reason
@@ -339,6 +354,6 @@ def test_answers_must_leave_room_for_a_prompt(workspace: Workspace) -> None:
 def test_big_model_is_not_fully_fine_tuned(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("factory.round.round.MAX_FULL_BYTES", 1000)
+    monkeypatch.setattr("factory.round.start.MAX_FULL_BYTES", 1000)
     with pytest.raises(MissingError, match="all weights"):
-        open_factory(workspace)._start(1)
+        start(open_factory(workspace), 1)

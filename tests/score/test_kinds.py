@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from conftest_models import tiny_model
 from model_server import serving
 from test_apibank_teval import GOOD, write_apibank, write_teval
 from test_retrieval import APIS, STABLE, needs
+from test_scoring import store_items
 from workspaces import ROOT, make_workspace, run_factory
 
 from factory.cli.main import app
@@ -31,10 +32,11 @@ from factory.engines.serving import engine_settings
 from factory.ledger.database import Ledger
 from factory.ledger.lineage import find_checkpoint
 from factory.report.page import Pages
-from factory.round.evaluate import evaluate, store
-from factory.round.loading import load_factory
-from factory.round.round import Factory
+from factory.round import scoring
+from factory.round.factory import Factory, load_factory
+from factory.round.start import start
 from factory.score.base import Setup
+from factory.score.evaluate import evaluate
 from factory.score.items import Item
 from factory.score.loading import KINDS, defined, find_fault, kind_of, load
 from factory.score.published import load_published
@@ -231,13 +233,13 @@ def test_retrieval_beside_bm25_in_the_ledger(
 def test_what_changed_stands_in_the_table_of_the_measures(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    factory, data = open_factory(workspace), write_stable(tmp_path / "stable")
+    setup, data = open_setup(workspace), write_stable(tmp_path / "stable")
     retrieval = load(workspace, "toolbench", {"data": str(data)})
     row = {"round": 0, "path": "", "fingerprint": "", "promoted": True}
-    factory.ledger.append({"checkpoint": [{**row, "checkpoint_id": each} for each in "mn"]})
+    setup.ledger.append({"checkpoint": [{**row, "checkpoint_id": each} for each in "mn"]})
     for name, marks in (("m", (1, 0.5, 0.2)), ("n", (0.6, 1, 0.8))):
         items = [marked(item, mark) for item, mark in zip(retrieval.items, marks * 2, strict=True)]
-        store(factory, 0, name, retrieval, items, retrieval.basis(factory.setup))
+        store_items(setup, 0, name, retrieval, items, retrieval.basis(setup))
     arguments = ("toolbench", "--data", data, "--set", "bm25=false", "--checkpoint", "n")
     change = score(capsys, *arguments, "--before", "m")["change"]
     assert change["from"] == "m" and len(change["details"]) == 2 * 2 * 10
@@ -458,10 +460,9 @@ def test_a_judge_with_the_weights_of_the_checkpoint_is_its_engine(
     model = tiny_model(tmp_path / "model")
     shutil.copytree(model, tmp_path / "copy")
     kind = load_judged(workspace, write_stable(tmp_path / "stable"), tmp_path / "copy")
-    factory = open_factory(workspace)
-    factory.settings = with_backend(factory.settings, "none")
-    setup = factory.setup
-    checkpoint = find_checkpoint(workspace, setup.settings, Ledger(workspace.state), str(model))
+    setup = open_setup(workspace)
+    setup = replace(setup, settings=with_backend(setup.settings, "none"))
+    checkpoint = find_checkpoint(workspace, setup.settings, setup.ledger, str(model))
 
     def answer(request: Request) -> list[str]:
         messages = [{"content": message.content} for message in request.messages]
@@ -480,7 +481,7 @@ def test_a_judge_with_the_weights_of_the_checkpoint_is_its_engine(
 
 
 def test_two_models_of_this_machine_share_its_gpu(workspace: Workspace, tmp_path: Path) -> None:
-    data, setup = write_stable(tmp_path / "stable"), open_factory(workspace).setup
+    data, setup = write_stable(tmp_path / "stable"), open_setup(workspace)
     model, other = tiny_model(tmp_path / "a"), tiny_model(tmp_path / "b", seed=1)
     server = "http://127.0.0.1:1/v1#x"
     for judge, scored, wanted in (
@@ -504,8 +505,8 @@ def test_a_checkpoint_leaves_half_of_a_gpu_to_its_judge(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     """Outside a round and in one, for as long as the judge is to come."""
-    factory = open_factory(workspace)
-    factory.settings = with_backend(factory.settings, "transformers")
+    factory = load_whole(workspace)
+    factory = replace(factory, settings=with_backend(factory.settings, "transformers"))
     judge, model = tiny_model(tmp_path / "judge", seed=1), tiny_model(tmp_path / "model")
     kind = load_judged(workspace, write_stable(tmp_path / "stable"), judge)
     checkpoint = find_checkpoint(workspace, factory.settings, Ledger(workspace.state), str(model))
@@ -528,14 +529,17 @@ def test_a_checkpoint_leaves_half_of_a_gpu_to_its_judge(
 
     watched = Watched(**{each.name: getattr(kind, each.name) for each in fields(kind) if each.init})
 
+    factory = replace(factory, benchmarks={watched.name: watched})
+    this = start(factory, 1)
+
     async def serve_in_a_round() -> None:
-        async with factory._serve(checkpoint, 1, needed=True) as engine:
+        async with scoring.serve(factory, this, checkpoint) as served:
+            engine = await served.engine()
             assert isinstance(engine, ProcessEngine)
             shares.append(engine._settings.gpu_memory)
 
-    factory.benchmarks = {watched.name: watched}
     asyncio.run(serve_in_a_round())
-    asyncio.run(evaluate(factory, watched, checkpoint))
+    asyncio.run(evaluate(factory.setup, watched, checkpoint))
     asyncio.run(serve_in_a_round())
     assert shares == [0.45, 0.45, 0.45, 0.9]
 
@@ -575,13 +579,13 @@ def test_language_before_and_after(
 def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    factory = open_factory(workspace)
+    setup = open_setup(workspace)
     (workspace.root / "text.txt").write_text("a b c")
     data = str(write_stable(tmp_path / "stable"))
     retrieval = load(workspace, "toolbench", {"data": data, "settings": ["multi-domain"]})
     language = load(workspace, "language", {"data": "text.txt"})
     row = {"path": "", "fingerprint": "", "promoted": True}
-    factory.ledger.append(
+    setup.ledger.append(
         {
             "checkpoint": [
                 {**row, "checkpoint_id": "m", "round": 0},
@@ -594,12 +598,12 @@ def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
         (1, "r1-a", (0.6, 1, 0.2), 8.0),
     ):
         items = [marked(item, mark) for item, mark in zip(retrieval.items, marks, strict=True)]
-        store(factory, number, name, retrieval, items, "b")
+        store_items(setup, number, name, retrieval, items, "b")
         window = ItemScore(
             item="stride 4/0", category="stride 4", correct=True, reason="", message="",
             answer="", detail_json=json.dumps({"nats": nats, "tokens": 4}),
         )  # fmt: skip
-        store(factory, number, name, language, [window], "b")
+        store_items(setup, number, name, language, [window], "b")
     flips = ask(workspace, "select item, flip, value_before, value from item_flip order by item")
     assert flips == [
         ("multi-domain/I1-Inst/1", "wrong", 1, 0.6),
@@ -611,10 +615,10 @@ def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
         "where category = 'overall' and round = 1 order by benchmark",
     )
     assert deltas == [("language", 9.488, 7.389), (retrieval.name, 56.667, 60.0)]
-    again = {item.item: item for item in load_stored(factory, retrieval.name)}
+    again = {item.item: item for item in load_stored(setup, retrieval.name)}
     assert again["multi-domain/I1-Inst/1"].mark == 0.6
-    factory.ledger.append({"round": [{"round": 1, "checkpoint_id": "m"}]})
-    with factory.ledger.read() as past:
+    setup.ledger.append({"round": [{"round": 1, "checkpoint_id": "m"}]})
+    with setup.ledger.read() as past:
         pages = Pages(past, workspace)
         scores, changes = (pages.show(name, {"round": 1}) for name in ("scores", "changes"))
     rows = scores.rows
@@ -636,20 +640,26 @@ def marked(item: Item, mark: float) -> ItemScore:
     )  # fmt: skip
 
 
-def load_stored(factory: Factory, name: str) -> list[ItemScore]:
+def load_stored(setup: Setup, name: str) -> list[ItemScore]:
     from factory.ledger import history
 
-    return history.load_items(factory.ledger, "r1-a", name, "b")
+    return history.load_items(setup.ledger, "r1-a", name, "b")
 
 
-def open_factory(workspace: Workspace) -> Factory:
+def load_whole(workspace: Workspace) -> Factory:
     settings = load_settings(workspace)
     resolved = load_recipe(workspace, settings.recipe, {})
-    return load_factory(workspace, settings, resolved, PlainMonitor(), benchmarks=False)
+    return load_factory(workspace, settings, resolved, PlainMonitor())
+
+
+def open_setup(workspace: Workspace) -> Setup:
+    settings = load_settings(workspace)
+    resolved = load_recipe(workspace, settings.recipe, {})
+    return Setup.load(workspace, settings, resolved, PlainMonitor())
 
 
 def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_path: Path) -> None:
-    factory = open_factory(workspace)
+    setup = open_setup(workspace)
     data = str(write_stable(tmp_path / "stable"))
     judge = {"judge": "http://127.0.0.1:1/v1#x"}
     variants = [
@@ -661,16 +671,16 @@ def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_
         load(workspace, "toolbench-completion", {"data": data, **judge, "setting": "gt"}),
         load(workspace, "toolbench-completion", {"data": data, **judge, "constrain_inputs": True}),
     ]
-    found = {each.basis(factory.setup) for each in variants}
+    found = {each.basis(setup) for each in variants}
     assert len(found) == len(variants)
     prompt = workspace.root / "prompts/codes/retrieve.j2"
     prompt.parent.mkdir(parents=True)
     prompt.write_text("Which tool? {{ query }}")
-    assert variants[0].basis(open_factory(workspace).setup) not in found
+    assert variants[0].basis(open_setup(workspace)) not in found
     template = workspace.root / "eval/toolbench/judge_answer.j2"
     template.parent.mkdir(parents=True)
     template.write_text("{{ query }} {{ answer }} {{ trajectory }}")
-    assert variants[3].basis(factory.setup) not in found
+    assert variants[3].basis(setup) not in found
 
 
 def test_verdicts_of_other_judging_rules_are_not_read_back(
@@ -678,7 +688,7 @@ def test_verdicts_of_other_judging_rules_are_not_read_back(
 ) -> None:
     changes = {"data": str(write_stable(tmp_path / "stable")), "judge": "http://127.0.0.1:1/v1#x"}
     setup, completion = (
-        open_factory(workspace).setup,
+        open_setup(workspace),
         load(workspace, "toolbench-completion", changes),
     )
     now = completion.basis(setup)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,14 @@ from factory.engines.chat import Chat
 from factory.engines.replay import ReplayEngine
 from factory.ledger import lineage
 from factory.ledger.lineage import find_checkpoint
-from factory.round.evaluate import store as store_items
-from factory.round.loading import load_factory
-from factory.round.round import Factory
+from factory.score.base import Scorable, Setup
 from factory.score.calls.asking import judge, make_request, score_basis
 from factory.score.calls.bfcl import OVERALL, gold_calls
 from factory.score.calls.kind import Calls, make_scorecard
 from factory.score.calls.questions import Benchmark
 from factory.score.estimates import summarise
 from factory.score.items import Item
+from factory.score.keeper import find_missing
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import load_recipe
@@ -339,14 +339,28 @@ def test_a_part_names_what_its_averages_lack(bfcl: Benchmark) -> None:
 # Scores outside a round
 
 
-def make_factory(folder: Path) -> Factory:
+def make_setup(folder: Path) -> Setup:
     workspace = make_workspace(folder / "ws")
     resolved = load_recipe(workspace, "cpu", {})
-    return load_factory(workspace, load_settings(workspace), resolved, PlainMonitor())
+    return Setup.load(workspace, load_settings(workspace), resolved, PlainMonitor())
 
 
-def find(factory: Factory, wanted: str) -> Checkpoint:
-    return find_checkpoint(factory.workspace, factory.settings, factory.ledger, wanted)
+def store_items(
+    setup: Setup,
+    number: int,
+    system: str,
+    benchmark: Scorable,
+    items: Sequence[ItemScore],
+    basis: str,
+) -> None:
+    """Keep items as if they had been scored now."""
+    (missing,) = find_missing(setup, system, [(benchmark, basis)], again=True)
+    setup.ledger.append(missing.rows(number, system, items))
+    setup.ledger.fold()
+
+
+def find(setup: Setup, wanted: str) -> Checkpoint:
+    return find_checkpoint(setup.workspace, setup.settings, setup.ledger, wanted)
 
 
 def answer_gold(benchmark: Benchmark, wrong: frozenset[str] = frozenset()) -> Any:
@@ -365,18 +379,18 @@ def answer_gold(benchmark: Benchmark, wrong: frozenset[str] = frozenset()) -> An
     return answer
 
 
-def store(factory: Factory, benchmark: Benchmark, checkpoint: Checkpoint, wrong: set[str]) -> None:
+def store(setup: Setup, benchmark: Benchmark, checkpoint: Checkpoint, wrong: set[str]) -> None:
     engine = ReplayEngine(answer_gold(benchmark, frozenset(wrong)), checkpoint=checkpoint)
     kind = Calls.of(benchmark)
-    items = asyncio.run(kind.score(factory.setup, checkpoint, engine))
-    number = lineage.round_of(factory.ledger, checkpoint.id) or 0
-    store_items(factory, number, checkpoint.id, kind, items, kind.basis(factory.setup))
+    items = asyncio.run(kind.score(setup, checkpoint, engine))
+    number = lineage.round_of(setup.ledger, checkpoint.id) or 0
+    store_items(setup, number, checkpoint.id, kind, items, kind.basis(setup))
 
 
 def test_rows_compare_a_checkpoint_with_its_parent(bfcl: Benchmark, tmp_path: Path) -> None:
-    factory = make_factory(tmp_path)
-    base = find(factory, "")
-    store(factory, bfcl, base, {"multiple_0", "simple_0"})
+    setup = make_setup(tmp_path)
+    base = find(setup, "")
+    store(setup, bfcl, base, {"multiple_0", "simple_0"})
     child = Checkpoint(id="r1-abc", path=base.path, fingerprint="sha256:child")
     row = {
         "checkpoint_id": child.id,
@@ -385,9 +399,9 @@ def test_rows_compare_a_checkpoint_with_its_parent(bfcl: Benchmark, tmp_path: Pa
         "path": "",
         "promoted": True,
     }
-    factory.ledger.append({"checkpoint": [row | {"fingerprint": child.fingerprint}]})
-    store(factory, bfcl, child, {"multiple_1", "irrelevance_0"})
-    ask = factory.ledger.query
+    setup.ledger.append({"checkpoint": [row | {"fingerprint": child.fingerprint}]})
+    store(setup, bfcl, child, {"multiple_1", "irrelevance_0"})
+    ask = setup.ledger.query
     assert ask("select distinct round from score order by 1").rows == [(0,), (1,)]
     assert ask(
         "select before, after from round_delta where benchmark = 'bfcl' and round = 1 "
@@ -410,25 +424,25 @@ def test_rows_compare_a_checkpoint_with_its_parent(bfcl: Benchmark, tmp_path: Pa
 
 
 def test_checkpoints_are_found_by_id_name_and_folder(tmp_path: Path) -> None:
-    factory = make_factory(tmp_path)
-    base = find(factory, "")
+    setup = make_setup(tmp_path)
+    base = find(setup, "")
     rows = [
         {"checkpoint_id": name, "round": 1, "path": ".factory/x", "fingerprint": name}
         for name in ("r1-abc", "r12-abc", "twin-1", "twin-2")
     ]
-    factory.ledger.append({"checkpoint": rows})
-    found = find(factory, "r1")
-    assert (found.id, found.path) == ("r1-abc", str(factory.workspace.root / ".factory/x"))
-    assert find(factory, "r12-abc").id == "r12-abc"
-    assert find(factory, base.path).fingerprint == base.fingerprint
+    setup.ledger.append({"checkpoint": rows})
+    found = find(setup, "r1")
+    assert (found.id, found.path) == ("r1-abc", str(setup.workspace.root / ".factory/x"))
+    assert find(setup, "r12-abc").id == "r12-abc"
+    assert find(setup, base.path).fingerprint == base.fingerprint
     with pytest.raises(InputError, match="any of twin-1, twin-2"):
-        find(factory, "twin")
+        find(setup, "twin")
     with pytest.raises(InputError, match="no checkpoint 'r7'"):
-        find(factory, "r7")
+        find(setup, "r7")
     with pytest.raises(ModelError):
-        find(factory, str(tmp_path))
+        find(setup, str(tmp_path))
     with pytest.raises(InputError, match="which model"):
-        find(factory, "http://127.0.0.1:1/v1")
+        find(setup, "http://127.0.0.1:1/v1")
 
 
 @pytest.mark.slow

@@ -1,0 +1,121 @@
+"""A workspace opened for a round: all content is loaded and checked before any model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from factory.domain.monitor import Monitor
+from factory.domain.records import Query
+from factory.judge.rulebook import Rulebook
+from factory.judge.trial import check_content
+from factory.ledger.database import Ledger
+from factory.ledger.rows import stage_row
+from factory.ledger.tables import Batch
+from factory.score.base import Scorable, Setup, check_room
+from factory.score.loading import load_benchmarks, load_held_out
+from factory.workspace.folder import Workspace
+from factory.workspace.machine import free_threads
+from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import Recipe, Resolved
+from factory.workspace.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factory:
+    """What every step of a round works with. It never changes: `resume` gives another one."""
+
+    workspace: Workspace
+    settings: Settings
+    """factory.toml; `engine.threads` is settled."""
+    resolved: Resolved
+    """The recipe in force."""
+    prompts: Prompts
+    rulebook: Rulebook
+    ledger: Ledger
+    """Not held open: each step reads one snapshot."""
+    monitor: Monitor
+    pool: Sequence[Query] | None
+    """Queries of the user's files; None is the home world's stream."""
+    benchmarks: Mapping[str, Scorable]
+    """Every benchmark of the recipe, the gate's dev set included."""
+    held_out: Mapping[str, Scorable]
+    """Benchmarks that nothing is trained on although no recipe scores them."""
+    keep_model: bool = False
+    """Whether a new round writes the model, which a flag gave, into factory.toml."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.resolved.recipe
+
+    @property
+    def all_benchmarks(self) -> tuple[Scorable, ...]:
+        """Everything that no sample may hold."""
+        return tuple({**self.held_out, **self.benchmarks}.values())
+
+    @property
+    def content_sha(self) -> str:
+        """Of what one judgement of samples rests on: prompts and rules."""
+        return f"{self.prompts.set_sha()} {self.rulebook.sha}"
+
+    @property
+    def setup(self) -> Setup:
+        """What scoring works with."""
+        return Setup(
+            workspace=self.workspace,
+            settings=self.settings,
+            prompts=self.prompts,
+            max_tokens=self.recipe.score.max_tokens,
+            ledger=self.ledger,
+            monitor=self.monitor,
+        )
+
+    def log_folder(self, number: int) -> Path:
+        """Where the children of a round write what they print."""
+        folder = self.workspace.state / "logs" / f"r{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def finish(
+        self,
+        number: int,
+        stage: str,
+        started: datetime,
+        rows: Batch | None = None,
+        detail: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write a stage's rows and its end in one append: a kill leaves both or neither."""
+        self.ledger.append({**(rows or {}), "stage": [stage_row(number, stage, started, detail)]})
+        self.ledger.fold()
+
+
+def load_factory(
+    workspace: Workspace,
+    settings: Settings,
+    resolved: Resolved,
+    monitor: Monitor,
+    pool: Sequence[Query] | None = None,
+    *,
+    keep_model: bool = False,
+) -> Factory:
+    """Load and check all content. Raises FactoryError with the file that is broken."""
+    prompts, rulebook = Prompts.load(workspace), Rulebook.load(workspace, settings.rules)
+    check_content(prompts, rulebook)
+    check_room(workspace, settings, resolved)
+    threads = settings.engine.threads or free_threads()
+    engine = settings.engine.model_copy(update={"threads": threads})
+    return Factory(
+        workspace=workspace,
+        settings=settings.model_copy(update={"engine": engine}),
+        resolved=resolved,
+        prompts=prompts,
+        rulebook=rulebook,
+        ledger=Ledger(workspace.state, on_busy=monitor.note),
+        monitor=monitor,
+        pool=pool,
+        benchmarks=load_benchmarks(workspace, resolved.recipe),
+        held_out=load_held_out(workspace),
+        keep_model=keep_model,
+    )

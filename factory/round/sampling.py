@@ -1,0 +1,103 @@
+"""Steps 3 to 6: every drawn query to its sample, many of them in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from factory.codes.saving import SavedCodebook, load_codebook
+from factory.domain.records import Query
+from factory.ledger import history
+from factory.ledger.database import Ledger
+from factory.ledger.history import OpenRound
+from factory.ledger.tables import Batch, merge
+from factory.round.factory import Factory
+from factory.round.judging import make_judge
+from factory.round.sampler import Sampler
+from factory.score.keeper import Keeper
+
+FLUSH_SECONDS = 1.0
+"""Finished queries reach the ledger this often."""
+FOLD_EVERY = 30
+"""Flushes between two folds of the segments into the file."""
+
+
+async def sample(factory: Factory, this: OpenRound, model: Keeper) -> None:
+    """Sample every query that has no sample yet."""
+    if "sample" in this.stages_done:
+        return
+    engine = await model.engine()
+    queries = history.pending_queries(factory.ledger, this.number)
+    factory.monitor.stage("sample", len(queries))
+    started = datetime.now(UTC)
+    sampler = Sampler(
+        engine=engine,
+        prompts=factory.prompts,
+        recipe=factory.recipe,
+        judge=make_judge(factory, this),
+        codebook=codebook_of(factory, this),
+    )
+    await _sample_all(factory, sampler, queries)
+    factory.finish(this.number, "sample", started)
+
+
+def codebook_of(factory: Factory, this: OpenRound) -> SavedCodebook | None:
+    """The parent's codes; None where it has none, or the recipe wants none."""
+    if factory.recipe.codes.coder == "none":
+        return None
+    return load_codebook(Path(this.checkpoint.path))
+
+
+async def _sample_all(factory: Factory, sampler: Sampler, queries: Sequence[Query]) -> None:
+    window = asyncio.Semaphore(factory.recipe.window)
+
+    async def run(query: Query) -> Batch:
+        async with window:
+            return await sampler.run(query)
+
+    tally: Counter[str] = Counter()
+    tasks = [asyncio.ensure_future(run(query)) for query in queries]
+    writer = _Writer(factory.ledger)
+    flusher = asyncio.ensure_future(writer.flush_regularly())
+    try:
+        for done, finished in enumerate(asyncio.as_completed(tasks), 1):
+            rows = await finished
+            tally[rows["sample"][0]["status"]] += 1
+            writer.add(rows)
+            detail = ", ".join(f"{count} {status}" for status, count in sorted(tally.items()))
+            factory.monitor.progress(done, detail)
+    finally:
+        flusher.cancel()
+        for task in tasks:
+            task.cancel()
+        writer.flush()
+
+
+class _Writer:
+    """Collects the rows of finished queries and appends them every second.
+
+    A row at a time would make a segment, a file of its own, of each query.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._rows: list[Batch] = []
+
+    def add(self, rows: Batch) -> None:
+        self._rows.append(rows)
+
+    def flush(self) -> None:
+        rows, self._rows = self._rows, []
+        self._ledger.append(merge(rows))
+
+    async def flush_regularly(self) -> None:
+        """Flush every FLUSH_SECONDS, fold after every FOLD_EVERY flushes, until cancelled."""
+        for second in itertools.count(1):
+            await asyncio.sleep(FLUSH_SECONDS)
+            self.flush()
+            if second % FOLD_EVERY == 0:
+                self._ledger.fold()

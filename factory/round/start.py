@@ -1,0 +1,209 @@
+"""Step 1: continue the open round as it began, or draw the queries of a new one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from factory.codes.saving import load_codebook
+from factory.domain.canon import to_json
+from factory.domain.failures import DiskError, InputError, MissingError
+from factory.domain.records import Checkpoint
+from factory.engines.trainable import check_trainable
+from factory.lab.home.world import home_stream
+from factory.ledger import history, lineage
+from factory.ledger.database import Source
+from factory.ledger.history import OpenRound
+from factory.ledger.rows import stage_row
+from factory.ledger.tables import RoundRow
+from factory.round.draw import draw
+from factory.round.factory import Factory
+from factory.round.judging import judge_drawn
+from factory.score.loading import load_benchmarks
+from factory.score.rows import given_rows
+from factory.workspace.machine import MAX_FULL_BYTES, disk_needed, installed_versions, weights_bytes
+from factory.workspace.models import check_model_folder
+from factory.workspace.recipe import load_stored_recipe, mend
+from factory.workspace.settings import name_model
+
+
+async def begin(factory: Factory, num_queries: int | None = None) -> tuple[Factory, OpenRound]:
+    """The open round, with what it started with in force; where there is none, a new one.
+
+    Raises ModelError for a model that cannot be trained, before anything is drawn or sampled.
+    """
+    with factory.ledger.read() as past:
+        factory, this = resume(factory, past)
+        base = None
+        if this is not None:
+            parent = this.checkpoint
+        else:
+            base = base_checkpoint(factory, past)
+            parent = next_checkpoint(factory, past, base)
+    if this is None or "train" not in this.stages_done:
+        factory.monitor.stage("check the model")
+        await check_trainable(Path(parent.path))
+    return factory, this or start(factory, num_queries or factory.recipe.num_queries, base)
+
+
+def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
+    """The open round, and the factory with the recipe and benchmarks that it started with.
+
+    Flags may still change how it trains and scores. Raises InputError where prompts or rules
+    have changed and samples are missing: one judgement has one set of rules.
+    """
+    this = history.open_round(past)
+    if this is None:
+        return factory, None
+    resolved = mend(load_stored_recipe(this.recipe_name, this.recipe_json), factory.resolved)
+    benchmarks = load_benchmarks(factory.workspace, resolved.recipe)
+    factory = replace(factory, resolved=resolved, benchmarks=benchmarks)
+    if "sample" not in this.stages_done and this.content_sha != factory.content_sha:
+        raise InputError(
+            f"prompts or rules have changed since round {this.number} began",
+            where=str(factory.workspace.root),
+            remedy="undo the edit to continue, or end it: `factory round --abandon`",
+        )
+    base = base_checkpoint(factory, past)
+    parent = base if this.checkpoint.id == base.id else _locate(factory, this.checkpoint)
+    check_model_folder(Path(parent.path))
+    num_pending = len(history.pending_queries(past, this.number))
+    factory.monitor.note(
+        f"continuing round {this.number}: {num_pending} queries without a sample; its queries, "
+        "model and recipe stay, --set train.…, codes.… and score.… apply"
+    )
+    return factory, replace(this, checkpoint=parent)
+
+
+def abandon(factory: Factory) -> int:
+    """End the open round as it is, without training; its number. Raises InputError."""
+    this = history.open_round(factory.ledger)
+    if this is None:
+        raise InputError("no round is open", remedy="factory round starts one")
+    detail = {"reason": "abandoned by the user"}
+    factory.finish(this.number, "gate", datetime.now(UTC), detail=detail)
+    return this.number
+
+
+def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) -> OpenRound:
+    """Draw the queries and write the round's first rows, all in one append.
+
+    `base` is that of `base_checkpoint`, where the caller has read it.
+    """
+    ledger, monitor = factory.ledger, factory.monitor
+    with ledger.read() as past:
+        base = base or base_checkpoint(factory, past)
+        parent = next_checkpoint(factory, past, base, monitor.note)
+        number = history.last_round(past) + 1
+        drawn = history.drawn_ids(past)
+        accepted = history.accepted_before(past, number)
+        base_is_known = lineage.round_of(past, base.id) is not None
+    check_model_folder(Path(parent.path))
+    _check_machine(factory, Path(parent.path))
+    monitor.stage("draw")
+    pool = home_stream() if factory.pool is None else iter(factory.pool)
+    queries = draw(pool, num_queries, drawn)
+    model = factory.settings.model
+    if factory.keep_model and name_model(factory.workspace, model):
+        monitor.note(f"{factory.workspace.marker} names {model} now: every command goes on with it")
+    if len(queries) < num_queries:
+        monitor.note(f"the pool has {len(queries)} fresh queries, not {num_queries}")
+    this = OpenRound(
+        number=number,
+        recipe_name=factory.resolved.name,
+        recipe_json=factory.recipe.model_dump_json(),
+        content_sha=factory.content_sha,
+        checkpoint=parent,
+        judgement=1,
+        stages_done=frozenset({"draw"}),
+    )
+    now = datetime.now(UTC)
+    ledger.append(
+        {
+            **judge_drawn(factory, this, queries, accepted),
+            "round": [_round_row(factory, this, len(queries), now)],
+            "judgement": [
+                {
+                    "judgement": this.judgement,
+                    "round": number,
+                    "rules_sha": factory.rulebook.sha,
+                    "made_at": now,
+                    "note": "while sampling",
+                }
+            ],
+            "query": [
+                {"query_id": q.id, "text": q.text, "source": q.source, "added_at": now}
+                for q in queries
+            ],
+            "draw": [
+                {"round": number, "position": position, "query_id": query.id}
+                for position, query in enumerate(queries)
+            ],
+            **({} if base_is_known else given_rows(base, load_codebook(Path(base.path)))),
+            "stage": [stage_row(number, "draw", now, {"queries": len(queries)})],
+        }
+    )
+    ledger.fold()
+    return this
+
+
+def base_checkpoint(factory: Factory, past: Source) -> Checkpoint:
+    """The model of the settings as the checkpoint that starts the lineage; reads its weights."""
+    return lineage.base_checkpoint(factory.workspace, factory.settings, past)
+
+
+def next_checkpoint(
+    factory: Factory,
+    past: Source,
+    base: Checkpoint,
+    notify: Callable[[str], None] | None = None,
+) -> Checkpoint:
+    """The parent of the next round, with an absolute path."""
+    return lineage.next_checkpoint(factory.workspace, past, base, notify)
+
+
+def _locate(factory: Factory, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with an absolute path; those of the workspace are stored relative."""
+    return replace(checkpoint, path=str(factory.workspace.root / checkpoint.path))
+
+
+def _check_machine(factory: Factory, model: Path) -> None:
+    """Refuse what this machine cannot do. Raises DiskError, MissingError."""
+    state = factory.workspace.state
+    state.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(state).free, disk_needed(model)
+    if free < needed:
+        raise DiskError(
+            f"{free / 2**30:.2f} GiB are free; a round of this model needs {needed / 2**30:.2f}",
+            where=str(state),
+            remedy="free some space, or `factory init` a workspace on another disk",
+        )
+    if factory.recipe.train.method == "full" and weights_bytes(model) > MAX_FULL_BYTES:
+        raise MissingError(
+            f"training all weights of a model of {weights_bytes(model) / 2**30:.1f} GiB takes "
+            "about eight times its size in memory",
+            where=f"recipe {factory.resolved.name}",
+            remedy="--recipe base, or --set train.method=lora",
+        )
+
+
+def _round_row(factory: Factory, this: OpenRound, num_queries: int, now: datetime) -> RoundRow:
+    return {
+        "round": this.number,
+        "started_at": now,
+        "checkpoint_id": this.checkpoint.id,
+        "checkpoint_fingerprint": this.checkpoint.fingerprint,
+        "recipe_name": this.recipe_name,
+        "recipe_json": this.recipe_json,
+        "recipe_sha": factory.recipe.sha,
+        "prompts_sha": factory.prompts.set_sha(),
+        "rules_sha": factory.rulebook.sha,
+        "seed": factory.recipe.seed,
+        "num_queries": num_queries,
+        "package_version": metadata.version("tool-factory"),
+        "versions_json": to_json(installed_versions()),
+    }

@@ -1,0 +1,185 @@
+"""Step 8: what a round may learn, as a job for a child; what the child made of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from factory.codes.saving import FOLDER, SavedCodebook
+from factory.domain.failures import GateError
+from factory.domain.records import Checkpoint, Example, Tool
+from factory.ledger import history
+from factory.ledger.database import Source
+from factory.ledger.history import AcceptedSample, OpenRound
+from factory.ledger.lineage import make_checkpoint
+from factory.ledger.rows import example_row, tool_rows, training_row
+from factory.ledger.tables import Batch
+from factory.round.factory import Factory
+from factory.round.sampling import codebook_of
+from factory.score.labelled import held_out_ids
+from factory.score.rows import codebook_row
+from factory.train.curriculum import (
+    called_together,
+    documents_to_learn,
+    own_examples,
+    taught_by,
+    tools_to_code,
+    train_config,
+    unlearnt_tools,
+)
+from factory.train.examples import read_examples, select_replay, tools_of, write_examples
+from factory.train.job import TrainingJob, TrainingResult, write_pairs, write_tools
+from factory.train.run import run_training
+from factory.workspace.models import check_model_folder, fingerprint
+
+
+async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
+    """The checkpoint trained on what was accepted, or why there is none."""
+    folder = history.checkpoint_folder(factory.workspace.state, this.number)
+    if "train" in this.stages_done:
+        check_model_folder(folder)
+        return make_checkpoint(f"r{this.number}", folder, fingerprint(folder))
+    with factory.ledger.read() as past:
+        accepted = history.accepted_samples(past, this.number)
+        needed = factory.recipe.train.min_accepted
+        if len(accepted) < needed:
+            return f"not trained: {len(accepted)} accepted samples, train.min_accepted is {needed}"
+        started = datetime.now(UTC)
+        factory.monitor.stage("prepare training")
+        held_out = held_out_ids(factory.all_benchmarks)
+        accepted = [sample for sample in accepted if sample.query.id not in held_out]
+        codebook = codebook_of(factory, this)
+        unlearnt = unlearnt_tools(past, this.checkpoint.id, factory.recipe)
+        documents = documents_to_learn(unlearnt, codebook, factory.recipe)
+        if documents:
+            factory.monitor.stage(f"prepare training, with {len(documents)} documents to learn")
+        examples = own_examples(
+            accepted, documents, codebook, factory.prompts, factory.recipe, this.number
+        )
+        job = _write_job(factory, this, past, folder, accepted, examples, codebook, held_out)
+    try:
+        result = await run_training(
+            job,
+            threads=factory.settings.engine.threads,
+            log=factory.log_folder(this.number) / "train.log",
+            on_progress=lambda progress: factory.monitor.progress(
+                progress.step, f"loss {progress.loss:.3f}", progress.steps
+            ),
+            on_phase=factory.monitor.stage,
+            max_restarts=factory.settings.engine.max_restarts,
+            notify=factory.monitor.note,
+        )
+    except GateError as error:
+        return f"not trained: {error.what}"
+    # A document that was left out is no example: the next round takes it up again.
+    left = {tool.id for tool in unlearnt}.intersection(result.unlearnt)
+    examples = [e for e in examples if e.kind != "code" or left.isdisjoint(tools_of(e))]
+    learnt = {tool_id for e in examples if e.kind == "code" for tool_id in tools_of(e)}
+    num_learnt = len({tool.id for tool in unlearnt} & learnt)
+    shown = (tool for sample in accepted for tool in sample.tools)
+    rows: Batch = {
+        "training": [training_row(this.number, step) for step in result.log],
+        "example": [example_row(this.number, example) for example in examples],
+        "tool": tool_rows(this.number, shown, "round"),
+        **code_rows(this.number, result),
+    }
+    detail = {
+        "examples": result.num_examples,
+        "dropped": result.dropped,
+        "documents": {"learnt": num_learnt, "waiting": len(unlearnt) - num_learnt},
+        "tokens": result.num_tokens,
+        "restarts": result.restarts,
+        "recoded": result.recoded,
+    }
+    factory.finish(this.number, "train", started, rows, detail)
+    shutil.rmtree(job.examples.parent, ignore_errors=True)
+    return make_checkpoint(f"r{this.number}", folder, result.fingerprint)
+
+
+def _write_job(
+    factory: Factory,
+    this: OpenRound,
+    past: Source,
+    folder: Path,
+    accepted: Sequence[AcceptedSample],
+    examples: Sequence[Example],
+    codebook: SavedCodebook | None,
+    held_out: frozenset[str],
+) -> TrainingJob:
+    """The training job as files: examples with replay, and the tools that need a code."""
+    recipe = factory.recipe
+    replay = select_replay(
+        taught_by(recipe, _seed_examples(factory)),
+        taught_by(recipe, history.earlier_examples(past, this.number, held_out)),
+        share=recipe.train.replay,
+        limit=recipe.train.replay_limit,
+        history=recipe.train.history,
+        seed=recipe.seed,
+    )
+    work = folder.parent / f"{folder.name}.job"
+    work.mkdir(parents=True, exist_ok=True)
+    write_examples(work / "examples.jsonl", [*examples, *replay])
+    new_tools: list[Tool] = []
+    if recipe.codes.coder != "none":
+        new_tools = tools_to_code(history.imported_tools(past), accepted, codebook)
+    write_tools(work / "new_tools.jsonl", new_tools)
+    if recipe.codes.coder == "quantized" and recipe.codes.quantized.graph:
+        pairs, written = history.called_pairs(past, this.number), history.written_tools(past)
+        pairs = called_together(pairs, written, accepted, new_tools, codebook)
+        write_pairs(work / "pairs.jsonl", pairs)
+    return TrainingJob(
+        checkpoint=Path(this.checkpoint.path),
+        out=folder,
+        examples=work / "examples.jsonl",
+        new_tools=work / "new_tools.jsonl",
+        workspace=factory.workspace.root,
+        config=train_config(
+            recipe,
+            this.number,
+            factory.settings.engine.dtype,
+            history.last_codebook_version(past) + 1,
+        ),
+    )
+
+
+def _seed_examples(factory: Factory) -> list[Example]:
+    """Examples for replay: the settings' file, else the base model's own, if any."""
+    settings, workspace = factory.settings, factory.workspace
+    if settings.replay:
+        return read_examples(workspace.root / settings.replay)
+    path = workspace.model_folder(settings.model) / "replay.jsonl"
+    return read_examples(path) if path.exists() else []
+
+
+def code_rows(number: int, result: TrainingResult) -> Batch:
+    """Rows of the checkpoint's codebook and of the codes given in this round, or given anew."""
+    if result.codebook is None:
+        return {}
+    version = result.codebook["version"]
+    return {
+        "tool_code": [
+            {
+                "round": number,
+                "codebook_version": version,
+                "tool_id": given.tool_id,
+                "code": given.code,
+                "resolved_by": given.resolved_by,
+                "error": given.error,
+                "ood": given.ood,
+            }
+            for given in result.codes
+        ],
+        "codebook": [codebook_row(number, str(result.path / FOLDER), result.codebook)],
+        "code_alias": [
+            {
+                "round": number,
+                "version": version,
+                "old_token": alias.old_token,
+                "new_token": alias.new_token,
+                "overlap": alias.overlap,
+            }
+            for alias in result.aliases
+        ],
+    }
