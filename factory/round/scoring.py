@@ -42,6 +42,7 @@ async def score_answers(factory: Factory, this: OpenRound, model: Keeper) -> Non
     """Score the model on the benchmarks that ask it."""
     for missing in model.missing:
         if isinstance(missing.benchmark, Asked):
+            await model.engine()  # its start is a stage of its own, not part of the score's time
             await _score(factory, this, model, missing)
 
 
