@@ -37,7 +37,7 @@ from factory.score.toolbench.data import (
     load_toolbench,
     read_document,
 )
-from factory.score.toolbench.ranking import BM25, EmbSim, Retriever
+from factory.score.toolbench.ranking import BM25, EmbSim, Ranker
 from factory.train.job import TrainConfig
 from factory.workspace.folder import Workspace, shipped_root
 
@@ -150,7 +150,7 @@ def main() -> None:
         ),
     )
     log = options.out / "embed.log"
-    baselines: list[Retriever] = [BM25(), EmbSim(folder=model, threads=1, log=log)]
+    baselines: list[Ranker] = [BM25(), EmbSim(folder=model, threads=1, log=log)]
     trials, found = asyncio.run(compare(plan, baselines, lambda text: print(text, flush=True)))
     print(f"{len(labelled.tools)} tools, {len(labelled.learnt)} requests learnt,", end=" ")
     print(f"{len(labelled.asked.queries)} asked")

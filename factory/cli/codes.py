@@ -41,7 +41,7 @@ from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
 from factory.score.rows import code_row
 from factory.score.toolbench.data import load_toolbench
-from factory.score.toolbench.ranking import BM25, EmbSim, Retriever
+from factory.score.toolbench.ranking import BM25, EmbSim, Ranker
 from factory.tools.sources import read_tools
 from factory.train.curriculum import called_together, code_config, train_config
 from factory.workspace.folder import Workspace
@@ -324,7 +324,7 @@ def compare(
         threads=threads,
     )
     to.mkdir(parents=True, exist_ok=True)
-    baselines: list[Retriever] = [
+    baselines: list[Ranker] = [
         BM25(),
         EmbSim(folder=base, threads=threads, log=to / "embed.log"),
     ]

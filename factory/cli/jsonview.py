@@ -23,8 +23,8 @@ GUTTER = " │ "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """A finding about a part. Example: Mark(path="$[0].name", severity="reject", text="…")."""
+class Remark:
+    """A finding about a part. Example: Remark(path="$[0].name", severity="reject", text="…")."""
 
     path: str
     """JSON path of the part."""
@@ -34,7 +34,7 @@ class Mark:
     """Reason and message."""
 
 
-def lay_out(value: Any, marks: Sequence[Mark], width: int) -> list[Text]:
+def lay_out(value: Any, marks: Sequence[Remark], width: int) -> list[Text]:
     """A JSON value in lines of at most `width` cells, with each mark below its part.
 
     Parts without a mark in them stay on one line where they fit. A mark of something that is not
@@ -68,9 +68,9 @@ _CONSOLE = Console(width=80)
 
 
 class _Layout:
-    def __init__(self, marks: Sequence[Mark], width: int) -> None:
+    def __init__(self, marks: Sequence[Remark], width: int) -> None:
         self.width = width
-        self.marks: dict[str, list[Mark]] = {}
+        self.marks: dict[str, list[Remark]] = {}
         self.unplaced = list(marks)
 
     def lines_of(self, value: Any) -> list[Text]:
@@ -119,7 +119,7 @@ class _Layout:
     def _fits(self, text: str, depth: int) -> bool:
         return 2 * depth + Text(text).cell_len <= self.width
 
-    def _findings(self, marks: Sequence[Mark], depth: int) -> Iterator[Text]:
+    def _findings(self, marks: Sequence[Remark], depth: int) -> Iterator[Text]:
         for mark in marks:
             style = STYLES.get(mark.severity, "")
             yield from wrap(f"^ {mark.text}", self.width, style, 2 * depth)

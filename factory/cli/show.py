@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from factory.cli.jsonview import GUTTER, STYLES, Mark, lay_out, side_by_side, wrap
+from factory.cli.jsonview import GUTTER, STYLES, Remark, lay_out, side_by_side, wrap
 from factory.cli.opening import open_ledger
 from factory.cli.sql import Json
 from factory.cli.terminal import escape_line, inline, out, out_indented, stdout, write_json
@@ -202,10 +202,10 @@ def _class_lines(
     return lines + lay_out(value, marks, width)
 
 
-def _marks(verdicts: Iterable[Record], subjects: Sequence[str]) -> list[Mark]:
+def _marks(verdicts: Iterable[Record], subjects: Sequence[str]) -> list[Remark]:
     """The findings about some subjects, each once."""
     found = {
-        (row["path"], row["reason"]): Mark(
+        (row["path"], row["reason"]): Remark(
             path=row["path"] or "$",
             severity=row["severity"],
             text=inline(f"{row['reason']}: {row['message']}"),

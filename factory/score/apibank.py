@@ -18,7 +18,7 @@ from factory.domain.jsontext import show
 from factory.domain.records import Call, Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.child import Child
-from factory.score.asking import Question, ask_all, explain_unanswered, grade
+from factory.score.asking import ItemPrompt, ask_all, explain_unanswered, grade
 from factory.score.base import Asked, Setup, find_data, make_item
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
@@ -46,7 +46,7 @@ class ApiBank(Asked):
     """Its options."""
     folder: Path
     """The benchmark's, which has the simulator."""
-    turns: tuple[Turn, ...]
+    turns: tuple[DueCall, ...]
     """Points of dialogues where a call is due."""
 
     @classmethod
@@ -107,8 +107,8 @@ _LOOSE_ARGUMENT = re.compile(r"(\w+)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|(\[[^\]]*\]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """A point of a dialogue where a call is due. Example: Turn(id="Calculator-level-1-1#0", …)."""
+class DueCall:
+    """A point of a dialogue where a call is due. Example: DueCall(id="Calculator-1#0", …)."""
 
     id: str
     """File and number."""
@@ -122,9 +122,9 @@ class Turn:
     """The call that is due; argument values as written, in text."""
 
 
-def load_apibank(folder: Path) -> tuple[Turn, ...]:
+def load_apibank(folder: Path) -> tuple[DueCall, ...]:
     """All turns of both levels. Raises InputError without any, ContentError with file and item."""
-    turns: list[Turn] = []
+    turns: list[DueCall] = []
     for category, name in LEVELS.items():
         found = [folder / base / name for base in FOLDERS if (folder / base / name).is_file()]
         for file in found[:1]:
@@ -138,7 +138,7 @@ def load_apibank(folder: Path) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _read_level(file: Path, category: str) -> list[Turn]:
+def _read_level(file: Path, category: str) -> list[DueCall]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -158,7 +158,7 @@ def _read_level(file: Path, category: str) -> list[Turn]:
         name = f"{row['file'].removesuffix('.jsonl')}#{row.get('id', number)}"
         seen[name] = seen.get(name, 0) + 1
         turns.append(
-            Turn(
+            DueCall(
                 id=name if seen[name] == 1 else f"{name}.{seen[name]}",
                 category=category,
                 instruction=row["instruction"].strip(),
@@ -201,7 +201,7 @@ def _as_text(node: ast.expr, source: str) -> str:
 
 async def score_apibank(
     engine: Engine,
-    turns: Sequence[Turn],
+    turns: Sequence[DueCall],
     *,
     simulator: Path | None = None,
     log: Path | None = None,
@@ -213,7 +213,7 @@ async def score_apibank(
     Raises MissingError where the simulator cannot be started.
     """
     questions = [
-        Question(
+        ItemPrompt(
             id=f"apibank/{turn.category}/{turn.id}",
             messages=(
                 Message(role="system", content=turn.instruction),
@@ -233,7 +233,7 @@ async def score_apibank(
     return await _simulate(simulator, log, turns, grades)
 
 
-def judge_answer(turn: Turn, answer: str) -> ItemScore:
+def judge_answer(turn: DueCall, answer: str) -> ItemScore:
     """One answer by comparing arguments as written."""
     call, expected = parse_call(answer), turn.expected
     reason, message = "", ""
@@ -256,7 +256,7 @@ def judge_answer(turn: Turn, answer: str) -> ItemScore:
 
 
 async def _simulate(
-    folder: Path, log: Path, turns: Sequence[Turn], grades: Sequence[ItemScore]
+    folder: Path, log: Path, turns: Sequence[DueCall], grades: Sequence[ItemScore]
 ) -> list[ItemScore]:
     """Grades again where a call to the right API was made: both calls are executed."""
     child = await Child.start("factory.score.apibank_simulator", str(folder), threads=1, log=log)

@@ -31,8 +31,8 @@ def grade(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One item's messages. Example: Question(id="apibank/Call/3", messages=(…))."""
+class ItemPrompt:
+    """One item's messages. Example: ItemPrompt(id="apibank/Call/3", messages=(…))."""
 
     id: str
     """Unique among the requests in flight."""
@@ -42,7 +42,7 @@ class Question:
 
 async def ask_all(
     engine: Engine,
-    questions: Sequence[Question],
+    questions: Sequence[ItemPrompt],
     *,
     max_tokens: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -53,7 +53,7 @@ async def ask_all(
     """
     num_done = 0
 
-    async def ask(question: Question) -> Reply:
+    async def ask(question: ItemPrompt) -> Reply:
         nonlocal num_done
         sampling = Sampling(max_tokens=max_tokens)
         request = Request(

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from factory.domain.canon import to_json
 from factory.domain.records import Message
-from factory.score.calls.bfcl import LANGUAGES, PYTHON, Language, item_word
+from factory.score.calls.bfcl import LANGUAGES, PYTHON, CodeLanguage, item_word
 from factory.tools.dialects import to_document
 
-Judge = Literal["python", "java", "javascript", "no_call", "any_call"]
+JudgedBy = Literal["python", "java", "javascript", "no_call", "any_call"]
 """How a category is judged: calls in a language against gold, or whether anything is called."""
 
 
@@ -39,11 +39,11 @@ class Item:
     the judge asks only whether anything is called; other kinds put what is right there."""
     messages: tuple[Message, ...] = ()
     """The messages of its one turn; empty is one user message, the query."""
-    judge: Judge = "python"
+    judge: JudgedBy = "python"
     """How the answer is judged."""
 
     @property
-    def language(self) -> Language:
+    def language(self) -> CodeLanguage:
         """The language of the calls."""
         return LANGUAGES.get(self.judge, PYTHON)
 
@@ -89,7 +89,7 @@ def _rename_types(schema: Any) -> Any:
     return renamed
 
 
-def _write_as_literals(function: Mapping[str, Any], language: Language) -> dict[str, Any]:
+def _write_as_literals(function: Mapping[str, Any], language: CodeLanguage) -> dict[str, Any]:
     """The function with every argument a string, described as a literal of its type."""
     parameters = function["parameters"]
     properties = {
@@ -106,7 +106,7 @@ def _write_as_literals(function: Mapping[str, Any], language: Language) -> dict[
     }
 
 
-def _describe(schema: Mapping[str, Any], language: Language) -> str:
+def _describe(schema: Mapping[str, Any], language: CodeLanguage) -> str:
     """What the string of an argument holds."""
     word, items = schema["type"], item_word(schema, language)
     kind = "any type" if word == "any" else f"type {word}"

@@ -13,7 +13,7 @@ from factory.score.calls.kind import Calls
 from factory.score.definition import Definition, check_definition, read_definition
 from factory.score.language import Language, LanguageDefinition
 from factory.score.teval import TEval, TEvalDefinition
-from factory.score.toolbench.completion import Completion, CompletionDefinition
+from factory.score.toolbench.completion import CompletionDefinition, TaskCompletion
 from factory.score.toolbench.retrieval import Retrieval, RetrievalDefinition
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import Recipe
@@ -27,7 +27,7 @@ Loader = Callable[[Workspace, str, Any], Scorable]
 
 KINDS: Mapping[str, tuple[type[Definition], Loader]] = {
     "retrieval": (RetrievalDefinition, Retrieval.load),
-    "completion": (CompletionDefinition, Completion.load),
+    "completion": (CompletionDefinition, TaskCompletion.load),
     "apibank": (ApiBankDefinition, ApiBank.load),
     "teval": (TEvalDefinition, TEval.load),
     "language": (LanguageDefinition, Language.load),

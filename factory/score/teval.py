@@ -19,7 +19,7 @@ from factory.domain.jsontext import show
 from factory.domain.records import Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.serving import engine_settings
-from factory.score.asking import Question, ask_all, explain_unanswered, grade, to_messages
+from factory.score.asking import ItemPrompt, ask_all, explain_unanswered, grade, to_messages
 from factory.score.base import Asked, Setup, check_path, find_data, make_item, resolve
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
@@ -47,7 +47,7 @@ class TEval(Asked):
 
     definition: TEvalDefinition
     """Its options."""
-    questions: tuple[Item, ...]
+    questions: tuple[TEvalQuestion, ...]
     """As its files have them."""
 
     @classmethod
@@ -151,8 +151,8 @@ Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One question of T-Eval. Example: Item(id="query_0_1", task="plan", form="str", …)."""
+class TEvalQuestion:
+    """One question of T-Eval. Example: TEvalQuestion(id="query_0_1", task="plan", …)."""
 
     id: str
     """Its key in the file."""
@@ -178,9 +178,9 @@ class Planned:
     """As text; the whole line of a plan in plain text."""
 
 
-def load_teval(folder: Path) -> tuple[Item, ...]:
+def load_teval(folder: Path) -> tuple[TEvalQuestion, ...]:
     """The questions of every file that is there. Raises InputError, ContentError."""
-    items: list[Item] = []
+    items: list[TEvalQuestion] = []
     for base in (folder, folder / "data"):
         for stem, (task, form) in FILES.items():
             paths = [base / f"{stem}{version}.json" for version in VERSIONS]
@@ -195,7 +195,7 @@ def load_teval(folder: Path) -> tuple[Item, ...]:
     )
 
 
-def _read_items(file: Path, task: str, form: Form) -> list[Item]:
+def _read_items(file: Path, task: str, form: Form) -> list[TEvalQuestion]:
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -207,7 +207,7 @@ def _read_items(file: Path, task: str, form: Form) -> list[Item]:
         where = f"{file}#{key}"
         try:
             meta = row.get("meta") or row.get("meta_data") or {}
-            item = Item(
+            item = TEvalQuestion(
                 id=key,
                 task=task,
                 form=form,
@@ -225,7 +225,7 @@ def _read_items(file: Path, task: str, form: Form) -> list[Item]:
     return items
 
 
-def categories(item: Item) -> list[str]:
+def categories(item: TEvalQuestion) -> list[str]:
     """What a question is graded in."""
     tasks = ("plan", "plan_strict") if item.task == "plan" else item.task.split("+")
     return [f"{task}_{item.form}" for task in tasks]
@@ -233,7 +233,7 @@ def categories(item: Item) -> list[str]:
 
 async def score_teval(
     engine: Engine,
-    items: Sequence[Item],
+    items: Sequence[TEvalQuestion],
     embed: Embed | None,
     *,
     max_tokens: int = 1024,
@@ -245,7 +245,7 @@ async def score_teval(
     without it only equal names and arguments are similar, which is a lower bound.
     """
     questions = [
-        Question(id=f"teval/{item.task}_{item.form}/{item.id}", messages=item.messages)
+        ItemPrompt(id=f"teval/{item.task}_{item.form}/{item.id}", messages=item.messages)
         for item in items
     ]
     replies = await ask_all(engine, questions, max_tokens=max_tokens, progress=progress)
@@ -268,7 +268,9 @@ async def score_teval(
 # Plans ------------------------------------------------------------------------------------
 
 
-async def _grade_plans(plans: Sequence[tuple[Item, str]], embed: Embed | None) -> list[ItemScore]:
+async def _grade_plans(
+    plans: Sequence[tuple[TEvalQuestion, str]], embed: Embed | None
+) -> list[ItemScore]:
     """Plans graded, all their texts embedded at once."""
     read = [
         (_strip(read_plan(item, answer)), _strip(_read_plan(item.truth) or ()))
@@ -357,7 +359,7 @@ def _strip(plan: Sequence[Planned]) -> list[Planned]:
     return list(plan[:-1]) if plan and plan[-1].name == FINISH else list(plan)
 
 
-def read_plan(item: Item, answer: str) -> list[Planned]:
+def read_plan(item: TEvalQuestion, answer: str) -> list[Planned]:
     """The calls that an answer plans, in order; none where it cannot be read."""
     if item.form == "json":
         return _read_plan(read_value(answer, "[", "]")) or []
@@ -381,7 +383,7 @@ def _read_plan(value: Any) -> list[Planned] | None:
 # Calls ------------------------------------------------------------------------------------
 
 
-def _grade_call(item: Item, answer: str, task: str) -> ItemScore:
+def _grade_call(item: TEvalQuestion, answer: str, task: str) -> ItemScore:
     """The name (retrieve) or the arguments (understand) of one call."""
     if item.form == "str":
         value = _name_in(answer, item.truth) if task == "retrieve" else _equal(answer, item.truth)

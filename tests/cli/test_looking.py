@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.text import Text
 from workspaces import ROOT, make_workspace, run_factory
 
-from factory.cli.jsonview import MAX_LINES, Mark, lay_out, side_by_side
+from factory.cli.jsonview import MAX_LINES, Remark, lay_out, side_by_side
 from factory.cli.sql import jsonable
 from factory.cli.terminal import inline, print_table
 from factory.domain.jsontext import json_path
@@ -393,7 +393,8 @@ def test_every_mark_is_shown_and_every_line_fits(
     walk(value, ())
     chosen = data.draw(st.lists(st.sampled_from(parts), max_size=3))
     marks = [
-        Mark(path=json_path(path), severity="reject", text=f"m{n}") for n, path in enumerate(chosen)
+        Remark(path=json_path(path), severity="reject", text=f"m{n}")
+        for n, path in enumerate(chosen)
     ]
     lines = [line.plain for line in lay_out(value, marks, width)]
     assert len(lines) <= MAX_LINES + 1
@@ -406,7 +407,7 @@ def test_every_mark_is_shown_and_every_line_fits(
 
 def test_a_mark_of_something_missing_stands_at_the_innermost_part_there_is() -> None:
     value = [{"name": "f", "arguments": {"a": 1}}]
-    mark = Mark(path="$[0].arguments.b", severity="reject", text="missing")
+    mark = Remark(path="$[0].arguments.b", severity="reject", text="missing")
     lines = [line.plain for line in lay_out(value, [mark], 60)]
     assert lines == [
         "[",

@@ -31,7 +31,7 @@ from factory.score.calls.bfcl import (
     JAVASCRIPT,
     PYTHON,
     AstVerdict,
-    Language,
+    CodeLanguage,
     check_ast,
     gold_calls,
     tooldev_averages,
@@ -344,7 +344,7 @@ def test_literals_are_read_as_the_official_converters_read_them(official: Offici
     ],
 )
 def test_literals_are_written_and_read(
-    language: Language, value: Any, word: str, items: str | None, text: str | None
+    language: CodeLanguage, value: Any, word: str, items: str | None, text: str | None
 ) -> None:
     written = language.write_value(value, word, items)
     assert text is None or written == text
@@ -353,7 +353,7 @@ def test_literals_are_written_and_read(
 
 @pytest.mark.parametrize("language", [JAVA, JAVASCRIPT], ids=lambda each: each.name)
 @pytest.mark.parametrize("value", [5, None, [1], {"a": 1}, True, "9" * 5000])
-def test_what_is_no_literal_has_the_wrong_type(language: Language, value: Any) -> None:
+def test_what_is_no_literal_has_the_wrong_type(language: CodeLanguage, value: Any) -> None:
     function, gold = value_case({"type": "integer"}, [5])
     call = Call(name="f", arguments={"x": value})
     verdict = check_ast([call], [function], [gold], language)

@@ -40,7 +40,7 @@ from factory.score.evaluate import evaluate
 from factory.score.items import Item
 from factory.score.loading import KINDS, defined, find_fault, kind_of, load
 from factory.score.published import load_published
-from factory.score.toolbench.completion import Completion
+from factory.score.toolbench.completion import TaskCompletion
 from factory.score.toolbench.data import load_toolbench, to_tool
 from factory.score.toolbench.judge import read_predictions
 from factory.workspace.folder import Workspace
@@ -354,7 +354,7 @@ def test_teval(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert ("retrieve_json/q1", True, 1) in items and len(items) == 8
 
 
-# Completion -------------------------------------------------------------------------------
+# TaskCompletion -------------------------------------------------------------------------------
 
 
 def agent_and_judge(body: dict[str, Any]) -> str:
@@ -438,13 +438,13 @@ def test_completion(
         score(capsys, "toolbench-completion", "--data", folder)
 
 
-def load_judged(workspace: Workspace, data: Path, judge: object) -> Completion:
+def load_judged(workspace: Workspace, data: Path, judge: object) -> TaskCompletion:
     found = load(
         workspace,
         "toolbench-completion",
         {"data": str(data), "limit": 2, "judge": str(judge), "setting": "gt"},
     )
-    assert isinstance(found, Completion)
+    assert isinstance(found, TaskCompletion)
     return found
 
 
@@ -512,7 +512,7 @@ def test_a_checkpoint_leaves_half_of_a_gpu_to_its_judge(
     checkpoint = find_checkpoint(workspace, factory.settings, Ledger(workspace.state), str(model))
     shares = []
 
-    class Watched(Completion):
+    class Watched(TaskCompletion):
         """Notes the share of the engine in place of asking it."""
 
         async def score(

@@ -28,9 +28,9 @@ from factory.codes.trie import Trie
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, derive_seed, digest
 from factory.domain.records import Example, Pair, Tool
 from factory.engines.perplexity import measure_perplexity
-from factory.engines.retrieve import Retriever as TrieSearch
+from factory.engines.retrieve import Retriever
 from factory.score.toolbench.data import ApiKey, ToolBench, ToolQuery, to_tool
-from factory.score.toolbench.ranking import ByCode, RetrievalResult, Retriever, evaluate
+from factory.score.toolbench.ranking import ByCode, Ranker, RetrievalResult, evaluate
 from factory.train.examples import code_example, retrieve_example, write_examples
 from factory.train.job import TrainConfig, TrainingJob, write_pairs, write_tools
 from factory.train.run import run_training
@@ -106,7 +106,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Labelled:
+class Divided:
     """The tools and requests of a plan, divided."""
 
     tools: tuple[Tool, ...]
@@ -119,7 +119,7 @@ class Labelled:
     """The benchmark with the held-out requests only."""
 
 
-def divide(bench: ToolBench, held_out: float) -> Labelled:
+def divide(bench: ToolBench, held_out: float) -> Divided:
     """Tools of all documents, and requests divided by a hash of their ids, split by split."""
     tools = {
         key: tuple(tool for document in documents if (tool := to_tool(document)))
@@ -133,7 +133,7 @@ def divide(bench: ToolBench, held_out: float) -> Labelled:
         for queries in order.values()
         for query in queries[: max(1, round(held_out * len(queries)))]
     }
-    return Labelled(
+    return Divided(
         tools=tuple(tool for several in tools.values() for tool in several),
         ids={key: tuple(tool.id for tool in several) for key, several in tools.items() if several},
         learnt=tuple(query for query in bench.queries if query.id not in kept),
@@ -142,7 +142,7 @@ def divide(bench: ToolBench, held_out: float) -> Labelled:
 
 
 async def compare(
-    plan: Plan, baselines: Sequence[Retriever], report: Report
+    plan: Plan, baselines: Sequence[Ranker], report: Report
 ) -> tuple[list[Trial], list[RetrievalResult]]:
     """Run every trial that `plan.out` does not have yet, and the baselines.
 
@@ -184,7 +184,7 @@ def _read_trials(path: Path, report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def digest_trials(plan: Plan, labelled: Labelled) -> dict[tuple[Variant, int], str]:
+def digest_trials(plan: Plan, labelled: Divided) -> dict[tuple[Variant, int], str]:
     """Identity of each variant's result with each seed, by seed and in the plan's order.
 
     Over what a training is known by (TrainingJob.digest), and what is measured of it: the weights,
@@ -222,7 +222,7 @@ async def _try(
     variant: Variant,
     seed: int,
     mark: str,
-    labelled: Labelled,
+    labelled: Divided,
     before: float | None,
 ) -> Trial:
     """Train, retrieve, measure."""
@@ -255,10 +255,10 @@ async def _try(
     )
 
 
-async def _retrieve(plan: Plan, checkpoint: Path, labelled: Labelled) -> RetrievalResult:
+async def _retrieve(plan: Plan, checkpoint: Path, labelled: Divided) -> RetrievalResult:
     """The tools that a trial's checkpoint finds for the requests it has not seen."""
     prompts = Prompts.load(Workspace(plan.workspace))
-    opened = await TrieSearch.open(
+    opened = await Retriever.open(
         checkpoint,
         settings=EngineSection(threads=plan.threads, max_model_len=plan.train.max_length),
         log=checkpoint.with_suffix(".retrieve.log"),
@@ -280,7 +280,7 @@ def _make_job(
     number: int,
     parent: Path,
     out: Path,
-    labelled: Labelled,
+    labelled: Divided,
 ) -> TrainingJob:
     """The trial's training as files beside its checkpoint."""
     prompts = Prompts.load(Workspace(plan.workspace))
@@ -307,9 +307,7 @@ def _make_job(
     )
 
 
-def make_examples(
-    labelled: Labelled, prompts: Prompts, *, described: bool = False
-) -> list[Example]:
+def make_examples(labelled: Divided, prompts: Prompts, *, described: bool = False) -> list[Example]:
     """Document → code of every tool, and request → code of each tool of the learnt requests.
 
     Of an API with several documents the first one's code stands for it in requests (A36). With
@@ -336,7 +334,7 @@ def _describe_tool(tool: Tool) -> str:
     return " ".join(" ".join(map(str, parts)).replace("_", " ").split())
 
 
-def _pairs(labelled: Labelled) -> list[Pair]:
+def _pairs(labelled: Divided) -> list[Pair]:
     """Tools that answer one learnt request together: the graph of ToolWeaver's loss (A21)."""
     return [
         Pair(a=first, b=second, weight=1.0)

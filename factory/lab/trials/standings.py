@@ -66,7 +66,7 @@ class Spread(NamedTuple):
         return f"{self.mean:,.1f}" + ("" if self.sd is None else f" ±{self.sd:,.1f}")
 
 
-class Table(NamedTuple):
+class TrialTable(NamedTuple):
     """A table to print."""
 
     title: str
@@ -204,21 +204,21 @@ def _with_toolbench(table: Mapping[str, Mapping[str, float]]) -> dict[str, Mappi
     return {**table, "toolbench": mean}
 
 
-def make_tables(standings: Sequence[Standing]) -> list[Table]:
+def make_tables(standings: Sequence[Standing]) -> list[TrialTable]:
     """One of retrieval for ToolBench's splits together and for each other set; then the codes."""
     num_seeds = max(len(standing.trials) for standing in standings)
     over = f", mean ±sd over {num_seeds} seeds" if num_seeds > 1 else ""
     sets = [split for split in standings[0].values if split not in (*SPLITS, "mean")]
     return [
         *(
-            Table(
+            TrialTable(
                 f"NDCG and recall on held-out requests of {split}, percent{over}",
                 ("codes", *COLUMNS.values(), "published hits-only@1/3/5"),
                 [_retrieval_row(standing, split) for standing in standings],
             )
             for split in sets
         ),
-        Table(
+        TrialTable(
             f"what the codes are and cost{over}",
             (
                 "codes",

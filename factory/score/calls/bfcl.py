@@ -67,7 +67,7 @@ LEADERBOARD_PARTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Language:
+class CodeLanguage:
     """How a category's language writes types and values. Example: PYTHON."""
 
     name: str
@@ -83,7 +83,7 @@ class Language:
     """The inverse, for gold answers."""
 
 
-PYTHON = Language(
+PYTHON = CodeLanguage(
     name="Python",
     types={
         "string": str,
@@ -97,14 +97,14 @@ PYTHON = Language(
     },
     containers=frozenset({"array", "tuple"}),
 )
-JAVA = Language(
+JAVA = CodeLanguage(
     name="Java",
     types=JAVA_TYPES,
     containers=frozenset({"Array", "ArrayList"}),
     read_value=read_java,
     write_value=write_java,
 )
-JAVASCRIPT = Language(
+JAVASCRIPT = CodeLanguage(
     name="JavaScript",
     types=JAVASCRIPT_TYPES,
     containers=frozenset({"array"}),
@@ -153,7 +153,7 @@ def check_ast(
     calls: Sequence[Call],
     functions: Sequence[Function],
     ground_truth: Sequence[Gold],
-    language: Language = PYTHON,
+    language: CodeLanguage = PYTHON,
 ) -> AstVerdict:
     """Judge an answer against the expected calls (algorithms §7.3).
 
@@ -178,7 +178,7 @@ def check_ast(
     return RIGHT
 
 
-def item_word(schema: Mapping[str, Any], language: Language) -> str | None:
+def item_word(schema: Mapping[str, Any], language: CodeLanguage) -> str | None:
     """Type word of the items of an array argument; None where there is none to check."""
     if schema["type"] not in language.containers or "items" not in schema:
         return None
@@ -188,7 +188,7 @@ def item_word(schema: Mapping[str, Any], language: Language) -> str | None:
 def gold_calls(
     ground_truth: Sequence[Gold],
     functions: Sequence[Function] = (),
-    language: Language = PYTHON,
+    language: CodeLanguage = PYTHON,
 ) -> tuple[Call, ...]:
     """An answer that should be right: the first allowed value of each argument that has one.
 
@@ -251,7 +251,7 @@ def _nearest_miss(faults: Sequence[_Fault], position: int, expected: int) -> Ast
 
 
 def _find_fault(
-    call: Call, functions: Sequence[Function], gold: Gold, language: Language
+    call: Call, functions: Sequence[Function], gold: Gold, language: CodeLanguage
 ) -> _Fault | None:
     """What is wrong with one call, compared with one expected call; in the official order."""
     ((name, allowed),) = gold.items()
@@ -285,7 +285,11 @@ def _say(reason: str, message: str) -> _Fault:
 
 
 def _find_value_fault(
-    value: Any, schema: Mapping[str, Any], allowed: Sequence[Any], language: Language, where: str
+    value: Any,
+    schema: Mapping[str, Any],
+    allowed: Sequence[Any],
+    language: CodeLanguage,
+    where: str,
 ) -> _Fault | None:
     """What is wrong with one argument: its type, or that it is not among the allowed values."""
     word, items_word = schema["type"], item_word(schema, language)

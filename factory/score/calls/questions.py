@@ -29,7 +29,7 @@ from factory.score.definition import (
     full_name,
     read_definition,
 )
-from factory.score.items import Item, Judge
+from factory.score.items import Item, JudgedBy
 from factory.workspace.folder import Workspace
 
 PromptStyle = Literal["own", "chat"]
@@ -153,7 +153,7 @@ class _Definition(Definition):
     categories: tuple[str, ...] = Field(min_length=1)
     old_names: dict[str, str] = Field(default_factory=dict)
     """Category to its name in older files."""
-    judge: dict[str, Judge] = Field(default_factory=dict)
+    judge: dict[str, JudgedBy] = Field(default_factory=dict)
     """Category to how it is judged; calls in Python where none is named."""
     average: Literal["categories", "tooldev"] = "categories"
     prompt: PromptStyle = "own"

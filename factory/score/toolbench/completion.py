@@ -72,7 +72,7 @@ class CompletionDefinition(ToolBenchDefinition):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion(Asked):
+class TaskCompletion(Asked):
     """ToolBench's requests, solved with virtual APIs and judged: SoPR and SoWR."""
 
     definition: CompletionDefinition
@@ -85,7 +85,9 @@ class Completion(Asked):
     """The model that judges."""
 
     @classmethod
-    def load(cls, workspace: Workspace, name: str, definition: CompletionDefinition) -> Completion:
+    def load(
+        cls, workspace: Workspace, name: str, definition: CompletionDefinition
+    ) -> TaskCompletion:
         bench = definition.load_data(workspace, name)
         if not definition.judge:
             raise ContentError(

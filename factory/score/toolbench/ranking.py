@@ -33,7 +33,7 @@ BASELINE_DEPTH = 100
 """Tools that a baseline returns; generative systems return their 5 beams (§7.1)."""
 
 
-class Retriever(Protocol):
+class Ranker(Protocol):
     """Ranks tools for requests. BM25, embeddings, or a model that names tools by code."""
 
     @property
@@ -135,7 +135,7 @@ def measure(ranked: Iterable[Hashable], relevant: Set[Any]) -> dict[str, float]:
 
 
 async def evaluate(
-    retriever: Retriever, bench: ToolBench, setting: str = "multi-domain"
+    retriever: Ranker, bench: ToolBench, setting: str = "multi-domain"
 ) -> RetrievalResult:
     """Rank every request in one setting. A list longer than the retriever's depth is cut."""
     if setting not in SETTINGS:
@@ -246,7 +246,7 @@ async def embed(
         await child.stop()
 
 
-class Found(Protocol):
+class NamedTools(Protocol):
     """Tools that a model named for one query; a Retrieved of factory.engines.retrieve."""
 
     @property
@@ -260,7 +260,7 @@ class CodeSearch(Protocol):
 
     async def retrieve(
         self, prompts: Sequence[str], *, k: int, beams: int = 0, only: Sequence[str] = ()
-    ) -> Sequence[Found]:
+    ) -> Sequence[NamedTools]:
         """The k most likely tools of each prompt, `only` among these ids."""
         ...
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from factory.codes.saving import load_codebook
 from factory.domain.canon import canonical_json, digest, to_json
 from factory.domain.records import Checkpoint, ItemScore
-from factory.engines.retrieve import Retriever as CodeRetriever
+from factory.engines.retrieve import Retriever
 from factory.engines.serving import engine_settings
 from factory.score.base import Baseline, SelfServed, Setup, check_path, resolve
 from factory.score.card import Average, Line, Scorecard, make_card
@@ -36,7 +36,7 @@ from factory.score.toolbench.ranking import (
     METRICS,
     ByCode,
     EmbSim,
-    Retriever,
+    Ranker,
     evaluate,
     measure,
 )
@@ -116,7 +116,7 @@ class Retrieval(SelfServed):
                 "factory add-tools them, and train a round"
             )
             return self._judge({}, coded)
-        search = await CodeRetriever.open(
+        search = await Retriever.open(
             folder, settings=engine_settings(setup.settings), log=setup.log("retrieve")
         )
         async with search:
@@ -129,7 +129,7 @@ class Retrieval(SelfServed):
             )
             return await self.rank(retriever, coded)
 
-    async def rank(self, retriever: Retriever, coded: Set[ApiKey] | None = None) -> list[ItemScore]:
+    async def rank(self, retriever: Ranker, coded: Set[ApiKey] | None = None) -> list[ItemScore]:
         """Every request in every setting; `coded` are the APIs that can be found at all."""
         found: dict[str, tuple[ApiKey | None, ...]] = {}
         for setting in self.definition.settings:
@@ -154,7 +154,7 @@ class Retrieval(SelfServed):
             made.append(self._baseline(similar, ["EmbSim", fingerprint(folder)]))
         return made if self.definition.bm25 else made[1:]
 
-    def _baseline(self, retriever: Retriever, system: list[object]) -> Baseline:
+    def _baseline(self, retriever: Ranker, system: list[object]) -> Baseline:
         return Baseline(
             name=retriever.name,
             basis=self._basis(system),
