@@ -12,13 +12,23 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from factory.domain.records import Call
-from factory.score.calls.bfcl import LANGUAGES, PYTHON, Language, gold_calls, item_word
+from factory.score.calls.bfcl import (
+    LANGUAGES,
+    LIVE,
+    NON_LIVE,
+    OVERALL,
+    PYTHON,
+    SIMPLE,
+    CodeLanguage,
+    gold_calls,
+    item_word,
+)
 
 INSTALL = "pip install --no-deps bfcl-eval==2026.3.23"
 CATEGORIES = {
@@ -44,7 +54,7 @@ class Question(NamedTuple):
     """The functions on offer."""
     gold: list[dict[str, dict[str, list[Any]]]]
     """The expected calls."""
-    language: Language
+    language: CodeLanguage
     """The category's language."""
 
 
@@ -215,7 +225,7 @@ FRAGMENTS = (
 """Literals and near misses of both languages."""
 
 
-def _literals(value: Any, schema: dict[str, Any], language: Language) -> Iterator[Any]:
+def _literals(value: Any, schema: dict[str, Any], language: CodeLanguage) -> Iterator[Any]:
     """The value written for other types, quoted, damaged and surrounded; and fixed fragments."""
     text = str(value)
     for word in language.types:
@@ -227,5 +237,15 @@ def _literals(value: Any, schema: dict[str, Any], language: Language) -> Iterato
     yield from FRAGMENTS
 
 
-def _read(value: Any, schema: dict[str, Any], language: Language) -> Any:
+def _read(value: Any, schema: dict[str, Any], language: CodeLanguage) -> Any:
     return language.read_value(value, schema["type"], item_word(schema, language))
+
+
+def average_table_1(scores: Mapping[str, float]) -> list[float]:
+    """Non-live, Live and Overall of ToolDev's Table 1, from categories in percent (§7.3)."""
+    if "simple" in scores:
+        scores = {**scores, **dict.fromkeys(SIMPLE, scores["simple"])}
+    return [
+        sum(weight * scores[category] for category, weight in weights.items())
+        for weights in (NON_LIVE, LIVE, OVERALL)
+    ]

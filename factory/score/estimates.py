@@ -9,6 +9,7 @@ set, never from a test set (A11c).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -122,6 +123,15 @@ def combine(groups: Mapping[str, NDArray[np.float64]], weights: Mapping[str, flo
         value += weight * float(values.mean())
     low, high = np.percentile(100 * means_R, INTERVAL)
     return Estimate(100 * value, float(low), float(high))
+
+
+def estimate_perplexity(nats_N: NDArray[np.float64], tokens_N: NDArray[np.int64]) -> Estimate:
+    """exp of the nats a token over windows, which are resampled together with their tokens."""
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    draws_RN = generator.integers(len(nats_N), size=(NUM_RESAMPLES, len(nats_N)))
+    means_R = nats_N[draws_RN].sum(axis=1) / tokens_N[draws_RN].sum(axis=1)
+    low, high = np.percentile(np.exp(means_R), INTERVAL)
+    return Estimate(math.exp(nats_N.sum() / tokens_N.sum()), float(low), float(high))
 
 
 def group_marks(items: Sequence[ItemScore]) -> dict[str, NDArray[np.float64]]:

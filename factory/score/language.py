@@ -20,7 +20,7 @@ from factory.engines.serving import engine_settings
 from factory.score.base import SelfServed, Setup, find_data
 from factory.score.card import Line, Scorecard
 from factory.score.definition import Definition
-from factory.score.estimates import BOOTSTRAP_SEED, INTERVAL, NUM_RESAMPLES, Estimate
+from factory.score.estimates import estimate_perplexity
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
 
@@ -121,15 +121,10 @@ class Language(SelfServed):
     def _line(self, name: str, items: Sequence[ItemScore]) -> Line:
         details = [json.loads(item.detail_json) for item in items]
         nats_W, tokens_W = (np.array([x[key] for x in details]) for key in ("nats", "tokens"))
-        generator = np.random.default_rng(BOOTSTRAP_SEED)
-        draws_RW = generator.integers(len(details), size=(NUM_RESAMPLES, len(details)))
-        means_R = nats_W[draws_RW].sum(axis=1) / tokens_W[draws_RW].sum(axis=1)
-        low, high = np.percentile(np.exp(means_R), INTERVAL)
-        value = math.exp(nats_W.sum() / tokens_W.sum())
         bits = nats_W.sum() / math.log(2) / len(self.text)
         return Line(
             name=name,
-            estimate=Estimate(value, float(low), float(high)),
+            estimate=estimate_perplexity(nats_W, tokens_W),
             num_items=len(details),
             note=f"{bits:.4f} bits a character, {int(tokens_W.sum())} tokens"
             + ("; one window says nothing of its spread" if len(details) == 1 else ""),

@@ -452,8 +452,3 @@ manifest, `table` what xLAM and CallNavi write. `toolbench-tool` and `sgd` hold 
 def to_document(function: Mapping[str, Any]) -> dict[str, Any]:
     """A BFCL function as a ToolDev document: `parameters` becomes `arguments`, order kept (A46)."""
     return {"arguments" if key == "parameters" else key: value for key, value in function.items()}
-
-
-def to_function(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of to_document."""
-    return {"parameters" if key == "arguments" else key: value for key, value in document.items()}

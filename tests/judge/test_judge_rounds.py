@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workspaces import ROOT, make_workspace, run_factory
@@ -24,7 +25,6 @@ from factory.judge.trial import check_content
 from factory.lab.home.world import FreshItem, fresh_item, home_items
 from factory.score.calls.questions import Benchmark
 from factory.score.items import Item
-from factory.tools.dialects import to_function
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 
@@ -50,13 +50,18 @@ def make_candidate(item: FreshItem) -> Candidate:
     return ask(item.query, tools, [Call(**call) for call in item.calls])
 
 
+def _to_function(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What to_document makes of it is the document again."""
+    return {"parameters" if key == "arguments" else key: value for key, value in document.items()}
+
+
 def make_benchmark(candidates: Sequence[Candidate]) -> Benchmark:
     items = tuple(
         Item(
             id=str(number),
             category="all",
             query=each.query.text,
-            functions=tuple(to_function(tool.document) for tool in each.tools),
+            functions=tuple(_to_function(tool.document) for tool in each.tools),
             ground_truth=(),
         )
         for number, each in enumerate(candidates)

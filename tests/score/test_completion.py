@@ -38,13 +38,12 @@ from factory.score.toolbench.judge import (
     Prediction,
     Status,
     Winner,
+    outcome,
     pass_rate,
     read_judgement,
     read_predictions,
     to_converted,
     to_prediction,
-    weighted_mean,
-    win_rate,
 )
 from factory.score.toolbench.virtual import VirtualApi
 from factory.tools.schema import compile_tool
@@ -158,7 +157,7 @@ def solve(agent: Agent, actions: Any, setting: Any = "retrieval") -> Trajectory:
 
 def test_only_the_action_turn_is_constrained(codebook: SavedCodebook, tmp_path: Path) -> None:
     """100 trajectories: the trie is on in every action turn and in no other."""
-    codes = Codes(codebook, DOCUMENTS, folder=tmp_path)
+    codes = Codes.of(codebook, DOCUMENTS, folder=tmp_path)
     num_actions = 0
     for seed in range(100):
         engine = ReplayEngine(Sampled(codebook, seed))
@@ -208,7 +207,7 @@ def test_inputs_are_bound_to_the_named_tools_schema_where_that_is_asked_for(
 
 
 def test_all_coded_tools_and_finish_are_at_hand(codebook: SavedCodebook, tmp_path: Path) -> None:
-    codes = Codes(codebook, DOCUMENTS, folder=tmp_path)
+    codes = Codes.of(codebook, DOCUMENTS, folder=tmp_path)
     trie = load_trie(codes.constraint.trie)
     assert len(trie) == len(DOCUMENTS) == len(codebook) + 1
     assert KEYS[0] in codes
@@ -230,7 +229,7 @@ def test_finish_has_a_code_of_its_own_in_every_layout(coder: CoderName, tmp_path
     made = save_codebook(
         made, tmp_path / "model", AutoTokenizer.from_pretrained(tmp_path / "model")
     )
-    codes = Codes(made, DOCUMENTS, folder=tmp_path)
+    codes = Codes.of(made, DOCUMENTS, folder=tmp_path)
     written = codes.write(FINISH)
     wanted = {"atomic": "<a_32>", "numeric": "0 0 0 3 2", "semantic": "Finish"}
     assert written == wanted[coder] and codes.read(written) == FINISH
@@ -243,7 +242,7 @@ def test_finish_has_a_code_of_its_own_in_every_layout(coder: CoderName, tmp_path
 def test_ground_truth_tools_are_named_and_the_only_ones(
     codebook: SavedCodebook, tmp_path: Path
 ) -> None:
-    codes = Codes(codebook, DOCUMENTS, folder=tmp_path).only(sorted(QUERY.relevant))
+    codes = Codes.of(codebook, DOCUMENTS, folder=tmp_path).only(sorted(QUERY.relevant))
     seen = set()
     for seed in range(40):
         engine = ReplayEngine(Sampled(codebook, seed))
@@ -257,7 +256,7 @@ def test_ground_truth_tools_are_named_and_the_only_ones(
 def test_a_relevant_tool_without_a_code_is_not_at_hand(
     codebook: SavedCodebook, tmp_path: Path
 ) -> None:
-    codes = Codes(codebook, DOCUMENTS, folder=tmp_path)
+    codes = Codes.of(codebook, DOCUMENTS, folder=tmp_path)
     head = f"I am using one of the following tools: [{codes.write(KEYS[0])}]. "
     cases: list[tuple[Setting, list[ApiKey], str]] = [
         ("gt", [KEYS[0], KEYS[-1]], head),
@@ -490,46 +489,38 @@ def test_sgtcs_figures_come_out() -> None:
     assert rate.mean == pytest.approx(100 * 307 / 489)
     assert round(rate.mean, 2) == 62.78
     assert rate.std == pytest.approx(float(np.std(rate.runs)))
-    votes: dict[str, list[Winner]] = {
-        query_id: ["candidate", "reference", "candidate" if int(query_id) < 70 else "reference"]
-        for query_id in ids
-    }
-    assert round(win_rate(votes, ids).win, 2) == 42.94
+    votes: list[Winner]
+    won = 0
+    for number in range(163):
+        votes = ["candidate", "reference", "candidate" if number < 70 else "reference"]
+        won += outcome(votes) == "candidate"
+    assert round(100 * won / 163, 2) == 42.94
 
 
-@pytest.mark.parametrize(
-    ("rates", "mean"),
-    [
-        ((61.35, 49.53, 43.17), 54.19),
-        ((51.53, 57.55, 31.15), 49.70),
-        ((56.13, 52.20, 47.54), 53.28),
-        ((50.92, 62.26, 34.42), 51.51),
-    ],
-)
-def test_toolgens_weighted_averages_come_out(rates: Sequence[float], mean: float) -> None:
-    assert weighted_mean(rates, (163, 106, 61)) == pytest.approx(mean, abs=0.005)
-
-
-def test_missing_predictions_lower_both_rates() -> None:
+def test_missing_predictions_lower_the_rate() -> None:
     ids = [str(n) for n in range(10)]
     full = statuses(5, 10)
     fewer = {query_id: full[query_id] for query_id in ids[:-2]}
     assert pass_rate([full], ids).mean == pass_rate([fewer], ids).mean == 50
     assert pass_rate([{**full, "9": "Unsure"}], ids).mean == 55
     assert pass_rate([{"0": "Solved", "elsewhere": "Solved"}], ids).mean == 10
-    wins: dict[str, list[Winner]] = {query_id: ["candidate"] for query_id in ids[:5]}
-    assert win_rate(wins, ids) == (50, 0, 50, 0)
+    assert outcome(()) == "reference"
 
 
-def test_neither_a_tie_nor_what_was_not_read_is_a_win() -> None:
-    votes: dict[str, list[Winner]] = {
-        "a": ["candidate", "reference", "tie"],
-        "b": ["candidate", "tie", "unjudged"],
-        "c": ["unjudged", "reference", "unjudged"],
-        "d": ["unjudged", "unjudged", "unjudged"],
-        "e": ["candidate", "reference", "unjudged"],
-    }
-    assert win_rate(votes, "abcde") == (20, 20, 20, 40)
+@pytest.mark.parametrize(
+    ("votes", "found"),
+    [
+        (("candidate", "reference", "tie"), "tie"),
+        (("candidate", "tie", "unjudged"), "candidate"),
+        (("unjudged", "reference", "unjudged"), "reference"),
+        (("unjudged", "unjudged", "unjudged"), "unjudged"),
+        (("candidate", "reference", "unjudged"), "unjudged"),
+    ],
+)
+def test_neither_a_tie_nor_what_was_not_read_is_a_win(
+    votes: Sequence[Winner], found: Winner
+) -> None:
+    assert outcome(votes) == found
 
 
 # Judging ----------------------------------------------------------------------------------
@@ -580,7 +571,8 @@ def test_what_cannot_be_read_is_asked_again_and_then_counted_apart() -> None:
     assert len({request.sampling.seed for request in engine.requests}) == 3
     judging, _ = judge(lambda _: ["who knows"])
     result = asyncio.run(judging.evaluate(["a", "b"], {"a": prediction("yes")}))
-    assert (result.solved.mean, result.num_unjudged, result.num_missing) == (0, 3, 1)
+    assert result.statuses == ({"a": "Unjudged"},) * 3
+    assert pass_rate(result.statuses, ["a", "b"]).mean == 0
 
 
 def test_runs_have_seeds_of_their_own_and_a_spread() -> None:
@@ -588,8 +580,9 @@ def test_runs_have_seeds_of_their_own_and_a_spread() -> None:
         lambda request: status("Unsolved" if "/1/answer" in request.id else "Solved")
     )
     result = asyncio.run(judging.evaluate(["a"], {"a": prediction("yes")}))
-    assert result.solved.runs == (100, 0, 100)
-    assert result.solved.std == pytest.approx(47.14, abs=0.01)
+    rate = pass_rate(result.statuses, ["a"])
+    assert rate.runs == (100, 0, 100)
+    assert rate.std == pytest.approx(47.14, abs=0.01)
     assert len({request.sampling.seed for request in engine.requests}) == 3
 
 
@@ -598,11 +591,11 @@ def better(word: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("pick", "outcome"),
+    ("pick", "won"),
     [
         # Prefers the candidate wherever it stands; the reference; always A; nothing readable.
-        (lambda r: better("A" if r.id.split("/")[-2] == "ab" else "B"), "win"),
-        (lambda r: better("B" if r.id.split("/")[-2] == "ab" else "A"), "loss"),
+        (lambda r: better("A" if r.id.split("/")[-2] == "ab" else "B"), "candidate"),
+        (lambda r: better("B" if r.id.split("/")[-2] == "ab" else "A"), "reference"),
         (lambda r: better("A"), "tie"),
         (lambda r: ["no idea"], "unjudged"),
         # Readable in one order only.
@@ -610,14 +603,13 @@ def better(word: str) -> list[str]:
     ],
 )
 def test_a_pair_is_shown_in_both_orders(
-    pick: Callable[[Request], Sequence[str]], outcome: str
+    pick: Callable[[Request], Sequence[str]], won: Winner
 ) -> None:
     judging, engine = judge(lambda r: pick(r) if r.id.startswith("compare") else status("Solved"))
     ours, theirs = {"a": prediction("ours")}, {"a": prediction("theirs")}
     result = asyncio.run(judging.evaluate(["a"], ours, theirs))
-    assert result.won is not None
-    assert result.won._asdict()[outcome] == 100
-    assert result.num_unjudged == (3 if outcome == "unjudged" else 0)
+    assert outcome(result.votes["a"]) == won
+    assert result.votes["a"].count("unjudged") == (3 if won == "unjudged" else 0)
     pairs = [r for r in engine.requests if r.id.startswith("compare")]
     texts = {r.messages[0].content for r in pairs}
     assert len(texts) == 2, "candidate first, and reference first"
@@ -661,8 +653,11 @@ def test_equal_answers_tie_and_missing_ones_lose() -> None:
     same = {"a": prediction("same"), "b": prediction("same"), "x": prediction("left aside")}
     result = asyncio.run(judging.evaluate(["a", "b", "c"], {"a": same["a"]}, same))
     assert result.votes == {"a": ["tie"] * 3, "b": ["reference"] * 3}
-    assert result.won is not None
-    assert (result.won.win, result.won.tie, result.won.loss) == pytest.approx((0, 100 / 3, 200 / 3))
+    assert [outcome(result.votes.get(each, ())) for each in "abc"] == [
+        "tie",
+        "reference",
+        "reference",
+    ]
 
 
 @pytest.mark.parametrize(

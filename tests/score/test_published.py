@@ -6,10 +6,10 @@ import csv
 from pathlib import Path
 
 import pytest
+from bfcl_oracle import average_table_1
 from workspaces import ROOT, make_workspace
 
 from factory.domain.failures import ContentError
-from factory.score.calls.bfcl import tooldev_averages
 from factory.score.published import load_published
 from factory.workspace.folder import Workspace
 
@@ -88,7 +88,7 @@ def test_averages_reproduce_all_rows_of_table_1() -> None:
     assert len(rows) == 21
     for model, row in rows.items():
         expected = [row[name] for name in ("non_live", "live", "overall")]
-        assert tooldev_averages(row) == pytest.approx(expected, abs=0.0101), model
+        assert average_table_1(row) == pytest.approx(expected, abs=0.0101), model
 
 
 def test_table_1_is_what_the_leaderboard_of_its_date_says() -> None:
@@ -106,7 +106,7 @@ def test_table_1_is_what_the_leaderboard_of_its_date_says() -> None:
         assert len(same) == (model not in NOT_IN_CSV), model
         for line in same:
             expected = [row[name] for name in ("non_live", "live", "overall")]
-            assert tooldev_averages(line) == pytest.approx(expected, abs=0.0101), model
+            assert average_table_1(line) == pytest.approx(expected, abs=0.0101), model
             num_found += 1
     assert num_found == 19
 

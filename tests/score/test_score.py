@@ -20,7 +20,7 @@ from factory.score.calls.questions import Benchmark
 from factory.score.estimates import Estimate, paired_delta, subtract, summarise
 from factory.score.gate import gate
 from factory.score.items import Item
-from factory.tools.dialects import to_document, to_function
+from factory.tools.dialects import to_document
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.prompts import Prompts
 
@@ -138,12 +138,11 @@ def test_absolute_questions_folder(workspace: Workspace, tmp_path: Path) -> None
     assert len(Benchmark.load(workspace, "tiny").items) == 6
 
 
-def test_dialects_convert_there_and_back() -> None:
+def test_a_function_is_a_document_by_another_word() -> None:
     document = to_document(BOOK)
     assert list(document) == ["name", "description", "arguments"]
     assert "parameters" in document["arguments"]["properties"]
-    assert to_function(document) == BOOK
-    assert list(to_function(document)) == list(BOOK)
+    assert list(document.values()) == list(BOOK.values())
 
 
 @pytest.mark.parametrize(

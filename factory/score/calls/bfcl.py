@@ -55,7 +55,6 @@ LIVE: Mapping[str, float] = {c: size / sum(LIVE_SIZES.values()) for c, size in L
 """Weight of each category in ToolDev's Live: as many items as there were in September 2024."""
 OVERALL: Mapping[str, float] = {c: w / 2 for c, w in {**NON_LIVE, **LIVE}.items()}
 """ToolDev's Overall."""
-TOOLDEV = (NON_LIVE, LIVE, OVERALL)
 LEADERBOARD_PARTS = {
     "non_live": 10,
     "live": 10,
@@ -135,17 +134,6 @@ class _Fault(NamedTuple):
     """Makes the message."""
 
 
-class Averages(NamedTuple):
-    """BFCL averages as ToolDev's Table 1 forms them, in percent."""
-
-    non_live: float
-    """Mean of simple, multiple, parallel, parallel_multiple."""
-    live: float
-    """Mean over live items."""
-    overall: float
-    """Mean of the two."""
-
-
 RIGHT = AstVerdict(True)
 
 
@@ -205,17 +193,6 @@ def gold_calls(
                 values[argument] = language.write_value(values[argument], *words)
         calls.append(Call(name=name, arguments=values))
     return tuple(calls)
-
-
-def tooldev_averages(scores: Mapping[str, float]) -> Averages:
-    """Non-live, live and overall from category scores in percent (algorithms §7.3).
-
-    `simple` may be given by language as simple_python, simple_java and simple_javascript. A
-    missing category raises KeyError.
-    """
-    if "simple" in scores:
-        scores = {**scores, **dict.fromkeys(SIMPLE, scores["simple"])}
-    return Averages(*(sum(w * scores[c] for c, w in weights.items()) for weights in TOOLDEV))
 
 
 def _first_values(allowed: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

@@ -152,78 +152,82 @@ class ActionSpace(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Codes:
-    """Actions by code: the trie holds the codes of the tools at hand, and one for Finish.
+    """Actions by code: the trie holds the codes of the tools at hand, and one for Finish."""
 
-    Example: Codes(codebook, bench_documents, folder=state / "tries").
-    """
+    codebook: SavedCodebook
+    """Of the checkpoint that acts."""
+    texts: Mapping[ApiKey, str]
+    """Codes of the APIs at hand and of FINISH."""
+    keys: Mapping[str, ApiKey]
+    """What a code names; of several APIs with one code the first."""
+    folder: Path
+    """Where tries are written, one file a set of tools."""
+    constraint: Constraint
 
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         codebook: SavedCodebook,
         documents: Mapping[ApiKey, Sequence[ApiDocument]],
         *,
         folder: Path,
-    ) -> None:
-        """Make the trie of all documents that have a code.
-
-        Args:
-            codebook: of the checkpoint that acts.
-            documents: APIs at hand.
-            folder: where tries are written, one file a set of tools.
-        """
-        self._codebook, self._folder = codebook, folder
-        self._texts: dict[ApiKey, str] = {}
-        self._keys: dict[str, ApiKey] = {}
+    ) -> Codes:
+        """The codes of all documents that have one, and of Finish."""
+        texts: dict[ApiKey, str] = {}
         for key, several in documents.items():
-            for tool in keys_of_tools(several):
-                if tool in codebook and key not in self._texts:
-                    self._texts[key] = codebook.code_text(tool)
-                    self._keys.setdefault(self._texts[key], key)
-        finish = _finish_code(codebook)
-        self._texts[FINISH] = finish
-        self._keys[finish] = FINISH
-        self._constraint = self._make_trie(self._texts)
+            coded = [tool for tool in keys_of_tools(several) if tool in codebook]
+            if coded:
+                texts[key] = codebook.code_text(coded[0])
+        return cls._make(codebook, {**texts, FINISH: _finish_code(codebook)}, folder)
 
-    @property
-    def constraint(self) -> Constraint:
-        return self._constraint
+    @classmethod
+    def _make(cls, codebook: SavedCodebook, texts: Mapping[ApiKey, str], folder: Path) -> Codes:
+        keys = {text: key for key, text in reversed(list(texts.items()))}
+        # Finish may be a tool of the corpus too: its code ends the task.
+        keys[texts[FINISH]] = FINISH
+        return cls(
+            codebook=codebook,
+            texts=texts,
+            keys=keys,
+            folder=folder,
+            constraint=_write_trie(codebook, texts, folder),
+        )
 
     @property
     def max_tokens(self) -> int:
-        return self._codebook.num_levels + 1
+        return self.codebook.num_levels + 1
 
     @property
     def listing(self) -> Sequence[str]:
         return ()
 
     def __contains__(self, key: ApiKey) -> bool:
-        return key in self._texts
+        return key in self.texts
 
     def read(self, text: str) -> ApiKey | None:
-        code = self._codebook.parse(text)
-        return None if code is None else self._keys.get(self._codebook.text_of(code))
+        code = self.codebook.parse(text)
+        return None if code is None else self.keys.get(self.codebook.text_of(code))
 
     def write(self, key: ApiKey) -> str:
-        return self._texts[key]
+        return self.texts[key]
 
     def only(self, keys: Sequence[ApiKey]) -> Codes:
         """The same codes with only these tools and Finish at hand (§2.8 GT, in-domain)."""
-        small = object.__new__(Codes)
-        small._codebook, small._folder = self._codebook, self._folder
-        small._texts = {key: self._texts[key] for key in (*keys, FINISH) if key in self._texts}
-        small._keys = {text: key for key, text in reversed(list(small._texts.items()))}
-        small._constraint = small._make_trie(small._texts)
-        return small
+        texts = {key: self.texts[key] for key in (*keys, FINISH) if key in self.texts}
+        return self._make(self.codebook, texts, self.folder)
 
-    def _make_trie(self, texts: Mapping[ApiKey, str]) -> Constraint:
-        codes = sorted(set(texts.values()))
-        path = self._folder / f"{digest(canonical_json([self._codebook.sha(), codes]), 16)}.npz"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            end = Trie.load(self._codebook.trie_path).end
-            Trie.build([self._codebook.spell(text) for text in codes], codes, end).save(path)
-        return Constraint(trie=str(path))
+
+def _write_trie(codebook: SavedCodebook, texts: Mapping[ApiKey, str], folder: Path) -> Constraint:
+    """A file with the trie of these codes; the same codes have the same file."""
+    codes = sorted(set(texts.values()))
+    path = folder / f"{digest(canonical_json([codebook.sha(), codes]), 16)}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        end = Trie.load(codebook.trie_path).end
+        Trie.build([codebook.spell(text) for text in codes], codes, end).save(path)
+    return Constraint(trie=str(path))
 
 
 @dataclass(frozen=True, slots=True)

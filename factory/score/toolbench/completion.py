@@ -222,7 +222,7 @@ class TaskCompletion(Asked):
             return lambda query: Names(
                 tuple(sorted({*query.relevant, *(query.offered if setting != "gt" else ())}))
             )
-        codes = Codes(codebook, self.bench.documents, folder=folder)
+        codes = Codes.of(codebook, self.bench.documents, folder=folder)
         if not any(key in codes for key in self.bench.documents):
             setup.notify(
                 f"{checkpoint.id} has no code for any API of {self.name} and can only finish: "

@@ -50,19 +50,6 @@ class Rate(NamedTuple):
     """Each run."""
 
 
-class WinRate(NamedTuple):
-    """Pairs by outcome, in percent of all requests; the four sum to 100."""
-
-    win: float
-    """The candidate got more votes: SoWR."""
-    tie: float
-    """Equal votes, all of them read."""
-    loss: float
-    """The reference got more votes, or the candidate has no prediction."""
-    unjudged: float
-    """Equal votes, but some could not be read; like a tie this is no win."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What a system did about a request, as a judge needs it."""
@@ -93,22 +80,6 @@ def pass_rate(runs: Sequence[Mapping[str, Status]], ids: Iterable[str]) -> Rate:
     return Rate(statistics.fmean(shares), statistics.pstdev(shares), shares)
 
 
-def win_rate(votes: Mapping[str, Sequence[Winner]], ids: Iterable[str]) -> WinRate:
-    """SoWR over all `ids`: more votes than the reference wins; no votes at all is a loss."""
-    wanted = list(ids)
-    outcomes = [outcome(votes.get(query_id, ())) for query_id in wanted]
-    win, tie, loss, unjudged = (
-        100 * outcomes.count(each) / len(wanted)
-        for each in ("candidate", "tie", "reference", "unjudged")
-    )
-    return WinRate(win, tie, loss, unjudged)
-
-
-def weighted_mean(rates: Sequence[float], sizes: Sequence[int]) -> float:
-    """Mean of split rates weighted by their numbers of requests, as ToolGen averages."""
-    return sum(r * n for r, n in zip(rates, sizes, strict=True)) / sum(sizes)
-
-
 def outcome(votes: Sequence[Winner]) -> Winner:
     """Who has more votes; without any it is the reference.
 
@@ -122,22 +93,13 @@ def outcome(votes: Sequence[Winner]) -> Winner:
     return "unjudged" if "unjudged" in votes else "tie"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """How a system did on a set of requests. Example: Completion(solved=Rate(62.78, …), …)."""
+class Judged(NamedTuple):
+    """What a judge said of a system, run by run."""
 
-    solved: Rate
-    """SoPR over the runs."""
-    won: WinRate | None
-    """SoWR against the reference; None without one."""
     statuses: tuple[Mapping[str, Status], ...]
     """Each run's status by request; requests without a prediction are absent."""
     votes: Mapping[str, Sequence[Winner]]
     """Each run's winner by request; empty without a reference."""
-    num_missing: int
-    """Requests without a prediction; they count as unsolved and lost."""
-    num_unjudged: int
-    """Judgements, over all runs, that could not be read; they give no credit."""
 
 
 # Judging ----------------------------------------------------------------------------------
@@ -162,8 +124,8 @@ class Judge:
         candidate: Mapping[str, Prediction],
         reference: Mapping[str, Prediction] | None = None,
         num_runs: int = NUM_RUNS,
-    ) -> Completion:
-        """SoPR of the candidate over `ids`, and SoWR against the reference if there is one.
+    ) -> Judged:
+        """The candidate's statuses over `ids`, and votes against the reference if there is one.
 
         Predictions for other requests are left aside. ValueError without a request.
         """
@@ -176,15 +138,7 @@ class Judge:
             theirs = {query_id: reference[query_id] for query_id in ids if query_id in reference}
             other = [await self.solved(theirs, run) for run in range(num_runs)]
             votes = await self.compare(ours, theirs, list(zip(mine, other, strict=True)))
-        return Completion(
-            solved=pass_rate(mine, ids),
-            won=None if reference is None else win_rate(votes, ids),
-            statuses=tuple(mine),
-            votes=votes,
-            num_missing=len(ids) - len(ours),
-            num_unjudged=sum(list(run.values()).count("Unjudged") for run in mine)
-            + sum(each.count("unjudged") for each in votes.values()),
-        )
+        return Judged(tuple(mine), votes)
 
     async def solved(
         self, predictions: Mapping[str, Prediction], run: int = 0
