@@ -26,7 +26,7 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "sklearn", "accelerate"}
-CHILD_ONLY: frozenset[str] = frozenset()
+CHILD_ONLY = frozenset({"factory.train.preview_child"})
 """Modules that only child processes load: they import the heavy libraries at their top."""
 STILL_LOCAL = set(
     "codes/reader.py engines/opening.py engines/retrieve.py "
@@ -184,6 +184,15 @@ def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
         f"heavy = {HEAVY!r} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True, timeout=60)
+
+
+def test_no_command_loads_anything_heavy_to_be_parsed() -> None:
+    code = (
+        "import sys; from factory.cli.commands import COMMANDS, load\n"
+        "for name, entry in COMMANDS.items(): load(name, entry)\n"
+        f"heavy = {HEAVY!r} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["codes", "--help"]], ids=" ".join)

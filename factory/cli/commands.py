@@ -86,15 +86,15 @@ PANELS = {
             "codes:similar", "Tools whose codes differ in the fewest positions (Hamming distance)."
         ),
         "codes fit": Entry(
-            "codes:fit",
+            "coding:fit",
             "Fit codes to tools, and see what they are like before anything is trained on them.",
         ),
         "codes add": Entry(
-            "codes:add",
+            "coding:add",
             "Give the tools of a file codes in a checkpoint of this workspace, without training.",
         ),
         "codes compare": Entry(
-            "codes:compare",
+            "comparing:compare",
             "Which codes suit these tools? Train and score every coder under one budget.",
         ),
     },

@@ -49,7 +49,7 @@ async def run_training(
     Raises ChildError once the restarts are used up, or where the child ends by an exception (the
     next one would end the same way), and the child's own failures.
     """
-    _need_libraries()
+    need_libraries()
     check_model_folder(job.checkpoint)
     line = json.dumps(job.to_json())
     for attempt in range(max_restarts + 1):
@@ -72,7 +72,8 @@ async def run_training(
     )
 
 
-def _need_libraries() -> None:
+def need_libraries() -> None:
+    """Raises MissingError where the child could not import what it needs."""
     for name in LIBRARIES:
         if importlib.util.find_spec(name) is None:
             raise MissingError(

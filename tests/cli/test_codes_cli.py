@@ -160,9 +160,7 @@ def test_a_gpu_computes_in_the_precision_of_the_files(
     import torch
     from transformers import PreTrainedModel
 
-    from factory.cli.codes import _Model
-    from factory.cli.monitor import make_monitor
-    from factory.workspace.folder import Workspace
+    from factory.train.preview_child import load_model
 
     moved: list[str] = []
 
@@ -173,9 +171,8 @@ def test_a_gpu_computes_in_the_precision_of_the_files(
     folder = make_half(tmp_path / "bare")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(PreTrainedModel, "to", move)
-    with make_monitor() as monitor:
-        model = _Model(Workspace(ROOT), folder, "", monitor).reader.model
-    assert moved == ["cuda"] * gpu
+    model, stored = load_model(folder)
+    assert moved == ["cuda"] * gpu and stored == torch.bfloat16
     assert model.dtype == (torch.bfloat16 if gpu else torch.float32)
 
 

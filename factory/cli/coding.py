@@ -1,0 +1,219 @@
+"""Giving tools codes without training: codes fit, codes add."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factory.cli.checkpoint import open_checkpoint
+from factory.cli.codes import Checkpoint, load_codes, print_figures
+from factory.cli.data import fault_finder, report_bad_lines
+from factory.cli.monitor import make_monitor
+from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.recipes import open_recipe
+from factory.cli.terminal import err, escape, out, print_table
+from factory.codes.saving import SavedCodebook, load_codebook
+from factory.domain.failures import InputError
+from factory.domain.records import Pair, Tool
+from factory.ledger import history
+from factory.ledger.database import Ledger, Source
+from factory.ledger.lock import WorkspaceLock
+from factory.ledger.rows import tool_rows
+from factory.score.rows import code_row
+from factory.tools.sources import read_tools
+from factory.train.curriculum import called_together, code_config, train_config
+from factory.train.preview import AddJob, FitJob, add_codes, fit_codes
+from factory.workspace.folder import Workspace
+from factory.workspace.machine import free_threads
+from factory.workspace.settings import Settings, load_settings
+
+
+def fit(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Tool documents; default: those known here.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A value, e.g. codes.coder=quantized")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Write the model with these codes there.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where the picture goes; default: .factory/codes.svg")
+    ] = None,
+) -> None:
+    """Fit codes to tools, and see what they are like before anything is trained on them.
+
+    Nothing is changed. With --out, the model is written with its new code tokens and their first
+    rows, as a folder that `model` in factory.toml can name.
+
+    factory codes fit --set codes.coder=quantized
+
+    factory codes fit my_apis.jsonl --set codes.size=64 --out models/coded
+    """
+    workspace = open_workspace()
+    settings = load_settings(workspace)
+    resolved = open_recipe(workspace, settings, recipe, overrides)
+    config = code_config(resolved.recipe, version=1)
+    folder = open_checkpoint(checkpoint)
+    if to is not None and to.exists() and any(to.iterdir()):
+        raise InputError("the folder is not empty", where=str(to), remedy="name a new one")
+    given, num_bad = _read_files(workspace, files or [])
+    with open_ledger().read() as past:
+        this = history.open_round(past)
+        number = this.number if this else history.last_round(past) + 1
+        tools = given if files else _known_tools(past, folder)
+        pairs = _pairs(past, tools, number) if config.coder == "quantized" else []
+    if len(tools) < 2:
+        raise InputError(
+            f"codes are fitted to 2 tools or more, not to {len(tools)}",
+            where=", ".join(map(str, files or [])),
+            remedy="give more documents, or mend the bad lines: factory codes fit my_apis.jsonl",
+        )
+    job = FitJob(
+        workspace=workspace.root,
+        checkpoint=folder,
+        tools=tools,
+        by_id=bool(files),
+        config=config,
+        seed=train_config(resolved.recipe, number, settings.engine.dtype, codebook_version=1).seed,
+        pairs=pairs,
+        out=to,
+    )
+    with make_monitor() as monitor:
+        preview = asyncio.run(
+            fit_codes(job, threads=_threads(settings), log=_log(workspace), monitor=monitor)
+        )
+    print_figures(preview.figures)
+    if preview.neighbours:
+        columns = ("tool", "code", "nearest by positions that differ")
+        print_table(columns, preview.neighbours, width=120)
+    target = picture or workspace.state / "codes.svg"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(preview.picture, encoding="utf-8")
+    out(f"picture  {escape(target)}")
+    if to is not None:
+        out(f"model    {escape(to)}")
+    if num_bad:
+        raise typer.Exit(1)
+
+
+def add(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")],
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Give the tools of a file codes in a checkpoint of this workspace, without training.
+
+    They can be retrieved from then on; the next rounds learn their documents by heart
+    (train.documents). Nothing that had a code gets another one. `factory add-tools` only notes
+    them, for the next training to code and learn.
+
+    factory codes add my_apis.jsonl
+    """
+    workspace = open_workspace()
+    settings = load_settings(workspace)
+    # A recipe that makes no codes would never teach these.
+    code_config(open_recipe(workspace, settings).recipe, version=1)
+    with WorkspaceLock(workspace.state):
+        ledger, folder = open_ledger(), open_checkpoint(checkpoint)
+        codebook = _changeable_codes(workspace, ledger, folder)
+        tools, num_bad = _read_files(workspace, files)
+        fresh = [tool for tool in tools if tool.id not in codebook]
+
+        def note_tools() -> None:
+            imported = history.imported_ids(ledger)
+            noted = [tool for tool in tools if tool.id not in imported]
+            ledger.append({"tool": tool_rows(0, noted, files[0].name)})
+
+        # First what may be repeated: stopped anywhere, the command mends itself when run again.
+        if fresh:
+            job = AddJob(workspace=workspace.root, checkpoint=folder, tools=fresh)
+            with make_monitor() as monitor:
+                asyncio.run(
+                    add_codes(
+                        job,
+                        threads=_threads(settings),
+                        log=_log(workspace),
+                        monitor=monitor,
+                        before_writing=note_tools,
+                    )
+                )
+            codebook = load_codes(folder)
+        else:
+            note_tools()
+        _note_codes(ledger, codebook, tools)
+    rows = [
+        (e.tool.name, codebook.text_of(e.code), e.resolved_by, "yes" if e.ood else "")
+        for e in (codebook.entry_of(tool.id) for tool in fresh)
+    ]
+    print_table(("tool", "code", "came to it by", "far"), rows)
+    err(f"{len(fresh)} tools coded, {len(tools) - len(fresh)} had codes, {num_bad} bad")
+    if num_bad:
+        raise typer.Exit(1)
+
+
+def _changeable_codes(workspace: Workspace, ledger: Ledger, folder: Path) -> SavedCodebook:
+    """The codes of a checkpoint that may get more. Raises InputError for any other."""
+    root, folder = workspace.root.resolve(), folder.resolve()
+    if not folder.is_relative_to(root) or root / "rounds" in folder.parents:
+        raise InputError(
+            "this model is not the workspace's own, so its codes are left as they are",
+            where=str(folder),
+            remedy="run a round first, or `factory codes fit --out models/coded` and name that",
+        )
+    if history.open_round(ledger) is not None:
+        raise InputError(
+            "a round is open", remedy="`factory round` continues it, --abandon ends it"
+        )
+    codebook = load_codes(folder)
+    if codebook.coder.name == "atomic":
+        raise InputError(
+            "an atomic code is a new token, whose row only training can write",
+            where=str(folder),
+            remedy="factory add-tools FILE",
+        )
+    return codebook
+
+
+def _note_codes(ledger: Ledger, codebook: SavedCodebook, tools: Sequence[Tool]) -> None:
+    """Write the tools' codes into the ledger, where it lacks them."""
+    sql = "select tool_id from tool_code where codebook_version = ?"
+    noted = {row[0] for row in ledger.query(sql, [codebook.version]).rows}
+    wanted = {tool.id for tool in tools} - noted
+    rows = [code_row(0, codebook, entry) for entry in codebook.tools if entry.tool.id in wanted]
+    ledger.append({"tool_code": rows})
+    ledger.fold()
+
+
+def _read_files(workspace: Workspace, files: Sequence[Path]) -> tuple[list[Tool], int]:
+    """The tools of the files, judged, each once; how many lines are bad."""
+    imported = [read_tools(file, fault_finder(workspace)) for file in files]
+    num_bad = sum(report_bad_lines(each.bad) for each in imported)
+    return list({tool.id: tool for each in imported for tool in each.items}.values()), num_bad
+
+
+def _known_tools(past: Source, folder: Path) -> list[Tool]:
+    """The tools that a checkpoint has codes of, then the imported ones."""
+    codebook = load_codebook(folder)
+    coded = [entry.tool for entry in codebook.tools] if codebook is not None else []
+    return list({tool.id: tool for tool in (*coded, *history.imported_tools(past))}.values())
+
+
+def _pairs(past: Source, tools: Sequence[Tool], number: int) -> list[Pair]:
+    """Which tools accepted answers call together, as round `number` would be trained."""
+    pairs, written = history.called_pairs(past, number), history.written_tools(past)
+    return called_together(pairs, written, history.accepted_samples(past, number), tools, None)
+
+
+def _threads(settings: Settings) -> int:
+    return settings.engine.threads or free_threads()
+
+
+def _log(workspace: Workspace) -> Path:
+    return workspace.state / "logs" / "codes.log"

@@ -1,0 +1,161 @@
+"""Codes outside a round: fitted to be looked at before anything is trained, or given to more tools.
+
+A child (factory.train.preview_child) holds the model; this side starts and follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.codes.codebook import Codebook
+from factory.codes.config import CodeConfig
+from factory.domain.failures import ChildError
+from factory.domain.monitor import Monitor
+from factory.domain.records import Pair, Tool
+from factory.engines.child import Child
+from factory.train.run import need_libraries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitJob:
+    """Codes to fit."""
+
+    workspace: Path
+    """Its root; its prompts say how a document reads."""
+    checkpoint: Path
+    """Folder of the model that reads them."""
+    tools: Sequence[Tool]
+    by_id: bool
+    """Whether tools get their codes in the order of their ids, not in that of `tools`."""
+    config: CodeConfig
+    seed: int
+    pairs: Sequence[Pair] = ()
+    """Tools that answers call together; quantized codes learn them."""
+    out: Path | None = None
+    """Folder for the model with these codes; None writes nothing."""
+
+    def to_json(self) -> dict[str, Any]:
+        out = str(self.out) if self.out else None
+        paths = {"workspace": str(self.workspace), "checkpoint": str(self.checkpoint), "out": out}
+        return asdict(self) | paths
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> FitJob:
+        return cls(
+            workspace=Path(row["workspace"]),
+            checkpoint=Path(row["checkpoint"]),
+            tools=[Tool(**tool) for tool in row["tools"]],
+            by_id=row["by_id"],
+            config=CodeConfig.from_json(row["config"]),
+            seed=row["seed"],
+            pairs=[Pair(**pair) for pair in row["pairs"]],
+            out=Path(row["out"]) if row["out"] else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddJob:
+    """Tools to give codes of a checkpoint that has some."""
+
+    workspace: Path
+    checkpoint: Path
+    tools: Sequence[Tool]
+    """Those without a code; they get theirs in the order of their ids."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"workspace": str(self.workspace), "checkpoint": str(self.checkpoint)}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> AddJob:
+        return cls(
+            workspace=Path(row["workspace"]),
+            checkpoint=Path(row["checkpoint"]),
+            tools=[Tool(**tool) for tool in row["tools"]],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What fitted codes are like."""
+
+    figures: dict[str, Any]
+    """By name, with the share of the documents' variance that the codes leave."""
+    neighbours: list[list[str]]
+    """A few tools: name, code, and the tools whose codes are nearest; none where codes say nothing
+    of documents."""
+    picture: str
+    """SVG of the space of documents, coloured by first number."""
+
+
+async def fit_codes(job: FitJob, *, threads: int, log: Path, monitor: Monitor) -> Preview:
+    """Fit codes in a child. Raises ChildError where it dies, and its own failures."""
+    async with _started({"fit": job.to_json()}, threads, log) as child:
+        return Preview(**await _answer(child, monitor))
+
+
+async def add_codes(
+    job: AddJob, *, threads: int, log: Path, monitor: Monitor, before_writing: Callable[[], None]
+) -> None:
+    """Give tools codes in a child, which writes them into the checkpoint.
+
+    `before_writing` is called once all have a code, while the checkpoint is still as it was.
+
+    Raises InputError where no code is left, ChildError where the child dies.
+    """
+    async with _started({"add": job.to_json()}, threads, log) as child:
+        await _answer(child, monitor)
+        before_writing()
+        await child.send({"type": "write"})
+        await _answer(child, monitor)
+
+
+@asynccontextmanager
+async def _started(message: dict[str, Any], threads: int, log: Path) -> AsyncIterator[Child]:
+    need_libraries()
+    child = await Child.start("factory.train.preview_child", threads=threads, log=log)
+    try:
+        await child.send(message)
+        yield child
+    finally:
+        await child.kill()
+
+
+async def _answer(child: Child, monitor: Monitor) -> dict[str, Any]:
+    """What the child answers; what it tells of its work until then goes to the monitor."""
+    while (message := await child.receive()) is not None:
+        match message.pop("type"):
+            case "stage":
+                monitor.stage(**message)
+            case "progress":
+                monitor.progress(**message)
+            case "note":
+                monitor.note(**message)
+            case "answer":
+                return message
+    raise ChildError(
+        f"making codes failed: {child.cause()}", remedy="mend what the log says, and run it again"
+    )
+
+
+def describe(codebook: Codebook) -> dict[str, Any]:
+    """A codebook in figures for a person, by their names."""
+    report, sizes = codebook.report, codebook.coder.sizes
+    return {
+        "coder": codebook.coder.name,
+        "version": codebook.version,
+        "tools": len(codebook),
+        "positions": len(sizes),
+        "numbers a position": max(sizes, default=0),
+        "collisions before": report.collisions_before,
+        "collisions after": len(codebook) - len({entry.code for entry in codebook.tools}),
+        "moved": report.moved,
+        "mean penalty": round(report.penalty, 4),
+        "entropy, bits": [round(bits, 2) for bits in report.usage_entropy],
+        "far from all codes": len(codebook.outliers),
+        "on their nearest code": f"{report.reencoded:.1%}",
+        "trainings since the fit": report.age,
+    }

@@ -1,0 +1,223 @@
+"""`python -m factory.train.preview_child`: reads documents with a model and gives tools codes.
+
+The model is not trained. Asked to fit, it writes a new folder or nothing; asked to add, it gives
+the checkpoint other `codes/`, once the parent says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from factory.codes.arrays import Floats
+from factory.codes.codebook import Codebook
+from factory.codes.gist import GIST_PATH
+from factory.codes.growing import add_tools, fit_codebook, unexplained
+from factory.codes.install import install
+from factory.codes.picture import draw_space
+from factory.codes.reader import DocumentReader, load_gist
+from factory.codes.saving import FOLDER, load_codebook, save_codebook
+from factory.domain.monitor import Monitor
+from factory.domain.records import Tool
+from factory.engines.child import Channel, run_child
+from factory.engines.loading import copy_processors, make_savable
+from factory.engines.turn import turn_of
+from factory.train.preview import AddJob, FitJob, Preview, describe
+from factory.workspace.folder import Workspace
+from factory.workspace.prompts import Prompts
+
+NUM_SHOWN = 5
+"""Tools whose neighbours are shown."""
+NUM_NEIGHBOURS = 3
+
+
+class UntrainedModel:
+    """A checkpoint's model, loaded when first asked: another embedder may do without it."""
+
+    def __init__(self, folder: Path, monitor: Monitor) -> None:
+        self.folder = folder
+        self._monitor = monitor
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, torch.dtype]:
+        self._monitor.stage("loading the model")
+        return load_model(self.folder)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self._loaded[0]
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """Precision of its files."""
+        return self._loaded[1]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    @property
+    def stop(self) -> int | None:
+        """The token that follows a code in its chat template."""
+        return turn_of(self.model, self.tokenizer).stop
+
+    def make_reader(self, workspace: Workspace, embedder: str) -> DocumentReader:
+        """What embeds documents: this model, or the folder of another embedder."""
+        return DocumentReader(
+            model=None if embedder else self.model,
+            tokenizer=None if embedder else self.tokenizer,
+            prompts=Prompts.load(workspace),
+            embedder=workspace.model_folder(embedder) if embedder else None,
+        )
+
+
+def load_model(folder: Path) -> tuple[PreTrainedModel, torch.dtype]:
+    """A model and the precision of its files: on a GPU it has that, on the CPU single precision."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+    make_savable(model, folder)
+    stored = model.dtype
+    return model.to("cuda") if torch.cuda.is_available() else model.float(), stored
+
+
+def fit(job: FitJob, monitor: Monitor) -> Preview:
+    """Fit codes, write the model with them where the job says so, and describe them."""
+    config, subject = job.config, UntrainedModel(job.checkpoint, monitor)
+    reader = subject.make_reader(Workspace(job.workspace), config.embedder)
+    if config.gist is not None:
+        monitor.stage("compressing documents")
+        reader.compress(job.tools, config.gist, monitor.stage)
+    rows = _order(job.tools) if job.by_id else list(range(len(job.tools)))
+    documents_ND = _embed(reader, job.tools, monitor)[rows]
+    monitor.stage(f"fitting {config.coder} codes")
+    codebook = fit_codebook(
+        [job.tools[row] for row in rows],
+        documents_ND,
+        config,
+        seed=job.seed,
+        pairs=job.pairs,
+        on_progress=monitor.progress,
+    )
+    if job.out is not None:
+        monitor.stage("writing the model")
+        set_seed(job.seed)
+        own = None if config.embedder or not config.reads_documents else documents_ND
+        install(codebook, subject.model, subject.tokenizer, own, reframe=config.reframe)
+        subject.model.to(subject.stored_dtype).save_pretrained(job.out)
+        subject.tokenizer.save_pretrained(job.out)
+        copy_processors(job.checkpoint, job.out)
+        _save_codes(job.out, codebook, subject, reader)
+    left = unexplained(codebook, documents_ND)
+    labels = [f"{entry.tool.name}  {codebook.text_of(entry.code)}" for entry in codebook.tools]
+    title = f"{config.coder} codes of {len(codebook)} tools"
+    return Preview(
+        figures=describe(codebook) | {"variance left": "-" if left is None else f"{left:.1%}"},
+        neighbours=_neighbours(codebook),
+        picture=draw_space(documents_ND, codebook.codes, labels, title),
+    )
+
+
+def add(job: AddJob, monitor: Monitor, may_write: Callable[[], bool]) -> None:
+    """Give the job's tools codes; they are written aside, and renamed, if they may be."""
+    codebook = load_codebook(job.checkpoint)
+    assert codebook is not None
+    subject = UntrainedModel(job.checkpoint, monitor)
+    reader = subject.make_reader(Workspace(job.workspace), codebook.embedder)
+    reader.gist = load_gist(job.checkpoint, codebook)
+    reads, rows = codebook.coder.reads_documents, _order(job.tools)
+    documents_ND = _embed(reader, job.tools, monitor)[rows] if reads else None
+    grown = add_tools(codebook, [job.tools[row] for row in rows], documents_ND)
+    if grown.full is not None:
+        raise grown.full
+    if not may_write():
+        return
+    aside = job.checkpoint / f"{FOLDER}.new"
+    shutil.rmtree(aside, ignore_errors=True)
+    _save_codes(aside, grown.codebook, subject, reader)
+    (job.checkpoint / FOLDER).rename(aside / "old")
+    (aside / FOLDER).rename(job.checkpoint / FOLDER)
+    shutil.rmtree(aside)
+
+
+def _order(tools: Sequence[Tool]) -> list[int]:
+    """Rows of the tools by their ids."""
+    return sorted(range(len(tools)), key=lambda row: tools[row].id)
+
+
+def _embed(reader: DocumentReader, tools: Sequence[Tool], monitor: Monitor) -> Floats:
+    """(N, D) or (N, V, D) embeddings of the tools' documents."""
+    monitor.stage("embedding documents", len(tools))
+    return reader.embed(tools, monitor.progress)
+
+
+def _save_codes(
+    folder: Path, codebook: Codebook, subject: UntrainedModel, reader: DocumentReader
+) -> None:
+    save_codebook(codebook, folder, subject.tokenizer, subject.stop)
+    if reader.gist is not None:
+        reader.gist.save(folder / GIST_PATH)
+
+
+def _neighbours(codebook: Codebook) -> list[list[str]]:
+    """A few tools with those whose codes are nearest, for a person to judge."""
+    if not codebook.coder.reads_documents:
+        return []
+    step = max(1, len(codebook) // NUM_SHOWN)
+    rows = []
+    for entry in codebook.tools[::step][:NUM_SHOWN]:
+        near = codebook.similar(entry.tool.id, NUM_NEIGHBOURS)
+        names = ", ".join(f"{other.tool.name} ({distance})" for other, distance in near)
+        rows.append([entry.tool.name, codebook.text_of(entry.code), names])
+    return rows
+
+
+class ChannelMonitor:
+    """A monitor at the other end of the channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._channel.send({"type": "stage", "name": name, "total": total})
+
+    def progress(self, done: int, detail: str = "", total: int | None = None) -> None:
+        message = {"type": "progress", "done": done, "detail": detail, "total": total}
+        self._channel.send(message)
+
+    def note(self, text: str) -> None:
+        self._channel.send({"type": "note", "text": text})
+
+
+def main(channel: Channel, arguments: list[str]) -> None:
+    opening = channel.receive()
+    monitor = ChannelMonitor(channel)
+
+    def answer(**values: Any) -> None:
+        channel.send({"type": "answer", **values})
+
+    def may_write() -> bool:
+        answer()
+        return channel.receive() is not None
+
+    match opening:
+        case {"fit": job}:
+            answer(**asdict(fit(FitJob.from_json(job), monitor)))
+        case {"add": job}:
+            add(AddJob.from_json(job), monitor, may_write)
+            answer()
+
+
+if __name__ == "__main__":
+    run_child(main)
