@@ -152,14 +152,15 @@ def _run_plain(job: Path, threads: int) -> float:
 
 def generate_plain(job: Path, threads: int) -> None:
     """Generate what the job says on vLLM's own engine; prints the seconds."""
-    from factory.engines.vllm import _load, _stay_eager_on_cpu
+    # First: it sets what vLLM reads when it is imported.
+    from factory.engines.vllm import load_engine
 
-    _stay_eager_on_cpu()
+    # isort: split
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     work = json.loads(job.read_text("utf-8"))
-    engine = _load(Path(work["model"]), _settings(threads))
+    engine = load_engine(Path(work["model"]), _settings(threads))
     end = json.loads((Path(work["model"]) / "config.json").read_text("utf-8"))["eos_token_id"]
     params = SamplingParams(
         temperature=0.0,

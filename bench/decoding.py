@@ -80,7 +80,7 @@ class Engine:
     """vLLM with the factory's logits processor, in this process."""
 
     def __init__(self, catalogue: Catalogue, max_batch: int) -> None:
-        from factory.engines.processors import vllm_processor
+        from factory.engines.processors import TrieProcessor
 
         self._catalogue = catalogue
         self._numbers = itertools.count()
@@ -90,7 +90,7 @@ class Engine:
             max_num_seqs=max_batch,
             enable_prefix_caching=False,
             kv_cache_memory_bytes=1 << 28,
-            logits_processors=[vllm_processor()],
+            logits_processors=[TrieProcessor],
         )
 
     def sample(

@@ -26,7 +26,16 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "sklearn", "accelerate"}
-CHILD_ONLY = frozenset({"factory.train.preview_child"})
+CHILD_ONLY = frozenset(
+    f"factory.{module}"
+    for module in (
+        "engines.beam engines.chat engines.constrain engines.embedding engines.forest "
+        "engines.grammar engines.loading engines.perplexity_child engines.processors "
+        "engines.retrieve_child engines.server engines.trainable_child engines.transformers "
+        "engines.vllm "
+        "train.child train.coding train.learner train.preview_child train.trainer"
+    ).split()
+)
 """Modules that only child processes load: they import the heavy libraries at their top."""
 STILL_LOCAL = set(
     "codes/reader.py engines/opening.py engines/retrieve.py "

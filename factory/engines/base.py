@@ -85,8 +85,3 @@ def unanswered(request: Request, finish_reason: str, num_prompt_tokens: int = 0)
         completions=(empty,) * request.sampling.n,
         num_prompt_tokens=num_prompt_tokens,
     )
-
-
-def describe_unsupported(request: Request, error: Exception) -> str:
-    """The notice about a request whose schema cannot constrain its answer."""
-    return f"request {request.id} stays unanswered, its schema makes no grammar: {error}"

@@ -13,6 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
 from factory.domain.failures import InputError, ModelError
 from factory.domain.records import CONTEXT_FULL, SCHEMA_UNSUPPORTED, Completion, Constraint, Request
 from factory.engines.turn import end_ids, leads_to_calls, read_turn
@@ -22,18 +25,17 @@ class Chat:
     """A model folder's tokenizer, chat template and end tokens."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
         self._folder = folder
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True
+            )
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"The tokenizer cannot be loaded: {error}",
                 where=str(folder),
                 remedy="save it again with save_pretrained of a current transformers",
             ) from error
-        """As transformers loads it."""
         ends = end_ids(self.tokenizer.eos_token_id, _listed_ends(folder))
         if not ends:
             raise ModelError(
@@ -60,8 +62,6 @@ class Chat:
         """
         if request.prompt is not None:
             return self._ids(_clean(request.prompt), special=True) or [min(self.end_ids)]
-        from jinja2 import TemplateError
-
         messages = [{"role": m.role, "content": _clean(m.content)} for m in request.messages]
         try:
             text = self.tokenizer.apply_chat_template(

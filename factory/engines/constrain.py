@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from factory.codes.arrays import Code
 from factory.codes.trie import Trie
@@ -41,8 +44,6 @@ from factory.engines.grammar import (
 
 GUIDE = "factory_guide"
 """Key of a guide's wire form in vLLM's `SamplingParams.extra_args`."""
-
-
 GRAMMAR = "factory_grammar"
 """Key there of the grammar of the whole answer."""
 
@@ -139,12 +140,10 @@ def _load(path: str, stamp: int, only: tuple[str, ...]) -> Trie:
         ) from error
 
 
-class Table:
+class NodeTable:
     """Guides of the rows (or slots) of a batch as tensors. Rows without one are free."""
 
     def __init__(self, forest: Forest, guides: Sequence[Guide | None]) -> None:
-        import torch
-
         self._forest = forest
         found = [guide for guide in guides if guide is not None]
         forest.cover(guide.trie for guide in found)
@@ -167,7 +166,7 @@ class Table:
         table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4 + num_marker)
         self._table_SC = table.to(forest.device)
 
-    def locate(self, window_RT: Any, length_R: Any, slot_R: Any | None = None) -> Any:
+    def locate(self, window_RT: Tensor, length_R: Tensor, slot_R: Tensor | None = None) -> Tensor:
         """Where each row stands: a node of the forest, or FREE.
 
         Args:
@@ -175,8 +174,6 @@ class Table:
             length_R: (R) tokens sampled so far, which may be more than T.
             slot_R: (R) each row's line of the table; None where they are in order.
         """
-        import torch
-
         table_RC = self._table_SC if slot_R is None else self._table_SC[slot_R]
         root_R, close_R = table_RC[:, 0], table_RC[:, 1]
         outside_R = torch.where(table_RC[:, 2] > 0, LOST, FREE)
@@ -201,7 +198,7 @@ class Table:
             place_R = torch.where(token_R == NONE, place_R, next_R)
         return place_R
 
-    def restrict(self, logits_RV: Any, place_R: Any, slot_R: Any | None = None) -> None:
+    def restrict(self, logits_RV: Tensor, place_R: Tensor, slot_R: Tensor | None = None) -> None:
         """Set all but the allowed tokens of the rows that are not FREE to -inf, in place."""
         close_R = self._table_SC[:, 1] if slot_R is None else self._table_SC[slot_R, 1]
         if not logits_RV.is_cuda:
@@ -212,7 +209,7 @@ class Table:
         logits_RV.masked_fill_((place_R != FREE)[:, None], float("-inf"))
         logits_RV.scatter_(1, tokens_RW, kept_RW)
 
-    def _restrict_on_cpu(self, logits_RV: Any, place_R: Any, close_R: Any) -> None:
+    def _restrict_on_cpu(self, logits_RV: Tensor, place_R: Tensor, close_R: Tensor) -> None:
         """The same, where looking at the rows costs nothing and passing over the logits much."""
         row_C = (place_R != FREE).nonzero()[:, 0]
         if len(row_C) == 0:
@@ -261,23 +258,19 @@ def _lookup(trie: Trie, code: Code) -> str | None:
     return trie.lookup(code)
 
 
-def mask_on_cpu(logits_RV: Any, row_C: Sequence[int], bits_CB: np.ndarray[Any, Any]) -> None:
+def mask_on_cpu(logits_RV: Tensor, row_C: Sequence[int], bits_CB: npt.NDArray[np.uint8]) -> None:
     """Set to -inf, in place, the tokens of these rows whose bit is 0.
 
     Row by row: a sixth of the time of indexing them all, at 64 rows of 150,000 tokens.
     """
-    import torch
-
     size = logits_RV.shape[1]
     refused_CV = np.unpackbits(~bits_CB, axis=1, count=size, bitorder="little").view(bool)
     for row, refused_V in zip(row_C, torch.from_numpy(refused_CV), strict=True):
         logits_RV[row].masked_fill_(refused_V, float("-inf"))
 
 
-def mask_on_device(logits_RV: Any, row_C: Sequence[int], bits_CB: np.ndarray[Any, Any]) -> None:
+def mask_on_device(logits_RV: Tensor, row_C: Sequence[int], bits_CB: npt.NDArray[np.uint8]) -> None:
     """The same where calls cost more than what they do; bits are unpacked on the device."""
-    import torch
-
     size, device = logits_RV.shape[1], logits_RV.device
     places_8 = torch.arange(8, dtype=torch.uint8, device=device)
     packed_CB = torch.from_numpy(bits_CB).to(device)
@@ -286,7 +279,7 @@ def mask_on_device(logits_RV: Any, row_C: Sequence[int], bits_CB: np.ndarray[Any
     logits_RV[chosen_C] = logits_RV[chosen_C].masked_fill(~allowed_CV, float("-inf"))
 
 
-def write_json(logits_RV: Any, rows: Mapping[int, tuple[Bound, Sequence[int]]]) -> None:
+def write_json(logits_RV: Tensor, rows: Mapping[int, tuple[Bound, Sequence[int]]]) -> None:
     """Restrict, in place, the rows that write JSON, by the tokens they have sampled."""
     writing = [
         (row, bound.writer.grammars, matcher)
@@ -299,10 +292,10 @@ def write_json(logits_RV: Any, rows: Mapping[int, tuple[Bound, Sequence[int]]]) 
         mask(logits_RV, row_C, grammars.mask(matchers))
 
 
-class Rows:
+class BatchRows:
     """Constrained rows of a batch whose sampled tokens are lists on the host.
 
-    Example: Rows(forest, {0: (Bound(guide, "", None), output_ids)}, num_rows=2).apply(logits).
+    Example: BatchRows(forest, {0: (Bound(guide, "", None), output_ids)}, num_rows=2).apply(logits).
     """
 
     def __init__(
@@ -313,19 +306,17 @@ class Rows:
             row: output_ids for row, (bound, output_ids) in rows.items() if bound.guide
         }
         guides = [rows[row][0].guide if row in rows else None for row in range(num_rows)]
-        self._table = Table(forest, guides)
+        self._table = NodeTable(forest, guides)
         self.num_rows = num_rows
         """R: rows of the logits."""
 
-    def apply(self, logits_RV: Any) -> None:
+    def apply(self, logits_RV: Tensor) -> None:
         """Restrict the rows in place, by what their lists hold now."""
         if self._outputs:
             self._follow_codes(logits_RV)
         write_json(logits_RV, self._rows)
 
-    def _follow_codes(self, logits_RV: Any) -> None:
-        import torch
-
+    def _follow_codes(self, logits_RV: Tensor) -> None:
         width, device = self._table.window, logits_RV.device
         window_RT = np.full((self.num_rows, width), NONE, dtype=np.int64)
         length_R = np.zeros(self.num_rows, dtype=np.int64)
@@ -354,9 +345,7 @@ def guide_to_wire(
 def constraint_to_wire(constraint: Constraint, bounds: Mapping[str, Any]) -> dict[str, Any]:
     """A constraint for `bind`, as `SamplingParams.extra_args` takes it.
 
-    Args:
-        constraint: of the request.
-        bounds: its texts in tokens (Chat.bounds).
+    `bounds` are its texts in tokens (Chat.bounds).
     """
     if not constraint.tools:
         return guide_to_wire(

@@ -14,6 +14,7 @@ import numpy as np
 from factory.codes.arrays import Floats
 from factory.codes.vocabulary import embed_documents, embed_with
 from factory.engines.child import Channel, run_child
+from factory.engines.loading import load_model, load_tokenizer
 
 
 def embed_texts(folder: Path, texts: Sequence[str]) -> Floats:
@@ -25,13 +26,7 @@ def embed_texts(folder: Path, texts: Sequence[str]) -> Floats:
     texts = [text if text.strip() else "." for text in texts]
     if (folder / "modules.json").exists():
         return embed_with(folder, texts)
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return embed_documents(model, tokenizer, texts)
+    return embed_documents(load_model(folder), load_tokenizer(folder), texts)
 
 
 def main(channel: Channel, arguments: list[str]) -> None:

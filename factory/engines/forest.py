@@ -1,4 +1,7 @@
-"""The state of a constrained answer: where each row stands in its guide."""
+"""Tries side by side on one device: where constrained rows and the branches of beams stand.
+
+Shape suffixes: R rows, W most ways on, N nodes, E edges.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,17 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from factory.codes.trie import ROOT, Trie
 
 FREE = -1
 """Where a row stands that may take any token."""
-
-
 LOST = 0
 """The forest's node of a row that left its trie: only the closing token is allowed there."""
-
-
 NONE = -1
 """In place of a token where there is none."""
-
-
 LEAST_ROOM = 1 << 20
 """Nodes that a forest may hold in vain before it drops the tries nobody walks."""
 
@@ -32,9 +31,8 @@ class Forest:
     Node LOST has no edges and counts as a leaf.
     """
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
-        """Where the arrays are."""
         self._roots: dict[Trie, int] = {}
         self._depths: dict[Trie, int] = {}
         self._clear()
@@ -91,8 +89,6 @@ class Forest:
         self._num_nodes += len(counts_N)
 
     def _upload(self) -> None:
-        import torch
-
         for name, parts in self._parts.items():
             self._parts[name] = [np.concatenate(parts)]
         arrays = {
@@ -107,40 +103,34 @@ class Forest:
         self._leaf_N = arrays["leaf"]
         self._width = int(self._parts["count"][0].max())
 
-    def step(self, node_R: Any, token_R: Any) -> Any:
+    def step(self, node_R: Tensor, token_R: Tensor) -> Tensor:
         """(R) nodes after one more token; LOST where no code goes on like that."""
-        import torch
-
         key_R = node_R << 32 | token_R
         edge_R = torch.searchsorted(self._key_E, key_R)
         found_R = self._key_E[edge_R] == key_R
         return torch.where(found_R, self._following_E[edge_R], LOST)
 
-    def is_leaf(self, node_R: Any) -> Any:
+    def is_leaf(self, node_R: Tensor) -> Tensor:
         """(R) whether a code is whole here."""
         return self._leaf_N[node_R]
 
-    def edges(self, node_R: Any) -> tuple[Any, Any]:
+    def edges(self, node_R: Tensor) -> tuple[Tensor, Tensor]:
         """(R, W) edges that lead on from each node, in token order, and which of them are real.
 
         On a GPU W is the widest node's number, so that nothing waits for the device.
         """
-        import torch
-
         count_R = self._count_N[node_R]
         width = self._width if self.device.type == "cuda" else int(count_R.max())
         place_W = torch.arange(width, device=self.device)
         real_RW = place_W < count_R[:, None]
         return torch.where(real_RW, self._first_N[node_R][:, None] + place_W, NONE), real_RW
 
-    def follow(self, edge: Any) -> tuple[Any, Any]:
+    def follow(self, edge: Tensor) -> tuple[Tensor, Tensor]:
         """Token and next node of edges of any shape; NONE for an edge that is not real."""
         return self._token_E[edge], self._following_E[edge]
 
-    def choices(self, node_R: Any, close_R: Any) -> Any:
+    def choices(self, node_R: Tensor, close_R: Tensor) -> Tensor:
         """(R, W + 1) tokens allowed at each node, some of them repeated to fill the rows."""
-        import torch
-
         edge_RW, real_RW = self.edges(node_R)
         some_R = self._token_E[torch.where(self._count_N[node_R] > 0, self._first_N[node_R], NONE)]
         may_close_R = self._leaf_N[node_R] | (some_R == NONE)

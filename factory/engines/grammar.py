@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from factory.domain.failures import MissingError
 from factory.engines.chat import Chat
@@ -173,13 +174,11 @@ class Grammars:
                 "llguidance, which constrains arguments, is not installed",
                 remedy="pip install 'tool-factory[train]'",
             ) from error
-        import torch
 
         chat = Chat(folder)
         self.vocabulary = vocabulary
         """V: width of the logits."""
         self.end_ids = sorted(chat.end_ids)
-        """Tokens that end an answer."""
         try:
             self._tokens = from_tokenizer(
                 chat.tokenizer,
@@ -236,7 +235,6 @@ class Writer:
 
     def __init__(self, grammars: Grammars) -> None:
         self.grammars = grammars
-        """Of the model."""
         self._grammar = ""
         self._seen: list[int] = []
         self._matcher: Any = None

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from factory.domain.failures import ModelError
 from factory.workspace.settings import EngineSection
 
 
-def load_model(folder: Path, settings: EngineSection) -> tuple[str, Any]:
-    """Device name and model in evaluation mode."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
+    """The model in evaluation mode, on the GPU if torch sees one.
 
-    torch.set_num_threads(settings.threads)
-    use_gpu = torch.cuda.is_available()
-    default = "bfloat16" if use_gpu else "float32"
-    dtype = getattr(torch, default if settings.dtype == "auto" else settings.dtype)
+    Args:
+        folder: in Hugging Face format.
+        dtype: a name of torch; auto is the one that the weights are stored in.
+    """
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
@@ -27,11 +32,30 @@ def load_model(folder: Path, settings: EngineSection) -> tuple[str, Any]:
             where=str(folder),
             remedy="check the folder's config.json and weights; save_pretrained writes both",
         ) from error
-    device = "cuda" if use_gpu else "cpu"
-    return device, model.to(device).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def make_savable(model: Any, folder: Path) -> None:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(
+            f"The tokenizer cannot be loaded: {error}",
+            where=str(folder),
+            remedy="save it again with save_pretrained of a current transformers",
+        ) from error
+
+
+def load_served(folder: Path, settings: EngineSection) -> PreTrainedModel:
+    """The model as the settings of an engine have it: there, `auto` is what the device is fast in,
+    bfloat16 on a GPU and float32 on a CPU.
+    """
+    torch.set_num_threads(settings.threads)
+    fast = "bfloat16" if torch.cuda.is_available() else "float32"
+    return load_model(folder, fast if settings.dtype == "auto" else settings.dtype)
+
+
+def make_savable(model: PreTrainedModel, folder: Path) -> None:
     """Have the generation config ask for the sampling that its values are of, where it does not.
 
     transformers loads a model whose config has a temperature but no `do_sample`, and refuses to

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from factory.domain.failures import InputError, MissingError
 from factory.domain.records import Checkpoint
+from factory.engines.process import ProcessEngine
 from factory.workspace.models import INSTALL, check_model_folder, is_installed
 from factory.workspace.settings import EngineSection
-
-if TYPE_CHECKING:
-    from factory.engines.process import ProcessEngine
-
 
 BACKENDS = {"vllm": "factory.engines.vllm", "transformers": "factory.engines.transformers"}
 """Module that a backend's child process runs."""
@@ -64,8 +60,6 @@ async def open_engine(
         MissingError: the backend is not installed.
         ChildError: the child died too often.
     """
-    from factory.engines.process import ProcessEngine
-
     chosen = choose_backend(settings.backend, notify)
     check_model_folder(Path(checkpoint.path))
     engine = ProcessEngine(

@@ -1,24 +1,22 @@
-"""Tools for a query, by their codes; `python -m factory.engines.retrieve` is the child.
+"""Tools for a query, by their codes; a child (factory.engines.retrieve_child) searches for them.
 
-The child reads each query once and searches the checkpoint's trie with a beam
-(factory.engines.beam). It holds the model until the retriever is closed, so thousands of queries,
-or several catalogues, cost one start.
+It holds the model until the retriever is closed, so thousands of queries, or several catalogues,
+cost one start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from factory.codes.codebook import Codebook
 from factory.codes.saving import load_codebook
 from factory.domain.failures import ChildError, InputError, ModelError
-from factory.domain.records import PROMPT_TOO_LONG, Message, Request, Sampling, Tool
+from factory.domain.records import Tool
 from factory.engines.base import Closing
-from factory.engines.child import Channel, Child, run_child
+from factory.engines.child import Child
 from factory.engines.opening import choose_backend
 from factory.workspace.models import check_model_folder
 from factory.workspace.settings import EngineSection
@@ -32,7 +30,6 @@ class Hit:
     """A tool found. Example: Hit(tool=Tool(…), code="<a_1><b_7><c_0>", score=-0.41)."""
 
     tool: Tool
-    """The tool."""
     code: str
     """Its code, as the model writes it."""
     score: float
@@ -77,7 +74,9 @@ class Retriever(Closing):
                 where=str(checkpoint),
                 remedy="run a round: its training gives codes to the tools it knows",
             )
-        child = await Child.start("factory.engines.retrieve", threads=settings.threads, log=log)
+        child = await Child.start(
+            "factory.engines.retrieve_child", threads=settings.threads, log=log
+        )
         opening = {"path": str(checkpoint), "settings": settings.model_dump()}
         retriever = cls(child, codebook)
         try:
@@ -139,7 +138,7 @@ class Retriever(Closing):
         if answer is None:
             raise ChildError(
                 f"Retrieval ended: {self._child.cause()}",
-                where="factory.engines.retrieve",
+                where="factory.engines.retrieve_child",
                 remedy="see the log; if it ran out of memory, take fewer beams",
             )
         return answer
@@ -150,64 +149,3 @@ class Retriever(Closing):
             for tool_id, score in ranking["found"]
         )
         return Retrieved(hits=hits, exact=ranking["exact"], reason=ranking["reason"])
-
-
-def main(channel: Channel, arguments: list[str]) -> None:
-    """Load the model and the trie that the first message names, then answer searches."""
-    from factory.codes.trie import Trie
-    from factory.engines.beam import BeamSearch, refuse_other_models
-    from factory.engines.chat import Chat
-    from factory.engines.loading import load_model
-
-    opening = channel.receive()
-    if opening is None:
-        return
-    folder, settings = Path(opening["path"]), EngineSection(**opening["settings"])
-    chat, trie = Chat(folder), Trie.load(opening["trie"])
-    _, model = load_model(folder, settings)
-    refuse_other_models(model)
-    own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30)
-    room = min(own_limit, settings.max_model_len)
-
-    @lru_cache(maxsize=8)
-    def search_in(only: tuple[str, ...]) -> BeamSearch:
-        try:
-            return BeamSearch(model, trie.only(only) if only else trie)
-        except ValueError as error:
-            raise ModelError(str(error), where=opening["trie"]) from error
-
-    channel.send({"type": "ready"})
-    while (message := channel.receive()) is not None:
-        search = search_in(tuple(message["only"]))
-        prompts = [chat.encode(_request(text)) for text in message["prompts"]]
-        fits = [
-            len(prompt) + search.depth < room and search.fits(len(prompt), message["beams"])
-            for prompt in prompts
-        ]
-        rankings = iter(
-            search.search(
-                [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit],
-                k=message["k"],
-                beams=message["beams"],
-                exact=message["exact"],
-            )
-        )
-        channel.send({"type": "rankings", "rankings": [_to_wire(rankings, fit) for fit in fits]})
-
-
-def _request(text: str) -> Request:
-    return Request(
-        id="retrieve", messages=(Message(role="user", content=text),), sampling=Sampling()
-    )
-
-
-def _to_wire(rankings: Any, fits: bool) -> dict[str, Any]:
-    if not fits:
-        return {"found": [], "exact": False, "reason": PROMPT_TOO_LONG}
-    ranking = next(rankings)
-    found = [(hit.tool_id, hit.score) for hit in ranking.found]
-    return {"found": found, "exact": ranking.exact, "reason": ""}
-
-
-if __name__ == "__main__":
-    run_child(main)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from factory.domain.records import Checkpoint
 from factory.engines.base import Engine
+from factory.engines.http import HttpEngine
 from factory.engines.opening import open_engine
 from factory.ledger.lineage import is_address
 from factory.workspace.folder import Workspace
@@ -47,8 +48,6 @@ async def serve(
     """
     engine: Engine
     if is_address(checkpoint.path):
-        from factory.engines.http import HttpEngine
-
         url, _, name = checkpoint.path.partition("#")
         engine = HttpEngine(url, name, allow_public=allow_public)
     else:

@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factory.domain.records import PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, Completion, Reply, Request
-from factory.engines.base import describe_unsupported, unanswered
+import torch
+import transformers
+from torch import Tensor
+from transformers import DynamicCache
+
+from factory.domain.records import Completion, Reply, Request
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
-from factory.engines.constrain import Bound, Rows, bind, constraint_to_wire
+from factory.engines.constrain import BatchRows, Bound, bind, constraint_to_wire
 from factory.engines.forest import Forest
-from factory.engines.grammar import Unsupported
-from factory.engines.loading import load_model
-from factory.engines.wire import reply_to_wire, request_from_wire
-from factory.workspace.models import fingerprint
+from factory.engines.loading import load_served
+from factory.engines.server import Answer, Backend, serve
 from factory.workspace.settings import EngineSection
 
 KEEP_SHARE = 0.75
@@ -35,9 +37,7 @@ class Job:
     number: int
     """Its number on the channel."""
     request: Request
-    """The request."""
     prompt_ids: list[int]
-    """Its prompt in tokens."""
     done: dict[int, Completion] = field(default_factory=dict)
     """Finished samples by index."""
 
@@ -52,11 +52,9 @@ class Row:
     """One sequence of a batch."""
 
     job: Job
-    """Whose sample it is."""
     index: int
     """Which of the job's samples."""
-    generator: Any
-    """Its own torch.Generator."""
+    generator: torch.Generator
     bound: Bound | None
     """What it may write, if it is constrained."""
     max_tokens: int
@@ -66,68 +64,50 @@ class Row:
     logprob: float = 0.0
     """Their log-probability under the model."""
     finished: bool = False
-    """Its completion is made."""
 
 
-class Server:
-    """A model, and the requests that wait for it."""
+class TransformersBackend(Backend):
+    """A model, and the requests that wait for it. A batch that runs takes no more of them."""
 
-    def __init__(self, channel: Channel, folder: Path, settings: EngineSection) -> None:
-        self._channel = channel
-        self._folder = folder
-        self._chat = Chat(folder)
-        self._device, self._model = load_model(folder, settings)
+    def __init__(self, folder: Path, settings: EngineSection) -> None:
+        self.chat = Chat(folder)
+        self._folder = str(folder)
+        self._model = load_served(folder, settings)
+        self._device: torch.device = self._model.device
         own_limit = getattr(
             self._model.config.get_text_config(), "max_position_embeddings", settings.max_model_len
         )
-        self._max_model_len = min(settings.max_model_len, own_limit)
+        self.max_model_len = min(settings.max_model_len, own_limit)
         self._max_rows = settings.max_batch
         self._vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
-        self._forest = Forest(self._model.device)
+        self._forest = Forest(self._device)
         self._waiting: deque[Job] = deque()
 
     def info(self) -> dict[str, Any]:
-        """What the parent may show."""
-        import transformers
-
         return {
             "backend": "transformers",
             "version": transformers.__version__,
-            "device": self._device,
+            "device": self._device.type,
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            "max_model_len": self._max_model_len,
+            "max_model_len": self.max_model_len,
             "vocabulary": self._vocabulary,
         }
 
-    def serve(self) -> None:
-        """Sample what waits, a batch at a time; returns when the channel closes."""
-        while True:
-            message = self._channel.receive(block=not self._waiting)
-            while message is not None:
-                self._accept(message)
-                message = self._channel.receive(block=False)
-            if self._channel.closed:
-                return
-            if self._waiting:
-                self._sample(self._next_batch())
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._waiting)
 
-    def _accept(self, message: dict[str, Any]) -> None:
-        number = int(message["number"])
-        if message["type"] == "abort":
-            self._waiting = deque(job for job in self._waiting if job.number != number)
-            return
-        request = request_from_wire(message["request"])
-        prompt_ids = self._chat.encode(request)
-        if len(prompt_ids) >= self._max_model_len:
-            self._send(number, unanswered(request, PROMPT_TOO_LONG, len(prompt_ids)))
-            return
-        try:
-            self._bind(request)
-        except Unsupported as error:
-            self._channel.send({"type": "notice", "text": describe_unsupported(request, error)})
-            self._send(number, unanswered(request, SCHEMA_UNSUPPORTED, len(prompt_ids)))
-            return
+    def add(self, number: int, request: Request, prompt_ids: list[int]) -> None:
+        # Unsupported is raised here rather than when the batch has begun.
+        self._bind(request)
         self._waiting.append(Job(number=number, request=request, prompt_ids=prompt_ids))
+
+    def abort(self, number: int) -> None:
+        self._waiting = deque(job for job in self._waiting if job.number != number)
+
+    def step(self, answer: Answer) -> None:
+        if self._waiting:
+            self._sample(self._next_batch(), answer)
 
     def _next_batch(self) -> list[Job]:
         jobs = [self._waiting.popleft()]
@@ -137,11 +117,8 @@ class Server:
             num_rows += jobs[-1].num_rows
         return jobs
 
-    def _sample(self, jobs: list[Job]) -> None:
+    def _sample(self, jobs: list[Job], answer: Answer) -> None:
         """Sample a batch of jobs to its end and answer each as soon as it is complete."""
-        import torch
-        from transformers import DynamicCache
-
         rows = [self._row(job, index) for job in jobs for index in range(job.num_rows)]
         cache = DynamicCache(config=self._model.config)
         ids_RT, mask_RT = self._left_pad([job.prompt_ids for job in jobs])
@@ -152,6 +129,9 @@ class Server:
             logits_RV, mask_RT = self._select(parents, logits_RV, mask_RT, cache)
             while True:
                 next_R = self._choose(rows, logits_RV)
+                for row in rows:
+                    if self._completes(row):
+                        answer(row.job.number, self._reply(row.job))
                 unfinished = [place for place, row in enumerate(rows) if not row.finished]
                 if not unfinished:
                     return
@@ -162,8 +142,6 @@ class Server:
                 logits_RV = self._forward(next_R[:, None], mask_RT, cache)
 
     def _row(self, job: Job, index: int) -> Row:
-        import torch
-
         sampling = job.request.sampling
         generator = torch.Generator(device=self._device)
         generator.manual_seed(sampling.seed + index)
@@ -172,29 +150,27 @@ class Server:
             index=index,
             generator=generator,
             bound=self._bind(job.request),
-            max_tokens=min(sampling.max_tokens, self._max_model_len - len(job.prompt_ids)),
+            max_tokens=min(sampling.max_tokens, self.max_model_len - len(job.prompt_ids)),
         )
 
     def _bind(self, request: Request) -> Bound | None:
         if request.constraint is None:
             return None
-        wire = constraint_to_wire(request.constraint, self._chat.bounds(request.constraint))
-        return bind(wire, str(self._folder), self._vocabulary)
+        wire = constraint_to_wire(request.constraint, self.chat.bounds(request.constraint))
+        return bind(wire, self._folder, self._vocabulary)
 
-    def _left_pad(self, prompts: list[list[int]]) -> tuple[Any, Any]:
+    def _left_pad(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Prompts as (R, T) ids and mask; pads stand on the left, where the mask is 0."""
-        import torch
-
         width = max(len(prompt) for prompt in prompts)
-        filler = min(self._chat.end_ids)
+        filler = min(self.chat.end_ids)
         ids = [[filler] * (width - len(prompt)) + prompt for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
 
-    def _forward(self, ids_RT: Any, mask_RT: Any, cache: Any) -> Any:
+    def _forward(self, ids_RT: Tensor, mask_RT: Tensor, cache: DynamicCache) -> Tensor:
         """(R, V) float32 logits of the last position; `cache` grows by the given tokens."""
         # Finished rows run on until the batch is packed, hence the upper bound.
-        last = self._max_model_len - 1
+        last = self.max_model_len - 1
         positions_RT = (mask_RT.cumsum(1) - 1).clamp(0, last)[:, -ids_RT.shape[1] :]
         output = self._model(
             input_ids=ids_RT,
@@ -206,15 +182,15 @@ class Server:
         )
         return output.logits[:, -1].float()
 
-    def _select(self, places: list[int], values: Any, mask_RT: Any, cache: Any) -> tuple[Any, Any]:
+    def _select(
+        self, places: list[int], values: Tensor, mask_RT: Tensor, cache: DynamicCache
+    ) -> tuple[Tensor, Tensor]:
         """The given rows of values, mask and (in place) cache."""
-        import torch
-
         chosen = torch.tensor(places, device=self._device)
         cache.reorder_cache(chosen)
         return values[chosen], mask_RT[chosen]
 
-    def _choose(self, rows: list[Row], logits_RV: Any) -> Any:
+    def _choose(self, rows: list[Row], logits_RV: Tensor) -> Tensor:
         """Sample the next token of every row; finished rows get one that nobody reads."""
         logprobs_RV = logits_RV.log_softmax(-1)
         bound = {
@@ -223,45 +199,39 @@ class Server:
             if row.bound and not row.finished
         }
         if bound:
-            Rows(self._forest, bound, len(rows)).apply(logits_RV)
+            BatchRows(self._forest, bound, len(rows)).apply(logits_RV)
         next_R = draw(logits_RV, rows)
         chosen_R = logprobs_RV.gather(1, next_R[:, None])[:, 0]
         for row, token, logprob in zip(rows, next_R.tolist(), chosen_R.tolist(), strict=True):
             if not row.finished:
                 row.token_ids.append(token)
                 row.logprob += logprob
-                self._finish(row, token)
         return next_R
 
-    def _finish(self, row: Row, token: int) -> None:
-        """Close the row at an end token or at its length, and answer a job whose last it was."""
-        ended = token in self._chat.end_ids
-        row.finished = ended or len(row.token_ids) >= row.max_tokens
-        if not row.finished:
-            return
+    def _completes(self, row: Row) -> bool:
+        """Close a row at an end token or at its length; whether it was the last of its job."""
+        ended = row.token_ids[-1] in self.chat.end_ids
+        if row.finished or not (ended or len(row.token_ids) >= row.max_tokens):
+            return False
+        row.finished = True
         job, reason = row.job, "stop" if ended else "length"
-        job.done[row.index] = self._chat.completion(job.request, row.token_ids, reason, row.logprob)
-        if len(job.done) == job.num_rows:
-            completions = tuple(job.done[index] for index in sorted(job.done))
-            completions *= job.request.sampling.n // job.num_rows
-            reply = Reply(
-                request_id=job.request.id,
-                completions=completions,
-                num_prompt_tokens=len(job.prompt_ids),
-            )
-            self._send(job.number, reply)
+        job.done[row.index] = self.chat.completion(job.request, row.token_ids, reason, row.logprob)
+        return len(job.done) == job.num_rows
 
-    def _send(self, number: int, reply: Reply) -> None:
-        self._channel.send({"type": "reply", "number": number, "reply": reply_to_wire(reply)})
+    def _reply(self, job: Job) -> Reply:
+        completions = tuple(job.done[index] for index in sorted(job.done))
+        return Reply(
+            request_id=job.request.id,
+            completions=completions * (job.request.sampling.n // job.num_rows),
+            num_prompt_tokens=len(job.prompt_ids),
+        )
 
 
-def draw(logits_RV: Any, rows: list[Row]) -> Any:
+def draw(logits_RV: Tensor, rows: list[Row]) -> Tensor:
     """(R) next tokens: temperature, top-k, top-p, then an exponential race.
 
     argmax p / q with q ~ Exp(1) samples from p; each row's q comes from its own generator.
     """
-    import torch
-
     samplings = [row.job.request.sampling for row in rows]
     device, size = logits_RV.device, logits_RV.shape[1]
     greedy_R = torch.tensor([s.temperature == 0 for s in samplings], device=device)
@@ -279,7 +249,7 @@ def draw(logits_RV: Any, rows: list[Row]) -> Any:
     return torch.where(greedy_R, logits_RV.argmax(-1), sampled_R)
 
 
-def _cut(logits_RV: Any, top_k_R: Any, top_p_R: Any) -> None:
+def _cut(logits_RV: Tensor, top_k_R: Tensor, top_p_R: Tensor) -> None:
     """Set to -inf, in place, what top-k and then top-p leave out; the best token always stays."""
     sorted_RV, order_RV = logits_RV.sort(-1)
     least_R1 = sorted_RV.gather(1, (sorted_RV.shape[1] - top_k_R)[:, None])
@@ -291,14 +261,7 @@ def _cut(logits_RV: Any, top_k_R: Any, top_p_R: Any) -> None:
 
 
 def main(channel: Channel, arguments: list[str]) -> None:
-    """Load the model the first message names, say so, and serve."""
-    opening = channel.receive()
-    if opening is None:
-        return
-    folder = Path(opening["path"])
-    server = Server(channel, folder, EngineSection(**opening["settings"]))
-    channel.send({"type": "ready", "fingerprint": fingerprint(folder), "info": server.info()})
-    server.serve()
+    serve(channel, TransformersBackend)
 
 
 if __name__ == "__main__":

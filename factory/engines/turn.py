@@ -11,9 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jinja2 import TemplateError
 
 from factory.domain.failures import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBE = "Zq7Answer"
 """An answer that no template holds."""
@@ -100,7 +105,7 @@ def read_turn(tokenizer: ChatTokenizer, ends: frozenset[int]) -> Turn:
     return Turn(lead_in, tuple(lead_ids), closing, tuple(closing_ids), stop, ends | {stop}, None)
 
 
-def turn_of(model: Any, tokenizer: Any) -> Turn:
+def turn_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Turn:
     """The same of a loaded transformers model, which ends turns as its generation config says."""
     listed = model.generation_config.eos_token_id
     return read_turn(tokenizer, end_ids(tokenizer.eos_token_id, listed))
@@ -142,13 +147,12 @@ def _read(tokenizer: ChatTokenizer, ends: frozenset[int]) -> tuple[str, str]:
     return before[len(prompt) :].rstrip(" "), closing
 
 
-def leads_to_calls(tokenizer: Any, turn: Turn) -> bool:
+def leads_to_calls(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> bool:
     """Whether the lead-in leaves open that an answer calls a tool in the template's own form.
 
     gpt-oss and others name another channel or recipient there: with tools of the template's, the
     model has to write the lead-in itself.
     """
-    from jinja2 import TemplateError
 
     def text(chat: list[Any], answer_next: bool) -> str:
         return str(
@@ -169,8 +173,6 @@ def leads_to_calls(tokenizer: Any, turn: Turn) -> bool:
 
 def render(tokenizer: ChatTokenizer, chat: list[dict[str, str]], *, answer_next: bool) -> str:
     """The chat as text, with or without a generation prompt. ModelError where it is refused."""
-    from jinja2 import TemplateError
-
     try:
         return str(
             tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer_next)

@@ -43,7 +43,6 @@ from factory.engines.chat import Chat
 from factory.engines.constrain import constraint_to_wire, guide_to_wire
 from factory.engines.opening import open_engine
 from factory.engines.process import ProcessEngine
-from factory.engines.processors import vllm_processor, vllm_slot_processor
 from factory.judge.calls import judge_call
 from factory.judge.reading import parse_calls
 from factory.workspace.models import fingerprint
@@ -373,10 +372,12 @@ def test_vllm_tells_its_rows_apart(model: Path, trie: tuple[Trie, Constraint]) -
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
+    from factory.engines.processors import TrieProcessor
+
     catalogue, constraint = trie
     vocabulary = len(tokenizer(model))
     config = model_config(model, vocabulary)
-    processor = vllm_processor()(config, torch.device("cpu"), False)
+    processor = TrieProcessor(config, torch.device("cpu"), False)
     wire = guide_to_wire(constraint.trie, (), (), None)
     bound, free = SamplingParams(extra_args=wire), SamplingParams()
     code = next(code for code, _ in catalogue.codes())
@@ -412,6 +413,8 @@ def test_both_interfaces_of_vllm_allow_the_same(model: Path, trie: tuple[Trie, C
     from vllm.v1.sample.logits_processor import BatchUpdate
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
+    from factory.engines.processors import TrieProcessor, TrieSlotProcessor
+
     catalogue, constraint = trie
     tok = tokenizer(model)
     (close,), marker = tok.encode("\n"), tok.encode("call: ")
@@ -430,8 +433,8 @@ def test_both_interfaces_of_vllm_allow_the_same(model: Path, trie: tuple[Trie, C
         prefill_len=buffer(num_slots),
         total_len=buffer(num_slots),
     )
-    slots = vllm_slot_processor()(config, states)
-    rows = vllm_processor()(config, device, False)
+    slots = TrieSlotProcessor(config, states)
+    rows = TrieProcessor(config, device, False)
     code, *_ = [code for code, _ in catalogue.codes()][3:]
     path = constraint.trie
     whole, spans = (path, (), (), None), (path, (), marker, close)

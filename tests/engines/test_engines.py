@@ -31,7 +31,7 @@ from factory.engines import forest as forests
 from factory.engines import opening
 from factory.engines.base import check_request, unanswered
 from factory.engines.chat import Chat
-from factory.engines.constrain import Bound, Guide, Rows, make_guide
+from factory.engines.constrain import BatchRows, Bound, Guide, make_guide
 from factory.engines.forest import Forest
 from factory.engines.opening import choose_backend, open_engine
 from factory.engines.process import DEATHS_PER_RESTART, ProcessEngine
@@ -520,7 +520,7 @@ def test_a_batch_allows_what_the_trie_allows_each_row(
     guided = {row: (Bound(guide, "", None), ids) for row, (guide, ids) in enumerate(rows) if guide}
     logits = torch.randn(len(rows), VOCABULARY)
     before = logits.clone()
-    Rows(Forest(logits.device), guided, len(rows)).apply(logits)
+    BatchRows(Forest(logits.device), guided, len(rows)).apply(logits)
     assert allowed_tokens(logits) == [walk(guide, ids) for guide, ids in rows]
     assert torch.equal(logits[logits.isfinite()], before[logits.isfinite()])
 

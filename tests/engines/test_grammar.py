@@ -21,8 +21,8 @@ from factory.domain.failures import MissingError
 from factory.domain.jsontext import JsonTextError, parse_strict
 from factory.domain.records import Call, Constraint, Tool
 from factory.engines.constrain import (
+    BatchRows,
     Bound,
-    Rows,
     bind,
     constraint_to_wire,
     guide_to_wire,
@@ -82,7 +82,7 @@ def sample(served: Any, bounds: Sequence[Bound], seed: int) -> list[tuple[list[i
     generator = torch.Generator().manual_seed(seed)
     habit_RV = 2 * torch.randn(len(bounds), served.size, generator=generator)
     outputs: list[list[int]] = [[] for _ in bounds]
-    rows = Rows(
+    rows = BatchRows(
         Forest(habit_RV.device), dict(enumerate(zip(bounds, outputs, strict=True))), len(bounds)
     )
     ended = [False] * len(bounds)
@@ -323,7 +323,7 @@ def test_rows_of_one_batch_do_not_touch_each_other(served: Any, catalogue: Any) 
     logits = torch.randn(4, served.size)
     rows = {0: (coded, outputs[0]), 2: (known, outputs[2])}
     rows[1] = (bind(catalogue.wire, served.folder, served.size) or coded, outputs[1])
-    Rows(Forest(logits.device), rows, 4).apply(logits)
+    BatchRows(Forest(logits.device), rows, 4).apply(logits)
     allowed = [set(row.isfinite().nonzero()[:, 0].tolist()) for row in logits]
     assert allowed[0] == {catalogue.close}
     assert allowed[1] == allowed[2] >= set(encode(served, "0123456789}"))

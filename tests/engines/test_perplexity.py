@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.domain.failures import InputError, ModelError
-from factory.engines.perplexity import compute_perplexity, measure_perplexity, windows
+from factory.engines.perplexity import measure_perplexity
+from factory.engines.perplexity_child import compute_perplexity, windows
 
 TEXT = "What is the weather in Oslo tomorrow? Book a table for 4 people on Friday.\n" * 6
 

@@ -20,7 +20,7 @@ from workspaces import ROOT
 from factory.codes.growing import fit_codebook
 from factory.codes.saving import save_codebook
 from factory.domain.failures import ContentError, InputError
-from factory.engines.retrieve import Retriever as CodeRetriever
+from factory.engines.retrieve import Retriever
 from factory.score.toolbench.data import (
     SPLITS,
     ApiDocument,
@@ -427,7 +427,7 @@ def test_a_checkpoint_finds_tools_by_code(tmp_path: Path) -> None:
     async def run() -> list[RetrievalResult]:
         settings = EngineSection(threads=1, max_model_len=256)
         log = tmp_path / "retrieve.log"
-        async with await CodeRetriever.open(folder, settings=settings, log=log) as search:
+        async with await Retriever.open(folder, settings=settings, log=log) as search:
             coded = frozenset(codebook.tool_ids)
             system = ByCode(name="m", search=search, coded=coded, prompt=lambda query: query)
             assert await system.rank(["x"], bench.documents[ApiKey("New", "uncoded")]) == [[]]
