@@ -44,7 +44,7 @@ from factory.domain.records import (
 )
 from factory.engines.loading import make_savable
 from factory.engines.opening import open_engine
-from factory.engines.retrieve import Retriever, Retrieved
+from factory.engines.retrieve import Retrieved, Retriever
 from factory.engines.turn import read_turn
 from factory.train.child import _is_out_of_memory
 from factory.train.coding import _encode_chats
