@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.terminal import err, escape, out
+from factory.cli.terminal import err_some, escape, out
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_document
 from factory.ledger.history import imported_ids
@@ -69,8 +69,6 @@ def fault_finder(workspace: Workspace) -> Callable[[dict[str, Any]], str]:
 
 def report_bad_lines(bad: tuple[BadLine, ...]) -> int:
     """Print lines that were not imported; how many there are."""
-    for line in bad[:MAX_BAD_LINES_SHOWN]:
-        err(f"[yellow]bad line[/] {escape(line.where)}: {escape(line.cause)}")
-    if len(bad) > MAX_BAD_LINES_SHOWN:
-        err(f"… and {len(bad) - MAX_BAD_LINES_SHOWN} more")
+    lines = [f"[yellow]bad line[/] {escape(line.where)}: {escape(line.cause)}" for line in bad]
+    err_some(lines, MAX_BAD_LINES_SHOWN)
     return len(bad)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from factory.cli.opening import open_ledger
-from factory.cli.terminal import err, escape, escape_line, out
+from factory.cli.terminal import err_some, escape, escape_line, out
 from factory.report.export import export as write_file
 
 MAX_LEFT_OUT_SHOWN = 5
@@ -47,9 +47,7 @@ def export(
     )
     unit = "pair" if to == "dpo" else "sample"
     out(f"{escape(path)}: {done.num_lines} {unit}{'s' * (done.num_lines != 1)}")
-    for cause in done.left_out[:MAX_LEFT_OUT_SHOWN]:
-        err(f"[yellow]left out[/] {escape_line(cause)}")
-    if len(done.left_out) > MAX_LEFT_OUT_SHOWN:
-        err(f"… and {len(done.left_out) - MAX_LEFT_OUT_SHOWN} more")
+    causes = [f"[yellow]left out[/] {escape_line(cause)}" for cause in done.left_out]
+    err_some(causes, MAX_LEFT_OUT_SHOWN)
     if done.left_out:
         raise typer.Exit(1)

@@ -86,10 +86,10 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = BROKEN_PIPE_CODE
     except FactoryError as error:
-        report(error)
+        print_failure(error)
         code = error.exit_code
     except TyperException as error:
-        show_usage(error)
+        print_usage(error)
         code = 2
     except (typer.Abort, KeyboardInterrupt):
         code = STOPPED_CODE
@@ -99,17 +99,17 @@ def run() -> None:
         elif session.debug:
             raise
         else:
-            code = report_unexpected(error)
+            code = print_unexpected(error)
     if code == STOPPED_CODE:
         err("stopped; nothing is lost: `factory round` continues where it was")
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def report_unexpected(error: Exception) -> int:
+def print_unexpected(error: Exception) -> int:
     """Print what no part of the factory expected; its exit code."""
     if isinstance(error, OSError) and error.errno in DISK_FAULTS:
         failure = explain_disk(error)
-        report(failure)
+        print_failure(failure)
         return failure.exit_code
     err(f"[bold red]our bug:[/] {type(error).__name__}: {escape(str(error))}")
     err("[dim]run it again with `factory --debug …` and report the traceback[/]")
@@ -127,7 +127,7 @@ def explain_disk(error: OSError) -> DiskError:
     )
 
 
-def show_usage(error: TyperException) -> None:
+def print_usage(error: TyperException) -> None:
     """Print what is wrong with the command line."""
     show = getattr(error, "show", None)
     if show is None:
@@ -136,7 +136,7 @@ def show_usage(error: TyperException) -> None:
         show()
 
 
-def report(error: FactoryError) -> None:
+def print_failure(error: FactoryError) -> None:
     """Print a failure: what, where, and the remedy."""
     err(f"[bold red]error:[/] {escape(error.what)}")
     if error.where:

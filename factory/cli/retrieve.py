@@ -80,7 +80,6 @@ async def _retrieve(
     exact: bool,
     settings: EngineSection,
 ) -> list[Retrieved]:
-
     prompts = Prompts.load(workspace)
     texts = [prompts.render("codes/retrieve", query=query.text) for query in queries]
     log = workspace.state / "logs" / "retrieve.log"

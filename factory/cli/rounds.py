@@ -83,7 +83,6 @@ def _run(
     resume: bool,
     keep_model: bool,
 ) -> bool:
-
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
         factory = load_factory(workspace, settings, resolved, monitor, pool, keep_model=keep_model)
         factory.ledger.fold()
@@ -104,7 +103,6 @@ def _write_report(workspace: Workspace, ledger: Ledger, number: int) -> None:
 
 
 def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
-
     with WorkspaceLock(workspace.state):
         number = abandon(load_factory(workspace, settings, resolved, make_monitor()))
     out(f"round {number} is ended; its samples stay in the ledger")

@@ -21,7 +21,7 @@ from factory.ledger.lock import WorkspaceLock
 from factory.score.base import Scorable, Setup
 from factory.score.card import Line, Scorecard
 from factory.score.evaluate import Measured, evaluate, evaluate_baseline
-from factory.score.loading import kind_of, load
+from factory.score.loading import changeable_keys, load
 from factory.score.published import PublishedTable, load_published
 from factory.workspace.recipe import parse_value
 
@@ -93,19 +93,17 @@ def score(
     factory score toolbench-completion --data StableToolBench --set judge=r1 --limit 20
     """
     workspace = open_workspace()
-    kind = kind_of(workspace, name)
+    keys = changeable_keys(workspace, name)
     given: dict[str, object] = {
         key: parse_value(key, value) for key, value in parse_overrides(changes).items()
     }
     flags = {
-        {"calls": "categories", "retrieval": "splits", "completion": "splits"}.get(
-            kind, "category"
-        ): category,
+        next((key for key in ("categories", "splits") if key in keys), "category"): category,
         "limit": limit,
         "prompt": prompt.value if prompt else None,
         "syntax": syntax.value if syntax else None,
         "data": str(data.expanduser().resolve()) if data else None,
-        "allow_public_host": allow_public if kind == "completion" else None,
+        "allow_public_host": allow_public if "allow_public_host" in keys else None,
     }
     benchmark = load(workspace, name, {**given, **{k: v for k, v in flags.items() if v}})
     tables = load_published(workspace, name)

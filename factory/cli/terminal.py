@@ -41,6 +41,14 @@ def note(text: str) -> None:
     err(f"[yellow]note:[/] {escape(text)}")
 
 
+def err_some(lines: Sequence[str], limit: int) -> None:
+    """The first `limit` lines, and how many more there are; markup allowed."""
+    for line in lines[:limit]:
+        err(line)
+    if len(lines) > limit:
+        err(f"… and {len(lines) - limit} more")
+
+
 def write(text: str) -> None:
     """Text for programs on stdout, unchanged."""
     sys.stdout.write(text)

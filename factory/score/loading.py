@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from factory.domain.failures import ContentError, FactoryError
 from factory.score.apibank import ApiBank, ApiBankDefinition
 from factory.score.base import Scorable
-from factory.score.calls.kind import Calls
+from factory.score.calls.kind import Calls, Changes
 from factory.score.definition import Definition, check_definition, read_definition
 from factory.score.language import Language, LanguageDefinition
 from factory.score.teval import TEval, TEvalDefinition
@@ -45,6 +45,12 @@ def kind_of(workspace: Workspace, name: str) -> str:
             remedy=f"the kinds are calls, {', '.join(KINDS)}",
         )
     return kind
+
+
+def changeable_keys(workspace: Workspace, name: str) -> Collection[str]:
+    """The keys of a benchmark's definition that `load` can change."""
+    kind = kind_of(workspace, name)
+    return (Changes if kind == "calls" else KINDS[kind][0]).model_fields
 
 
 def load(workspace: Workspace, name: str, changes: Mapping[str, Any] | None = None) -> Scorable:

@@ -19,7 +19,7 @@ from conftest_models import tiny_model
 from workspaces import ROOT, make_workspace, run_factory
 
 from factory.cli.commands import COMMANDS, Entry, load
-from factory.cli.main import DISK_FAULTS, report_unexpected
+from factory.cli.main import DISK_FAULTS, print_unexpected
 from factory.ledger.database import Ledger
 from factory.ledger.lock import WorkspaceLock
 
@@ -289,9 +289,9 @@ def test_disk_faults_are_the_environments(
     number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    assert report_unexpected(OSError(number, os.strerror(number), "/some/file")) == 3
+    assert print_unexpected(OSError(number, os.strerror(number), "/some/file")) == 3
     assert "/some/file" in capsys.readouterr().err
-    assert report_unexpected(OSError(errno.EBADF, "bad")) == 4
+    assert print_unexpected(OSError(errno.EBADF, "bad")) == 4
 
 
 def test_show_marks_hostile_text_harmless(workspace: Path) -> None:
