@@ -207,7 +207,7 @@ def test_help_loads_no_command(arguments: list[str]) -> None:
         "try: run()\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
         "found = {name for name in sys.modules if name.startswith('factory.cli.')}\n"
-        "found -= {f'factory.cli.{name}' for name in ('main', 'commands', 'terminal')}\n"
+        "found -= {f'factory.cli.{name}' for name in ('main', 'app', 'commands', 'terminal')}\n"
         "found |= {'duckdb', 'numpy', 'jsonschema', 'jinja2'} & set(sys.modules)\n"
         "assert not found, found"
     )

@@ -1,145 +1,20 @@
-"""The `factory` command: groups of commands, one boundary for all failures.
-
-Exit codes: 0 done, 1 a gate or rule failed, 2 wrong input, 3 environment, 4 our bug.
-"""
+"""The console script. What it runs is imported inside, so that Ctrl-C has its answer at once."""
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
-from dataclasses import dataclass
-from importlib import metadata
-from typing import Annotated
+from importlib import import_module
 
-import typer
-from typer.exceptions import TyperException
-
-from factory.cli.commands import CommandTable
-from factory.cli.terminal import err, escape
-from factory.domain.failures import DiskError, EnvironmentError_, FactoryError
-
-app = typer.Typer(
-    name="factory",
-    cls=CommandTable,
-    help="Make your own model good at calling tools: one command a round, everything local.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-
-
-@dataclass
-class Session:
-    """What holds for one call of the command; click's context carries it as `obj`."""
-
-    debug: bool = False
-    """Our own bugs end in a traceback."""
-
-
-@app.callback()
-def options(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
-    context.ensure_object(Session).debug = debug
-
-
-DISK_FAULTS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOENT, errno.ENOTDIR),
-)
-"""System errors that the machine's owner can mend."""
-BROKEN_PIPE_CODE = 141
-"""What a shell reports of a program whose reader went away."""
 STOPPED_CODE = 130
-"""The same of one that Ctrl-C stopped."""
-
-
-def check_import_name() -> None:
-    """Stop where factory_boy shares the import name: files of both would mix.
-
-    Raises EnvironmentError_ with the remedy.
-    """
-    for name in ("factory_boy", "factory-boy"):
-        try:
-            metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            continue
-        raise EnvironmentError_(
-            "factory_boy is installed here, and both packages are imported as `factory`",
-            where=sys.prefix,
-            remedy="pip uninstall factory_boy, or give tool-factory an environment of its own",
-        )
+"""What a shell reports of a program that Ctrl-C stopped."""
 
 
 def run() -> None:
     """Entry point of the console script."""
-    session = Session()
     try:
-        check_import_name()
-        code = app(standalone_mode=False, obj=session)
-        sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):
-        # typer and rich answer a broken pipe with SystemExit; nothing else here raises it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = BROKEN_PIPE_CODE
-    except FactoryError as error:
-        print_failure(error)
-        code = error.exit_code
-    except TyperException as error:
-        print_usage(error)
-        code = 2
-    except (typer.Abort, KeyboardInterrupt):
+        code = import_module("factory.cli.app").call()
+    except KeyboardInterrupt:
         code = STOPPED_CODE
-    except Exception as error:
-        if str(error) == "Query interrupted":  # Ctrl-C, as DuckDB passes it on
-            code = STOPPED_CODE
-        elif session.debug:
-            raise
-        else:
-            code = print_unexpected(error)
     if code == STOPPED_CODE:
-        err("stopped; nothing is lost: `factory round` continues where it was")
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def print_unexpected(error: Exception) -> int:
-    """Print what no part of the factory expected; its exit code."""
-    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
-        failure = explain_disk(error)
-        print_failure(failure)
-        return failure.exit_code
-    err(f"[bold red]our bug:[/] {type(error).__name__}: {escape(str(error))}")
-    err("[dim]run it again with `factory --debug …` and report the traceback[/]")
-    return 4
-
-
-def explain_disk(error: OSError) -> DiskError:
-    """A system error about a file, as a failure with its remedy."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "free some space (`df -h`)" if full else "check that the path exists and is yours"
-    return DiskError(
-        f"the system refuses: {error.strerror}",
-        where=str(error.filename or ""),
-        remedy=f"{remedy}; what was finished before is kept",
-    )
-
-
-def print_usage(error: TyperException) -> None:
-    """Print what is wrong with the command line."""
-    show = getattr(error, "show", None)
-    if show is None:
-        err(escape(error))
-    else:
-        show()
-
-
-def print_failure(error: FactoryError) -> None:
-    """Print a failure: what, where, and the remedy."""
-    err(f"[bold red]error:[/] {escape(error.what)}")
-    if error.where:
-        err(f"  [dim]where:[/]  {escape(error.where)}")
-    if error.remedy:
-        err(f"  [dim]remedy:[/] [green]{escape(error.remedy)}[/]")
+        sys.stderr.write("stopped; nothing is lost: `factory round` continues where it was\n")
+    sys.exit(code)

@@ -20,7 +20,8 @@ from factory.domain.failures import ContentError
 from factory.domain.jsontext import printable
 from factory.domain.records import Call, Candidate, Past, PastQuery, Questions, Tool, Verdict
 from factory.judge.rulebook import Rule, RuleStage
-from factory.ledger.database import READER_CONFIG, interrupted_after
+from factory.ledger.database import READER_CONFIG
+from factory.ledger.interrupt import interrupted_after
 from factory.tools.schema import read_type
 
 if TYPE_CHECKING:

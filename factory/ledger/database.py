@@ -9,10 +9,6 @@ Appending and folding are for the process that holds the WorkspaceLock; anyone m
 
 from __future__ import annotations
 
-import select
-import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -25,6 +21,7 @@ import duckdb
 
 from factory.domain.failures import BusyError, DiskError, InputError
 from factory.ledger import schema
+from factory.ledger.interrupt import interrupted_after
 from factory.ledger.segments import Segments, newer_ledger, to_arrow
 from factory.ledger.tables import Batch, by_table
 
@@ -473,43 +470,6 @@ class Ledger:
                     "finished before is kept",
                 ) from error
             raise
-
-
-@contextmanager
-def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
-    """Interrupt what runs on the connection after some seconds (None is never), or by Ctrl-C.
-
-    Python learns of a signal when DuckDB returns, which may be after minutes; its wake-up
-    descriptor at once.
-    """
-    told, tell = socket.socketpair()
-    tell.setblocking(False)
-    in_charge = threading.current_thread() is threading.main_thread()
-    if in_charge and (other := signal.set_wakeup_fd(tell.fileno())) != -1:
-        signal.set_wakeup_fd(other)
-        in_charge = False
-
-    def watch() -> None:
-        wait = seconds
-        while True:
-            heard = told.recv(64) if select.select([told], [], [], wait)[0] else None
-            if heard == b"":
-                return
-            if heard is None or signal.SIGINT in heard:
-                # Again and again: an interrupt between two steps of a query is forgotten.
-                wait = 0.05
-                con.interrupt()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        if in_charge:
-            signal.set_wakeup_fd(-1)
-        tell.close()
-        watcher.join()
-        told.close()
 
 
 def _quote(path: Path) -> str:

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -18,8 +20,8 @@ import pytest
 from conftest_models import tiny_model
 from workspaces import ROOT, make_workspace, run_factory
 
+from factory.cli.app import DISK_FAULTS, print_unexpected
 from factory.cli.commands import COMMANDS, Entry, load
-from factory.cli.main import DISK_FAULTS, print_unexpected
 from factory.ledger.database import Ledger
 from factory.ledger.lock import WorkspaceLock
 
@@ -98,20 +100,72 @@ def test_columns_of_one_name_are_told_apart_in_json(workspace: Path) -> None:
         run_factory("sql", "select 1", "--timeout", seconds, cwd=workspace, code=2)
 
 
-def test_ctrl_c_stops_a_query_and_says_so(workspace: Path) -> None:
-    sql = "select count(*) from range(100000000000) a(x), range(1000) b where a.x % 7 = 3"
-    command = [sys.executable, "-m", "factory", "sql", sql]
+INTERRUPTIBLE = """
+import runpy, signal, sys
+
+# A shell's background job ignores it, and so would whatever runs in one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+event, part = sys.argv.pop(1).split(":")
+
+def stop(name, arguments):
+    global event
+    if name == event and part in str(arguments[:1]):
+        event = ""
+        signal.raise_signal(signal.SIGINT)
+
+sys.addaudithook(stop)
+runpy.run_module("factory", run_name="__main__")
+"""
+"""Ctrl-C at an event of the interpreter, so that it comes at the same moment on any machine."""
+ENDLESS = "select count(*) from range(100000000000) a(x), range(1000) b where a.x % 7 = 3"
+
+
+@contextmanager
+def interruptible(workspace: Path, event: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", INTERRUPTIBLE, event, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, cwd=workspace, env=environment, stderr=subprocess.PIPE, text=True
+        command, cwd=workspace, env=environment, stdout=pipe, stderr=pipe, text=True
     ) as process:
+        yield process
+        _, said = process.communicate()
+    assert (process.returncode, said) == (
+        130,
+        "stopped; nothing is lost: `factory round` continues where it was\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *("import:typer", "import:rich.console", "import:factory.ledger", "import:duckdb"),
+        *("open:0005_", "os.listdir:segments", "socket.__new__:"),
+    ],
+)
+def test_ctrl_c_ends_with_130_wherever_it_comes(workspace: Path, event: str) -> None:
+    """While modules are imported, the ledger opened, a query begun, the answer printed."""
+    with interruptible(workspace, event, "sql", "select 1 as a"):
+        pass
+
+
+def test_ctrl_c_stops_a_query_and_says_so(workspace: Path) -> None:
+    """However long the machine takes to come that far: it has no deadline before the next year."""
+    with interruptible(workspace, ":", "sql", ENDLESS, "--timeout", "1000000") as process:
         stat = Path(f"/proc/{process.pid}/stat")
         # Its imports take less than this many seconds of a core; the query takes days.
         while int(stat.read_text().rpartition(")")[2].split()[11]) < 5 * os.sysconf("SC_CLK_TCK"):
+            assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        said = process.communicate()[1]
-    assert process.returncode == 130 and "stopped; nothing is lost" in said
+
+
+def test_ctrl_c_stops_what_nobody_reads(workspace: Path) -> None:
+    sql = "select repeat('x', 100) from range(1000000)"
+    with interruptible(workspace, ":", "sql", sql, "--csv") as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it prints now, and soon waits for us
+        process.send_signal(signal.SIGINT)
 
 
 def test_limits_are_told(workspace: Path) -> None:

@@ -19,7 +19,7 @@ from test_retrieval import APIS, STABLE, needs
 from test_scoring import store_items
 from workspaces import ROOT, make_workspace, run_factory
 
-from factory.cli.main import app
+from factory.cli.app import app
 from factory.cli.monitor import PlainMonitor
 from factory.codes.growing import fit_codebook
 from factory.codes.saving import save_codebook
