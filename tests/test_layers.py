@@ -39,7 +39,7 @@ CHILD_ONLY = frozenset(
 """Modules that only child processes load: they import the heavy libraries at their top."""
 STILL_LOCAL = set("codes/reader.py judge/sets.py lab/seed/training.py train/trainer.py".split())
 """Files that still import from the package inside functions."""
-STILL_SHARED = set("Change Judge Question ToolCodeRow".split())
+STILL_SHARED = set("Question ToolCodeRow".split())
 """Names of classes that two files still share."""
 LIGHT_COMMANDS = (
     ["--help"],

@@ -17,7 +17,7 @@ from factory.judge.rulebook import Rulebook
 from factory.judge.trial import check_content
 from factory.ledger.history import finished_rounds
 from factory.ledger.lock import WorkspaceLock
-from factory.round.rejudge import Change, Rejudgement, rejudge
+from factory.round.rejudge import JudgementChange, Rejudgement, rejudge
 from factory.workspace.prompts import Prompts
 from factory.workspace.settings import load_settings
 
@@ -96,7 +96,7 @@ def _print_result(result: Rejudgement, rules_sha: str, dry_run: bool) -> None:
         out(f'  factory sql "{query}"')
 
 
-def _group(change: Change) -> tuple[str, str]:
+def _group(change: JudgementChange) -> tuple[str, str]:
     """What it was and what it is now, with the reason."""
     before = f"{change.status_before} {change.reason_before}".strip()
     return before, f"{change.status_after} {change.reason_after}".strip()

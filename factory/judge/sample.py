@@ -1,7 +1,7 @@
 """From raw answers to a query's verdicts and outcome: the part of a sample that can be done again.
 
-A Trail takes a query's replies in the order of the stages and closes into ledger rows, exactly one
-of them the `sample`. Sampling feeds it from an engine, a re-judgement from stored generations.
+A Trail takes a query's answers stage by stage and ends as a Sample; it neither asks a model nor
+reads the ledger, so that sampling and judging again go the same way.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from factory.domain.canon import to_json
 from factory.domain.records import (
@@ -17,6 +17,7 @@ from factory.domain.records import (
     ENGINE_DIED,
     PROMPT_TOO_LONG,
     Call,
+    Candidate,
     Completion,
     Query,
     Reply,
@@ -29,12 +30,10 @@ from factory.judge.reading import read_answers
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote
 from factory.judge.vote import vote
-from factory.ledger.tables import Batch, GenerationRow, SampleRow, VerdictRow, VoteRow
+from factory.ledger.tables import Batch, VerdictRow, VoteRow
 from factory.workspace.recipe import VoteSection
 
 NOT_SAMPLED = "not_sampled"
-
-
 UNJUDGED = {
     PROMPT_TOO_LONG: "the prompt has {tokens} tokens; raise engine.max_model_len",
     CONTEXT_FULL: "after a prompt of {tokens} tokens the answer met engine.max_model_len; raise it",
@@ -45,24 +44,23 @@ UNJUDGED = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
-    """One pass of rules over one round's candidates. Example: see factory.round."""
+class Judgement:
+    """One pass of a rulebook over a round: what its verdicts, votes and samples belong to."""
 
     rulebook: Rulebook
     """Rules with their severities."""
     vote: VoteSection
     """What wins a vote."""
     round_number: int
-    """The round."""
-    judgement: int
-    """Id of the pass, unique in the round."""
+    number: int
+    """1 while sampling, one more each time the round is judged again."""
 
     def verdict_rows(self, query_id: str, verdicts: Iterable[Verdict]) -> list[VerdictRow]:
         """Verdicts as ledger rows."""
         return [
             {
                 "round": self.round_number,
-                "judgement": self.judgement,
+                "judgement": self.number,
                 "query_id": query_id,
                 "subject": verdict.subject,
                 "rule": verdict.rule,
@@ -74,137 +72,164 @@ class Judge:
             for verdict in verdicts
         ]
 
-    def vote_row(self, query_id: str, vote: Vote) -> VoteRow:
-        """A vote as a ledger row."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What became of a query under the rules about single samples."""
+
+    candidate: Candidate
+    """The query, the tools its calls were asked with, and the calls that won."""
+    status: Status
+    stage: str
+    """The last stage it came to: draw, tools, vote or calls."""
+    cause: Verdict | None
+    """What it fell for; None where it is accepted."""
+    verdicts: tuple[Verdict, ...]
+    """All that was found, warnings too."""
+    vote: Vote | None
+    """None where it did not come to one."""
+
+    def rows(self, judgement: Judgement, now: datetime) -> Batch:
+        """The sample as ledger rows: one `sample`, its verdicts and its vote."""
+        cause, candidate, result = self.cause, self.candidate, self.vote
+        query_id = candidate.query.id
         return {
-            "round": self.round_number,
-            "judgement": self.judgement,
-            "query_id": query_id,
-            "num_samples": vote.num_samples,
-            "winner": vote.winner,
-            "votes": vote.votes,
-            "margin": vote.margin,
-            "entropy": vote.entropy,
-            "decided_by": vote.decided_by,
-            "reason": vote.reason,
-            "classes_json": json.dumps(vote.classes),
+            "verdict": judgement.verdict_rows(query_id, self.verdicts),
+            "vote": [] if result is None else [_vote_row(judgement, query_id, result)],
+            "sample": [
+                {
+                    "round": judgement.round_number,
+                    "judgement": judgement.number,
+                    "query_id": query_id,
+                    "status": self.status,
+                    "stage": self.stage,
+                    "reason": cause.reason if cause else "",
+                    "rule": cause.rule if cause else "",
+                    "path": cause.path if cause else "",
+                    "message": cause.message if cause else "",
+                    "tools_json": to_json(
+                        [{"id": tool.id, "document": tool.document} for tool in candidate.tools]
+                    ),
+                    "calls_json": to_json([asdict(call) for call in candidate.calls]),
+                    "num_tools": len(candidate.tools),
+                    "num_calls": len(candidate.calls),
+                    "agreement": result.votes / result.num_samples if result else None,
+                    "finished_at": now,
+                }
+            ],
         }
 
 
 @dataclass(slots=True, kw_only=True)
 class Trail:
-    """What one query leaves behind, as it goes."""
+    """A sample in the making: each method takes a stage's answers; what ends it gives the Sample.
 
-    judge: Judge
-    """The pass it belongs to."""
+    Example:
+        trail = Trail(judgement=judgement, query=query)
+        tools = trail.judge_tools(written)
+        sample = tools if isinstance(tools, Sample) else trail.judge_calls(tools, answers)
+    """
+
+    judgement: Judgement
     query: Query
-    """The request."""
-    generations: list[GenerationRow] = field(default_factory=list)
-    """Rows of raw outputs."""
-    verdicts: list[Verdict] = field(default_factory=list)
-    """Everything that was found so far."""
-    tools: tuple[Tool, ...] = ()
-    """The candidates that the calls were asked with."""
-    calls: tuple[Call, ...] = ()
-    """The answer that won."""
-    vote: Vote | None = None
-    """The vote, once there was one."""
+    _verdicts: list[Verdict] = field(default_factory=list)
 
-    def stop_at_draw(self, found: Sequence[Verdict]) -> Batch | None:
-        """Take the verdicts on the query alone; the rows where one of them rejects it."""
-        self.verdicts += found
+    def judge_query(self, found: Sequence[Verdict]) -> Sample | None:
+        """Take what set rules of stage `draw` found; the sample where one of them rejects."""
+        self._verdicts += found
         reject = first_reject(found)
-        return self.close("rejected", "draw", reject) if reject else None
+        return self._close("rejected", "draw", reject) if reject else None
 
-    def judge_tools(self, reply: Reply) -> tuple[Tool, ...] | Verdict:
-        """The tools of an answer that pass, or what the sample falls for."""
+    def judge_tools(self, reply: Reply) -> tuple[Tool, ...] | Sample:
+        """The tools of an answer that pass; the sample where none does."""
         completion = reply.completions[0]
         if (unjudged := self._find_unjudged("tools", reply)) is not None:
-            return unjudged
+            return self._close("unjudged", "tools", unjudged)
         checked = check_tools(
             completion.text,
-            rulebook=self.judge.rulebook,
+            rulebook=self.judgement.rulebook,
             query=self.query.text,
             finish_reason=completion.finish_reason,
         )
-        self.verdicts += checked.verdicts
-        return checked.tools or first_reject(checked.verdicts) or _NO_TOOLS
+        self._verdicts += checked.verdicts
+        if checked.tools:
+            return checked.tools
+        return self._close("rejected", "tools", first_reject(checked.verdicts) or _NO_TOOLS)
 
     def judge_code(self, tool_id: str, completion: Completion, *, valid: bool) -> None:
         """Judge the code proposed for a tool; `valid` is the trie's answer."""
         if completion.finish_reason not in UNJUDGED:
-            self.verdicts += check_code(
+            self._verdicts += check_code(
                 completion.text,
                 valid=valid,
-                rulebook=self.judge.rulebook,
+                rulebook=self.judgement.rulebook,
                 subject=f"code:{tool_id}",
             )
 
-    def judge_calls(self, reply: Reply) -> Batch:
-        """Vote on the answers, judge each of them, and close (A5)."""
+    def judge_calls(self, tools: tuple[Tool, ...], reply: Reply) -> Sample:
+        """Vote on the answers to a query with these tools, and judge each of them (A5)."""
         if (unjudged := self._find_unjudged("calls", reply)) is not None:
-            return self.close("unjudged", "calls", unjudged)
+            return self._close("unjudged", "calls", unjudged, tools)
         answers = read_answers(completion.text for completion in reply.completions)
-        self.vote = vote(
+        result = vote(
             answers,
-            self.tools,
-            minimum=self.judge.vote.minimum or None,
-            plurality=self.judge.vote.plurality,
+            tools,
+            minimum=self.judgement.vote.minimum or None,
+            plurality=self.judgement.vote.plurality,
             logprobs=[c.logprob / max(1, len(c.token_ids)) for c in reply.completions],
         )
+        calls: tuple[Call, ...] = ()
         reject: Verdict | None = None
         for index, (answer, completion) in enumerate(zip(answers, reply.completions, strict=True)):
-            cut = completion.finish_reason in UNJUDGED
             verdicts = check_calls(
                 answer,
-                self.tools,
-                rulebook=self.judge.rulebook,
+                tools,
+                rulebook=self.judgement.rulebook,
                 query=self.query.text,
-                finish_reason="length" if cut else completion.finish_reason,
+                finish_reason=completion.finish_reason,
                 subject=f"sample:{index}",
             )
-            self.verdicts += verdicts
-            if index == self.vote.winner:
-                self.calls = answer.calls or ()
-                reject = first_reject(verdicts)
-        if self.vote.winner is None:
-            found = check_vote(self.vote, rulebook=self.judge.rulebook)
-            self.verdicts += found
-            return self.close("rejected", "vote", found[0] if found else _NO_WINNER)
-        return self.close("rejected" if reject else "accepted", "calls", reject)
+            self._verdicts += verdicts
+            if index == result.winner:
+                calls, reject = answer.calls or (), first_reject(verdicts)
+        if result.winner is None:
+            found = check_vote(result, rulebook=self.judgement.rulebook)
+            self._verdicts += found
+            cause = found[0] if found else _NO_WINNER
+            return self._close("rejected", "vote", cause, tools, vote=result)
+        status: Status = "rejected" if reject else "accepted"
+        return self._close(status, "calls", reject, tools, calls, result)
 
-    def close_unasked(self, stage: str) -> Batch:
-        """The rows where a stage's answer was never sampled."""
-        verdict = _make_verdict(stage, NOT_SAMPLED, UNJUDGED[NOT_SAMPLED])
-        self.verdicts.append(verdict)
-        return self.close("unjudged", stage, verdict)
+    def close_unasked(self, stage: str, shown: tuple[Tool, ...] = ()) -> Sample:
+        """The sample where a stage's answer was never sampled."""
+        cause = _make_verdict(stage, NOT_SAMPLED, UNJUDGED[NOT_SAMPLED])
+        self._verdicts.append(cause)
+        return self._close("unjudged", stage, cause, shown)
 
-    def close(self, status: Status, stage: str, verdict: Verdict | None) -> Batch:
-        """The query's rows; `verdict` is what it fell for, None where it is accepted."""
-        judge, query_id = self.judge, self.query.id
-        sample: SampleRow = {
-            "round": judge.round_number,
-            "judgement": judge.judgement,
-            "query_id": query_id,
-            "status": status,
-            "stage": stage,
-            "reason": verdict.reason if verdict else "",
-            "rule": verdict.rule if verdict else "",
-            "path": verdict.path if verdict else "",
-            "message": verdict.message if verdict else "",
-            "tools_json": to_json([{"id": t.id, "document": t.document} for t in self.tools]),
-            "calls_json": to_json([asdict(call) for call in self.calls]),
-            "num_tools": len(self.tools),
-            "num_calls": len(self.calls),
-            "agreement": self.vote.votes / self.vote.num_samples if self.vote else None,
-            "finished_at": datetime.now(UTC),
-        }
-        return {
-            "generation": self.generations,
-            "verdict": judge.verdict_rows(query_id, self.verdicts),
-            "vote": [] if self.vote is None else [judge.vote_row(query_id, self.vote)],
-            "sample": [sample],
-        }
+    def close_without_own(self, shown: tuple[Tool, ...]) -> Sample:
+        """The sample where every document of its own that the calls were asked with falls now."""
+        fallen = [v for v in self._verdicts if v.subject.startswith("tool")]
+        if reject := first_reject(fallen):
+            return self._close("rejected", "tools", reject, shown)
+        return self.close_unasked("calls", shown)
+
+    def _close(
+        self,
+        status: Status,
+        stage: str,
+        cause: Verdict | None,
+        tools: tuple[Tool, ...] = (),
+        calls: tuple[Call, ...] = (),
+        vote: Vote | None = None,
+    ) -> Sample:
+        return Sample(
+            candidate=Candidate(query=self.query, tools=tools, calls=calls),
+            status=status,
+            stage=stage,
+            cause=cause,
+            verdicts=tuple(self._verdicts),
+            vote=vote,
+        )
 
     def _find_unjudged(self, subject: str, reply: Reply) -> Verdict | None:
         """Why none of the reply's answers can be judged; None where one can."""
@@ -212,8 +237,8 @@ class Trail:
         if any(completion.finish_reason not in UNJUDGED for completion in reply.completions):
             return None
         message = UNJUDGED[reason].format(tokens=reply.num_prompt_tokens)
-        self.verdicts.append(_make_verdict(subject, reason, message))
-        return self.verdicts[-1]
+        self._verdicts.append(_make_verdict(subject, reason, message))
+        return self._verdicts[-1]
 
 
 def first_reject(verdicts: Sequence[Verdict]) -> Verdict | None:
@@ -221,9 +246,20 @@ def first_reject(verdicts: Sequence[Verdict]) -> Verdict | None:
     return next((verdict for verdict in verdicts if verdict.severity == "reject"), None)
 
 
-def status_of(verdict: Verdict) -> Status:
-    """What a sample is that ends with the verdict."""
-    return "unjudged" if verdict.reason in UNJUDGED else "rejected"
+def _vote_row(judgement: Judgement, query_id: str, result: Vote) -> VoteRow:
+    return {
+        "round": judgement.round_number,
+        "judgement": judgement.number,
+        "query_id": query_id,
+        "num_samples": result.num_samples,
+        "winner": result.winner,
+        "votes": result.votes,
+        "margin": result.margin,
+        "entropy": result.entropy,
+        "decided_by": result.decided_by,
+        "reason": result.reason,
+        "classes_json": json.dumps(result.classes),
+    }
 
 
 def _make_verdict(subject: str, reason: str, message: str) -> Verdict:
@@ -239,7 +275,5 @@ def _make_verdict(subject: str, reason: str, message: str) -> Verdict:
 
 _NO_TOOLS = _make_verdict("tools", "no_tools", "the answer holds no tool document")
 """Where nothing is left to call although every rule about it is off."""
-
-
 _NO_WINNER = _make_verdict("vote", "no_winner", "no answer won the vote")
 """The same for a vote."""

@@ -12,12 +12,27 @@ from dataclasses import dataclass
 
 from factory.domain.canon import tool_id
 from factory.domain.jsontext import json_path, show
-from factory.domain.records import Tool, Verdict, Vote
+from factory.domain.records import (
+    CONTEXT_FULL,
+    ENGINE_DIED,
+    PROMPT_TOO_LONG,
+    Tool,
+    Verdict,
+    Vote,
+)
 from factory.judge.calls import judge_call, judge_duplicates, judge_grounding, judge_reading
 from factory.judge.documents import find_unusable, judge_document, judge_name_in_set
 from factory.judge.findings import Finding
 from factory.judge.reading import ParsedCalls, ParsedTools, parse_calls, parse_tools
 from factory.judge.rulebook import Rulebook
+
+CUTS = {
+    "length": "at the limit of new tokens",
+    CONTEXT_FULL: "where it met engine.max_model_len",
+    PROMPT_TOO_LONG: "because the prompt fills engine.max_model_len",
+    ENGINE_DIED: "where the engine ended",
+}
+"""What cut an answer short, by its finish reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +89,8 @@ def check_calls(
     """Judges one answer's calls against the candidate tools."""
     parsed = parse_calls(answer) if isinstance(answer, str) else answer
     findings: list[Finding] = []
-    if finish_reason == "length":
-        message = f"cut after {len(parsed.text)} characters, at the limit of new tokens"
+    if finish_reason in CUTS:
+        message = f"cut after {len(parsed.text)} characters, {CUTS[finish_reason]}"
         findings.append(Finding("call/truncated", (), message))
     if parsed.failure:
         return (
@@ -180,8 +195,8 @@ def _judge_block(
     if len(parsed.documents) > limit:
         message = f"{len(parsed.documents)} tools, at most {limit} are allowed"
         whole.append(Finding("tool/too_many_tools", (), message))
-    if finish_reason == "length" and parsed.failure:
-        message = f"cut after {len(text)} characters, at the limit of new tokens"
+    if finish_reason in CUTS and parsed.failure:
+        message = f"cut after {len(text)} characters, {CUTS[finish_reason]}"
         return whole, [Finding("tool/truncated", (), message)]
     if parsed.failure == "tools_json":
         return whole, [Finding("tool/tools_json", (), f"not JSON: {parsed.message}")]

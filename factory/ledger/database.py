@@ -232,11 +232,7 @@ class Ledger:
         surrogates, which UTF-8 cannot hold, are stored as their `\\udXXX` escape. An unknown table
         or column is our bug. Raises DiskError if there is no space.
         """
-        given = by_table(batch)
-        unknown = sorted(given.keys() - self._schemas.keys())
-        assert not unknown, f"no such table: {unknown}"
-        tables = {name: to_arrow(rows, self._schemas[name]) for name, rows in given.items() if rows}
-        if tables:
+        if tables := self._to_arrow(batch):
             self._segments.write(tables)
 
     def fold(self, wait_seconds: float = 0.0) -> bool:
@@ -261,8 +257,10 @@ class Ledger:
         self._segments.discard(names)
         return True
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def connect(self, also: Batch | None = None) -> duckdb.DuckDBPyConnection:
         """A private connection that reads the file and the segments, and can do nothing else.
+
+        It shows the rows of `also` as if they had been appended.
 
         Every table and view is there by its name, empty if there is no ledger yet. The file is
         attached read-only; other files, extensions and settings are out of reach; all of it is
@@ -275,7 +273,7 @@ class Ledger:
         while True:
             try:
                 with self._explained():
-                    return self._open_reader()
+                    return self._open_reader(also or {})
             except FileNotFoundError:
                 # A first fold has just made the file and is deleting the segments we listed.
                 if time.monotonic() >= deadline:
@@ -310,19 +308,20 @@ class Ledger:
             yield reader.stream(sql, parameters, timeout_seconds=timeout_seconds, limit=limit)
 
     @contextmanager
-    def read(self) -> Iterator[Reader]:
+    def read(self, also: Batch | None = None) -> Iterator[Reader]:
         """One snapshot for several questions; nothing is folded until the block ends.
 
-        Close it before anything is appended that must be folded, or read again.
+        It shows the rows of `also` as if they had been appended. Close it before anything is
+        appended that must be folded, or read again.
         """
-        with closing(self._connect_patiently()) as con:
+        with closing(self._connect_patiently(also)) as con:
             yield Reader(con)
 
-    def _connect_patiently(self) -> duckdb.DuckDBPyConnection:
+    def _connect_patiently(self, also: Batch | None) -> duckdb.DuckDBPyConnection:
         told = False
         while True:
             try:
-                return self.connect()
+                return self.connect(also)
             except BusyError as error:
                 if self._on_busy is None:
                     raise
@@ -387,7 +386,7 @@ class Ledger:
         con.execute("use memory")
         con.execute("detach stored")
 
-    def _open_reader(self) -> duckdb.DuckDBPyConnection:
+    def _open_reader(self, also: Batch) -> duckdb.DuckDBPyConnection:
         # Listed before the file is attached: what a fold takes in meanwhile is seen in the file.
         names = self._segments.names()
         con = duckdb.connect(config=READER_CONFIG)
@@ -402,7 +401,7 @@ class Ledger:
             con.execute("use memory.pending")
             for migration in self._migrations:
                 con.execute(migration.sql)
-            pending = self._load(con, names)
+            pending = self._load(con, names) | _insert(con, self._to_arrow(also))
             con.execute("use memory.main")
             for table in schema.table_names(con, "memory", "pending"):
                 if current and table not in pending:
@@ -433,12 +432,14 @@ class Ledger:
         """Insert the rows of some segments into the tables of the current schema; their names."""
         filled: set[str] = set()
         for start in range(0, len(names), FOLD_CHUNK):
-            for table, rows in self._segments.read(names[start : start + FOLD_CHUNK]).items():
-                con.register("batch", rows)
-                con.execute(f'insert into "{table}" by name from batch')
-                con.unregister("batch")
-                filled.add(table)
+            filled |= _insert(con, self._segments.read(names[start : start + FOLD_CHUNK]))
         return filled
+
+    def _to_arrow(self, batch: Batch) -> dict[str, pa.Table]:
+        given = by_table(batch)
+        unknown = sorted(given.keys() - self._schemas.keys())
+        assert not unknown, f"no such table: {unknown}"
+        return {name: to_arrow(rows, self._schemas[name]) for name, rows in given.items() if rows}
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -470,6 +471,15 @@ class Ledger:
                     "finished before is kept",
                 ) from error
             raise
+
+
+def _insert(con: duckdb.DuckDBPyConnection, tables: Mapping[str, pa.Table]) -> set[str]:
+    """Insert rows by table; the tables' names."""
+    for table, rows in tables.items():
+        con.register("batch", rows)
+        con.execute(f'insert into "{table}" by name from batch')
+        con.unregister("batch")
+    return set(tables)
 
 
 def _quote(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from factory.domain.records import Candidate, Past, Query
-from factory.judge.sample import Judge, Trail
+from factory.judge.sample import Judgement, Trail
 from factory.judge.sets import judge_round
 from factory.ledger import history
 from factory.ledger.history import OpenRound
@@ -14,19 +14,19 @@ from factory.ledger.tables import Batch, SampleRow, VerdictRow
 from factory.round.factory import Factory
 
 
-def make_judge(factory: Factory, this: OpenRound) -> Judge:
-    """The round's pass of rules."""
-    return Judge(
+def judgement_of(factory: Factory, this: OpenRound) -> Judgement:
+    """The round's own pass of rules."""
+    return Judgement(
         rulebook=factory.rulebook,
         vote=factory.recipe.vote,
         round_number=this.number,
-        judgement=this.judgement,
+        number=this.judgement,
     )
 
 
 def judge_drawn(factory: Factory, this: OpenRound, queries: Sequence[Query], past: Past) -> Batch:
     """Rows of the queries that a rule of stage `draw` finds; nothing is asked for rejects."""
-    judge = make_judge(factory, this)
+    judgement, now = judgement_of(factory, this), datetime.now(UTC)
     found = judge_round(
         factory.rulebook.rules,
         [Candidate(query=query) for query in queries],
@@ -38,9 +38,9 @@ def judge_drawn(factory: Factory, this: OpenRound, queries: Sequence[Query], pas
     stopped: list[SampleRow] = []
     for query in queries:
         verdicts = found.get(query.id, [])
-        judged += judge.verdict_rows(query.id, verdicts)
-        if batch := Trail(judge=judge, query=query).stop_at_draw(verdicts):
-            stopped += batch["sample"]
+        judged += judgement.verdict_rows(query.id, verdicts)
+        if sample := Trail(judgement=judgement, query=query).judge_query(verdicts):
+            stopped += sample.rows(judgement, now)["sample"]
     return {"verdict": judged, "sample": stopped}
 
 
@@ -54,8 +54,8 @@ def judge(factory: Factory, this: OpenRound) -> None:
         candidates = history.round_candidates(past, this.number, this.judgement)
         accepted = history.accepted_before(past, this.number)
     verdicts = judge_round(factory.rulebook.rules, candidates, accepted, factory.all_benchmarks)
-    making = make_judge(factory, this)
-    rows = [row for query, each in verdicts.items() for row in making.verdict_rows(query, each)]
+    judgement = judgement_of(factory, this)
+    rows = [row for query, each in verdicts.items() for row in judgement.verdict_rows(query, each)]
     num_rejected = sum(any(v.severity == "reject" for v in each) for each in verdicts.values())
     detail = {
         "candidates": len(candidates),

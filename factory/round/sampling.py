@@ -10,14 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from factory.codes.saving import SavedCodebook, load_codebook
-from factory.domain.records import Query
+from factory.judge.sample import Judgement, Sample
 from factory.ledger import history
 from factory.ledger.database import Ledger
 from factory.ledger.history import OpenRound
 from factory.ledger.tables import Batch, merge
+from factory.round.asking import Asking
 from factory.round.factory import Factory
-from factory.round.judging import make_judge
-from factory.round.sampler import Sampler
+from factory.round.judging import judgement_of
+from factory.round.sampler import sample_query
 from factory.score.keeper import Keeper
 
 FLUSH_SECONDS = 1.0
@@ -34,14 +35,19 @@ async def sample(factory: Factory, this: OpenRound, model: Keeper) -> None:
     queries = history.pending_queries(factory.ledger, this.number)
     factory.monitor.stage("sample", len(queries))
     started = datetime.now(UTC)
-    sampler = Sampler(
-        engine=engine,
-        prompts=factory.prompts,
-        recipe=factory.recipe,
-        judge=make_judge(factory, this),
-        codebook=codebook_of(factory, this),
-    )
-    await _sample_all(factory, sampler, queries)
+    codebook = codebook_of(factory, this)
+    answerers = [
+        Asking(
+            query=query,
+            round_number=this.number,
+            engine=engine,
+            prompts=factory.prompts,
+            recipe=factory.recipe,
+            codebook=codebook,
+        )
+        for query in queries
+    ]
+    await _sample_all(factory, judgement_of(factory, this), answerers)
     factory.finish(this.number, "sample", started)
 
 
@@ -52,22 +58,24 @@ def codebook_of(factory: Factory, this: OpenRound) -> SavedCodebook | None:
     return load_codebook(Path(this.checkpoint.path))
 
 
-async def _sample_all(factory: Factory, sampler: Sampler, queries: Sequence[Query]) -> None:
+async def _sample_all(factory: Factory, judgement: Judgement, answerers: Sequence[Asking]) -> None:
+    """A window of queries in flight at once; what is finished is written whatever happens."""
     window = asyncio.Semaphore(factory.recipe.window)
 
-    async def run(query: Query) -> Batch:
+    async def run(asking: Asking) -> Sample:
         async with window:
-            return await sampler.run(query)
+            sample = await sample_query(judgement, asking.query, asking)
+        rows = sample.rows(judgement, datetime.now(UTC))
+        writer.add({**rows, "generation": asking.generations})
+        return sample
 
     tally: Counter[str] = Counter()
-    tasks = [asyncio.ensure_future(run(query)) for query in queries]
     writer = _Writer(factory.ledger)
+    tasks = [asyncio.ensure_future(run(asking)) for asking in answerers]
     flusher = asyncio.ensure_future(writer.flush_regularly())
     try:
         for done, finished in enumerate(asyncio.as_completed(tasks), 1):
-            rows = await finished
-            tally[rows["sample"][0]["status"]] += 1
-            writer.add(rows)
+            tally[(await finished).status] += 1
             detail = ", ".join(f"{count} {status}" for status, count in sorted(tally.items()))
             factory.monitor.progress(done, detail)
     finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from workspaces import ROOT
 
 from factory.domain.canon import query_id
 from factory.domain.records import (
+    CONTEXT_FULL,
     PROMPT_TOO_LONG,
     SCHEMA_UNSUPPORTED,
     Completion,
@@ -23,10 +26,11 @@ from factory.domain.records import (
 from factory.engines.base import unanswered
 from factory.engines.replay import ReplayEngine
 from factory.judge.rulebook import Rulebook
-from factory.judge.sample import Judge
+from factory.judge.sample import Judgement
 from factory.ledger.database import Ledger
 from factory.ledger.tables import Batch
-from factory.round.sampler import Sampler
+from factory.round.asking import Asking
+from factory.round.sampler import sample_query
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import Recipe
@@ -62,16 +66,19 @@ RIGHT = call(people=4, city="Lisbon")
 
 def run(engine: ReplayEngine, *, recipe: Recipe | None = None) -> Batch:
     recipe = recipe or Recipe()
-    sampler = Sampler(
+    judgement = Judgement(
+        rulebook=Rulebook.load(WORKSPACE, {}), vote=recipe.vote, round_number=1, number=1
+    )
+    asking = Asking(
+        query=Query(id=query_id(TEXT), text=TEXT, source="test:1"),
+        round_number=1,
         engine=engine,
         prompts=Prompts.load(WORKSPACE),
         recipe=recipe,
-        judge=Judge(
-            rulebook=Rulebook.load(WORKSPACE, {}), vote=recipe.vote, round_number=1, judgement=1
-        ),
         codebook=None,
     )
-    return asyncio.run(sampler.run(Query(id=query_id(TEXT), text=TEXT, source="test:1")))
+    sample = asyncio.run(sample_query(judgement, asking.query, asking))
+    return {**sample.rows(judgement, datetime.now(UTC)), "generation": asking.generations}
 
 
 def answer(tools: str, calls: Sequence[str]) -> Callable[[Request], Sequence[str]]:
@@ -181,6 +188,28 @@ def test_prompt_that_does_not_fit_is_unjudged() -> None:
     sample = rows["sample"][0]
     assert (sample["status"], sample["reason"]) == ("unjudged", PROMPT_TOO_LONG)
     assert "max_model_len" in str(sample["message"])
+
+
+class FullEngine(ReplayEngine):
+    """A model whose window cuts its second answer with calls, and whose limit cuts its third."""
+
+    async def sample(self, requests: Sequence[Request]) -> list[Reply]:
+        (reply,) = await super().sample(requests)
+        if requests[0].id.endswith("/calls"):
+            completions = list(reply.completions)
+            for index, reason in ((1, CONTEXT_FULL), (2, "length")):
+                completions[index] = replace(completions[index], finish_reason=reason)
+            reply = replace(reply, completions=tuple(completions))
+        return [reply]
+
+
+def test_an_answer_cut_by_the_window_is_not_called_too_long() -> None:
+    rows = run(FullEngine(answer(TOOLS, [RIGHT] * 5)))
+    cut = {v["subject"]: v["message"] for v in rows["verdict"] if v["reason"] == "truncated"}
+    assert cut == {
+        "sample:1": f"cut after {len(RIGHT)} characters, where it met engine.max_model_len",
+        "sample:2": f"cut after {len(RIGHT)} characters, at the limit of new tokens",
+    }
 
 
 def test_rows_fit_the_ledger(tmp_path: Path) -> None:

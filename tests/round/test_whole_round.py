@@ -78,9 +78,9 @@ def test_a_whole_round_asks_the_ledger_once_a_step(
     opened = []
     connect = Ledger.connect
 
-    def count(self: Ledger) -> Any:
+    def count(self: Ledger, *rest: Any) -> Any:
         opened.append(self)
-        return connect(self)
+        return connect(self, *rest)
 
     monkeypatch.setattr(Ledger, "connect", count)
     result = asyncio.run(run_round(factory, len(POOL)))

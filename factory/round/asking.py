@@ -1,0 +1,173 @@
+"""One query's requests to the model, and every raw output as a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from factory.codes.saving import SavedCodebook
+from factory.domain.canon import canonical_json, derive_seed
+from factory.domain.records import (
+    SCHEMA_UNSUPPORTED,
+    Constraint,
+    Message,
+    Query,
+    Reply,
+    Request,
+    Sampling,
+    Tool,
+)
+from factory.engines.base import Engine
+from factory.ledger.tables import GenerationRow
+from factory.round.sampler import Proposal
+from factory.workspace.messages import generation_messages, invocation_messages
+from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """An Answerer that asks an engine."""
+
+    query: Query
+    round_number: int
+    engine: Engine
+    prompts: Prompts
+    recipe: Recipe
+    codebook: SavedCodebook | None
+    """The checkpoint's codes; None where it has none yet."""
+    generations: list[GenerationRow] = field(default_factory=list)
+    """Every answer so far, in order of the stages."""
+
+    async def write_tools(self) -> Reply:
+        """One sample of candidate tools at the recipe's temperature (algorithms §1.4)."""
+        tools = self.recipe.tools
+        request = Request(
+            id=f"{self.query.id}/tools",
+            messages=generation_messages(self.query.text, self.prompts),
+            sampling=Sampling(
+                temperature=tools.temperature,
+                max_tokens=tools.max_tokens,
+                seed=self._seed("tools"),
+            ),
+        )
+        (reply,) = await self.engine.sample([request])
+        self._keep("tools", "", request, reply, "tools/generate")
+        return reply
+
+    async def propose_codes(self, tools: Sequence[Tool]) -> list[Proposal]:
+        """Greedy, along the grammar of codes rather than the trie: a new tool's code is new."""
+        if self.codebook is None or self.codebook.grammar_path is None:
+            return []
+        constraint = Constraint(trie=str(self.codebook.grammar_path))
+        sampling = Sampling(max_tokens=self.codebook.num_levels + 1)
+        requests = [
+            Request(
+                id=f"{self.query.id}/propose/{index}",
+                messages=(self._ask_with("codes/encode", tool=tool.document),),
+                sampling=sampling,
+                constraint=constraint,
+            )
+            for index, tool in enumerate(tools)
+        ]
+        replies = await self.engine.sample(requests)
+        proposals = []
+        for tool, request, reply in zip(tools, requests, replies, strict=True):
+            self._keep("propose", tool.id, request, reply, "codes/encode")
+            completion = reply.completions[0]
+            valid = self.codebook.parse(completion.text) is not None
+            proposals.append(Proposal(tool.id, completion, valid))
+        return proposals
+
+    async def show(self, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+        """With tools that the model names by code for the query: answers or hard distractors."""
+        codes, codebook = self.recipe.codes, self.codebook
+        if codebook is None or codes.retrieve == 0 or codes.keep == 0:
+            return tools
+        request = Request(
+            id=f"{self.query.id}/retrieve",
+            messages=(self._ask_with("codes/retrieve", query=self.query.text),),
+            sampling=Sampling(
+                n=codes.retrieve,
+                temperature=1.0,
+                max_tokens=codebook.num_levels + 1,
+                seed=self._seed("retrieve"),
+            ),
+            constraint=Constraint(trie=str(codebook.trie_path)),
+        )
+        (reply,) = await self.engine.sample([request])
+        self._keep("retrieve", "", request, reply, "codes/retrieve")
+        retrieved: list[Tool] = []
+        names = {tool.name for tool in tools}
+        for completion in sorted(reply.completions, key=lambda c: -c.logprob):
+            tool = codebook.tool_of(completion.text)
+            if tool is not None and tool.name not in names:
+                names.add(tool.name)
+                retrieved.append(tool)
+        return (*tools, *retrieved[: codes.keep])
+
+    async def call(self, shown: tuple[Tool, ...]) -> Reply:
+        """n samples of calls by top-k sampling (algorithms §1.4, A4)."""
+        calls, documents = self.recipe.calls, [tool.document for tool in shown]
+        constraint = None
+        if calls.constrain == "schema":
+            constraint = Constraint(tools=tuple(documents), form="calls")
+        request = Request(
+            id=f"{self.query.id}/calls",
+            messages=invocation_messages(self.query.text, documents, self.prompts),
+            sampling=Sampling(
+                n=calls.n,
+                temperature=calls.temperature,
+                top_k=calls.top_k,
+                top_p=calls.top_p,
+                max_tokens=calls.max_tokens,
+                seed=self._seed("calls"),
+            ),
+            constraint=constraint,
+        )
+        (reply,) = await self.engine.sample([request])
+        if reply.completions[0].finish_reason == SCHEMA_UNSUPPORTED:
+            request = replace(request, constraint=None)
+            (reply,) = await self.engine.sample([request])
+        self._keep("calls", "", request, reply, "calls/system")
+        return reply
+
+    def _ask_with(self, prompt: str, **values: object) -> Message:
+        return Message(role="user", content=self.prompts.render(prompt, **values))
+
+    def _seed(self, stage: str) -> int:
+        return derive_seed(self.recipe.seed, self.round_number, self.query.id, stage)
+
+    def _keep(self, stage: str, subject: str, request: Request, reply: Reply, prompt: str) -> None:
+        """Keep every raw output of a reply."""
+        sampling, constraint = request.sampling, request.constraint
+        bound = {"constrain": "schema"} if constraint is not None and constraint.tools else {}
+        sampling_json = canonical_json(
+            {
+                "n": sampling.n,
+                "temperature": sampling.temperature,
+                "top_k": sampling.top_k,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_tokens,
+                **bound,
+            }
+        )
+        self.generations.extend(
+            {
+                "round": self.round_number,
+                "query_id": self.query.id,
+                "stage": stage,
+                "subject": subject,
+                "num_prompt_tokens": reply.num_prompt_tokens,
+                "sampling_json": sampling_json,
+                "prompt_sha": self.prompts.sha(prompt),
+                "checkpoint_id": self.engine.checkpoint.id,
+                "sample_index": index,
+                "text": completion.text,
+                "finish_reason": completion.finish_reason,
+                "num_tokens": len(completion.token_ids),
+                "logprob": completion.logprob,
+                "seed": sampling.seed + index,
+            }
+            for index, completion in enumerate(reply.completions)
+        )
