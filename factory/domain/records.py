@@ -395,7 +395,7 @@ UNANSWERED = frozenset({PROMPT_TOO_LONG, ENGINE_DIED, SCHEMA_UNSUPPORTED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A sample that the rules about one record let pass, or a drawn query (no tools, no calls).
+    """What sampling made of a query: judged, trained on where accepted; bare when it is drawn.
 
     Example: Candidate(query=Query(…), tools=(Tool(…),), calls=(Call(…),)).
     """

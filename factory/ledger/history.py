@@ -130,21 +130,7 @@ def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
     return bool(past.query(sql, [benchmark, basis], limit=1).rows)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcceptedSample:
-    """An accepted sample as it is trained on."""
-
-    round_number: int
-    """Its round."""
-    query: Query
-    """The request."""
-    tools: tuple[Tool, ...]
-    """Candidates it was answered with."""
-    calls: tuple[Call, ...]
-    """The answer that won the vote."""
-
-
-def accepted_samples(past: Source, number: int) -> list[AcceptedSample]:
+def accepted_samples(past: Source, number: int) -> list[Candidate]:
     """Accepted samples of a round, in draw order."""
     rows = past.query(
         """
@@ -156,10 +142,7 @@ def accepted_samples(past: Source, number: int) -> list[AcceptedSample]:
         """,
         [number],
     ).rows
-    return [
-        AcceptedSample(round_number=number, query=each.query, tools=each.tools, calls=each.calls)
-        for each in (read_candidate(*row) for row in rows)
-    ]
+    return [_read_candidate(*row) for row in rows]
 
 
 def round_candidates(past: Source, number: int, judgement: int) -> list[Candidate]:
@@ -176,10 +159,10 @@ def round_candidates(past: Source, number: int, judgement: int) -> list[Candidat
         """,
         [number, judgement],
     ).rows
-    return [read_candidate(*row) for row in rows]
+    return [_read_candidate(*row) for row in rows]
 
 
-def read_candidate(query_id: str, text: str, tools_json: str, calls_json: str) -> Candidate:
+def _read_candidate(query_id: str, text: str, tools_json: str, calls_json: str) -> Candidate:
     """A candidate from the columns of its sample."""
     return Candidate(
         query=Query(id=query_id, text=text, source="ledger"),

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from factory.codes.saving import FOLDER, SavedCodebook
 from factory.domain.failures import GateError
-from factory.domain.records import Checkpoint, Example, Tool
+from factory.domain.records import Candidate, Checkpoint, Example, Tool
 from factory.ledger import history
 from factory.ledger.database import Source
-from factory.ledger.history import AcceptedSample, OpenRound
+from factory.ledger.history import OpenRound
 from factory.ledger.lineage import make_checkpoint
 from factory.ledger.rows import example_row, tool_rows, training_row
 from factory.ledger.tables import Batch
@@ -103,7 +103,7 @@ def _write_job(
     this: OpenRound,
     past: Source,
     folder: Path,
-    accepted: Sequence[AcceptedSample],
+    accepted: Sequence[Candidate],
     examples: Sequence[Example],
     codebook: SavedCodebook | None,
     held_out: frozenset[str],

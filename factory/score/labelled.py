@@ -19,8 +19,7 @@ from typing import Any
 from factory.domain.canon import query_id
 from factory.domain.failures import InputError
 from factory.domain.jsontext import parse_strict
-from factory.domain.records import Call, Questions
-from factory.ledger.history import AcceptedSample
+from factory.domain.records import Call, Candidate, Questions
 from factory.score.calls.bfcl import OMITTABLE, check_ast, gold_calls
 from factory.score.calls.questions import Benchmark
 from factory.score.definition import Split
@@ -88,7 +87,7 @@ def read_labelled(file: Path) -> tuple[list[Labelled], list[BadLine]]:
 
 
 def from_samples(
-    ids: Sequence[str], samples: Iterable[AcceptedSample], trained: frozenset[str]
+    ids: Sequence[str], samples: Iterable[Candidate], trained: frozenset[str]
 ) -> tuple[list[Labelled], list[BadLine]]:
     """The accepted samples of these query ids as labelled requests.
 
@@ -219,7 +218,7 @@ def _to_bfcl(function: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _to_gold(call: Call, sample: AcceptedSample) -> dict[str, dict[str, list[Any]]]:
+def _to_gold(call: Call, sample: Candidate) -> dict[str, dict[str, list[Any]]]:
     """The confirmed call as ground truth: its values, or the default left out."""
     tool = next(tool for tool in sample.tools if tool.name == call.name)
     properties: Mapping[str, Any] = tool.arguments.get("properties") or {}

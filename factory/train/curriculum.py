@@ -11,9 +11,9 @@ from factory.codes.graph import canonical_pairs
 from factory.codes.quantized import QuantizedConfig
 from factory.domain.canon import derive_seed
 from factory.domain.failures import RecipeError
-from factory.domain.records import Example, Pair, Tool
+from factory.domain.records import Candidate, Example, Pair, Tool
 from factory.ledger.database import Source
-from factory.ledger.history import AcceptedSample, code_answers, imported_tools
+from factory.ledger.history import code_answers, imported_tools
 from factory.train.examples import (
     CODED_KINDS,
     MAX_OTHER_TOOLS,
@@ -28,7 +28,7 @@ from factory.workspace.recipe import Recipe
 
 
 def own_examples(
-    accepted: Sequence[AcceptedSample],
+    accepted: Sequence[Candidate],
     documents: Sequence[Tool],
     codebook: Codebook | None,
     prompts: Prompts,
@@ -48,7 +48,7 @@ def own_examples(
             tools=sample.tools,
             calls=sample.calls,
             prompts=prompts,
-            round_number=sample.round_number,
+            round_number=number,
             written=[tool for tool in sample.tools if not _has_code(tool, codebook)],
             max_others=max_others,
         )
@@ -86,7 +86,7 @@ def documents_to_learn(
 
 
 def tools_to_code(
-    imported: Sequence[Tool], accepted: Sequence[AcceptedSample], codebook: Codebook | None
+    imported: Sequence[Tool], accepted: Sequence[Candidate], codebook: Codebook | None
 ) -> list[Tool]:
     """Tools without a code: imported ones, then those that an accepted vote called (A40)."""
     tools = {tool.id: tool for tool in imported}
@@ -103,7 +103,7 @@ def _has_code(tool: Tool, codebook: Codebook | None) -> bool:
 def called_together(
     pairs: Sequence[Pair],
     written: Sequence[Tool],
-    accepted: Sequence[AcceptedSample],
+    accepted: Sequence[Candidate],
     coded: Sequence[Tool],
     codebook: Codebook | None,
 ) -> list[Pair]:

@@ -13,11 +13,10 @@ from workspaces import make_workspace, run_factory
 
 from factory.domain.canon import query_id, to_json
 from factory.domain.failures import ContentError, InputError
-from factory.domain.records import Call, Query, Tool
+from factory.domain.records import Call, Candidate, Query, Tool
 from factory.engines.replay import ReplayEngine
 from factory.ledger import history
 from factory.ledger.database import Ledger
-from factory.ledger.history import AcceptedSample
 from factory.score.calls.asking import score
 from factory.score.calls.questions import Benchmark
 from factory.score.labelled import (
@@ -138,7 +137,7 @@ def test_nothing_is_left_of_a_benchmark_that_does_not_load(
 # Confirmed samples ------------------------------------------------------------------------
 
 
-def sample(text: str, *calls: Call, default: Any = None) -> AcceptedSample:
+def sample(text: str, *calls: Call, default: Any = None) -> Candidate:
     properties: dict[str, Any] = {
         "room": {"type": "string", "description": "Where"},
         "mode": {"type": "dict", "description": "How", "properties": {}},
@@ -150,8 +149,7 @@ def sample(text: str, *calls: Call, default: Any = None) -> AcceptedSample:
         "description": "Set a lamp.",
         "arguments": {"type": "dict", "properties": properties, "required": ["room"]},
     }
-    return AcceptedSample(
-        round_number=1,
+    return Candidate(
         query=Query(id=query_id(text), text=text, source="ledger"),
         tools=(Tool(id="t_1", document=document),),
         calls=calls,

@@ -14,9 +14,8 @@ from workspaces import ROOT
 from factory.codes.codebook import Codebook
 from factory.codes.growing import add_tools, fit_codebook
 from factory.domain.failures import RecipeError
-from factory.domain.records import Call, Checkpoint, Example, Query, Tool
+from factory.domain.records import Call, Candidate, Checkpoint, Example, Query, Tool
 from factory.ledger.database import Ledger
-from factory.ledger.history import AcceptedSample
 from factory.ledger.rows import checkpoint_row, example_row, tool_rows
 from factory.train.curriculum import (
     documents_to_learn,
@@ -105,7 +104,7 @@ def make_own(
 ) -> list[Example]:
     """Round 3's examples of one answer that calls the last of five tools."""
     calls = (Call(name=TOOLS[4].name, arguments={}),)
-    sample = AcceptedSample(round_number=3, query=QUERY, tools=tuple(TOOLS[:5]), calls=calls)
+    sample = Candidate(query=QUERY, tools=tuple(TOOLS[:5]), calls=calls)
     return own_examples([sample], documents, codebook, prompts, recipe, 3)
 
 
