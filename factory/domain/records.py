@@ -270,12 +270,12 @@ class ItemScore:
     """One sentence about it."""
     answer: str
     """The model's raw text."""
-    calls_json: str = ""
-    """The calls read out of it, as JSON; empty where none could be read."""
+    calls: tuple[Call, ...] | None = None
+    """The calls read out of it; None where none could be read."""
     value: float | None = None
     """Its mark from 0 to 1; None is that of the verdict."""
-    detail_json: str = ""
-    """Its other measures and what the verdict rests on, as a JSON object, or empty."""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """Its other measures and what the verdict rests on."""
 
     @property
     def mark(self) -> float:

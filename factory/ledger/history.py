@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from factory.domain.records import (
@@ -247,14 +247,25 @@ def load_items(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> 
     """The judged items of a checkpoint's score, by item id."""
     rows = past.query(
         """
-        select item, category, correct, reason, message, answer, coalesce(calls_json, ''),
-               value, coalesce(detail_json, '')
+        select item, category, correct, reason, message, answer, value, calls_json, detail_json
         from item_score where checkpoint_id = ? and benchmark = ? and basis = ? order by item
         """,
         [checkpoint_id, benchmark, basis],
     ).rows
-    names = [field.name for field in fields(ItemScore)]
-    return [ItemScore(**dict(zip(names, row, strict=True))) for row in rows]
+    return [
+        ItemScore(
+            item=item,
+            category=category,
+            correct=correct,
+            reason=reason,
+            message=message,
+            answer=answer,
+            calls=tuple(Call(**value) for value in json.loads(calls)) if calls else None,
+            value=value,
+            detail=json.loads(detail) if detail else {},
+        )
+        for item, category, correct, reason, message, answer, value, calls, detail in rows
+    ]
 
 
 def imported_ids(past: Source) -> set[str]:

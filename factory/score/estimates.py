@@ -8,7 +8,6 @@ set, never from a test set (A11c).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.domain.canon import to_json
 from factory.domain.records import ItemScore, Score
 
 NUM_RESAMPLES = 2000
@@ -92,13 +90,12 @@ def subtract(before: Sequence[ItemScore], after: Sequence[ItemScore]) -> list[It
 
 
 def _subtract(old: ItemScore, new: ItemScore) -> ItemScore:
-    was, now = (json.loads(item.detail_json or "{}") for item in (old, new))
     detail = {
-        key: value - was[key] if _is_number(value) else value
-        for key, value in now.items()
-        if not _is_number(value) or _is_number(was.get(key))
+        key: value - old.detail[key] if _is_number(value) else value
+        for key, value in new.detail.items()
+        if not _is_number(value) or _is_number(old.detail.get(key))
     }
-    return replace(new, value=new.mark - old.mark, detail_json=to_json(detail))
+    return replace(new, value=new.mark - old.mark, detail=detail)
 
 
 def _is_number(value: object) -> bool:

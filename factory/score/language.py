@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from factory.domain.canon import canonical_json, digest, to_json
+from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import InputError
 from factory.domain.records import Checkpoint, ItemScore, Unit
 from factory.engines.perplexity import STRIDES, WINDOW, measure_perplexity
@@ -93,7 +92,7 @@ class Language(SelfServed):
                 reason="",
                 message=f"{nats / count:.4f} nats a token over {count} tokens",
                 answer="",
-                detail_json=to_json({"nats": nats, "tokens": count}),
+                detail={"nats": nats, "tokens": count},
             )
             for each in found
             for number, (nats, count) in enumerate(each.losses)
@@ -119,13 +118,12 @@ class Language(SelfServed):
         return {line.name: line.estimate.value for line in card.averages if line.estimate}
 
     def _line(self, name: str, items: Sequence[ItemScore]) -> Line:
-        details = [json.loads(item.detail_json) for item in items]
-        nats_W, tokens_W = (np.array([x[key] for x in details]) for key in ("nats", "tokens"))
+        nats_W, tokens_W = (np.array([x.detail[key] for x in items]) for key in ("nats", "tokens"))
         bits = nats_W.sum() / math.log(2) / len(self.text)
         return Line(
             name=name,
             estimate=estimate_perplexity(nats_W, tokens_W),
-            num_items=len(details),
+            num_items=len(items),
             note=f"{bits:.4f} bits a character, {int(tokens_W.sum())} tokens"
-            + ("; one window says nothing of its spread" if len(details) == 1 else ""),
+            + ("; one window says nothing of its spread" if len(items) == 1 else ""),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,9 +62,9 @@ def scored_rows(
                 "reason": item.reason,
                 "message": item.message,
                 "answer": item.answer,
-                "calls_json": item.calls_json,
+                "calls_json": "" if item.calls is None else to_json([*map(asdict, item.calls)]),
                 "value": item.value,
-                "detail_json": item.detail_json,
+                "detail_json": to_json(item.detail) if item.detail else "",
             }
             for item in items
         ],

@@ -13,6 +13,7 @@ import pytest
 from workspaces import make_workspace, run_factory
 
 from factory.cli.card import print_card
+from factory.cli.monitor import PlainMonitor
 from factory.domain.records import ItemScore
 from factory.ledger.database import Ledger
 from factory.report.page import Pages
@@ -21,7 +22,6 @@ from factory.score.intervals import round_estimates
 from factory.score.loading import load
 from factory.score.rows import scored_rows
 from factory.workspace.folder import Workspace
-from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings
 
@@ -46,14 +46,9 @@ def judge_at_random(benchmark: Scorable, seed: int) -> list[ItemScore]:
 def fill_ledger(workspace: Workspace, benchmarks: Sequence[Scorable]) -> Ledger:
     """A round whose two models were scored, as a round writes it."""
     settings = load_settings(workspace)
-    recipe = load_recipe(workspace, settings.recipe, {}).recipe
-    setup = Setup(
-        workspace=workspace,
-        settings=settings,
-        prompts=Prompts.load(workspace),
-        max_tokens=recipe.score.max_tokens,
-    )
-    ledger = Ledger(workspace.state)
+    resolved = load_recipe(workspace, settings.recipe, {})
+    setup = Setup.load(workspace, settings, resolved, PlainMonitor())
+    ledger = setup.ledger
     made = {"round": 1, "parent_id": "base", "promoted": True}
     ledger.append(
         {

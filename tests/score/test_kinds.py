@@ -524,7 +524,7 @@ def test_a_checkpoint_leaves_half_of_a_gpu_to_its_judge(
                 assert isinstance(judging, ProcessEngine) and judging is not engine
                 shares.append(judging._settings.gpu_memory)
             detail: dict[str, Any] = {"correct": False, "reason": "", "message": "", "answer": ""}
-            detail |= {"detail_json": '{"statuses": ["Unsolved"]}'}
+            detail |= {"detail": {"statuses": ["Unsolved"]}}
             return [ItemScore(item=x.id, category=x.category, **detail) for x in self.items]
 
     watched = Watched(**{each.name: getattr(kind, each.name) for each in fields(kind) if each.init})
@@ -601,7 +601,7 @@ def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
         store_items(setup, number, name, retrieval, items, "b")
         window = ItemScore(
             item="stride 4/0", category="stride 4", correct=True, reason="", message="",
-            answer="", detail_json=json.dumps({"nats": nats, "tokens": 4}),
+            answer="", detail={"nats": nats, "tokens": 4},
         )  # fmt: skip
         store_items(setup, number, name, language, [window], "b")
     flips = ask(workspace, "select item, flip, value_before, value from item_flip order by item")
@@ -636,7 +636,7 @@ def marked(item: Item, mark: float) -> ItemScore:
 
     return ItemScore(
         item=item.id, category=item.category, correct=mark == 1, value=mark, reason="",
-        message="", answer="[]", detail_json=json.dumps(dict.fromkeys(METRICS, mark)),
+        message="", answer="[]", detail=dict.fromkeys(METRICS, mark),
     )  # fmt: skip
 
 

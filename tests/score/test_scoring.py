@@ -285,7 +285,7 @@ def test_judgement(
     assert (found.correct, found.reason) == (correct, reason)
     assert bool(found.message) is bool(reason)
     if text in (CALL, OTHER):
-        assert json.loads(found.calls_json)[0]["name"] == "book.table"
+        assert found.calls and found.calls[0].name == "book.table"
 
 
 # Scorecards

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 
-from factory.domain.canon import canonical_json, digest, to_json
+from factory.domain.canon import canonical_json, digest
 from factory.domain.records import (
     CONTEXT_FULL,
     UNANSWERED,
@@ -139,7 +139,7 @@ def judge(item: Item, reply: Reply, syntax: Syntax = "hermes") -> ItemScore:
         reason=verdict.reason,
         message=verdict.message,
         answer=completion.text,
-        calls_json="" if parsed.calls is None else to_json([asdict(c) for c in parsed.calls]),
+        calls=None if parsed.calls is None else tuple(parsed.calls),
     )
 
 

@@ -244,7 +244,7 @@ class TaskCompletion(Asked):
             reason="" if mark == 1 else made.reason or worst.lower(),
             message=f"judged {', '.join(statuses)}",
             answer=to_json(to_converted(made)),
-            detail_json=to_json({"statuses": statuses, "attempts": made.attempts}),
+            detail={"statuses": statuses, "attempts": made.attempts},
         )
 
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
@@ -259,7 +259,7 @@ class TaskCompletion(Asked):
                 means.append(Average("mean", kind, dict.fromkeys(names, 1 / len(names))))
                 means.append(Average("by requests", kind, shares))
         notes = {
-            name: _note([json.loads(x.detail_json) for x in ordered if x.category == name])
+            name: _note([x.detail for x in ordered if x.category == name])
             for name in self.categories
         }
         return make_card(ordered, means, notes=notes)
@@ -305,7 +305,7 @@ def _judge_pair(query: ToolQuery, votes: Sequence[Any]) -> ItemScore:
         reason=words[found],
         message=f"votes for {', '.join(votes) or 'nobody'}",
         answer="",
-        detail_json=to_json({"votes": votes}),
+        detail={"votes": votes},
     )
 
 

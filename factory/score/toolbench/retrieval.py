@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +172,7 @@ class Retrieval(SelfServed):
         ]
         card = make_card(ordered, means)
         measured = {
-            (metric, name): np.array([json.loads(x.detail_json)[metric] for x in of_category])
+            (metric, name): np.array([x.detail[metric] for x in of_category])
             for name in self.categories
             for of_category in [[item for item in ordered if item.category == name]]
             for metric in METRICS
@@ -233,5 +232,5 @@ def judge_ranking(
         reason=reason,
         message=f"{num_found} of {len(relevant)} relevant tools in the first {CUTOFFS[-1]}",
         answer=to_json(ranked[: CUTOFFS[-1]]),
-        detail_json=to_json(values),
+        detail=values,
     )
