@@ -92,6 +92,46 @@ class Interval:
     """Right end."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """Round numbers along a line. Example: Axis.over(0, 93, start=TOP + PLOT, length=-PLOT)."""
+
+    ticks: Sequence[float]
+    """From one end to the other."""
+    start: float
+    """Where the first tick is."""
+    length: float
+    """From there to the last one; less than 0 goes left or up."""
+
+    @classmethod
+    def over(
+        cls,
+        low: float,
+        high: float,
+        *,
+        start: float,
+        length: float,
+        steps: Sequence[float] = (1, 2, 2.5, 5, 10),
+        smallest: float = 0,
+    ) -> Axis:
+        """About five ticks, from at most `low` to at least `high`."""
+        if not (math.isfinite(low) and math.isfinite(high)):
+            low, high = 0, 1
+        if high <= low:
+            low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
+        rough = (high - low) / 4
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = max(smallest, next(power * f for f in steps if power * f >= rough * 0.999))
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        ticks = [round(step * i, 12) for i in range(first, last + 1)]
+        return cls(ticks=ticks, start=start, length=length)
+
+    def at(self, value: float) -> float:
+        """The position of a value."""
+        first, last = self.ticks[0], self.ticks[-1]
+        return self.start + self.length * (value - first) / (last - first)
+
+
 def bars(items: Sequence[tuple[str, float]], unit: str = "", total: float | None = None) -> Chart:
     """A bar for each (label, value), each under its label; `total` is the full width."""
     full = max([total or 0, *(value for _, value in items)]) or 1
@@ -123,8 +163,8 @@ def bars(items: Sequence[tuple[str, float]], unit: str = "", total: float | None
 def columns(labels: Sequence[str], series: Sequence[Series], x_title: str) -> Chart:
     """Stacked columns of counts, one at each label."""
     stacks = [sum(s.values[i] or 0 for s in series) for i in range(len(labels))]
-    ticks = _ticks(0, max(stacks, default=0) or 1, steps=(1, 2, 5, 10), smallest=1)
-    chart = _frame(ticks, x_title, series, "block")
+    axis = _upward(0, max(stacks, default=0) or 1, steps=(1, 2, 5, 10), smallest=1)
+    chart = _frame(axis, x_title, series, "block")
     chart.description = _tell(
         f"{label}: " + ", ".join(f"{number(s.values[i] or 0)} {s.name}" for s in series)
         for i, label in enumerate(labels)
@@ -137,7 +177,7 @@ def columns(labels: Sequence[str], series: Sequence[Series], x_title: str) -> Ch
             chart.marks.append(_x_label(x + step / 2, label))
         for place, each in enumerate(series, 1):
             value = each.values[i] or 0
-            y = _y(base + value, ticks)
+            y = axis.at(base + value)
             chart.marks.append(
                 Mark(
                     tag="rect",
@@ -145,7 +185,7 @@ def columns(labels: Sequence[str], series: Sequence[Series], x_title: str) -> Ch
                     x=x + step * 0.12,
                     y=y,
                     width=step * 0.76,
-                    height=_y(base, ticks) - y,
+                    height=axis.at(base) - y,
                     tip=f"{label}: {number(value)} {each.name}",
                 )
             )
@@ -168,8 +208,8 @@ def lines(
     series = series[:NUM_SERIES]
     seen = [v for s in series for v in (*s.values, *s.low, *s.high) if v is not None]
     low, high = bounds or (min(seen, default=0), max(seen, default=1))
-    ticks = _ticks(low, high)
-    chart = _frame(ticks, x_title, series, "line")
+    axis = _upward(low, high)
+    chart = _frame(axis, x_title, series, "line")
     chart.description = _tell(_tell_series(labels, each) for each in series)
     step = (WIDTH - LEFT - RIGHT) / max(1, len(labels))
     x = [LEFT + step * (i + 0.5) for i in range(len(labels))]
@@ -177,22 +217,18 @@ def lines(
     chart.marks += [_x_label(x[i], labels[i]) for i in range(0, len(labels), every)]
     for place, each in enumerate(series, 1):
         if each.low:
-            chart.marks.append(_band(x, each, ticks, place))
-        points = [(x[i], _y(v, ticks), i) for i, v in enumerate(each.values) if v is not None]
+            chart.marks.append(_band(x, each, axis, place))
+        points = [
+            (px, axis.at(value), f"{each.name}, {label}: {number(value)}")
+            for px, value, label in zip(x, each.values, labels, strict=True)
+            if value is not None
+        ]
         path = " ".join(f"{'ML'[n > 0]}{px:.1f} {py:.1f}" for n, (px, py, _) in enumerate(points))
         chart.marks.append(Mark(tag="path", css=f"line l{place}", d=path or "M0 0"))
-        if dots:
-            chart.marks += [
-                Mark(
-                    tag="circle",
-                    css=f"s{place}",
-                    x=px,
-                    y=py,
-                    width=3.5,
-                    tip=f"{each.name}, {labels[i]}: {number(each.values[i] or 0)}",
-                )
-                for px, py, i in points
-            ]
+        chart.marks += [
+            Mark(tag="circle", css=f"s{place}", x=px, y=py, width=3.5, tip=tip)
+            for px, py, tip in (points if dots else ())
+        ]
     return chart
 
 
@@ -203,7 +239,7 @@ def intervals(rows: Sequence[tuple[str, Sequence[Interval | None]]], names: Sequ
     """
     ends = [e for _, dots in rows for d in dots if d for e in (d.value, d.low, d.high)]
     known = [end for end in ends if end is not None]
-    ticks = _ticks(min(known, default=0), max(known, default=1))
+    axis = Axis.over(min(known, default=0), max(known, default=1), start=8, length=WIDTH - 16)
     bottom = ROW * len(rows) + 4
     chart = Chart(
         height=bottom + 20,
@@ -211,15 +247,11 @@ def intervals(rows: Sequence[tuple[str, Sequence[Interval | None]]], names: Sequ
         legend=_legend(names),
         swatch="dot",
     )
-
-    def x_of(value: float) -> float:
-        return 8 + (WIDTH - 16) * (value - ticks[0]) / (ticks[-1] - ticks[0])
-
-    for tick in ticks:
-        css = "zero" if tick == 0 and ticks[0] < 0 else "grid-line"
+    for tick in axis.ticks:
+        x, css = axis.at(tick), "zero" if tick == 0 and axis.ticks[0] < 0 else "grid-line"
         chart.marks += [
-            Mark(tag="path", css=css, d=f"M{x_of(tick):.1f} 16V{bottom}"),
-            Mark(tag="text", css="tick mid", x=x_of(tick), y=bottom + 14, text=number(tick)),
+            Mark(tag="path", css=css, d=f"M{x:.1f} 16V{bottom}"),
+            Mark(tag="text", css="tick mid", x=x, y=bottom + 14, text=number(tick)),
         ]
     for row, (label, dots) in enumerate(rows):
         y = ROW * row
@@ -229,18 +261,17 @@ def intervals(rows: Sequence[tuple[str, Sequence[Interval | None]]], names: Sequ
             Mark(tag="text", css="label halo", x=0, y=y + 13, text=name),
             Mark(tag="text", css="value halo end", x=WIDTH, y=y + 13, text=told),
         ]
-        for place, dot in enumerate(dots, 1):
+        for place, (dot, of) in enumerate(zip(dots, names, strict=True), 1):
             if dot is None:
                 continue
             at = y + 16 + 7 * place
             if dot.low is not None and dot.high is not None:
-                path = f"M{x_of(dot.low):.1f} {at}H{x_of(dot.high):.1f}"
+                path = f"M{axis.at(dot.low):.1f} {at}H{axis.at(dot.high):.1f}"
                 chart.marks.append(Mark(tag="path", css=f"whisker w{place}", d=path))
-            tip = f"{label}, {names[place - 1]}: {_tell_interval(dot)}"
+            tip = f"{label}, {of}: {_tell_interval(dot)}"
             css = f"s{place}" if place == len(names) else f"s{place} hollow w{place}"
-            chart.marks.append(
-                Mark(tag="circle", css=css, x=x_of(dot.value), y=at, width=4, tip=tip)
-            )
+            x = axis.at(dot.value)
+            chart.marks.append(Mark(tag="circle", css=css, x=x, y=at, width=4, tip=tip))
     return chart
 
 
@@ -251,12 +282,20 @@ def number(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0") if abs(value) >= 10 else f"{value:.3g}"
 
 
-def _frame(ticks: Sequence[float], x_title: str, series: Sequence[Series], swatch: str) -> Chart:
+def _upward(
+    low: float, high: float, steps: Sequence[float] = (1, 2, 2.5, 5, 10), smallest: float = 0
+) -> Axis:
+    """The vertical axis of a plot."""
+    ends = {"start": TOP + PLOT, "length": -PLOT}
+    return Axis.over(low, high, **ends, steps=steps, smallest=smallest)
+
+
+def _frame(axis: Axis, x_title: str, series: Sequence[Series], swatch: str) -> Chart:
     """An empty plot: legend, grid, ticks of the vertical axis, title of the horizontal one."""
     names = [each.name for each in series]
     chart = Chart(height=TOP + PLOT + BOTTOM, description="", legend=_legend(names), swatch=swatch)
-    for tick in ticks:
-        y = _y(tick, ticks)
+    for tick in axis.ticks:
+        y = axis.at(tick)
         chart.marks += [
             Mark(tag="path", css="grid-line", d=f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}"),
             Mark(tag="text", css="tick end", x=LEFT - 6, y=y + 4, text=number(tick)),
@@ -275,33 +314,14 @@ def _x_label(x: float, text: str) -> Mark:
     return Mark(tag="text", css="tick mid", x=x, y=TOP + PLOT + 15, text=shorten(text, 10))
 
 
-def _y(value: float, ticks: Sequence[float]) -> float:
-    return TOP + PLOT * (1 - (value - ticks[0]) / (ticks[-1] - ticks[0]))
-
-
-def _band(x: Sequence[float], series: Series, ticks: Sequence[float], place: int) -> Mark:
+def _band(x: Sequence[float], series: Series, axis: Axis, place: int) -> Mark:
     """The area between a series' intervals, where it has them."""
     pairs = zip(x, series.low, series.high, strict=True)
     edges = [(px, lo, hi) for px, lo, hi in pairs if lo is not None and hi is not None]
-    there = [f"{px:.1f} {_y(high, ticks):.1f}" for px, _, high in edges]
-    back = [f"{px:.1f} {_y(low, ticks):.1f}" for px, low, _ in reversed(edges)]
+    there = [f"{px:.1f} {axis.at(high):.1f}" for px, _, high in edges]
+    back = [f"{px:.1f} {axis.at(low):.1f}" for px, low, _ in reversed(edges)]
     path = "M" + "L".join([*there, *back]) + "Z" if edges else "M0 0"
     return Mark(tag="path", css=f"band s{place}", d=path)
-
-
-def _ticks(
-    low: float, high: float, steps: Sequence[float] = (1, 2, 2.5, 5, 10), smallest: float = 0
-) -> list[float]:
-    """Round numbers from at most `low` to at least `high`, about five of them."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        low, high = 0, 1
-    if high <= low:
-        low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = max(smallest, next(power * f for f in steps if power * f >= rough * 0.999))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * i, 12) for i in range(first, last + 1)]
 
 
 def _tell(parts: Iterable[str]) -> str:
