@@ -41,11 +41,8 @@ class Mark:
     width: float = 0
     """Of a rect; radius of a circle."""
     height: float = 0
-    """Of a rect."""
     d: str = ""
-    """Of a path."""
     text: str = ""
-    """Of a text."""
     tip: str = ""
     """What a pointer that rests on it shows."""
 
@@ -71,13 +68,11 @@ class Series:
     """A named line or stack. Example: Series(name="home", values=[47.5, 49.0])."""
 
     name: str
-    """Shown in the legend."""
     values: Sequence[float | None]
     """One for each position; None where nothing was measured."""
     low: Sequence[float | None] = ()
     """Lower ends of intervals, or nothing."""
     high: Sequence[float | None] = ()
-    """Upper ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +80,9 @@ class Interval:
     """A value with its interval. Example: Interval(value=52.0, low=38.5, high=65.2)."""
 
     value: float
-    """The dot."""
     low: float | None
     """Left end of the line, or None without one."""
     high: float | None
-    """Right end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

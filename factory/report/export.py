@@ -85,7 +85,6 @@ class CallText(NamedTuple):
     """A call whose arguments are text. Example: CallText("book_table", '{"people": 4}')."""
 
     name: str
-    """The tool's name."""
     arguments: str
     """A JSON object as it was written."""
 

@@ -69,11 +69,9 @@ class Shown:
     """A panel with its answer."""
 
     panel: Panel
-    """What was asked."""
     sql: str
     """The query as it ran."""
     rows: list[Record]
-    """Its answer."""
     chart: Chart | None
     """Its picture, if it has one and there is something to draw."""
 
@@ -83,11 +81,9 @@ class Published:
     """A table of others' results."""
 
     title: str
-    """What it is about."""
     about: str
     """What a reader must know to compare."""
     columns: tuple[str, ...]
-    """Its head."""
     rows: list[tuple[object, ...]]
     """Its lines, each with its source."""
 

@@ -38,9 +38,7 @@ class Drawing(BaseModel):
     kind: Literal["bars", "columns", "lines", "courses", "scores", "changes"]
     """`courses` are lines over rounds, one for each value of the column x, with their intervals."""
     x: str = ""
-    """Column of the labels."""
     y: tuple[str, ...] = ()
-    """Columns of the values."""
     title: str = ""
     """What the labels are, where the column's name does not say it."""
     unit: str = ""

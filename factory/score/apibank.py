@@ -43,7 +43,6 @@ class ApiBank(Asked):
     """API-Bank's Call and Retrieve+Call."""
 
     definition: ApiBankDefinition
-    """Its options."""
     folder: Path
     """The benchmark's, which has the simulator."""
     turns: tuple[DueCall, ...]

@@ -38,7 +38,6 @@ class Setup:
     max_tokens: int
     """Of an answer with calls."""
     ledger: Ledger
-    """Where scores are kept."""
     monitor: Monitor
 
     @classmethod
@@ -91,7 +90,6 @@ class Baseline:
     basis: str
     """Hash of what its score depends on."""
     score: Callable[[], Awaitable[list[ItemScore]]]
-    """Every item, judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +109,6 @@ class Scorable(ABC):
     categories: tuple[str, ...]
     """In the order in which they are shown."""
     unit: ClassVar[Unit] = "percent"
-    """What its score is."""
 
     @property
     def name(self) -> str:

@@ -30,7 +30,6 @@ class Average(NamedTuple):
     name: str
     """What it is called there."""
     weights: Mapping[str, float]
-    """Of its categories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +49,6 @@ class Line:
     num_items: int = 0
     """Items it is made of."""
     missing: tuple[str, ...] = ()
-    """What it lacks."""
     metric: str = ""
     """What is measured where a benchmark has several measures: `ndcg@5`."""
     note: str = ""

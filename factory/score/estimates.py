@@ -36,7 +36,6 @@ class Estimate(NamedTuple):
     low: float
     """2.5th percentile of the bootstrap."""
     high: float
-    """97.5th percentile."""
 
 
 def summarise(

@@ -15,7 +15,6 @@ class Decision(NamedTuple):
     """Whether a checkpoint becomes the next round's parent."""
 
     promote: bool
-    """The answer."""
     reason: str
     """One sentence with the numbers."""
 

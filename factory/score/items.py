@@ -29,7 +29,6 @@ class Item:
     id: str
     """Unique in the benchmark."""
     category: str
-    """Category it counts in."""
     query: str
     """The messages of its one turn, joined by blank lines."""
     functions: tuple[dict[str, Any], ...]

@@ -37,7 +37,6 @@ class Labelled:
     """A request with its expected calls. Example: Labelled(query="Light!", functions=(…), …)."""
 
     query: str
-    """The request."""
     functions: tuple[dict[str, Any], ...]
     """Functions on offer, in BFCL's dialect."""
     ground_truth: tuple[dict[str, dict[str, list[Any]]], ...]

@@ -42,9 +42,7 @@ class Language(SelfServed):
 
     unit: ClassVar[Unit] = "perplexity"
     definition: LanguageDefinition
-    """Its options."""
     text: str = field(repr=False)
-    """The whole of it."""
 
     @classmethod
     def load(cls, workspace: Workspace, name: str, definition: LanguageDefinition) -> Language:

@@ -38,7 +38,6 @@ class PublishedTable:
     benchmark: str
     """What it is about: a benchmark's name, such as `bfcl`."""
     title: str
-    """What the numbers are."""
     metric: str
     """Their unit or metric, e.g. `percent right` or `NDCG@1`."""
     source: str
@@ -52,7 +51,6 @@ class PublishedTable:
     note: str
     """What a reader must know, such as a misprint; may be empty."""
     columns: tuple[str, ...]
-    """Names of the values."""
     rows: tuple[PublishedRow, ...]
     """The lines, in the source's order."""
 

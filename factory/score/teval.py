@@ -33,7 +33,6 @@ class TEvalDefinition(Definition):
 
     kind: Literal["teval"]
     data: str = ""
-    """T-Eval's data folder."""
     embedder: str = ""
     """sentence-transformers folder (all-mpnet-base-v2); without one plans are compared as text."""
     limit: int = Field(0, ge=0)
@@ -46,7 +45,6 @@ class TEval(Asked):
     """T-Eval's plan, retrieve and understand."""
 
     definition: TEvalDefinition
-    """Its options."""
     questions: tuple[TEvalQuestion, ...]
     """As its files have them."""
 
@@ -173,7 +171,6 @@ class Planned:
     """One call of a plan."""
 
     name: str
-    """The tool."""
     arguments: str
     """As text; the whole line of a plan in plain text."""
 

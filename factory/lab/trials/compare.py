@@ -47,9 +47,7 @@ class Variant:
     """One way to make codes. Example: Variant(name="residual", codes=CodeConfig())."""
 
     name: str
-    """How tables call it."""
     codes: CodeConfig
-    """The codes."""
     trainings: int = 1
     """Trainings that share the epochs; codes are made anew before each but the first."""
 
@@ -69,7 +67,6 @@ class Plan:
     workspace: Path
     """Whose prompts are used."""
     variants: tuple[Variant, ...]
-    """What is compared."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each variant is tried with each."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -87,7 +84,6 @@ class Trial:
     """One variant with one seed."""
 
     variant: str
-    """Its name."""
     seed: int
     """Of its codes and its training."""
     values: Mapping[str, Mapping[str, float]]

@@ -58,7 +58,6 @@ class Spread(NamedTuple):
     """Mean and standard deviation over seeds. Example: str(Spread(71.3, 0.8)) == "71.3 ±0.8"."""
 
     mean: float
-    """The mean."""
     sd: float | None
     """The standard deviation; None of a single value."""
 
@@ -70,9 +69,7 @@ class TrialTable(NamedTuple):
     """A table to print."""
 
     title: str
-    """What its numbers are."""
     columns: tuple[str, ...]
-    """Names of the cells."""
     rows: list[tuple[Cell, ...]]
     """The lines; None is an empty cell."""
 

@@ -54,7 +54,6 @@ NON_LIVE: Mapping[str, float] = {
 LIVE: Mapping[str, float] = {c: size / sum(LIVE_SIZES.values()) for c, size in LIVE_SIZES.items()}
 """Weight of each category in ToolDev's Live: as many items as there were in September 2024."""
 OVERALL: Mapping[str, float] = {c: w / 2 for c, w in {**NON_LIVE, **LIVE}.items()}
-"""ToolDev's Overall."""
 LEADERBOARD_PARTS = {
     "non_live": 10,
     "live": 10,
@@ -117,7 +116,6 @@ class AstVerdict(NamedTuple):
     """Whether an answer is right, and if not, why."""
 
     correct: bool
-    """The verdict."""
     reason: str = ""
     """Empty, or a code: wrong_count, unknown_tool, wrong_tool, missing_required, unknown_argument,
     unexpected_argument, missing_argument, wrong_type, array_item_type, wrong_value."""
@@ -129,9 +127,7 @@ class _Fault(NamedTuple):
     """What is wrong, its sentence told only when it is shown."""
 
     reason: str
-    """As in AstVerdict."""
     tell: Callable[[], str]
-    """Makes the message."""
 
 
 RIGHT = AstVerdict(True)

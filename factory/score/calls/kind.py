@@ -51,7 +51,6 @@ class Calls(Asked):
     """Questions in BFCL's format, answered by calls."""
 
     benchmark: Benchmark
-    """The questions."""
 
     @classmethod
     def load(cls, workspace: Workspace, name: str, changes: Mapping[str, Any]) -> Calls:

@@ -89,13 +89,11 @@ class Step:
     """Thought, action, input, response. Example: Step(thought="First the rate.", …)."""
 
     thought: str
-    """Free text."""
     action: str
     """The action turn's text: a code, or a name."""
     key: ApiKey | None
     """What it names: an API, FINISH, or None where it names nothing."""
     arguments: str
-    """The input turn's text."""
     response: str
     """What the API said, as the agent saw it; empty for Finish."""
 
@@ -105,9 +103,7 @@ class Trajectory:
     """An attempt at one request. Example: Trajectory(query_id="I1-Inst/588", …)."""
 
     query_id: str
-    """The request's id."""
     query: str
-    """The request."""
     steps: tuple[Step, ...]
     """In order; the last is Finish where it ended by itself."""
     return_type: str
@@ -279,15 +275,11 @@ class Agent:
     """Everything an attempt needs. Example: await Agent(engine=…).solve(query, actions)."""
 
     engine: Engine
-    """The model that acts."""
     templates: Templates
-    """Of `toolbench`."""
     apis: VirtualApi
-    """Answers its calls."""
     documents: Mapping[ApiKey, Sequence[ApiDocument]]
     """Documentation of every API at hand."""
     seed: int = 0
-    """Of the run."""
     max_turns: int = MAX_TURNS
     """Steps of an attempt."""
     max_tokens: int = 512

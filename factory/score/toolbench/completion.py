@@ -76,13 +76,10 @@ class TaskCompletion(Asked):
     """ToolBench's requests, solved with virtual APIs and judged: SoPR and SoWR."""
 
     definition: CompletionDefinition
-    """Its options."""
     bench: ToolBench
-    """Requests and documents."""
     data_sha: str
-    """Hash of both."""
+    """Hash of requests and documents."""
     find_judge: Callable[[Setup], Checkpoint] = field(repr=False, compare=False)
-    """The model that judges."""
 
     @classmethod
     def load(

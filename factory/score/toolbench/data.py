@@ -95,7 +95,6 @@ class ApiKey(NamedTuple):
     tool: str
     """RapidAPI's tool."""
     api: str
-    """One of its APIs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +136,6 @@ class ToolQuery:
     split: str
     """One of SPLITS."""
     text: str
-    """The request."""
     relevant: frozenset[ApiKey]
     """The APIs that answer it, at least one."""
     offered: tuple[ApiKey, ...] = ()

@@ -43,11 +43,9 @@ class Rate(NamedTuple):
     """A share in percent over several evaluator runs."""
 
     mean: float
-    """Mean of the runs."""
     std: float
     """Population standard deviation over the runs."""
     runs: tuple[float, ...]
-    """Each run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +53,10 @@ class Prediction:
     """What a system did about a request, as a judge needs it."""
 
     query: str
-    """The request."""
     finished: bool
-    """Whether Finish was called."""
     final_answer: str
     """What the user is told; empty for giving up."""
     trajectory: str
-    """All steps as text."""
 
 
 # Calculators ------------------------------------------------------------------------------
@@ -110,13 +105,9 @@ class Judge:
     """A model that judges. Example: await Judge(engine=…, templates=…).solved(predictions)."""
 
     engine: Engine
-    """The judging model."""
     templates: Templates
-    """Of `toolbench`."""
     seed: int = 0
-    """Of the judge's runs."""
     max_tokens: int = 512
-    """Of a judgement."""
 
     async def evaluate(
         self,

@@ -58,11 +58,9 @@ class QueryResult:
     """One request measured."""
 
     query: ToolQuery
-    """The request."""
     ranked: tuple[ApiKey | None, ...]
     """What was returned, best first."""
     values: Mapping[str, float]
-    """METRICS by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +68,6 @@ class RetrievalResult:
     """One system in one setting over all requests."""
 
     system: str
-    """The retriever's name."""
     setting: str
     """One of SETTINGS."""
     depth: int
@@ -270,9 +267,7 @@ class ByCode:
     """A checkpoint that names tools by code under its trie, as ToolGen and SGTC retrieve."""
 
     name: str
-    """The checkpoint's id."""
     search: CodeSearch
-    """Its beam search."""
     coded: frozenset[str]
     """Ids of the tools that have a code; others cannot be found."""
     prompt: Callable[[str], str]

@@ -65,11 +65,9 @@ class Retrieval(SelfServed):
     """ToolBench's requests, answered by the codes of the tools that they need."""
 
     definition: RetrievalDefinition
-    """Its options."""
     bench: ToolBench
-    """Requests and documents."""
     data_sha: str
-    """Hash of both."""
+    """Hash of requests and documents."""
 
     @classmethod
     def load(cls, workspace: Workspace, name: str, definition: RetrievalDefinition) -> Retrieval:

@@ -36,7 +36,6 @@ class ApiResponse:
     error: str
     """Empty, or what went wrong."""
     response: str
-    """The body as text."""
     source: Source
     """A recorded response, one that a model made up, or none known."""
 
