@@ -47,8 +47,8 @@ def check(
     rulebook = Rulebook.load(workspace, settings.rules)
     check_content(Prompts.load(workspace), rulebook)
     given = open_recipe(workspace, settings, overrides=overrides)
-    foreign = [key for key, origin in given.origins.items() if origin == "flag"]
-    if any(not key.startswith("vote.") for key in foreign):
+    flags = [key for key, origin in given.origins.items() if origin == "flag"]
+    if foreign := [key for key in flags if not key.startswith("vote.")]:
         raise InputError(
             f"{foreign[0]} does not change how stored answers are judged",
             remedy="only vote.minimum and vote.plurality do",

@@ -124,17 +124,8 @@ def score(
         change = benchmark.change(measured[1].items, measured[0].items)
     if as_json:
         write_json(_to_record(benchmark, measured, cards, change, tables))
-        return
-    _print_head(benchmark, measured[0])
-    if cards[0].details:
-        _print_details(measured, cards, change)
     else:
-        for each, card in zip(measured, cards, strict=True):
-            _print_card(each if len(measured) > 1 else None, card)
-        if change is not None:
-            _print_change(measured[1], change)
-    _print_published(benchmark, measured, cards, tables)
-    _print_questions(benchmark, measured[0])
+        _print_all(benchmark, measured, cards, change, tables)
 
 
 async def _measure(
@@ -194,6 +185,26 @@ def _line_record(line: Line) -> dict[str, object]:
     record = asdict(line)
     del record["estimate"]
     return record | (line.estimate._asdict() if line.estimate else {"value": None})
+
+
+def _print_all(
+    benchmark: Scorable,
+    measured: Sequence[Measured],
+    cards: Sequence[Scorecard],
+    change: Scorecard | None,
+    tables: Sequence[PublishedTable],
+) -> None:
+    """The screen, from the head to what may be asked next."""
+    _print_head(benchmark, measured[0])
+    if cards[0].details:
+        _print_details(measured, cards, change)
+    else:
+        for each, card in zip(measured, cards, strict=True):
+            _print_card(each if len(measured) > 1 else None, card)
+        if change is not None:
+            _print_change(measured[1], change)
+    _print_published(benchmark, measured, cards, tables)
+    _print_questions(benchmark, measured[0])
 
 
 def _print_head(benchmark: Scorable, measured: Measured) -> None:

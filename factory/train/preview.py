@@ -5,7 +5,7 @@ A child (factory.train.preview_child) holds the model; this side starts and foll
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,11 +38,6 @@ class FitJob:
     out: Path | None = None
     """Folder for the model with these codes; None writes nothing."""
 
-    def to_json(self) -> dict[str, Any]:
-        out = str(self.out) if self.out else None
-        paths = {"workspace": str(self.workspace), "checkpoint": str(self.checkpoint), "out": out}
-        return asdict(self) | paths
-
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> FitJob:
         return cls(
@@ -65,9 +60,6 @@ class AddJob:
     checkpoint: Path
     tools: Sequence[Tool]
     """Those without a code; they get theirs in the order of their ids."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"workspace": str(self.workspace), "checkpoint": str(self.checkpoint)}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> AddJob:
@@ -93,7 +85,7 @@ class Preview:
 
 async def fit_codes(job: FitJob, *, threads: int, log: Path, monitor: Monitor) -> Preview:
     """Fit codes in a child. Raises ChildError where it dies, and its own failures."""
-    async with _started({"fit": job.to_json()}, threads, log) as child:
+    async with _started({"fit": job}, threads, log) as child:
         return Preview(**await _answer(child, monitor))
 
 
@@ -106,7 +98,7 @@ async def add_codes(
 
     Raises InputError where no code is left, ChildError where the child dies.
     """
-    async with _started({"add": job.to_json()}, threads, log) as child:
+    async with _started({"add": job}, threads, log) as child:
         await _answer(child, monitor)
         before_writing()
         await child.send({"type": "write"})
@@ -114,14 +106,22 @@ async def add_codes(
 
 
 @asynccontextmanager
-async def _started(message: dict[str, Any], threads: int, log: Path) -> AsyncIterator[Child]:
+async def _started(
+    task: Mapping[str, FitJob | AddJob], threads: int, log: Path
+) -> AsyncIterator[Child]:
+    """A child that was given a task: a job by the word for what is done with it."""
     need_libraries()
     child = await Child.start("factory.train.preview_child", threads=threads, log=log)
     try:
-        await child.send(message)
+        await child.send({word: _to_json(job) for word, job in task.items()})
         yield child
     finally:
         await child.kill()
+
+
+def _to_json(job: FitJob | AddJob) -> dict[str, Any]:
+    values = asdict(job)
+    return {key: str(x) if isinstance(x, Path) else x for key, x in values.items()}
 
 
 async def _answer(child: Child, monitor: Monitor) -> dict[str, Any]:

@@ -69,6 +69,11 @@ def test_empty_ledger_answers(workspace: Path) -> None:
     assert "no round yet" in run_factory("rejects", cwd=workspace, code=2).stderr
 
 
+def test_check_names_the_value_that_it_cannot_change(workspace: Path) -> None:
+    values = ("--set", "vote.minimum=2", "--set", "calls.n=7")
+    assert "calls.n does not change" in run_factory("check", *values, cwd=workspace, code=2).stderr
+
+
 def test_sql_forms_and_limits(workspace: Path) -> None:
     Ledger(workspace / ".factory").append(
         {"query": [{"query_id": f"q_{n}", "text": f'a,"{n}"'} for n in range(3)]}
