@@ -39,8 +39,6 @@ CHILD_ONLY = frozenset(
 """Modules that only child processes load: they import the heavy libraries at their top."""
 STILL_LOCAL = set("codes/reader.py judge/sets.py lab/seed/training.py train/trainer.py".split())
 """Files that still import from the package inside functions."""
-STILL_SHARED = set("Question ToolCodeRow".split())
-"""Names of classes that two files still share."""
 LIGHT_COMMANDS = (
     ["--help"],
     ["sql", "--help"],
@@ -157,8 +155,7 @@ def test_no_two_classes_share_a_name() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(path.relative_to(PACKAGE).as_posix())
-    shared = {name for name, files in places.items() if len(files) > 1}
-    assert shared <= STILL_SHARED
+    assert not {name: files for name, files in places.items() if len(files) > 1}
 
 
 def test_heavy_libraries_are_imported_at_the_top_only_where_a_child_runs() -> None:

@@ -307,7 +307,7 @@ class Score:
     """What the numbers are; of perplexity less is better."""
 
 
-class Question(Protocol):
+class BenchmarkQuestion(Protocol):
     """A question of a benchmark of any kind, as rules over a round compare samples with it."""
 
     @property
@@ -340,7 +340,7 @@ class Questions(Protocol):
         ...
 
     @property
-    def items(self) -> Sequence[Question]:
+    def items(self) -> Sequence[BenchmarkQuestion]:
         """All questions."""
         ...
 
@@ -449,7 +449,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCodeRow:
+class GivenCode:
     """The code one tool got in this run."""
 
     tool_id: str

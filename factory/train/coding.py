@@ -15,7 +15,7 @@ from factory.codes.levels import choose_shape
 from factory.codes.recoding import Recoding, recode, why_recode
 from factory.codes.spelling import code_tokens
 from factory.codes.vocabulary import add_code_tokens, kept_rows
-from factory.domain.records import Example, Tool, ToolCodeRow
+from factory.domain.records import Example, GivenCode, Tool
 from factory.train.job import TrainingJob, read_pairs
 from factory.train.learner import Learner, Send, encode_for
 
@@ -72,7 +72,7 @@ class Given:
 
     codebook: Codebook | None
     """The checkpoint's; None where it gets none."""
-    rows: Sequence[ToolCodeRow] = ()
+    rows: Sequence[GivenCode] = ()
     """One a tool that got a code, its first or another one."""
     recoding: Recoding | None = None
     """What making all codes anew changed, where that was done."""
@@ -209,9 +209,9 @@ def _embed(learner: Learner, tools: Sequence[Tool], codes: CodeConfig) -> Floats
     return learner.reader.embed(tools) if codes.reads_documents else None
 
 
-def _rows(codebook: Codebook, entries: Sequence[ToolCode]) -> list[ToolCodeRow]:
+def _rows(codebook: Codebook, entries: Sequence[ToolCode]) -> list[GivenCode]:
     return [
-        ToolCodeRow(
+        GivenCode(
             tool_id=entry.tool.id,
             code=codebook.text_of(entry.code),
             resolved_by=entry.resolved_by,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from factory.codes.config import CodeConfig
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, digest
 from factory.domain.failures import InputError
-from factory.domain.records import CodeAlias, Pair, Progress, Tool, ToolCodeRow
+from factory.domain.records import CodeAlias, GivenCode, Pair, Progress, Tool
 from factory.train.examples import write_rows
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
@@ -131,7 +131,7 @@ class TrainingResult:
     """Optimizer steps."""
     seconds: float
     """Of training alone, without loading and saving."""
-    codes: tuple[ToolCodeRow, ...]
+    codes: tuple[GivenCode, ...]
     """Codes given in this run."""
     codebook: dict[str, Any] | None
     """The checkpoint's codebook in figures (Codebook.summary); None where it has none."""

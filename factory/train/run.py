@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.domain.failures import ChildError, MissingError
-from factory.domain.records import CodeAlias, Progress, ToolCodeRow
+from factory.domain.records import CodeAlias, GivenCode, Progress
 from factory.engines.child import Child
 from factory.train.job import TrainingJob, TrainingResult
 from factory.workspace.models import check_model_folder
@@ -98,7 +98,7 @@ async def _follow(
 
 
 def _result(job: TrainingJob, done: dict[str, Any], restarts: int) -> TrainingResult:
-    codes = tuple(ToolCodeRow(**row) for row in done.pop("codes"))
+    codes = tuple(GivenCode(**row) for row in done.pop("codes"))
     log = tuple(Progress(**step) for step in done.pop("log"))
     aliases = tuple(CodeAlias(**row) for row in done.pop("aliases", ()))
     unlearnt = tuple(done.pop("unlearnt", ()))
