@@ -29,7 +29,7 @@ from bench.table import Cell, best_seconds, peak_rss_mib, print_machine, print_t
 from factory.domain.canon import query_id, to_json, tool_id
 from factory.domain.records import Call, Checkpoint
 from factory.lab.home.world import FreshItem, dev_items
-from factory.ledger.database import Ledger
+from factory.ledger.database import READER_CONFIG, Ledger
 from factory.ledger.questions import stock_questions
 from factory.ledger.rows import checkpoint_row, stage_row
 from factory.ledger.schema import arrow_schemas, load_migrations
@@ -83,6 +83,7 @@ def write_and_ask(folder: Path, num_samples: int) -> None:
         ("round", "rss", "peak"),
         [(mark + 1, *memory[mark]) for mark in marks],
     )
+    open_readers(folder / "small")
     ask(ledger)
 
 
@@ -145,6 +146,33 @@ def append_rounds(
             ledger.fold()
         memory.append((rss_mib(), peak_rss_mib()))
     return memory
+
+
+def open_readers(folder: Path) -> None:
+    """A question to a small ledger beside a bare DuckDB that reads nothing."""
+    (_, batches), *_ = rounds(FLUSH_SAMPLES)
+    ledger = Ledger(folder)
+    ledger.append(merge(batches))
+    ledger.fold()
+    sql = "select count(*) from draw"
+    seconds = {
+        "bare connection": best_seconds(ask_nothing),
+        "ledger at rest": best_seconds(partial(ledger.query, sql)),
+    }
+    (_, batches), *_ = rounds(FLUSH_SAMPLES)
+    ledger.append(merge(batches))
+    seconds["ledger with a segment"] = best_seconds(partial(ledger.query, sql))
+    bare = seconds["bare connection"]
+    print_table(
+        "opening a reader for one question, milliseconds",
+        ("what", "ms", "ratio"),
+        [(what, 1000 * took, took / bare) for what, took in seconds.items()],
+    )
+
+
+def ask_nothing() -> None:
+    with duckdb.connect(config=READER_CONFIG) as con:
+        con.execute("select 1").fetchall()
 
 
 def ask(ledger: Ledger) -> None:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from bench.table import Cell, print_table
 from factory.domain.canon import digest, to_json
 from factory.ledger.database import Ledger
+from factory.ledger.tables import Batch
 
 ASIDE = ("_at", "seconds", "path", "package_version", "versions_json", "segment")
 """Endings of the columns that two runs of one round need not share."""
@@ -37,15 +39,10 @@ def main() -> None:
 def read(state: Path) -> dict[str, list[str]]:
     """By table, a digest of each row, sorted."""
     ledger = Ledger(state)
-    tables = ledger.query(
-        "select table_name, list(column_name order by column_name) "
-        "from information_schema.columns "
-        "where table_schema = 'main' and table_name in (select table_name from "
-        "information_schema.tables where table_schema = 'pending') group by 1 order by 1"
-    ).rows
     found = {}
-    for table, columns in tables:
-        kept = [f'"{name}"' for name in columns if not name.endswith(ASIDE)]
+    for table, kind in get_type_hints(Batch).items():
+        (row,) = get_args(kind)
+        kept = [f'"{name}"' for name in sorted(get_type_hints(row)) if not name.endswith(ASIDE)]
         if kept:
             rows = ledger.query(f'select {", ".join(kept)} from "{table}"').rows
             found[table] = sorted(digest(to_json([str(value) for value in row])) for row in rows)

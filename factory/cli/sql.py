@@ -33,13 +33,14 @@ SCREEN_ROWS = 1000
 LISTING = """
 select c.table_name as name,
        any_value(v.comment) as description,
-       list(struct_pack(name := c.column_name, type := c.data_type) order by c.ordinal_position)
+       list(struct_pack(name := c.column_name, type := c.data_type) order by c.column_index)
          as columns
-from information_schema.columns c
-join duckdb_views() v
+from duckdb_columns() c
+left join duckdb_views() v
   on (v.database_name, v.schema_name, v.view_name)
-   = (c.table_catalog, c.table_schema, c.table_name)
-where c.table_catalog = 'memory' and c.table_schema = 'main' and not v.internal
+   = (c.database_name, c.schema_name, c.table_name)
+where c.database_name = current_database() and c.schema_name = 'main' and not c.internal
+  and c.table_name not in ('migration', 'segment')
 group by 1
 order by description is null, 1
 """

@@ -4,7 +4,8 @@ DuckDB lets one process write a file or several read it, never both. So `append`
 and `fold` moves them into the file in one transaction when nobody reads it; readers see both.
 What that promises: a round never waits for a reader or fails because of one, rows are visible as
 soon as `append` returns, `kill -9` tears nothing, and at rest any DuckDB client opens the file.
-Appending and folding are for the process that holds the WorkspaceLock; anyone may read.
+A reader of a ledger at rest takes the views that the file holds: defining them costs more than most
+questions. Appending and folding are for the process that holds the WorkspaceLock; anyone may read.
 """
 
 from __future__ import annotations
@@ -378,10 +379,11 @@ class Ledger:
         con.execute("begin transaction")
         fresh = self._unseen(con, names)
         self._load(con, fresh)
-        con.execute(
-            "insert into segment select unnest(?), current_timestamp at time zone 'UTC'", [fresh]
-        )
         schema.define_views(con)
+        con.execute(
+            "insert into segment select unnest(?), current_timestamp at time zone 'UTC'",
+            [[*fresh, schema.views_mark()]],
+        )
         con.execute("commit")
         con.execute("use memory")
         con.execute("detach stored")
@@ -391,27 +393,14 @@ class Ledger:
         names = self._segments.names()
         con = duckdb.connect(config=READER_CONFIG)
         try:
-            stored: set[str] = set()
-            current = False
-            if self.file.exists():
-                current = self._attach(con, "read_only", READ_WAIT_SECONDS)
-                stored = set(schema.table_names(con, "stored"))
+            has_file = self.file.exists()
+            current = has_file and self._attach(con, "read_only", READ_WAIT_SECONDS)
+            if has_file:
                 names = self._unseen(con, names)
-            con.execute("create schema pending")
-            con.execute("use memory.pending")
-            for migration in self._migrations:
-                con.execute(migration.sql)
-            pending = self._load(con, names) | _insert(con, self._to_arrow(also))
-            con.execute("use memory.main")
-            for table in schema.table_names(con, "memory", "pending"):
-                if current and table not in pending:
-                    # Not through a union, which keeps DuckDB from skipping unread columns.
-                    con.execute(f'create view "{table}" as from stored."{table}"')
-                    continue
-                # By name: a file that is older than the code lacks columns, they read as null.
-                old = f' union all by name from stored."{table}"' if table in stored else ""
-                con.execute(f'create view "{table}" as from pending."{table}"{old}')
-            schema.define_views(con)
+            if current and not names and not also and self._has_views(con):
+                con.execute("use stored")
+            else:
+                self._unite(con, names, also, has_file, current)
             con.execute("set enable_external_access = false")
             con.execute("set lock_configuration = true")
             con.execute("begin transaction read only")
@@ -420,8 +409,44 @@ class Ledger:
             raise
         return con
 
+    def _has_views(self, con: duckdb.DuckDBPyConnection) -> bool:
+        """Whether the attached file's last fold defined the views of today.
+
+        Defining them anew is most of what opening a reader costs.
+        """
+        last = con.execute("select name from stored.segment order by rowid desc limit 1").fetchone()
+        return last == (schema.views_mark(),)
+
+    def _unite(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        names: Sequence[str],
+        also: Batch,
+        has_file: bool,
+        current: bool,
+    ) -> None:
+        """Define tables over the file, the segments and `also`, and the views over these."""
+        stored = schema.table_names(con, "stored") if has_file else []
+        con.execute("create schema pending")
+        con.execute("use memory.pending")
+        for migration in self._migrations:
+            con.execute(migration.sql)
+        pending = self._load(con, names) | _insert(con, self._to_arrow(also))
+        con.execute("use memory.main")
+        for table in schema.table_names(con, "memory", "pending"):
+            if current and table not in pending:
+                # Not through a union, which keeps DuckDB from skipping unread columns.
+                con.execute(f'create view "{table}" as from stored."{table}"')
+                continue
+            # By name: a file that is older than the code lacks columns, they read as null.
+            old = f' union all by name from stored."{table}"' if table in stored else ""
+            con.execute(f'create view "{table}" as from pending."{table}"{old}')
+        schema.define_views(con)
+
     def _unseen(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[str]:
         """The segments that the attached file has not taken in."""
+        if not names:
+            return []
         found = con.execute(
             "select name from stored.segment where name in (select unnest(?))", [names]
         )

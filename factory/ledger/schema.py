@@ -6,6 +6,7 @@ tables that readers see are derived from them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,10 @@ BOOKKEEPING = """
 create table if not exists migration (number integer, name varchar, applied_at timestamp);
 create table if not exists segment (name varchar, folded_at timestamp);
 """
-"""Not facts: which migrations this file has seen, and which segments it has taken in."""
+"""Not facts: which migrations this file has seen, and which segments it has taken in.
+
+After a fold's segments stands a mark of the views that it defined (`views_mark`).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +54,10 @@ def load_migrations(folder: Path = MIGRATIONS) -> tuple[Migration, ...]:
 
 def version_of(con: duckdb.DuckDBPyConnection, database: str) -> int:
     """Number of the last migration that an attached ledger has seen; 0 for a new file."""
-    if "migration" not in table_names(con, database):
+    try:
+        row = con.execute(f"select max(number) from {database}.migration").fetchone()
+    except duckdb.CatalogException:
         return 0
-    row = con.execute(f"select max(number) from {database}.migration").fetchone()
     return int(row[0] or 0) if row else 0
 
 
@@ -84,6 +89,11 @@ def migrate(con: duckdb.DuckDBPyConnection, migrations: tuple[Migration, ...]) -
 def define_views(con: duckdb.DuckDBPyConnection) -> None:
     """Define the public views over the tables (or views) of the current schema."""
     con.execute((STORE / "views.sql").read_text("utf-8"))
+
+
+def views_mark() -> str:
+    """What a file's list of segments ends with where it holds the views of today."""
+    return "views " + hashlib.sha256((STORE / "views.sql").read_bytes()).hexdigest()
 
 
 def arrow_schemas(migrations: tuple[Migration, ...]) -> Mapping[str, pa.Schema]:

@@ -1171,3 +1171,24 @@ def test_a_reader_is_one_snapshot(tmp_path: Path) -> None:
         ledger.append({"draw": [{"round": 1, "position": 1, "query_id": "r"}]})
         assert past.query("select count(*) from draw").rows == [(1,)]
     assert ledger.query("select count(*) from draw").rows == [(2,)]
+
+
+def test_a_reader_takes_the_views_of_the_file_only_where_they_are_todays(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(draw(0))
+    assert ledger.fold()
+    where = "select current_database()"
+    assert ledger.query(where).rows == [("stored",)]
+    ledger.append(draw(1))
+    assert ledger.query(where).rows == [("memory",)]
+    assert ledger.query("select drawn from round_yield").rows == [(2,)]
+    assert ledger.fold()
+    # As a version does it that defines other views and notes only segments.
+    with duckdb.connect(str(ledger.file)) as con:
+        con.execute("insert into segment values ('1-v5-x.arrow', now())")
+        con.execute("create or replace view round_yield as select 1 as drawn")
+    assert ledger.query(where).rows == [("memory",)]
+    assert ledger.query("select drawn from round_yield").rows == [(2,)]
+    ledger.append(draw(2))
+    assert ledger.fold() and ledger.query(where).rows == [("stored",)]
+    assert ledger.query("select drawn from round_yield").rows == [(3,)]
