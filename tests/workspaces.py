@@ -36,3 +36,9 @@ def run_factory(
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def child_pids() -> list[int]:
+    """Process ids of the children that this process has now."""
+    paths = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for path in paths for pid in path.read_text(encoding="ascii").split()]

@@ -34,7 +34,6 @@ class Pending:
     """A request without an answer."""
 
     request: Request
-    """The request."""
     future: asyncio.Future[Reply]
     """Where its reply goes."""
     deaths: int = 0
@@ -42,7 +41,7 @@ class Pending:
 
 
 class ProcessEngine(Closing):
-    """An Engine in a child process; `factory.engines.base.open_engine` makes one."""
+    """An Engine in a child process; `factory.engines.opening.open_engine` makes one."""
 
     def __init__(
         self,
@@ -78,16 +77,6 @@ class ProcessEngine(Closing):
     def checkpoint(self) -> Checkpoint:
         """The checkpoint it serves."""
         return self._checkpoint
-
-    @property
-    def num_in_flight(self) -> int:
-        """Requests not answered yet."""
-        return len(self._in_flight)
-
-    @property
-    def child_pid(self) -> int | None:
-        """Process id of the child that serves now."""
-        return self._child.pid if self._child else None
 
     async def start(self) -> None:
         """Start the child and wait until the model is loaded; raises what `open_engine` raises."""
