@@ -121,7 +121,6 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
         return self._process.pid
 
     async def send(self, message: dict[str, Any]) -> None:

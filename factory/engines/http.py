@@ -83,7 +83,6 @@ class HttpEngine(Closing):
         return self._checkpoint
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._client.aclose()
 
     async def sample(self, requests: Sequence[Request]) -> list[Reply]:

@@ -33,7 +33,6 @@ class Perplexity:
     stride: int
     """Tokens between the starts of windows."""
     num_tokens: int
-    """Tokens counted."""
     losses: tuple[tuple[float, int], ...]
     """Nats and counted tokens of each window."""
 

@@ -75,7 +75,6 @@ class ProcessEngine(Closing):
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint it serves."""
         return self._checkpoint
 
     async def start(self) -> None:

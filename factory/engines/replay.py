@@ -29,7 +29,6 @@ class ReplayEngine(Closing):
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint the answers stand for."""
         return self._checkpoint
 
     async def sample(self, requests: Sequence[Request]) -> list[Reply]:

@@ -92,7 +92,6 @@ class Retriever(Closing):
         return frozenset(self._tools)
 
     async def close(self) -> None:
-        """End the child."""
         await self._child.stop()
 
     async def retrieve(

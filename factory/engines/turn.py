@@ -71,11 +71,9 @@ class Turn:
     lead_in: str
     """From the generation prompt to the answer, but for blanks, which are its first word's."""
     lead_ids: tuple[int, ...]
-    """The same in tokens."""
     closing: str
     """From the answer to the end-of-turn token, which is the last of it."""
     closing_ids: tuple[int, ...]
-    """The same in tokens."""
     stop: int | None
     """The token after an answer: cohere2's is not yet the end of its turn. None with a fault."""
     ends: frozenset[int]

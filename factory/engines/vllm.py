@@ -22,8 +22,8 @@ from factory.engines.constrain import bind, constraint_to_wire
 from factory.engines.server import Answer, Backend, Refused, serve
 from factory.workspace.settings import EngineSection
 
-# vLLM reads both when it is imported. Without a GPU torch.compile stays off: vLLM compiles a helper
-# of its log-probabilities even with enforce_eager, which wants a C++ compiler and 20 s for no gain.
+# Before vLLM is imported, which compiles helpers then. Without a GPU torch.compile stays off: even
+# with enforce_eager, a helper of the log-probabilities wants a C++ compiler and 20 s, for no gain.
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 if not torch.cuda.is_available():
     os.environ["TORCHDYNAMO_DISABLE"] = "1"

@@ -9,12 +9,10 @@ from factory.domain.records import Completion, Constraint, Message, Reply, Reque
 
 
 def request_to_wire(request: Request) -> dict[str, Any]:
-    """A request as a JSON object."""
     return asdict(request)
 
 
 def request_from_wire(wire: dict[str, Any]) -> Request:
-    """The inverse of `request_to_wire`."""
     constraint = wire["constraint"] and {
         key: tuple(value) if key in ("only", "tools") else value
         for key, value in wire["constraint"].items()
@@ -31,12 +29,10 @@ def request_from_wire(wire: dict[str, Any]) -> Request:
 
 
 def reply_to_wire(reply: Reply) -> dict[str, Any]:
-    """A reply as a JSON object."""
     return asdict(reply)
 
 
 def reply_from_wire(wire: dict[str, Any]) -> Reply:
-    """The inverse of `reply_to_wire`."""
     return Reply(
         request_id=wire["request_id"],
         completions=tuple(
