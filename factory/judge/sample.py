@@ -7,7 +7,7 @@ reads the ledger, so that sampling and judging again go the same way.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
@@ -55,8 +55,8 @@ class Judgement:
     number: int
     """1 while sampling, one more each time the round is judged again."""
 
-    def verdict_rows(self, query_id: str, verdicts: Iterable[Verdict]) -> list[VerdictRow]:
-        """Verdicts as ledger rows."""
+    def verdict_rows(self, verdicts: Mapping[str, Sequence[Verdict]]) -> list[VerdictRow]:
+        """Verdicts by query id as ledger rows."""
         return [
             {
                 "round": self.round_number,
@@ -69,7 +69,8 @@ class Judgement:
                 "path": verdict.path,
                 "message": verdict.message,
             }
-            for verdict in verdicts
+            for query_id, of_query in verdicts.items()
+            for verdict in of_query
         ]
 
 
@@ -94,7 +95,7 @@ class Sample:
         cause, candidate, result = self.cause, self.candidate, self.vote
         query_id = candidate.query.id
         return {
-            "verdict": judgement.verdict_rows(query_id, self.verdicts),
+            "verdict": judgement.verdict_rows({query_id: self.verdicts}),
             "vote": [] if result is None else [_vote_row(judgement, query_id, result)],
             "sample": [
                 {
@@ -134,10 +135,10 @@ class Trail:
     query: Query
     _verdicts: list[Verdict] = field(default_factory=list)
 
-    def judge_query(self, found: Sequence[Verdict]) -> Sample | None:
+    def judge_query(self, verdicts: Sequence[Verdict]) -> Sample | None:
         """Take what set rules of stage `draw` found; the sample where one of them rejects."""
-        self._verdicts += found
-        reject = first_reject(found)
+        self._verdicts += verdicts
+        reject = first_reject(verdicts)
         return self._close("rejected", "draw", reject) if reject else None
 
     def judge_tools(self, reply: Reply) -> tuple[Tool, ...] | Sample:
@@ -193,9 +194,9 @@ class Trail:
             if index == result.winner:
                 calls, reject = answer.calls or (), first_reject(verdicts)
         if result.winner is None:
-            found = check_vote(result, rulebook=self.judgement.rulebook)
-            self._verdicts += found
-            cause = found[0] if found else _NO_WINNER
+            lost = check_vote(result, rulebook=self.judgement.rulebook)
+            self._verdicts += lost
+            cause = lost[0] if lost else _NO_WINNER
             return self._close("rejected", "vote", cause, tools, vote=result)
         status: Status = "rejected" if reject else "accepted"
         return self._close(status, "calls", reject, tools, calls, result)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from factory.domain.records import Candidate, Past, Query
-from factory.judge.sample import Judgement, Trail
+from factory.judge.sample import Judgement, Trail, first_reject
 from factory.judge.sets import judge_round
 from factory.ledger import history
 from factory.ledger.history import OpenRound
-from factory.ledger.tables import Batch, SampleRow, VerdictRow
+from factory.ledger.tables import Batch, SampleRow
 from factory.round.factory import Factory
 
 
@@ -27,21 +27,19 @@ def judgement_of(factory: Factory, this: OpenRound) -> Judgement:
 def judge_drawn(factory: Factory, this: OpenRound, queries: Sequence[Query], past: Past) -> Batch:
     """Rows of the queries that a rule of stage `draw` finds; nothing is asked for rejects."""
     judgement, now = judgement_of(factory, this), datetime.now(UTC)
-    found = judge_round(
+    verdicts = judge_round(
         factory.rulebook.rules,
         [Candidate(query=query) for query in queries],
         past,
         factory.all_benchmarks,
         stage="draw",
     )
-    judged: list[VerdictRow] = []
     stopped: list[SampleRow] = []
     for query in queries:
-        verdicts = found.get(query.id, [])
-        judged += judgement.verdict_rows(query.id, verdicts)
-        if sample := Trail(judgement=judgement, query=query).judge_query(verdicts):
+        trail = Trail(judgement=judgement, query=query)
+        if sample := trail.judge_query(verdicts.get(query.id, ())):
             stopped += sample.rows(judgement, now)["sample"]
-    return {"verdict": judged, "sample": stopped}
+    return {"verdict": judgement.verdict_rows(verdicts), "sample": stopped}
 
 
 def judge(factory: Factory, this: OpenRound) -> None:
@@ -54,13 +52,12 @@ def judge(factory: Factory, this: OpenRound) -> None:
         candidates = history.round_candidates(past, this.number, this.judgement)
         accepted = history.accepted_before(past, this.number)
     verdicts = judge_round(factory.rulebook.rules, candidates, accepted, factory.all_benchmarks)
-    judgement = judgement_of(factory, this)
-    rows = [row for query, each in verdicts.items() for row in judgement.verdict_rows(query, each)]
-    num_rejected = sum(any(v.severity == "reject" for v in each) for each in verdicts.values())
+    rejected = [query_id for query_id, of_query in verdicts.items() if first_reject(of_query)]
     detail = {
         "candidates": len(candidates),
-        "rejected": num_rejected,
-        "warned": len(verdicts) - num_rejected,
+        "rejected": len(rejected),
+        "warned": len(verdicts) - len(rejected),
         "rules_sha": factory.rulebook.sha,
     }
+    rows = judgement_of(factory, this).verdict_rows(verdicts)
     factory.finish(this.number, "judge", started, {"verdict": rows}, detail)

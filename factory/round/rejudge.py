@@ -140,7 +140,7 @@ def rejudge(
     )
     scored = load_benchmarks(workspace, resolved.recipe)
     benchmarks = tuple((load_held_out(workspace) | scored).values())
-    asked = [Candidate(query=each.query) for each in recorded]
+    asked = [Candidate(query=record.query) for record in recorded]
     drawn = judge_round(rulebook.rules, asked, accepted, benchmarks, stage="draw")
     samples = asyncio.run(_judge_again(recorded, judgement, drawn))
     candidates = [sample.candidate for sample in samples if sample.status == "accepted"]
@@ -161,8 +161,8 @@ async def _judge_again(
     recorded: Iterable[Recorded], judgement: Judgement, drawn: Mapping[str, Sequence[Verdict]]
 ) -> list[Sample]:
     return [
-        await sample_query(judgement, each.query, each, drawn.get(each.query.id, ()))
-        for each in recorded
+        await sample_query(judgement, record.query, record, drawn.get(record.query.id, ()))
+        for record in recorded
     ]
 
 
@@ -177,8 +177,7 @@ def _rows(
         "made_at": now,
         "note": f"factory check, {judgement.vote.model_dump_json()}",
     }
-    of_round = [row for key, each in verdicts.items() for row in judgement.verdict_rows(key, each)]
-    more: Batch = {"judgement": [row], "verdict": of_round}
+    more: Batch = {"judgement": [row], "verdict": judgement.verdict_rows(verdicts)}
     return merge([*(sample.rows(judgement, now) for sample in samples), more])
 
 
