@@ -161,7 +161,7 @@ def compare(model: Any, catalogue: Catalogue, prompts: Prompts, beams: int, batc
 
     def ours() -> None:
         rankings = search.search(prompts, k=beams, beams=beams)
-        kept["ours"] = [[found.code for found in ranking.found] for ranking in rankings]
+        kept["ours"] = [[code.code for code in ranking.codes] for ranking in rankings]
 
     def batched() -> None:
         kept["batched"] = search_with_transformers(model, trie, prompts, beams, batch, allowed_flat)

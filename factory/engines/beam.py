@@ -71,9 +71,9 @@ class RankedCode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """The tools found for one prompt."""
+    """What was found for one prompt."""
 
-    found: tuple[RankedCode, ...]
+    codes: tuple[RankedCode, ...]
     """Most likely first."""
     exact: bool
     """Whether no other code of the trie can be more likely than these."""
@@ -84,7 +84,7 @@ class BeamSearch:
 
     The model must be a decoder that attends to its past, all of it or a sliding window, and that
     takes positions from `position_ids`: ModelError for one that does not.
-    Example: BeamSearch(model, trie).search([prompt_ids], k=5, beams=5)[0].found[0].tool_id.
+    Example: BeamSearch(model, trie).search([prompt_ids], k=5, beams=5)[0].codes[0].tool_id.
     """
 
     def __init__(self, model: PreTrainedModel, trie: Trie) -> None:
@@ -136,8 +136,8 @@ class BeamSearch:
                 num_rows = max(1, min(max_tokens, MAX_LOGITS // self._vocabulary) // beams)
                 for part in _batches(lengths, HELD * max_tokens, num_rows):
                     batch = open_rows[part]
-                    found = self._search([prompts[row] for row in batch], k, beams, max_tokens)
-                    rankings.update(zip(batch, found, strict=True))
+                    ranked = self._search([prompts[row] for row in batch], k, beams, max_tokens)
+                    rankings.update(zip(batch, ranked, strict=True))
                 wider = exact and beams < widest
                 beams = min(WIDEN * beams, widest)
                 open_rows = [
@@ -145,7 +145,7 @@ class BeamSearch:
                     for row in open_rows
                     if wider and not rankings[row].exact and self.fits(len(prompts[row]), beams)
                 ]
-        nothing = Ranking(found=(), exact=True)
+        nothing = Ranking(codes=(), exact=True)
         return [rankings.get(row, nothing) for row in range(len(prompts))]
 
     def _search(
@@ -300,12 +300,12 @@ class BeamSearch:
     ) -> list[Ranking]:
         rankings = []
         for scores_k, nodes_k, is_exact in zip(scores, nodes, exact, strict=True):
-            found = [
+            codes = [
                 self._ranked(node - self._root, score)
                 for node, score in zip(nodes_k, scores_k, strict=True)
                 if score > LOW
             ]
-            rankings.append(Ranking(found=tuple(found), exact=is_exact))
+            rankings.append(Ranking(codes=tuple(codes), exact=is_exact))
         return rankings
 
     def _ranked(self, node: int, score: float) -> RankedCode:
@@ -331,8 +331,8 @@ def refuse_other_models(model: PreTrainedModel) -> None:
             remedy=REMEDY,
         )
     # Branches stand side by side, so a token's place in its row is not its position.
-    told = "position_ids" in signature(model.forward).parameters
-    if not told or getattr(config, "alibi", False):
+    takes_positions = "position_ids" in signature(model.forward).parameters
+    if not takes_positions or getattr(config, "alibi", False):
         raise ModelError(
             f"a {kind} model cannot be told a token's position",
             where=model.name_or_path,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from factory.domain.failures import InputError, ModelError
@@ -49,7 +50,7 @@ class Chat:
         self.fault = self._turn.fault
         """Why no answer can be learnt in the template; None where it can."""
         fast = getattr(self.tokenizer, "is_fast", False)
-        self._rust: Any = self.tokenizer.backend_tokenizer if fast else None
+        self._rust: Tokenizer | None = self.tokenizer.backend_tokenizer if fast else None
         if self._rust:
             self._rust.no_truncation()
             self._rust.no_padding()
@@ -144,11 +145,14 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _listed_ends(folder: Path) -> Any:
+def _listed_ends(folder: Path) -> int | list[int] | None:
     """The end tokens of generation_config.json, or config.json without it: one, a list, or none."""
+    listed: int | list[int] | None
     path = folder / "generation_config.json"
     if path.exists():
-        return json.loads(path.read_text("utf-8")).get("eos_token_id")
+        listed = json.loads(path.read_text("utf-8")).get("eos_token_id")
+        return listed
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+    listed = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+    return listed

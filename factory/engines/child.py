@@ -197,12 +197,10 @@ class Child:
 
 
 def _failure(message: dict[str, Any]) -> failures.FactoryError:
-    found = getattr(failures, str(message["class"]), failures.FactoryError)
-    known = isinstance(found, type) and issubclass(found, failures.FactoryError)
-    made: failures.FactoryError = (found if known else failures.FactoryError)(
-        message["what"], where=message["where"], remedy=message["remedy"]
-    )
-    return made
+    kind = getattr(failures, str(message["class"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, failures.FactoryError)):
+        kind = failures.FactoryError
+    return kind(message["what"], where=message["where"], remedy=message["remedy"])
 
 
 class Channel:

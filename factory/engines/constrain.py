@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,9 @@ from factory.engines.grammar import (
     load_grammars,
     read_documents,
 )
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 GUIDE = "factory_guide"
 """Key of a guide's wire form in vLLM's `SamplingParams.extra_args`."""
@@ -145,13 +148,13 @@ class NodeTable:
 
     def __init__(self, forest: Forest, guides: Sequence[Guide | None]) -> None:
         self._forest = forest
-        found = [guide for guide in guides if guide is not None]
-        forest.cover(guide.trie for guide in found)
+        binding = [guide for guide in guides if guide is not None]
+        forest.cover(guide.trie for guide in binding)
         self.window = max(
-            (forest.depth(guide.trie) + len(guide.marker) for guide in found), default=0
+            (forest.depth(guide.trie) + len(guide.marker) for guide in binding), default=0
         )
         """T: sampled tokens that say where a row stands, the longest code and its marker."""
-        num_marker = max((len(guide.marker) for guide in found), default=0)
+        num_marker = max((len(guide.marker) for guide in binding), default=0)
         rows = [
             (
                 NONE if guide is None else forest.root(guide.trie),
@@ -234,7 +237,7 @@ class Bound(NamedTuple):
     writer: Writer | None
     """Follows the JSON; None where there is none."""
 
-    def follow(self, output_ids: Sequence[int]) -> Any:
+    def follow(self, output_ids: Sequence[int]) -> LLMatcher | None:
         """The matcher of the JSON after these tokens; None while anything else is written."""
         if self.writer is None:
             return None

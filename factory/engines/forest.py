@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class Forest:
         self._roots.clear()
         self._depths.clear()
         self._num_nodes = 1
-        self._parts: dict[str, list[np.ndarray[Any, Any]]] = {
+        self._parts: dict[str, list[npt.NDArray[Any]]] = {
             "key": [np.zeros(0, np.int64)],
             "token": [np.zeros(0, np.int64)],
             "following": [np.zeros(0, np.int64)],

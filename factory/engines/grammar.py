@@ -1,7 +1,7 @@
 """JSON under a tool's own schema, token by token: the arguments of one tool, or a list of calls.
 
 llguidance says which tokens may follow. What is ours is which schema binds which tokens: a tool's
-parameters as `factory.schema` reads them, so that no answer in full falls for a wrong type, an
+parameters as factory.tools.schema reads them, so that no answer in full falls for a wrong type, an
 invented argument or a missing one. Properties come in the schema's order, with at most one blank
 after a comma or a colon. Numbers that the schema does not bound are written out between -1e15 and
 1e15. Keywords of LOOSE are left to the rules that judge the answer, and so are a name that stands
@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ import torch
 from factory.domain.failures import MissingError
 from factory.engines.chat import Chat
 from factory.tools.schema import arguments_schema
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 LOOSE = frozenset(
     {"uniqueItems", "contains", "minContains", "maxContains", "propertyNames", "multipleOf"}
@@ -59,7 +62,7 @@ FORMATS: Mapping[str, str] = {
     "uuid": r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}",
     "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+",
 }
-"""Formats that `factory.schema` judges, each as an expression of texts that pass there."""
+"""Formats that `factory.tools.schema` judges, each as an expression of texts that pass there."""
 
 
 class Unsupported(Exception):
@@ -100,7 +103,7 @@ def _closed(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lower(schema: Any) -> Any:
-    """A JSON Schema whose values, as the library writes them, pass `factory.schema`."""
+    """A JSON Schema whose values, as the library writes them, pass `factory.tools.schema`."""
     if isinstance(schema, list):
         return [lower(part) for part in schema]
     if schema is True or schema == {}:
@@ -167,6 +170,7 @@ class Grammars:
             Unsupported: the tokenizer has no fast form, so its tokens' bytes are not known.
         """
         try:
+            # Here, since an environment may lack it: only constrained requests need it.
             import llguidance
             from llguidance.hf import from_tokenizer
         except ImportError as error:
@@ -191,18 +195,18 @@ class Grammars:
         self._executor = llguidance.LLExecutor(num_threads=torch.get_num_threads())
         self._compile = lru_cache(maxsize=4096)(self._compile_new)
 
-    def start(self, grammar: str) -> Any:
+    def start(self, grammar: str) -> LLMatcher:
         """A matcher before its first token. Unsupported where the grammar cannot be compiled."""
-        made, problem = self._compile(grammar)
+        matcher, problem = self._compile(grammar)
         if problem:
             raise Unsupported(problem)
-        return made.deep_copy()
+        return matcher.deep_copy()
 
-    def _compile_new(self, grammar: str) -> tuple[Any, str]:
-        made = self._matcher(self._tokens, grammar, log_level=0)
-        return made, " ".join(made.get_error().split())[:300] if made.is_error() else ""
+    def _compile_new(self, grammar: str) -> tuple[LLMatcher, str]:
+        matcher = self._matcher(self._tokens, grammar, log_level=0)
+        return matcher, " ".join(matcher.get_error().split())[:300] if matcher.is_error() else ""
 
-    def mask(self, matchers: Sequence[Any]) -> npt.NDArray[np.uint8]:
+    def mask(self, matchers: Sequence[LLMatcher]) -> npt.NDArray[np.uint8]:
         """(C, V / 8) tokens that may come next of each matcher, a bit each, lowest first.
 
         Where a matcher met what it does not allow, or its limits, only the end may.
@@ -237,17 +241,17 @@ class Writer:
         self.grammars = grammars
         self._grammar = ""
         self._seen: list[int] = []
-        self._matcher: Any = None
+        self._matcher: LLMatcher | None = None
 
-    def follow(self, grammar: str, token_ids: Sequence[int]) -> Any:
+    def follow(self, grammar: str, token_ids: Sequence[int]) -> LLMatcher:
         """The matcher after `token_ids`. Unsupported where the grammar cannot be compiled."""
-        tokens, num_seen = list(token_ids), len(self._seen)
-        if grammar != self._grammar or tokens[:num_seen] != self._seen:
-            self._matcher, self._grammar, num_seen = self.grammars.start(grammar), grammar, 0
+        tokens, num_seen, matcher = list(token_ids), len(self._seen), self._matcher
+        if matcher is None or grammar != self._grammar or tokens[:num_seen] != self._seen:
+            matcher, num_seen = self.grammars.start(grammar), 0
         if len(tokens) > num_seen:
-            self._matcher.consume_tokens(tokens[num_seen:])
-        self._seen = tokens
-        return self._matcher
+            matcher.consume_tokens(tokens[num_seen:])
+        self._matcher, self._grammar, self._seen = matcher, grammar, tokens
+        return matcher
 
 
 class Documents:

@@ -107,13 +107,14 @@ class HttpEngine(Closing):
 
     async def _reply(self, request: Request) -> Reply:
         count = 1 if request.sampling.temperature == 0 else request.sampling.n
-        answers = await asyncio.gather(*(self._ask(request, index) for index in range(count)))
-        for answer in answers:
+        tries = await asyncio.gather(*(self._ask(request, index) for index in range(count)))
+        answers: list[dict[str, Any]] = []
+        for answer in tries:
             if isinstance(answer, str):
                 return unanswered(request, answer)
-        found = [answer for answer in answers if isinstance(answer, dict)]
-        completions = tuple(_completion(answer, request) for answer in found)
-        usage = found[0].get("usage") or {}
+            answers.append(answer)
+        completions = tuple(_completion(answer, request) for answer in answers)
+        usage = answers[0].get("usage") or {}
         return Reply(
             request_id=request.id,
             completions=completions * (request.sampling.n // count),
@@ -186,12 +187,12 @@ def resolve(url: str, *, allow_public: bool = False) -> str:
         raise InputError(f"not an http address: {url!r}", remedy="e.g. http://127.0.0.1:8000/v1")
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except ValueError as error:
         raise InputError(f"not an http address: {error}", where=url) from error
     except OSError as error:
         raise MissingError(f"{parts.hostname} has no address: {error}", where=url) from error
-    addresses = [str(sockaddr[0]).split("%")[0] for *_, sockaddr in found]
+    addresses = [str(sockaddr[0]).split("%")[0] for *_, sockaddr in entries]
     public = [address for address in addresses if _is_public(address)]
     if public and not allow_public:
         raise InputError(
@@ -218,14 +219,13 @@ def _is_too_long(response: httpx.Response) -> bool:
 def _read_answer(response: httpx.Response, where: str) -> dict[str, Any]:
     """The JSON object with at least one choice. Raises InputError."""
     try:
-        answer = response.json()
+        answer: dict[str, Any] = response.json()
         answer["choices"][0]["finish_reason"]
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"not an answer of an OpenAI-compatible server: {response.text[:200]!r}", where=where
         ) from error
-    found: dict[str, Any] = answer
-    return found
+    return answer
 
 
 def _completion(answer: dict[str, Any], request: Request) -> Completion:

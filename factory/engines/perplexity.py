@@ -58,6 +58,6 @@ async def measure_perplexity(
         answer = await child.receive()
         if answer is None:
             raise ChildError(f"the perplexity process died: {child.cause()}", where=str(folder))
-        return [Perplexity(**each) for each in answer["found"]]
+        return [Perplexity(**measured) for measured in answer["perplexities"]]
     finally:
         await child.stop()

@@ -72,11 +72,11 @@ def compute_perplexity(
     if len(token_ids) < 2:
         raise InputError(f"the text has {len(token_ids)} tokens, perplexity needs two")
     window = min(window, model.config.get_text_config().max_position_embeddings)
-    found = []
+    perplexities = []
     for stride in dict.fromkeys(min(stride, window) for stride in strides):
         losses = window_losses(model, token_ids, window, stride)
         nats, count = sum(loss for loss, _ in losses), sum(count for _, count in losses)
-        found.append(
+        perplexities.append(
             Perplexity(
                 value=math.exp(nats / count),
                 bits_per_character=nats / math.log(2) / len(text),
@@ -86,17 +86,17 @@ def compute_perplexity(
                 losses=tuple(losses),
             )
         )
-    return found
+    return perplexities
 
 
 def main(channel: Channel, arguments: list[str]) -> None:
     """Measure what the first message asks for."""
     job = channel.receive()
     if job is not None:
-        found = compute_perplexity(
+        perplexities = compute_perplexity(
             Path(job["folder"]), job["text"], window=job["window"], strides=job["strides"]
         )
-        channel.send({"type": "done", "found": [asdict(each) for each in found]})
+        channel.send({"type": "done", "perplexities": [*map(asdict, perplexities)]})
 
 
 if __name__ == "__main__":

@@ -123,13 +123,13 @@ class Retriever(Closing):
         if not 1 <= k <= beams:
             raise InputError(f"{k} tools of a beam of {beams}", remedy="ask for 1 to `beams` tools")
         options = {"k": k, "beams": beams, "exact": exact, "only": [*only]}
-        found: list[Retrieved] = []
+        retrieved: list[Retrieved] = []
         for start in range(0, len(prompts), CHUNK):
             chunk = [*prompts[start : start + CHUNK]]
             answer = await self._ask({**options, "prompts": chunk})
-            found += [self._retrieved(ranking) for ranking in answer["rankings"]]
-            progress(len(found))
-        return found
+            retrieved += [self._retrieved(ranking) for ranking in answer["rankings"]]
+            progress(len(retrieved))
+        return retrieved
 
     async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         await self._child.send(message)

@@ -65,7 +65,7 @@ def _to_wire(rankings: Iterator[Ranking], fits: bool) -> dict[str, Any]:
     if not fits:
         return {"found": [], "exact": False, "reason": PROMPT_TOO_LONG}
     ranking = next(rankings)
-    found = [(hit.tool_id, hit.score) for hit in ranking.found]
+    found = [(code.tool_id, code.score) for code in ranking.codes]
     return {"found": found, "exact": ranking.exact, "reason": ""}
 
 

@@ -113,13 +113,13 @@ def _read(tokenizer: ChatTokenizer, ends: frozenset[int]) -> tuple[str, str]:
     """Lead-in and closing. ModelError where no answer can be learnt in the template."""
     prompt = render(tokenizer, [_ASKED], answer_next=True)
     answer = {"role": "assistant", "content": PROBE}
-    before, found, after = render(tokenizer, [_ASKED, answer], answer_next=False).rpartition(PROBE)
+    before, text, after = render(tokenizer, [_ASKED, answer], answer_next=False).rpartition(PROBE)
 
     def refuse(what: str, remedy: str) -> ModelError:
         where, template = tokenizer.name_or_path, "edit its chat_template.jinja so that"
         return ModelError(f"The chat template {what}", where=where, remedy=f"{template} {remedy}")
 
-    if not found:
+    if not text:
         raise refuse("leaves out the text of an answer", "it shows an assistant's content")
     if not before.startswith(prompt):
         raise refuse(

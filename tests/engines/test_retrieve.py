@@ -75,11 +75,11 @@ def rank_all(model: Any, trie: Trie, prompt: Sequence[int], k: int) -> list[tupl
 
 
 def assert_equal(ranking: Ranking, expected: list[tuple[str, float]], trie: Trie) -> None:
-    assert [found.tool_id for found in ranking.found] == [name for name, _ in expected]
-    assert [found.score for found in ranking.found] == pytest.approx(
+    assert [code.tool_id for code in ranking.codes] == [name for name, _ in expected]
+    assert [code.score for code in ranking.codes] == pytest.approx(
         [score for _, score in expected], abs=1e-3
     )
-    assert all(trie.lookup(found.code) == found.tool_id for found in ranking.found)
+    assert all(trie.lookup(ranked.code) == ranked.tool_id for ranked in ranking.codes)
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["equal lengths", "mixed lengths"])
@@ -115,7 +115,7 @@ def test_a_ranking_does_not_depend_on_its_batch(
     for max_tokens in (40, 100, 1024):
         together = search.search(prompts, k=5, beams=10, max_tokens=max_tokens)
         for one, other in zip(together, alone, strict=True):
-            assert_equal(one, [(found.tool_id, found.score) for found in other.found], trie)
+            assert_equal(one, [(code.tool_id, code.score) for code in other.codes], trie)
             assert one.exact == other.exact
     assert search.search([], k=5, beams=5) == []
 
@@ -174,7 +174,7 @@ def test_a_sliding_window_moves_with_the_branch(
             assert_equal(ranking, rank_all(model, trie, prompt, 5), trie)
         unbounded = BeamSearch(wide, trie).search(prompts, k=5, beams=5, exact=True)
         scores, others = (
-            [hit.score for ranking in rankings for hit in ranking.found]
+            [hit.score for ranking in rankings for hit in ranking.codes]
             for rankings in (found, unbounded)
         )
         assert (scores == pytest.approx(others, abs=1e-3)) is is_inside
@@ -236,7 +236,7 @@ def test_what_a_decoder_counts_by_places_must_hold_prompt_and_branches(
     assert search.fits(10, 10) and not search.fits(11, 10)
     longer = [*prompt, *range(15)]
     (narrow,) = search.search([longer], k=5, beams=5, exact=True)
-    assert len(narrow.found) == 5 and search.fits(25, 5) and not search.fits(25, 10)
+    assert len(narrow.codes) == 5 and search.fits(25, 5) and not search.fits(25, 10)
 
 
 @pytest.mark.parametrize("kind", ["mpt", "bloom"])
@@ -268,11 +268,11 @@ def test_a_catalogue_smaller_than_k_comes_back_whole(toy: tuple[Any, list[list[i
     trie = make_trie(level_ids, model.config.eos_token_id)
     few = trie.only(["t_3", "t_77", "t_400"])
     (ranking,) = BeamSearch(model, few).search(make_prompts(1), k=5, beams=8)
-    assert {found.tool_id for found in ranking.found} == {"t_3", "t_77", "t_400"}
+    assert {code.tool_id for code in ranking.codes} == {"t_3", "t_77", "t_400"}
     assert ranking.exact
     assert_equal(ranking, rank_all(model, few, make_prompts(1)[0], 3), few)
     (nothing,) = BeamSearch(model, few.only([])).search(make_prompts(1), k=5, beams=5)
-    assert nothing.found == () and nothing.exact
+    assert nothing.codes == () and nothing.exact
 
 
 def test_the_command_finds_tools_of_the_shipped_model(tmp_path: Path) -> None:
