@@ -34,10 +34,14 @@ def test_recipes_of_papers_train_as_published(name: str) -> None:
 
 
 NAMED = (
-    ('queries = []\n model="old"  # mine\n[engine]\n', "queries = []\n{}  # mine\n[engine]\n"),
-    ("model = 'o\\ld'\r\nrecipe = 'cpu'\r\n", "{}\r\nrecipe = 'cpu'\r\n"),
-    ("# only\n[engine]\nthreads = 1\n", "{}\n# only\n[engine]\nthreads = 1\n"),
-    ("", "{}\n"),
+    (
+        'queries = []\n model="old"  # mine\n[engine]\n',
+        "queries = []\n model={}  # mine\n[engine]\n",
+    ),
+    ("model = 'o\\ld'\r\nrecipe = 'cpu'\r\n", "model = {}\r\nrecipe = 'cpu'\r\n"),
+    ("# only\n[engine]\nthreads = 1\n", "# only\nmodel = {}\n\n[engine]\nthreads = 1\n"),
+    ('"model" = """\nold"""\n', '"model" = {}\n'),
+    ("", "model = {}\n"),
 )
 """Settings before, and after a model is written in place of `{}`."""
 
@@ -48,8 +52,8 @@ def test_a_model_is_written_into_the_settings(tmp_path: Path, before: str, after
     workspace.marker.write_bytes(before.encode())
     for model in ("/models/Qwen", '/models/é "q" \\1'):
         assert name_model(workspace, model)
-        line = f"model = {json.dumps(model, ensure_ascii=False)}"
-        assert workspace.marker.read_bytes().decode() == after.format(line)
+        written = json.dumps(model, ensure_ascii=False)
+        assert workspace.marker.read_bytes().decode() == after.format(written)
         assert load_settings(workspace).model == model
         assert not name_model(workspace, model)
 
@@ -58,20 +62,15 @@ def test_a_model_that_cannot_be_kept_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = make_workspace(tmp_path / "ws")
-    odd = '"model" = "old"\n'
-    workspace.marker.write_text(odd, encoding="utf-8")
-    with pytest.raises(InputError, match="cannot be kept") as caught:
-        name_model(workspace, "/models/Qwen")
-    assert 'model = "/models/Qwen"' in caught.value.remedy
-    assert workspace.marker.read_text(encoding="utf-8") == odd
     workspace.marker.write_text('model = "old"\n', encoding="utf-8")
 
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    with pytest.raises(InputError, match="Permission denied"):
+    with pytest.raises(InputError, match=r"cannot be kept.*Permission denied") as caught:
         name_model(workspace, "/models/Qwen")
+    assert 'model = "/models/Qwen"' in caught.value.remedy
     assert not name_model(workspace, "old")
 
 
