@@ -71,6 +71,10 @@ class Tool:
     document: dict[str, Any]
     """ToolDev dialect: name, description, arguments{type, properties, required}, results."""
 
+    def __hash__(self) -> int:
+        # A document cannot be hashed, its content id can: tools are keys of caches.
+        return hash(self.id)
+
     @property
     def name(self) -> str:
         return str(self.document["name"])

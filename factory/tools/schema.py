@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -104,8 +105,6 @@ class CompiledTool:
     Example: compile_tool(tool).validator.is_valid({"people": 4}).
     """
 
-    document: dict[str, Any]
-    """The tool's document."""
     properties: dict[str, Schema]
     """Parameter name to its JSON Schema, `default` kept."""
     required: frozenset[str]
@@ -232,9 +231,15 @@ def make_validator(schema: object) -> Draft202012Validator:
     return StrictValidator(schema, format_checker=FORMATS)
 
 
+@lru_cache(maxsize=4096)
 def compile_tool(tool: Tool) -> CompiledTool:
     """The tool's parameters, compiled once and kept for the last few thousand tools."""
-    return _COMPILED.get(tool)
+    schema = arguments_schema(tool.arguments)
+    return CompiledTool(
+        properties=schema["properties"],
+        required=frozenset(name for name in schema.get("required", ()) if isinstance(name, str)),
+        validator=make_validator(schema),
+    )
 
 
 def walk_parts(
@@ -328,10 +333,7 @@ class TooMuchWork(Exception):
 
 
 class _Work(threading.local):
-    """What is left of a judgement's steps; outside of one there is no end to them.
-
-    A schema of many alternatives and a value of many items are each small, their product is not.
-    """
+    """What is left of this thread's judgement; without one there is no end to the steps."""
 
     left: float = inf
 
@@ -340,50 +342,22 @@ class _Work(threading.local):
         if self.left < 0:
             raise TooMuchWork(f"judging it takes more than {MAX_WORK:,} steps")
 
-    def __enter__(self) -> None:
-        self.left = MAX_WORK
-
-    def __exit__(self, *_: object) -> None:
-        self.left = inf
-
 
 _WORK = _Work()
 
 
-def bounded_work() -> _Work:
-    """A context: validations in it share MAX_WORK steps, beyond which TooMuchWork is raised."""
-    return _WORK
+@contextmanager
+def bounded_work() -> Iterator[None]:
+    """Validations in it share MAX_WORK steps, beyond which TooMuchWork is raised.
 
-
-class _Cache:
-    """The most recently used compiled tools, by id, as long as the document is the same."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: OrderedDict[str, CompiledTool] = OrderedDict()
-
-    def get(self, tool: Tool) -> CompiledTool:
-        entry = self._entries.get(tool.id)
-        if entry is None or not (
-            entry.document is tool.document or entry.document == tool.document
-        ):
-            entry = _compile(tool)
-            self._entries[tool.id] = entry
-            if len(self._entries) > self._size:
-                self._entries.popitem(last=False)
-        else:
-            self._entries.move_to_end(tool.id)
-        return entry
-
-
-def _compile(tool: Tool) -> CompiledTool:
-    schema = arguments_schema(tool.arguments)
-    return CompiledTool(
-        document=tool.document,
-        properties=schema["properties"],
-        required=frozenset(name for name in schema.get("required", ()) if isinstance(name, str)),
-        validator=make_validator(schema),
-    )
+    A schema of many alternatives and a value of many items are each small, their product is not.
+    A judgement inside another has steps of its own; the outer one goes on with what it had.
+    """
+    outer, _WORK.left = _WORK.left, MAX_WORK
+    try:
+        yield
+    finally:
+        _WORK.left = outer
 
 
 def _check_pattern(
@@ -457,6 +431,3 @@ StrictValidator = extend(
     | {"pattern": _check_pattern, "uniqueItems": _check_unique},
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
 )
-
-
-_COMPILED = _Cache(4096)

@@ -23,8 +23,18 @@ from factory.domain.jsontext import (
     read_json,
     show,
 )
+from factory.domain.records import Tool
 from factory.tools.pattern import Pattern, PatternError
-from factory.tools.schema import arguments_schema, read_type, to_json_schema
+from factory.tools.schema import (
+    MAX_WORK,
+    TooMuchWork,
+    arguments_schema,
+    bounded_work,
+    compile_tool,
+    make_validator,
+    read_type,
+    to_json_schema,
+)
 
 settings.register_profile("factory", deadline=None, derandomize=True)
 settings.load_profile("factory")
@@ -246,3 +256,24 @@ def test_sequences_stop_at_the_first_fault() -> None:
     values, cause = parse_sequence('{"a": 1} {"b"')
     assert values == [{"a": 1}]
     assert "character" in cause
+
+
+def test_work_inside_other_work_leaves_the_outer_bounded() -> None:
+    validator = make_validator({"enum": [0] * (MAX_WORK // 2)})
+    with bounded_work():
+        validator.is_valid(0)
+        with bounded_work():
+            validator.is_valid(0)
+        validator.is_valid(0)
+        with pytest.raises(TooMuchWork, match="1,000,000 steps"):
+            validator.is_valid(0)
+    validator.is_valid(0)
+
+
+def test_a_tool_is_compiled_once_by_its_id_and_document() -> None:
+    def tool(kind: str) -> Tool:
+        properties = {"x": {"type": kind}}
+        return Tool(id="t", document={"name": "f", "arguments": {"properties": properties}})
+
+    assert compile_tool(tool("int")) is compile_tool(tool("int"))
+    assert not compile_tool(tool("str")).validator.is_valid({"x": 1})
