@@ -147,7 +147,7 @@ def _read_files() -> Iterator[Document]:
         values += json.loads(path.read_text(encoding="utf-8"))
     for value in [*values, *_read_bfcl()]:
         try:
-            yield from read_dialect(value).documents
+            yield from read_dialect(value)
         except ValueError:
             continue  # CallNavi's schemas of arrays name no argument.
 

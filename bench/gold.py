@@ -64,7 +64,7 @@ def read_seal_tools() -> Iterator[GoldCall]:
     folder = DATA / "seal_tools" / "Seal-Tools_Dataset"
     tools: dict[str, Tool] = {}
     for line in _lines(folder / "tool.jsonl"):
-        tools |= make_tools(read_dialect(line).documents)
+        tools |= make_tools(read_dialect(line))
     for row in _lines(folder / "dev.jsonl"):
         for index, call in enumerate(row["calling"]):
             yield GoldCall(
@@ -86,7 +86,7 @@ def read_callnavi() -> Iterator[GoldCall]:
         for row in _read(folder / "APISchema" / path.name):
             schema = row["parameters"]
             named = schema if schema["type"] == "object" else {"type": "object"}
-            tools |= make_tools(read_dialect({**row, "parameters": named}).documents)
+            tools |= make_tools(read_dialect({**row, "parameters": named}))
         for row in _read(path):
             gold = row["ground_truth"]
             pairs = zip(gold["API"], gold["parameters"], strict=False)  # Six rows lack arguments.
@@ -99,7 +99,7 @@ def read_sgd() -> Iterator[GoldCall]:
     """SGD: each service call of the human-worded dialogues with the service's own intents."""
     folder = DATA / "sgd" / "train"
     services = {
-        service["service_name"]: make_tools(read_dialect(service).documents)
+        service["service_name"]: make_tools(read_dialect(service))
         for service in (_read(folder / "schema.json") if folder.exists() else ())
     }
     for path in sorted(folder.glob("dialogues_*.json")):

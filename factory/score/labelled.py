@@ -23,7 +23,7 @@ from factory.domain.records import Call, Candidate, Questions
 from factory.score.calls.bfcl import OMITTABLE, check_ast, gold_calls
 from factory.score.calls.questions import Benchmark
 from factory.score.definition import Split
-from factory.tools.dialects import read_dialect, write_documents
+from factory.tools.dialects import read_dialect, to_function
 from factory.tools.sources import BadLine
 from factory.workspace.folder import Workspace
 
@@ -212,9 +212,8 @@ def _listed(row: Mapping[str, Any], key: str) -> list[Any]:
 
 def _to_bfcl(function: Mapping[str, Any]) -> dict[str, Any]:
     """A function of any dialect as BFCL writes it."""
-    (document,) = read_dialect(dict(function)).documents
-    made: dict[str, Any] = write_documents([document], "bfcl")
-    return made
+    (document,) = read_dialect(dict(function))
+    return to_function(document)
 
 
 def _to_gold(call: Call, sample: Candidate) -> dict[str, dict[str, list[Any]]]:

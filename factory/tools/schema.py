@@ -50,11 +50,9 @@ SPELLINGS: dict[str, dict[str, str]] = {
     for name, words in {
         "json-schema": _KINDS,
         "tooldev": ("string", "integer", "float", "boolean", "array", "dict", "null", "any"),
-        "python": ("str", "int", "float", "bool", "list", "dict", "None", "any"),
-        "toolbench": ("STRING", "NUMBER", "NUMBER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "ANY"),
     }.items()
 }
-"""JSON Schema's words as each dialect spells them. ToolDev's are BFCL's and ToolACE's too."""
+"""JSON Schema's words as the dialects that are written spell them; ToolDev's are BFCL's too."""
 
 
 REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor"})

@@ -100,7 +100,7 @@ def read_tools(
     bad: list[BadLine] = []
     for row in _rows(path, bad):
         try:
-            documents = read_dialect(row.value).documents
+            documents = read_dialect(row.value)
             parse_strict(canonical_json(documents))
         except (ValueError, RecursionError) as error:
             bad.append(BadLine(where=row.where, cause=str(error)))

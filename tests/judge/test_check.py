@@ -114,7 +114,7 @@ def test_the_published_apigen_row_is_rejected() -> None:
         "description": "Calculates the final velocity of an object.",
         "parameters": parameters,
     }
-    (document,) = read_dialect({"type": "function", "function": function}).documents
+    (document,) = read_dialect({"type": "function", "function": function})
     assert check_document(document, rulebook=RULEBOOK) == ()
     found = judge(
         [as_tool(document)],

@@ -447,7 +447,7 @@ def to_tool(document: ApiDocument) -> Tool | None:
     Equal documents of one API have equal ids.
     """
     try:
-        (made,) = read_dialect(document.document).documents
+        (made,) = read_dialect(document.document)
     except ValueError:
         return None
     return Tool(id=tool_id(made), document=made)
