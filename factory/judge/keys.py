@@ -39,16 +39,6 @@ class Key(NamedTuple):
     """False where the key hides a type fault: 5.0 for an integer, null for an optional."""
 
 
-def canonical_key(calls: Sequence[Call], tools: Sequence[Tool]) -> str:
-    """The strict vote key: equal for calls that mean exactly the same (§9.2, 2-5)."""
-    return make_key(calls, {tool.name: tool for tool in tools}).text
-
-
-def loose_key(calls: Sequence[Call], tools: Sequence[Tool]) -> str:
-    """The loose vote key: strings compared as BFCL's scorer does (§9.2, 6; §7.3)."""
-    return make_key(calls, {tool.name: tool for tool in tools}, loose=True).text
-
-
 def make_key(calls: Sequence[Call], tools: Mapping[str, Tool], *, loose: bool = False) -> Key:
     """Key of several calls: a multiset, or a sequence where one refers to another's result."""
     writer = _KeyWriter(loose, several=len(calls) > 1)

@@ -18,7 +18,7 @@ import duckdb
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError
 from factory.domain.jsontext import printable
-from factory.domain.records import Call, Candidate, Past, PastQuery, Questions, Tool, Verdict
+from factory.domain.records import Call, Candidate, HeldOut, Past, PastQuery, Tool, Verdict
 from factory.judge.rulebook import Rule, RuleStage
 from factory.ledger.database import READER_CONFIG
 from factory.ledger.interrupt import interrupted_after
@@ -120,7 +120,7 @@ def judge_round(
     rules: Mapping[str, Rule],
     candidates: Sequence[Candidate],
     past: Past,
-    benchmarks: Iterable[Questions],
+    benchmarks: Iterable[HeldOut],
     *,
     stage: RuleStage = "round",
     timeout_seconds: float = TIMEOUT_SECONDS,
@@ -166,7 +166,7 @@ def _fill(
     names: set[str],
     candidates: Sequence[Candidate],
     past: Past,
-    benchmarks: Iterable[Questions],
+    benchmarks: Iterable[HeldOut],
 ) -> None:
     """Fill the tables that are named, empty the others, and allow only reading from then on."""
     for name in TABLES:
@@ -304,7 +304,7 @@ def _tool_rows(tools: Sequence[Tool]) -> pa.Table:
     )
 
 
-def _benchmark_rows(benchmarks: Sequence[Questions]) -> pa.Table:
+def _benchmark_rows(benchmarks: Sequence[HeldOut]) -> pa.Table:
     items = [(each, item) for each in benchmarks for item in each.items]
     shas = {each.name: _sha(each) for each in benchmarks}
     return _table(
@@ -314,7 +314,7 @@ def _benchmark_rows(benchmarks: Sequence[Questions]) -> pa.Table:
     )
 
 
-def _benchmark_tool_rows(benchmarks: Sequence[Questions]) -> pa.Table:
+def _benchmark_tool_rows(benchmarks: Sequence[HeldOut]) -> pa.Table:
     offered = [
         (f"{each.name}/{item.id}", sha, document)
         for each in benchmarks
@@ -329,7 +329,7 @@ def _benchmark_tool_rows(benchmarks: Sequence[Questions]) -> pa.Table:
     )
 
 
-def _sha(benchmark: Questions) -> str:
+def _sha(benchmark: HeldOut) -> str:
     return digest(canonical_json([[i.id, i.query, i.functions] for i in benchmark.items]))
 
 

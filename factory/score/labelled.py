@@ -19,7 +19,7 @@ from typing import Any
 from factory.domain.canon import query_id
 from factory.domain.failures import InputError
 from factory.domain.jsontext import parse_strict
-from factory.domain.records import Call, Candidate, Questions
+from factory.domain.records import Call, Candidate, HeldOut
 from factory.score.calls.bfcl import OMITTABLE, check_ast, gold_calls
 from factory.score.calls.questions import Benchmark
 from factory.score.definition import Split
@@ -147,7 +147,7 @@ def write_benchmark(
         raise
 
 
-def held_out_ids(benchmarks: Iterable[Questions]) -> frozenset[str]:
+def held_out_ids(benchmarks: Iterable[HeldOut]) -> frozenset[str]:
     """Query ids of all questions: what no training may use, whatever way it came in."""
     return frozenset(query_id(item.query) for each in benchmarks for item in each.items)
 

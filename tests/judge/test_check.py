@@ -17,7 +17,7 @@ from bench.faults import judge_plainly as judge_plainly_planted
 from bench.gold import DATA, SETS, SHALLOW_CALLNAVI, GoldCall, judge_plainly, judge_shallowly
 from bench.gold import judge as judge_call
 from factory.domain.canon import tool_id
-from factory.domain.records import Tool, Verdict
+from factory.domain.records import CONTEXT_FULL, Tool, Verdict
 from factory.judge.cases import render_calls
 from factory.judge.keys import make_key
 from factory.judge.reading import parse_calls, parse_tools
@@ -215,10 +215,15 @@ def test_faults_of_one_call_are_bounded() -> None:
     assert len(judge([TOOL], weather(city="Oslo", **invented))) == 16
 
 
-def test_truncated_answer_says_so_first() -> None:
+@pytest.mark.parametrize(
+    ("finish_reason", "where"),
+    [("length", "at the limit of new tokens"), (CONTEXT_FULL, "where it met engine.max_model_len")],
+)
+def test_truncated_answer_says_so_first(finish_reason: str, where: str) -> None:
     text = '<tool_call>{"name": "get_wea'
-    verdicts = check_calls(text, [TOOL], rulebook=RULEBOOK, finish_reason="length")
+    verdicts = check_calls(text, [TOOL], rulebook=RULEBOOK, finish_reason=finish_reason)
     assert reasons(verdicts) == ["truncated", "call_json"]
+    assert where in verdicts[0].message
 
 
 def test_subject_and_parsed_answers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from factory.domain.canon import tool_id
 from factory.domain.records import Call, Tool
-from factory.judge.keys import canonical_key, loose_key
+from factory.judge.keys import make_key
 from factory.judge.reading import MAX_BLOCKS, ParsedCalls, parse_calls
 from factory.judge.vote import vote
 
@@ -42,6 +43,14 @@ BOOK = make_tool(
 )
 CANCEL = make_tool("cancel", [], id={"type": "string"})
 TOOLS = [BOOK, CANCEL]
+
+
+def canonical_key(calls: Sequence[Call], tools: Sequence[Tool]) -> str:
+    return make_key(calls, {tool.name: tool for tool in tools}).text
+
+
+def loose_key(calls: Sequence[Call], tools: Sequence[Tool]) -> str:
+    return make_key(calls, {tool.name: tool for tool in tools}, loose=True).text
 
 
 def write(*calls: dict[str, Any]) -> str:
