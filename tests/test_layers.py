@@ -37,7 +37,7 @@ CHILD_ONLY = frozenset(
     ).split()
 )
 """Modules that only child processes load: they import the heavy libraries at their top."""
-STILL_LOCAL = set("codes/reader.py judge/sets.py lab/seed/training.py train/trainer.py".split())
+STILL_LOCAL = set("codes/reader.py lab/seed/training.py train/trainer.py".split())
 """Files that still import from the package inside functions."""
 LIGHT_COMMANDS = (
     ["--help"],

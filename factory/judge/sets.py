@@ -11,23 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError
 from factory.domain.jsontext import printable
 from factory.domain.records import Call, Candidate, HeldOut, Past, PastQuery, Tool, Verdict
 from factory.judge.rulebook import Rule, RuleStage
+from factory.judge.similarity import Lists, describe, fold_words
 from factory.ledger.database import READER_CONFIG
 from factory.ledger.interrupt import interrupted_after
 from factory.tools.schema import read_type
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from factory.judge.similarity import Lists
 
 
 TIMEOUT_SECONDS = 300.0
@@ -371,8 +369,6 @@ def _fold_name(name: str) -> str:
 
 def _mask(words: str, calls: Iterable[Call]) -> str:
     """The wording: numbers and the calls' values masked."""
-    from factory.judge.similarity import fold_words
-
     values = {fold_words(str(leaf)) for call in calls for leaf in _leaves(call.arguments)}
     longest = sorted(filter(None, values), key=lambda value: (-len(value), value))
     if longest:
@@ -390,8 +386,6 @@ def _leaves(value: object) -> Iterator[object]:
 
 def _text_columns(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Columns query, words, shingles, bands and grams; the words once more."""
-    from factory.judge.similarity import describe, fold_words
-
     words = [fold_words(text) for text in texts]
     features = describe(words)
     columns = {
@@ -405,16 +399,11 @@ def _text_columns(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _list_column(lists: Lists, dtype: str) -> pa.Array:
-    import numpy as np
-    import pyarrow as pa
-
     ends = np.concatenate(([0], lists.ends)).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(lists.values.astype(dtype)))
 
 
 def _table(**columns: Any) -> pa.Table:
-    import pyarrow as pa
-
     return pa.table(
         {
             name: column
