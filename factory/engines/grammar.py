@@ -23,6 +23,7 @@ import torch
 
 from factory.domain.failures import MissingError
 from factory.engines.chat import Chat
+from factory.tools.formats import FORMATS
 from factory.tools.schema import arguments_schema
 
 if TYPE_CHECKING:
@@ -45,24 +46,6 @@ ANY = "any"
 """Definition, in a schema, of a value of any type."""
 ONLY_END = 'start: ""'
 """The grammar of the empty answer."""
-
-_DAY = (
-    r"[1-9]\d{3}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)"
-    r"|02-(0[1-9]|1\d|2[0-8]))"
-)
-_CLOCK = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{3}|\.\d{6})?)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?"
-_BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-FORMATS: Mapping[str, str] = {
-    "date": _DAY,
-    "time": _CLOCK,
-    "date-time": f"{_DAY}[T ]{_CLOCK}",
-    "email": r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,255}",
-    "ipv4": rf"({_BYTE}\.){{3}}{_BYTE}",
-    "ipv6": r"([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}",
-    "uuid": r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}",
-    "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+",
-}
-"""Formats that `factory.tools.schema` judges, each as an expression of texts that pass there."""
 
 
 class Unsupported(Exception):
@@ -118,7 +101,7 @@ def lower(schema: Any) -> Any:
             out[key] = part
         elif key == "format":
             if part in FORMATS:
-                out["allOf"] = [*out.get("allOf", ()), {"pattern": f"^({FORMATS[part]})$"}]
+                out["allOf"] = [*out.get("allOf", ()), {"pattern": f"^({FORMATS[part].written})$"}]
         elif key == "allOf":
             out[key] = [*out.get(key, ()), *lower(part)]
         elif key not in LOOSE:

@@ -15,7 +15,7 @@ from factory.domain.canon import normalise_text
 from factory.domain.jsontext import printable, show
 from factory.judge.findings import MAX_VERDICTS, Finding, Parts, explain
 from factory.judge.rulebook import Rulebook
-from factory.tools.formats import FORMATS
+from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
 from factory.tools.schema import (
     REFERENCES,
@@ -224,7 +224,7 @@ def _is_simple(part: Mapping[str, Any]) -> bool:
 
 def _judge_meta(schema: Mapping[str, Any]) -> Iterator[Finding]:
     try:
-        StrictValidator.check_schema(map_types(schema), format_checker=FORMATS)
+        StrictValidator.check_schema(map_types(schema), format_checker=CHECKER)
     except SchemaError as error:
         path: Parts = ("arguments", *error.absolute_path)
         message = f"not JSON Schema: {show(error.instance)} breaks {error.validator}"

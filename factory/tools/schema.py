@@ -21,7 +21,7 @@ from jsonschema.validators import extend
 
 from factory.domain.canon import canonical_json
 from factory.domain.records import Tool
-from factory.tools.formats import FORMATS
+from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
 
 Schema = dict[str, Any]
@@ -226,7 +226,7 @@ def arguments_schema(arguments: Mapping[str, Any]) -> Schema:
 
 def make_validator(schema: object) -> Draft202012Validator:
     """A strict validator: true is not 1, 5.0 is not an integer, patterns take bounded time."""
-    return StrictValidator(schema, format_checker=FORMATS)
+    return StrictValidator(schema, format_checker=CHECKER)
 
 
 @lru_cache(maxsize=4096)

@@ -31,7 +31,6 @@ from factory.engines.constrain import (
 )
 from factory.engines.forest import Forest
 from factory.engines.grammar import (
-    FORMATS,
     Grammars,
     Unsupported,
     Writer,
@@ -42,6 +41,7 @@ from factory.engines.grammar import (
 )
 from factory.judge.calls import judge_call
 from factory.judge.reading import parse_calls
+from factory.tools.formats import FORMATS
 
 MAX_TOKENS = 250
 
