@@ -27,7 +27,6 @@ from factory.ledger.database import READER_CONFIG
 from factory.ledger.interrupt import interrupted_after
 from factory.tools.schema import read_type
 
-
 TIMEOUT_SECONDS = 300.0
 """The longest that one rule may run."""
 

@@ -20,8 +20,7 @@ from factory.domain.failures import ContentError
 from factory.workspace.folder import Workspace, file_sha, files_sha
 
 
-def make_environment() -> ImmutableSandboxedEnvironment:
-    """The Jinja environment of all prompts."""
+def _make_environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
     )
@@ -43,10 +42,15 @@ _TEMPLATE_FAULTS = (
 
 @dataclass(slots=True)
 class Prompts:
-    """The prompts of one workspace, compiled on first use."""
+    """The prompts in one folder of a workspace, compiled on first use.
+
+    Those of benchmarks lie below eval/ and not in prompts/, whose hash a round holds on to: a
+    judge's wording may change while a round is open. Example: Prompts(workspace, "eval/toolbench").
+    """
 
     workspace: Workspace
-    _environment: ImmutableSandboxedEnvironment = field(default_factory=make_environment)
+    folder: str = "prompts"
+    _environment: ImmutableSandboxedEnvironment = field(default_factory=_make_environment)
     _templates: dict[str, Template] = field(default_factory=dict)
     _shas: dict[str, str] = field(default_factory=dict)
 
@@ -57,8 +61,8 @@ class Prompts:
         Raises ContentError with file and line.
         """
         prompts = cls(workspace)
-        for path, _ in workspace.walk("prompts", ".j2"):
-            prompts._template(path.removeprefix("prompts/").removesuffix(".j2"))
+        for path, _ in workspace.walk(prompts.folder, ".j2"):
+            prompts._template(path.removeprefix(f"{prompts.folder}/").removesuffix(".j2"))
         return prompts
 
     def render(self, name: str, **variables: Any) -> str:
@@ -67,7 +71,7 @@ class Prompts:
             return self._template(name).render(**variables)
         except (TemplateError, TypeError, ValueError) as error:
             raise ContentError(
-                f"prompt {name} cannot be rendered: {error}", where=f"prompts/{name}.j2"
+                f"prompt {name} cannot be rendered: {error}", where=self._path(name)
             ) from error
 
     def check(self) -> None:
@@ -76,8 +80,8 @@ class Prompts:
         A workspace's own template is tried on the shipped example unless it brings its own.
         Raises ContentError for the first that fails.
         """
-        for path, file in self.workspace.walk("prompts", ".example.json"):
-            name = path.removeprefix("prompts/").removesuffix(".example.json")
+        for path, file in self.workspace.walk(self.folder, ".example.json"):
+            name = path.removeprefix(f"{self.folder}/").removesuffix(".example.json")
             variables = _read_input(file)
             template = self._template(name)
             try:
@@ -85,23 +89,26 @@ class Prompts:
             except _TEMPLATE_FAULTS as error:
                 raise ContentError(
                     f"prompt {name} cannot be rendered: {error}",
-                    where=str(self.workspace.find(f"prompts/{name}.j2")),
+                    where=str(self.workspace.find(self._path(name))),
                     remedy=f"its variables are {', '.join(variables) or 'none'}: see {file}",
                 ) from error
 
     def sha(self, name: str) -> str:
         """SHA-256 of the prompt's file, 16 hex digits."""
         if name not in self._shas:
-            self._shas[name] = file_sha(self.workspace.find(f"prompts/{name}.j2"))
+            self._shas[name] = file_sha(self.workspace.find(self._path(name)))
         return self._shas[name]
 
     def set_sha(self) -> str:
         """SHA-256 over all prompts, 16 hex digits."""
-        return files_sha(self.workspace.walk("prompts", ".j2"))
+        return files_sha(self.workspace.walk(self.folder, ".j2"))
+
+    def _path(self, name: str) -> str:
+        return f"{self.folder}/{name}.j2"
 
     def _template(self, name: str) -> Template:
         if name not in self._templates:
-            path = f"prompts/{name}.j2"
+            path = self._path(name)
             try:
                 source = self.workspace.find(path).read_text(encoding="utf-8")
                 self._templates[name] = self._environment.from_string(source)

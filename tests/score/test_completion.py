@@ -48,9 +48,9 @@ from factory.score.toolbench.judge import (
 from factory.score.toolbench.virtual import VirtualApi
 from factory.tools.schema import compile_tool
 from factory.workspace.folder import Workspace
-from factory.workspace.templates import Templates
+from factory.workspace.prompts import Prompts
 
-TEMPLATES = Templates(Workspace(ROOT), "toolbench")
+TEMPLATES = Prompts(Workspace(ROOT), "eval/toolbench")
 EXAMPLES = sorted((ROOT / "eval" / "toolbench").glob("*.example.json"))
 
 
@@ -68,8 +68,8 @@ def test_a_template_renders_its_example_and_needs_each_variable(file: Path) -> N
 def test_every_template_has_an_example_and_may_be_replaced(tmp_path: Path) -> None:
     names = {path.stem for path in (ROOT / "eval" / "toolbench").glob("*.j2")}
     assert names == {path.name.removesuffix(".example.json") for path in EXAMPLES}
-    own = Templates(
-        make_workspace(tmp_path / "ws", {"eval/toolbench/action.j2": "Act."}), "toolbench"
+    own = Prompts(
+        make_workspace(tmp_path / "ws", {"eval/toolbench/action.j2": "Act."}), "eval/toolbench"
     )
     assert own.render("action") == "Act."
     assert own.sha("action") != TEMPLATES.sha("action")
@@ -441,8 +441,8 @@ def test_a_made_up_response_belongs_to_its_model_and_prompt(tmp_path: Path) -> N
     assert [row["model"] for row in rows] == ["small", "large"]
     # Another prompt asks anew and leaves what was kept.
     prompt = "{{ api | json }} {{ examples | json }} {{ arguments | json }}"
-    changed = Templates(
-        make_workspace(tmp_path / "ws", {"eval/toolbench/simulate.j2": prompt}), "toolbench"
+    changed = Prompts(
+        make_workspace(tmp_path / "ws", {"eval/toolbench/simulate.j2": prompt}), "eval/toolbench"
     )
     assert respond(small, templates=changed) == '{"cups": 2}' and len(small.requests) == 2
     assert respond(small) == '{"cups": 2}' and len(small.requests) == 2

@@ -38,7 +38,7 @@ from factory.score.toolbench.data import (
     to_tool,
 )
 from factory.score.toolbench.virtual import VirtualApi
-from factory.workspace.templates import Templates
+from factory.workspace.prompts import Prompts
 
 MAX_TURNS = 16
 """Steps of an attempt (§3.4)."""
@@ -275,7 +275,7 @@ class Agent:
     """Everything an attempt needs. Example: await Agent(engine=…).solve(query, actions)."""
 
     engine: Engine
-    templates: Templates
+    templates: Prompts
     apis: VirtualApi
     documents: Mapping[ApiKey, Sequence[ApiDocument]]
     """Documentation of every API at hand."""

@@ -48,7 +48,7 @@ from factory.score.toolbench.judge import (
 )
 from factory.score.toolbench.virtual import VirtualApi
 from factory.workspace.folder import Workspace
-from factory.workspace.templates import Templates
+from factory.workspace.prompts import Prompts
 
 
 class CompletionDefinition(ToolBenchDefinition):
@@ -115,7 +115,7 @@ class TaskCompletion(Asked):
         return self.bench.notes
 
     def basis(self, setup: Setup) -> str:
-        templates, of = Templates(setup.workspace, "toolbench"), self.definition
+        templates, of = Prompts(setup.workspace, "eval/toolbench"), self.definition
         names = ("agent", "action", "input", "simulate", "judge_answer", "judge_trajectory")
         shas = [templates.sha(name) for name in (*names, "judge_pair")]
         files = [_files_sha(resolve(setup.workspace, x)) for x in (of.cache, of.reference) if x]
@@ -158,7 +158,7 @@ class TaskCompletion(Asked):
 
     async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
         of, workspace = self.definition, setup.workspace
-        templates, state = Templates(workspace, "toolbench"), workspace.state / "toolbench"
+        templates, state = Prompts(workspace, "eval/toolbench"), workspace.state / "toolbench"
         wanted = None
         if of.reference:
             known = read_predictions(resolve(workspace, of.reference))

@@ -22,7 +22,7 @@ from factory.domain.failures import ContentError
 from factory.domain.records import Message, Request, Sampling
 from factory.engines.base import Engine
 from factory.score.toolbench.agent import FINISH, Trajectory
-from factory.workspace.templates import Templates
+from factory.workspace.prompts import Prompts
 
 Status = Literal["Solved", "Unsure", "Unsolved", "Unjudged"]
 CREDIT: Mapping[Status, float] = {"Solved": 1.0, "Unsure": 0.5, "Unsolved": 0.0, "Unjudged": 0.0}
@@ -105,7 +105,7 @@ class Judge:
     """A model that judges. Example: await Judge(engine=…, templates=…).solved(predictions)."""
 
     engine: Engine
-    templates: Templates
+    templates: Prompts
     seed: int = 0
     max_tokens: int = 512
 

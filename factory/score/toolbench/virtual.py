@@ -22,7 +22,7 @@ from factory.domain.failures import ContentError
 from factory.domain.records import UNANSWERED, Message, Request, Sampling
 from factory.engines.base import Engine
 from factory.score.toolbench.data import ApiDocument, ApiKey
-from factory.workspace.templates import Templates
+from factory.workspace.prompts import Prompts
 
 MAX_EXAMPLES = 5
 """Real responses of an API that the simulating model is shown."""
@@ -61,7 +61,7 @@ class VirtualApi:
 
     def __init__(
         self,
-        templates: Templates,
+        templates: Prompts,
         *,
         cache: Path | None = None,
         engine: Engine | None = None,
