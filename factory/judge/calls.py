@@ -15,7 +15,7 @@ from factory.domain.records import Call, Tool
 from factory.judge.findings import MAX_VERDICTS, Finding, Parts, explain, suggest
 from factory.judge.keys import make_key
 from factory.judge.reading import ParsedCalls
-from factory.tools.schema import TooMuchWork, bounded_work, compile_tool
+from factory.tools.schema import TooMuchWork, bounded_work, read_tool
 
 _WORD = re.compile(r"\w+")
 _PLAIN_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -39,7 +39,7 @@ def judge_call(call: Call, index: int, tools: Mapping[str, Tool]) -> Iterator[Fi
         message = f"no candidate is called {show(call.name)}{near}"
         yield Finding("call/unknown_tool", (index, "name"), message)
         return
-    validator = compile_tool(tool).validator
+    validator = read_tool(tool).validator
     try:
         with bounded_work():
             if validator.is_valid(call.arguments):
@@ -119,7 +119,7 @@ def judge_grounding(
         tool = tools.get(call.name)
         if tool is None:
             continue
-        compiled = compile_tool(tool)
+        compiled = read_tool(tool)
         for name in sorted(compiled.required & call.arguments.keys()):
             value, schema = call.arguments[name], compiled.properties.get(name, {})
             if {"enum", "const"} & schema.keys() or value == schema.get("default", ...):

@@ -1,18 +1,20 @@
 """What is wrong with a tool document: its schema, and what a schema cannot say.
 
-Findings are named by rule id (`rules/tool/`); factory.check turns them into verdicts.
+Findings are named by rule id (`rules/tool/`); factory.judge.verdicts turns them into verdicts. The
+document is read once, by tools.schema, and asked here part by part.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jsonschema import SchemaError, ValidationError
 
-from factory.domain.canon import normalise_text
+from factory.domain.canon import normalise_text, tool_id
 from factory.domain.jsontext import printable, show
+from factory.domain.records import Tool
 from factory.judge.findings import MAX_VERDICTS, Finding, Parts, explain
 from factory.judge.rulebook import Rulebook
 from factory.tools.formats import CHECKER
@@ -20,14 +22,15 @@ from factory.tools.pattern import PatternError, compile_pattern
 from factory.tools.schema import (
     REFERENCES,
     UNSUPPORTED,
+    Part,
+    ReadTool,
     StrictValidator,
     TooMuchWork,
     bounded_work,
     make_validator,
     map_types,
-    read_type,
-    to_json_schema,
-    walk_parts,
+    read_document,
+    read_tool,
 )
 
 _SIMPLE: dict[str, type | tuple[type, ...]] = {
@@ -101,9 +104,17 @@ def _judge_whole(document: object, rulebook: Rulebook, query: str) -> Iterator[F
         return
     arguments = document.get("arguments")
     if isinstance(arguments, dict) and isinstance(arguments.get("properties"), dict):
-        yield from _judge_arguments(arguments, rulebook)
+        yield from _judge_arguments(arguments, _read(document).parts, rulebook)
     if query:
         yield from _judge_leak(document, query, rulebook)
+
+
+def _read(document: dict[str, Any]) -> ReadTool:
+    """Kept under the tool's id, so that whoever judges its calls need not read it again."""
+    try:
+        return read_tool(Tool(id=tool_id(document), document=document))
+    except ValueError:  # NaN and Infinity are no JSON and have no id
+        return read_document(document)
 
 
 def _judge_shape(document: object, rulebook: Rulebook) -> Iterator[Finding]:
@@ -133,82 +144,82 @@ def _marked_rule(error: ValidationError, name: str = "") -> str:
     return str(mark.get(f"{keyword}.{name}", fallback))
 
 
-def _judge_arguments(arguments: dict[str, Any], rulebook: Rulebook) -> Iterator[Finding]:
+def _judge_arguments(
+    arguments: Mapping[str, Any], parts: Sequence[Part], rulebook: Rulebook
+) -> Iterator[Finding]:
     """Types, items, enums, defaults, required names; then JSON Schema's own meta-schema."""
     types = rulebook.rule("tool/prop_type_unknown").words("types")
     sound = True
-    for path, part in walk_parts(arguments, ("arguments",)):
-        for finding in _judge_part(part, path, types):
+    for part in parts:
+        for finding in _judge_part(part, types):
             sound = sound and finding.rule not in _UNSOUND
             yield finding
-    if sound and not all(_is_simple(part) for _, part in walk_parts(arguments)):
+    if sound and not all(_is_simple(part.written) for part in parts):
         yield from _judge_meta(arguments)
 
 
-def _judge_part(part: Mapping[str, Any], path: Parts, types: frozenset[str]) -> Iterator[Finding]:
-    for keyword in part.keys() & (REFERENCES | UNSUPPORTED):
-        message = f"{keyword} {show(part[keyword])} is not allowed: a document stands alone"
-        yield Finding("tool/schema_reference", (*path, keyword), message)
-    pattern = part.get("pattern")
+def _judge_part(part: Part, types: frozenset[str]) -> Iterator[Finding]:
+    for keyword in part.written.keys() & (REFERENCES | UNSUPPORTED):
+        message = f"{keyword} {show(part.written[keyword])} is not allowed: a document stands alone"
+        yield Finding("tool/schema_reference", (*part.path, keyword), message)
+    pattern = part.written.get("pattern")
     if isinstance(pattern, str):
         try:
             compile_pattern(pattern)
         except PatternError as error:
             message = f"pattern {show(pattern, 60)} cannot be used: {printable(str(error))}"
-            yield Finding("tool/schema_pattern", (*path, "pattern"), message)
-    yield from _judge_type(part, path, types)
-    yield from _judge_required(part, path)
-    yield from _judge_values(part, path)
+            yield Finding("tool/schema_pattern", (*part.path, "pattern"), message)
+    yield from _judge_type(part, types)
+    yield from _judge_required(part)
+    yield from _judge_values(part)
 
 
-def _judge_type(part: Mapping[str, Any], path: Parts, types: frozenset[str]) -> Iterator[Finding]:
-    if "type" not in part:
-        if not any(keyword in part for keyword in _UNTYPED) and len(path) > 1:
-            yield Finding("tool/prop_type_unknown", path, f"the type is missing in {show(part)}")
+def _judge_type(part: Part, types: frozenset[str]) -> Iterator[Finding]:
+    written = part.written
+    if "type" not in written:
+        if not any(keyword in written for keyword in _UNTYPED) and len(part.path) > 1:
+            message = f"the type is missing in {show(written)}"
+            yield Finding("tool/prop_type_unknown", part.path, message)
         return
-    word = part["type"]
-    fragment = read_type(word)
+    word = written["type"]
     named = {name for one in (word if isinstance(word, list) else [word]) for name in _names(one)}
-    if fragment is None or not named <= types:
+    if part.kind is None or not named <= types:
         message = f"{show(word)} is none of the type words in use"
-        yield Finding("tool/prop_type_unknown", (*path, "type"), message)
-    elif fragment.get("type") == "array" and not {"items", "prefixItems"} & {*fragment, *part}:
-        message = f"no items say what is in the array: {show(part)}"
-        yield Finding("tool/array_without_items", path, message)
+        yield Finding("tool/prop_type_unknown", (*part.path, "type"), message)
+    elif part.kind.get("type") == "array" and not {"items", "prefixItems"} & {*part.kind, *written}:
+        message = f"no items say what is in the array: {show(written)}"
+        yield Finding("tool/array_without_items", part.path, message)
 
 
 def _names(word: object) -> list[str]:
     return _WORD.findall(word.lower()) if isinstance(word, str) else []
 
 
-def _judge_required(part: Mapping[str, Any], path: Parts) -> Iterator[Finding]:
-    required, properties = part.get("required"), part.get("properties", {})
+def _judge_required(part: Part) -> Iterator[Finding]:
+    required, properties = part.written.get("required"), part.written.get("properties", {})
     if isinstance(required, list) and isinstance(properties, dict):
         for index, name in enumerate(required):
             if not isinstance(name, str) or name not in properties:
                 message = f"{show(name)} is required but is no property"
-                yield Finding("tool/required_unknown", (*path, "required", index), message)
+                yield Finding("tool/required_unknown", (*part.path, "required", index), message)
 
 
-def _judge_values(part: Mapping[str, Any], path: Parts) -> Iterator[Finding]:
+def _judge_values(part: Part) -> Iterator[Finding]:
     """Enum members and the default must fit the part's own type; a null default means none."""
-    if "enum" not in part and part.get("default") is None:
-        return
-    frame = {key: value for key, value in part.items() if key not in ("default", "enum")}
-    validator = make_validator(to_json_schema(frame))
-    choices = part.get("enum")
+    choices, default = part.written.get("enum"), part.written.get("default")
     if isinstance(choices, list):
+        frame = {key: one for key, one in part.schema.items() if key not in ("default", "enum")}
+        validator = make_validator(frame)
         if not choices:
-            yield Finding("tool/enum_type_mismatch", (*path, "enum"), "the enum [] is empty")
+            yield Finding("tool/enum_type_mismatch", (*part.path, "enum"), "the enum [] is empty")
         for index, choice in enumerate(choices):
             if not validator.is_valid(choice):
-                message = f"{show(choice)} is not a {show(part.get('type'))}"
-                yield Finding("tool/enum_type_mismatch", (*path, "enum", index), message)
-    default = part.get("default")
-    if default is not None and not make_validator(to_json_schema(part)).is_valid(default):
-        kind = show(part.get("type"), 40)
+                message = f"{show(choice)} is not a {show(part.written.get('type'))}"
+                yield Finding("tool/enum_type_mismatch", (*part.path, "enum", index), message)
+    if default is not None and not make_validator(part.schema).is_valid(default):
+        kind = show(part.written.get("type"), 40)
         message = f"the default {show(default)} does not fit its own schema, {kind}"
-        yield Finding("tool/default_type_mismatch", (*path, "default"), message)
+        yield Finding("tool/default_type_mismatch", (*part.path, "default"), message)
 
 
 def _is_simple(part: Mapping[str, Any]) -> bool:

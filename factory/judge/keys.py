@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from factory.domain.canon import normalise_text
 from factory.domain.records import Call, Tool
-from factory.tools.schema import CompiledTool, Schema, compile_tool
+from factory.tools.schema import ReadTool, Schema, read_tool
 
 _REFERENCE = re.compile(
     r"API_call_\d+|\{\{[^{}]{1,100}\}\}|[$<#](?:call|result|output|step)s?[._ \[]?\d+",
@@ -45,7 +45,7 @@ def make_key(calls: Sequence[Call], tools: Mapping[str, Tool], *, loose: bool = 
     texts = []
     for call in calls:
         tool = tools.get(call.name)
-        texts.append(writer.write_call(call, compile_tool(tool) if tool else None))
+        texts.append(writer.write_call(call, read_tool(tool) if tool else None))
     if not writer.refers:
         texts.sort()
     sign = "=" if writer.refers else ""
@@ -66,7 +66,7 @@ class _KeyWriter:
         self.inexact = False
         self.refers = False
 
-    def write_call(self, call: Call, tool: CompiledTool | None) -> str:
+    def write_call(self, call: Call, tool: ReadTool | None) -> str:
         """`["name",{"argument":value,…}]` with the arguments sorted."""
         properties = tool.properties if tool else {}
         required = tool.required if tool else frozenset()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
@@ -96,13 +96,28 @@ MAX_WORK = 1_000_000
 """Steps that one judgement may take, each one to ten microseconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompiledTool:
-    """A tool's parameters, ready to judge calls.
+class Part(NamedTuple):
+    """One schema of a document. Example: Part(("arguments",), {"type": "dict"}, …)."""
 
-    Example: compile_tool(tool).validator.is_valid({"people": 4}).
+    path: tuple[str | int, ...]
+    """Where it stands in the document."""
+    written: Mapping[str, Any]
+    """As the document has it."""
+    kind: Schema | None
+    """What its type word means; None without one, and for a word that nobody knows."""
+    schema: Schema
+    """The same in JSON Schema 2020-12, known keywords only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadTool:
+    """A tool's document, read once: for the rules about it and for judging calls.
+
+    Example: read_tool(tool).validator.is_valid({"people": 4}).
     """
 
+    parts: tuple[Part, ...]
+    """Its arguments' schema and every schema inside it, outer before inner."""
     properties: dict[str, Schema]
     """Parameter name to its JSON Schema, `default` kept."""
     required: frozenset[str]
@@ -137,32 +152,48 @@ def to_json_schema(schema: object) -> Any:
 
     Objects that declare properties are closed unless they say otherwise: an argument that the
     document does not name is an invented one. Keywords with values of the wrong kind are dropped;
-    `factory.check` has reported them as schema_invalid.
+    the judge of documents reports them as schema_invalid.
     """
+    return _read(schema, (), [])
+
+
+def _read(schema: object, path: tuple[str | int, ...], parts: list[Part]) -> Any:
+    """A schema in JSON Schema's words; it and those inside it are added to `parts`."""
+    if isinstance(schema, list):  # in place of a schema: its items are looked at all the same
+        _read_list(schema, path, parts)
     if isinstance(schema, bool) or not isinstance(schema, Mapping):
         return schema if isinstance(schema, bool) else {}
-    out: Schema = {}
-    if "type" in schema:
-        out.update(read_type(schema["type"]) or {})
-    for key in _PLAIN:
-        if key in schema and _is_plausible(key, schema[key]):
-            out[key] = schema[key]
+    kind, out = read_type(schema.get("type")) if "type" in schema else None, dict[str, Any]()
+    parts.append(Part(path, schema, kind, out))
+    inner: Schema = {}
+    for key in (*_SCHEMA_LISTS, *_SCHEMAS):
+        if key in schema:
+            read = _read_list if isinstance(schema[key], list) else _read
+            inner[key] = read(schema[key], (*path, key), parts)
     for key in _SCHEMA_MAPS:
         if isinstance(schema.get(key), Mapping):
-            out[key] = {name: to_json_schema(part) for name, part in schema[key].items()}
-    for key in _SCHEMA_LISTS:
-        if isinstance(schema.get(key), list) and schema[key]:
-            out[key] = [to_json_schema(part) for part in schema[key]]
-    for key in _SCHEMAS:
-        if isinstance(schema.get(key), Mapping | bool):
-            out[key] = to_json_schema(schema[key])
+            inner[key] = {
+                name: _read(part, (*path, key, name), parts) for name, part in schema[key].items()
+            }
+    # Validators go through keywords in this order, and so do findings.
+    out |= kind or {}
+    out |= {key: schema[key] for key in _PLAIN if key in schema and _is_plausible(key, schema[key])}
+    out |= {key: inner[key] for key in _SCHEMA_MAPS if key in inner}
+    out |= {
+        key: inner[key] for key in _SCHEMA_LISTS if isinstance(schema.get(key), list) and inner[key]
+    }
+    out |= {key: inner[key] for key in _SCHEMAS if isinstance(schema.get(key), Mapping | bool)}
     if isinstance(schema.get("items"), list):
-        out["prefixItems"] = [to_json_schema(part) for part in schema["items"]]
+        out["prefixItems"] = inner["items"]
     if out.get("properties"):
         out.setdefault("additionalProperties", False)
     if schema.get("nullable") is True and isinstance(out.get("type"), str):
         out["type"] = [out["type"], "null"]
     return out
+
+
+def _read_list(schemas: list[Any], path: tuple[str | int, ...], parts: list[Part]) -> list[Any]:
+    return [_read(part, (*path, index), parts) for index, part in enumerate(schemas)]
 
 
 def map_types(schema: object) -> Any:
@@ -213,15 +244,18 @@ def _spell(fragment: Schema, words: Mapping[str, str]) -> Schema:
 
 def arguments_schema(arguments: Mapping[str, Any]) -> Schema:
     """JSON Schema of a call's arguments: a closed object."""
-    schema: Schema = to_json_schema(arguments)
+    return _close(to_json_schema(arguments))
+
+
+def _close(schema: Schema) -> Schema:
     # Validators go through keywords in order: an invented argument is told before a missing one.
-    return {
+    head = {
         "type": "object",
-        "additionalProperties": schema.pop("additionalProperties", False),
-        "required": schema.pop("required", []),
-        "properties": schema.pop("properties", {}),
-        **{key: part for key, part in schema.items() if key != "type"},
+        "additionalProperties": schema.get("additionalProperties", False),
+        "required": schema.get("required", []),
+        "properties": schema.get("properties", {}),
     }
+    return head | {key: part for key, part in schema.items() if key not in head}
 
 
 def make_validator(schema: object) -> Draft202012Validator:
@@ -230,32 +264,22 @@ def make_validator(schema: object) -> Draft202012Validator:
 
 
 @lru_cache(maxsize=4096)
-def compile_tool(tool: Tool) -> CompiledTool:
-    """The tool's parameters, compiled once and kept for the last few thousand tools."""
-    schema = arguments_schema(tool.arguments)
-    return CompiledTool(
+def read_tool(tool: Tool) -> ReadTool:
+    """The tool's document, read once and kept for the last few thousand tools."""
+    return read_document(tool.document)
+
+
+def read_document(document: Mapping[str, Any]) -> ReadTool:
+    """A document, which may lack whatever a tool must have: the rules say so."""
+    parts: list[Part] = []
+    arguments = _read(document.get("arguments"), ("arguments",), parts)
+    schema = _close(arguments if isinstance(arguments, dict) else {})
+    return ReadTool(
+        parts=tuple(parts),
         properties=schema["properties"],
-        required=frozenset(name for name in schema.get("required", ()) if isinstance(name, str)),
+        required=frozenset(schema["required"]),
         validator=make_validator(schema),
     )
-
-
-def walk_parts(
-    schema: object, path: tuple[str | int, ...] = ()
-) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
-    """(path, part) of a schema and of every schema inside it."""
-    if isinstance(schema, list):
-        for index, part in enumerate(schema):
-            yield from walk_parts(part, (*path, index))
-    if not isinstance(schema, Mapping):
-        return
-    yield path, schema
-    for key in (*_SCHEMA_LISTS, *_SCHEMAS):
-        yield from walk_parts(schema.get(key), (*path, key))
-    for key in _SCHEMA_MAPS:
-        if isinstance(schema.get(key), Mapping):
-            for name, part in schema[key].items():
-                yield from walk_parts(part, (*path, key, name))
 
 
 def _read_union(words: list[Any], depth: int) -> Schema | None:

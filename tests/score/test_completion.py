@@ -46,7 +46,7 @@ from factory.score.toolbench.judge import (
     to_prediction,
 )
 from factory.score.toolbench.virtual import VirtualApi
-from factory.tools.schema import compile_tool
+from factory.tools.schema import read_tool
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 
@@ -201,7 +201,7 @@ def test_inputs_are_bound_to_the_named_tools_schema_where_that_is_asked_for(
     first, finish, again = bound
     assert first is not None and finish is not None and again is None
     assert first.tools == (to_tool(DOCUMENTS[KEYS[0]][0]).document,)
-    validator = compile_tool(Tool(id="t", document=finish.tools[0])).validator
+    validator = read_tool(Tool(id="t", document=finish.tools[0])).validator
     assert validator.is_valid(json.loads(ANSWER)) and validator.is_valid(json.loads(GIVE_UP))
     assert not validator.is_valid({"final_answer": "It boils."})
 

@@ -30,8 +30,8 @@ from factory.tools.schema import (
     TooMuchWork,
     arguments_schema,
     bounded_work,
-    compile_tool,
     make_validator,
+    read_tool,
     read_type,
     to_json_schema,
 )
@@ -275,5 +275,5 @@ def test_a_tool_is_compiled_once_by_its_id_and_document() -> None:
         properties = {"x": {"type": kind}}
         return Tool(id="t", document={"name": "f", "arguments": {"properties": properties}})
 
-    assert compile_tool(tool("int")) is compile_tool(tool("int"))
-    assert not compile_tool(tool("str")).validator.is_valid({"x": 1})
+    assert read_tool(tool("int")) is read_tool(tool("int"))
+    assert not read_tool(tool("str")).validator.is_valid({"x": 1})
