@@ -335,7 +335,7 @@ class BenchmarkQuestion(Protocol):
         ...
 
 
-class Questions(Protocol):
+class HeldOut(Protocol):
     """What no training may use: the questions of a benchmark of any kind."""
 
     @property
