@@ -44,18 +44,15 @@ def _one(past: Source, sql: str, parameters: list[object]) -> dict[str, Any]:
 
 
 def _print_outcome(past: Source, number: int) -> None:
-    row = _one(
-        past,
-        """
+    sql = """
         select r.checkpoint_id as parent, c.checkpoint_id as made,
                coalesce(c.promoted, false) as ok, s.detail_json
         from round r
         join stage s on s.round = r.round and s.stage = 'gate'
         left join checkpoint c on c.round = r.round and c.parent_id is not null
         where r.round = ?
-        """,
-        [number],
-    )
+        """
+    row = _one(past, sql, [number])
     verdict = "[bold green]promoted[/]" if row["ok"] else "[bold yellow]held[/]"
     made = f" → {escape(row['made'])}" if row["made"] else ""
     out(f"[bold]round {number}[/]  {escape(row['parent'])}{made}  {verdict}")
@@ -73,15 +70,13 @@ def _print_funnel(past: Source, number: int) -> None:
         f"  {row['drawn']} drawn = {row['accepted']} accepted ({row['acceptance']:.0%}) "
         f"+ {row['rejected']} rejected + {row['unjudged']} unjudged"
     )
-    reasons = past.query(
-        """
+    sql = """
         select status, reason, count(*) as samples, min_by(message, query_id) as message
         from outcome join latest_judgement using (round, judgement)
         where round = ? and status <> 'accepted'
         group by 1, 2 order by 1, 3 desc, 2
-        """,
-        [number],
-    ).rows
+        """
+    reasons = past.query(sql, [number]).rows
     for status, reason, samples, message in reasons:
         name = reason if status == "rejected" else f"{reason} (unjudged)"
         out(f"    {escape(name):<22} {samples:>5}  [dim]{escape(shorten(message, 72))}[/]")
@@ -110,14 +105,11 @@ def _print_agreement(past: Source, number: int) -> None:
 
 
 def _print_training(past: Source, number: int) -> None:
-    row = _one(
-        past,
-        """
+    sql = """
         select list(loss order by step) as losses, max(tokens) as tokens, max(seconds) as seconds
         from training where round = ?
-        """,
-        [number],
-    )
+        """
+    row = _one(past, sql, [number])
     losses = row["losses"]
     if not losses:
         return
@@ -143,8 +135,7 @@ def _print_training(past: Source, number: int) -> None:
 
 
 def _print_scores(past: Source, number: int) -> None:
-    rows = past.query(
-        """
+    sql = """
         select parent.benchmark, parent.category, parent.value, parent.low, parent.high,
                new.value, new.low, new.high, parent.unit
         from round_score as parent
@@ -153,9 +144,8 @@ def _print_scores(past: Source, number: int) -> None:
           and new.benchmark = parent.benchmark and new.category = parent.category
         where parent.round = ? and parent.model = 'parent'
         order by parent.benchmark, parent.category <> 'overall', parent.category
-        """,
-        [number],
-    ).rows
+        """
+    rows = past.query(sql, [number]).rows
     out("[bold]scores[/]  percent, 95 % interval")
     for benchmark, category, before, low, high, after, low_after, high_after, unit in rows:
         mark = f" ({unit})" if unit == "perplexity" else ""

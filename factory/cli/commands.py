@@ -22,108 +22,83 @@ class Entry(NamedTuple):
     """The first paragraph of the function's docstring."""
 
 
-PANELS = {
-    "Make": {
-        "round": Entry(
-            "rounds:make_round",
-            "Run one round: sample, vote, judge, train, score, gate. Continues an open one.",
-        ),
-        "seed": Entry(
-            "seed:seed",
-            "Train the embedded model from scratch on the home world; an hour or two on a CPU.",
-        ),
-        "score": Entry(
-            "score:score",
-            "Score a checkpoint on a benchmark of any kind, with intervals and "
-            "published rows beside.",
-        ),
-        "eval new": Entry(
-            "evaluation:new",
-            "Make a benchmark of labelled requests, which no round then trains on.",
-        ),
-        "eval list": Entry(
-            "evaluation:list_benchmarks",
-            "List the benchmarks of eval/ with their kind, and what each lacks "
-            "before it can be scored.",
-        ),
-    },
-    "Ask": {
-        "sql": Entry("sql:sql", "Query the ledger with SQL, read-only, also while a round runs."),
-        "rejects": Entry(
-            "rejects:rejects",
-            "Why samples fell: counts by reason with an example each, or the samples one by one.",
-        ),
-        "show": Entry(
-            "show:show",
-            "One sample, whole: query, tools, codes, the answers side by side, "
-            "the vote, the verdicts.",
-        ),
-        "status": Entry(
-            "status:status",
-            "Rounds so far: yield, scores and loss with their course, and what is running.",
-        ),
-        "report": Entry(
-            "report:report",
-            "Write a round as one HTML page, and one over all rounds beside it; prints the path.",
-        ),
-        "export": Entry(
-            "export:export",
-            "Write accepted samples for TRL, OpenAI, ShareGPT or xLAM, or losing answers for DPO.",
-        ),
-        "check": Entry(
-            "judging:check",
-            "Judge a round's stored answers again with today's rules; no model is asked.",
-        ),
-        "retrieve": Entry(
-            "retrieve:retrieve",
-            "Find the tools a checkpoint names for a request, most likely first, with their codes.",
-        ),
-        "codes stats": Entry("codes:stats", "Figures of a checkpoint's codes."),
-        "codes show": Entry(
-            "codes:show", "One tool: its code, how it came to it, and its document."
-        ),
-        "codes similar": Entry(
-            "codes:similar", "Tools whose codes differ in the fewest positions (Hamming distance)."
-        ),
-        "codes fit": Entry(
-            "coding:fit",
-            "Fit codes to tools, and see what they are like before anything is trained on them.",
-        ),
-        "codes add": Entry(
-            "coding:add",
-            "Give the tools of a file codes in a checkpoint of this workspace, without training.",
-        ),
-        "codes compare": Entry(
-            "comparing:compare",
-            "Which codes suit these tools? Train and score every coder under one budget.",
-        ),
-    },
-    "Prepare": {
-        "add-tools": Entry(
-            "data:add_tools",
-            "Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.",
-        ),
-        "init": Entry(
-            "content:init", "Make a workspace: settings, .gitignore and folders for your own files."
-        ),
-        "doctor": Entry(
-            "doctor:doctor",
-            "Check everything that a round needs, and say how to mend what is missing.",
-        ),
-        "rules": Entry(
-            "rules:rules",
-            "List the rules with severity, file and why; --test runs the cases beside them.",
-        ),
-        "eject": Entry("content:eject", "Copy one shipped file into the workspace, to edit it."),
-        "diff": Entry("content:diff", "Show how your copy of a file differs from the shipped one."),
-    },
-}
-"""By panel of `factory --help` and by name; the first of two words is a group's."""
+_TABLE = """
+Make
+  round = rounds:make_round
+    Run one round: sample, vote, judge, train, score, gate. Continues an open one.
+  seed = seed:seed
+    Train the embedded model from scratch on the home world; an hour or two on a CPU.
+  score = score:score
+    Score a checkpoint on a benchmark of any kind, with intervals and published rows beside.
+  eval new = evaluation:new
+    Make a benchmark of labelled requests, which no round then trains on.
+  eval list = evaluation:list_benchmarks
+    List the benchmarks of eval/ with their kind, and what each lacks before it can be scored.
+
+Ask
+  sql = sql:sql
+    Query the ledger with SQL, read-only, also while a round runs.
+  rejects = rejects:rejects
+    Why samples fell: counts by reason with an example each, or the samples one by one.
+  show = show:show
+    One sample, whole: query, tools, codes, the answers side by side, the vote, the verdicts.
+  status = status:status
+    Rounds so far: yield, scores and loss with their course, and what is running.
+  report = report:report
+    Write a round as one HTML page, and one over all rounds beside it; prints the path.
+  export = export:export
+    Write accepted samples for TRL, OpenAI, ShareGPT or xLAM, or losing answers for DPO.
+  check = judging:check
+    Judge a round's stored answers again with today's rules; no model is asked.
+  retrieve = retrieve:retrieve
+    Find the tools a checkpoint names for a request, most likely first, with their codes.
+  codes stats = codes:stats
+    Figures of a checkpoint's codes.
+  codes show = codes:show
+    One tool: its code, how it came to it, and its document.
+  codes similar = codes:similar
+    Tools whose codes differ in the fewest positions (Hamming distance).
+  codes fit = coding:fit
+    Fit codes to tools, and see what they are like before anything is trained on them.
+  codes add = coding:add
+    Give the tools of a file codes in a checkpoint of this workspace, without training.
+  codes compare = comparing:compare
+    Which codes suit these tools? Train and score every coder under one budget.
+
+Prepare
+  add-tools = data:add_tools
+    Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
+  init = content:init
+    Make a workspace: settings, .gitignore and folders for your own files.
+  doctor = doctor:doctor
+    Check everything that a round needs, and say how to mend what is missing.
+  rules = rules:rules
+    List the rules with severity, file and why; --test runs the cases beside them.
+  eject = content:eject
+    Copy one shipped file into the workspace, to edit it.
+  diff = content:diff
+    Show how your copy of a file differs from the shipped one.
+"""
 GROUPS = {
     "eval": "List the benchmarks; make one of your own.",
     "codes": "Codes of tools: look at them, try other ones, give new tools theirs.",
 }
 """Each group's line of help."""
+
+
+def _read_table() -> dict[str, dict[str, Entry]]:
+    """A paragraph a panel: below its name two lines a command, what runs it and its help."""
+    panels: dict[str, dict[str, Entry]] = {}
+    for paragraph in _TABLE.strip().split("\n\n"):
+        panel, *lines = map(str.strip, paragraph.splitlines())
+        heads = (line.split(" = ") for line in lines[::2])
+        helps = zip(heads, lines[1::2], strict=True)
+        panels[panel] = {name: Entry(function, text) for (name, function), text in helps}
+    return panels
+
+
+PANELS = _read_table()
+"""By panel of `factory --help` and by name; the first of two words is a group's."""
 COMMANDS = {name: entry for panel in PANELS.values() for name, entry in panel.items()}
 
 

@@ -88,7 +88,8 @@ def sql(
         return
     if limit is None and not chosen:
         limit = SCREEN_ROWS
-    with ledger.stream(query or LISTING, limit=limit or None, timeout_seconds=timeout) as stream:
+    with ledger.read() as past:
+        stream = past.stream(query or LISTING, limit=limit or None, timeout_seconds=timeout)
         if chosen:
             for text in FORMS[chosen[0]](stream):
                 write(text)

@@ -11,12 +11,13 @@ questions. Appending and folding are for the process that holds the WorkspaceLoc
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -45,6 +46,7 @@ READER_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "temp_directory": "",
 }
 
+Connection = duckdb.DuckDBPyConnection
 Parameters = Sequence[object] | Mapping[str, object]
 
 
@@ -68,14 +70,15 @@ class Stream:
     """A query's answer while it is read, a batch in memory at a time.
 
     Example:
-        with ledger.stream("from generation") as stream:
+        with ledger.read() as past:
+            stream = past.stream("from generation")
             for batch in stream:
                 write(stream.columns, batch)
     """
 
     def __init__(
         self,
-        con: duckdb.DuckDBPyConnection,
+        con: Connection,
         sql: str,
         parameters: Parameters | None,
         timeout_seconds: float | None,
@@ -139,8 +142,12 @@ class Stream:
             self._left_seconds = max(0.0, self._left_seconds - (time.monotonic() - started))
 
 
-class Source(Protocol):
+class Source(ABC):
     """What can be asked: a ledger, on a connection for each question, or one snapshot of it."""
+
+    @abstractmethod
+    def read(self) -> AbstractContextManager[Reader]:
+        """One snapshot for several questions."""
 
     def query(
         self,
@@ -150,11 +157,17 @@ class Source(Protocol):
         timeout_seconds: float | None = None,
         limit: int | None = None,
     ) -> Rows:
-        """Run one statement and fetch its rows, at most `limit`. Raises InputError."""
-        ...
+        """Run one statement and fetch its rows, at most `limit`; after an error read anew.
+
+        Raises InputError for SQL that is wrong, denied, too big for memory or too slow.
+        """
+        with self.read() as reader:
+            stream = reader.stream(sql, parameters, timeout_seconds=timeout_seconds, limit=limit)
+            rows = [row for batch in stream for row in batch]
+            return Rows(columns=stream.columns, rows=rows, more=stream.more)
 
 
-class Reader:
+class Reader(Source):
     """One snapshot of the ledger on one connection: what a stage asks while it is open.
 
     Example:
@@ -163,24 +176,12 @@ class Reader:
             queries = history.pending_queries(past, this.number)
     """
 
-    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, con: Connection) -> None:
         self._con = con
 
-    def query(
-        self,
-        sql: str,
-        parameters: Parameters | None = None,
-        *,
-        timeout_seconds: float | None = None,
-        limit: int | None = None,
-    ) -> Rows:
-        """Run one statement and fetch its rows, at most `limit`; after an error open another.
-
-        Raises InputError for SQL that is wrong, denied, too big for memory or too slow.
-        """
-        stream = self.stream(sql, parameters, timeout_seconds=timeout_seconds, limit=limit)
-        rows = [row for batch in stream for row in batch]
-        return Rows(columns=stream.columns, rows=rows, more=stream.more)
+    def read(self) -> AbstractContextManager[Reader]:
+        """Itself, which stays open."""
+        return nullcontext(self)
 
     def stream(
         self,
@@ -194,7 +195,7 @@ class Reader:
         return Stream(self._con, sql, parameters, timeout_seconds, limit)
 
 
-class Ledger:
+class Ledger(Source):
     """The ledger of one workspace.
 
     Example:
@@ -258,7 +259,7 @@ class Ledger:
         self._segments.discard(names)
         return True
 
-    def connect(self, also: Batch | None = None) -> duckdb.DuckDBPyConnection:
+    def connect(self, also: Batch | None = None) -> Connection:
         """A private connection that reads the file and the segments, and can do nothing else.
 
         It shows the rows of `also` as if they had been appended.
@@ -280,34 +281,6 @@ class Ledger:
                 if time.monotonic() >= deadline:
                     raise
 
-    def query(
-        self,
-        sql: str,
-        parameters: Parameters | None = None,
-        *,
-        timeout_seconds: float | None = None,
-        limit: int | None = None,
-    ) -> Rows:
-        """Run one statement on a snapshot of its own; several belong into `read`.
-
-        Raises InputError for SQL that is wrong, denied, too big for memory or too slow.
-        """
-        with self.read() as reader:
-            return reader.query(sql, parameters, timeout_seconds=timeout_seconds, limit=limit)
-
-    @contextmanager
-    def stream(
-        self,
-        sql: str,
-        parameters: Parameters | None = None,
-        *,
-        timeout_seconds: float | None = None,
-        limit: int | None = None,
-    ) -> Iterator[Stream]:
-        """Like `query`, but the rows come in batches; nothing is folded until the block ends."""
-        with self.read() as reader:
-            yield reader.stream(sql, parameters, timeout_seconds=timeout_seconds, limit=limit)
-
     @contextmanager
     def read(self, also: Batch | None = None) -> Iterator[Reader]:
         """One snapshot for several questions; nothing is folded until the block ends.
@@ -318,7 +291,7 @@ class Ledger:
         with closing(self._connect_patiently(also)) as con:
             yield Reader(con)
 
-    def _connect_patiently(self, also: Batch | None) -> duckdb.DuckDBPyConnection:
+    def _connect_patiently(self, also: Batch | None) -> Connection:
         told = False
         while True:
             try:
@@ -334,7 +307,7 @@ class Ledger:
     def _schemas(self) -> Mapping[str, pa.Schema]:
         return schema.arrow_schemas(self._migrations)
 
-    def _create(self, con: duckdb.DuckDBPyConnection) -> None:
+    def _create(self, con: Connection) -> None:
         """Make the file aside and rename it: it is never there without its tables."""
         fresh = self.file.with_suffix(".new")
         for leftover in (fresh, Path(f"{fresh}.wal")):
@@ -346,7 +319,7 @@ class Ledger:
         con.execute("detach fresh")
         fresh.rename(self.file)
 
-    def _attach(self, con: duckdb.DuckDBPyConnection, option: str, wait_seconds: float) -> bool:
+    def _attach(self, con: Connection, option: str, wait_seconds: float) -> bool:
         """Attach the file as `stored`; whether it has the present tables and columns.
 
         Raises BusyError if it stays held by another process.
@@ -372,7 +345,7 @@ class Ledger:
             raise newer_ledger(self.file)
         return version == len(self._migrations)
 
-    def _take_in(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
+    def _take_in(self, con: Connection, names: Sequence[str]) -> None:
         """Insert the segments that the attached file has not seen, in one transaction."""
         con.execute("use stored")
         schema.migrate(con, self._migrations)
@@ -388,7 +361,7 @@ class Ledger:
         con.execute("use memory")
         con.execute("detach stored")
 
-    def _open_reader(self, also: Batch) -> duckdb.DuckDBPyConnection:
+    def _open_reader(self, also: Batch) -> Connection:
         # Listed before the file is attached: what a fold takes in meanwhile is seen in the file.
         names = self._segments.names()
         con = duckdb.connect(config=READER_CONFIG)
@@ -409,7 +382,7 @@ class Ledger:
             raise
         return con
 
-    def _has_views(self, con: duckdb.DuckDBPyConnection) -> bool:
+    def _has_views(self, con: Connection) -> bool:
         """Whether the attached file's last fold defined the views of today.
 
         Defining them anew is most of what opening a reader costs.
@@ -418,12 +391,7 @@ class Ledger:
         return last == (schema.views_mark(),)
 
     def _unite(
-        self,
-        con: duckdb.DuckDBPyConnection,
-        names: Sequence[str],
-        also: Batch,
-        has_file: bool,
-        current: bool,
+        self, con: Connection, names: Sequence[str], also: Batch, has_file: bool, current: bool
     ) -> None:
         """Define tables over the file, the segments and `also`, and the views over these."""
         stored = schema.table_names(con, "stored") if has_file else []
@@ -443,17 +411,15 @@ class Ledger:
             con.execute(f'create view "{table}" as from pending."{table}"{old}')
         schema.define_views(con)
 
-    def _unseen(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[str]:
+    def _unseen(self, con: Connection, names: Sequence[str]) -> list[str]:
         """The segments that the attached file has not taken in."""
         if not names:
             return []
-        found = con.execute(
-            "select name from stored.segment where name in (select unnest(?))", [names]
-        )
-        seen = {name for (name,) in found.fetchall()}
+        sql = "select name from stored.segment where name in (select unnest(?))"
+        seen = {name for (name,) in con.execute(sql, [names]).fetchall()}
         return [name for name in names if name not in seen]
 
-    def _load(self, con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> set[str]:
+    def _load(self, con: Connection, names: Sequence[str]) -> set[str]:
         """Insert the rows of some segments into the tables of the current schema; their names."""
         filled: set[str] = set()
         for start in range(0, len(names), FOLD_CHUNK):
@@ -474,8 +440,7 @@ class Ledger:
         except FileNotFoundError:
             raise
         except (duckdb.Error, OSError) as error:
-            text = str(error).splitlines()[0]
-            where = str(self.file)
+            text, where = str(error).splitlines()[0], str(self.file)
             if "version number" in text or "newer version" in text:
                 raise InputError(
                     f"this DuckDB is too old for the ledger: {text}",
@@ -498,7 +463,7 @@ class Ledger:
             raise
 
 
-def _insert(con: duckdb.DuckDBPyConnection, tables: Mapping[str, pa.Table]) -> set[str]:
+def _insert(con: Connection, tables: Mapping[str, pa.Table]) -> set[str]:
     """Insert rows by table; the tables' names."""
     for table, rows in tables.items():
         con.register("batch", rows)

@@ -23,8 +23,6 @@ from factory.ledger.database import Source
 
 SELF_MADE = 0.3
 """Weight of a pair in a sample that a model answered unanimously, beside 1 for a person's (A42)."""
-
-
 FADING = 0.8
 """Weight that a round's pairs keep in the next one (A42)."""
 
@@ -34,9 +32,7 @@ class OpenRound:
     """A round that has started and not ended."""
 
     number: int
-    """The round."""
     recipe_name: str
-    """Its recipe's name."""
     recipe_json: str
     """Its recipe as resolved when it started."""
     content_sha: str
@@ -46,13 +42,11 @@ class OpenRound:
     judgement: int
     """Id of its pass of rules."""
     stages_done: frozenset[str]
-    """Stages that are finished."""
 
 
 def open_round(past: Source) -> OpenRound | None:
     """The round without a finished `gate` stage, if any."""
-    rows = past.query(
-        """
+    sql = """
         select r.round, r.recipe_name, r.recipe_json, r.prompts_sha || ' ' || r.rules_sha,
                r.checkpoint_id, r.checkpoint_fingerprint, c.path, j.judgement
         from round r
@@ -63,7 +57,7 @@ def open_round(past: Source) -> OpenRound | None:
         where r.round not in (select round from stage where stage = 'gate' and status = 'done')
         order by r.round
         """
-    ).rows
+    rows = past.query(sql).rows
     if not rows:
         return None
     number, name, recipe_json, content_sha, checkpoint_id, fingerprint, path, judgement = rows[0]
@@ -99,8 +93,7 @@ def drawn_ids(past: Source) -> set[str]:
 
 def pending_queries(past: Source, number: int) -> list[Query]:
     """Queries drawn for the round that have no sample yet, in draw order."""
-    rows = past.query(
-        """
+    sql = """
         select query_id, text, source
         from draw d
         join (select query_id, any_value(text) as text, any_value(source) as source
@@ -108,9 +101,8 @@ def pending_queries(past: Source, number: int) -> list[Query]:
         where d.round = ?
           and query_id not in (select query_id from sample where round = d.round)
         order by d.position
-        """,
-        [number],
-    ).rows
+        """
+    rows = past.query(sql, [number]).rows
     return [Query(id=query_id, text=text, source=source) for query_id, text, source in rows]
 
 
@@ -132,23 +124,20 @@ def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
 
 def accepted_samples(past: Source, number: int) -> list[Candidate]:
     """Accepted samples of a round, in draw order."""
-    rows = past.query(
-        """
+    sql = """
         select a.query_id, a.query, a.tools_json, a.calls_json
         from accepted a
         join draw d on d.round = a.round and d.query_id = a.query_id
         where a.round = ?
         order by d.position
-        """,
-        [number],
-    ).rows
+        """
+    rows = past.query(sql, [number]).rows
     return [_read_candidate(*row) for row in rows]
 
 
 def round_candidates(past: Source, number: int, judgement: int) -> list[Candidate]:
     """What the rules about single samples accept under a judgement, in draw order."""
-    rows = past.query(
-        """
+    sql = """
         select s.query_id, q.text, s.tools_json, s.calls_json
         from sample s
         join draw d on d.round = s.round and d.query_id = s.query_id
@@ -156,9 +145,8 @@ def round_candidates(past: Source, number: int, judgement: int) -> list[Candidat
           on q.query_id = s.query_id
         where s.round = ? and s.judgement = ? and s.status = 'accepted'
         order by d.position
-        """,
-        [number, judgement],
-    ).rows
+        """
+    rows = past.query(sql, [number, judgement]).rows
     return [_read_candidate(*row) for row in rows]
 
 
@@ -173,18 +161,15 @@ def _read_candidate(query_id: str, text: str, tools_json: str, calls_json: str) 
 
 def accepted_before(past: Source, number: int) -> Past:
     """Requests and tool documents that the rounds before `number` accepted, as judged last."""
-    queries = past.query(
-        """
+    sql = """
         select a.round, a.query_id, a.query
         from accepted a
         join draw d on d.round = a.round and d.query_id = a.query_id
         where a.round < ?
         order by a.round, d.position
-        """,
-        [number],
-    ).rows
-    tools = past.query(
         """
+    queries = past.query(sql, [number]).rows
+    sql = """
         select tool
         from (
           select a.round, d.position, unnest(json_extract(a.tools_json, '$[*]')) as tool
@@ -194,9 +179,8 @@ def accepted_before(past: Source, number: int) -> Past:
         )
         group by tool
         order by min((round, position)), tool
-        """,
-        [number],
-    ).rows
+        """
+    tools = past.query(sql, [number]).rows
     return Past(
         queries=[PastQuery(round_number=r, id=id_, text=text) for r, id_, text in queries],
         tools=[Tool(**json.loads(tool)) for (tool,) in tools],
@@ -210,13 +194,11 @@ def earlier_examples(
 
     Those of held-out query ids are left out.
     """
-    rows = past.query(
-        """
+    sql = """
         select kind, origin, messages_json
         from example where round < ? order by round, origin, kind
-        """,
-        [number],
-    ).rows
+        """
+    rows = past.query(sql, [number]).rows
     return [
         Example(
             kind=kind,
@@ -233,25 +215,22 @@ def trained_queries(past: Source) -> frozenset[str]:
 
     Its round's own examples, and those of all rounds before, which replay draws from.
     """
-    rows = past.query(
-        """
+    sql = """
         select distinct split_part(origin, '/', 2)
         from example
         where round <= (select max(round) from checkpoint where promoted and round > 0)
         """
-    ).rows
+    rows = past.query(sql).rows
     return frozenset(str(row[0]) for row in rows)
 
 
 def load_items(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> list[ItemScore]:
     """The judged items of a checkpoint's score, by item id."""
-    rows = past.query(
-        """
+    sql = """
         select item, category, correct, reason, message, answer, value, calls_json, detail_json
         from item_score where checkpoint_id = ? and benchmark = ? and basis = ? order by item
-        """,
-        [checkpoint_id, benchmark, basis],
-    ).rows
+        """
+    rows = past.query(sql, [checkpoint_id, benchmark, basis]).rows
     return [
         ItemScore(
             item=item,
@@ -276,12 +255,11 @@ def imported_ids(past: Source) -> set[str]:
 
 def imported_tools(past: Source) -> list[Tool]:
     """Tool documents a user imported, in import order."""
-    rows = past.query(
-        """
+    sql = """
         select tool_id, any_value(document_json), min(added_at)
         from tool where origin not in ('round', 'checkpoint') group by tool_id order by 3, 1
         """
-    ).rows
+    rows = past.query(sql).rows
     return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document, _ in rows]
 
 
@@ -290,8 +268,7 @@ def code_answers(past: Source, checkpoint_id: str) -> frozenset[str]:
 
     Rounds that were held back, or ended early, are none of them.
     """
-    rows = past.query(
-        """
+    sql = """
         with recursive ancestor as (
           select $id as checkpoint_id
           union
@@ -304,9 +281,8 @@ def code_answers(past: Source, checkpoint_id: str) -> frozenset[str]:
         from example
         where kind = 'code' and round in (
           select round from checkpoint join ancestor using (checkpoint_id) where round > 0)
-        """,
-        {"id": checkpoint_id},
-    ).rows
+        """
+    rows = past.query(sql, {"id": checkpoint_id}).rows
     return frozenset(answer for (answer,) in rows)
 
 
@@ -316,8 +292,7 @@ def called_pairs(past: Source, number: int) -> list[Pair]:
     A pair weighs SELF_MADE times the share of votes of each sample that has it, fading by round.
     The ledger has no labelled answers, so there is nothing that self-made pairs could outweigh.
     """
-    rows = past.query(
-        """
+    sql = """
         with shown as (
           select round, query_id, agreement, calls_json, unnest(
             from_json(tools_json, '[{"id": "varchar", "document": {"name": "varchar"}}]')) as tool
@@ -334,9 +309,8 @@ def called_pairs(past: Source, number: int) -> list[Pair]:
         from called a
         join called b on a.round = b.round and a.query_id = b.query_id and a.tool_id < b.tool_id
         group by 1, 2 order by 1, 2
-        """,
-        [number, SELF_MADE, FADING, number],
-    ).rows
+        """
+    rows = past.query(sql, [number, SELF_MADE, FADING, number]).rows
     return [Pair(a=a, b=b, weight=float(weight)) for a, b, weight in rows]
 
 

@@ -20,37 +20,31 @@ def given_names(past: Source, folder: str, mark: str) -> list[str]:
 
     That of another folder counts where it is gone: the model was moved. A copy is another model.
     """
-    rows = past.query(
-        """
+    sql = """
         select checkpoint_id, path
         from checkpoint where parent_id is null and fingerprint = ? order by made_at, checkpoint_id
-        """,
-        [mark],
-    ).rows
+        """
+    rows = past.query(sql, [mark]).rows
     return [name for name, path in rows if path == folder or not Path(path).exists()]
 
 
 def given_fingerprint(past: Source, folder: str, changed: datetime) -> str | None:
     """Fingerprint of the model given in `folder` after `changed` (UTC), else None."""
-    rows = past.query(
-        """
+    sql = """
         select fingerprint
         from checkpoint where parent_id is null and path = ? and made_at > ? order by made_at desc
-        """,
-        [folder, changed.replace(tzinfo=None)],
-        limit=1,
-    ).rows
+        """
+    rows = past.query(sql, [folder, changed.replace(tzinfo=None)], limit=1).rows
     return str(rows[0][0]) if rows else None
 
 
 def descendants(past: Source, base: Checkpoint) -> dict[str, Checkpoint | None]:
     """By id, `base` and what rounds made of it, in order; None where it was not promoted."""
-    rows = past.query(
-        """
+    sql = """
         select checkpoint_id, parent_id, path, fingerprint, promoted
         from checkpoint where parent_id is not null order by round
         """
-    ).rows
+    rows = past.query(sql).rows
     names = given_names(past, base.path, base.fingerprint)
     found: dict[str, Checkpoint | None] = dict.fromkeys([*names, base.id])
     for checkpoint_id, parent_id, path, mark, promoted in rows:
@@ -77,16 +71,14 @@ def round_of_another(past: Source, base: Checkpoint) -> tuple[int, str] | None:
 
 def find_checkpoints(past: Source, wanted: str) -> list[Checkpoint]:
     """Checkpoints with this id or fingerprint, else those whose name it is (`r3`)."""
-    rows = past.query(
-        """
+    sql = """
         select checkpoint_id, any_value(path), any_value(fingerprint)
         from checkpoint
         where checkpoint_id = $wanted or fingerprint = $wanted
           or starts_with(checkpoint_id, $wanted || '-')
         group by checkpoint_id order by checkpoint_id <> $wanted, checkpoint_id
-        """,
-        {"wanted": wanted},
-    ).rows
+        """
+    rows = past.query(sql, {"wanted": wanted}).rows
     found = [Checkpoint(id=name, path=path, fingerprint=mark) for name, path, mark in rows]
     return found[:1] if found and found[0].id == wanted else found
 

@@ -6,7 +6,6 @@ import fcntl
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 from factory.domain.failures import BusyError, DiskError
 
@@ -35,24 +34,17 @@ class WorkspaceLock:
             # flock, not lockf: it belongs to this descriptor, which child programs do not inherit.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.truncate(descriptor, 0)
-            os.write(
-                descriptor, f"{os.getpid()} {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC".encode()
-            )
+            now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            os.write(descriptor, f"{os.getpid()} {now}".encode())
         except OSError as error:
             holder = os.read(descriptor, 100).decode()
             os.close(descriptor)
-            raise (
-                self._busy(holder) if isinstance(error, BlockingIOError) else self._unusable(error)
-            ) from error
+            is_held = isinstance(error, BlockingIOError)
+            raise (self._busy(holder) if is_held else self._unusable(error)) from error
         self._descriptor = descriptor
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.truncate(self._descriptor, 0)
         os.close(self._descriptor)
         self._descriptor = -1

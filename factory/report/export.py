@@ -174,7 +174,8 @@ def function_of(document: Mapping[str, Any]) -> dict[str, Any]:
 def _lines(
     ledger: Ledger, to: Format, round_number: int, pairs: int, done: Export
 ) -> Iterator[Line]:
-    with ledger.stream(PAIRS if to == "dpo" else SAMPLES, {"round": round_number}) as stream:
+    with ledger.read() as past:
+        stream = past.stream(PAIRS if to == "dpo" else SAMPLES, {"round": round_number})
         number = 0
         for batch in stream:
             for values in batch:

@@ -879,8 +879,8 @@ LOAD_READERS = {
     """,
     "stream": """
         def counts():
-            with Ledger(folder).stream("from generation") as stream:
-                return sum(len(batch) for batch in stream)
+            with Ledger(folder).read() as past:
+                return sum(len(batch) for batch in past.stream("from generation"))
     """,
     "plain client": """
         def counts():
