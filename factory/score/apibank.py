@@ -90,18 +90,10 @@ class ApiBank(Asked):
 
 LEVELS = {"Call": "level-1-api.json", "Retrieve+Call": "level-2-api.json"}
 """Categories with their files."""
-
-
 TOOLDEV = dict.fromkeys(LEVELS, 0.5)
 """Weights of ToolDev's score: the mean of both (§7.4)."""
-
-
 FOLDERS = (".", "json_test_data", "test-data")
-
-
 _CALL = re.compile(r"\[(\w+)\((.*)\)\]", re.DOTALL)
-
-
 _LOOSE_ARGUMENT = re.compile(r"(\w+)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|(\[[^\]]*\])|([^,\s)]+))")
 
 

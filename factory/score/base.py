@@ -211,11 +211,7 @@ class SelfServed(Scorable):
 def make_item(category: str, key: str, query: str, truth: object) -> Item:
     """A question without functions on offer; its id is the category's and its own key."""
     return Item(
-        id=f"{category}/{key}",
-        category=category,
-        query=query,
-        functions=(),
-        ground_truth=(truth,),
+        id=f"{category}/{key}", category=category, query=query, functions=(), ground_truth=(truth,)
     )
 
 

@@ -19,12 +19,8 @@ from numpy.typing import NDArray
 from factory.domain.records import ItemScore, Score
 
 NUM_RESAMPLES = 2000
-
-
 INTERVAL = (2.5, 97.5)
 """Percentiles of a 95 % interval."""
-
-
 BOOTSTRAP_SEED = 20240919
 
 

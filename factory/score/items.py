@@ -13,8 +13,6 @@ from factory.tools.dialects import to_document
 
 JudgedBy = Literal["python", "java", "javascript", "no_call", "any_call"]
 """How a category is judged: calls in a language against gold, or whether anything is called."""
-
-
 JSON_SCHEMA_WORDS = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 """BFCL's type words that JSON Schema writes differently."""
 

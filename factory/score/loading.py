@@ -20,11 +20,7 @@ from factory.workspace.recipe import Recipe
 
 UNNAMED = frozenset({"data", "judge", "allow_public_host", "bm25", "embedders"})
 """Options that a changed value of leaves the benchmark its name: the basis tells them apart."""
-
-
 Loader = Callable[[Workspace, str, Any], Scorable]
-
-
 KINDS: Mapping[str, tuple[type[Definition], Loader]] = {
     "retrieval": (RetrievalDefinition, Retrieval.load),
     "completion": (CompletionDefinition, TaskCompletion.load),

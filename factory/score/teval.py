@@ -103,8 +103,6 @@ class TEval(Asked):
 
 
 Form = Literal["json", "str"]
-
-
 FILES: Mapping[str, tuple[str, Form]] = {
     "plan_json": ("plan", "json"),
     "plan_str": ("plan", "str"),
@@ -113,38 +111,22 @@ FILES: Mapping[str, tuple[str, Form]] = {
     "understand_str": ("understand", "str"),
 }
 """Beginnings of the files' names with what each asks, and the answers' form."""
-
-
 TASKS = ("plan", "retrieve", "understand")
-
-
 TOOLDEV: Mapping[str, Mapping[str, float]] = {
     "overall": {f"{task}_{form}": 1 / 6 for task in TASKS for form in ("str", "json")},
     **{task: {f"{task}_str": 0.5, f"{task}_json": 0.5} for task in TASKS},
 }
 """Weights of ToolDev's figures: a task is the mean of its forms, the whole that of tasks (§7.5)."""
-
-
 CATEGORIES = tuple(
     f"{task}_{form}"
     for task in ("plan", "plan_strict", "retrieve", "understand")
     for form in ("str", "json")
 )
 """What is graded, in the order in which it is shown."""
-
-
 VERSIONS = ("_v2", "_v2_subset", "_v1", "")
-
-
 NAME_WEIGHT, ARGUMENTS_WEIGHT, THRESHOLD = 0.75, 0.25, 0.8
-
-
 FINISH = "FinishAction"
-
-
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
-
-
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 
 

@@ -54,13 +54,7 @@ NON_LIVE: Mapping[str, float] = {
 LIVE: Mapping[str, float] = {c: size / sum(LIVE_SIZES.values()) for c, size in LIVE_SIZES.items()}
 """Weight of each category in ToolDev's Live: as many items as there were in September 2024."""
 OVERALL: Mapping[str, float] = {c: w / 2 for c, w in {**NON_LIVE, **LIVE}.items()}
-LEADERBOARD_PARTS = {
-    "non_live": 10,
-    "live": 10,
-    "irrelevance": 10,
-    "multi_turn": 30,
-    "agentic": 40,
-}
+LEADERBOARD_PARTS = {"non_live": 10, "live": 10, "irrelevance": 10, "multi_turn": 30, "agentic": 40}
 """Percent that each part weighs in the overall score of BFCL V4."""
 
 

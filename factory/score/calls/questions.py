@@ -34,8 +34,6 @@ from factory.workspace.folder import Workspace
 
 PromptStyle = Literal["own", "chat"]
 """The factory's invocation prompt, or the model's chat template with its tools argument."""
-
-
 ROLES = ("system", "user", "assistant")
 
 

@@ -342,12 +342,7 @@ class Agent:
         return trajectory
 
     async def _step(
-        self,
-        name: str,
-        turns: list[Message],
-        actions: ActionSpace,
-        temperature: float,
-        prefix: str,
+        self, name: str, turns: list[Message], actions: ActionSpace, temperature: float, prefix: str
     ) -> Step | str:
         """The three turns of a step, added to `turns`; or why the engine gave none."""
 

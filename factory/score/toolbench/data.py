@@ -83,8 +83,6 @@ SPLITS: Mapping[str, str] = {
     "I2-Cat": "G2_category",
 }
 """The six test splits by the papers' names, with the files' names."""
-
-
 GROUPS = ("I1", "I2", "I3")
 """Single tool; several tools of a category; several tools of a collection."""
 

@@ -22,10 +22,7 @@ from factory.score.toolbench.data import ApiDocument, ApiKey, ToolBench, ToolQue
 from factory.workspace.models import is_installed
 
 CUTOFFS = (1, 3, 5)
-METRICS = (
-    *(f"{kind}@{k}" for kind in ("ndcg", "ndcg_hits", "recall") for k in CUTOFFS),
-    "mrr",
-)
+METRICS = (*(f"{kind}@{k}" for kind in ("ndcg", "ndcg_hits", "recall") for k in CUTOFFS), "mrr")
 """What is measured of each request, from 0 to 1."""
 SETTINGS = ("multi-domain", "in-domain")
 """Search all APIs, or those of the request's group (§2.8)."""
@@ -152,9 +149,7 @@ async def evaluate(
         depth=retriever.depth,
         queries=tuple(
             QueryResult(
-                query=query,
-                ranked=found[query.id],
-                values=measure(found[query.id], query.relevant),
+                query=query, ranked=found[query.id], values=measure(found[query.id], query.relevant)
             )
             for query in bench.queries
         ),

@@ -153,9 +153,7 @@ class Retrieval(SelfServed):
 
     def _baseline(self, retriever: Ranker, system: list[object]) -> Baseline:
         return Baseline(
-            name=retriever.name,
-            basis=self._basis(system),
-            score=lambda: self.rank(retriever),
+            name=retriever.name, basis=self._basis(system), score=lambda: self.rank(retriever)
         )
 
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
