@@ -168,7 +168,10 @@ def _to_record(
         **{key: first[key] for key in ("categories", "averages", "details", "reasons")},
         "others": others,
         "change": changed,
-        "published": [asdict(table) for table in tables],
+        "published": [
+            {**table.model_dump(exclude={"values"}), "rows": [row._asdict() for row in table.rows]}
+            for table in tables
+        ],
     }
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,8 +19,7 @@ FOLDER = "eval/published"
 Kind = Literal["published", "measured"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedRow:
+class PublishedRow(NamedTuple):
     """One line of a table. Example: PublishedRow(model="GPT-4o (FC)", values=(73.58, …))."""
 
     model: str
@@ -31,50 +28,41 @@ class PublishedRow:
     """One for each column; None where the source gives none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedTable:
-    """A table of results with where it comes from."""
-
-    benchmark: str
-    """What it is about: a benchmark's name, such as `bfcl`."""
-    title: str
-    metric: str
-    """Their unit or metric, e.g. `percent right` or `NDCG@1`."""
-    source: str
-    """Paper and table, or address and commit."""
-    split: str
-    """The data, with version, that it is measured on."""
-    date: str
-    """Year of the source, with month and day where it gives them: `2025-05`."""
-    kind: Kind
-    """`published` by others, or `measured` by a run of the factory that the source names."""
-    note: str
-    """What a reader must know, such as a misprint; may be empty."""
-    columns: tuple[str, ...]
-    rows: tuple[PublishedRow, ...]
-    """The lines, in the source's order."""
-
-
-class _Table(BaseModel):
-    """[[tables]]: all but the note is required."""
+class PublishedTable(BaseModel):
+    """A table of results with where it comes from: [[tables]], all but the note required."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     benchmark: str = Field(min_length=1)
+    """What it is about: a benchmark's name, such as `bfcl`."""
     title: str = Field(min_length=1)
     metric: str = Field(min_length=1)
+    """Their unit or metric, e.g. `percent right` or `NDCG@1`."""
     source: str = Field(min_length=1)
+    """Paper and table, or address and commit."""
     split: str = Field(min_length=1)
+    """The data, with version, that it is measured on."""
     date: str = Field(pattern=r"^\d{4}(-\d{2}){0,2}$")
+    """Year of the source, with month and day where it gives them: `2025-05`."""
     kind: Kind
+    """`published` by others, or `measured` by a run of the factory that the source names."""
     note: str = ""
+    """What a reader must know, such as a misprint."""
     columns: tuple[str, ...] = Field(min_length=1)
-    rows: dict[str, tuple[float, ...]] = Field(min_length=1)
-    """Model to its values; nan is a value that the source does not give."""
+    values: dict[str, tuple[float, ...]] = Field(min_length=1, alias="rows")
+    """Model to its values, in the source's order; nan is one that the source does not give."""
+
+    @property
+    def rows(self) -> tuple[PublishedRow, ...]:
+        """The lines, in the source's order."""
+        return tuple(
+            PublishedRow(model, tuple(None if math.isnan(v) else v for v in values))
+            for model, values in self.values.items()
+        )
 
     @model_validator(mode="after")
-    def _rows_have_the_columns(self) -> _Table:
-        for model, values in self.rows.items():
+    def _rows_have_the_columns(self) -> PublishedTable:
+        for model, values in self.values.items():
             if len(values) != len(self.columns):
                 raise ValueError(
                     f"{model} has {len(values)} values for {len(self.columns)} columns"
@@ -87,7 +75,7 @@ class _File(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tables: tuple[_Table, ...] = Field(min_length=1)
+    tables: tuple[PublishedTable, ...] = Field(min_length=1)
 
 
 def load_published(workspace: Workspace, benchmark: str = "") -> tuple[PublishedTable, ...]:
@@ -103,10 +91,10 @@ def load_published(workspace: Workspace, benchmark: str = "") -> tuple[Published
     )
 
 
-def _read(workspace: Workspace, path: str) -> Iterator[PublishedTable]:
+def _read(workspace: Workspace, path: str) -> tuple[PublishedTable, ...]:
     try:
         text = workspace.find(path).read_text(encoding="utf-8")
-        file = _File.model_validate(tomllib.loads(text))
+        return _File.model_validate(tomllib.loads(text)).tables
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ContentError(f"not valid TOML: {error}", where=path) from error
     except ValidationError as error:
@@ -116,11 +104,5 @@ def _read(workspace: Workspace, path: str) -> Iterator[PublishedTable]:
             f"{key}: {fault['msg']}",
             where=path,
             remedy="every table names its source, split, date and kind; the keys are "
-            + ", ".join(_Table.model_fields),
+            + ", ".join(f.alias or name for name, f in PublishedTable.model_fields.items()),
         ) from error
-    for table in file.tables:
-        rows = tuple(
-            PublishedRow(model=model, values=tuple(None if math.isnan(v) else v for v in values))
-            for model, values in table.rows.items()
-        )
-        yield PublishedTable(**{**dict(table), "rows": rows})

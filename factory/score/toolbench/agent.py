@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
 from factory.codes.saving import SavedCodebook
 from factory.codes.trie import Trie
@@ -117,37 +117,6 @@ class Trajectory:
     """Attempts made; this is the last of them."""
 
 
-class ActionSpace(Protocol):
-    """How an agent names its next action."""
-
-    @property
-    def constraint(self) -> Constraint | None:
-        """What the action turn may decode."""
-        ...
-
-    @property
-    def max_tokens(self) -> int:
-        """Of the action turn."""
-        ...
-
-    @property
-    def listing(self) -> Sequence[str]:
-        """Names that the system prompt lists; none where codes are known by heart."""
-        ...
-
-    def __contains__(self, key: ApiKey) -> bool:
-        """Whether an API is at hand; FINISH always is."""
-        ...
-
-    def read(self, text: str) -> ApiKey | None:
-        """The action that a text names, FINISH among them; None for nothing."""
-        ...
-
-    def write(self, key: ApiKey) -> str:
-        """The text that names an action."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codes:
     """Actions by code: the trie holds the codes of the tools at hand, and one for Finish."""
@@ -250,6 +219,11 @@ class Names:
 
     def write(self, key: ApiKey) -> str:
         return FINISH.api if key == FINISH else environment_name(key)
+
+
+ActionSpace: TypeAlias = Codes | Names
+"""How an agent names its next action: what the action turn may decode (`constraint`) and how long
+it is, the names that the system prompt lists, and a text read and written as an API or FINISH."""
 
 
 def _finish_code(codebook: SavedCodebook) -> str:

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,12 +36,7 @@ class ToolBenchDefinition(Definition):
         """The folder's requests and documents."""
         bench = load_toolbench(find_data(workspace, self.data, name), self.splits)
         queries = first_of_each(bench.queries, self.limit, lambda query: query.split)
-        return ToolBench(
-            queries=tuple(queries),
-            documents=bench.documents,
-            domains=bench.domains,
-            notes=bench.notes,
-        )
+        return replace(bench, queries=tuple(queries))
 
 
 def name_categories(groups: Sequence[str], bench: ToolBench) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from factory.domain.failures import ChildError, MissingError
 from factory.engines.child import Child
+from factory.engines.retrieve import Retriever
 from factory.score.toolbench.data import ApiDocument, ApiKey, ToolBench, ToolQuery, keys_of_tools
 from factory.workspace.models import is_installed
 
@@ -238,31 +239,12 @@ async def embed(
         await child.stop()
 
 
-class NamedTools(Protocol):
-    """Tools that a model named for one query; a Retrieved of factory.engines.retrieve."""
-
-    @property
-    def hits(self) -> Sequence[Any]:
-        """Most likely first, each with the `tool` it names."""
-        ...
-
-
-class CodeSearch(Protocol):
-    """A model that names tools by code; the Retriever of factory.engines.retrieve."""
-
-    async def retrieve(
-        self, prompts: Sequence[str], *, k: int, beams: int = 0, only: Sequence[str] = ()
-    ) -> Sequence[NamedTools]:
-        """The k most likely tools of each prompt, `only` among these ids."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByCode:
     """A checkpoint that names tools by code under its trie, as ToolGen and SGTC retrieve."""
 
     name: str
-    search: CodeSearch
+    search: Retriever
     coded: frozenset[str]
     """Ids of the tools that have a code; others cannot be found."""
     prompt: Callable[[str], str]
