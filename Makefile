@@ -41,8 +41,8 @@ check: $(VENV)/ready
 test: check
 	$(BIN)/python -m pytest
 
-# compare trains every coder for hours, same compares two workspaces: run by name.
-BENCHES := $(filter-out __init__ table backbone compare same,$(basename $(notdir $(wildcard bench/*.py))))
+# compare trains every coder for hours, same and house compare checkouts: run by name.
+BENCHES := $(filter-out __init__ table backbone compare same house,$(basename $(notdir $(wildcard bench/*.py))))
 
 bench: $(VENV)/ready $(if $(wildcard requirements/bench.lock),$(VENV)/bench-ready)
 	@set -e; for name in $(or $(ONLY),$(BENCHES)); do $(BIN)/python -m bench.$$name; done
