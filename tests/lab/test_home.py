@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
+from itertools import combinations, islice
 from random import Random
 from typing import Any, Literal
 
 import pytest
+from home_files import benchmark_files, write_benchmark
 
 from factory.lab.home import words
-from factory.lab.home.bench import benchmark_files, write_benchmark
 from factory.lab.home.world import (
     CATEGORIES,
     FreshItem,
+    catalogue_specs,
     dev_items,
+    document,
     draw_item,
     fresh_item,
-    fresh_queries,
     home_items,
+    home_stream,
     pairs,
-    seed_catalogue,
 )
 from factory.workspace.folder import shipped_root
 
@@ -74,10 +75,9 @@ def test_splits_share_no_tool_and_no_open_value() -> None:
 
 
 def test_word_lists_of_splits_are_disjoint() -> None:
-    for draw in (words.places, words.companies, words.languages, words.rooms, words.words,
-                 words.first_names, words.last_names):  # fmt: skip
-        lists = [set(draw(split)) for split in ("seed", "fresh", "home", "dev")]
-        assert sum(map(len, lists)) == len(set().union(*lists)), draw.__name__
+    for name in words.WORD_LISTS:
+        lists = [set(words.listed(name, split)) for split in ("seed", "fresh", "home", "dev")]
+        assert sum(map(len, lists)) == len(set().union(*lists)), name
 
 
 def check_call(call: dict[str, Any], tools: tuple[dict[str, Any], ...]) -> None:
@@ -117,7 +117,7 @@ def test_categories_have_their_shape() -> None:
 
 
 def test_documents_describe_every_parameter() -> None:
-    for tool in seed_catalogue():
+    for tool in map(document, catalogue_specs()):
         assert list(tool) == ["name", "description", "arguments", "results"]
         arguments = tool["arguments"]
         assert arguments["type"] == "dict" and arguments["required"]
@@ -127,14 +127,16 @@ def test_documents_describe_every_parameter() -> None:
 
 
 def test_the_catalogue_has_four_hundred_names_of_the_seed_split() -> None:
-    catalogue = seed_catalogue()
-    assert len({tool["name"] for tool in catalogue}) == len(catalogue) == 400
-    assert catalogue == seed_catalogue()
+    catalogue = catalogue_specs()
+    assert len({spec.name for spec in catalogue}) == len(catalogue) == 400
+    assert catalogue == catalogue_specs()
+    assert {(spec.domain, spec.verb, spec.noun) for spec in catalogue} <= set(pairs("seed"))
 
 
 def test_fresh_requests_are_an_endless_stream_without_repeats() -> None:
-    assert fresh_queries(5, 10) == fresh_queries(0, 20)[5:15]
-    assert len(set(fresh_queries(0, 3000))) == 3000
+    queries = list(islice(home_stream(), 3000))
+    assert queries[5:15] == list(islice(home_stream(), 5, 15))
+    assert len({query.text for query in queries}) == 3000
 
 
 def test_the_development_set_is_no_part_of_the_benchmark() -> None:

@@ -10,35 +10,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import count, pairwise
 from random import Random
 from typing import Any, Literal
 
 from factory.domain.canon import query_id
 from factory.domain.records import Query
 from factory.lab.home import words
-from factory.lab.home.words import DOMAINS, PARAMETERS, Domain, Parameter, Split
+from factory.lab.home.words import DOMAINS, PARAMETERS, Domain, Parameter, Split, listed
 
 Category = Literal["simple", "multiple", "parallel", "parallel_multiple"]
-
-
 Style = Literal["seed", "novel", "wild", "fresh"]
-
-
+Pairing = tuple[Domain, str, str]
+"""A domain, one of its verbs, and a noun."""
 CATEGORIES: tuple[Category, ...] = ("simple", "multiple", "parallel", "parallel_multiple")
-
-
 MONTHS = (
     "January February March April May June July August September October November December"
 ).split()
-
-
 MODULUS = 14
 """Numbers, dates and times of a split share their remainders modulo this."""
-
-
 REMAINDERS: dict[Split, tuple[int, ...]] = {
     "seed": (0, 1, 2, 3, 7, 8, 9, 10),
     "novel": (0, 1, 2, 3, 7, 8, 9, 10),
@@ -47,6 +39,16 @@ REMAINDERS: dict[Split, tuple[int, ...]] = {
     "home": (6,),
     "dev": (13,),
 }
+UNTRAINED: tuple[Split, ...] = ("fresh", "home", "dev")
+"""Splits that do not train the seed model."""
+INVENTED: dict[Split, float] = {"seed": 0.35, "novel": 0.6, "wild": 0.75}
+"""Share of invented words among a split's open values."""
+INVENTED_NOUNS: dict[Split, float] = {"novel": 0.4, "wild": 0.5}
+"""Share of invented nouns among a split's tools."""
+INVENTED_WORDINGS: dict[Style, float] = {"novel": 0.4, "wild": 0.6}
+"""Share of phrases, frames and joints that a style garbles."""
+SELF_EVIDENT = frozenset({"date", "time", "code", "email", "title"})
+"""Values that tell their parameter by their shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +56,8 @@ class Spec:
     """What a tool is. Example: Spec(domain=dining, verb="book", noun="table", kinds=(city,))."""
 
     domain: Domain
-    """Where it belongs."""
     verb: str
-    """First half of its name."""
     noun: str
-    """Second half of its name."""
     kinds: tuple[Parameter, ...]
     """Parameter kinds, in document order."""
     aliased: bool = False
@@ -78,14 +77,12 @@ class FreshItem:
     """A request with its gold answer. Used to measure rounds, never to label them."""
 
     query: str
-    """The request."""
     tools: tuple[dict[str, Any], ...]
     """Candidate tool documents, distractors included."""
     calls: tuple[dict[str, Any], ...]
     """Gold calls: {"name": …, "arguments": {…}}."""
     category: Category
-    """simple, multiple, parallel or parallel_multiple."""
-    used: tuple[dict[str, Any], ...] = field(default=())
+    used: tuple[dict[str, Any], ...]
     """Documents that follow from the request alone: the called tools, with exactly the parameters
     it mentions, in its order."""
 
@@ -101,9 +98,9 @@ def split_of(verb: str, noun: str) -> Split:
     return "fresh" if share < 17 else "home" if share < 19 else "dev"
 
 
-@lru_cache(maxsize=6)
-def pairs(split: Split) -> tuple[tuple[Domain, str, str], ...]:
-    """All (domain, verb, noun) of a split, in a fixed order."""
+@cache
+def pairs(split: Split) -> tuple[Pairing, ...]:
+    """All tools that a split may have, in a fixed order."""
     found = [
         (domain, verb, noun)
         for domain in DOMAINS
@@ -112,19 +109,16 @@ def pairs(split: Split) -> tuple[tuple[Domain, str, str], ...]:
         if split_of(verb, noun) == ("seed" if split in INVENTED_NOUNS else split)
     ]
     for domain in DOMAINS:
-        own: dict[Split, tuple[str, ...]] = {
-            "seed": (),
-            "novel": (),
-            "wild": (),
+        own = {
             "fresh": domain.fresh_nouns,
             "home": domain.held_nouns[:-1],
             "dev": domain.held_nouns[-1:],
         }
-        found += [(domain, domain.verbs[0], noun) for noun in own[split]]
+        found += [(domain, domain.verbs[0], noun) for noun in own.get(split, ())]
     return tuple(found)
 
 
-@lru_cache(maxsize=64)
+@cache
 def _allowed(low: int, high: int, split: Split) -> tuple[int, ...]:
     """Numbers of a span that a split may use; numbers below ten are everybody's."""
     remainders = REMAINDERS[split]
@@ -134,11 +128,7 @@ def _allowed(low: int, high: int, split: Split) -> tuple[int, ...]:
 # -- values --------------------------------------------------------------------------------------
 
 _ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr gr kl pr st tr ch sh th".split()
-
-
 _VOWELS = "a e i o u ai ea io ou".split()
-
-
 _CODAS = ["", "", "", "n", "r", "l", "s", "m", "t", "x", "nd", "rk"]
 
 
@@ -150,23 +140,11 @@ def invent_word(rng: Random) -> str:
     )
 
 
-INVENTED: dict[Split, float] = {"seed": 0.35, "novel": 0.6, "wild": 0.75}
-"""Share of invented words among a split's open values."""
-
-
-INVENTED_NOUNS: dict[Split, float] = {"novel": 0.4, "wild": 0.5}
-"""Share of invented nouns among a split's tools."""
-
-
-INVENTED_WORDINGS: dict[Style, float] = {"novel": 0.4, "wild": 0.6}
-"""Share of phrases, frames and joints that a style garbles."""
-
-
-@lru_cache(maxsize=1)
+@cache
 def _seed_words() -> tuple[str, ...]:
     """All words of the seed split, lower case."""
-    draws = (words.words, words.first_names, words.last_names, words.places, words.companies)
-    found = [word for draw in draws for word in draw("seed")]
+    lists = ("words", "first_names", "last_names", "places", "companies")
+    found = [word for name in lists for word in listed(name, "seed")]
     found += [word for _, verb, noun in pairs("seed") for word in (verb, *noun.split())]
     found += [word for kind in PARAMETERS.values() for word in kind.description.split()]
     return tuple(word.lower().strip(".") for word in dict.fromkeys(found) if " " not in word)
@@ -185,19 +163,16 @@ def patch_word(rng: Random) -> str:
 
 def mash_words(rng: Random) -> str:
     """The head of one seed word and the tail of another: looks like a word, means nothing."""
-    listed = words.words("seed") + words.last_names("seed") + words.companies("seed")
-    head, tail = rng.choice(listed).lower(), rng.choice(listed).lower()
+    pool = [word for name in ("words", "last_names", "companies") for word in listed(name, "seed")]
+    head, tail = rng.choice(pool).lower(), rng.choice(pool).lower()
     return head[: rng.randint(2, len(head))] + tail[rng.randint(0, len(tail) - 2) :]
 
 
-@lru_cache(maxsize=1)
+@cache
 def _untrained_values() -> frozenset[str]:
     """Listed values of the splits that do not train the seed model, lower case."""
-    draws = (words.words, words.first_names, words.last_names, words.places, words.companies,
-             words.languages, words.rooms)  # fmt: skip
-    splits: tuple[Split, ...] = ("fresh", "home", "dev")
-    found = [word for draw in draws for split in splits for word in draw(split)]
-    return frozenset(word.lower() for word in found)
+    lists = [listed(name, split) for name in words.WORD_LISTS for split in UNTRAINED]
+    return frozenset(word.lower() for several in lists for word in several)
 
 
 def _invent_any(rng: Random, split: Split) -> str:
@@ -215,17 +190,12 @@ def invent(rng: Random, split: Split) -> str:
     return word
 
 
-def _open_word(rng: Random, split: Split, choices: tuple[str, ...], *, capital: bool) -> str:
-    """A listed value or an invented one."""
+def _open_word(rng: Random, split: Split, name: str) -> str:
+    """A word of a list or an invented one, capital where it names someone or something."""
     if split in INVENTED and rng.random() < INVENTED[split]:
         word = invent(rng, split)
-        return word.capitalize() if capital else word
-    return rng.choice(choices)
-
-
-def _person(rng: Random, split: Split) -> str:
-    first = _open_word(rng, split, words.first_names(split), capital=True)
-    return f"{first} {_open_word(rng, split, words.last_names(split), capital=True)}"
+        return word if name == "words" else word.capitalize()
+    return rng.choice(listed(name, split))
 
 
 def _date(rng: Random, split: Split) -> str:
@@ -245,22 +215,17 @@ def _code(rng: Random, split: Split) -> str:
     return f"{letters}-{rng.choice(_allowed(1000, 9999, split))}"
 
 
-def _phrase(rng: Random, split: Split, length: int) -> str:
-    listed = words.words(split)
-    return " ".join(_open_word(rng, split, listed, capital=False) for _ in range(length))
+def _phrase(rng: Random, split: Split) -> str:
+    return " ".join(_open_word(rng, split, "words") for _ in range(rng.choice((2, 2, 3))))
 
 
-def _several(rng: Random, split: Split, *, people: bool) -> list[str]:
+def _several(rng: Random, split: Split, name: str) -> list[str]:
+    """Two or three different words."""
     wanted = rng.choice((2, 2, 3))
-    chosen: list[str] = []
+    chosen: dict[str, None] = {}
     while len(chosen) < wanted:
-        if people:
-            word = _open_word(rng, split, words.first_names(split), capital=True)
-        else:
-            word = _phrase(rng, split, 1)
-        if word not in chosen:
-            chosen.append(word)
-    return chosen
+        chosen[_open_word(rng, split, name)] = None
+    return list(chosen)
 
 
 def _tenths(rng: Random, kind: Parameter, split: Split) -> float:
@@ -274,16 +239,13 @@ def _tenths(rng: Random, kind: Parameter, split: Split) -> float:
 def draw_value(rng: Random, kind: Parameter, split: Split) -> Any:
     """A JSON value for a parameter kind."""
     match kind.value:
-        case "place":
-            return _open_word(rng, split, words.places(split), capital=True)
-        case "company":
-            return _open_word(rng, split, words.companies(split), capital=True)
-        case "language":
-            return rng.choice(words.languages(split))
-        case "room":
-            return rng.choice(words.rooms(split))
+        case "places" | "companies":
+            return _open_word(rng, split, kind.value)
+        case "languages" | "rooms":
+            return rng.choice(listed(kind.value, split))
         case "person":
-            return _person(rng, split)
+            parts = (_open_word(rng, split, name) for name in ("first_names", "last_names"))
+            return " ".join(parts)
         case "date":
             return _date(rng, split)
         case "time":
@@ -291,10 +253,10 @@ def draw_value(rng: Random, kind: Parameter, split: Split) -> Any:
         case "code":
             return _code(rng, split)
         case "email":
-            name = _open_word(rng, split, words.first_names(split), capital=False).lower()
-            return f"{name}@{_phrase(rng, split, 1)}.com"
+            name = _open_word(rng, split, "first_names").lower()
+            return f"{name}@{_open_word(rng, split, 'words')}.com"
         case "title" | "phrase":
-            return _phrase(rng, split, rng.choice((2, 2, 3)))
+            return _phrase(rng, split)
         case "integer":
             return rng.choice(_allowed(kind.low, kind.high, split))
         case "float":
@@ -304,13 +266,9 @@ def draw_value(rng: Random, kind: Parameter, split: Split) -> Any:
         case "boolean":
             return rng.random() < 0.5
         case "words":
-            return _several(rng, split, people=False)
+            return _several(rng, split, "words")
         case "people":
-            return _several(rng, split, people=True)
-
-
-SELF_EVIDENT = frozenset({"date", "time", "code", "email", "title"})
-"""Values that tell their parameter by their shape."""
+            return _several(rng, split, "first_names")
 
 
 def _fillers(rng: Random, most: int, invented: float = 0.0) -> list[str]:
@@ -424,17 +382,13 @@ class Use:
 
 
 def draw_spec(
-    rng: Random,
-    pair: tuple[Domain, str, str],
-    *,
-    num_kinds: int | None = None,
-    aliased: bool = False,
+    rng: Random, pair: Pairing, *, num_kinds: int | None = None, aliased: bool = False
 ) -> Spec:
-    """A tool for a (domain, verb, noun): one to four kinds, at least one of them required."""
+    """One to four kinds of its domain, at least one of them required."""
     domain, verb, noun = pair
-    count = num_kinds or rng.choice((1, 2, 2, 3, 3, 4))
+    wanted = num_kinds or rng.choice((1, 2, 2, 3, 3, 4))
     while True:
-        names = rng.sample(domain.parameters, min(count, len(domain.parameters)))
+        names = rng.sample(domain.parameters, min(wanted, len(domain.parameters)))
         kinds = tuple(PARAMETERS[name] for name in names)
         if not all(kind.optional for kind in kinds):
             return Spec(domain=domain, verb=verb, noun=noun, kinds=kinds, aliased=aliased)
@@ -474,9 +428,7 @@ def tell(rng: Random, uses: tuple[Use, ...], style: Style) -> str:
     return frame.format(act=text, Act=text[0].upper() + text[1:])
 
 
-def _draw_pair(
-    rng: Random, pool: tuple[tuple[Domain, str, str], ...], split: Split
-) -> tuple[Domain, str, str]:
+def _draw_pair(rng: Random, pool: tuple[Pairing, ...], split: Split) -> Pairing:
     """One of the pool; some splits put invented nouns in."""
     domain, verb, noun = rng.choice(pool)
     if split in INVENTED_NOUNS and rng.random() < INVENTED_NOUNS[split]:
@@ -486,11 +438,10 @@ def _draw_pair(
     return domain, verb, noun
 
 
-@lru_cache(maxsize=1)
+@cache
 def _untrained_pairs() -> frozenset[tuple[str, str]]:
     """(verb, noun) of the splits that do not train the seed model."""
-    splits: tuple[Split, ...] = ("fresh", "home", "dev")
-    return frozenset((verb, noun) for split in splits for _, verb, noun in pairs(split))
+    return frozenset((verb, noun) for split in UNTRAINED for _, verb, noun in pairs(split))
 
 
 def _draw_distractor(rng: Random, split: Split, near: Spec, aliased: bool) -> Spec:
@@ -506,9 +457,9 @@ def _draw_specs(rng: Random, split: Split, category: Category, aliased: bool) ->
     several = category in ("parallel", "parallel_multiple")
     chosen: list[Spec] = []
     while len(chosen) < (2 if category == "parallel_multiple" else 1):
-        count = rng.choice((1, 2, 2, 3)) if several else None
+        num_kinds = rng.choice((1, 2, 2, 3)) if several else None
         pair = _draw_pair(rng, pairs(split), split)
-        spec = draw_spec(rng, pair, num_kinds=count, aliased=aliased)
+        spec = draw_spec(rng, pair, num_kinds=num_kinds, aliased=aliased)
         if spec.name not in {other.name for other in chosen}:
             chosen.append(spec)
     return chosen
@@ -532,7 +483,7 @@ def _draw_uses(rng: Random, specs: list[Spec], category: Category, split: Split)
 def _mentioned_spec(use: Use) -> Spec:
     """The tool that follows from the request alone."""
     kinds = tuple(PARAMETERS[name] for name in use.values)
-    return Spec(domain=use.spec.domain, verb=use.spec.verb, noun=use.spec.noun, kinds=kinds)
+    return replace(use.spec, kinds=kinds, aliased=False)
 
 
 def draw_item(
@@ -571,15 +522,10 @@ def draw_item(
 # -- the sets ------------------------------------------------------------------------------------
 
 
-def catalogue_specs(count: int = 400) -> list[Spec]:
-    """The initial tool pool: `count` seed tools of different names."""
+def catalogue_specs() -> list[Spec]:
+    """The initial tool pool: 400 seed tools of different names."""
     rng = Random("home catalogue")
-    return [draw_spec(rng, pair) for pair in rng.sample(pairs("seed"), count)]
-
-
-def seed_catalogue(count: int = 400) -> list[dict[str, Any]]:
-    """The documents of the initial tool pool."""
-    return [document(spec) for spec in catalogue_specs(count)]
+    return [draw_spec(rng, pair) for pair in rng.sample(pairs("seed"), 400)]
 
 
 def fresh_item(number: int) -> FreshItem:
@@ -589,33 +535,27 @@ def fresh_item(number: int) -> FreshItem:
     return draw_item(rng, "fresh", category, rng.choice(("seed", "fresh")), catalogue=False)
 
 
-def fresh_queries(start: int, count: int) -> list[str]:
-    """Requests `start` … `start + count - 1` of an endless stream."""
-    return [fresh_item(number).query for number in range(start, start + count)]
-
-
-def _held_items(split: Split, per_category: int) -> Iterator[FreshItem]:
+def _held_items(split: Split, per_category: int) -> list[FreshItem]:
     rng = Random(f"home items {split}")
-    for category in CATEGORIES:
-        for number in range(per_category):
-            style: Style = "seed" if number % 2 else "fresh"
-            yield draw_item(rng, split, category, style, catalogue=True)
+    return [
+        draw_item(rng, split, category, "seed" if number % 2 else "fresh", catalogue=True)
+        for category in CATEGORIES
+        for number in range(per_category)
+    ]
 
 
 def home_items() -> list[FreshItem]:
     """The benchmark: 50 items a category, half of them in fresh wordings."""
-    return list(_held_items("home", 50))
+    return _held_items("home", 50)
 
 
 def dev_items() -> list[FreshItem]:
     """The development set of the gate: 100 items a category."""
-    return list(_held_items("dev", 100))
+    return _held_items("dev", 100)
 
 
 def home_stream() -> Iterator[Query]:
     """The home world's fresh queries, without end."""
-    start = 0
-    while True:
-        for number, text in enumerate(fresh_queries(start, 256), start):
-            yield Query(id=query_id(text), text=text, source=f"home:{number}")
-        start += 256
+    for number in count():
+        text = fresh_item(number).query
+        yield Query(id=query_id(text), text=text, source=f"home:{number}")

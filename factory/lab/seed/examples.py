@@ -90,8 +90,12 @@ def _example(kind: ExampleKind, origin: str, asked: tuple[Message, ...], answer:
 
 def catalogue_tools() -> list[Tool]:
     """The initial tool pool as records."""
-    documents = map(document, catalogue_specs())
-    return [Tool(id=tool_id(found), document=found) for found in documents]
+    return [_to_tool(spec) for spec in catalogue_specs()]
+
+
+def _to_tool(spec: Spec) -> Tool:
+    found = document(spec)
+    return Tool(id=tool_id(found), document=found)
 
 
 def seed_examples(rng: Random, prompts: Prompts, split: SeedSplit = "seed") -> Iterator[Example]:
@@ -118,13 +122,10 @@ def coded_examples(
     rng: Random, prompts: Prompts, specs: Sequence[Spec], split: SeedSplit
 ) -> Iterator[Example]:
     """Endless examples of all five kinds; code and retrieve are about the given tools."""
-    others = seed_examples(rng, prompts, split)
-    for example in others:
+    for example in seed_examples(rng, prompts, split):
         share, spec = rng.random(), rng.choice(specs)
         if share < CODE_SHARE:
-            found = document(spec)
-            tool = Tool(id=tool_id(found), document=found)
-            yield make_code(prompts, tool, example.origin)
+            yield make_code(prompts, _to_tool(spec), example.origin)
         elif share < 2 * CODE_SHARE:
             yield make_retrieve(prompts, rng, spec, example.origin)
         else:

@@ -1,12 +1,15 @@
-"""The held-out items as files in BFCL's format (algorithms §5.5).
+"""The home world's held-out items as files in BFCL's format (algorithms §5.5): eval/home.
 
 `home_<category>.json` has one question a line, `possible_answer/home_<category>.json` the allowed
 values of every argument. An optional parameter that the request does not mention may be omitted.
+
+They are written anew by: python tests/lab/home_files.py eval/home
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,24 +52,20 @@ def benchmark_files(items: list[FreshItem]) -> dict[str, str]:
     """Text by relative path."""
     files = {}
     for category in CATEGORIES:
-        chosen = [item for item in items if item.category == category]
-        numbered = list(enumerate(chosen))
-        name = f"home_{category}.json"
-        files[name] = _lines([to_question(item, number) for number, item in numbered])
-        files[f"possible_answer/{name}"] = _lines(
-            [to_answer(item, number) for number, item in numbered]
-        )
+        chosen = list(enumerate(item for item in items if item.category == category))
+        for folder, make in (("", to_question), ("possible_answer/", to_answer)):
+            lines = (json.dumps(make(item, n), ensure_ascii=False) for n, item in chosen)
+            files[f"{folder}home_{category}.json"] = "".join(f"{line}\n" for line in lines)
     return files
-
-
-def _lines(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_benchmark(folder: Path) -> None:
     """Write the benchmark to `folder` and the development set to `folder/dev`."""
     for target, items in ((folder, home_items()), (folder / "dev", dev_items())):
+        (target / "possible_answer").mkdir(parents=True, exist_ok=True)
         for path, text in benchmark_files(items).items():
-            file = target / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            (target / path).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_benchmark(Path(sys.argv[1]))
