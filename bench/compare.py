@@ -24,9 +24,6 @@ from pathlib import Path
 
 from bench.backbone import Size, make_backbone
 from bench.table import print_machine, print_table
-from factory.codes.config import CodeConfig
-from factory.codes.gist import GistConfig
-from factory.codes.quantized import QuantizedConfig
 from factory.lab.trials.compare import Plan, compare, divide, standard_variants
 from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
 from factory.score.toolbench.data import (
@@ -38,8 +35,9 @@ from factory.score.toolbench.data import (
     read_document,
 )
 from factory.score.toolbench.ranking import BM25, EmbSim, Ranker
-from factory.train.job import TrainConfig
+from factory.train.job import TrainingSetup
 from factory.workspace.folder import Workspace, shipped_root
+from factory.workspace.recipe import CodesSection, GistSection, QuantizedSection, TrainSection
 
 SETS = ("toolbench", "metatool", "pairs")
 
@@ -122,11 +120,11 @@ def main() -> None:
     if not (model / "tokenizer.json").exists():
         make_backbone(model, words, Size(steps=options.steps))
     variants = standard_variants(
-        CodeConfig(
+        CodesSection(
             size=64,
             levels=3,
-            gist=GistConfig(views=2, rank=8, alpha=32, epochs=1, learning_rate=2e-3),
-            quantized=QuantizedConfig(hidden=(128,), latent=32, epochs=200),
+            gist=GistSection(views=2, rank=8, alpha=32, epochs=1, learning_rate=2e-3),
+            quantized=QuantizedSection(hidden=(128,), latent=32, epochs=200),
         )
     )
     chosen = options.only.split(";") if options.only else list(variants)
@@ -139,14 +137,16 @@ def main() -> None:
         variants=tuple(variants[name] for name in chosen),
         seeds=tuple(options.seeds),
         described=options.described,
-        train=TrainConfig(
-            method="full",
-            learning_rate=1e-3,
-            epochs=options.epochs,
-            batch_size=16,
-            micro_batch_size=4,  # documents differ much in length: fewer at once, less padding
-            max_length=512,
-            code_share=0.0,
+        setup=TrainingSetup(
+            train=TrainSection(
+                method="full",
+                learning_rate=1e-3,
+                epochs=options.epochs,
+                batch_size=16,
+                micro_batch_size=4,  # documents differ much in length: fewer at once, less padding
+                max_length=512,
+                code_share=0.0,
+            )
         ),
     )
     log = options.out / "embed.log"

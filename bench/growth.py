@@ -21,8 +21,9 @@ from bench.retrieval import Catalogue, make_catalogue, make_prompts, make_trie
 from bench.table import best_seconds, print_machine, print_table
 from bench.trie import CHANGES, make_codes, measure_flat
 from factory.codes.base import Seen, Taken
-from factory.codes.config import CodeConfig, make_coder
+from factory.codes.config import make_coder
 from factory.codes.trie import Trie
+from factory.workspace.recipe import CodesSection
 
 Points = Sequence[tuple[int, float]]
 MEASURES = (
@@ -39,7 +40,7 @@ MEASURES = (
 def measure_codes(num: int) -> tuple[float, float]:
     """CPU seconds to fit residual codes, and to give every tool one of its own."""
     documents = Seen(make_points(num)[:, None].astype("float32"))
-    coder = make_coder(CodeConfig(coder="residual"), num, 1)
+    coder = make_coder(CodesSection(coder="residual"), num, 1)
     started = time.process_time()
     coder.fit(documents)
     fitted = time.process_time()

@@ -25,13 +25,13 @@ import numpy as np
 from bench.table import Cell, peak_rss_mib, print_machine, print_table
 from factory.codes.arrays import Floats
 from factory.codes.base import Seen, Taken
-from factory.codes.config import CodeConfig, make_coder
+from factory.codes.config import make_coder
 from factory.codes.levels import LevelCoder, choose_shape
-from factory.codes.quantized import QuantizedConfig
 from factory.domain.canon import tool_id
 from factory.domain.records import Tool
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import CodesSection, QuantizedSection
 
 _TAG = re.compile(r"<[^>]+>")
 
@@ -79,8 +79,8 @@ def measure(
     name: str, operations: list[Operation], embeddings_ND: Floats, epochs: int
 ) -> list[Cell]:
     """One row: a coder fitted on all tools, its codes resolved, and what they are like."""
-    quantized = QuantizedConfig(epochs=epochs)
-    config = CodeConfig(coder=name, quantized=quantized)  # type: ignore[arg-type]
+    quantized = QuantizedSection(epochs=epochs)
+    config = CodesSection(coder=name, quantized=quantized)
     embeddings_NVD = embeddings_ND[:, None]
     coder = make_coder(config, len(operations), 1)
     assert isinstance(coder, LevelCoder), f"{name} has no levels"

@@ -18,9 +18,10 @@ from bench.table import Cell, print_machine, print_table
 from factory.train import trainer
 from factory.train.encoding import encode_all
 from factory.train.examples import read_examples
-from factory.train.job import TrainConfig, TrainingJob
+from factory.train.job import TrainingJob, TrainingSetup
 from factory.train.learner import load_learner
 from factory.workspace.folder import shipped_root
+from factory.workspace.recipe import TrainSection
 
 
 def main() -> None:
@@ -63,7 +64,9 @@ def run(num: int, batch: int, micro: int, sorts: bool) -> tuple[float, float]:
             examples=seed / "replay.jsonl",
             new_tools=Path(folder) / "none",
             workspace=shipped_root(),
-            config=TrainConfig(method="full", batch_size=batch, micro_batch_size=micro),
+            setup=TrainingSetup(
+                train=TrainSection(method="full", batch_size=batch, micro_batch_size=micro)
+            ),
         )
         learner = load_learner(job)
         encoded = encode_all(
@@ -75,7 +78,7 @@ def run(num: int, batch: int, micro: int, sorts: bool) -> tuple[float, float]:
             max_length=1024,
         )
         trained = trainer.make_trainer(
-            learner, encoded.examples, learner.codebook, job.config, folder
+            learner, encoded.examples, learner.codebook, job.setup, folder
         )
         if not sorts:
             trained._get_train_sampler = lambda dataset: RandomSampler(dataset)

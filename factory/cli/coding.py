@@ -25,7 +25,7 @@ from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
 from factory.score.rows import code_row
 from factory.tools.sources import read_tools
-from factory.train.curriculum import called_together, code_config, train_config
+from factory.train.curriculum import called_together, need_codes, train_setup
 from factory.train.preview import AddJob, FitJob, add_codes, fit_codes
 from factory.workspace.folder import Workspace
 from factory.workspace.machine import free_threads
@@ -60,7 +60,7 @@ def fit(
     workspace = open_workspace()
     settings = load_settings(workspace)
     resolved = open_recipe(workspace, settings, recipe, overrides)
-    config = code_config(resolved.recipe, version=1)
+    codes = need_codes(resolved.recipe)
     folder = open_checkpoint(checkpoint)
     if to is not None and to.exists() and any(to.iterdir()):
         raise InputError("the folder is not empty", where=str(to), remedy="name a new one")
@@ -69,7 +69,7 @@ def fit(
         this = history.open_round(past)
         number = this.number if this else history.last_round(past) + 1
         tools = given if files else _known_tools(past, folder)
-        pairs = _pairs(past, tools, number) if config.coder == "quantized" else []
+        pairs = _pairs(past, tools, number) if codes.coder == "quantized" else []
     if len(tools) < 2:
         raise InputError(
             f"codes are fitted to 2 tools or more, not to {len(tools)}",
@@ -81,8 +81,7 @@ def fit(
         checkpoint=folder,
         tools=tools,
         by_id=bool(files),
-        config=config,
-        seed=train_config(resolved.recipe, number, settings.engine.dtype, codebook_version=1).seed,
+        setup=train_setup(resolved.recipe, number, settings.engine.dtype, version=1),
         pairs=pairs,
         out=to,
     )
@@ -119,7 +118,7 @@ def add(
     workspace = open_workspace()
     settings = load_settings(workspace)
     # A recipe that makes no codes would never teach these.
-    code_config(open_recipe(workspace, settings).recipe, version=1)
+    need_codes(open_recipe(workspace, settings).recipe)
     with WorkspaceLock(workspace.state):
         ledger, folder = open_ledger(), open_checkpoint(checkpoint)
         codebook = _changeable_codes(workspace, ledger, folder)

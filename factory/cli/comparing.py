@@ -19,7 +19,7 @@ from factory.lab.trials.compare import compare as run_compare
 from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
 from factory.score.toolbench.data import load_toolbench
 from factory.score.toolbench.ranking import BM25, EmbSim, Ranker
-from factory.train.curriculum import code_config, train_config
+from factory.train.curriculum import need_codes, train_setup
 from factory.workspace.machine import free_threads
 from factory.workspace.settings import load_settings
 
@@ -54,7 +54,7 @@ def compare(
     workspace = open_workspace()
     settings = load_settings(workspace)
     resolved = open_recipe(workspace, settings, recipe, overrides)
-    variants = standard_variants(code_config(resolved.recipe, version=1))
+    variants = standard_variants(need_codes(resolved.recipe))
     base = model or workspace.model_folder(settings.model)
     _refuse_codes(base)
     chosen = [name.strip() for name in only.split(";")] if only else list(variants)
@@ -72,7 +72,7 @@ def compare(
         variants=tuple(variants[name] for name in chosen),
         seeds=tuple(range(seeds)),
         described=described,
-        train=train_config(resolved.recipe, 0, settings.engine.dtype, 1),
+        setup=train_setup(resolved.recipe, 0, settings.engine.dtype, version=1),
         threads=threads,
     )
     to.mkdir(parents=True, exist_ok=True)

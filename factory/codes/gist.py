@@ -18,7 +18,7 @@ import contextlib
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,7 @@ from factory.codes.vocabulary import MAX_DOCUMENT_TOKENS
 from factory.domain.canon import CATEGORY, COMPRESS_PROMPT, ENCODE_PROMPT, to_json
 from factory.domain.failures import ContentError, ModelError
 from factory.domain.records import IGNORED
+from factory.workspace.recipe import GistSection
 
 if TYPE_CHECKING:
     import torch
@@ -43,34 +44,6 @@ MAX_ANSWER_TOKENS = 128
 """A field is rebuilt up to there."""
 MAX_SCALE_DOCUMENTS = 256
 """Documents whose states the scale is measured on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GistConfig:
-    """How compression is trained; the defaults are SGTC's. Example: GistConfig(views=1)."""
-
-    views: int = 2
-    """Gist tokens (V)."""
-    rank: int = 32
-    """Of the adapters."""
-    alpha: int = 128
-    """Of the adapters."""
-    dropout: float = 0.1
-    """Of the adapters."""
-    learning_rate: float = 1e-3
-    """Of Adam, constant."""
-    weight_decay: float = 1e-4
-    """Of Adam."""
-    batch_size: int = 12
-    """Instances a step; those of one document stay together, so it is rounded up to whole ones."""
-    epochs: int = 10
-    """At most; training stops after the first that does not lower the held-out loss (A17)."""
-    held_out: float = 0.02
-    """Share of the documents that the stopping is decided on, at least one (A17)."""
-    rescale: bool = True
-    """States get the mean norm of the model's input embeddings where it reads them (A13)."""
-    seed: int = 0
-    """Of the order, the new embeddings, the adapters and the dropout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +71,10 @@ class Epoch(NamedTuple):
 class Gist:
     """Trained compression: what turns the documents a model reads into V states each."""
 
-    config: GistConfig
+    config: GistSection
     """How it was trained."""
+    seed: int
+    """Of its order, new embeddings, adapters and dropout."""
     gist_VD: torch.Tensor
     """Embeddings of the gist tokens, float32."""
     indicator_MD: torch.Tensor
@@ -120,7 +95,7 @@ class Gist:
         tensors = {"gist": self.gist_VD, "indicator": self.indicator_MD}
         tensors |= {f"adapter.{name}": value for name, value in self.adapter.items()}
         head = {
-            "config": asdict(self.config),
+            "config": {**self.config.model_dump(), "seed": self.seed},
             "tasks": TASKS,
             "scale": self.scale,
             "epochs": self.epochs,
@@ -146,8 +121,10 @@ class Gist:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if tuple(head["tasks"]) != TASKS:
                 raise ValueError(f"its tasks are {head['tasks']}, not {list(TASKS)}")
+            seed = head["config"].pop("seed")
             return cls(
-                config=GistConfig(**{"rescale": False, **head["config"]}),
+                config=GistSection(**{"rescale": False, **head["config"]}),
+                seed=seed,
                 gist_VD=tensors.pop("gist"),
                 indicator_MD=tensors.pop("indicator"),
                 adapter={k.removeprefix("adapter."): v for k, v in tensors.items()},
@@ -187,8 +164,9 @@ def fit_gist(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[Readable],
-    config: GistConfig,
+    config: GistSection,
     *,
+    seed: int = 0,
     start: Gist | None = None,
     report: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Gist:
@@ -199,6 +177,7 @@ def fit_gist(
         tokenizer: its tokenizer, with an end-of-turn token.
         documents: at least 2.
         config: sizes and schedule.
+        seed: of the order, the new embeddings, the adapters and the dropout.
         start: where training begins; without it, new embeddings and adapters.
         report: hears of each epoch.
 
@@ -213,9 +192,10 @@ def fit_gist(
 
     if len(documents) < 2:
         raise ValueError(f"{len(documents)} documents are too few to compress")
-    with torch.random.fork_rng(), attached(model, config, start) as compressor:
+    with torch.random.fork_rng(), attached(model, config, seed, start) as compressor:
         encoded = [encode_document(document, tokenizer) for document in documents]
-        held, train = ([encoded[row] for row in part] for part in split(len(encoded), config))
+        parts = split(len(encoded), config.held_out, seed)
+        held, train = ([encoded[row] for row in part] for part in parts)
         if config.rescale and not (start and start.config.rescale):
             scale = compressor.find_scale([document.content for document in train])
             compressor = replace(compressor, scale=scale)
@@ -232,7 +212,7 @@ def fit_gist(
             if epochs[-1].held_out >= min(epoch.held_out for epoch in epochs[:-1]):
                 break
             best = compressor.state()
-    return Gist(config=config, epochs=tuple(epochs), **best)
+    return Gist(config=config, seed=seed, epochs=tuple(epochs), **best)
 
 
 def embed_gists(
@@ -253,7 +233,7 @@ def embed_gists(
     import torch
 
     ids = [content_ids(text, tokenizer) for text in texts]
-    with torch.random.fork_rng(), attached(model, gist.config, gist) as compressor:
+    with torch.random.fork_rng(), attached(model, gist.config, gist.seed, gist) as compressor:
         return compressor.embed(ids, batch, on_progress)
 
 
@@ -432,16 +412,16 @@ def score_targets(
     return -losses_BL, place_L
 
 
-def split(number: int, config: GistConfig) -> tuple[list[int], list[int]]:
+def split(number: int, held_out: float, seed: int) -> tuple[list[int], list[int]]:
     """Rows that the stopping is decided on, and rows that are trained on."""
-    order = np.random.default_rng(config.seed).permutation(number).tolist()
-    num_held = max(1, round(config.held_out * number))
+    order = np.random.default_rng(seed).permutation(number).tolist()
+    num_held = max(1, round(held_out * number))
     return order[:num_held], order[num_held:]
 
 
 @contextlib.contextmanager
 def attached(
-    model: PreTrainedModel, config: GistConfig, start: Gist | None
+    model: PreTrainedModel, config: GistSection, seed: int, start: Gist | None
 ) -> Iterator[Compressor]:
     """The model with adapters, which are taken off again; draws from the global generator."""
     import torch
@@ -452,7 +432,7 @@ def attached(
         set_peft_model_state_dict,
     )
 
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     was_training = model.training
     table = model.get_input_embeddings().weight.detach().float()
@@ -495,8 +475,8 @@ def attached(
 
 def resize_adapter(
     adapter: Mapping[str, torch.Tensor],
-    old: GistConfig,
-    new: GistConfig,
+    old: GistSection,
+    new: GistSection,
     fresh: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     """Adapters of the `new` rank and alpha that change the model as those of the `old` ones do.
@@ -533,7 +513,7 @@ def _train_epoch(
     compressor: Compressor,
     documents: Sequence[EncodedDocument],
     optimizer: torch.optim.Optimizer,
-    config: GistConfig,
+    config: GistSection,
 ) -> float:
     """Nats a token over one pass, in a new order."""
     import torch

@@ -15,10 +15,11 @@ import numpy as np
 from factory.codes.arrays import Code, Floats, as_NVD
 from factory.codes.base import Assignment, Coder, OnProgress, Seen, Taken, silent
 from factory.codes.codebook import Codebook, Fresh, Report, ToolCode
-from factory.codes.config import CodeConfig, make_coder
+from factory.codes.config import make_coder
 from factory.codes.graph import Graph, build_graph
 from factory.domain.failures import InputError
 from factory.domain.records import Pair, Tool
+from factory.workspace.recipe import CodesSection
 
 OUTLIER_PERCENTILE = 99.0
 """A new tool farther out than this share of the known ones is marked (A38)."""
@@ -35,9 +36,10 @@ def order_of(tools: Iterable[Tool]) -> dict[str, int]:
 def fit_codebook(
     tools: Sequence[Tool],
     embeddings: Floats | None,
-    config: CodeConfig | None = None,
+    codes: CodesSection | None = None,
     *,
     seed: int = 0,
+    version: int = 1,
     pairs: Sequence[Pair] = (),
     on_progress: OnProgress = silent,
 ) -> Codebook:
@@ -46,15 +48,16 @@ def fit_codebook(
     Args:
         tools: at least 2; of equal ids the first is kept (A25(1)).
         embeddings: (N, D) or (N, V, D) of them; None where the coder reads no documents.
-        config: which codes.
+        codes: which ones; by default those of a recipe without [codes].
         seed: of everything random.
+        version: of the codebook.
         pairs: tools that are called together; only `quantized` looks at them.
         on_progress: hears of the epochs of a coder that learns in epochs.
 
     Raises:
         InputError: more tools, with Finish, than codes, or more positions than letters.
     """
-    config = config or CodeConfig()
+    codes = codes or CodesSection()
     rows = list(order_of(tools).values())
     if embeddings is not None:
         embeddings = see(tools, embeddings).embeddings_NVD[rows]
@@ -63,7 +66,7 @@ def fit_codebook(
         raise ValueError(f"{len(tools)} tools are too few for a codebook")
     graph = build_graph(pairs, tools) if pairs else None
     documents = see(tools, embeddings, graph, seed)
-    coder = make_coder(config, len(tools), documents.embeddings_NVD.shape[1], on_progress)
+    coder = make_coder(codes, len(tools), documents.embeddings_NVD.shape[1], on_progress)
     _refuse_without(embeddings, coder)
     coder.fit(documents)
     taken = Taken()
@@ -84,9 +87,9 @@ def fit_codebook(
         coder=coder,
         report=report,
         finish=finish,
-        version=config.version,
-        embedder=config.embedder,
-        views=config.views,
+        version=version,
+        embedder=codes.embedder,
+        views=codes.gist.views,
     )
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,7 +33,6 @@ from factory.codes.gist import (
     EncodedDocument,
     Epoch,
     Gist,
-    GistConfig,
     Readable,
     attached,
     batches,
@@ -45,6 +44,7 @@ from factory.codes.gist import (
 )
 from factory.codes.residual import ResidualCoder
 from factory.domain.records import IGNORED
+from factory.workspace.recipe import GistSection
 
 if TYPE_CHECKING:
     import torch
@@ -147,9 +147,10 @@ def guide_gist(
     tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[Readable],
     start: Gist,
-    config: GistConfig,
+    config: GistSection,
     recode: Callable[[Floats | None], Coding],
     *,
+    seed: int = 0,
     report: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Gist:
     """Move the gist tokens by L_tool + L_traj on the model as it is.
@@ -165,6 +166,7 @@ def guide_gist(
         config: schedule; the adapters' shape is that of `start`.
         recode: gives the documents with these (N, V, D) states codes, writes their rows into the
             model, and says what the chats are in them; None stands for the codes in force.
+        seed: of the order.
         report: hears of each epoch; its held-out loss is the sum of both.
 
     Raises:
@@ -175,13 +177,13 @@ def guide_gist(
 
     if len(documents) < 2:
         raise ValueError(f"{len(documents)} documents are too few to compress")
-    with torch.random.fork_rng(), attached(model, start.config, start) as compressor:
-        torch.manual_seed(config.seed)
+    with torch.random.fork_rng(), attached(model, start.config, start.seed, start) as compressor:
+        torch.manual_seed(seed)
         compressor.model.eval()
         guide = _Guide(compressor, [encode_document(one, tokenizer) for one in documents])
-        held, train = split(len(documents), config)
+        held, train = split(len(documents), config.held_out, seed)
         coding = recode(None)
-        held_chats, train_chats = split(len(coding.chats), config) if coding.chats else ([], [])
+        held_chats, train_chats = split(len(coding.chats), config.held_out, seed)
         optimizer = torch.optim.Adam(
             [compressor.gist_VD], lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -202,7 +204,7 @@ def guide_gist(
             best = compressor.state()
             if number < config.epochs:
                 coding = recode(guide.embed())
-    return Gist(config=start.config, epochs=tuple(epochs), prompt=start.prompt, **best)
+    return replace(start, epochs=tuple(epochs), **best)
 
 
 @dataclass(frozen=True, slots=True)

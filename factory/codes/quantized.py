@@ -17,9 +17,9 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from factory.codes.arrays import Code, Floats, Ints, load_arrays
 from factory.codes.base import OnProgress, Seen, silent
 from factory.codes.graph import Graph
 from factory.codes.levels import LevelCoder
+from factory.workspace.recipe import QuantizedSection
 
 if TYPE_CHECKING:
     import torch
@@ -43,40 +44,6 @@ REFRESH_STEPS, REFRESH_RATE = 600, 1e-3
 """Steps at most, and their learning rate, to follow a trained model into its space."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizedConfig:
-    """How the autoencoder is made and trained. Example: QuantizedConfig(epochs=200)."""
-
-    latent: int = 64
-    """Width between encoder and decoder (d)."""
-    hidden: tuple[int, ...] = (256, 128)
-    """Widths of the encoder's hidden layers; the decoder mirrors them."""
-    beta: float = 0.25
-    """Weight of the commitment loss (A26; the published code has 2.25)."""
-    graph: float = 0.1
-    """Size of the graph term beside the reconstruction loss at the first step (A22); 0 is off."""
-    graph_on: Literal["encoder", "codebook"] = "encoder"
-    """What the graph term moves: the encoder, straight through the quantiser, or, as in the
-    published code, the codebooks alone (A23)."""
-    epsilon: float = 0.01
-    """Sharpness of Sinkhorn balancing; 0 is nearest codes only."""
-    iterations: int = 50
-    """Sinkhorn passes."""
-    learning_rate: float = 1e-3
-    """Of AdamW."""
-    epochs: int = 2000
-    """Passes over the tools, at most."""
-    patience: int = 50
-    """Of them, those without a gain before training stops (A26); 0 is all of them, as published."""
-    batch_size: int = 1024
-    """Tools of a step."""
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> QuantizedConfig:
-        """Inverse of asdict, after a passage through JSON."""
-        return cls(**{**row, "hidden": tuple(row["hidden"])})
-
-
 class QuantizedCoder(LevelCoder):
     """Encoder, codebooks and decoder, learnt together.
 
@@ -90,11 +57,11 @@ class QuantizedCoder(LevelCoder):
         *,
         levels: int,
         size: int,
-        config: QuantizedConfig | None = None,
+        config: QuantizedSection | None = None,
         on_progress: OnProgress = silent,
     ) -> None:
         super().__init__(levels=levels, size=size)
-        self.config = config or QuantizedConfig()
+        self.config = config or QuantizedSection()
         """How it is trained."""
         self.on_progress = on_progress
         """Hears of each epoch of training."""
@@ -177,7 +144,7 @@ class QuantizedCoder(LevelCoder):
         }
         arrays |= {
             "levels": np.int64(self.levels),
-            "config": np.array(json.dumps(asdict(self.config))),
+            "config": np.array(json.dumps(self.config.model_dump(mode="json"))),
             "mean": self._mean_D,
             "scale": np.float64(self._scale),
             "centroids": self._centroids_PKd,
@@ -188,7 +155,7 @@ class QuantizedCoder(LevelCoder):
     @classmethod
     def load(cls, path: Path) -> Self:
         arrays = load_arrays(path, ("levels", "config", "mean", "scale", "centroids"))
-        config = QuantizedConfig.from_json(json.loads(str(arrays["config"])))
+        config = QuantizedSection(**json.loads(str(arrays["config"])))
         coder = cls(levels=int(arrays["levels"]), size=arrays["centroids"].shape[1], config=config)
         for name, stack in (("encoder", coder._encoder), ("decoder", coder._decoder)):
             for index in range(len(config.hidden) + 1):
@@ -232,7 +199,7 @@ class _Trainer:
         decoder: Layers,
         levels: int,
         size: int,
-        config: QuantizedConfig,
+        config: QuantizedSection,
         graph: Graph | None,
         seed: int,
         on_progress: OnProgress = silent,

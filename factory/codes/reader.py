@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from factory.codes.base import OnProgress, silent
 from factory.codes.codebook import Codebook
-from factory.codes.gist import GIST_PATH, Epoch, Gist, GistConfig, Readable, make_readable
+from factory.codes.gist import GIST_PATH, Epoch, Gist, Readable, make_readable
 from factory.codes.guided import Coding
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT
 from factory.domain.records import Tool
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import GistSection
 
 if TYPE_CHECKING:
     from factory.codes.arrays import Floats
@@ -35,9 +36,9 @@ class DocumentReader:
     """Folder of a sentence-transformers model, in place of the model itself."""
 
     def compress(
-        self, tools: Sequence[Tool], config: GistConfig | None, tell: Callable[[str], None]
+        self, tools: Sequence[Tool], config: GistSection, seed: int, tell: Callable[[str], None]
     ) -> None:
-        """Learn to compress these documents on the model as it is; without `config`, forget how.
+        """Learn to compress these documents on the model as it is; without views, forget how.
 
         Learning goes on from where it ended the last time: with `codes.recode_every` this is SGTC's
         post-guided training as its appendix has it, the trained model's own gist states being
@@ -45,7 +46,7 @@ class DocumentReader:
         """
         from factory.codes.gist import fit_gist
 
-        if config is None:
+        if not config.views:
             self.gist = None
             return
         self.gist = fit_gist(
@@ -53,6 +54,7 @@ class DocumentReader:
             self.tokenizer,
             self._readable(tools, COMPRESS_PROMPT),
             config,
+            seed=seed,
             start=self.gist if self.gist and self.gist.config.views == config.views else None,
             report=lambda epoch: tell(_told("compressing documents", epoch)),
         )
@@ -60,7 +62,8 @@ class DocumentReader:
     def guide(
         self,
         tools: Sequence[Tool],
-        config: GistConfig,
+        config: GistSection,
+        seed: int,
         recode: Callable[[Floats | None], Coding],
         tell: Callable[[str], None],
     ) -> None:
@@ -75,6 +78,7 @@ class DocumentReader:
             self.gist,
             config,
             recode,
+            seed=seed,
             report=lambda epoch: tell(_told("moving the gist tokens", epoch)),
         )
 

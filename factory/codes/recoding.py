@@ -10,26 +10,26 @@ from typing import Any
 from factory.codes.arrays import Code, Floats
 from factory.codes.base import ResolvedBy, Taken
 from factory.codes.codebook import Codebook, Fresh, ToolCode
-from factory.codes.config import CodeConfig
 from factory.codes.growing import changed, fit_codebook, order_of, see
 from factory.domain.records import CodeAlias, Pair, Tool
+from factory.workspace.recipe import CodesSection
 
 RECODE_NEW, RECODE_MOVED, RECODE_OUTLIERS = 0.10, 0.05, 0.02
 """Shares of tools that came after the fit, that came off their nearest code since, and that are far
 out, above which codes that may be made anew are made anew (A41)."""
 
 
-def why_recode(codebook: Codebook, config: CodeConfig, num_new: int = 0) -> str:
+def why_recode(codebook: Codebook, codes: CodesSection, num_new: int = 0) -> str:
     """Why all tools should get codes anew before `num_new` come in; empty: no reason (A41)."""
     made = _describe_codes(codebook.coder.name, codebook.embedder, codebook.views)
-    wanted = _describe_codes(config.coder, config.embedder, config.views)
+    wanted = _describe_codes(codes.coder, codes.embedder, codes.gist.views)
     if made != wanted:
         return f"these are {made}, the recipe has {wanted}"
-    if not config.recode_every or not codebook.coder.reads_documents:
+    if not codes.recode_every or not codebook.coder.reads_documents:
         return ""
     report, num_tools = codebook.report, len(codebook)
     new = (num_tools - (report.fitted or num_tools) + num_new) / (num_tools + num_new)
-    if report.age >= config.recode_every:
+    if report.age >= codes.recode_every:
         return f"the codes are {report.age} trainings old"
     if new >= RECODE_NEW:
         return f"{new:.0%} of the tools came after the fit"
@@ -75,10 +75,11 @@ def recode(
     old: Codebook,
     tools: Sequence[Tool],
     embeddings: Floats | None,
-    config: CodeConfig,
+    codes: CodesSection,
     *,
     reason: str = "",
     seed: int = 0,
+    version: int = 1,
     pairs: Sequence[Pair] = (),
 ) -> Recoding:
     """Give all tools of a codebook, and `tools` after them, codes anew (A41).
@@ -92,13 +93,14 @@ def recode(
         old: the codebook to replace; it stays as it is.
         tools: new tools, in order of insertion.
         embeddings: of the old codebook's tools and then of `tools`, as fit_codebook takes them.
-        config: which codes.
+        codes: which ones.
         reason: kept in the result.
         seed: of everything random.
+        version: of the new codebook.
         pairs: tools that are called together.
     """
     everyone = [*(entry.tool for entry in old.tools), *tools]
-    codebook = fit_codebook(everyone, embeddings, config, seed=seed, pairs=pairs)
+    codebook = fit_codebook(everyone, embeddings, codes, seed=seed, version=version, pairs=pairs)
     rows = list(order_of(everyone).values())
     documents = None if embeddings is None else embeddings[rows]
     codebook, fresh, kept = _take_names(codebook, old, documents)

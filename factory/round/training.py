@@ -26,7 +26,7 @@ from factory.train.curriculum import (
     own_examples,
     taught_by,
     tools_to_code,
-    train_config,
+    train_setup,
     unlearnt_tools,
 )
 from factory.train.examples import read_examples, select_replay, tools_of, write_examples
@@ -122,7 +122,7 @@ def _write_job(
     work.mkdir(parents=True, exist_ok=True)
     write_examples(work / "examples.jsonl", [*examples, *replay])
     new_tools: list[Tool] = []
-    if recipe.codes.coder != "none":
+    if recipe.codes.are_made:
         new_tools = tools_to_code(history.imported_tools(past), accepted, codebook)
     write_tools(work / "new_tools.jsonl", new_tools)
     if recipe.codes.coder == "quantized" and recipe.codes.quantized.graph:
@@ -135,7 +135,7 @@ def _write_job(
         examples=work / "examples.jsonl",
         new_tools=work / "new_tools.jsonl",
         workspace=factory.workspace.root,
-        config=train_config(
+        setup=train_setup(
             recipe,
             this.number,
             factory.settings.engine.dtype,

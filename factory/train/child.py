@@ -34,7 +34,7 @@ from factory.engines.loading import copy_processors
 from factory.train.coding import Given, give_codes
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
-from factory.train.job import DONE_FILE, TrainConfig, TrainingJob, read_tools
+from factory.train.job import DONE_FILE, TrainingJob, TrainingSetup, read_tools
 from factory.train.learner import Learner, Send, encode_for, load_learner
 from factory.train.run import NEED_LESS
 from factory.train.trainer import make_reporter, make_trainer
@@ -61,7 +61,7 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     if given.recoding is not None:
         more = [code_example(t, learner.prompts, "recode") for t in given.recoding.changed]
         examples = unique_examples([*examples, *more])
-    encoded = encode_for(learner, examples, given.codebook, job.config.max_length)
+    encoded = encode_for(learner, examples, given.codebook, job.setup.train.max_length)
     if not encoded.examples:
         raise InputError(
             f"no example can be trained on: {dict(encoded.dropped)}",
@@ -71,7 +71,7 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     if given.codebook is not None:
         _check_codes(learner, encoded, given.codebook)
     send({"type": "phase", "text": f"training on {encoded.num_kept} examples"})
-    figures = _fit(learner, encoded, given.codebook, job.config, send)
+    figures = _fit(learner, encoded, given.codebook, job.setup, send)
     send({"type": "phase", "text": "writing the checkpoint"})
     return _save(learner, job, encoded, given, figures)
 
@@ -106,17 +106,17 @@ def _fit(
     learner: Learner,
     encoded: EncodedSet,
     codebook: Codebook | None,
-    config: TrainConfig,
+    setup: TrainingSetup,
     send: Send,
 ) -> dict[str, Any]:
     """Train `learner.model` in place (adapters are merged); figures for the final message."""
     reporter = make_reporter(send)
     # The trainer insists on a folder of its own, though it writes nothing there.
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(learner, encoded.examples, codebook, config, folder)
+        trainer = make_trainer(learner, encoded.examples, codebook, setup, folder)
         trainer.add_callback(reporter)
         trainer.train()
-    if config.method == "lora":
+    if setup.train.method == "lora":
         learner.model = trainer.model.merge_and_unload()
     learner.model.config.use_cache = True
     return {
@@ -152,7 +152,7 @@ def _save(
             tools = [entry.tool for entry in given.codebook.tools]
             still = given.codebook.embedder or not given.codebook.coder.reads_documents
             documents_ND = None if still else learner.reader.embed(tools)
-            followed = refresh(given.codebook, documents_ND, seed=job.config.seed)
+            followed = refresh(given.codebook, documents_ND, seed=job.setup.seed)
             saved = save_codebook(followed, partial, learner.tokenizer, learner.turn.stop)
             if learner.reader.gist is not None:
                 learner.reader.gist.save(partial / GIST_PATH)

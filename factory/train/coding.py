@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from factory.codes.codebook import Codebook, Fresh, ToolCode
-from factory.codes.config import CodeConfig
+from factory.codes.config import reads_documents
 from factory.codes.growing import add_tools, fit_codebook, order_of
 from factory.codes.guided import Coding, make_coding
 from factory.codes.install import install
@@ -18,6 +18,7 @@ from factory.codes.vocabulary import add_code_tokens, kept_rows
 from factory.domain.records import Example, GivenCode, Tool
 from factory.train.job import TrainingJob, read_pairs
 from factory.train.learner import Learner, Send, encode_for
+from factory.workspace.recipe import CodesSection
 
 if TYPE_CHECKING:
     from factory.codes.arrays import Floats
@@ -53,10 +54,10 @@ class Recode:
 
 
 def plan_codes(
-    known: Codebook | None, codes: CodeConfig | None, tools: Sequence[Tool]
+    known: Codebook | None, codes: CodesSection, tools: Sequence[Tool]
 ) -> Keep | Grow | Fit | Recode:
     """What a training does about codes: `tools` want one, the parent checkpoint has `known`."""
-    if codes is None:
+    if not codes.are_made:
         return Keep()
     if known is None:
         return Fit(tools) if len(tools) >= max(2, codes.min_tools) else Keep()
@@ -95,11 +96,10 @@ def give_codes(
     def tell(text: str) -> None:
         send({"type": "phase", "text": text})
 
-    codes = job.config.codes
-    plan = plan_codes(learner.codebook, codes, tools)
-    if codes is None or isinstance(plan, Keep):
-        return Given(codebook=learner.codebook)
-    match plan:
+    setup, codes = job.setup, job.setup.codes
+    match plan_codes(learner.codebook, codes, tools):
+        case Keep():
+            return Given(codebook=learner.codebook)
         case Grow(known, new):
             # In a full codebook what is left has no code until tools are coded anew, and its code
             # and retrieve examples are dropped as `no_code`.
@@ -107,15 +107,20 @@ def give_codes(
             install(grown.codebook, learner.model, learner.tokenizer, fresh=grown.fresh)
             return Given(codebook=grown.codebook, rows=_rows(grown.codebook, grown.added))
         case Fit(new):
-            learner.reader.compress(new, codes.gist, tell)
+            learner.reader.compress(new, codes.gist, setup.gist_seed, tell)
             documents_ND = _embed(learner, new, codes)
             codebook = fit_codebook(
-                new, documents_ND, codes, seed=job.config.seed, pairs=read_pairs(job.pairs)
+                new,
+                documents_ND,
+                codes,
+                seed=setup.seed,
+                version=setup.version,
+                pairs=read_pairs(job.pairs),
             )
             recoding, everyone, fresh = None, new, None
         case Recode(known, new, reason):
             everyone = [*(entry.tool for entry in known.tools), *new]
-            _follow_model(learner, known, everyone, examples, codes, job, tell)
+            _follow_model(learner, known, everyone, examples, job, tell)
             documents_ND = _embed(learner, everyone, codes)
             recoding = recode(
                 known,
@@ -123,7 +128,8 @@ def give_codes(
                 documents_ND,
                 codes,
                 reason=reason,
-                seed=job.config.seed,
+                seed=setup.seed,
+                version=setup.version,
                 pairs=read_pairs(job.pairs),
             )
             codebook, fresh = recoding.codebook, recoding.fresh
@@ -146,7 +152,6 @@ def _follow_model(
     known: Codebook,
     tools: Sequence[Tool],
     examples: Sequence[Example],
-    codes: CodeConfig,
     job: TrainingJob,
     tell: Callable[[str], None],
 ) -> None:
@@ -155,16 +160,16 @@ def _follow_model(
     SGTC's body has L_traj over trajectories; rounds have none of their own (A47), so it is over
     the chats that ask for a tool, which supplied trajectories are among.
     """
-    gist = learner.reader.gist
-    body = codes.post_guided == "body" and gist is not None and gist.config.views == codes.views
-    if codes.gist is None or not body:
-        learner.reader.compress(tools, codes.gist, tell)
+    setup, codes, gist = job.setup, job.setup.codes, learner.reader.gist
+    same = gist is not None and gist.config.views == codes.gist.views
+    if codes.post_guided != "body" or not same:
+        learner.reader.compress(tools, codes.gist, setup.gist_seed, tell)
         return
     row_of = order_of(tools)
     asked = [example for example in examples if example.kind == "retrieve"]
     now_NVD = learner.reader.embed(tools)
-    shape = choose_shape(len(row_of), codes.size, codes.levels, codes.views)
-    names = code_tokens(shape.levels * codes.views, shape.size)
+    shape = choose_shape(len(row_of), codes.size, codes.levels, codes.gist.views)
+    names = code_tokens(shape.levels * codes.gist.views, shape.size)
     ids = add_code_tokens(learner.tokenizer, learner.model, names)
     with kept_rows(learner.model, [token for position in ids for token in position]) as give_back:
 
@@ -173,9 +178,8 @@ def _follow_model(
             given_NVD, codebook = now_NVD, known
             fresh: Fresh | None = ()  # the codes in force, whose rows the model has
             if embeddings_NVD is not None:
-                recoding = recode(
-                    known, tools[len(known) :], embeddings_NVD, codes, seed=job.config.seed
-                )
+                new = tools[len(known) :]
+                recoding = recode(known, new, embeddings_NVD, codes, seed=setup.seed)
                 given_NVD, codebook, fresh = embeddings_NVD, recoding.codebook, recoding.fresh
             rows = [row_of[tool_id] for tool_id in codebook.tool_ids]
             ids = install(
@@ -191,22 +195,22 @@ def _follow_model(
             ]
             return make_coding(codebook, learner.model, ids, given_NVD, row_of, chats)
 
-        learner.reader.guide(tools, codes.gist, follow, tell)
+        learner.reader.guide(tools, codes.gist, setup.gist_seed, follow, tell)
 
 
 def _encode_chats(
     learner: Learner, example: Example, codebook: Codebook, job: TrainingJob
 ) -> list[tuple[Sequence[int], Sequence[int]] | None]:
     """Ids and labels of an example in a codebook's codes; one a turn at most, the rest None."""
-    encoded = encode_for(learner, [example], codebook, job.config.max_length).examples
+    encoded = encode_for(learner, [example], codebook, job.setup.train.max_length).examples
     num_turns = sum(message.role == "assistant" for message in example.messages)
     chats = [(chat.input_ids, chat.labels) for chat in encoded]
     return [*chats, *[None] * (num_turns - len(chats))]
 
 
-def _embed(learner: Learner, tools: Sequence[Tool], codes: CodeConfig) -> Floats | None:
+def _embed(learner: Learner, tools: Sequence[Tool], codes: CodesSection) -> Floats | None:
     """Embeddings of the tools' documents; None where the recipe's coder reads none."""
-    return learner.reader.embed(tools) if codes.reads_documents else None
+    return learner.reader.embed(tools) if reads_documents(codes) else None
 
 
 def _rows(codebook: Codebook, entries: Sequence[ToolCode]) -> list[GivenCode]:

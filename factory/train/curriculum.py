@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from factory.codes.codebook import Codebook
-from factory.codes.config import CodeConfig
-from factory.codes.gist import GistConfig
 from factory.codes.graph import canonical_pairs
-from factory.codes.quantized import QuantizedConfig
 from factory.domain.canon import derive_seed
 from factory.domain.failures import RecipeError
 from factory.domain.records import Candidate, Example, Pair, Tool
@@ -22,9 +19,9 @@ from factory.train.examples import (
     placeholder,
     unique_examples,
 )
-from factory.train.job import TrainConfig
+from factory.train.job import TrainingSetup
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import Recipe
+from factory.workspace.recipe import CodesSection, Recipe
 
 
 def own_examples(
@@ -59,8 +56,9 @@ def own_examples(
 
 def taught_by(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
     """The examples that the recipe teaches: without codes, none that names a tool by code."""
-    coded = recipe.codes.coder != "none"
-    return [example for example in examples if coded or example.kind not in CODED_KINDS]
+    return [
+        example for example in examples if recipe.codes.are_made or example.kind not in CODED_KINDS
+    ]
 
 
 def unlearnt_tools(past: Source, checkpoint_id: str, recipe: Recipe) -> list[Tool]:
@@ -68,7 +66,7 @@ def unlearnt_tools(past: Source, checkpoint_id: str, recipe: Recipe) -> list[Too
 
     None where the recipe has no codes that they could be learnt by.
     """
-    if recipe.codes.coder == "none":
+    if not recipe.codes.are_made:
         return []
     learnt = code_answers(past, checkpoint_id)
     return [tool for tool in imported_tools(past) if placeholder(tool.id) not in learnt]
@@ -113,51 +111,25 @@ def called_together(
     return canonical_pairs(pairs, called, [*known, *coded])
 
 
-def train_config(recipe: Recipe, number: int, dtype: str, codebook_version: int) -> TrainConfig:
-    """The recipe's training values for round `number`; a new codebook would get this version."""
-    train = recipe.train
-    return TrainConfig(
-        method=train.method,
-        learning_rate=train.learning_rate,
-        epochs=train.epochs,
-        batch_size=train.batch_size,
-        micro_batch_size=train.micro_batch_size,
-        max_length=train.max_length,
-        lora_rank=train.lora_rank,
-        lora_alpha=train.lora_alpha,
-        warmup_ratio=train.warmup_ratio,
-        code_share=train.code_share,
+def train_setup(recipe: Recipe, number: int, dtype: str, version: int) -> TrainingSetup:
+    """How round `number` trains; a new codebook would get this version."""
+    return TrainingSetup(
+        train=recipe.train,
+        codes=recipe.codes,
         seed=derive_seed(recipe.seed, number, "train") % 2**31,
+        # Where the recipe compresses nothing, trials that do are known by seed 0.
+        gist_seed=recipe.seed if recipe.codes.gist.views else 0,
         dtype=dtype,
-        codes=None if recipe.codes.coder == "none" else code_config(recipe, codebook_version),
+        version=version,
     )
 
 
-def code_config(recipe: Recipe, version: int) -> CodeConfig:
-    """The recipe's codes; a codebook that is fitted gets this version.
-
-    Raises RecipeError where it makes none.
-    """
-    codes = recipe.codes
-    if codes.coder == "none":
+def need_codes(recipe: Recipe) -> CodesSection:
+    """The recipe's codes. Raises RecipeError where it makes none."""
+    if not recipe.codes.are_made:
         raise RecipeError(
             "this recipe makes no codes: codes.coder is none",
             remedy="take one that does (--recipe base, `recipe` in factory.toml), or another coder "
             "(--set codes.coder=residual)",
         )
-    return CodeConfig(
-        coder=codes.coder,
-        size=codes.size,
-        levels=codes.levels,
-        min_tools=codes.min_tools,
-        dims=codes.dims,
-        digits=codes.digits,
-        branches=codes.branches,
-        embedder=codes.embedder,
-        recode_every=codes.recode_every,
-        post_guided=codes.post_guided,
-        reframe=codes.reframe,
-        gist=GistConfig(**codes.gist.model_dump(), seed=recipe.seed) if codes.gist.views else None,
-        quantized=QuantizedConfig(**codes.quantized.model_dump()),
-        version=version,
-    )
+    return recipe.codes

@@ -6,62 +6,89 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from factory.codes.config import CodeConfig
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, digest
-from factory.domain.failures import InputError
 from factory.domain.records import CodeAlias, GivenCode, Pair, Progress, Tool
 from factory.train.examples import write_rows
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import CodesSection, GistSection, QuantizedSection, TrainSection
 
 DONE_FILE = "training.json"
 """Last file written into a checkpoint folder: the result of the job that made it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """How to train. Example: TrainConfig(method="full", learning_rate=3e-4, batch_size=16)."""
+ROW_RATE = 5.0
+"""Learning rate of the code tokens' rows by that of the adapters beside them (lora)."""
 
-    method: Literal["full", "lora"] = "lora"
-    """All weights, or low-rank adapters on all linear layers plus the rows of the code tokens."""
-    learning_rate: float = 1e-4
-    """Peak, reached after `warmup_ratio` of the steps, then cosine to 0."""
-    epochs: float = 1.0
-    """Passes over the examples."""
-    batch_size: int = 64
-    """Examples of one optimizer step."""
-    micro_batch_size: int = 8
-    """Examples of one forward pass, of like length; a step's gradients add up over its passes."""
-    max_length: int = 4096
-    """Longest example in tokens; longer ones are dropped and counted."""
-    warmup_ratio: float = 0.1
-    """Share of the steps with rising learning rate (ToolDev §4)."""
-    lora_rank: int = 16
-    """r of the adapters."""
-    lora_alpha: int = 32
-    """alpha of the adapters."""
-    row_rate: float = 5.0
-    """Learning rate of code-token rows by that of the adapters; lora only."""
-    code_share: float = 0.3
-    """Share of the loss on code tokens (algorithms §8: CODE .15, RETR .15); 0 is no weighting."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSetup:
+    """How to train: what the recipe says, and what each training has of its own."""
+
+    train: TrainSection = field(default_factory=TrainSection)
+    codes: CodesSection = field(default_factory=CodesSection)
+    """Where none are made, the parent's stay as they are but for following the model."""
     seed: int = 0
     """Of the order of examples, the adapters and the codebook."""
+    gist_seed: int = 0
+    """Of compression."""
     dtype: str = "auto"
     """Arithmetic: bfloat16, float32, or auto (bfloat16 where the machine computes in it)."""
-    codes: CodeConfig | None = field(default_factory=CodeConfig)
-    """Which codes, and when they are made anew; None gives none, and the parent's stay as they are
-    but for following the model into its new space."""
+    version: int = 1
+    """Of the codebook that is made, should one be."""
 
-    def __post_init__(self) -> None:
-        if self.batch_size % self.micro_batch_size:
-            raise InputError(
-                f"batch_size {self.batch_size} is no multiple of micro_batch_size "
-                f"{self.micro_batch_size}",
-                remedy="set train.micro_batch_size to a divisor of train.batch_size",
-            )
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; inverse of from_json."""
+        sections = {"train": self.train.model_dump(), "codes": self.codes.model_dump()}
+        return {name: getattr(self, name) for name in _OWN} | sections
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> TrainingSetup:
+        """The setup of to_json. Values were checked with the recipe: what a trial varies, such as
+        recode_every, need not make a whole recipe."""
+        parts = {"gist": GistSection, "quantized": QuantizedSection}
+        nested = {name: part(**row["codes"][name]) for name, part in parts.items()}
+        return cls(
+            train=TrainSection.model_construct(**row["train"]),
+            codes=CodesSection.model_construct(**{**row["codes"], **nested}),
+            **{name: row[name] for name in _OWN},
+        )
+
+    def values(self) -> dict[str, Any]:
+        """What a training is known by, in the JSON that finished ones were stored with."""
+        return {
+            **self.train.model_dump(exclude=set(_OF_EXAMPLES)),
+            "row_rate": ROW_RATE,
+            "seed": self.seed,
+            "dtype": self.dtype,
+            "codes": code_values(self.codes, self.gist_seed, self.version),
+        }
+
+
+_OWN = ("seed", "gist_seed", "dtype", "version")
+
+
+_OF_EXAMPLES = (
+    "replay",
+    "replay_limit",
+    "history",
+    "documents",
+    "gen_target",
+    "min_accepted",
+)
+"""Keys of [train] that decide which examples there are: a training is known by these themselves."""
+
+
+def code_values(codes: CodesSection, gist_seed: int, version: int) -> dict[str, Any] | None:
+    """What codes are known by, as in TrainingSetup.values; None where none are made."""
+    if not codes.are_made:
+        return None
+    gist = codes.gist.model_dump() | {"seed": gist_seed} if codes.gist.views else None
+    sampled = {"retrieve", "keep"}
+    return codes.model_dump(exclude=sampled) | {"gist": gist, "version": version}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +107,7 @@ class TrainingJob:
     workspace: Path
     """Root of the workspace, whose prompts `codes/encode` and, of gist states, `codes/compress` say
     what a code is made from."""
-    config: TrainConfig
+    setup: TrainingSetup
     """How."""
 
     @property
@@ -91,14 +118,13 @@ class TrainingJob:
     def to_json(self) -> dict[str, Any]:
         """The job as JSON; inverse of from_json."""
         paths = {key: str(getattr(self, key)) for key in _PATHS}
-        return {**paths, "config": asdict(self.config)}
+        return {**paths, "setup": self.setup.to_json()}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> TrainingJob:
         """The job of to_json."""
-        codes = row["config"]["codes"]
-        config = {**row["config"], "codes": CodeConfig.from_json(codes) if codes else None}
-        return cls(**{key: Path(row[key]) for key in _PATHS}, config=TrainConfig(**config))
+        setup = TrainingSetup.from_json(row["setup"])
+        return cls(**{key: Path(row[key]) for key in _PATHS}, setup=setup)
 
     def digest(self) -> str:
         """Identity of its result: the parent's weights, the data and the configuration."""
@@ -107,7 +133,7 @@ class TrainingJob:
         paths = [path for path in (self.examples, self.new_tools, self.pairs) if path.exists()]
         files = [digest(path.read_text("utf-8"), 32) for path in paths]
         weights = fingerprint(self.checkpoint)
-        return digest(canonical_json([weights, *shas, *files, asdict(self.config)]))
+        return digest(canonical_json([weights, *shas, *files, self.setup.values()]))
 
 
 _PATHS = ("checkpoint", "out", "examples", "new_tools", "workspace")

@@ -65,11 +65,11 @@ def load_learner(job: TrainingJob) -> Learner:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    set_seed(job.config.seed)
+    set_seed(job.setup.seed)
     codebook = load_codebook(job.checkpoint)
     gpu = torch.cuda.is_available()
     stored = AutoConfig.from_pretrained(job.checkpoint, local_files_only=True).dtype
-    master = torch.bfloat16 if gpu and job.config.method == "lora" else torch.float32
+    master = torch.bfloat16 if gpu and job.setup.train.method == "lora" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         job.checkpoint, dtype=master, local_files_only=True
     )
@@ -78,7 +78,7 @@ def load_learner(job: TrainingJob) -> Learner:
     tokenizer = AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True)
     workspace = Workspace(job.workspace)
     prompts = Prompts.load(workspace)
-    embedder = job.config.codes.embedder if job.config.codes is not None else ""
+    embedder = job.setup.codes.embedder if job.setup.codes.are_made else ""
     reader = DocumentReader(
         model=model,
         tokenizer=tokenizer,

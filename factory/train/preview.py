@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from factory.codes.codebook import Codebook
-from factory.codes.config import CodeConfig
 from factory.domain.failures import ChildError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Pair, Tool
 from factory.engines.child import Child
+from factory.train.job import TrainingSetup
 from factory.train.run import need_libraries
 
 
@@ -31,8 +31,8 @@ class FitJob:
     tools: Sequence[Tool]
     by_id: bool
     """Whether tools get their codes in the order of their ids, not in that of `tools`."""
-    config: CodeConfig
-    seed: int
+    setup: TrainingSetup
+    """That of the training whose codes are previewed."""
     pairs: Sequence[Pair] = ()
     """Tools that answers call together; quantized codes learn them."""
     out: Path | None = None
@@ -45,8 +45,7 @@ class FitJob:
             checkpoint=Path(row["checkpoint"]),
             tools=[Tool(**tool) for tool in row["tools"]],
             by_id=row["by_id"],
-            config=CodeConfig.from_json(row["config"]),
-            seed=row["seed"],
+            setup=TrainingSetup.from_json(row["setup"]),
             pairs=[Pair(**pair) for pair in row["pairs"]],
             out=Path(row["out"]) if row["out"] else None,
         )
@@ -121,6 +120,8 @@ async def _started(
 
 def _to_json(job: FitJob | AddJob) -> dict[str, Any]:
     values = asdict(job)
+    if isinstance(job, FitJob):
+        values["setup"] = job.setup.to_json()
     return {key: str(x) if isinstance(x, Path) else x for key, x in values.items()}
 
 

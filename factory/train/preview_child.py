@@ -24,6 +24,7 @@ from transformers import (
 
 from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook
+from factory.codes.config import reads_documents
 from factory.codes.gist import GIST_PATH
 from factory.codes.growing import add_tools, fit_codebook, unexplained
 from factory.codes.install import install
@@ -94,34 +95,35 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, torch.dtype]:
 
 def fit(job: FitJob, monitor: Monitor) -> Preview:
     """Fit codes, write the model with them where the job says so, and describe them."""
-    config, subject = job.config, UntrainedModel(job.checkpoint, monitor)
-    reader = subject.make_reader(Workspace(job.workspace), config.embedder)
-    if config.gist is not None:
+    setup, codes = job.setup, job.setup.codes
+    subject = UntrainedModel(job.checkpoint, monitor)
+    reader = subject.make_reader(Workspace(job.workspace), codes.embedder)
+    if codes.gist.views:
         monitor.stage("compressing documents")
-        reader.compress(job.tools, config.gist, monitor.stage)
+        reader.compress(job.tools, codes.gist, setup.gist_seed, monitor.stage)
     rows = _order(job.tools) if job.by_id else list(range(len(job.tools)))
     documents_ND = _embed(reader, job.tools, monitor)[rows]
-    monitor.stage(f"fitting {config.coder} codes")
+    monitor.stage(f"fitting {codes.coder} codes")
     codebook = fit_codebook(
         [job.tools[row] for row in rows],
         documents_ND,
-        config,
-        seed=job.seed,
+        codes,
+        seed=setup.seed,
         pairs=job.pairs,
         on_progress=monitor.progress,
     )
     if job.out is not None:
         monitor.stage("writing the model")
-        set_seed(job.seed)
-        own = None if config.embedder or not config.reads_documents else documents_ND
-        install(codebook, subject.model, subject.tokenizer, own, reframe=config.reframe)
+        set_seed(setup.seed)
+        own = None if codes.embedder or not reads_documents(codes) else documents_ND
+        install(codebook, subject.model, subject.tokenizer, own, reframe=codes.reframe)
         subject.model.to(subject.stored_dtype).save_pretrained(job.out)
         subject.tokenizer.save_pretrained(job.out)
         copy_processors(job.checkpoint, job.out)
         _save_codes(job.out, codebook, subject, reader)
     left = unexplained(codebook, documents_ND)
     labels = [f"{entry.tool.name}  {codebook.text_of(entry.code)}" for entry in codebook.tools]
-    title = f"{config.coder} codes of {len(codebook)} tools"
+    title = f"{codes.coder} codes of {len(codebook)} tools"
     return Preview(
         figures=describe(codebook) | {"variance left": "-" if left is None else f"{left:.1%}"},
         neighbours=_neighbours(codebook),

@@ -13,7 +13,7 @@ from factory.codes.codebook import Codebook
 from factory.domain.failures import GateError
 from factory.domain.records import IGNORED
 from factory.train.encoding import Encoded
-from factory.train.job import TrainConfig
+from factory.train.job import ROW_RATE, TrainingSetup
 from factory.train.learner import Learner, Send
 
 
@@ -29,7 +29,7 @@ def make_trainer(
     learner: Learner,
     examples: Sequence[Encoded],
     codebook: Codebook | None,
-    config: TrainConfig,
+    setup: TrainingSetup,
     folder: str,
 ) -> Any:
     from datasets import Dataset
@@ -41,19 +41,19 @@ def make_trainer(
         {"input_ids": list(e.input_ids), "labels": list(e.labels), "coded": positions}
         for e, positions in zip(examples, coded, strict=True)
     ]
-    lora = _lora_config(learner, code_ids, config) if config.method == "lora" else None
+    lora = _lora_config(learner, code_ids, setup) if setup.train.method == "lora" else None
     trainer = _trainer_class()(
         model=learner.model,
-        args=_arguments(learner, config, folder),
+        args=_arguments(learner, setup, folder),
         train_dataset=Dataset.from_list(rows),
         processing_class=learner.tokenizer,
         peft_config=lora,
     )
-    weight = _code_weight(examples, coded, config.code_share)
+    weight = _code_weight(examples, coded, setup.train.code_share)
     trainer.data_collator = _collate_with_weights(trainer.data_collator, weight)
     trainer.remove_callback(PrinterCallback)
-    if lora is not None and config.row_rate != 1.0:
-        trainer.optimizer = _two_rates(trainer.model, config)
+    if lora is not None:
+        trainer.optimizer = _two_rates(trainer.model, setup.train.learning_rate)
     return trainer
 
 
@@ -96,23 +96,23 @@ def _collate_with_weights(collate: Callable[[Any], dict[str, Any]], code_weight:
     return collate_all
 
 
-def _arguments(learner: Learner, config: TrainConfig, folder: str) -> Any:
+def _arguments(learner: Learner, setup: TrainingSetup, folder: str) -> Any:
     """Settings of TRL; on a CPU without packing, checkpoints of activations or extra copies."""
     from trl import SFTConfig
 
     big = sum(weight.numel() for weight in learner.model.parameters()) > 500_000_000
     return SFTConfig(
         output_dir=folder,
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
-        num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
+        per_device_train_batch_size=setup.train.micro_batch_size,
+        gradient_accumulation_steps=setup.train.batch_size // setup.train.micro_batch_size,
+        num_train_epochs=setup.train.epochs,
+        learning_rate=setup.train.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=config.warmup_ratio,
+        warmup_steps=setup.train.warmup_ratio,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
-        bf16=_computes_in_bfloat16(learner.gpu, config.dtype),
+        bf16=_computes_in_bfloat16(learner.gpu, setup.dtype),
         gradient_checkpointing=learner.gpu and big,
         use_cpu=not learner.gpu,
         dataloader_pin_memory=learner.gpu,
@@ -122,7 +122,7 @@ def _arguments(learner: Learner, config: TrainConfig, folder: str) -> Any:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        seed=config.seed,
+        seed=setup.seed,
     )
 
 
@@ -219,7 +219,7 @@ def _score_targets(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
     return score_targets(model, inputs["labels"], **others)
 
 
-def _lora_config(learner: Learner, code_ids: Sequence[int], config: TrainConfig) -> Any:
+def _lora_config(learner: Learner, code_ids: Sequence[int], setup: TrainingSetup) -> Any:
     """Adapters on all linear layers but the head, and the code tokens' rows trained whole."""
     from peft import LoraConfig
     from peft.utils.other import TrainableTokensWrapper
@@ -228,7 +228,7 @@ def _lora_config(learner: Learner, code_ids: Sequence[int], config: TrainConfig)
     TrainableTokensWrapper.bias = property(
         lambda wrapper: getattr(wrapper.token_adapter.base_layer, "bias", None)
     )
-    if config.codes is None:
+    if not setup.codes.are_made:
         code_ids = []
     model = learner.model
     tables = [model.get_input_embeddings()]
@@ -237,24 +237,23 @@ def _lora_config(learner: Learner, code_ids: Sequence[int], config: TrainConfig)
     names = [name.split(".")[-1] for name, part in model.named_modules() if part in tables]
     return LoraConfig(
         task_type="CAUSAL_LM",
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
+        r=setup.train.lora_rank,
+        lora_alpha=setup.train.lora_alpha,
         target_modules="all-linear",
         trainable_token_indices=dict.fromkeys(names, code_ids) if code_ids else None,
     )
 
 
-def _two_rates(model: Any, config: TrainConfig) -> Any:
-    """AdamW with `row_rate` times the learning rate for the code tokens' rows."""
+def _two_rates(model: Any, rate: float) -> Any:
+    """AdamW with ROW_RATE times the learning rate for the code tokens' rows."""
     import torch
 
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     rows = [p for name, p in trained if "trainable_tokens" in name]
     rest = [p for name, p in trained if "trainable_tokens" not in name]
-    rate = config.learning_rate
     groups = [{"params": rest, "lr": rate}]
     if rows:
-        groups.append({"params": rows, "lr": rate * config.row_rate})
+        groups.append({"params": rows, "lr": rate * ROW_RATE})
     return torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
 
 

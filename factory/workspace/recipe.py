@@ -30,6 +30,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def vary(section: SectionT, **values: Any) -> SectionT:
+    """A section with other values, which are not checked: they need not make a recipe."""
+    return section.model_copy(update=values)
+
+
 class ToolsSection(Section):
     """Writing tool documents (algorithms §1.4: temperature 1.0)."""
 
@@ -41,25 +49,28 @@ class QuantizedSection(Section):
     """The autoencoder of quantized codes (algorithms §4.3 to §4.5, A22 to A26)."""
 
     latent: int = Field(64, gt=0)
-    """Width between encoder and decoder."""
+    """Width between encoder and decoder (d)."""
     hidden: tuple[int, ...] = (256, 128)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     beta: float = Field(0.25, ge=0)
-    """Weight of the commitment loss."""
+    """Weight of the commitment loss (A26; the published code has 2.25)."""
     graph: float = Field(0.1, ge=0)
-    """Graph term beside the reconstruction loss at the first step; 0 is off."""
+    """Size of the graph term beside the reconstruction loss at the first step (A22); 0 is off."""
     graph_on: Literal["encoder", "codebook"] = "encoder"
-    """What the graph term moves."""
+    """What the graph term moves: the encoder, straight through the quantiser, or, as in the
+    published code, the codebooks alone (A23)."""
     epsilon: float = Field(0.01, ge=0)
     """Sharpness of Sinkhorn balancing of the last level; 0 is off."""
     iterations: int = Field(50, gt=0)
     """Sinkhorn passes."""
     learning_rate: float = Field(1e-3, gt=0)
+    """Of AdamW."""
     epochs: int = Field(2000, gt=0)
-    """At most."""
+    """Passes over the tools, at most."""
     patience: int = Field(50, ge=0)
-    """Of them, those without a gain before training stops; 0 is all of them."""
+    """Of them, those without a gain before training stops (A26); 0 is all of them, as published."""
     batch_size: int = Field(1024, gt=0)
+    """Tools of a step."""
 
     @model_validator(mode="after")
     def _epsilon_can_be_computed(self) -> QuantizedSection:
@@ -74,35 +85,37 @@ class GistSection(Section):
     views: int = Field(0, ge=0, le=8)
     """Gist tokens of a document; 0 is none: its code is made from its mean state."""
     rank: int = Field(32, gt=0)
-    """Of the adapters."""
+    """Of the adapters; alpha and dropout are theirs too."""
     alpha: int = Field(128, gt=0)
-    """Of the adapters."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    """Of the adapters."""
     learning_rate: float = Field(1e-3, gt=0)
+    """Of Adam, constant."""
     weight_decay: float = Field(1e-4, ge=0)
     batch_size: int = Field(12, gt=0)
-    """Instances a step; a document has up to four."""
+    """Instances a step; a document has up to four, which stay together."""
     epochs: int = Field(10, gt=0)
     """At most; training stops after the first that does not lower the held-out loss (A17)."""
     held_out: float = Field(0.02, gt=0, lt=1)
-    """Share of the documents that the stopping is decided on."""
+    """Share of the documents that the stopping is decided on, at least one (A17)."""
     rescale: bool = True
     """Gist states are as long as the model's input rows where it reads them (A13)."""
+
+
+CoderName = Literal[
+    "residual", "quantized", "atomic", "numeric", "hierarchical", "semantic", "none"
+]
 
 
 class CodesSection(Section):
     """Codes: which coder, shape of the codebook, proposals and retrieval."""
 
-    coder: Literal[
-        "residual", "quantized", "atomic", "numeric", "hierarchical", "semantic", "none"
-    ] = "residual"
+    coder: CoderName = "residual"
     """SGTC, ToolWeaver, ToolGen, and what ToolGen compares itself with; `none` makes, adds and
     teaches no codes (ToolDev), and those that a parent has stay as they are."""
     size: int = Field(512, ge=2)
-    """Codes a level (K) of residual and quantized, capped at an eighth of the tools."""
+    """Codes a level (K) of residual and quantized, capped at an eighth of the tools (A14)."""
     levels: int = Field(0, ge=0, le=26)
-    """Their levels (L); 0 is the smallest with K**L >= 20 N."""
+    """Their levels (L); 0 is the smallest with K**L >= 20 N (A27)."""
     min_tools: int = Field(16, ge=2)
     """A codebook is fitted once so many tools are known."""
     dims: int = Field(32, gt=0)
@@ -137,6 +150,11 @@ class CodesSection(Section):
             raise ValueError("codes.post_guided body needs codes.gist.views and recode_every")
         return self
 
+    @property
+    def are_made(self) -> bool:
+        """Whether tools get codes."""
+        return self.coder != "none"
+
 
 class CallsSection(Section):
     """Sampling calls (algorithms A4)."""
@@ -164,15 +182,21 @@ class TrainSection(Section):
     """Training (algorithms §1.2, §8, A10, A11)."""
 
     method: Literal["full", "lora"] = "lora"
+    """All weights, or low-rank adapters on all linear layers plus the rows of the code tokens."""
     learning_rate: float = Field(1e-4, gt=0)
+    """Peak, reached after `warmup_ratio` of the steps, then cosine to 0."""
     epochs: float = Field(1.0, gt=0)
+    """Passes over the examples."""
     batch_size: int = Field(64, gt=0)
+    """Examples of one optimizer step."""
     micro_batch_size: int = Field(8, gt=0)
+    """Examples of one forward pass, of like length; a step's gradients add up over its passes."""
     max_length: int = Field(4096, gt=0)
+    """Longest example in tokens; longer ones are dropped and counted."""
     lora_rank: int = Field(16, gt=0)
     lora_alpha: int = Field(32, gt=0)
     warmup_ratio: float = Field(0.1, ge=0, le=1)
-    """Share of the steps with rising learning rate."""
+    """Share of the steps with rising learning rate (ToolDev §4)."""
     code_share: float = Field(0.3, ge=0, lt=1)
     """Share of the loss on codes (algorithms §8), as long as none weighs more than another example;
     0 is no weighting."""
@@ -315,7 +339,7 @@ def mend(
 ) -> Resolved:
     """`stored` with the values of some sections that flags give now, but for the `fixed` ones.
 
-    What has been sampled stays as it was sampled; what comes after may be changed.
+    What has been sampled stays as it was sampled; what comes after may be vary.
     """
     flags = {
         key: value

@@ -216,7 +216,7 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
     from factory.codes.reader import DocumentReader
     from factory.ledger.database import Ledger
     from factory.ledger.history import called_pairs, imported_tools
-    from factory.train.curriculum import code_config, train_config
+    from factory.train.curriculum import need_codes, train_setup
     from factory.workspace.folder import Workspace
     from factory.workspace.prompts import Prompts
     from factory.workspace.recipe import load_recipe
@@ -255,7 +255,7 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
     assert previewed is not None
 
     resolved = load_recipe(Workspace(workspace), "cpu", values)
-    train = train_config(resolved.recipe, 1, "auto", 1)
+    train = train_setup(resolved.recipe, 1, "auto", 1)
     reader = DocumentReader(
         model=AutoModelForCausalLM.from_pretrained(bare),
         tokenizer=AutoTokenizer.from_pretrained(bare),
@@ -265,7 +265,7 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
         fit_codebook(
             tools,
             reader.embed(tools),
-            code_config(resolved.recipe, 1),
+            need_codes(resolved.recipe),
             seed=train.seed,
             pairs=pairs,
         )
@@ -277,14 +277,13 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
 def test_the_autoencoder_and_the_reader_say_how_far_they_are(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from factory.codes.config import CodeConfig
     from factory.codes.growing import fit_codebook
-    from factory.codes.quantized import QuantizedConfig
     from factory.codes.vocabulary import embed_documents
+    from factory.workspace.recipe import CodesSection, QuantizedSection
 
     heard: list[tuple[int, str, int]] = []
-    quick = QuantizedConfig(hidden=(16,), latent=8, epochs=12)
-    config = CodeConfig(coder="quantized", quantized=quick)
+    quick = QuantizedSection(hidden=(16,), latent=8, epochs=12)
+    config = CodesSection(coder="quantized", quantized=quick)
     tools, points = make_tools(40), make_embeddings(40)
 
     def hear(done: int, detail: str, total: int) -> None:

@@ -18,7 +18,7 @@ from workspaces import ROOT
 
 from factory.codes.base import Seen, Taken
 from factory.codes.codebook import Codebook
-from factory.codes.config import CodeConfig
+from factory.codes.config import reads_documents
 from factory.codes.flat import HierarchicalCoder, NumericCoder, SemanticCoder, standard_name
 from factory.codes.graph import Graph, build_graph, canonical_pairs, signature
 from factory.codes.growing import add_tools, changed, fit_codebook, refresh
@@ -26,7 +26,6 @@ from factory.codes.install import install
 from factory.codes.levels import LevelCoder, match_names, mean_rows
 from factory.codes.quantized import (
     QuantizedCoder,
-    QuantizedConfig,
     _Trainer,
     _xavier,
     balance,
@@ -42,18 +41,18 @@ from factory.domain.records import Example, Message, Pair, Tool
 from factory.ledger.database import Ledger
 from factory.ledger.history import called_pairs, last_codebook_version
 from factory.round.training import code_rows
-from factory.train.curriculum import code_config
+from factory.train.curriculum import need_codes
 from factory.train.encoding import render
 from factory.train.job import TrainingResult
 from factory.workspace.folder import Workspace
-from factory.workspace.recipe import load_recipe
+from factory.workspace.recipe import CodesSection, QuantizedSection, load_recipe, vary
 
-QUICK = QuantizedConfig(hidden=(48,), latent=24, epochs=60)
+QUICK = QuantizedSection(hidden=(48,), latent=24, epochs=60)
 CODERS = ("residual", "quantized", "atomic", "numeric", "hierarchical", "semantic")
 
 
-def config_of(coder: str, **values: Any) -> CodeConfig:
-    return CodeConfig(coder=coder, quantized=QUICK, **values)  # type: ignore[arg-type]
+def config_of(coder: str, **values: Any) -> CodesSection:
+    return CodesSection(coder=coder, quantized=QUICK, **values)  # type: ignore[arg-type]
 
 
 def fit(coder: str, count: int = 60, **values: Any) -> Codebook:
@@ -225,7 +224,7 @@ def test_the_shipped_codes_load_as_they_are() -> None:
     assert codebook is not None and isinstance(codebook.coder, LevelCoder)
     text = codebook.code_text(codebook.tool_ids[0])
     assert codebook.tool_of(text) == codebook.tools[0].tool
-    assert why_recode(codebook, CodeConfig()) == ""
+    assert why_recode(codebook, CodesSection()) == ""
 
 
 def test_the_shipped_codes_are_written_as_they_are(tmp_path: Path) -> None:
@@ -248,7 +247,7 @@ def test_the_shipped_codes_are_written_as_they_are(tmp_path: Path) -> None:
 
 def test_documents_are_asked_for_where_they_are_read() -> None:
     for coder in CODERS:
-        if config_of(coder).reads_documents:
+        if reads_documents(config_of(coder)):
             with pytest.raises(ValueError, match="needs embeddings"):
                 fit_codebook(make_tools(20), None, config_of(coder))
         else:
@@ -428,7 +427,7 @@ def trained(planted: tuple[np.ndarray, Graph, np.ndarray]) -> dict[float, Quanti
     points, graph, _ = planted
     coders = {}
     for weight in (0.0, 0.2):
-        config = QuantizedConfig(hidden=(64,), latent=32, epochs=300, graph=weight)
+        config = QuantizedSection(hidden=(64,), latent=32, epochs=300, graph=weight)
         coders[weight] = QuantizedCoder(levels=3, size=16, config=config)
         coders[weight].fit(Seen(points, graph=graph))
     return coders
@@ -454,7 +453,7 @@ def test_the_autoencoder_learns_and_uses_its_codes(
 @pytest.mark.parametrize(("patience", "last"), [(20, 20), (0, 60)])
 def test_training_waits_for_a_gain_as_long_as_it_is_told(patience: int, last: int) -> None:
     """At ToolWeaver's rate a gain of 1 % takes longer than the default waits."""
-    config = replace(QUICK, learning_rate=1e-6, patience=patience)
+    config = vary(QUICK, learning_rate=1e-6, patience=patience)
     coder = QuantizedCoder(levels=2, size=7, config=config)
     coder.fit(Seen(make_embeddings(60)))
     assert coder.history[-1]["epoch"] == last
@@ -462,13 +461,13 @@ def test_training_waits_for_a_gain_as_long_as_it_is_told(patience: int, last: in
 
 def test_the_recipe_of_toolweaver_trains_to_the_end() -> None:
     recipe = load_recipe(Workspace(ROOT), "toolweaver", {}).recipe
-    config = code_config(recipe, 1).quantized
+    config = need_codes(recipe).quantized
     assert (config.epochs, config.patience, config.learning_rate) == (5000, 0, 1e-5)
 
 
 def test_the_encoder_follows_a_model_at_its_own_rate() -> None:
     """A fit at a rate that moves nothing can still follow."""
-    config = replace(QUICK, learning_rate=1e-9)
+    config = vary(QUICK, learning_rate=1e-9)
     coder = QuantizedCoder(levels=2, size=7, config=config)
     before, after = make_embeddings(60), make_embeddings(60, seed=1)
     coder.fit(Seen(before))
@@ -523,7 +522,7 @@ def test_the_graph_loss_is_twice_the_laplacian_form_and_reaches_the_encoder() ->
 
     def gradients(graph_on: str, weight: float) -> tuple[np.ndarray, np.ndarray]:
         """Of the first step's loss: the encoder's and the codebooks'."""
-        config = replace(QUICK, graph=weight, graph_on=graph_on)  # type: ignore[arg-type]
+        config = vary(QUICK, graph=weight, graph_on=graph_on)  # type: ignore[arg-type]
         trainer = make_trainer(points, config, graph=whole if weight else None)
         learnt = trainer._encoder[0][0], trainer._codebooks_PKd
         for tensor in learnt:
@@ -542,7 +541,7 @@ def test_the_graph_loss_is_twice_the_laplacian_form_and_reaches_the_encoder() ->
 
 def make_trainer(
     points: np.ndarray,
-    config: QuantizedConfig,
+    config: QuantizedSection,
     *,
     graph: Graph | None = None,
     codebooks: np.ndarray | None = None,
@@ -591,7 +590,7 @@ def test_only_the_last_level_is_balanced_while_training() -> None:
     residual = torch.from_numpy(points.astype(np.float32))
     nearest = ((points[:, None] - codebooks[0]) ** 2).sum(axis=2).argmin(axis=1)
     for epsilon in (QUICK.epsilon, 0.0):
-        trainer = make_trainer(points, replace(QUICK, epsilon=epsilon), codebooks=codebooks)
+        trainer = make_trainer(points, vary(QUICK, epsilon=epsilon), codebooks=codebooks)
         first, second, last = (trainer._choose(residual, level).numpy() for level in range(3))
         assert np.array_equal(first, nearest) and np.array_equal(second, nearest)
         crowd = np.bincount(last).max() / np.bincount(nearest).max()
@@ -660,9 +659,9 @@ def test_coding_anew_keeps_names_and_old_rounds_read_the_same(
     old_texts = {tool_id: old.code_text(tool_id) for tool_id in old.tool_ids}
     points = make_embeddings(200)
     new, more = make_tools(20, start=500), make_embeddings(20, seed=5)
-    config = config_of(coder, version=2)
+    config = config_of(coder)
     both = np.concatenate([points, more])
-    made = recode(old, new, both, config, reason="tested", seed=3)
+    made = recode(old, new, both, config, reason="tested", seed=3, version=2)
     assert made.codebook.version == 2 and len(made.codebook) == 220
     assert len({entry.code for entry in made.codebook.tools}) == 220
     assert made.kept_names >= 0.7
@@ -704,7 +703,7 @@ def test_coding_anew_keeps_names_and_old_rounds_read_the_same(
 @pytest.mark.parametrize(("levels", "more"), [(2, 3), (3, 2)])
 def test_codes_can_be_made_anew_longer_or_shorter(coder: str, levels: int, more: int) -> None:
     old = fit(coder, levels=levels)
-    config = config_of(coder, levels=more, version=2)
+    config = config_of(coder, levels=more)
     made = recode(old, [], make_embeddings(60), config, seed=3).codebook
     assert {len(entry.code) for entry in made.tools} == {more}
     assert len({entry.code for entry in made.tools}) == 60
@@ -714,7 +713,7 @@ def test_codes_can_be_made_anew_longer_or_shorter(coder: str, levels: int, more:
 def test_the_ledger_says_what_became_of_each_token(coder: str, tmp_path: Path) -> None:
     """A41: beside its tools, how many still have it and where most of them went."""
     old = fit(coder, 200)
-    made = recode(old, [], make_embeddings(200, seed=9), config_of(coder, version=2), seed=3)
+    made = recode(old, [], make_embeddings(200, seed=9), config_of(coder), seed=3, version=2)
     moves: Counter[tuple[str, str]] = Counter()
     for tool_id in old.tool_ids:
         both = (re.findall("<.*?>", book.code_text(tool_id)) for book in (old, made.codebook))
@@ -791,7 +790,7 @@ def test_kept_tokens_keep_their_rows(folder: Path) -> None:
     points = points + np.random.default_rng(0).normal(size=points.shape).astype(np.float32)
     old = fit_codebook(tools, points, config_of("residual"), seed=1)
     install(old, model, tokenizer, points)
-    made = recode(old, [], points, config_of("residual", version=2), seed=9)
+    made = recode(old, [], points, config_of("residual"), seed=9)
     fresh = made.fresh
     assert fresh is not None and made.codebook.tool_ids == old.tool_ids
     before = model.get_input_embeddings().weight.detach().clone()
@@ -809,7 +808,7 @@ def test_when_codes_are_made_anew() -> None:
     never, third = config_of("residual"), config_of("residual", recode_every=3)
     assert why_recode(codebook, never, 1000) == ""
     assert "recipe has quantized" in why_recode(codebook, config_of("quantized"))
-    assert "recipe has residual" in why_recode(codebook, replace(never, embedder="models/x"))
+    assert "recipe has residual" in why_recode(codebook, vary(never, embedder="models/x"))
     # What the fit itself moved is no reason to fit again.
     report = replace(codebook.report, moved=50)
 

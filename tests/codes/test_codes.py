@@ -19,7 +19,6 @@ from factory.codes.arrays import Ints, as_NVD
 from factory.codes.assign import resolve
 from factory.codes.base import Assignment, Seen, Taken
 from factory.codes.codebook import Codebook
-from factory.codes.config import CodeConfig
 from factory.codes.growing import add_tools, fit_codebook, order_of, refresh
 from factory.codes.install import install
 from factory.codes.levels import LevelCoder, choose_shape
@@ -31,6 +30,7 @@ from factory.codes.vocabulary import add_code_tokens, embed_documents, initialis
 from factory.domain.canon import tool_id
 from factory.domain.failures import InputError, ModelError
 from factory.domain.records import Tool
+from factory.workspace.recipe import CodesSection
 
 VERBS = ("get", "book", "cancel", "list", "find", "send")
 NOUNS = ("weather", "table", "flight", "invoice", "song", "recipe", "room", "parcel")
@@ -268,7 +268,7 @@ def test_the_nearest_free_sibling_is_taken() -> None:
 def test_more_tools_than_codes_is_an_input_error() -> None:
     tools = make_tools(40)
     with pytest.raises(InputError, match="40 tools do not fit into 20 codes") as error:
-        fit_codebook(tools, make_embeddings(40), CodeConfig(levels=1))
+        fit_codebook(tools, make_embeddings(40), CodesSection(levels=1))
     assert "levels" in error.value.remedy
 
 

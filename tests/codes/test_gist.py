@@ -14,7 +14,6 @@ from conftest_models import tiny_model
 from factory.codes.gist import (
     TASKS,
     Gist,
-    GistConfig,
     Readable,
     attached,
     embed_gists,
@@ -26,6 +25,7 @@ from factory.codes.gist import (
 from factory.domain.failures import ContentError, ModelError
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import GistSection, vary
 
 torch = pytest.importorskip("torch")
 
@@ -66,7 +66,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-CONFIG = GistConfig(rank=8, alpha=32, dropout=0.0, learning_rate=5e-3, epochs=3, seed=3)
+CONFIG = GistSection(views=2, rank=8, alpha=32, dropout=0.0, learning_rate=5e-3, epochs=3)
 
 
 def test_fields_are_the_documents_own() -> None:
@@ -113,7 +113,7 @@ def test_two_passes_are_the_cascaded_mask(loaded: tuple[Any, Any], scale: float)
     """One pass over [content; gist; placeholder; task] under the mask of §2.2 gives the same."""
     model, tokenizer = loaded
     document = encode_document(documents()[7], tokenizer)
-    with torch.random.fork_rng(), attached(model, CONFIG, None) as gist, torch.no_grad():
+    with torch.random.fork_rng(), attached(model, CONFIG, 3, None) as gist, torch.no_grad():
         gist = replace(gist, scale=scale)
         gist.model.eval()
         states_1VD = gist.compress([document.content])
@@ -146,7 +146,7 @@ def test_the_document_is_seen_through_the_gists_alone(loaded: tuple[Any, Any]) -
     model, tokenizer = loaded
     one, other = (encode_document(document, tokenizer) for document in documents()[:2])
     ((task, answer),) = list(one.answers.items())[:1]
-    with torch.random.fork_rng(), attached(model, CONFIG, None) as gist, torch.no_grad():
+    with torch.random.fork_rng(), attached(model, CONFIG, 3, None) as gist, torch.no_grad():
         gist.model.eval()
         mine, others = gist.compress([one.content]), gist.compress([other.content])
         told = gist.log_probs(mine, [task], [answer])[0]
@@ -162,16 +162,16 @@ def test_states_are_read_at_the_length_of_input_rows(
     model, tokenizer = loaded
     readable = documents()[:8]
     norm = float(model.get_input_embeddings().weight.detach().norm(dim=1).mean())
-    config = replace(CONFIG, epochs=1)
+    config = vary(CONFIG, epochs=1)
     ids = [encode_document(one, tokenizer).content for one in readable]
-    with torch.random.fork_rng(), attached(model, config, None) as compressor:
+    with torch.random.fork_rng(), attached(model, config, 3, None) as compressor:
         scaled = np.linalg.norm(compressor.embed(ids) * compressor.find_scale(ids), axis=2)
     assert scaled.mean() == pytest.approx(norm, rel=1e-5)
 
     gist = fit_gist(model, tokenizer, readable, config)
     assert 0 < gist.scale < 0.5
     assert fit_gist(model, tokenizer, readable, config, start=gist).scale == gist.scale
-    plain = fit_gist(model, tokenizer, readable, replace(config, rescale=False), start=gist)
+    plain = fit_gist(model, tokenizer, readable, vary(config, rescale=False), start=gist)
     assert plain.scale == 1.0
     again = fit_gist(model, tokenizer, readable, config, start=plain)
     assert again.scale == pytest.approx(gist.scale, rel=0.1)
@@ -202,7 +202,7 @@ def test_models_that_lengthen_rows_read_states_as_long_as_words(
             )
         )
         ids = [encode_document(one, tokenizer).content for one in documents()[:8]]
-        with attached(model, CONFIG, None) as compressor:
+        with attached(model, CONFIG, 3, None) as compressor:
             words = compressor.look_up(torch.arange(len(tokenizer))).detach().norm(dim=1)
             scaled = np.linalg.norm(compressor.embed(ids) * compressor.find_scale(ids), axis=2)
             new = torch.cat([compressor.gist_VD, compressor.indicator_MD]).detach().norm(dim=1)
@@ -218,7 +218,7 @@ def test_no_more_answers_are_scored_at_once_than_a_step_has(loaded: tuple[Any, A
     sizes = []
     head = model.get_output_embeddings()
     watch = head.register_forward_hook(lambda _, __, logits: sizes.append(len(logits)))
-    config = replace(CONFIG, batch_size=5, held_out=0.8, epochs=1)
+    config = vary(CONFIG, batch_size=5, held_out=0.8, epochs=1)
     fit_gist(model, tokenizer, documents()[:20], config)
     watch.remove()
     assert max(sizes) <= 5 + 3 and sum(sizes) == (16 + 4 + 16) * 4
@@ -231,7 +231,7 @@ def test_compression_saved_before_there_was_a_scale_stays_as_it_was(
     from safetensors.torch import save_file
 
     model, tokenizer = loaded
-    config = replace(CONFIG, epochs=1, rescale=False)
+    config = vary(CONFIG, epochs=1, rescale=False)
     gist = fit_gist(model, tokenizer, documents()[:4], config)
     path = tmp_path / "gist.safetensors"
     gist.save(path)
@@ -246,7 +246,7 @@ def test_compression_saved_before_there_was_a_scale_stays_as_it_was(
 
 def test_padding_changes_no_state(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
-    gist = fit_gist(model, tokenizer, documents()[:4], GistConfig(rank=2, epochs=1))
+    gist = fit_gist(model, tokenizer, documents()[:4], GistSection(views=2, rank=2, epochs=1))
     texts = ["short", "a text that is a good deal longer than the other one"]
     together_NVD = embed_gists(model, tokenizer, gist, texts)
     for row, text in enumerate(texts):
@@ -262,14 +262,14 @@ def test_training_rebuilds_documents_and_leaves_the_model_alone(
     model, tokenizer = loaded
     before = {name: value.clone() for name, value in model.state_dict().items()}
     heard = []
-    config = GistConfig(
-        dropout=0.0, learning_rate=2e-3, weight_decay=0.0, epochs=30, held_out=0.1, seed=5
+    config = GistSection(
+        views=2, dropout=0.0, learning_rate=2e-3, weight_decay=0.0, epochs=30, held_out=0.1
     )
-    gist = fit_gist(model, tokenizer, documents(), config, report=heard.append)
+    gist = fit_gist(model, tokenizer, documents(), config, seed=5, report=heard.append)
     assert [epoch.number for epoch in heard] == list(range(len(gist.epochs)))
     assert min(epoch.held_out for epoch in gist.epochs) <= 0.3 * gist.epochs[0].held_out
     encoded = [encode_document(document, tokenizer) for document in documents()]
-    with torch.random.fork_rng(), attached(model, config, gist) as compressor:
+    with torch.random.fork_rng(), attached(model, config, gist.seed, gist) as compressor:
         assert compressor.measure(encoded, shuffle=True) >= 2 * compressor.measure(encoded)
     after = model.state_dict()
     assert before.keys() == after.keys()
@@ -288,8 +288,8 @@ def test_training_rebuilds_documents_and_leaves_the_model_alone(
 
 def test_the_same_seed_gives_the_same_compression(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
-    config = GistConfig(rank=2, epochs=1, seed=5)
-    one, two = (fit_gist(model, tokenizer, documents()[:6], config) for _ in range(2))
+    config = GistSection(views=2, rank=2, epochs=1)
+    one, two = (fit_gist(model, tokenizer, documents()[:6], config, seed=5) for _ in range(2))
     assert torch.equal(one.gist_VD, two.gist_VD)
     assert all(torch.equal(one.adapter[name], two.adapter[name]) for name in one.adapter)
 
@@ -308,7 +308,7 @@ def test_training_goes_on_with_adapters_of_another_shape(
 ) -> None:
     model, tokenizer = loaded
     first = fit_gist(model, tokenizer, documents()[:10], CONFIG)
-    config = replace(CONFIG, rank=rank, alpha=alpha, epochs=1)
+    config = vary(CONFIG, rank=rank, alpha=alpha, epochs=1)
     again = fit_gist(model, tokenizer, documents()[:10], config, start=first)
     best = min(epoch.held_out for epoch in first.epochs)
     # Fewer ranks hold less, but what they hold is far from a new start.
@@ -336,7 +336,7 @@ def test_fewer_ranks_keep_the_largest_singular_values(
     generator = torch.Generator().manual_seed(0)
     a_RI = torch.randn(rank, width_in, generator=generator)
     b_OR = torch.randn(width_out, rank, generator=generator)
-    old, new = GistConfig(rank=rank, alpha=12), GistConfig(rank=fewer, alpha=8)
+    old, new = GistSection(views=2, rank=rank, alpha=12), GistSection(views=2, rank=fewer, alpha=8)
     fresh_a, fresh_b = torch.ones(fewer, width_in), torch.zeros(width_out, fewer)
     fresh = {"q.lora_A.weight": fresh_a, "q.lora_B.weight": fresh_b}
     given = {"q.lora_A.weight": a_RI, "q.lora_B.weight": b_OR}

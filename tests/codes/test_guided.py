@@ -13,11 +13,9 @@ from conftest_models import tiny_model
 
 from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook, Fresh
-from factory.codes.config import CodeConfig
 from factory.codes.gist import (
     Epoch,
     Gist,
-    GistConfig,
     attached,
     content_ids,
     embed_gists,
@@ -33,12 +31,12 @@ from factory.domain.canon import tool_id
 from factory.domain.failures import RecipeError
 from factory.domain.records import IGNORED, Tool
 from factory.workspace.folder import Workspace, shipped_root
-from factory.workspace.recipe import load_recipe
+from factory.workspace.recipe import CodesSection, GistSection, load_recipe, vary
 
 torch = pytest.importorskip("torch")
 
-GIST = GistConfig(rank=4, alpha=8, dropout=0.0, learning_rate=3e-3, epochs=2, seed=1)
-CODES = CodeConfig(size=4, levels=2, min_tools=2, gist=GIST, recode_every=1, post_guided="body")
+GIST = GistSection(views=2, rank=4, alpha=8, dropout=0.0, learning_rate=3e-3, epochs=2)
+CODES = CodesSection(size=4, levels=2, min_tools=2, gist=GIST, recode_every=1, post_guided="body")
 VERBS = ("book", "find", "cancel", "rate", "list", "open", "close", "move")
 PLACES = ("hotel", "flight", "museum", "garden")
 
@@ -105,7 +103,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tiny_model(tmp_path_factory.mktemp("guided") / "model", tied=False)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    gist = fit_gist(model, tokenizer, READABLE, replace(GIST, epochs=1))
+    gist = fit_gist(model, tokenizer, READABLE, vary(GIST, epochs=1), seed=1)
     texts = [document.content for document in READABLE]
     embeddings_NVD = embed_gists(model, tokenizer, gist, texts)
     codebook = fit_codebook(TOOLS, embeddings_NVD, CODES)
@@ -136,7 +134,7 @@ def test_the_loss_is_the_frozen_models_own(world: World) -> None:
     """Until the states move, code tokens have their rows; adapters are off: plain cross-entropy."""
     coding = world.coding(world.codebook, world.embeddings_NVD)
     chats = [chat for chat in coding.chats[:6] if chat is not None]
-    with torch.random.fork_rng(), attached(world.model, GIST, world.gist) as compressor:
+    with torch.random.fork_rng(), attached(world.model, GIST, 1, world.gist) as compressor:
         guide = _Guide(compressor, [encode_document(one, world.tokenizer) for one in READABLE])
         loss, count = guide.chat_loss(chats, coding)
     expected, number = 0.0, 0
@@ -155,7 +153,7 @@ def test_a_code_tokens_gradient_is_its_tools_state(world: World) -> None:
     coding = world.coding(world.codebook, world.embeddings_NVD)
     chat = coding.chats[4]
     assert chat is not None
-    with torch.random.fork_rng(), attached(world.model, GIST, world.gist) as compressor:
+    with torch.random.fork_rng(), attached(world.model, GIST, 1, world.gist) as compressor:
         compressor.model.eval()
         guide = _Guide(compressor, [encode_document(one, world.tokenizer) for one in READABLE])
         states: list[Any] = []
@@ -198,8 +196,9 @@ def test_only_the_gist_tokens_move_and_every_epoch_makes_new_codes(world: World)
         world.tokenizer,
         READABLE,
         world.gist,
-        replace(GIST, epochs=3, learning_rate=1e-3, held_out=0.5, seed=2),
+        vary(GIST, epochs=3, learning_rate=1e-3, held_out=0.5),
         world.recode(heard),
+        seed=2,
         report=epochs.append,
     )
     assert [epoch.number for epoch in epochs] == [0, 1, 2, 3] and guided.epochs == tuple(epochs)
@@ -215,13 +214,13 @@ def test_only_the_gist_tokens_move_and_every_epoch_makes_new_codes(world: World)
         then = weights[name][others] if same is not value else weights[name]
         assert torch.equal(same, then), name
     ids = [content_ids(document.content, world.tokenizer) for document in READABLE]
-    with torch.random.fork_rng(), attached(world.model, GIST, guided) as compressor:
+    with torch.random.fork_rng(), attached(world.model, GIST, 1, guided) as compressor:
         assert not np.allclose(compressor.embed(ids), states[-1], atol=1e-4)
 
 
 def test_an_epoch_that_does_not_help_is_taken_back(world: World) -> None:
     heard: list[Floats | None] = []
-    config = replace(GIST, epochs=3, learning_rate=1.0, weight_decay=0.0, held_out=0.5)
+    config = vary(GIST, epochs=3, learning_rate=1.0, weight_decay=0.0, held_out=0.5)
     guided = guide_gist(
         world.model, world.tokenizer, READABLE, world.gist, config, world.recode(heard)
     )
@@ -234,7 +233,7 @@ def test_both_losses_pull(world: World) -> None:
     """Each moves the gist tokens by itself, and the sum falls in the codes in force."""
     coding = world.coding(world.codebook, world.embeddings_NVD)
     chats = [chat for chat in coding.chats if chat is not None]
-    with torch.random.fork_rng(), attached(world.model, GIST, world.gist) as compressor:
+    with torch.random.fork_rng(), attached(world.model, GIST, 1, world.gist) as compressor:
         compressor.model.eval()
         guide = _Guide(compressor, [encode_document(one, world.tokenizer) for one in READABLE])
         slopes = [
@@ -255,7 +254,7 @@ def test_a_chat_without_codes_is_left_out(world: World) -> None:
     some: list[CodedChat | None] = [
         None if row % 2 else chat for row, chat in enumerate(coding.chats)
     ]
-    with torch.random.fork_rng(), attached(world.model, GIST, world.gist) as compressor:
+    with torch.random.fork_rng(), attached(world.model, GIST, 1, world.gist) as compressor:
         guide = _Guide(compressor, [encode_document(one, world.tokenizer) for one in READABLE])
         half = replace(coding, chats=some)
         seen = [chat for _, part in guide.shuffle([0, 1], range(32), half, 8) for chat in part]

@@ -14,13 +14,13 @@ from conftest_models import code_names, tiny_model, tiny_multimodal
 from test_codes import make_tools
 from workspaces import make_workspace, run_factory
 
-from factory.codes.config import CodeConfig
 from factory.codes.growing import fit_codebook
 from factory.codes.install import install
 from factory.codes.saving import save_codebook
 from factory.codes.trie import Trie
 from factory.domain.failures import ModelError
 from factory.engines.beam import BeamSearch, Ranking
+from factory.workspace.recipe import CodesSection
 
 LEVELS, SIZE, NUM_TOOLS = 3, 12, 500
 
@@ -303,7 +303,7 @@ def test_the_command_refuses_a_decoder_with_a_state(
 
     model = make_decoder(toy, "lfm2", layer_types=["conv", "full_attention"])
     tokenizer = AutoTokenizer.from_pretrained(tiny_model(tmp_path / "plain"))
-    codebook = fit_codebook(make_tools(20), None, CodeConfig(coder="atomic"))
+    codebook = fit_codebook(make_tools(20), None, CodesSection(coder="atomic"))
     install(codebook, model, tokenizer)
     checkpoint = tmp_path / "checkpoint"
     for part in (model, tokenizer):

@@ -13,14 +13,14 @@ import pytest
 from conftest_models import tiny_model
 from workspaces import ROOT
 
-from factory.codes.config import CodeConfig
 from factory.codes.growing import changed, fit_codebook
 from factory.codes.saving import save_codebook
-from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT
+from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, digest
 from factory.lab.trials.compare import (
     Plan,
     Trial,
     _describe,
+    _make_job,
     digest_trials,
     divide,
     make_examples,
@@ -29,9 +29,11 @@ from factory.lab.trials.compare import (
 from factory.lab.trials.compare import compare as run_compare
 from factory.score.toolbench.data import ToolBench, ToolQuery, read_document
 from factory.score.toolbench.ranking import BM25, METRICS
-from factory.train.job import TrainConfig
+from factory.train.curriculum import train_setup
+from factory.train.job import TrainingSetup
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import CodesSection, TrainSection, load_recipe, vary
 
 PLACES = ("hotel", "flight", "museum", "garden", "library", "theatre", "station", "market")
 VERBS = ("book", "find", "cancel")
@@ -90,15 +92,16 @@ def test_every_document_and_each_tool_of_learnt_requests_is_an_example() -> None
 
 
 def test_the_variants_differ_in_what_their_names_say() -> None:
-    variants = standard_variants(CodeConfig(size=8))
+    variants = standard_variants(CodesSection(size=8))
     assert {"atomic", "numeric", "hierarchical", "semantic", "residual", "quantized"} <= set(
         variants
     )
-    assert variants["residual, gist"].codes.gist is not None
+    assert variants["residual, gist"].codes.gist.views == 2
+    assert variants["residual"].codes.gist.views == 0
     assert not variants["residual, random rows"].codes.reframe
     assert variants["residual, post-guided"].trainings == 2
     body = variants["residual, post-guided body"]
-    assert (body.trainings, body.codes.post_guided) == (2, "body") and body.codes.gist is not None
+    assert (body.trainings, body.codes.post_guided) == (2, "body") and body.codes.gist.views == 2
     assert {v.codes.post_guided for v in variants.values() if v is not body} == {"appendix"}
     assert variants["quantized, no graph"].codes.quantized.graph == 0
     assert variants["quantized"].codes.quantized.graph > 0
@@ -109,7 +112,7 @@ def test_one_code_has_no_pair_that_starts_alike(tmp_path: Path) -> None:
 
     tools = divide(make_bench(), 1 / 3).tools
     shares = []
-    both = fit_codebook(tools[:2], None, CodeConfig(coder="atomic"))
+    both = fit_codebook(tools[:2], None, CodesSection(coder="atomic"))
     for number in (1, 2):
         book = changed(both, tools=both.tools[:number], finish=None)
         folder = tmp_path / str(number)
@@ -121,7 +124,7 @@ def test_one_code_has_no_pair_that_starts_alike(tmp_path: Path) -> None:
 
 def make_plan(folder: Path, **values: Any) -> Plan:
     """Two variants with one seed, on a tiny model."""
-    variants = standard_variants(CodeConfig(size=8, min_tools=2))
+    variants = standard_variants(CodesSection(size=8, min_tools=2))
     plan = Plan(
         model=tiny_model(folder / "model"),
         bench=make_bench(),
@@ -130,8 +133,10 @@ def make_plan(folder: Path, **values: Any) -> Plan:
         workspace=ROOT,
         variants=(variants["residual"], variants["numeric"]),
         seeds=(0,),
-        train=TrainConfig(
-            method="full", epochs=2, batch_size=8, micro_batch_size=8, max_length=256
+        setup=TrainingSetup(
+            train=TrainSection(
+                method="full", epochs=2, batch_size=8, micro_batch_size=8, max_length=256
+            )
         ),
     )
     return replace(plan, **values)
@@ -190,8 +195,8 @@ def test_a_trial_is_known_by_everything_that_decides_it(tmp_path: Path) -> None:
         replace(plan, described=True),
         replace(plan, held_out=0.5),
         replace(plan, seeds=(1,)),
-        replace(plan, train=replace(plan.train, epochs=3)),
-        replace(plan, variants=(replace(residual, codes=replace(residual.codes, size=4)),)),
+        replace(plan, setup=replace(plan.setup, train=vary(plan.setup.train, epochs=3))),
+        replace(plan, variants=(replace(residual, codes=vary(residual.codes, size=4)),)),
         replace(plan, variants=(replace(residual, trainings=2),)),
         *(
             replace(plan, workspace=edited_workspace(tmp_path / str(number), name))
@@ -201,9 +206,52 @@ def test_a_trial_is_known_by_everything_that_decides_it(tmp_path: Path) -> None:
     found = [first, *map(digests, others)]
     assert len({mark for marks in found for mark in marks}) == sum(map(len, found))
     # The recipe's own seed and codes are no part of a trial: it has its own.
+    numeric = CodesSection(coder="numeric")
     assert first == digests(
-        replace(plan, train=replace(plan.train, seed=7, codes=CodeConfig(coder="numeric")))
+        replace(plan, setup=replace(plan.setup, seed=7, codes=numeric, version=2))
     )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "trials", "jobs"),
+    [
+        ("cpu", "0d2a5f57a7d9", "2d1dcbe3a505"),
+        ("base", "e388a29c9935", "e79bf75f8aeb"),
+        ("sgtc", "27a76da6b3c8", "88e1bc0b879e"),
+        ("toolgen", "c6abb9447e67", "6c897604716b"),
+        ("toolweaver", "15c644cb7a6d", "143354020188"),
+    ],
+)
+def test_finished_trials_are_known_by_what_they_were_stored_with(
+    recipe: str, trials: str, jobs: str, tmp_path: Path
+) -> None:
+    """All variants of two seeds, and the trainings that they are made of."""
+    for name in ("encode", "compress", "retrieve"):
+        path = tmp_path / "prompts" / "codes" / f"{name}.j2"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}: {{{{ tool.name if tool is defined else query }}}}")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    resolved = load_recipe(Workspace(ROOT), recipe, {}).recipe
+    variants = standard_variants(resolved.codes)
+    plan = Plan(
+        model=tmp_path / "model",
+        bench=make_bench(),
+        text="a text",
+        out=tmp_path / "trials",
+        workspace=tmp_path,
+        variants=tuple(variants.values()),
+        seeds=(0, 1),
+        setup=train_setup(resolved, 0, "float32", version=1),
+    )
+    labelled = divide(plan.bench, plan.held_out)
+    assert digest(canonical_json(digests(plan))) == trials
+    made = [
+        _make_job(plan, variant, 1, number, plan.model, tmp_path / "trial", labelled).digest()
+        for variant in plan.variants
+        for number in range(variant.trainings)
+    ]
+    assert digest(canonical_json(made)) == jobs
 
 
 def test_only_trials_of_the_plan_are_returned_and_none_is_lost(tmp_path: Path) -> None:
@@ -233,7 +281,7 @@ def test_only_trials_of_the_plan_are_returned_and_none_is_lost(tmp_path: Path) -
 @pytest.mark.slow
 def test_a_trial_is_trained_scored_and_kept(tmp_path: Path) -> None:
     said: list[str] = []
-    variants = standard_variants(CodeConfig(size=8, min_tools=2))
+    variants = standard_variants(CodesSection(size=8, min_tools=2))
     chosen = replace(variants["residual, post-guided"], name="twice")
     plan = make_plan(tmp_path, variants=(chosen,))
     (trial,), (words,) = asyncio.run(run_compare(plan, [BM25()], said.append))

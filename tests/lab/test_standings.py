@@ -17,7 +17,7 @@ from factory.lab.trials.standings import RANKING, Spread, load_ranking, make_tab
 from factory.score.published import load_published
 from factory.score.toolbench.data import load_toolbench
 from factory.score.toolbench.ranking import BM25, evaluate
-from factory.train.curriculum import code_config, train_config
+from factory.train.curriculum import need_codes, train_setup
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
 
@@ -109,9 +109,9 @@ def test_the_command_shows_known_trials_without_training(tmp_path: Path) -> None
         text="",
         out=tmp_path / "out",
         workspace=workspace.root,
-        variants=(standard_variants(code_config(recipe, version=1))["numeric"],),
+        variants=(standard_variants(need_codes(recipe))["numeric"],),
         seeds=(0, 1),
-        train=train_config(recipe, 0, "auto", 1),
+        setup=train_setup(recipe, 0, "auto", 1),
     )
     marks = digest_trials(plan, divide(plan.bench, plan.held_out)).values()
     trials = [make_trial("numeric", n, 40 + 4 * n, digest=mark) for n, mark in enumerate(marks)]

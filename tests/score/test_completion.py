@@ -17,7 +17,6 @@ from conftest_models import code_names, tiny_model
 from workspaces import ROOT, make_workspace
 
 from factory.codes import trie as tries
-from factory.codes.config import CodeConfig, CoderName
 from factory.codes.growing import fit_codebook
 from factory.codes.saving import SavedCodebook, save_codebook
 from factory.domain.failures import ContentError
@@ -49,6 +48,7 @@ from factory.score.toolbench.virtual import VirtualApi
 from factory.tools.schema import read_tool
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import CoderName, CodesSection
 
 TEMPLATES = Prompts(Workspace(ROOT), "eval/toolbench")
 EXAMPLES = sorted((ROOT / "eval" / "toolbench").glob("*.example.json"))
@@ -223,7 +223,7 @@ def test_finish_has_a_code_of_its_own_in_every_layout(coder: CoderName, tmp_path
     from transformers import AutoTokenizer
 
     tools = [to_tool(several[0]) for several in DOCUMENTS.values()]
-    made = fit_codebook(tools, None, CodeConfig(coder=coder))
+    made = fit_codebook(tools, None, CodesSection(coder=coder))
     names = [token for level in made.tokens for token in level]
     tiny_model(tmp_path / "model", extra_tokens=names)
     made = save_codebook(

@@ -21,7 +21,7 @@ from factory.train.curriculum import (
     documents_to_learn,
     own_examples,
     taught_by,
-    train_config,
+    train_setup,
     unlearnt_tools,
 )
 from factory.train.examples import code_example, placeholder, tools_of
@@ -129,7 +129,7 @@ def test_tooldev_teaches_no_codes_and_all_tools_of_a_request(prompts: Prompts) -
     called = make_own(read_recipe("base"), prompts, [])[0].messages[-1].content
     assert [tool.name in called for tool in TOOLS[:5]] == [True, True, False, False, True]
     assert make_own(read_recipe("base"), prompts, [])[1] == invoke
-    assert train_config(recipe, 1, "auto", 1).codes is None
+    assert not train_setup(recipe, 1, "auto", 1).codes.are_made
     replayed = [*make_own(read_recipe("base"), prompts, TOOLS), gen]
     assert taught_by(recipe, replayed) == [replayed[0], invoke, gen]
     assert taught_by(read_recipe("base"), replayed) == replayed

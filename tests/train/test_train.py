@@ -19,10 +19,8 @@ import pytest
 from conftest_models import tiny_model, tiny_multimodal
 from workspaces import make_workspace
 
-from factory.codes.config import CodeConfig, CoderName
-from factory.codes.gist import GIST_PATH, Gist, GistConfig, embed_gists
+from factory.codes.gist import GIST_PATH, Gist, embed_gists
 from factory.codes.growing import fit_codebook
-from factory.codes.quantized import QuantizedConfig
 from factory.codes.reader import DocumentReader
 from factory.codes.saving import load_codebook
 from factory.domain.canon import tool_id
@@ -48,27 +46,49 @@ from factory.engines.retrieve import Retrieved, Retriever
 from factory.engines.turn import read_turn
 from factory.train.child import _is_out_of_memory
 from factory.train.coding import _encode_chats
+from factory.train.curriculum import train_setup
 from factory.train.encoding import encode, render
 from factory.train.examples import code_example, examples_from_sample, write_examples
-from factory.train.job import TrainConfig, TrainingJob, TrainingResult, write_pairs, write_tools
+from factory.train.job import TrainingJob, TrainingResult, TrainingSetup, write_pairs, write_tools
 from factory.train.learner import load_learner
 from factory.train.run import run_training
 from factory.train.trainer import StepsByLength, _score_fused, _score_targets
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import (
+    CoderName,
+    CodesSection,
+    GistSection,
+    QuantizedSection,
+    TrainSection,
+    load_recipe,
+    vary,
+)
 from factory.workspace.settings import EngineSection
 
-CONFIG = TrainConfig(
-    method="full",
-    learning_rate=6e-3,
-    epochs=2,
-    batch_size=10,
-    micro_batch_size=5,
-    max_length=640,
+SETUP = TrainingSetup(
+    train=TrainSection(
+        method="full",
+        learning_rate=6e-3,
+        epochs=2,
+        batch_size=10,
+        micro_batch_size=5,
+        max_length=640,
+    ),
+    codes=CodesSection(size=8, min_tools=16),
     dtype="float32",
-    codes=CodeConfig(size=8, min_tools=16),
 )
+
+
+def but(
+    setup: TrainingSetup, codes: CodesSection | None = None, version: int = 1, **train: Any
+) -> TrainingSetup:
+    """The setup with other codes, which get this version, and other values of [train]."""
+    codes = codes or setup.codes
+    return replace(setup, codes=codes, version=version, train=vary(setup.train, **train))
+
+
 VERBS = ("find", "book", "rent", "sell", "move", "read")
 NOUNS = ("hotel", "table", "car", "map")
 
@@ -147,7 +167,7 @@ def make_job(
     checkpoint: Path,
     examples: list[Example],
     tools: list[Tool],
-    config: TrainConfig = CONFIG,
+    setup: TrainingSetup = SETUP,
 ) -> TrainingJob:
     folder.mkdir(parents=True, exist_ok=True)
     write_examples(folder / "examples.jsonl", examples)
@@ -158,7 +178,7 @@ def make_job(
         examples=folder / "examples.jsonl",
         new_tools=folder / "tools.jsonl",
         workspace=shipped_root(),
-        config=config,
+        setup=setup,
     )
 
 
@@ -184,7 +204,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, base: Path, prompts: Prompts
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory, first: Run, prompts: Prompts) -> Run:
     """LoRA on the first run's checkpoint, with five new tools; one holds a lone surrogate."""
-    config = replace(CONFIG, method="lora", batch_size=8, micro_batch_size=8)
+    config = but(SETUP, method="lora", batch_size=8, micro_batch_size=8)
     examples = make_examples(MORE_TOOLS, prompts)
     folder = tmp_path_factory.mktemp("second")
     return train_once(make_job(folder, first.job.out, examples, [*TOOLS, *MORE_TOOLS], config))
@@ -265,7 +285,8 @@ def test_a_multimodal_model_learns_from_texts(
 
     model = tiny_multimodal(tmp_path / "model")
     (model / "preprocessor_config.json").write_text("{}")
-    config = replace(CONFIG, method=method, codes=replace(CONFIG.codes, gist=GistConfig(epochs=1)))
+    gist = GistSection(views=2, epochs=1)
+    config = but(SETUP, vary(SETUP.codes, gist=gist), method=method)
     examples = make_examples(TOOLS, prompts)
     run = train_once(make_job(tmp_path, model, examples, TOOLS, config))
     assert run.progress[-1].loss < run.progress[0].loss and len(run.result.codes) == len(TOOLS)
@@ -318,7 +339,7 @@ def test_code_tokens_get_their_share_of_the_loss(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     examples = [e for e in make_examples(TOOLS[:3], prompts) if e.kind != "gen"]
-    config = replace(CONFIG, epochs=1, batch_size=9, micro_batch_size=3)
+    config = but(SETUP, epochs=1, batch_size=9, micro_batch_size=3)
     run = train_once(make_job(tmp_path, first.job.out, examples, [], config))
 
     model = AutoModelForCausalLM.from_pretrained(first.job.out, dtype=torch.float32)
@@ -337,7 +358,7 @@ def test_code_tokens_get_their_share_of_the_loss(
                 is_code = re.fullmatch(r"<[a-z]_\d+>", tokenizer.decode([label])) is not None
                 losses[is_code].append(loss)
     mean = {is_code: sum(values) / len(values) for is_code, values in losses.items()}
-    share = config.code_share
+    share = config.train.code_share
     expected = share * mean[True] + (1 - share) * mean[False]
     assert run.progress[0].loss == pytest.approx(expected, rel=1e-4)
 
@@ -363,7 +384,7 @@ def test_a_recipe_without_codes_makes_none_and_leaves_the_parents(
 ) -> None:
     """A model without codes gets none; one with codes keeps each, its coder in the new space."""
     examples = [e for e in make_examples(MORE_TOOLS[:4], prompts) if e.kind == "invoke"]
-    config = replace(CONFIG, method=method, epochs=1, codes=None)
+    config = but(SETUP, method=method, epochs=1, codes=CodesSection(coder="none"))
     bare = train_once(make_job(tmp_path / "bare", base, examples, [], config))
     assert load_codebook(bare.job.out) is None and bare.result.codebook is None
     assert bare.result.codes == () and bare.result.num_examples == 4
@@ -382,9 +403,9 @@ def test_another_coder_makes_all_codes_anew_and_teaches_them(
     first: Run, prompts: Prompts, tmp_path: Path
 ) -> None:
     """The recipe's coder counts; every tool learns its new code, the old folder stays as it was."""
-    quantized = QuantizedConfig(hidden=(32,), latent=16, epochs=40)
-    codes = CodeConfig(coder="quantized", size=8, version=2, quantized=quantized)
-    config = replace(CONFIG, epochs=1, batch_size=8, micro_batch_size=8, codes=codes)
+    quantized = QuantizedSection(hidden=(32,), latent=16, epochs=40)
+    codes = CodesSection(coder="quantized", size=8, quantized=quantized)
+    config = but(SETUP, version=2, epochs=1, batch_size=8, micro_batch_size=8, codes=codes)
     job = make_job(tmp_path, first.job.out, make_examples(TOOLS[:2], prompts), TOOLS[:3], config)
     pairs = [Pair(a=a.id, b=b.id, weight=2.0) for a, b in pairwise(TOOLS)]
     write_pairs(job.pairs, pairs)
@@ -411,7 +432,9 @@ def test_compression_reads_documents_as_it_was_trained_to(base: Path, prompts: P
     model = AutoModelForCausalLM.from_pretrained(base)
     tokenizer = AutoTokenizer.from_pretrained(base)
     reader = DocumentReader(model=model, tokenizer=tokenizer, prompts=prompts)
-    reader.compress(TOOLS[:4], GistConfig(rank=2, alpha=4, epochs=1), lambda text: None)
+    reader.compress(
+        TOOLS[:4], GistSection(views=2, rank=2, alpha=4, epochs=1), 0, lambda text: None
+    )
     assert reader.gist is not None and reader.gist.prompt == "codes/compress"
     for name in ("codes/compress", "codes/encode"):
         reader.gist = replace(reader.gist, prompt=name)
@@ -435,9 +458,9 @@ def test_gist_states_are_learnt_kept_and_learnt_on(
 ) -> None:
     """SGTC's loop (A16): compress, code, train; then new tools by the stored compression; then all
     anew, compression going on from where it was, with adapters of another rank."""
-    gist = GistConfig(rank=4, alpha=8, epochs=2, learning_rate=2e-3)
-    codes = CodeConfig(size=8, levels=2, version=2, gist=gist)
-    config = replace(CONFIG, epochs=1, batch_size=8, micro_batch_size=8, codes=codes)
+    gist = GistSection(views=2, rank=4, alpha=8, epochs=2, learning_rate=2e-3)
+    codes = CodesSection(size=8, levels=2, gist=gist)
+    config = but(SETUP, version=2, epochs=1, batch_size=8, micro_batch_size=8, codes=codes)
     few = make_examples(TOOLS[:2], prompts)
     one = train_once(make_job(tmp_path / "1", first.job.out, few, [], config))
     assert "the recipe has residual codes over 2 gist states" in one.result.recoded["reason"]
@@ -454,8 +477,8 @@ def test_gist_states_are_learnt_kept_and_learnt_on(
     kept, learnt = (Gist.load(run.job.out / GIST_PATH) for run in (two, one))
     assert kept.epochs == learnt.epochs and kept.gist_VD.equal(learnt.gist_VD)
 
-    wider = replace(gist, rank=6)
-    anew = replace(config, codes=replace(codes, version=3, recode_every=1, gist=wider))
+    wider = vary(gist, rank=6)
+    anew = but(config, vary(codes, recode_every=1, gist=wider), version=3)
     three = train_once(make_job(tmp_path / "3", two.job.out, few, [], anew))
     assert "trainings old" in three.result.recoded["reason"]
     on = Gist.load(three.job.out / GIST_PATH)
@@ -463,7 +486,7 @@ def test_gist_states_are_learnt_kept_and_learnt_on(
     last = load_codebook(three.job.out)
     assert last is not None and (last.version, len(last)) == (3, len(new))
 
-    body = replace(anew, codes=replace(anew.codes, version=4, post_guided="body"))
+    body = but(anew, vary(anew.codes, post_guided="body"), version=4)
     more = [make_tool("lend_pen")]
     four = train_once(make_job(tmp_path / "4", three.job.out, few, more, body))
     assert "trainings old" in four.result.recoded["reason"]
@@ -570,12 +593,12 @@ def test_an_exception_of_the_child_ends_training_at_once(
     shutil.copytree(base, broken)
     (broken / "model.safetensors").write_bytes(b"no weights")
     examples = make_examples(TOOLS[:3], prompts)
-    huge = replace(CONFIG, method="lora", lora_rank=10**12)
+    huge = but(SETUP, method="lora", lora_rank=10**12)
     for checkpoint, config, says, remedy in (
-        (broken, CONFIG, "training failed: exit code 1; .*SafetensorError", "log"),
+        (broken, SETUP, "training failed: exit code 1; .*SafetensorError", "log"),
         (base, huge, "ran out of memory: .*allocate memory", "train.micro_batch_size=1"),
     ):
-        job = make_job(tmp_path / config.method, checkpoint, examples, TOOLS[:3], config)
+        job = make_job(tmp_path / config.train.method, checkpoint, examples, TOOLS[:3], config)
         notices: list[str] = []
         with pytest.raises(ChildError, match=f"(?s){says}") as caught:
             train_once(job, max_restarts=3, notices=notices)
@@ -635,7 +658,7 @@ def test_a_model_with_sampling_values_alone_is_trained_and_saved(
     base: Path, prompts: Prompts, tmp_path: Path
 ) -> None:
     model = set_generation(tmp_path / "model", base, temperature=0.6, top_p=0.9)
-    config = replace(CONFIG, epochs=1)
+    config = but(SETUP, epochs=1)
     run = train_once(make_job(tmp_path, model, make_examples(TOOLS[:3], prompts), [], config))
     saved = json.loads((run.job.out / "generation_config.json").read_text())
     assert {"temperature": 0.6, "top_p": 0.9, "do_sample": True}.items() <= saved.items()
@@ -650,8 +673,8 @@ def test_codes_without_tokens_get_their_share_too(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     examples = [e for e in make_examples(TOOLS[:3], prompts) if e.kind != "gen"]
-    codes = CodeConfig(coder="numeric", digits=4)
-    config = replace(CONFIG, epochs=1, batch_size=9, micro_batch_size=3, codes=codes)
+    codes = CodesSection(coder="numeric", digits=4)
+    config = but(SETUP, epochs=1, batch_size=9, micro_batch_size=3, codes=codes)
     run = train_once(make_job(tmp_path, base, examples, TOOLS, config))
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -671,14 +694,14 @@ def test_codes_without_tokens_get_their_share_too(
                 losses[in_code].append(loss)
     assert len(losses[True]) >= 6 * 4
     mean = {in_code: sum(values) / len(values) for in_code, values in losses.items()}
-    share = config.code_share
+    share = config.train.code_share
     expected = share * mean[True] + (1 - share) * mean[False]
     assert run.progress[0].loss == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.slow
 def test_nothing_to_learn_is_an_input_error(first: Run, tmp_path: Path) -> None:
-    job = replace(first.job, out=tmp_path / "out", config=replace(CONFIG, max_length=4))
+    job = replace(first.job, out=tmp_path / "out", setup=but(SETUP, max_length=4))
     with pytest.raises(InputError, match="no example can be trained on"):
         train_once(job)
     assert not job.out.exists()
@@ -689,7 +712,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_it_is_half_there(
     first: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "out.tmp").write_text("in the way")
-    job = replace(first.job, out=tmp_path / "out", config=replace(CONFIG, epochs=0.1))
+    job = replace(first.job, out=tmp_path / "out", setup=but(SETUP, epochs=0.1))
     with pytest.raises(DiskError, match="cannot be written"):
         train_once(job)
     assert not job.out.exists()
@@ -708,11 +731,6 @@ def test_a_missing_package_is_named(
     job = make_job(tmp_path, tmp_path, make_examples(TOOLS[:1], prompts), [])
     with pytest.raises(MissingError, match="no_such_package"):
         train_once(job)
-
-
-def test_micro_batches_divide_a_batch() -> None:
-    with pytest.raises(InputError, match="no multiple"):
-        TrainConfig(batch_size=10, micro_batch_size=4)
 
 
 def test_a_step_is_cut_by_length_and_every_epoch_is_another_order() -> None:
@@ -763,6 +781,46 @@ def test_scoring_targets_alone_is_the_fused_score(
 def test_a_job_is_json(tmp_path: Path) -> None:
     job = make_job(tmp_path, tmp_path, [], [])
     assert TrainingJob.from_json(json.loads(json.dumps(job.to_json()))) == job
+    trial = replace(
+        job, setup=but(SETUP, vary(SETUP.codes, post_guided="body", gist=GistSection(views=2)))
+    )
+    assert TrainingJob.from_json(json.loads(json.dumps(trial.to_json()))) == trial
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sha", "digest"),
+    [
+        ("cpu", "f1b30547886bdace", "be1831f778b6"),
+        ("base", "22b4ddf259e1f30d", "474ea3605418"),
+        ("sgtc", "0a3e71807f21f5af", "273c854876e0"),
+        ("toolgen", "a6114890766cacb0", "932fe42288a1"),
+        ("tooldev", "ec5ecf512029eb67", "3ddb7c37f4ef"),
+        ("toolweaver", "0778e93b63028db8", "77dbabdd91bb"),
+    ],
+)
+def test_a_recipe_and_a_finished_training_are_known_by_what_they_were_stored_with(
+    recipe: str, sha: str, digest: str, tmp_path: Path
+) -> None:
+    """Another value would make every workspace train again what it has."""
+    for name in ("encode", "compress"):
+        path = tmp_path / "prompts" / "codes" / f"{name}.j2"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}: {{{{ tool.name if tool is defined else query }}}}")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    for name in ("examples", "new_tools", "pairs"):
+        (tmp_path / f"{name}.jsonl").write_text(f'"{name}"\n')
+    resolved = load_recipe(Workspace(shipped_root()), recipe, {}).recipe
+    job = TrainingJob(
+        checkpoint=tmp_path / "model",
+        out=tmp_path / "out",
+        examples=tmp_path / "examples.jsonl",
+        new_tools=tmp_path / "new_tools.jsonl",
+        workspace=tmp_path,
+        setup=train_setup(resolved, 3, "float32", version=2),
+    )
+    assert (resolved.sha, job.digest()) == (sha, digest)
+    assert TrainingJob.from_json(json.loads(json.dumps(job.to_json()))).digest() == digest
 
 
 THINKING = (
@@ -792,7 +850,7 @@ def test_codes_are_found_behind_the_lead_in_of_a_chat_template(
 ) -> None:
     """By the beam, by vLLM's guide from the first token on, and freely; the plain template too."""
     base = thinking_model(tmp_path / "base")
-    config = replace(CONFIG, epochs=30, codes=CodeConfig(coder=coder, size=8, min_tools=16))
+    config = but(SETUP, epochs=30, codes=CodesSection(coder=coder, size=8, min_tools=16))
     run = train_once(make_job(tmp_path / "run", base, code_examples(prompts), TOOLS, config))
     codebook = load_codebook(run.job.out)
     assert codebook is not None
@@ -854,7 +912,7 @@ def test_the_turns_of_a_chat_keep_their_places_whether_it_can_be_learnt_or_not(
 ) -> None:
     """What post-guided training holds out must not depend on the codes in force."""
     job = make_job(tmp_path / "run", thinking_model(tmp_path / "base"), [], [])
-    learner, codebook = load_learner(job), fit_codebook(TOOLS, None, CodeConfig(coder="numeric"))
+    learner, codebook = load_learner(job), fit_codebook(TOOLS, None, CodesSection(coder="numeric"))
     for tool, is_known in ((TOOLS[0], True), (make_tool("unknown"), False)):
         chat = [*code_example(tool, prompts, "t").messages] * 2
         example = Example(kind="retrieve", messages=tuple(chat), origin="t")

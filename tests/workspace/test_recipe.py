@@ -11,7 +11,7 @@ from pydantic import Field
 from workspaces import ROOT, make_workspace
 
 from factory.domain.failures import ContentError, InputError, RecipeError
-from factory.train.curriculum import train_config
+from factory.train.curriculum import train_setup
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import Section, load_recipe, want_list
 from factory.workspace.settings import load_settings, name_model
@@ -29,7 +29,7 @@ def test_shipped_recipe_loads_and_opens_with_its_command(name: str) -> None:
 @pytest.mark.parametrize("name", ["toolgen", "sgtc", "toolweaver"])
 def test_recipes_of_papers_train_as_published(name: str) -> None:
     """Algorithms §2.5, §3.3, §4.7: 3 % warm-up, a plain loss, trajectories of 6,144 tokens."""
-    train = train_config(load_recipe(Workspace(ROOT), name, {}).recipe, 1, "auto", 1)
+    train = train_setup(load_recipe(Workspace(ROOT), name, {}).recipe, 1, "auto", 1).train
     assert (train.warmup_ratio, train.code_share, train.max_length) == (0.03, 0, 6144)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook
-from factory.codes.config import CodeConfig
 from factory.codes.growing import fit_codebook, refresh
 from factory.codes.install import install
 from factory.codes.saving import save_codebook
@@ -50,6 +49,7 @@ from factory.train.examples import encode_text, write_examples
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import CodesSection
 
 NUM_TOKENIZER_EXAMPLES = 6000
 """Examples that the tokenizer is fitted to."""
@@ -202,7 +202,7 @@ class SeedRun:
         """Fit the codebook over the tool pool and add the code tokens with their first rows."""
         pool = catalogue_tools()
         order = sorted(range(len(pool)), key=lambda row: pool[row].id)
-        tools, codes = [pool[row] for row in order], CodeConfig(size=self.plan.code_size)
+        tools, codes = [pool[row] for row in order], CodesSection(size=self.plan.code_size)
         codebook = fit_codebook(tools, self._embed(pool)[order], codes, seed=self.plan.seed)
         install(codebook, self.model, self.tokenizer, self._embed(tools))
         self.report(f"codes: {codebook.summary()}")

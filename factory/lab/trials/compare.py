@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from factory.codes.config import CodeConfig, CoderName
-from factory.codes.gist import GistConfig
 from factory.codes.saving import load_codebook
 from factory.codes.trie import Trie
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, derive_seed, digest
@@ -32,11 +30,12 @@ from factory.engines.retrieve import Retriever
 from factory.score.toolbench.data import ApiKey, ToolBench, ToolQuery, to_tool
 from factory.score.toolbench.ranking import ByCode, Ranker, RetrievalResult, evaluate
 from factory.train.examples import code_example, retrieve_example, write_examples
-from factory.train.job import TrainConfig, TrainingJob, write_pairs, write_tools
+from factory.train.job import TrainingJob, TrainingSetup, code_values, write_pairs, write_tools
 from factory.train.run import run_training
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import CoderName, CodesSection, GistSection, vary
 from factory.workspace.settings import EngineSection
 
 Report = Callable[[str], None]
@@ -44,10 +43,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way to make codes. Example: Variant(name="residual", codes=CodeConfig())."""
+    """One way to make codes. Example: Variant(name="residual", codes=CodesSection())."""
 
     name: str
-    codes: CodeConfig
+    codes: CodesSection
     trainings: int = 1
     """Trainings that share the epochs; codes are made anew before each but the first."""
 
@@ -69,8 +68,8 @@ class Plan:
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each variant is tried with each."""
-    train: TrainConfig = field(default_factory=TrainConfig)
-    """The budget; its codes and seed are the trial's."""
+    setup: TrainingSetup = field(default_factory=TrainingSetup)
+    """The budget; its codes, their version and its seed are the trial's."""
     held_out: float = 1 / 3
     """Share of each split's requests that training does not see."""
     described: bool = False
@@ -198,15 +197,20 @@ def digest_trials(plan: Plan, labelled: Divided) -> dict[tuple[Variant, int], st
             [query.id, query.split, query.text, sorted(query.relevant)]
             for query in labelled.asked.queries
         ],
-        asdict(replace(plan.train, seed=0, codes=CodeConfig())),  # those of the trial count
+        replace(plan.setup, seed=0, codes=CodesSection(), version=1).values(),  # the trial's count
         plan.text,
     ]
     shared = digest(canonical_json(basis), 32)
     embedders = {variant.codes.embedder for variant in plan.variants} - {""}
     weights = {name: fingerprint(workspace.model_folder(name)) for name in embedders}
+
+    def known(variant: Variant) -> dict[str, Any]:
+        codes = code_values(variant.codes, plan.setup.gist_seed, version=1)
+        return {"name": variant.name, "codes": codes, "trainings": variant.trainings}
+
     return {
         (variant, seed): digest(
-            canonical_json([shared, weights.get(variant.codes.embedder), asdict(variant), seed])
+            canonical_json([shared, weights.get(variant.codes.embedder), known(variant), seed])
         )
         for seed in plan.seeds
         for variant in plan.variants
@@ -256,7 +260,7 @@ async def _retrieve(plan: Plan, checkpoint: Path, labelled: Divided) -> Retrieva
     prompts = Prompts.load(Workspace(plan.workspace))
     opened = await Retriever.open(
         checkpoint,
-        settings=EngineSection(threads=plan.threads, max_model_len=plan.train.max_length),
+        settings=EngineSection(threads=plan.threads, max_model_len=plan.setup.train.max_length),
         log=checkpoint.with_suffix(".retrieve.log"),
     )
     async with opened as search:
@@ -294,11 +298,12 @@ def _make_job(
         examples=work / "examples.jsonl",
         new_tools=work / "new_tools.jsonl",
         workspace=plan.workspace,
-        config=replace(
-            plan.train,
-            epochs=plan.train.epochs / variant.trainings,
+        setup=replace(
+            plan.setup,
+            train=vary(plan.setup.train, epochs=plan.setup.train.epochs / variant.trainings),
+            codes=vary(variant.codes, recode_every=recode),
             seed=derive_seed(seed, number, "compare") % 2**31,
-            codes=replace(variant.codes, recode_every=recode, version=number + 1),
+            version=number + 1,
         ),
     )
 
@@ -376,24 +381,25 @@ async def _perplexity(plan: Plan, folder: Path) -> float | None:
     return found[0].value
 
 
-def standard_variants(codes: CodeConfig) -> dict[str, Variant]:
+def standard_variants(codes: CodesSection) -> dict[str, Variant]:
     """The papers' coders and ablations by name, in the sizes of `codes`."""
-    gist = codes.gist or GistConfig()
-    residual = replace(codes, coder="residual", gist=None)
-    quantized = replace(codes, coder="quantized", gist=None)
-    silent = replace(quantized, quantized=replace(quantized.quantized, graph=0.0))
+    gist = codes.gist if codes.gist.views else GistSection(views=2)
+    whole = vary(codes, gist=GistSection())
+    residual = vary(whole, coder="residual")
+    quantized = vary(whole, coder="quantized")
+    silent = vary(quantized, quantized=vary(quantized.quantized, graph=0.0))
     flat: tuple[CoderName, ...] = ("atomic", "numeric", "hierarchical", "semantic")
     variants = [
-        *(Variant(name=name, codes=replace(codes, coder=name, gist=None)) for name in flat),
+        *(Variant(name=name, codes=vary(whole, coder=name)) for name in flat),
         Variant(name="residual", codes=residual),
-        Variant(name="residual, gist", codes=replace(residual, gist=gist)),
+        Variant(name="residual, gist", codes=vary(residual, gist=gist)),
         Variant(name="residual, post-guided", codes=residual, trainings=2),
         Variant(
             name="residual, post-guided body",
-            codes=replace(residual, gist=gist, post_guided="body"),
+            codes=vary(residual, gist=gist, post_guided="body"),
             trainings=2,
         ),
-        Variant(name="residual, random rows", codes=replace(residual, reframe=False)),
+        Variant(name="residual, random rows", codes=vary(residual, reframe=False)),
         Variant(name="quantized", codes=quantized),
         Variant(name="quantized, no graph", codes=silent),
     ]
