@@ -36,7 +36,7 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     rows: list[list[Cell]] = []
-    score_all, score_targets = trainer._score_fused, trainer._score_targets
+    score_all, score_targets = trainer.score_fused, trainer.score_answers
     few, whole = arguments.micro, arguments.batch
     for name, micro, sorts, all_positions in (
         ("one pass a step", whole, False, True),
@@ -44,7 +44,8 @@ def main() -> None:
         ("micro-batches of like length", few, True, True),
         ("the same, head where there is loss (factory)", few, True, False),
     ):
-        trainer._score_targets = score_all if all_positions else score_targets
+        score = score_all if all_positions else score_targets
+        vars(trainer)["score_answers"] = score
         seconds, padded = run(arguments.examples, arguments.batch, micro, sorts)
         ratio = seconds / float(rows[0][2] or 1) if rows else 1.0
         rows.append([name, padded, seconds, 1 / ratio])
@@ -81,7 +82,7 @@ def run(num: int, batch: int, micro: int, sorts: bool) -> tuple[float, float]:
             learner, encoded.examples, learner.codebook, job.setup, folder
         )
         if not sorts:
-            trained._get_train_sampler = lambda dataset: RandomSampler(dataset)
+            trained.__dict__["_get_train_sampler"] = RandomSampler
         seen = _count_positions(trained)
         started = time.process_time()
         trained.train()

@@ -20,9 +20,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from factory.codes.arrays import REMEDY, Floats
 from factory.codes.base import OnProgress, silent
@@ -31,10 +42,6 @@ from factory.domain.canon import CATEGORY, COMPRESS_PROMPT, ENCODE_PROMPT, to_js
 from factory.domain.failures import ContentError, ModelError
 from factory.domain.records import IGNORED
 from factory.workspace.recipe import GistSection
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GIST_PATH = Path("codes", "gist.safetensors")
 """Where a checkpoint folder keeps it."""
@@ -90,8 +97,6 @@ class Gist:
 
     def save(self, path: Path) -> None:
         """Write one .safetensors file."""
-        from safetensors.torch import save_file
-
         tensors = {"gist": self.gist_VD, "indicator": self.indicator_MD}
         tensors |= {f"adapter.{name}": value for name, value in self.adapter.items()}
         head = {
@@ -113,8 +118,6 @@ class Gist:
 
         Raises ModelError if the file is missing or is not one.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, framework="pt") as file:
                 head = json.loads(file.metadata()["gist"])
@@ -188,8 +191,6 @@ def fit_gist(
         ValueError: fewer than 2 documents, or one without content.
         ContentError: none of a document's fields can be read in its content.
     """
-    import torch
-
     if len(documents) < 2:
         raise ValueError(f"{len(documents)} documents are too few to compress")
     with torch.random.fork_rng(), attached(model, config, seed, start) as compressor:
@@ -230,8 +231,6 @@ def embed_gists(
     Raises:
         ValueError: a text has no tokens.
     """
-    import torch
-
     ids = [content_ids(text, tokenizer) for text in texts]
     with torch.random.fork_rng(), attached(model, gist.config, gist.seed, gist) as compressor:
         return compressor.embed(ids, batch, on_progress)
@@ -249,8 +248,8 @@ class EncodedDocument(NamedTuple):
 class Compressor:
     """A model with gist tokens, indicators and adapters attached; made by `fit_gist`."""
 
-    model: Any
-    """The PEFT model around the causal model."""
+    model: PeftModel
+    """Around the causal model."""
     gist_VD: torch.nn.Parameter
     """Embeddings of the gist tokens."""
     indicator_MD: torch.nn.Parameter
@@ -267,8 +266,6 @@ class Compressor:
 
     def state(self) -> dict[str, Any]:
         """A copy of what is trained, as `Gist` has it."""
-        from peft import get_peft_model_state_dict
-
         adapter = get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return {
             "gist_VD": self.gist_VD.detach().clone(),
@@ -279,8 +276,6 @@ class Compressor:
 
     def compress(self, content: Sequence[Sequence[int]]) -> torch.Tensor:
         """(B, V, D) states at the gist tokens after reading each document (pass 1)."""
-        import torch
-
         num_views = len(self.gist_VD)
         lengths = [len(ids) for ids in content]
         embedded_BTD = self.look_up(pad(content, num_views, fill=0))
@@ -304,8 +299,6 @@ class Compressor:
         Returns:
             (J, A) natural logarithms, and (J, A) booleans, False on padding.
         """
-        import torch
-
         answers_JA = pad(answers, 0, fill=IGNORED).to(states_JVD.device)
         real_JA = answers_JA != IGNORED
         indicator_J1D = self.indicator_MD[list(tasks)][:, None].to(states_JVD.dtype)
@@ -318,8 +311,6 @@ class Compressor:
 
     def measure(self, documents: Sequence[EncodedDocument], shuffle: bool = False) -> float:
         """Nats a token of rebuilding the documents; `shuffle` gives each the states of the next."""
-        import torch
-
         was_training = self.model.training
         self.model.eval()
         total, count = 0.0, 0
@@ -353,8 +344,6 @@ class Compressor:
         on_progress: OnProgress = silent,
     ) -> Floats:
         """(N, V, D) float32 states of the documents, in their order, without dropout."""
-        import torch
-
         was_training = self.model.training
         self.model.eval()
         order = sorted(range(len(content)), key=lambda row: (len(content[row]), row))
@@ -384,8 +373,6 @@ class Compressor:
 
 def reading_scale(model: PreTrainedModel) -> float:
     """How much longer input embeddings are than a model's rows: sqrt(D) for Gemma, 1 for most."""
-    import torch
-
     table = model.get_input_embeddings()
     rows_KD = table.weight.detach()[:256]
     with torch.no_grad():
@@ -400,8 +387,6 @@ def score_targets(
 
     The language head runs on the L of T - 1 positions at which any row has loss.
     """
-    import torch
-
     labels_BT = labels_BT[:, 1:]
     place_L = (labels_BT != IGNORED).any(dim=0).nonzero()[:, 0]
     labels_BL = labels_BT[:, place_L]
@@ -424,14 +409,6 @@ def attached(
     model: PreTrainedModel, config: GistSection, seed: int, start: Gist | None
 ) -> Iterator[Compressor]:
     """The model with adapters, which are taken off again; draws from the global generator."""
-    import torch
-    from peft import (
-        LoraConfig,
-        get_peft_model,
-        get_peft_model_state_dict,
-        set_peft_model_state_dict,
-    )
-
     torch.manual_seed(seed)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     was_training = model.training
@@ -489,8 +466,6 @@ def resize_adapter(
         new: what they are to go on with.
         fresh: new adapters of the same names; ranks beyond those filled are theirs, B being 0.
     """
-    import torch
-
     scale = (old.alpha / old.rank) / (new.alpha / new.rank)
     resized = {name: tensor.clone() for name, tensor in fresh.items()}
     for name in (name for name in adapter if "lora_A" in name):
@@ -516,8 +491,6 @@ def _train_epoch(
     config: GistSection,
 ) -> float:
     """Nats a token over one pass, in a new order."""
-    import torch
-
     compressor.model.train()
     total, count = 0.0, 0
     for batch in batches(documents, torch.randperm(len(documents)).tolist(), config.batch_size):
@@ -578,8 +551,6 @@ def content_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def pad(rows: Sequence[Sequence[int]], extra: int, fill: int) -> torch.Tensor:
     """(B, longest + extra) ids, filled up on the right, where a causal model does not look."""
-    import torch
-
     padded = torch.full((len(rows), max(map(len, rows)) + extra), fill, dtype=torch.long)
     for row, ids in enumerate(rows):
         padded[row, : len(ids)] = torch.tensor(ids)

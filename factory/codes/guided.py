@@ -21,9 +21,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from factory.codes.arrays import Code, Floats
 from factory.codes.base import Seen
@@ -45,10 +47,6 @@ from factory.codes.gist import (
 from factory.codes.residual import ResidualCoder
 from factory.domain.records import IGNORED
 from factory.workspace.recipe import GistSection
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class CodeToken(NamedTuple):
@@ -173,8 +171,6 @@ def guide_gist(
         ValueError: fewer than 2 documents, or one without content.
         ContentError: none of a document's fields can be read in its content.
     """
-    import torch
-
     if len(documents) < 2:
         raise ValueError(f"{len(documents)} documents are too few to compress")
     with torch.random.fork_rng(), attached(model, start.config, start.seed, start) as compressor:
@@ -222,7 +218,6 @@ class _Guide:
         self, rows: Sequence[int], chats: Sequence[int], coding: Coding, size: int
     ) -> Iterator[tuple[list[EncodedDocument], list[CodedChat]]]:
         """Batches of both, in a new order; the one with fewer begins again until the other ends."""
-        import torch
 
         def mix(items: Sequence[int]) -> list[int]:
             return [items[place] for place in torch.randperm(len(items)).tolist()]
@@ -242,8 +237,6 @@ class _Guide:
         optimizer: torch.optim.Optimizer,
     ) -> float:
         """One step; the sum of both losses in nats a token."""
-        import torch
-
         loss, number = self.compressor.loss(documents)
         total = loss / number
         if chats:
@@ -256,8 +249,6 @@ class _Guide:
 
     def measure(self, rows: Sequence[int], chats: Sequence[int], coding: Coding) -> float:
         """The sum of both losses on these documents and chats, in nats a token."""
-        import torch
-
         known = [chat for item in chats if (chat := coding.chats[item]) is not None]
         total, count = 0.0, 0
         with torch.no_grad():
@@ -269,8 +260,6 @@ class _Guide:
 
     def chat_loss(self, chats: Sequence[CodedChat], coding: Coding) -> tuple[torch.Tensor, int]:
         """Summed nats of the chats' targets by the frozen model, and their number."""
-        import torch
-
         embedded_BTD = self.compressor.look_up(pad([chat.ids for chat in chats], 0, fill=0))
         marks = [(line, mark) for line, chat in enumerate(chats) for mark in chat.marks]
         if marks:
@@ -285,8 +274,6 @@ class _Guide:
 
     def _moved(self, marks: Sequence[CodeToken], coding: Coding) -> torch.Tensor:
         """(M, D) what the tools' states have moved, as the code tokens' rows see it."""
-        import torch
-
         rows = sorted({mark.row for mark in marks})
         place = {row: index for index, row in enumerate(rows)}
         states_UVD = self.compressor.compress([self.documents[row].content for row in rows])

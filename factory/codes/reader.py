@@ -5,29 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from factory.codes.arrays import Floats
 from factory.codes.base import OnProgress, silent
 from factory.codes.codebook import Codebook
-from factory.codes.gist import GIST_PATH, Epoch, Gist, Readable, make_readable
-from factory.codes.guided import Coding
+from factory.codes.gist import (
+    GIST_PATH,
+    Epoch,
+    Gist,
+    Readable,
+    embed_gists,
+    fit_gist,
+    make_readable,
+)
+from factory.codes.guided import Coding, guide_gist
+from factory.codes.vocabulary import embed_documents, embed_with
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT
 from factory.domain.records import Tool
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import GistSection
-
-if TYPE_CHECKING:
-    from factory.codes.arrays import Floats
 
 
 @dataclass(slots=True, kw_only=True)
 class DocumentReader:
     """Turns tool documents into embeddings: mean states, gist states, or another model's."""
 
-    model: Any
-    """transformers causal LM."""
-    tokenizer: Any
-    """Its tokenizer."""
+    model: PreTrainedModel | None
+    """Causal; None where another model embeds."""
+    tokenizer: PreTrainedTokenizerBase | None
     prompts: Prompts
     """`codes/encode` says how a document reads, for compression the prompt of the gist."""
     gist: Gist | None = None
@@ -44,8 +51,6 @@ class DocumentReader:
         post-guided training as its appendix has it, the trained model's own gist states being
         clustered anew (A16).
         """
-        from factory.codes.gist import fit_gist
-
         if not config.views:
             self.gist = None
             return
@@ -68,8 +73,6 @@ class DocumentReader:
         tell: Callable[[str], None],
     ) -> None:
         """Post-guided training as SGTC's body has it: only the gist tokens move (guide_gist)."""
-        from factory.codes.guided import guide_gist
-
         assert self.gist is not None
         self.gist = guide_gist(
             self.model,
@@ -87,9 +90,6 @@ class DocumentReader:
 
         `on_progress` hears of the documents that the model has read; another embedder is silent.
         """
-        from factory.codes.gist import embed_gists
-        from factory.codes.vocabulary import embed_documents, embed_with
-
         gist = self.gist if self.embedder is None else None
         texts = self._texts(tools, gist.prompt if gist else ENCODE_PROMPT)
         if self.embedder is not None:

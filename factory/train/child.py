@@ -24,6 +24,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils.memory import should_reduce_batch_size
+from safetensors import SafetensorError
+from torch import OutOfMemoryError
+
 from factory.codes.codebook import Codebook
 from factory.codes.gist import GIST_PATH
 from factory.codes.growing import refresh
@@ -32,19 +36,18 @@ from factory.domain.failures import ChildError, DiskError, InputError, ModelErro
 from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors
 from factory.train.coding import Given, give_codes
+from factory.train.compat import mend_libraries
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
 from factory.train.job import DONE_FILE, TrainingJob, TrainingSetup, read_tools
 from factory.train.learner import Learner, Send, encode_for, load_learner
 from factory.train.run import NEED_LESS
-from factory.train.trainer import make_reporter, make_trainer
+from factory.train.trainer import Reporter, make_trainer
 from factory.workspace.models import fingerprint
-
-# -- the child's side -----------------------------------------------------------------------------
 
 
 def train(job: TrainingJob, send: Send) -> dict[str, Any]:
-    """Run the job in this process and return its final message. Imports torch.
+    """Run the job in this process and return its final message.
 
     Raises InputError where nothing is left to learn, ModelError for a parent that cannot be
     trained, DiskError where the folder cannot be written.
@@ -110,8 +113,7 @@ def _fit(
     send: Send,
 ) -> dict[str, Any]:
     """Train `learner.model` in place (adapters are merged); figures for the final message."""
-    reporter = make_reporter(send)
-    # The trainer insists on a folder of its own, though it writes nothing there.
+    reporter = Reporter(send)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(learner, encoded.examples, codebook, setup, folder)
         trainer.add_callback(reporter)
@@ -135,8 +137,6 @@ def _save(
     figures: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the folder aside, rename it, and return the final message."""
-    from safetensors import SafetensorError
-
     partial = job.out.with_name(job.out.name + ".tmp")
     master = learner.model.dtype
     try:
@@ -191,6 +191,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     # One GPU: with several, the trainer would wrap the model in DataParallel.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    mend_libraries()
     job = TrainingJob.from_json(json.loads(arguments[0]))
     try:
         done = train(job, channel.send)
@@ -204,9 +205,6 @@ def main(channel: Channel, arguments: list[str]) -> None:
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether Python, a GPU or torch on the CPU had no memory to give."""
-    from accelerate.utils.memory import should_reduce_batch_size
-    from torch import OutOfMemoryError
-
     return isinstance(error, (MemoryError, OutOfMemoryError)) or should_reduce_batch_size(error)
 
 

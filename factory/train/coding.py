@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook, Fresh, ToolCode
 from factory.codes.config import reads_documents
 from factory.codes.growing import add_tools, fit_codebook, order_of
@@ -19,9 +19,6 @@ from factory.domain.records import Example, GivenCode, Tool
 from factory.train.job import TrainingJob, read_pairs
 from factory.train.learner import Learner, Send, encode_for
 from factory.workspace.recipe import CodesSection
-
-if TYPE_CHECKING:
-    from factory.codes.arrays import Floats
 
 
 @dataclass(frozen=True, slots=True)

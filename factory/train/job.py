@@ -173,9 +173,6 @@ class TrainingResult:
     """Ids of the tools whose code examples were all left out."""
 
 
-# -- the parent's side ----------------------------------------------------------------------------
-
-
 def write_tools(path: Path, tools: Sequence[Tool]) -> None:
     """Write tools as JSON lines, in the order in which they get their codes."""
     write_rows(path, ({"id": tool.id, "document": tool.document} for tool in tools))

@@ -6,6 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
 from factory.codes.codebook import Codebook
 from factory.codes.reader import DocumentReader, load_gist
 from factory.codes.saving import load_codebook
@@ -37,16 +47,15 @@ def encode_for(
 class Learner:
     """The model in training and what belongs to it."""
 
-    model: Any
-    """transformers causal LM, its master weights in float32 unless only adapters are trained."""
-    tokenizer: Any
-    """Its tokenizer."""
+    model: PreTrainedModel
+    """Causal, its master weights in float32 unless only adapters are trained."""
+    tokenizer: PreTrainedTokenizerBase
     codebook: Codebook | None
     """The codes that it came with."""
     reader: DocumentReader
     """What its codes are made from."""
-    stored_dtype: Any
-    """torch dtype of the parent's files, kept for the result's."""
+    stored_dtype: torch.dtype
+    """Of the parent's files, kept for the result's."""
     prompts: Prompts
     """For the texts of the examples that making codes anew adds."""
     turn: Turn
@@ -62,9 +71,6 @@ class Learner:
 
 
 def load_learner(job: TrainingJob) -> Learner:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
-
     set_seed(job.setup.seed)
     codebook = load_codebook(job.checkpoint)
     gpu = torch.cuda.is_available()

@@ -5,16 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import SFTConfig, SFTTrainer
 
 from factory.codes.codebook import Codebook
+from factory.codes.gist import score_targets
 from factory.domain.failures import GateError
 from factory.domain.records import IGNORED
 from factory.train.encoding import Encoded
 from factory.train.job import ROW_RATE, TrainingSetup
 from factory.train.learner import Learner, Send
+
+Batch: TypeAlias = dict[str, torch.Tensor]
 
 
 def _code_ids(learner: Learner, codebook: Codebook | None) -> list[int]:
@@ -31,10 +46,8 @@ def make_trainer(
     codebook: Codebook | None,
     setup: TrainingSetup,
     folder: str,
-) -> Any:
-    from datasets import Dataset
-    from transformers import PrinterCallback
-
+) -> WeightedTrainer:
+    """What trains the learner's model on the examples; `folder` it insists on, but leaves empty."""
     code_ids = _code_ids(learner, codebook)
     coded = _code_positions(examples, set(code_ids))
     rows = [
@@ -42,7 +55,7 @@ def make_trainer(
         for e, positions in zip(examples, coded, strict=True)
     ]
     lora = _lora_config(learner, code_ids, setup) if setup.train.method == "lora" else None
-    trainer = _trainer_class()(
+    trainer = WeightedTrainer(
         model=learner.model,
         args=_arguments(learner, setup, folder),
         train_dataset=Dataset.from_list(rows),
@@ -82,11 +95,13 @@ def _code_weight(
     return max(1.0, min(code_share / (1 - code_share), most) * other / num_tokens)
 
 
-def _collate_with_weights(collate: Callable[[Any], dict[str, Any]], code_weight: float) -> Any:
+def _collate_with_weights(
+    collate: Callable[[list[dict[str, Any]]], Batch], code_weight: float
+) -> Callable[[list[dict[str, Any]]], Batch]:
     """`collate`, which fills up on the right, and (B, T - 1) weights of the next tokens, 0 where
     there is no loss."""
 
-    def collate_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def collate_all(rows: list[dict[str, Any]]) -> Batch:
         batch = collate(rows)
         weights_BT = (batch["labels"][:, 1:] != IGNORED).float()
         for weights_T, row in zip(weights_BT, rows, strict=True):
@@ -96,10 +111,8 @@ def _collate_with_weights(collate: Callable[[Any], dict[str, Any]], code_weight:
     return collate_all
 
 
-def _arguments(learner: Learner, setup: TrainingSetup, folder: str) -> Any:
+def _arguments(learner: Learner, setup: TrainingSetup, folder: str) -> SFTConfig:
     """Settings of TRL; on a CPU without packing, checkpoints of activations or extra copies."""
-    from trl import SFTConfig
-
     big = sum(weight.numel() for weight in learner.model.parameters()) > 500_000_000
     return SFTConfig(
         output_dir=folder,
@@ -128,8 +141,6 @@ def _arguments(learner: Learner, setup: TrainingSetup, folder: str) -> Any:
 
 def _computes_in_bfloat16(gpu: bool, dtype: str) -> bool:
     """Whether to autocast to bfloat16: where asked for, or where the processor has it."""
-    import torch
-
     if dtype != "auto":
         return dtype == "bfloat16"
     if gpu:
@@ -165,69 +176,61 @@ class StepsByLength:
             )
 
 
-def _trainer_class() -> Any:
+class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose loss weighs each target token."""
-    from trl import SFTTrainer
 
-    class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
-        loss_is_scaled_for_ga = True
+    # transformers then divides no loss by the micro-batches of a step: compute_loss gives each its
+    # part of the step's mean.
+    loss_is_scaled_for_ga = True
 
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            """Steps of examples drawn at random, their micro-batches of like length."""
-            return StepsByLength(
-                [len(ids) for ids in self.train_dataset["input_ids"]],
-                self.args.train_batch_size * self.args.gradient_accumulation_steps,
-                self.args.seed,
-            )
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> StepsByLength:
+        """Steps of examples drawn at random, their micro-batches of like length."""
+        return StepsByLength(
+            [len(ids) for ids in self.train_dataset["input_ids"]],
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            self.args.seed,
+        )
 
-        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-            """The micro-batches of one step, and the sum of their weights in place of a count."""
-            samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            return samples, sum(sample["weights"].sum() for sample in samples)
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor]:
+        """The micro-batches of one step, and the sum of their weights in place of a count."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return samples, sum(sample["weights"].sum() for sample in samples)
 
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, Any],
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Any:
-            """This micro-batch's part of the step's weighted mean."""
-            weights_BT = inputs.pop("weights")
-            score = _score_fused if inputs["input_ids"].is_cuda else _score_targets
-            log_probs_BL, place_L = score(model, inputs)
-            weights_BL = weights_BT[:, place_L]
-            return -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(model.device)
+    def compute_loss(
+        self,
+        model: PreTrainedModel,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """This micro-batch's part of the step's weighted mean."""
+        assert num_items_in_batch is not None  # what get_batch_samples gave
+        weights_BT = inputs.pop("weights")
+        score = score_fused if inputs["input_ids"].is_cuda else score_answers
+        log_probs_BL, place_L = score(model, inputs)
+        weights_BL = weights_BT[:, place_L]
+        return -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(model.device)
 
-    return WeightedTrainer
 
-
-def _score_fused(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+def score_fused(model: PreTrainedModel, inputs: Batch) -> tuple[torch.Tensor, slice]:
     """(B, L) log-probabilities of next tokens, by TRL's fused head, and their positions: all."""
     outputs = model(**inputs, use_cache=False, fused_lm_head=True)
     return outputs.log_probs, slice(None)
 
 
-def _score_targets(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+def score_answers(model: PreTrainedModel, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The same where any example of the batch has loss: without Triton, TRL scores all positions.
 
     Answers end their examples and a batch's are of like length, so that few positions are left.
     """
-    from factory.codes.gist import score_targets
-
     others = {key: value for key, value in inputs.items() if key != "labels"}
     return score_targets(model, inputs["labels"], **others)
 
 
-def _lora_config(learner: Learner, code_ids: Sequence[int], setup: TrainingSetup) -> Any:
+def _lora_config(learner: Learner, code_ids: Sequence[int], setup: TrainingSetup) -> LoraConfig:
     """Adapters on all linear layers but the head, and the code tokens' rows trained whole."""
-    from peft import LoraConfig
-    from peft.utils.other import TrainableTokensWrapper
-
-    # TRL's fused head reads `lm_head.bias`, which PEFT's wrapper of the rows does not pass on.
-    TrainableTokensWrapper.bias = property(
-        lambda wrapper: getattr(wrapper.token_adapter.base_layer, "bias", None)
-    )
     if not setup.codes.are_made:
         code_ids = []
     model = learner.model
@@ -244,10 +247,8 @@ def _lora_config(learner: Learner, code_ids: Sequence[int], setup: TrainingSetup
     )
 
 
-def _two_rates(model: Any, rate: float) -> Any:
+def _two_rates(model: PreTrainedModel, rate: float) -> torch.optim.Optimizer:
     """AdamW with ROW_RATE times the learning rate for the code tokens' rows."""
-    import torch
-
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     rows = [p for name, p in trained if "trainable_tokens" in name]
     rest = [p for name, p in trained if "trainable_tokens" not in name]
@@ -257,42 +258,43 @@ def _two_rates(model: Any, rate: float) -> Any:
     return torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
 
 
-def make_reporter(send: Send) -> Any:
-    """A callback that sends one progress message a step."""
-    from transformers import TrainerCallback
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Sends one progress message a step, and keeps them."""
 
-    class Reporter(TrainerCallback):  # type: ignore[misc]
-        started = 0.0
+    def __init__(self, send: Send) -> None:
+        self.log: list[dict[str, Any]] = []
+        self._send = send
+        self._started = 0.0
 
-        def __init__(self) -> None:
-            self.log: list[dict[str, Any]] = []
+    def seconds(self) -> float:
+        """Since training began."""
+        return time.monotonic() - self._started
 
-        def seconds(self) -> float:
-            """Since training began."""
-            return time.monotonic() - self.started
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._started = time.monotonic()
 
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.monotonic()
-
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
-        ) -> None:
-            if "loss" not in logs:
-                return
-            if not math.isfinite(logs["loss"]):
-                raise GateError(
-                    f"training diverged: the loss of step {state.global_step} is {logs['loss']}",
-                    remedy="lower train.learning_rate",
-                )
-            step = {
-                "step": state.global_step,
-                "steps": state.max_steps,
-                "loss": logs["loss"],
-                "learning_rate": logs["learning_rate"],
-                "tokens": int(state.num_input_tokens_seen),
-                "seconds": round(self.seconds(), 3),
-            }
-            self.log.append(step)
-            send({"type": "progress", **step})
-
-    return Reporter()
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **_: Any,
+    ) -> None:
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise GateError(
+                f"training diverged: the loss of step {state.global_step} is {logs['loss']}",
+                remedy="lower train.learning_rate",
+            )
+        step = {
+            "step": state.global_step,
+            "steps": state.max_steps,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "tokens": int(state.num_input_tokens_seen),
+            "seconds": round(self.seconds(), 3),
+        }
+        self.log.append(step)
+        self._send({"type": "progress", **step})

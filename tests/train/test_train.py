@@ -52,7 +52,7 @@ from factory.train.examples import code_example, examples_from_sample, write_exa
 from factory.train.job import TrainingJob, TrainingResult, TrainingSetup, write_pairs, write_tools
 from factory.train.learner import load_learner
 from factory.train.run import run_training
-from factory.train.trainer import StepsByLength, _score_fused, _score_targets
+from factory.train.trainer import StepsByLength, score_answers, score_fused
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
@@ -771,7 +771,7 @@ def test_scoring_targets_alone_is_the_fused_score(
     labels[0, :7] = labels[1, :9] = labels[2, :4] = labels[2, 6:9] = IGNORED
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     scores = []
-    for score in (_score_fused, _score_targets):
+    for score in (score_fused, score_answers):
         log_probs, places = score(model, inputs)
         scores.append(log_probs[labels[:, 1:][:, places] != IGNORED])
     assert len(scores[0]) == 13

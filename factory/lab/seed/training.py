@@ -1,4 +1,13 @@
-"""Training the seed model: plan, optimisers, phases, and the checkpoint folder."""
+"""Training the seed model: plan, optimisers, phases, and the checkpoint folder.
+
+The first phase teaches documents from requests, documents from descriptions, and calls from tools
+and requests (algorithms §1.2). The second gives the tool pool its codes and adds the two kinds
+that teach them (algorithms §8). The third has many invented words, which can only be copied. One
+random stream and a fixed number of steps: the same command makes the same weights on the same
+machine. Every prompt goes through the templates in prompts/.
+
+torch and transformers are imported where they are used: `factory seed --help` needs neither.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +26,7 @@ from factory.codes.codebook import Codebook
 from factory.codes.growing import fit_codebook, refresh
 from factory.codes.install import install
 from factory.codes.saving import save_codebook
+from factory.codes.vocabulary import embed_documents
 from factory.domain.failures import DiskError
 from factory.domain.records import (
     IGNORED,
@@ -210,8 +220,6 @@ class SeedRun:
 
     def _embed(self, tools: Sequence[Tool]) -> Floats:
         """(N, D) embeddings of the tools' documents by the model as it is."""
-        from factory.codes.vocabulary import embed_documents
-
         texts = [encode_text(tool, self.prompts) for tool in tools]
         return embed_documents(self.model, self.tokenizer, texts)
 
