@@ -170,11 +170,6 @@ class Trie:
             depth += 1
         return depth
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory of the arrays, room for growth included; ids beyond 15 bytes lie outside."""
-        return sum(getattr(self, name).nbytes for name in (*_ARRAYS, "ids"))
-
     def children(self, node: int) -> Ints:
         """Tokens that lead on from a node, sorted: a view, valid until the next insert."""
         if node == DEAD:

@@ -188,7 +188,8 @@ def _clear(folder: Path) -> None:
 
 def main(channel: Channel, arguments: list[str]) -> None:
     """The child: `python -m factory.train.child '<job as JSON>'`."""
-    # One GPU: with several, the trainer would wrap the model in DataParallel.
+    # One GPU: with several, the trainer would wrap the model in DataParallel. Nothing has asked for
+    # one so far, the imports neither.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     mend_libraries()

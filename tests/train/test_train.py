@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -776,6 +778,20 @@ def test_scoring_targets_alone_is_the_fused_score(
         scores.append(log_probs[labels[:, 1:][:, places] != IGNORED])
     assert len(scores[0]) == 13
     torch.testing.assert_close(*scores)
+
+
+def test_loading_the_child_asks_for_no_gpu() -> None:
+    """Once CUDA has started, hiding all GPUs but one has no effect."""
+    program = (
+        "import torch\n"
+        "asked = []\n"
+        "for name in ('is_available', 'device_count', '_lazy_init'):\n"
+        "    setattr(torch.cuda, name, lambda *_, name=name: asked.append(name))\n"
+        "import factory.train.child\n"
+        "assert not asked, asked\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_job_is_json(tmp_path: Path) -> None:
