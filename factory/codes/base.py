@@ -74,7 +74,6 @@ class Assignment:
     """Codes given to N tools, all different from each other and from those taken before."""
 
     codes: tuple[Code, ...]
-    """Each tool's code."""
     wanted: tuple[Code, ...]
     """The codes the tools would have had, had none been taken."""
     resolved_by: tuple[ResolvedBy, ...]

@@ -65,11 +65,9 @@ class CodedChat:
     """A chat that names tools by their codes, in token ids."""
 
     ids: Sequence[int]
-    """All of it."""
     labels: Sequence[int]
     """The same where there is loss, IGNORED elsewhere."""
     marks: Sequence[CodeToken]
-    """Its code tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

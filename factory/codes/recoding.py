@@ -52,7 +52,6 @@ class Recoding:
     """What making codes anew changed. Example: see recode."""
 
     codebook: Codebook
-    """The new one."""
     fresh: Fresh | None
     """None is all."""
     reason: str

@@ -22,7 +22,6 @@ class Encoded:
     """One example, or some turns of it, in token ids."""
 
     kind: ExampleKind
-    """Its objective."""
     input_ids: tuple[int, ...]
     """The chat, (L,)."""
     labels: tuple[int, ...]

@@ -108,7 +108,6 @@ class TrainingJob:
     """Root of the workspace, whose prompts `codes/encode` and, of gist states, `codes/compress` say
     what a code is made from."""
     setup: TrainingSetup
-    """How."""
 
     @property
     def pairs(self) -> Path:
@@ -148,13 +147,11 @@ class TrainingResult:
     fingerprint: str
     """Of its weights (engines.base.fingerprint)."""
     num_examples: int
-    """Examples trained on."""
     dropped: dict[str, int]
     """`<kind>/<reason>` to examples left out: given = num_examples + dropped."""
     num_tokens: int
     """Tokens seen over all epochs, padding left out."""
     steps: int
-    """Optimizer steps."""
     seconds: float
     """Of training alone, without loading and saving."""
     codes: tuple[GivenCode, ...]
@@ -162,7 +159,6 @@ class TrainingResult:
     codebook: dict[str, Any] | None
     """The checkpoint's codebook in figures (Codebook.summary); None where it has none."""
     log: tuple[Progress, ...]
-    """Every step."""
     restarts: int
     """How often the child had to be run again."""
     recoded: dict[str, Any] | None = None

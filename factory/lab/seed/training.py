@@ -83,9 +83,7 @@ class Phase:
     """A part of the run. Example: Phase(name="calls", steps=100, rate=2e-3, end=1.0, ...)."""
 
     name: str
-    """One word."""
     steps: int
-    """Optimiser steps."""
     rate: float
     """Learning rate after the warm-up, for AdamW and (matched in RMS) Muon."""
     end: float
@@ -113,19 +111,14 @@ class SeedPlan:
     """Size and schedule of the seed run. Example: SeedPlan(hidden_size=128)."""
 
     phases: tuple[Phase, ...] = PHASES
-    """What is taught, in order."""
     warmup: int = 100
     """Steps of linear warm-up at the start of each phase."""
     batch_size: int = 16
-    """Examples a step."""
     vocabulary_size: int = 2000
     """Byte pairs; boilerplate and code tokens are not counted."""
     hidden_size: int = 256
-    """Width of the model."""
     num_layers: int = 4
-    """Transformer blocks."""
     num_heads: int = 8
-    """Attention heads."""
     intermediate_size: int = 640
     """Width of the feed-forward part."""
     code_size: int = 32
