@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from factory.workspace.prompts import Prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -55,7 +58,7 @@ def prompt_pieces(prompts: Prompts) -> list[str]:
     ]
 
 
-def make_tokenizer(texts: Iterable[str], prompts: Prompts, size: int) -> Any:
+def make_tokenizer(texts: Iterable[str], prompts: Prompts, size: int) -> PreTrainedTokenizerBase:
     """A transformers fast tokenizer, fitted to `texts`: `size` byte pairs and the boilerplate."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook
@@ -60,6 +60,10 @@ from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import CodesSection
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NUM_TOKENIZER_EXAMPLES = 6000
 """Examples that the tokenizer is fitted to."""
@@ -408,7 +412,7 @@ class SeedRun:
         write_card(folder, figures)
 
 
-def fit_tokenizer(plan: SeedPlan, prompts: Prompts) -> Any:
+def fit_tokenizer(plan: SeedPlan, prompts: Prompts) -> PreTrainedTokenizerBase:
     """The tokenizer, fitted to the user and assistant texts of seed examples."""
     examples = seed_examples(Random(f"tokenizer {plan.seed}"), prompts)
     texts = [
@@ -419,7 +423,7 @@ def fit_tokenizer(plan: SeedPlan, prompts: Prompts) -> Any:
     return make_tokenizer(texts, prompts, plan.vocabulary_size)
 
 
-def make_model(plan: SeedPlan, tokenizer: Any) -> Any:
+def make_model(plan: SeedPlan, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A LlamaForCausalLM with tied embeddings and random weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -443,7 +447,7 @@ def make_model(plan: SeedPlan, tokenizer: Any) -> Any:
     )
 
 
-def make_optimizers(model: Any) -> list[Any]:
+def make_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for embeddings and norms."""
     import torch
 
@@ -456,7 +460,7 @@ def make_optimizers(model: Any) -> list[Any]:
     ]
 
 
-def batch_loss(model: Any, batch: Batch) -> Any:
+def batch_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy of the batch's target tokens, end of turn included.
 
     Rows are padded on the right; attention is causal, so padding reaches no target.
@@ -477,7 +481,7 @@ def batch_loss(model: Any, batch: Batch) -> Any:
     return functional.cross_entropy(logits_NV, targets_BT[mask_BT])
 
 
-def round_weights(model: Any) -> None:
+def round_weights(model: PreTrainedModel) -> None:
     """Give the weights the values that they have when stored in bfloat16."""
     import torch
 
@@ -486,7 +490,7 @@ def round_weights(model: Any) -> None:
             parameter.copy_(parameter.to(torch.bfloat16))
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Weights in bfloat16 and tokenizer, as vLLM and transformers load them."""
     import copy
 
