@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from bench.table import print_machine, print_table
 
 if TYPE_CHECKING:
-    from factory.score.calls.questions import Benchmark
+    from factory.score.calls.kind import Benchmark
     from factory.workspace.prompts import Prompts
     from factory.workspace.settings import EngineSection
 
@@ -73,8 +73,7 @@ def compare_pass(limit: int, max_tokens: int, rounds: int, threads: int) -> None
     """Wall time of a scored pass against plain generation of the same prompts."""
     models: Any = importlib.import_module("conftest_models")
     from factory.engines.chat import Chat
-    from factory.score.calls.asking import make_request
-    from factory.score.calls.questions import Benchmark
+    from factory.score.calls.kind import Benchmark, make_request
     from factory.workspace.folder import Workspace
     from factory.workspace.prompts import Prompts
 
@@ -116,7 +115,6 @@ async def _run_scored(
     """Seconds of `score` on a running engine."""
     from factory.domain.records import Checkpoint
     from factory.engines.opening import open_engine
-    from factory.score.calls.asking import score
     from factory.workspace.models import fingerprint
 
     checkpoint = Checkpoint(id="tiny", path=str(folder), fingerprint=fingerprint(folder))
@@ -128,7 +126,7 @@ async def _run_scored(
     )
     try:
         started = time.perf_counter()
-        await score(engine, benchmark, prompts, max_tokens=max_tokens)
+        await benchmark.ask(engine, prompts, max_tokens)
         return time.perf_counter() - started
     finally:
         await engine.close()

@@ -22,7 +22,7 @@ from factory.judge.rulebook import Rule, Rulebook
 from factory.judge.sets import judge_round
 from factory.judge.similarity import describe, fold_words
 from factory.lab.home.world import FreshItem, fresh_item
-from factory.score.calls.questions import Benchmark
+from factory.score.calls.kind import Benchmark
 from factory.score.items import Item
 from factory.workspace.folder import Workspace, shipped_root
 

@@ -12,8 +12,7 @@ from factory.ledger.history import OpenRound
 from factory.ledger.rows import checkpoint_row
 from factory.ledger.tables import Batch
 from factory.round.factory import Factory
-from factory.score.calls.asking import overall_weights
-from factory.score.calls.kind import Calls
+from factory.score.calls.kind import Benchmark
 from factory.score.estimates import paired_delta
 from factory.score.gate import Decision, gate
 
@@ -57,7 +56,7 @@ def weigh(factory: Factory, this: OpenRound, trained: Checkpoint) -> Decision:
     dev = factory.benchmarks.get(factory.recipe.score.dev)
     if dev is None:
         return Decision(True, "promoted without a gate: score.dev is empty")
-    assert isinstance(dev, Calls), "load_benchmarks lets no other kind decide"
+    assert isinstance(dev, Benchmark), "load_benchmarks lets no other kind decide"
     basis = dev.basis(factory.setup)
     with factory.ledger.read() as past:
         before = history.load_items(past, this.checkpoint.id, dev.name, basis)
@@ -65,6 +64,6 @@ def weigh(factory: Factory, this: OpenRound, trained: Checkpoint) -> Decision:
     return gate(
         dev.summary(this.checkpoint.id, before),
         dev.summary(trained.id, after),
-        paired_delta(before, after, overall_weights(dev.benchmark)),
+        paired_delta(before, after, dev.weights),
         tolerance=factory.recipe.score.tolerance,
     )

@@ -18,7 +18,7 @@ from factory.domain.jsontext import show
 from factory.domain.records import Call, Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.child import Child
-from factory.score.asking import ItemPrompt, ask_all, explain_unanswered, grade
+from factory.score.asking import ask_all, explain_unanswered, grade, greedy
 from factory.score.base import Asked, Setup, find_data, make_item
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
@@ -62,7 +62,6 @@ class ApiBank(Asked):
                 make_item(x.category, x.id, x.dialogue, {x.expected.name: x.expected.arguments})
                 for x in turns
             ),
-            categories=tuple(dict.fromkeys(turn.category for turn in turns)),
             definition=definition,
             folder=folder,
             turns=turns,
@@ -203,17 +202,12 @@ async def score_apibank(
 
     Raises MissingError where the simulator cannot be started.
     """
-    questions = [
-        ItemPrompt(
-            id=f"apibank/{turn.category}/{turn.id}",
-            messages=(
-                Message(role="system", content=turn.instruction),
-                Message(role="user", content=turn.dialogue),
-            ),
-        )
-        for turn in turns
-    ]
-    replies = await ask_all(engine, questions, max_tokens=max_tokens, progress=progress)
+    requests = []
+    for turn in turns:
+        task = Message(role="system", content=turn.instruction)
+        chat = (task, Message(role="user", content=turn.dialogue))
+        requests.append(greedy(f"apibank/{turn.category}/{turn.id}", chat, max_tokens))
+    replies = await ask_all(engine, requests, progress)
     grades = [
         explain_unanswered(judge_answer(turn, reply.completions[0].text), reply)
         for turn, reply in zip(turns, replies, strict=True)

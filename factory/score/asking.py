@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 from factory.domain.records import UNANSWERED, ItemScore, Message, Reply, Request, Role, Sampling
 from factory.engines.base import Engine
@@ -30,41 +31,38 @@ def grade(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemPrompt:
-    """One item's messages. Example: ItemPrompt(id="apibank/Call/3", messages=(…))."""
-
-    id: str
-    """Unique among the requests in flight."""
-    messages: tuple[Message, ...]
-    """What the model is asked."""
+def greedy(
+    name: str, messages: Sequence[Message], max_tokens: int, tools: Sequence[dict[str, Any]] = ()
+) -> Request:
+    """One question, to be answered by the likeliest tokens."""
+    return Request(
+        id=name,
+        messages=tuple(messages),
+        tools=tuple(tools),
+        sampling=Sampling(max_tokens=max_tokens),
+        logprob=False,
+    )
 
 
 async def ask_all(
     engine: Engine,
-    questions: Sequence[ItemPrompt],
-    *,
-    max_tokens: int,
+    requests: Sequence[Request],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Reply]:
-    """Greedy answers in the order of the questions, all in flight at once.
+    """Answers in the order of the requests, all in flight at once.
 
     `progress` hears (answers so far, answers in all). What the engine raises ends all.
     """
     num_done = 0
 
-    async def ask(question: ItemPrompt) -> Reply:
+    async def ask(request: Request) -> Reply:
         nonlocal num_done
-        sampling = Sampling(max_tokens=max_tokens)
-        request = Request(
-            id=question.id, messages=question.messages, sampling=sampling, logprob=False
-        )
         (reply,) = await engine.sample([request])
         num_done += 1
-        progress(num_done, len(questions))
+        progress(num_done, len(requests))
         return reply
 
-    tasks = [asyncio.ensure_future(ask(question)) for question in questions]
+    tasks = [asyncio.ensure_future(ask(request)) for request in requests]
     try:
         return list(await asyncio.gather(*tasks))
     finally:

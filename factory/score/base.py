@@ -106,14 +106,17 @@ class Scorable(ABC):
     """`dev` may decide promotion, `test` is only reported."""
     items: tuple[Item, ...]
     """All questions; what no sample may hold."""
-    categories: tuple[str, ...]
-    """In the order in which they are shown."""
     unit: ClassVar[Unit] = "percent"
 
     @property
     def name(self) -> str:
         """What tables and the ledger call it: `toolbench[limit=20]`."""
         return full_name(self.stem, self.variant)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """In the order in which they are shown."""
+        return tuple(dict.fromkeys(item.category for item in self.items))
 
     @abstractmethod
     def basis(self, setup: Setup) -> str:

@@ -21,7 +21,7 @@ from factory.domain.failures import InputError
 from factory.domain.jsontext import parse_strict
 from factory.domain.records import Call, Candidate, HeldOut
 from factory.score.calls.bfcl import OMITTABLE, check_ast, gold_calls
-from factory.score.calls.questions import Benchmark
+from factory.score.calls.kind import Benchmark
 from factory.score.definition import Split
 from factory.tools.dialects import read_dialect, to_function
 from factory.tools.sources import BadLine

@@ -60,7 +60,6 @@ class Language(SelfServed):
             title=definition.title,
             split=definition.split,
             items=(),
-            categories=(),
             definition=definition,
             text=text,
         )

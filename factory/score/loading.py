@@ -9,7 +9,7 @@ from typing import Any
 from factory.domain.failures import ContentError, FactoryError
 from factory.score.apibank import ApiBank, ApiBankDefinition
 from factory.score.base import Scorable
-from factory.score.calls.kind import Calls, Changes
+from factory.score.calls.kind import Benchmark, Changes
 from factory.score.definition import Definition, check_definition, read_definition
 from factory.score.language import Language, LanguageDefinition
 from factory.score.teval import TEval, TEvalDefinition
@@ -56,7 +56,7 @@ def load(workspace: Workspace, name: str, changes: Mapping[str, Any] | None = No
     """
     kind, changes = kind_of(workspace, name), changes or {}
     if kind == "calls":
-        return Calls.load(workspace, name, changes)
+        return Benchmark.load_changed(workspace, name, changes)
     model, loader = KINDS[kind]
     table = {**read_definition(workspace, name), **changes}
     marks = [f"{key}={_show(changes[key])}" for key in sorted(changes.keys() - UNNAMED)]
@@ -98,7 +98,7 @@ def load_benchmarks(workspace: Workspace, recipe: Recipe) -> dict[str, Scorable]
     names = dict.fromkeys((*recipe.score.benchmarks, recipe.score.dev))
     benchmarks = {name: load(workspace, name) for name in names if name}
     dev = benchmarks.get(recipe.score.dev)
-    if dev is not None and (dev.split != "dev" or not isinstance(dev, Calls)):
+    if dev is not None and (dev.split != "dev" or not isinstance(dev, Benchmark)):
         raise ContentError(
             f"score.dev is {dev.name}, a {dev.split} set: choosing by it would spoil its score"
             if dev.split != "dev"

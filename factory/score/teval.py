@@ -19,7 +19,7 @@ from factory.domain.jsontext import show
 from factory.domain.records import Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.serving import engine_settings
-from factory.score.asking import ItemPrompt, ask_all, explain_unanswered, grade, to_messages
+from factory.score.asking import ask_all, explain_unanswered, grade, greedy, to_messages
 from factory.score.base import Asked, Setup, check_path, find_data, make_item, resolve
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
@@ -55,20 +55,23 @@ class TEval(Asked):
         questions = tuple(
             first_of_each(load_teval(folder), definition.limit, lambda x: f"{x.task}_{x.form}")
         )
-        pairs = [(each, name) for each in questions for name in categories(each)]
-        found = {name for _, name in pairs}
         return cls(
             stem=name,
             title=definition.title,
             split=definition.split,
             items=tuple(
                 make_item(category, x.id, x.messages[-1].content if x.messages else "", x.truth)
-                for x, category in pairs
+                for x in questions
+                for category in categories(x)
             ),
-            categories=tuple(each for each in CATEGORIES if each in found),
             definition=definition,
             questions=questions,
         )
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        found = {item.category for item in self.items}
+        return tuple(each for each in CATEGORIES if each in found)
 
     def basis(self, setup: Setup) -> str:
         asked = [
@@ -223,11 +226,11 @@ async def score_teval(
     `embed` gives sentence vectors for the similarity of plans (T-Eval uses all-mpnet-base-v2);
     without it only equal names and arguments are similar, which is a lower bound.
     """
-    questions = [
-        ItemPrompt(id=f"teval/{item.task}_{item.form}/{item.id}", messages=item.messages)
+    requests = [
+        greedy(f"teval/{item.task}_{item.form}/{item.id}", item.messages, max_tokens)
         for item in items
     ]
-    replies = await ask_all(engine, questions, max_tokens=max_tokens, progress=progress)
+    replies = await ask_all(engine, requests, progress)
     answers = [reply.completions[0].text for reply in replies]
     plans = [
         (item, answer) for item, answer in zip(items, answers, strict=True) if item.task == "plan"

@@ -23,7 +23,7 @@ from factory.judge.sets import TABLES, _fold_name, _mask, judge_round, open_benc
 from factory.judge.similarity import describe, fold_words
 from factory.judge.trial import check_content
 from factory.lab.home.world import FreshItem, fresh_item, home_items
-from factory.score.calls.questions import Benchmark
+from factory.score.calls.kind import Benchmark
 from factory.score.items import Item
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts

@@ -17,8 +17,8 @@ from factory.domain.records import Call, Candidate, Query, Tool
 from factory.engines.replay import ReplayEngine
 from factory.ledger import history
 from factory.ledger.database import Ledger
-from factory.score.calls.asking import score
-from factory.score.calls.questions import Benchmark
+from factory.score.calls.kind import Benchmark
+from factory.score.definition import read_definition
 from factory.score.labelled import (
     Labelled,
     from_samples,
@@ -81,11 +81,12 @@ def test_labelled_lines_become_a_benchmark_that_is_scored(
     assert made == Benchmark.load(workspace, "lamps")
     assert made.categories == ("simple", "multiple", "parallel")
     assert len(made.items) == 4, "the same request counts once"
-    assert made.held_out and made.split == "test"
+    assert made.split == "test" and read_definition(workspace, "lamps")["held_out"] is True
     right = '<tool_call>{"name": "set_lamp", "arguments": {"room": "hall"}}</tool_call>'
     engine = ReplayEngine(lambda _: [right])
     prompts = Prompts.load(workspace)
-    result, marks = asyncio.run(score(engine, made, prompts, max_tokens=64))
+    marks = asyncio.run(made.ask(engine, prompts, 64))
+    result = made.summary("tiny", marks)
     assert result.categories == {"simple": 100, "multiple": 100, "parallel": 0}
     assert {mark.reason for mark in marks} == {"", "wrong_count"}
 

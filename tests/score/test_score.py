@@ -14,9 +14,9 @@ import pytest
 from factory.domain.failures import ChildError, ContentError
 from factory.domain.records import Call, Checkpoint, Completion, ItemScore, Reply, Request, Score
 from factory.engines.replay import ReplayEngine
-from factory.score.calls.asking import judge, make_request, score
 from factory.score.calls.bfcl import check_ast, gold_calls
-from factory.score.calls.questions import Benchmark
+from factory.score.calls.judging import judge
+from factory.score.calls.kind import Benchmark, make_request
 from factory.score.estimates import Estimate, paired_delta, subtract, summarise
 from factory.score.gate import gate
 from factory.score.items import Item
@@ -268,7 +268,8 @@ def run_score(
     benchmark: Benchmark, workspace: Workspace, answers: dict[str, list[str]]
 ) -> tuple[Score, list[ItemScore]]:
     engine = ReplayEngine(answers, checkpoint=CHECKPOINT)
-    return asyncio.run(score(engine, benchmark, Prompts.load(workspace), max_tokens=64))
+    items = asyncio.run(benchmark.ask(engine, Prompts.load(workspace), 64))
+    return benchmark.summary(CHECKPOINT.id, items), items
 
 
 def test_right_answers_score_100(workspace: Workspace) -> None:
@@ -386,14 +387,13 @@ def test_all_items_are_in_flight_at_once(workspace: Workspace) -> None:
 
     async def run() -> Score:
         inner = ReplayEngine(gold_answers(benchmark), checkpoint=CHECKPOINT)
-        total, _ = await score(
+        items = await benchmark.ask(
             MeetingEngine(inner, len(benchmark.items)),
-            benchmark,
             Prompts.load(workspace),
-            max_tokens=64,
+            64,
             progress=lambda done, all_items: heard.append((done, all_items)),
         )
-        return total
+        return benchmark.summary(CHECKPOINT.id, items)
 
     assert asyncio.run(run()).value == 100.0
     assert heard == [(done, 6) for done in range(1, 7)]
@@ -406,7 +406,7 @@ def test_a_dead_engine_ends_the_scoring(workspace: Workspace) -> None:
         inner = ReplayEngine(gold_answers(benchmark), checkpoint=CHECKPOINT)
         engine = MeetingEngine(inner, len(benchmark.items), broken="score/tiny/parallel_1")
         with pytest.raises(ChildError):
-            await score(engine, benchmark, Prompts.load(workspace), max_tokens=64)
+            await benchmark.ask(engine, Prompts.load(workspace), 64)
         return engine.num_cancelled
 
     assert asyncio.run(run()) == 5

@@ -21,10 +21,9 @@ from factory.engines.replay import ReplayEngine
 from factory.ledger import lineage
 from factory.ledger.lineage import find_checkpoint
 from factory.score.base import Scorable, Setup
-from factory.score.calls.asking import judge, make_request, score_basis
 from factory.score.calls.bfcl import OVERALL, gold_calls
-from factory.score.calls.kind import Calls, make_scorecard
-from factory.score.calls.questions import Benchmark
+from factory.score.calls.judging import judge
+from factory.score.calls.kind import Benchmark, make_request, score_basis
 from factory.score.estimates import summarise
 from factory.score.items import Item
 from factory.score.keeper import find_missing
@@ -113,10 +112,7 @@ def test_the_installed_package_is_read_whole() -> None:
     benchmark = Benchmark.load(Workspace(ROOT), "bfcl")
     sizes = {name: len(benchmark.narrow(categories=(name,)).items) for name in SIZES}
     assert sizes == SIZES
-    ceilings = {
-        line.name: line.ceiling
-        for line in make_scorecard(benchmark, all_wrong(benchmark)).categories
-    }
+    ceilings = {line.name: line.ceiling for line in benchmark.card(all_wrong(benchmark)).categories}
     below = {name: value for name, value in ceilings.items() if value != 100}
     assert below == {
         "simple_java": pytest.approx(89.0),
@@ -307,7 +303,7 @@ def test_averages_stand_side_by_side(bfcl: Benchmark) -> None:
         mark(item, item.category in right, "unreadable_call" if item.id == "irrelevance_0" else "")
         for item in bfcl.items
     ]
-    card = make_scorecard(bfcl, items[::-1])
+    card = bfcl.card(items[::-1])
     assert [line.name for line in card.categories] == list(SIZES)
     named = {(line.scheme, line.name): line for line in card.averages}
     value = {key: line.estimate.value for key, line in named.items() if line.estimate}
@@ -329,7 +325,7 @@ def test_averages_stand_side_by_side(bfcl: Benchmark) -> None:
 
 def test_a_part_names_what_its_averages_lack(bfcl: Benchmark) -> None:
     part = bfcl.narrow(categories=("multiple", "irrelevance"))
-    card = make_scorecard(part, all_wrong(part))
+    card = part.card(all_wrong(part))
     lines = {(line.scheme, line.name): line for line in card.averages}
     assert lines[("mean", "overall")].estimate is not None
     assert "simple_python" in lines[("tooldev", "non_live")].missing
@@ -381,10 +377,9 @@ def answer_gold(benchmark: Benchmark, wrong: frozenset[str] = frozenset()) -> An
 
 def store(setup: Setup, benchmark: Benchmark, checkpoint: Checkpoint, wrong: set[str]) -> None:
     engine = ReplayEngine(answer_gold(benchmark, frozenset(wrong)), checkpoint=checkpoint)
-    kind = Calls.of(benchmark)
-    items = asyncio.run(kind.score(setup, checkpoint, engine))
+    items = asyncio.run(benchmark.score(setup, checkpoint, engine))
     number = lineage.round_of(setup.ledger, checkpoint.id) or 0
-    store_items(setup, number, checkpoint.id, kind, items, kind.basis(setup))
+    store_items(setup, number, checkpoint.id, benchmark, items, benchmark.basis(setup))
 
 
 def test_rows_compare_a_checkpoint_with_its_parent(bfcl: Benchmark, tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ from factory.lab.seed.examples import (
     shipped_prompts,
 )
 from factory.lab.seed.tokenizer import make_tokenizer
-from factory.score.calls.asking import judge, make_request
-from factory.score.calls.questions import Benchmark
+from factory.score.calls.judging import judge
+from factory.score.calls.kind import Benchmark, make_request
 from factory.score.estimates import summarise
 from factory.train.encoding import Encoded, encode, render
 from factory.train.examples import encode_text, write_examples

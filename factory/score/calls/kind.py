@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from factory.domain.records import Checkpoint, ItemScore, Score
+from factory.domain.canon import canonical_json, digest
+from factory.domain.failures import ContentError
+from factory.domain.records import Checkpoint, ItemScore, Message, Request, Score
 from factory.engines.base import Engine
+from factory.score.asking import ask_all, greedy
 from factory.score.base import Asked, Setup, resolve
-from factory.score.calls.asking import overall_weights, score, score_basis
 from factory.score.calls.bfcl import (
     LANGUAGES,
     LEADERBOARD_PARTS,
@@ -25,13 +29,16 @@ from factory.score.calls.bfcl import (
     gold_calls,
 )
 from factory.score.calls.decode import Syntax
-from factory.score.calls.questions import Benchmark, PromptStyle
+from factory.score.calls.judging import judge
+from factory.score.calls.questions import PromptStyle, load_questions
 from factory.score.card import Average, Groups, Scorecard, make_card
-from factory.score.definition import check_definition
+from factory.score.definition import check_definition, first_of_each
 from factory.score.estimates import group_marks, summarise
 from factory.score.items import Item
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
+from factory.workspace.messages import invocation_messages
+from factory.workspace.prompts import Prompts
 
 
 class Changes(BaseModel):
@@ -47,59 +54,114 @@ class Changes(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calls(Asked):
-    """Questions in BFCL's format, answered by calls."""
+class Benchmark(Asked):
+    """A set of questions in BFCL's format that are answered by calls."""
 
-    benchmark: Benchmark
+    average: Literal["categories", "tooldev"] = "categories"
+    """What the overall score is: the mean of the categories, or ToolDev's Overall where all the
+    categories that it needs are there."""
+    prompt: PromptStyle = "own"
+    """How the question is put."""
+    syntax: Syntax = "hermes"
+    """How calls are read out of the answer."""
 
     @classmethod
-    def load(cls, workspace: Workspace, name: str, changes: Mapping[str, Any]) -> Calls:
+    def load(cls, workspace: Workspace, name: str, data: Path | None = None) -> Benchmark:
+        """The benchmark of eval/<name>.toml, its questions from the folder `data` if given.
+
+        Raises:
+            ContentError: with file and line: a missing file, an unknown or absent key, or a
+                question or answer that could not be judged.
+            MissingError: the package that has the questions is not installed.
+        """
+        definition, items = load_questions(workspace, name, data)
+        return cls(
+            stem=name,
+            title=definition.title,
+            split=definition.split,
+            items=items,
+            average=definition.average,
+            prompt=definition.prompt,
+            syntax=definition.syntax,
+        )
+
+    @classmethod
+    def load_changed(cls, workspace: Workspace, name: str, changes: Mapping[str, Any]) -> Benchmark:
         """The benchmark, narrowed by `changes`."""
         wanted = check_definition(Changes, changes, f"eval/{name}.toml")
-        folder = resolve(workspace, wanted.data) if wanted.data else None
-        benchmark = Benchmark.load(workspace, name, folder).narrow(
-            categories=wanted.categories,
-            limit=wanted.limit,
-            prompt=wanted.prompt,
-            syntax=wanted.syntax,
-        )
-        return cls.of(benchmark)
+        whole = cls.load(workspace, name, resolve(workspace, wanted.data) if wanted.data else None)
+        return whole.narrow(**wanted.model_dump(exclude={"data"}))
 
-    @classmethod
-    def of(cls, benchmark: Benchmark) -> Calls:
-        """A loaded benchmark as one of many kinds."""
-        return cls(
-            stem=benchmark.stem,
-            variant=benchmark.variant,
-            title=benchmark.title,
-            split=benchmark.split,
-            items=benchmark.items,
-            categories=benchmark.categories,
-            benchmark=benchmark,
-        )
+    def narrow(
+        self,
+        *,
+        categories: tuple[str, ...] = (),
+        limit: int = 0,
+        prompt: PromptStyle | None = None,
+        syntax: Syntax | None = None,
+    ) -> Benchmark:
+        """A part of the benchmark, or another way to ask it, under a name that says so.
+
+        No categories are all, and so is a limit of 0 (the first items of each category).
+        """
+        unknown = [category for category in categories if category not in self.categories]
+        if unknown:
+            raise ContentError(
+                f"{self.name} has no category {unknown[0]!r}",
+                where=f"eval/{self.name}.toml",
+                remedy="its categories are " + ", ".join(self.categories),
+            )
+        kept = [i for i in self.items if not categories or i.category in categories]
+        kept = first_of_each(kept, limit, lambda item: item.category)
+        prompt, syntax = prompt or self.prompt, syntax or self.syntax
+        marks = [
+            "+".join(categories),
+            f"limit={limit}" if limit else "",
+            f"prompt={prompt}" if prompt != self.prompt else "",
+            f"syntax={syntax}" if syntax != self.syntax else "",
+        ]
+        variant = ",".join(mark for mark in marks if mark)
+        return replace(self, variant=variant, items=tuple(kept), prompt=prompt, syntax=syntax)
 
     @property
     def asked(self) -> Mapping[str, str]:
-        return {"prompt": self.benchmark.prompt, "syntax": self.benchmark.syntax}
+        return {"prompt": self.prompt, "syntax": self.syntax}
 
     def basis(self, setup: Setup) -> str:
-        return score_basis(self.benchmark, setup.prompts, setup.max_tokens)
+        return score_basis(self, setup.prompts, setup.max_tokens)
 
     async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
-        _, items = await score(
-            engine,
-            self.benchmark,
-            setup.prompts,
-            max_tokens=setup.max_tokens,
-            progress=setup.progress,
-        )
-        return items
+        return await self.ask(engine, setup.prompts, setup.max_tokens, setup.progress)
+
+    async def ask(
+        self,
+        engine: Engine,
+        prompts: Prompts,
+        max_tokens: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[ItemScore]:
+        """Every item, judged, in the benchmark's order; what the engine raises ends the scoring."""
+        requests = [make_request(self, item, prompts, max_tokens) for item in self.items]
+        replies = await ask_all(engine, requests, progress)
+        return [judge(i, reply, self.syntax) for i, reply in zip(self.items, replies, strict=True)]
 
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
-        return make_scorecard(self.benchmark, items)
+        ordered = self.ordered(items)
+        return make_card(
+            ordered,
+            _averages(self, group_marks(ordered)),
+            ceilings=group_ceilings(self),
+            strict=_share_of_abstentions(self, items),
+        )
+
+    @property
+    def weights(self) -> Mapping[str, float] | None:
+        """Weight of each category in the overall score; None is the mean of all."""
+        has_all = set(OVERALL) <= set(self.categories)
+        return OVERALL if self.average == "tooldev" and has_all else None
 
     def summary(self, checkpoint: str, items: Sequence[ItemScore]) -> Score:
-        return summarise(self.name, checkpoint, items, overall_weights(self.benchmark))
+        return summarise(self.name, checkpoint, items, self.weights)
 
     def beside(self, table: PublishedTable, card: Scorecard) -> Mapping[str, float]:
         values = {line.name: line.estimate.value for line in card.categories if line.estimate}
@@ -112,19 +174,53 @@ class Calls(Asked):
         return values
 
 
-IRRELEVANCE = {"irrelevance": 0.5, "live_irrelevance": 0.5}
+def make_request(benchmark: Benchmark, item: Item, prompts: Prompts, max_tokens: int) -> Request:
+    """One item's prompt, to be answered greedily."""
+    own = benchmark.prompt == "own"
+    messages = _own_messages(item, prompts) if own else _join_neighbours(item.turn)
+    tools = () if own else item.openai_tools
+    return greedy(f"score/{benchmark.name}/{item.id}", messages, max_tokens, tools)
 
 
-def make_scorecard(benchmark: Benchmark, items: Sequence[ItemScore]) -> Scorecard:
-    """The scorecard of a benchmark's judged items, in any order."""
-    order = {name: position for position, name in enumerate(benchmark.categories)}
-    ordered = sorted(items, key=lambda item: order[item.category])
-    return make_card(
-        ordered,
-        _averages(benchmark, group_marks(ordered)),
-        ceilings=group_ceilings(benchmark),
-        strict=_share_of_abstentions(benchmark, items),
+def _own_messages(item: Item, prompts: Prompts) -> tuple[Message, ...]:
+    """The invocation prompt with the turn's last message as the query.
+
+    A system message of the turn follows the prompt's own, earlier messages stand between.
+    """
+    *earlier, last = item.turn
+    system, query = invocation_messages(last.content, item.documents, prompts)
+    rules = [message for message in earlier if message.role == "system"]
+    chat = [message for message in earlier if message.role != "system"]
+    return _join_neighbours([system, *rules, *chat, query])
+
+
+def _join_neighbours(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Messages of one role in a row as one: many chat templates want roles to alternate."""
+    return tuple(
+        Message(role=role, content="\n\n".join(message.content for message in group))
+        for role, group in groupby(messages, key=lambda message: message.role)
     )
+
+
+def score_basis(benchmark: Benchmark, prompts: Prompts, max_tokens: int) -> str:
+    """Hash of what a score depends on besides the checkpoint: items, prompts, length.
+
+    What is as usual adds nothing: our prompt and syntax, one user message, calls in Python.
+    """
+    items = [[item.id, item.query, item.functions, item.ground_truth] for item in benchmark.items]
+    shas = [prompts.sha(name) for name in ("calls/system", "calls/invoke")]
+    unusual: dict[str, object] = {
+        item.id: [item.judge, [asdict(message) for message in item.turn]]
+        for item in benchmark.items
+        if item.judge != "python" or len(item.turn) > 1
+    }
+    if (benchmark.prompt, benchmark.syntax) != ("own", "hermes"):
+        unusual[""] = [benchmark.prompt, benchmark.syntax]
+    parts = [items, shas, max_tokens]
+    return digest(canonical_json([*parts, unusual] if unusual else parts))
+
+
+IRRELEVANCE = {"irrelevance": 0.5, "live_irrelevance": 0.5}
 
 
 def group_ceilings(benchmark: Benchmark) -> dict[str, NDArray[np.float64]]:

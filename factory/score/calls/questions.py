@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +20,7 @@ from factory.domain.failures import ContentError, MissingError
 from factory.domain.records import Message
 from factory.score.calls.bfcl import LANGUAGES
 from factory.score.calls.decode import Syntax
-from factory.score.definition import (
-    Definition,
-    Split,
-    check_definition,
-    first_of_each,
-    full_name,
-    read_definition,
-)
+from factory.score.definition import Definition, check_definition, read_definition
 from factory.score.items import Item, JudgedBy
 from factory.workspace.folder import Workspace
 
@@ -37,106 +29,7 @@ PromptStyle = Literal["own", "chat"]
 ROLES = ("system", "user", "assistant")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Benchmark:
-    """A set of questions that are answered by calls."""
-
-    stem: str
-    """Its file: `home` is eval/home.toml."""
-    variant: str = ""
-    """What was changed about it: `limit=20`."""
-    title: str
-    """One line for people."""
-    split: Split
-    """`dev` may decide promotion, `test` is only reported."""
-    items: tuple[Item, ...]
-    """All questions, category by category."""
-    average: Literal["categories", "tooldev"] = "categories"
-    """What the overall score is: the mean of the categories, or ToolDev's Overall where all the
-    categories that it needs are there."""
-    prompt: PromptStyle = "own"
-    """How the question is put."""
-    syntax: Syntax = "hermes"
-    """How calls are read out of the answer."""
-    held_out: bool = False
-    """Whether its questions are kept from training even where no recipe scores it."""
-
-    @property
-    def name(self) -> str:
-        """What tables and the ledger call it: `home[limit=20]`."""
-        return full_name(self.stem, self.variant)
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Categories in the definition's order."""
-        return tuple(dict.fromkeys(item.category for item in self.items))
-
-    @classmethod
-    def load(cls, workspace: Workspace, name: str, data: Path | None = None) -> Benchmark:
-        """The benchmark of eval/<name>.toml, its questions from the folder `data` if given.
-
-        Raises:
-            ContentError: with file and line: a missing file, an unknown or absent key, or a
-                question or answer that could not be judged.
-            MissingError: the package that has the questions is not installed.
-        """
-        path = f"eval/{name}.toml"
-        definition = check_definition(_Definition, read_definition(workspace, name), path)
-        folder = str(data.resolve()) if data else _find_folder(definition, path)
-        items = tuple(
-            item
-            for category in definition.categories
-            for item in _load(workspace, definition, folder, category)
-        )
-        _require_unique_ids(items, path)
-        return cls(
-            stem=name,
-            title=definition.title,
-            split=definition.split,
-            items=items,
-            average=definition.average,
-            prompt=definition.prompt,
-            syntax=definition.syntax,
-            held_out=definition.held_out,
-        )
-
-    def narrow(
-        self,
-        *,
-        categories: tuple[str, ...] = (),
-        limit: int = 0,
-        prompt: PromptStyle | None = None,
-        syntax: Syntax | None = None,
-    ) -> Benchmark:
-        """A part of the benchmark, or another way to ask it, under a name that says so.
-
-        Args:
-            categories: those to keep; none is all.
-            limit: items of each category at most, the first ones; 0 is all.
-            prompt: another style than the definition's.
-            syntax: another syntax than the definition's.
-        """
-        unknown = [category for category in categories if category not in self.categories]
-        if unknown:
-            raise ContentError(
-                f"{self.name} has no category {unknown[0]!r}",
-                where=f"eval/{self.name}.toml",
-                remedy="its categories are " + ", ".join(self.categories),
-            )
-        kept = [i for i in self.items if not categories or i.category in categories]
-        kept = first_of_each(kept, limit, lambda item: item.category)
-        prompt, syntax = prompt or self.prompt, syntax or self.syntax
-        marks = [
-            "+".join(categories),
-            f"limit={limit}" if limit else "",
-            f"prompt={prompt}" if prompt != self.prompt else "",
-            f"syntax={syntax}" if syntax != self.syntax else "",
-        ]
-        variant = ",".join(mark for mark in marks if mark)
-        return replace(self, variant=variant, items=tuple(kept), prompt=prompt, syntax=syntax)
-
-
-class _Definition(Definition):
+class CallsDefinition(Definition):
     """eval/<name>.toml of the kind `calls`."""
 
     kind: Literal["calls"] = "calls"
@@ -158,7 +51,26 @@ class _Definition(Definition):
     syntax: Syntax = "hermes"
 
 
-def _find_folder(definition: _Definition, path: str) -> str:
+def load_questions(
+    workspace: Workspace, name: str, data: Path | None
+) -> tuple[CallsDefinition, tuple[Item, ...]]:
+    """eval/<name>.toml and its questions, from the folder `data` if given.
+
+    Raises ContentError with file and line, MissingError for a package that is not installed.
+    """
+    path = f"eval/{name}.toml"
+    definition = check_definition(CallsDefinition, read_definition(workspace, name), path)
+    folder = str(data.resolve()) if data else _find_folder(definition, path)
+    items: dict[str, Item] = {}
+    for category in definition.categories:
+        for item in _load(workspace, definition, folder, category):
+            if item.id in items:
+                raise ContentError(f"two questions have the id {item.id}", where=path)
+            items[item.id] = item
+    return definition, tuple(items.values())
+
+
+def _find_folder(definition: CallsDefinition, path: str) -> str:
     """The folder of the questions: relative to eval/, or absolute."""
     if not definition.package:
         return definition.questions
@@ -174,7 +86,7 @@ def _find_folder(definition: _Definition, path: str) -> str:
 
 
 def _load(
-    workspace: Workspace, definition: _Definition, folder: str, category: str
+    workspace: Workspace, definition: CallsDefinition, folder: str, category: str
 ) -> Iterator[Item]:
     """The items of one category, questions joined with answers by id."""
     name = _find_name(workspace, definition, folder, category)
@@ -211,7 +123,9 @@ def _load(
         yield item
 
 
-def _find_name(workspace: Workspace, definition: _Definition, folder: str, category: str) -> str:
+def _find_name(
+    workspace: Workspace, definition: CallsDefinition, folder: str, category: str
+) -> str:
     """Name of a category's file: the first one that exists, else the newest form."""
     prefixes = (definition.prefix,) if isinstance(definition.prefix, str) else definition.prefix
     names = [
@@ -325,11 +239,3 @@ def _check_function(function: dict[str, Any], item: Item, where: str) -> None:
     required = parameters.get("required", [])
     if not isinstance(required, list) or not all(argument in properties for argument in required):
         raise ContentError(f"{name}: 'required' names an unknown argument", where=where)
-
-
-def _require_unique_ids(items: tuple[Item, ...], path: str) -> None:
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise ContentError(f"two questions have the id {item.id}", where=path)
-        seen.add(item.id)

@@ -31,7 +31,6 @@ from factory.score.toolbench.data import (
     ToolBenchDefinition,
     ToolQuery,
     make_items,
-    name_categories,
     toolbench_sha,
 )
 from factory.score.toolbench.judge import (
@@ -103,7 +102,6 @@ class TaskCompletion(Asked):
             title=definition.title,
             split=definition.split,
             items=make_items(kinds, bench),
-            categories=name_categories(kinds, bench),
             definition=definition,
             bench=bench,
             data_sha=toolbench_sha(bench),

@@ -39,11 +39,6 @@ class ToolBenchDefinition(Definition):
         return replace(bench, queries=tuple(queries))
 
 
-def name_categories(groups: Sequence[str], bench: ToolBench) -> tuple[str, ...]:
-    """A category for each split in each group (a setting, or what is judged)."""
-    return tuple(f"{group} {split}" for group in groups for split in bench.splits)
-
-
 def make_items(groups: Sequence[str], bench: ToolBench) -> tuple[Item, ...]:
     """Every request once in each group."""
     return tuple(

@@ -26,7 +26,6 @@ from factory.score.toolbench.data import (
     ToolBenchDefinition,
     keys_of_tools,
     make_items,
-    name_categories,
     toolbench_sha,
 )
 from factory.score.toolbench.ranking import (
@@ -79,7 +78,6 @@ class Retrieval(SelfServed):
             title=definition.title,
             split=definition.split,
             items=make_items(definition.settings, bench),
-            categories=name_categories(definition.settings, bench),
             definition=definition,
             bench=bench,
             data_sha=toolbench_sha(bench),

@@ -1,0 +1,67 @@
+"""One answer to a question of calls, judged."""
+
+from __future__ import annotations
+
+from factory.domain.records import CONTEXT_FULL, UNANSWERED, Completion, ItemScore, Reply
+from factory.judge.reading import ParsedCalls
+from factory.score.calls.bfcl import LANGUAGES, RIGHT, AstVerdict, check_ast
+from factory.score.calls.decode import Syntax, decode, is_abstention
+from factory.score.items import Item
+
+
+def judge(item: Item, reply: Reply, syntax: Syntax = "hermes") -> ItemScore:
+    """One reply against its item.
+
+    An answer whose JSON has to be repaired is wrong, as it is to BFCL's decoders. Where nothing is
+    to be called, an answer that cannot be read is right, as BFCL has it, but with a reason: it is
+    no abstention.
+    """
+    completion = reply.completions[0]
+    parsed = decode(completion.text, syntax)
+    verdict = _find_unreadable(parsed, completion, reply.num_prompt_tokens)
+    if item.judge in LANGUAGES:
+        verdict = verdict or check_ast(
+            parsed.calls or (), item.functions, item.ground_truth, item.language
+        )
+    elif item.judge == "any_call":
+        verdict = verdict or RIGHT
+    elif completion.finish_reason not in UNANSWERED:
+        verdict = _judge_abstention(verdict, parsed, completion.text)
+    assert verdict is not None
+    return ItemScore(
+        item=item.id,
+        category=item.category,
+        correct=verdict.correct,
+        reason=verdict.reason,
+        message=verdict.message,
+        answer=completion.text,
+        calls=None if parsed.calls is None else tuple(parsed.calls),
+    )
+
+
+def _find_unreadable(
+    parsed: ParsedCalls, completion: Completion, num_prompt_tokens: int
+) -> AstVerdict | None:
+    """Why there are no calls to judge; None where there are."""
+    if completion.finish_reason in UNANSWERED:
+        message = f"the engine gave no answer to a prompt of {num_prompt_tokens} tokens"
+        return AstVerdict(False, completion.finish_reason, message)
+    if parsed.calls is None and completion.finish_reason in ("length", CONTEXT_FULL):
+        return AstVerdict(False, "truncated", "the answer reached max_tokens")
+    if parsed.calls is None or parsed.failure:
+        return AstVerdict(False, parsed.failure, parsed.message)
+    if parsed.repaired:
+        return AstVerdict(False, "call_json", "a call is readable only after repair")
+    return None
+
+
+def _judge_abstention(unreadable: AstVerdict | None, parsed: ParsedCalls, text: str) -> AstVerdict:
+    """Right where no call can be read (BFCL's irrelevance)."""
+    if unreadable is None:
+        names = ", ".join(call.name for call in parsed.calls or ())
+        return AstVerdict(False, "unwanted_call", f"calls {names} where nothing is to be called")
+    if is_abstention(text):
+        return RIGHT
+    return AstVerdict(
+        True, "unreadable_call", f"a call that BFCL cannot read: {unreadable.message}"
+    )
