@@ -22,6 +22,7 @@ from workspaces import ROOT, make_workspace
 
 from factory.cli.commands import COMMANDS, load
 from factory.codes.config import CODERS
+from factory.domain.records import ExampleKind
 from factory.judge.rulebook import Rule, Rulebook
 from factory.ledger.schema import define_views, load_migrations
 from factory.report.export import Format
@@ -118,6 +119,16 @@ def test_links_lead_somewhere() -> None:
     for page, text in TEXTS.items():
         for target in re.findall(r"\]\((?!https?://)([^)#]+)", FENCE.sub("", text)):
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_paths_that_are_named_exist() -> None:
+    """In the plan of the house, and in what CONTRIBUTING says to open."""
+    for page in ("docs/how-it-works.md", "CONTRIBUTING.md"):
+        text = FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+        for path in re.findall(r"`([a-z_]+/[\w*./-]+\.(?:py|sql|toml|md))`", text):
+            if "NAME" not in path:
+                found = [*ROOT.glob(path), *(ROOT / "factory").glob(path)]
+                assert found, f"{page}: {path}"
 
 
 # -- commands that are shown --------------------------------------------------------------------
@@ -341,6 +352,7 @@ def test_coders_dialects_formats_recipes_and_prompts_have_a_line() -> None:
     assert names_in("docs/codes.md") >= {*CODERS, "none"}
     assert names_in("docs/requests-and-tools.md") >= DIALECTS.keys()
     assert names_in("docs/ledger-and-sql.md") >= set(get_args(Format))
+    assert names_in("docs/recipes-and-papers.md") >= set(get_args(ExampleKind))
     recipes = {path.stem for path in (ROOT / "rounds").glob("*.toml")}
     assert names_in("docs/recipes-and-papers.md") >= recipes
     prompts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "prompts").rglob("*.j2")}
