@@ -1,9 +1,7 @@
 """What a comparison of codes came to: tables and records, beside the published ranking.
 
-Two readings of NDCG are told apart by name (factory.score.toolbench.ranking): `textbook`, whose
-ideal ranking holds all relevant tools,
-and `hits-only`, whose ideal holds those that were returned, as
-ToolGen and SGTC publish it. At 1 they are the same.
+Two readings of NDCG are told apart by name (factory.score.toolbench.ranking): READ_AS says which.
+At 1 they are the same.
 """
 
 from __future__ import annotations
@@ -37,11 +35,7 @@ PUBLISHED_AS: Mapping[str, str] = {
 }
 """Variants by the names of its rows."""
 MISPLACED: Mapping[str, Mapping[str, str]] = {
-    "Numerical": {
-        "I3 NDCG@1": "I1 NDCG@5",
-        "I1 NDCG@5": "I2 NDCG@5",
-        "I2 NDCG@5": "I3 NDCG@1",
-    }
+    "Numerical": {"I3 NDCG@1": "I1 NDCG@5", "I1 NDCG@5": "I2 NDCG@5", "I2 NDCG@5": "I3 NDCG@1"}
 }
 """Columns of a row whose cells a misprint has put into other columns, and which (A18)."""
 READ_AS = (
@@ -50,8 +44,14 @@ READ_AS = (
     "published: hits-only NDCG of Llama-3-8B on ToolBench, mean of I1, I2 and I3 (SGTC, Table 3)",
 )
 """What a reader of the first tables must know."""
+CODES_COLUMNS = (
+    "codes", "new tokens", "length", "longest", "collisions", "moved", "start alike, %",
+    "if used together, %", "perplexity", "after",
+)  # fmt: skip
 
 Cell = str | int | None
+Values = Mapping[str, Mapping[str, float]]
+"""Percent by split (of a published table: by variant) and metric."""
 
 
 class Spread(NamedTuple):
@@ -59,19 +59,19 @@ class Spread(NamedTuple):
 
     mean: float
     sd: float | None
-    """The standard deviation; None of a single value."""
+    """None of a single value."""
 
     def __str__(self) -> str:
         return f"{self.mean:,.1f}" + ("" if self.sd is None else f" ±{self.sd:,.1f}")
 
 
 class TrialTable(NamedTuple):
-    """A table to print."""
+    """What print_table takes."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]]
-    """The lines; None is an empty cell."""
+    """None is an empty cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +94,17 @@ class Standing:
     @property
     def perplexity(self) -> tuple[Spread, Spread] | None:
         """Of the plain text before and after training; None where none was given."""
-        before, after = (
-            spread(trial.perplexity[at] for trial in self.trials if trial.perplexity)
-            for at in (0, 1)
-        )
+        known = [trial.perplexity for trial in self.trials if trial.perplexity]
+        before, after = (spread(pair[at] for pair in known) for at in (0, 1))
         return (Spread(before.mean, None), after) if before and after else None
 
     def to_json(self) -> dict[str, Any]:
         """Everything in the tables and more, with the single trials."""
-        figures = ("new_tokens", "mean_length", "longest", "collisions_before", "moved")
-        shares = ("start_alike", "start_alike_if_used_together")
-        found = {name: self.figure(name) for name in (*figures, *shares)}
+        names = (
+            "new_tokens", "mean_length", "longest", "collisions_before", "moved", "start_alike",
+            "start_alike_if_used_together",
+        )  # fmt: skip
+        figures = {name: value for name in names if (value := self.figure(name))}
         before, after = self.perplexity or (None, None)
         return {
             "codes": self.name,
@@ -113,7 +113,7 @@ class Standing:
                 split: {metric: value._asdict() for metric, value in row.items()}
                 for split, row in self.values.items()
             },
-            "figures": {name: value._asdict() for name, value in found.items() if value},
+            "figures": {name: value._asdict() for name, value in figures.items()},
             "perplexity_before": before.mean if before else None,
             "perplexity_after": after._asdict() if after else None,
             "published": dict(self.published),
@@ -134,10 +134,10 @@ def load_ranking(workspace: Workspace) -> dict[str, dict[str, float]]:
 
     Cells that the source misplaces are read in their places (A18).
     """
-    tables = [t for t in load_published(workspace, "toolbench") if t.title == RANKING]
     rows = {
         row.model: dict(zip(table.columns, row.values, strict=True))
-        for table in tables
+        for table in load_published(workspace, "toolbench")
+        if table.title == RANKING
         for row in table.rows
     }
     ranking: dict[str, dict[str, float]] = {}
@@ -155,7 +155,7 @@ def load_ranking(workspace: Workspace) -> dict[str, dict[str, float]]:
 def rank(
     trials: Sequence[Trial],
     baselines: Sequence[RetrievalResult],
-    published: Mapping[str, Mapping[str, float]],
+    published: Values,
 ) -> list[Standing]:
     """Every variant in the order of its first trial, then the baselines."""
     groups: dict[str, list[Trial]] = {}
@@ -177,26 +177,22 @@ def rank(
     return [*variants, *others]
 
 
-def _spreads(
-    tables: Sequence[Mapping[str, Mapping[str, float]]],
-) -> dict[str, dict[str, Spread]]:
+def _spreads(tables: Sequence[Values]) -> dict[str, dict[str, Spread]]:
     """Over the seeds, by split and metric."""
     full = [_with_toolbench(table) for table in tables]
     return {
         split: {
-            metric: found
-            for metric in row
-            if (found := spread(table[split][metric] for table in full))
+            metric: found for metric in row if (found := spread(t[split][metric] for t in full))
         }
         for split, row in full[0].items()
     }
 
 
-def _with_toolbench(table: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+def _with_toolbench(table: Values) -> Values:
     """The table with the mean of ToolBench's splits as `toolbench`."""
     splits = [row for name, row in table.items() if name in SPLITS]
     if not splits:
-        return dict(table)
+        return table
     mean = {metric: float(np.mean([row[metric] for row in splits])) for metric in splits[0]}
     return {**table, "toolbench": mean}
 
@@ -206,32 +202,16 @@ def make_tables(standings: Sequence[Standing]) -> list[TrialTable]:
     num_seeds = max(len(standing.trials) for standing in standings)
     over = f", mean ±sd over {num_seeds} seeds" if num_seeds > 1 else ""
     sets = [split for split in standings[0].values if split not in (*SPLITS, "mean")]
-    return [
-        *(
-            TrialTable(
-                f"NDCG and recall on held-out requests of {split}, percent{over}",
-                ("codes", *COLUMNS.values(), "published hits-only@1/3/5"),
-                [_retrieval_row(standing, split) for standing in standings],
-            )
-            for split in sets
-        ),
+    retrieval = [
         TrialTable(
-            f"what the codes are and cost{over}",
-            (
-                "codes",
-                "new tokens",
-                "length",
-                "longest",
-                "collisions",
-                "moved",
-                "start alike, %",
-                "if used together, %",
-                "perplexity",
-                "after",
-            ),
-            [_codes_row(standing) for standing in standings if standing.trials],
-        ),
+            f"NDCG and recall on held-out requests of {split}, percent{over}",
+            ("codes", *COLUMNS.values(), "published hits-only@1/3/5"),
+            [_retrieval_row(standing, split) for standing in standings],
+        )
+        for split in sets
     ]
+    rows = [_codes_row(standing) for standing in standings if standing.trials]
+    return [*retrieval, TrialTable(f"what the codes are and cost{over}", CODES_COLUMNS, rows)]
 
 
 def _retrieval_row(standing: Standing, split: str) -> tuple[Cell, ...]:
@@ -241,17 +221,14 @@ def _retrieval_row(standing: Standing, split: str) -> tuple[Cell, ...]:
 
 
 def _codes_row(standing: Standing) -> tuple[Cell, ...]:
-    alike = [standing.figure(f"start_alike{more}", 100) for more in ("", "_if_used_together")]
     measured = (
         standing.figure("mean_length"),
         max(trial.codes["longest"] for trial in standing.trials),
         standing.figure("collisions_before"),
         standing.figure("moved"),
-        *alike,
+        standing.figure("start_alike", 100),
+        standing.figure("start_alike_if_used_together", 100),
         *(standing.perplexity or (None, None)),
     )
-    return (
-        standing.name,
-        standing.trials[0].codes["new_tokens"],
-        *(str(value) if isinstance(value, Spread) else value for value in measured),
-    )
+    cells = (str(value) if isinstance(value, Spread) else value for value in measured)
+    return (standing.name, standing.trials[0].codes["new_tokens"], *cells)
