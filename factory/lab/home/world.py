@@ -308,8 +308,13 @@ def say(rng: Random, kind: Parameter, value: Any, style: Style) -> str:
         return phrases[0] if value else phrases[1]
     if style in INVENTED_WORDINGS and rng.random() < INVENTED_WORDINGS[style]:
         phrases = (garble(rng, kind, rng.choice(phrases), style),)
-    text = ", ".join(value[:-1]) + f" and {value[-1]}" if isinstance(value, list) else str(value)
-    return rng.choice(phrases).format(text)
+    return rng.choice(phrases).format(_and(value) if isinstance(value, list) else value)
+
+
+def _and(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 # -- documents -----------------------------------------------------------------------------------
@@ -329,32 +334,25 @@ def _schema(kind: Parameter) -> dict[str, Any]:
     return schema
 
 
-def describe(spec: Spec) -> str:
-    """The tool's description: verb, noun and the labels of its parameters."""
-    labels = [kind.label for kind in spec.kinds]
-    listed = labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + f" and {labels[-1]}"
-    return f"{spec.verb.capitalize()} {article(spec.noun)} by {listed}."
-
-
 def _results(spec: Spec) -> dict[str, Any]:
     if spec.verb in words.MATCHING_VERBS:
-        matches = {"type": "array", "description": "What was found.", "items": {"type": "string"}}
-        return {"type": "dict", "properties": {"matches": matches}}
-    confirmation = {"type": "string", "description": "Confirmation code."}
-    return {"type": "dict", "properties": {"confirmation": confirmation}}
+        found = {"type": "array", "description": "What was found.", "items": {"type": "string"}}
+        return {"matches": found}
+    return {"confirmation": {"type": "string", "description": "Confirmation code."}}
 
 
 def document(spec: Spec) -> dict[str, Any]:
     """The tool document in the ToolDev dialect (algorithms §1.3)."""
+    labels = _and([kind.label for kind in spec.kinds])
     return {
         "name": spec.name,
-        "description": describe(spec),
+        "description": f"{spec.verb.capitalize()} {article(spec.noun)} by {labels}.",
         "arguments": {
             "type": "dict",
             "properties": {spec.key(kind): _schema(kind) for kind in spec.kinds},
             "required": [spec.key(kind) for kind in spec.kinds if not kind.optional],
         },
-        "results": _results(spec),
+        "results": {"type": "dict", "properties": _results(spec)},
     }
 
 

@@ -10,9 +10,9 @@ CARD = """\
 # Seed model
 
 The model that a round starts from when no other is configured: a Llama of {millions:.1f} M \
-parameters ({hidden} wide, {layers} layers, {heads} heads, tied embeddings, {tokens} tokens), \
-trained from scratch by `factory seed`. Weights are bfloat16 safetensors. Licence: Apache-2.0, \
-like the project.
+parameters ({plan[hidden_size]} wide, {plan[num_layers]} layers, {plan[num_heads]} heads, tied \
+embeddings, {num_tokens} tokens), trained from scratch by `factory seed`. Weights are bfloat16 \
+safetensors. Licence: Apache-2.0, like the project.
 
 ## What it does
 
@@ -29,25 +29,27 @@ requests in wordings never seen either. In brackets the 95 % bootstrap interval.
 
 | benchmark | n | overall | simple | multiple | parallel | parallel_multiple |
 |---|---|---|---|---|---|---|
-{rows}
+{score_rows}
 
-Codes of the pool's {pool} tools, free greedy decoding: right for {code:.0f} % of the documents, \
-and for {retrieve:.0f} % of new requests that need one of the tools.
+Codes of the pool's {codebook[num_tools]} tools, free greedy decoding: right for \
+{codes[code]:.0f} % of the documents, and for {codes[retrieve]:.0f} % of new requests that need \
+one of the tools.
 
 ## How it was made
 
 | phase | examples | steps | batch |
 |---|---|---|---|
-{phases}
+{phase_rows}
 
 One CPU thread, bfloat16 arithmetic where the processor has it. Muon for the hidden matrices, \
-AdamW for embeddings and norms; loss on assistant tokens and end of turn only; seed {seed}. All \
-examples are generated; none is written by a model or taken from elsewhere. First documents from \
-requests (35 %), documents from descriptions (10 %) and calls (55 %); then, after fitting a \
-codebook ({codebook}) over {pool} tools of the seed split, 70 % of that mix with some invented \
-words, 15 % document to code and 15 % request to code; last the same with many invented words and \
-the rate falling to 0. Less than two hours in all on one core beside other work. The command is \
-deterministic for one machine and number of threads.
+AdamW for embeddings and norms; loss on assistant tokens and end of turn only; seed {plan[seed]}. \
+All examples are generated; none is written by a model or taken from elsewhere. First documents \
+from requests (35 %), documents from descriptions (10 %) and calls (55 %); then, after fitting a \
+codebook ({codebook[levels]} levels of {codebook[size]}) over {codebook[num_tools]} tools of the \
+seed split, 70 % of that mix with some invented words, 15 % document to code and 15 % request to \
+code; last the same with many invented words and the rate falling to 0. Less than two hours in \
+all on one core beside other work. The command is deterministic for one machine and number of \
+threads.
 
     factory seed rounds/seed
 
@@ -67,22 +69,11 @@ longer than about 500 tokens were never trained.
 
 def write_card(folder: Path, figures: Mapping[str, Any]) -> None:
     """Write README.md from the run's figures (seed.json)."""
-    plan = figures["plan"]
-    codebook = figures["codebook"]
     text = CARD.format(
+        **figures,
         millions=figures["num_parameters"] / 1e6,
-        hidden=plan["hidden_size"],
-        layers=plan["num_layers"],
-        heads=plan["num_heads"],
-        tokens=figures["num_tokens"],
-        rows="\n".join(_score_row(score) for score in figures["scores"]),
-        phases="\n".join(_phase_rows(figures["log"], plan["batch_size"])),
-        seed=plan["seed"],
-        codebook=f"{codebook['levels']} levels of {codebook['size']}",
-        pool=codebook["num_tools"],
-        code=figures["codes"]["code"],
-        retrieve=figures["codes"]["retrieve"],
-        fingerprint=figures["fingerprint"],
+        score_rows="\n".join(map(_score_row, figures["scores"])),
+        phase_rows="\n".join(_phase_rows(figures["log"], figures["plan"]["batch_size"])),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 

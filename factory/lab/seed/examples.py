@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from random import Random
 from typing import Literal
 
 from factory.domain.canon import tool_id
 from factory.domain.records import Call, Example, ExampleKind, Message, Tool
-from factory.lab.home.world import (
-    CATEGORIES,
-    FreshItem,
-    Spec,
-    catalogue_specs,
-    document,
-    draw_item,
-    draw_use,
-    tell,
-)
+from factory.lab.home import world
+from factory.lab.home.world import FreshItem, Spec, draw_item
 from factory.train.examples import calls_text, encode_text, placeholder, tools_text
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.messages import generation_messages, invocation_messages
@@ -25,8 +18,8 @@ from factory.workspace.prompts import Prompts
 
 SeedSplit = Literal["seed", "novel", "wild"]
 """Splits that train the seed model: without, with some, and with many invented words."""
-SHARES: tuple[tuple[ExampleKind, float], ...] = (("gen", 0.35), ("adapt", 0.10), ("invoke", 0.55))
-"""Share of each kind in the first phase."""
+GEN_SHARE, ADAPT_SHARE = 0.35, 0.10
+"""Shares of two kinds in the first phase; the rest is `invoke`."""
 CODE_SHARE = 0.15
 """Share of `code`, and of `retrieve`, in the second phase (algorithms §8)."""
 OTHER_TOOL_SHARE = 0.25
@@ -54,12 +47,9 @@ def make_gen(prompts: Prompts, rng: Random, item: FreshItem, origin: str) -> Exa
 def make_adapt(prompts: Prompts, item: FreshItem, origin: str) -> Example:
     """Description to document (ToolDev Eq. 1)."""
     tool = item.tools[0]
-    asked = (
-        Message(role="system", content=prompts.render("tools/system")),
-        Message(
-            role="user", content=prompts.render("tools/adapt", description=tool["description"])
-        ),
-    )
+    text = prompts.render("tools/adapt", description=tool["description"])
+    system = Message(role="system", content=prompts.render("tools/system"))
+    asked = (system, Message(role="user", content=text))
     return _example("adapt", origin, asked, tools_text([tool]))
 
 
@@ -78,9 +68,9 @@ def make_code(prompts: Prompts, tool: Tool, origin: str) -> Example:
 
 def make_retrieve(prompts: Prompts, rng: Random, spec: Spec, origin: str) -> Example:
     """Request to the code of the tool it needs (SGTC's retrieval loss)."""
-    query = tell(rng, (draw_use(rng, spec, "seed"),), "seed")
+    query = world.tell(rng, (world.draw_use(rng, spec, "seed"),), "seed")
     asked = (Message(role="user", content=prompts.render("codes/retrieve", query=query)),)
-    return _example("retrieve", origin, asked, placeholder(tool_id(document(spec))))
+    return _example("retrieve", origin, asked, placeholder(tool_id(world.document(spec))))
 
 
 def _example(kind: ExampleKind, origin: str, asked: tuple[Message, ...], answer: str) -> Example:
@@ -90,26 +80,23 @@ def _example(kind: ExampleKind, origin: str, asked: tuple[Message, ...], answer:
 
 def catalogue_tools() -> list[Tool]:
     """The initial tool pool as records."""
-    return [_to_tool(spec) for spec in catalogue_specs()]
+    return [_to_tool(spec) for spec in world.catalogue_specs()]
 
 
 def _to_tool(spec: Spec) -> Tool:
-    found = document(spec)
+    found = world.document(spec)
     return Tool(id=tool_id(found), document=found)
 
 
 def seed_examples(rng: Random, prompts: Prompts, split: SeedSplit = "seed") -> Iterator[Example]:
-    """Endless examples of kinds gen, adapt and invoke, in the shares of SHARES."""
-    number = 0
-    gen, adapt = SHARES[0][1], SHARES[0][1] + SHARES[1][1]
-    while True:
-        category, share = rng.choice(CATEGORIES), rng.random()
+    """Endless examples of kinds gen, adapt and invoke."""
+    for number in count():
+        category, share = rng.choice(world.CATEGORIES), rng.random()
         origin = f"seed/{number}"
-        number += 1
-        if share < gen:
+        if share < GEN_SHARE:
             item = draw_item(rng, split, category, split, catalogue=False)
             yield make_gen(prompts, rng, item, origin)
-        elif share < adapt:
+        elif share < GEN_SHARE + ADAPT_SHARE:
             item = draw_item(rng, split, "simple", split, catalogue=False)
             yield make_adapt(prompts, item, origin)
         else:
