@@ -35,7 +35,7 @@ from factory.train.run import run_training
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import CoderName, CodesSection, GistSection, vary
+from factory.workspace.recipe import CodesSection, GistSection, vary
 from factory.workspace.settings import EngineSection
 
 Report = Callable[[str], None]
@@ -160,7 +160,7 @@ async def compare(
     for (variant, seed), mark in marks.items():
         if mark not in kept:
             report(f"{variant.name}, seed {seed}")
-            kept[mark] = await _try(plan, variant, seed, mark, labelled, before)
+            kept[mark] = await _try(plan, labelled, variant, seed, mark, before)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(kept[mark])) + "\n")
     return [kept[mark] for mark in marks.values()], found
@@ -218,12 +218,7 @@ def digest_trials(plan: Plan, labelled: Divided) -> dict[tuple[Variant, int], st
 
 
 async def _try(
-    plan: Plan,
-    variant: Variant,
-    seed: int,
-    mark: str,
-    labelled: Divided,
-    before: float | None,
+    plan: Plan, labelled: Divided, variant: Variant, seed: int, mark: str, before: float | None
 ) -> Trial:
     """Train, retrieve, measure."""
     parent, seconds, losses = plan.model, 0.0, []
@@ -274,34 +269,25 @@ async def _retrieve(plan: Plan, checkpoint: Path, labelled: Divided) -> Retrieva
 
 
 def _make_job(
-    plan: Plan,
-    variant: Variant,
-    seed: int,
-    number: int,
-    parent: Path,
-    out: Path,
-    labelled: Divided,
+    plan: Plan, variant: Variant, seed: int, number: int, parent: Path, out: Path, labelled: Divided
 ) -> TrainingJob:
-    """The trial's training as files beside its checkpoint."""
-    prompts = Prompts.load(Workspace(plan.workspace))
-    work = out.with_suffix(".job")
+    """The trial's training as files beside its checkpoint; the first one has the tools."""
+    prompts, work = Prompts.load(Workspace(plan.workspace)), out.with_suffix(".job")
+    examples, tools = work / "examples.jsonl", work / "new_tools.jsonl"
     work.mkdir(parents=True, exist_ok=True)
-    write_examples(
-        work / "examples.jsonl", make_examples(labelled, prompts, described=plan.described)
-    )
-    write_tools(work / "new_tools.jsonl", labelled.tools if number == 0 else ())
+    write_examples(examples, make_examples(labelled, prompts, described=plan.described))
+    write_tools(tools, () if number else labelled.tools)
     write_pairs(work / "pairs.jsonl", _pairs(labelled))
-    recode = 1 if number else 0
     return TrainingJob(
         checkpoint=parent,
         out=out,
-        examples=work / "examples.jsonl",
-        new_tools=work / "new_tools.jsonl",
+        examples=examples,
+        new_tools=tools,
         workspace=plan.workspace,
         setup=replace(
             plan.setup,
             train=vary(plan.setup.train, epochs=plan.setup.train.epochs / variant.trainings),
-            codes=vary(variant.codes, recode_every=recode),
+            codes=vary(variant.codes, recode_every=1 if number else 0),
             seed=derive_seed(seed, number, "compare") % 2**31,
             version=number + 1,
         ),
@@ -314,19 +300,19 @@ def make_examples(labelled: Divided, prompts: Prompts, *, described: bool = Fals
     Of an API with several documents the first one's code stands for it in requests (A36). With
     `described`, a request in the words of each document besides.
     """
-    documents = [code_example(tool, prompts, "compare") for tool in labelled.tools]
-    requests = [
+    examples = [code_example(tool, prompts, "compare") for tool in labelled.tools]
+    examples += [
         retrieve_example(query.text, labelled.ids[key][0], prompts, f"compare/{query.id}")
         for query in labelled.learnt
         for key in sorted(query.relevant)
         if key in labelled.ids
     ]
-    words = [
-        retrieve_example(_describe_tool(tool), tool.id, prompts, "compare/described")
-        for tool in labelled.tools
-        if described
-    ]
-    return [*documents, *requests, *words]
+    if described:
+        examples += [
+            retrieve_example(_describe_tool(tool), tool.id, prompts, "compare/described")
+            for tool in labelled.tools
+        ]
+    return examples
 
 
 def _describe_tool(tool: Tool) -> str:
@@ -354,20 +340,16 @@ def _describe(checkpoint: Path, pairs: Sequence[Pair]) -> dict[str, Any]:
     lengths = [len(code) for code in codes.values()]
     sizes = Counter(code[0] for code in codes.values())
     together = {(pair.a, pair.b) for pair in pairs}
+    alike = sum(comb(size, 2) for size in sizes.values())
+    alike_together = sum(codes[a][0] == codes[b][0] for a, b in together)
     num_pairs = comb(len(codes), 2)
     return {
         **codebook.summary(),
         "new_tokens": sum(map(len, codebook.tokens)),
         "mean_length": sum(lengths) / len(lengths),
         "longest": max(lengths),
-        "start_alike": (
-            sum(comb(size, 2) for size in sizes.values()) / num_pairs if num_pairs else None
-        ),
-        "start_alike_if_used_together": (
-            sum(codes[a][0] == codes[b][0] for a, b in together) / len(together)
-            if together
-            else None
-        ),
+        "start_alike": alike / num_pairs if num_pairs else None,
+        "start_alike_if_used_together": alike_together / len(together) if together else None,
     }
 
 
@@ -387,20 +369,18 @@ def standard_variants(codes: CodesSection) -> dict[str, Variant]:
     whole = vary(codes, gist=GistSection())
     residual = vary(whole, coder="residual")
     quantized = vary(whole, coder="quantized")
-    silent = vary(quantized, quantized=vary(quantized.quantized, graph=0.0))
-    flat: tuple[CoderName, ...] = ("atomic", "numeric", "hierarchical", "semantic")
-    variants = [
-        *(Variant(name=name, codes=vary(whole, coder=name)) for name in flat),
-        Variant(name="residual", codes=residual),
-        Variant(name="residual, gist", codes=vary(residual, gist=gist)),
-        Variant(name="residual, post-guided", codes=residual, trainings=2),
-        Variant(
-            name="residual, post-guided body",
-            codes=vary(residual, gist=gist, post_guided="body"),
-            trainings=2,
-        ),
-        Variant(name="residual, random rows", codes=vary(residual, reframe=False)),
-        Variant(name="quantized", codes=quantized),
-        Variant(name="quantized, no graph", codes=silent),
-    ]
-    return {variant.name: variant for variant in variants}
+    flat = ("atomic", "numeric", "hierarchical", "semantic")
+    made: dict[str, CodesSection] = {
+        **{name: vary(whole, coder=name) for name in flat},
+        "residual": residual,
+        "residual, gist": vary(residual, gist=gist),
+        "residual, post-guided": residual,
+        "residual, post-guided body": vary(residual, gist=gist, post_guided="body"),
+        "residual, random rows": vary(residual, reframe=False),
+        "quantized": quantized,
+        "quantized, no graph": vary(quantized, quantized=vary(quantized.quantized, graph=0.0)),
+    }
+    return {
+        name: Variant(name=name, codes=codes, trainings=2 if "post-guided" in name else 1)
+        for name, codes in made.items()
+    }
