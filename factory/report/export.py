@@ -123,11 +123,14 @@ def export(
     if path.exists() and not force:
         raise InputError("the file exists", where=str(path), remedy="--force writes over it")
     done = Export()
-    lines = _lines(ledger, to, round_number, pairs, done)
-    write = _ParquetWriter(arrow_schema(to)) if is_parquet else _write_json_lines
+    lines = _first(_lines(ledger, to, round_number, pairs, done), limit)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        done.num_lines = write(aside, _first(lines, limit))
+        done.num_lines = (
+            _write_parquet(aside, lines, arrow_schema(to))
+            if is_parquet
+            else _write_json_lines(aside, lines)
+        )
         if not done.num_lines:
             what = (
                 "no accepted sample has a losing answer" if to == "dpo" else "nothing is accepted"
@@ -362,29 +365,20 @@ def _without_null(value: Any) -> Any:
     if isinstance(value, dict) and "role" in value:
         return {key: part for key, part in value.items() if part is not None}
     if isinstance(value, dict):
-        return {
-            key: _without_null(part)
-            if key in ("messages", "prompt", "chosen", "rejected")
-            else part
-            for key, part in value.items()
-        }
+        return {key: _without_null(part) if key in _CHATS else part for key, part in value.items()}
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class _ParquetWriter:
-    schema: pa.Schema
+def _write_parquet(path: Path, lines: Iterator[Line], schema: pa.Schema) -> int:
+    import pyarrow as pa
+    from pyarrow import parquet
 
-    def __call__(self, path: Path, lines: Iterator[Line]) -> int:
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        number = 0
-        with parquet.ParquetWriter(path, self.schema, compression="zstd") as writer:
-            while chunk := [line for line, _ in zip(lines, range(1024), strict=False)]:
-                writer.write_table(pa.Table.from_pylist(chunk, schema=self.schema))
-                number += len(chunk)
-        return number
+    number = 0
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        while chunk := [line for line, _ in zip(lines, range(1024), strict=False)]:
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+            number += len(chunk)
+    return number
 
 
 def arrow_schema(to: Format) -> pa.Schema:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from factory.domain.records import Call, Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.child import Child
 from factory.score.asking import ask_all, explain_unanswered, grade, greedy
-from factory.score.base import Asked, Setup, find_data, make_item
+from factory.score.base import Asked, Setup, find_data, make_item, read_json
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
 from factory.workspace.folder import Workspace
@@ -129,10 +128,7 @@ def load_apibank(folder: Path) -> tuple[DueCall, ...]:
 
 
 def _read_level(file: Path, category: str) -> list[DueCall]:
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ContentError(f"not valid JSON: {error}", where=str(file)) from error
+    rows = read_json(file)
     if not isinstance(rows, list):
         raise ContentError("must be a JSON list of turns", where=str(file))
     turns = []

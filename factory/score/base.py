@@ -6,6 +6,7 @@ reason, and a card adds the items up. A command and a round see no difference be
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -243,3 +244,24 @@ def check_path(workspace: Workspace, path: str, name: str, key: str) -> None:
 def resolve(workspace: Workspace, path: str) -> Path:
     """A path of a definition: absolute, or relative to the workspace."""
     return workspace.root / Path(path).expanduser()
+
+
+def read_json(file: Path) -> Any:
+    """A file's JSON. Raises ContentError."""
+    return parse_json(read_text(file), str(file))
+
+
+def read_text(file: Path) -> str:
+    """A file's text. Raises ContentError."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContentError(f"cannot be read: {error}", where=str(file)) from error
+
+
+def parse_json(text: str, where: str) -> Any:
+    """A text's JSON. Raises ContentError with the place that it stands at."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"not valid JSON: {error}", where=where) from error

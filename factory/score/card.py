@@ -116,10 +116,5 @@ def make_card(
             for name, values in marks.items()
         ),
         averages=tuple(lines),
-        reasons=count_reasons(items),
+        reasons=tuple(Counter(item.reason for item in items if not item.correct).most_common()),
     )
-
-
-def count_reasons(items: Sequence[ItemScore]) -> tuple[tuple[str, int], ...]:
-    """Why items are wrong, the most frequent first."""
-    return tuple(Counter(item.reason for item in items if not item.correct).most_common())

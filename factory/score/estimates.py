@@ -127,15 +127,8 @@ def estimate_perplexity(nats_N: NDArray[np.float64], tokens_N: NDArray[np.int64]
 
 
 def group_marks(items: Sequence[ItemScore]) -> dict[str, NDArray[np.float64]]:
-    """Marks by category: 1.0 for right and 0.0 for wrong, or between."""
-    return _by_category(items, [item.mark for item in items])
-
-
-def _by_category(
-    items: Sequence[ItemScore], values: Sequence[float]
-) -> dict[str, NDArray[np.float64]]:
-    """Values grouped by their items' category, in order of first appearance."""
+    """Marks by category in order of first appearance: 1.0 is right, 0.0 wrong, others between."""
     groups: dict[str, list[float]] = {}
-    for item, value in zip(items, values, strict=True):
-        groups.setdefault(item.category, []).append(value)
-    return {name: np.array(group) for name, group in groups.items()}
+    for item in items:
+        groups.setdefault(item.category, []).append(item.mark)
+    return {name: np.array(marks) for name, marks in groups.items()}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -20,7 +20,7 @@ from factory.domain.records import Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.serving import engine_settings
 from factory.score.asking import ask_all, explain_unanswered, grade, greedy, to_messages
-from factory.score.base import Asked, Setup, check_path, find_data, make_item, resolve
+from factory.score.base import Asked, Setup, check_path, find_data, make_item, read_json, resolve
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
 from factory.score.toolbench.ranking import embed
@@ -151,8 +151,7 @@ class TEvalQuestion:
     """Names that a plan in plain text may mention."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class Planned(NamedTuple):
     """One call of a plan."""
 
     name: str
@@ -178,10 +177,7 @@ def load_teval(folder: Path) -> tuple[TEvalQuestion, ...]:
 
 
 def _read_items(file: Path, task: str, form: Form) -> list[TEvalQuestion]:
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ContentError(f"not valid JSON: {error}", where=str(file)) from error
+    table = read_json(file)
     if not isinstance(table, dict):
         raise ContentError("must be a JSON object of questions by id", where=str(file))
     items = []

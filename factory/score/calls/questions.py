@@ -9,7 +9,6 @@ model: a benchmark that loads can be scored.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from pydantic import Field
 
 from factory.domain.failures import ContentError, MissingError
 from factory.domain.records import Message
+from factory.score.base import parse_json, read_text
 from factory.score.calls.bfcl import LANGUAGES
 from factory.score.calls.decode import Syntax
 from factory.score.definition import Definition, check_definition, read_definition
@@ -151,20 +151,14 @@ def _exists(workspace: Workspace, path: str) -> bool:
 def _read_lines(workspace: Workspace, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """("file:line", object) of each line that is not blank; an empty file is an error."""
     file = _locate(workspace, path)
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContentError(f"cannot be read: {error}", where=str(file)) from error
+    lines = read_text(file).split("\n")
     if not any(line.strip() for line in lines):
         raise ContentError("no questions in this file", where=str(file))
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{file}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ContentError(f"not valid JSON: {error}", where=where) from error
+        row = parse_json(line, where)
         if not isinstance(row, dict):
             raise ContentError("a line must be a JSON object", where=where)
         yield where, row

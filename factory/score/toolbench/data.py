@@ -15,7 +15,7 @@ from pydantic import Field
 from factory.domain.canon import digest, to_json, tool_id
 from factory.domain.failures import ContentError, InputError
 from factory.domain.records import Tool
-from factory.score.base import find_data
+from factory.score.base import find_data, parse_json, read_json, read_text
 from factory.score.definition import Definition, first_of_each
 from factory.score.items import Item
 from factory.tools.dialects import read_dialect
@@ -257,7 +257,7 @@ def _read_retrieval(folder: Path, wanted: Mapping[str, str], pile: _Pile) -> boo
                 continue
             found = True
             keys = {
-                docid: pile.add_document(_parse(text, where), where, f"I{number}")
+                docid: pile.add_document(parse_json(text, where), where, f"I{number}")
                 for where, (docid, text) in _table(corpus, header=True)
             }
             for split, name in wanted.items():
@@ -325,7 +325,7 @@ def _read_query_files(
 def _read_query_file(
     file: Path, split: str, ids: frozenset[str] | None, pile: _Pile, *, has_corpus: bool
 ) -> None:
-    rows = _read_json(file)
+    rows = read_json(file)
     if not isinstance(rows, list):
         raise ContentError("must be a JSON list of requests", where=str(file))
     for number, row in enumerate(rows):
@@ -355,7 +355,7 @@ def _read_ids(folder: Path, name: str) -> frozenset[str] | None:
     names = (f"{name}.json", f"{name}_test_query_ids.json", f"{name}_test_ids.json")
     paths = [f"{base}/{file}" for base in folders for file in names]
     for file in _existing(folder, paths):
-        return frozenset(map(str, _read_json(file)))
+        return frozenset(map(str, read_json(file)))
     return None
 
 
@@ -363,7 +363,7 @@ def _read_tool_files(folder: Path, pile: _Pile) -> None:
     """API documents of the tool files, for APIs that nothing else describes."""
     for base in _existing(folder, ("toolenv/tools",)):
         for file in sorted(base.glob("*/*.json")):
-            tool = _read_json(file)
+            tool = read_json(file)
             if not isinstance(tool, dict):
                 raise ContentError("a tool file must be an object", where=str(file))
             for api in tool.get("api_list") or ():
@@ -406,27 +406,9 @@ def _existing(folder: Path, paths: Iterable[str]) -> list[Path]:
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(_read_text(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
-            yield f"{file}:{number}", _parse(line, f"{file}:{number}")
-
-
-def _read_json(file: Path) -> Any:
-    return _parse(_read_text(file), str(file))
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContentError(f"cannot be read: {error}", where=str(file)) from error
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ContentError(f"not valid JSON: {error}", where=where) from error
+            yield f"{file}:{number}", parse_json(line, f"{file}:{number}")
 
 
 def to_tool(document: ApiDocument) -> Tool | None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -29,26 +29,6 @@ SETTINGS = ("multi-domain", "in-domain")
 """Search all APIs, or those of the request's group (§2.8)."""
 BASELINE_DEPTH = 100
 """Tools that a baseline returns; generative systems return their 5 beams (§7.1)."""
-
-
-class Ranker(Protocol):
-    """Ranks tools for requests. BM25, embeddings, or a model that names tools by code."""
-
-    @property
-    def name(self) -> str:
-        """How tables call it."""
-        ...
-
-    @property
-    def depth(self) -> int:
-        """Tools it returns at most; `ndcg_hits` depends on it."""
-        ...
-
-    async def rank(
-        self, queries: Sequence[str], space: Sequence[ApiDocument]
-    ) -> list[list[ApiKey | None]]:
-        """Best first, for each query; None is an answer that names no tool, which takes a rank."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +242,11 @@ class ByCode:
         prompts = [self.prompt(query) for query in queries]
         found = await self.search.retrieve(prompts, k=self.depth, only=sorted(keys))
         return [[keys[hit.tool.id] for hit in each.hits] for each in found]
+
+
+Ranker: TypeAlias = BM25 | EmbSim | ByCode
+"""Ranks tools for requests, at most `depth` of them (`ndcg_hits` depends on it), best first; None
+is an answer that names no tool, which takes a rank."""
 
 
 def _best(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -184,12 +184,7 @@ class Retrieval(SelfServed):
             for name, of in [*((each, [each]) for each in names), (f"{setting} ", names)]
             for weights in [dict.fromkeys(of, 1 / len(of))]
         ]
-        return Scorecard(
-            categories=card.categories,
-            averages=card.averages,
-            reasons=card.reasons,
-            details=tuple(details),
-        )
+        return replace(card, details=tuple(details))
 
     def beside(self, table: PublishedTable, card: Scorecard) -> Mapping[str, float]:
         """Published figures are of `ndcg_hits`; `I1 NDCG@3` is that of I1-Inst."""
