@@ -259,6 +259,7 @@ JUDGED = [
     ("live_relevance", "No.", "stop", False, "no_tool_call"),
     ("live_relevance", BROKEN, "stop", False, "call_json"),
     ("live_relevance", BROKEN, "length", False, "truncated"),
+    ("live_relevance", BROKEN, "context_full", False, "truncated"),
     ("irrelevance", "No.", "stop", True, ""),
     ("irrelevance", "", "stop", True, ""),
     ("irrelevance", CALL, "stop", False, "unwanted_call"),
@@ -282,6 +283,16 @@ def test_judgement(
     assert bool(found.message) is bool(reason)
     if text in (CALL, OTHER):
         assert found.calls and found.calls[0].name == "book.table"
+
+
+@pytest.mark.parametrize(
+    ("finish", "limit"), [("length", "max_tokens"), ("context_full", "engine.max_model_len")]
+)
+def test_a_cut_answer_names_what_cut_it(bfcl: Benchmark, finish: str, limit: str) -> None:
+    completion = Completion(text=BROKEN, token_ids=(), finish_reason=finish, logprob=0.0)
+    reply = Reply(request_id="r", completions=(completion,), num_prompt_tokens=9)
+    found = judge(item_of(bfcl, "live_relevance"), reply, "auto")
+    assert found.message == f"the answer reached {limit}"
 
 
 # Scorecards

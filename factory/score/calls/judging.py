@@ -47,7 +47,8 @@ def _find_unreadable(
         message = f"the engine gave no answer to a prompt of {num_prompt_tokens} tokens"
         return AstVerdict(False, completion.finish_reason, message)
     if parsed.calls is None and completion.finish_reason in ("length", CONTEXT_FULL):
-        return AstVerdict(False, "truncated", "the answer reached max_tokens")
+        limit = "max_tokens" if completion.finish_reason == "length" else "engine.max_model_len"
+        return AstVerdict(False, "truncated", f"the answer reached {limit}")
     if parsed.calls is None or parsed.failure:
         return AstVerdict(False, parsed.failure, parsed.message)
     if parsed.repaired:
