@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -19,13 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonschema import SchemaError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError
 from factory.domain.records import Severity
 from factory.tools.pattern import PatternError, compile_pattern
 from factory.tools.schema import Schema, StrictValidator, make_validator
+from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace, files_sha
 from factory.workspace.recipe import RuleSetting
 
@@ -173,16 +173,7 @@ def _read_rules(workspace: Workspace) -> Iterator[Rule]:
                 where=str(file),
                 remedy=f"move it to one of rules/{', rules/'.join(SUBJECTS)}",
             )
-        try:
-            content = _RuleFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ContentError(f"not valid TOML: {error}", where=str(file)) from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ContentError(
-                f"rule {rule_id}: {key}: {first['msg']}", where=str(file), remedy=f"edit {key}"
-            ) from error
+        content = check_table(_RuleFile, read_toml(file), str(file), name=f"rule {rule_id}")
         select = selects.pop(rule_id, None)
         if (select is not None) != rule_id.startswith(f"{SETS}/"):
             raise ContentError(

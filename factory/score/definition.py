@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from factory.domain.failures import ContentError
+from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
-from factory.workspace.recipe import want_list
 
 Split = Literal["dev", "test"]
 
@@ -44,29 +42,20 @@ DefinitionT = TypeVar("DefinitionT", bound=BaseModel)
 def read_definition(workspace: Workspace, name: str) -> dict[str, Any]:
     """eval/<name>.toml as a table. Raises ContentError."""
     path = f"eval/{name}.toml"
-    try:
-        return tomllib.loads(workspace.find(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ContentError(f"not valid TOML: {error}", where=path) from error
+    return read_toml(workspace.find(path), path)
 
 
 def check_definition(
     model: type[DefinitionT], table: Mapping[str, object], path: str
 ) -> DefinitionT:
     """The table as its kind reads it. Raises ContentError with its first fault."""
-    try:
-        return model.model_validate(table)
-    except ValidationError as error:
-        # An unknown key stands before the one it was meant to be.
-        faults = error.errors()
-        fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-        key = ".".join(str(part) for part in fault["loc"])
-        what = f"{key}: {'unknown key' if fault['type'] == 'extra_forbidden' else fault['msg']}"
-        remedy = f"the keys are {', '.join(model.model_fields)}"
-        if fault["type"] == "tuple_type":
-            what, example = want_list(model, fault["loc"], fault["input"])
-            remedy = f"write {example}, or once: --set '{example}'"
-        raise ContentError(what, where=path, remedy=remedy) from error
+    return check_table(
+        model,
+        table,
+        path,
+        remedy=f"the keys are {', '.join(model.model_fields)}",
+        list_remedy="write {0}, or once: --set '{0}'",
+    )
 
 
 T = TypeVar("T")

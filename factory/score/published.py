@@ -7,12 +7,11 @@ was measured here, and never read by a gate.
 from __future__ import annotations
 
 import math
-import tomllib
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from factory.domain.failures import ContentError
+from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
 
 FOLDER = "eval/published"
@@ -92,17 +91,6 @@ def load_published(workspace: Workspace, benchmark: str = "") -> tuple[Published
 
 
 def _read(workspace: Workspace, path: str) -> tuple[PublishedTable, ...]:
-    try:
-        text = workspace.find(path).read_text(encoding="utf-8")
-        return _File.model_validate(tomllib.loads(text)).tables
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ContentError(f"not valid TOML: {error}", where=path) from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
-        raise ContentError(
-            f"{key}: {fault['msg']}",
-            where=path,
-            remedy="every table names its source, split, date and kind; the keys are "
-            + ", ".join(f.alias or name for name, f in PublishedTable.model_fields.items()),
-        ) from error
+    keys = ", ".join(f.alias or name for name, f in PublishedTable.model_fields.items())
+    remedy = f"every table names its source, split, date and kind; the keys are {keys}"
+    return check_table(_File, read_toml(workspace.find(path), path), path, remedy=remedy).tables

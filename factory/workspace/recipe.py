@@ -7,18 +7,17 @@ the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import RecipeError
+from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
 
 RuleSetting = Literal["off", "warn", "reject"]
@@ -266,9 +265,6 @@ class Recipe(Section):
         return digest(canonical_json(self.model_dump(mode="json")), 16)
 
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """A recipe with the origin of every value that is not a default."""
@@ -298,10 +294,7 @@ def load_recipe(workspace: Workspace, name: str, overrides: Mapping[str, str]) -
         path = f"rounds/{current}.toml"
         if any(path == seen for seen, _ in chain):
             raise RecipeError(f"recipe {name} extends itself", where=path)
-        try:
-            table = read_toml(workspace.find(path))
-        except FileNotFoundError as error:  # pragma: no cover - find() has checked
-            raise RecipeError(str(error), where=path) from error
+        table = read_toml(workspace.find(path), error=RecipeError)
         chain.append((path, table))
         current = str(table.get("extends", ""))
     merged: dict[str, Any] = {}
@@ -314,7 +307,12 @@ def load_recipe(workspace: Workspace, name: str, overrides: Mapping[str, str]) -
         _put(merged, key, parse_value(key, text))
         origins[key] = "flag"
     where = f"rounds/{name}.toml" + (" and --set" if overrides else "")
-    return Resolved(name, validate(Recipe, merged, where), origins)
+    return Resolved(name, _check(merged, where), origins)
+
+
+def _check(table: Mapping[str, Any], where: str) -> Recipe:
+    once = "--set '{}'" if "--set" in where else "write {}"
+    return check_table(Recipe, table, where, error=RecipeError, list_remedy=once)
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -328,7 +326,7 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def load_stored_recipe(name: str, text: str) -> Resolved:
     """The recipe of a ledger row. Raises RecipeError where this version cannot read it."""
-    return Resolved(name, validate(Recipe, json.loads(text), f"the ledger's recipe {name}"), {})
+    return Resolved(name, _check(json.loads(text), f"the ledger's recipe {name}"), {})
 
 
 def mend(
@@ -350,14 +348,7 @@ def mend(
     for key, value in flags.items():
         _put(table, key, value)
     origins = stored.origins | dict.fromkeys(flags, "flag")
-    return Resolved(stored.name, validate(Recipe, table, "--set"), origins)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"not valid TOML: {error}", where=str(path)) from error
+    return Resolved(stored.name, _check(table, "--set"), origins)
 
 
 def _put(table: dict[str, Any], dotted: str, value: object) -> None:
@@ -379,53 +370,3 @@ def parse_value(key: str, text: str) -> object:
                 f"{text!r} is not a TOML value", where=f"--set {key}", remedy="quote it as in TOML"
             ) from None
         return text
-
-
-def want_list(model: type[BaseModel], place: Sequence[str | int], given: object) -> tuple[str, str]:
-    """What is wrong where a key that takes a list was given one value, and the list it may mean.
-
-    Example: want_list(Recipe, ("score", "benchmarks"), "home")[1] == 'score.benchmarks=["home"]'.
-    """
-    key, of = ".".join(map(str, place)), cast(Any, model)
-    for part in place:
-        of = of.model_fields[part].annotation
-    item = get_args(of)[0]
-    kind = getattr(item, "__origin__", item)  # Annotated[int, …] is of int
-    values = [] if given is None else [given]
-    if isinstance(given, str):
-        values = [_read_item(word.strip(), kind) for word in given.split(",") if word.strip()]
-    written = json.dumps(values, ensure_ascii=False, default=str)
-    return f"{key}: a list is wanted, not {given!r}", f"{key}={written}"
-
-
-def _read_item(word: str, kind: object) -> object:
-    """The number that a word spells in a list of numbers, else the word."""
-    try:
-        return kind(word) if kind is int or kind is float else word
-    except ValueError:
-        return word
-
-
-def validate(model: type[ModelT], table: dict[str, Any], where: str) -> ModelT:
-    try:
-        return model.model_validate(table)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = [name for name, _ in flatten(model().model_dump(mode="json"))]
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise RecipeError(
-                f"unknown key {key}", where=where, remedy=f"did you mean {near[0]}?"
-            ) from error
-        if first["type"] == "tuple_type":
-            what, example = want_list(model, first["loc"], first["input"])
-            remedy = f"--set '{example}'" if "--set" in where else f"write {example}"
-            raise RecipeError(what, where=where, remedy=remedy) from error
-        message = first["msg"].removeprefix("Value error, ")
-        value = "" if first["type"] == "value_error" else f", not {first['input']!r}"
-        raise RecipeError(
-            f"{key}: {message}{value}".removeprefix(": "),
-            where=where,
-            remedy=f"edit {key}" if key else "edit them",
-        ) from error

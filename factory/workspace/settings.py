@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from factory.domain.canon import to_json
-from factory.domain.failures import InputError
+from factory.domain.failures import InputError, RecipeError
+from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
-from factory.workspace.recipe import RuleSetting, Section, read_toml, validate
+from factory.workspace.recipe import RuleSetting, Section
 
 
 class EngineSection(Section):
@@ -49,7 +50,8 @@ class Settings(Section):
 
 def load_settings(workspace: Workspace) -> Settings:
     """factory.toml, checked. Raises RecipeError with file and key."""
-    return validate(Settings, read_toml(workspace.marker), str(workspace.marker))
+    table = read_toml(workspace.marker, error=RecipeError)
+    return check_table(Settings, table, str(workspace.marker), error=RecipeError)
 
 
 def name_model(workspace: Workspace, model: str) -> bool:

@@ -12,8 +12,9 @@ from workspaces import ROOT, make_workspace
 
 from factory.domain.failures import ContentError, InputError, RecipeError
 from factory.train.curriculum import train_setup
+from factory.workspace.checking import want_list
 from factory.workspace.folder import Workspace
-from factory.workspace.recipe import Section, load_recipe, want_list
+from factory.workspace.recipe import Section, load_recipe
 from factory.workspace.settings import load_settings, name_model
 
 RECIPES = sorted(path.stem for path in (ROOT / "rounds").glob("*.toml"))
