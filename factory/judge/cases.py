@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from factory.domain.canon import query_id, tool_id
-from factory.domain.failures import ContentError
 from factory.domain.records import Call, Candidate, Past, PastQuery, Query, Tool, Verdict
 from factory.judge.rulebook import Case, Limit, Rule, Rulebook
 from factory.judge.sets import judge_round, open_bench
 from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote
 from factory.judge.vote import vote
 from factory.tools.dialects import to_document
+from factory.workspace.checking import check_table
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -53,95 +55,166 @@ def run_cases(rulebook: Rulebook) -> list[CaseFailure]:
 def judge_case(
     case: Case, rulebook: Rulebook, bench: DuckDBPyConnection | None = None
 ) -> tuple[Verdict, ...]:
-    """All verdicts on a case's record. Its keys by subject:
+    """All verdicts on a case's record; of a set rule's case, those of the rule itself.
 
-    tool: `documents` or `text`, `query`, `finish_reason`;
-    call: `tools`, `calls` or `text`, `query`, `finish_reason`;
-    vote: `tools`, `samples` (each a text or a list of calls), `minimum`, `plurality`;
-    code: `code`, `valid`;
-    round: `candidates` (each `query`, `tools`, `calls`), `history` (the same), `benchmark` (each
-    `query`, `functions`), `limits` in place of the rule's; the rule itself judges, not the others.
+    Raises ContentError with file, line and key where the keys do not fit the subject.
     """
-    content = dict(case.content)
-    tools = [Tool(id=tool_id(doc), document=doc) for doc in content.pop("tools", [])]
-    try:
-        match case.rule.split("/")[0]:
-            case "tool":
-                if "documents" in content:
-                    content["text"] = _render_tools(content.pop("documents"))
-                return check_tools(**content, rulebook=rulebook).verdicts
-            case "call":
-                answer = content.pop("text", None) or render_calls(content.pop("calls", []))
-                return check_calls(answer, tools, **content, rulebook=rulebook)
-            case "vote":
-                samples = [
-                    sample if isinstance(sample, str) else render_calls(sample)
-                    for sample in content.pop("samples")
-                ]
-                return check_vote(vote(samples, tools, **content), rulebook=rulebook)
-            case "round":
-                return _judge_set(rulebook.rule(case.rule), bench, **content)
-            case _:
-                return check_code(**content, rulebook=rulebook)
-    except (TypeError, KeyError) as error:
-        raise ContentError(f"the case's keys do not fit: {error}", where=case.where) from error
+    kind = KINDS[case.rule.split("/")[0]]
+    remedy = f"besides `accept` its keys are {', '.join(kind.model_fields)}"
+    content = check_table(kind, case.content, case.where, remedy=remedy)
+    if isinstance(content, SetCase):
+        return content.judge(rulebook.rule(case.rule), bench)
+    return content.judge(rulebook)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _CaseQuestion:
-    id: str
+class CaseContent(BaseModel):
+    """A case's record: what a line holds besides `accept`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ToolCase(CaseContent):
+    """Tool documents, or the text of an answer."""
+
+    documents: list[Any] | None = None
+    text: str = ""
+    query: str = ""
+    finish_reason: str = "stop"
+
+    @model_validator(mode="after")
+    def _has_a_record(self) -> ToolCase:
+        if not self.model_fields_set & {"documents", "text"}:
+            raise ValueError("a case of a tool rule has `documents` or `text`")
+        return self
+
+    def judge(self, rulebook: Rulebook) -> tuple[Verdict, ...]:
+        text = self.text if self.documents is None else _render_tools(self.documents)
+        return check_tools(
+            text, rulebook=rulebook, query=self.query, finish_reason=self.finish_reason
+        ).verdicts
+
+
+class CallCase(CaseContent):
+    """Calls, or the text of an answer, against tool documents."""
+
+    tools: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    text: str = ""
+    query: str = ""
+    finish_reason: str = "stop"
+
+    def judge(self, rulebook: Rulebook) -> tuple[Verdict, ...]:
+        return check_calls(
+            self.text or render_calls(self.calls),
+            _make_tools(self.tools),
+            rulebook=rulebook,
+            query=self.query,
+            finish_reason=self.finish_reason,
+        )
+
+
+class VoteCase(CaseContent):
+    """Samples, each a text or a list of calls."""
+
+    tools: list[dict[str, Any]] = []
+    samples: list[str | list[dict[str, Any]]]
+    minimum: int | None = None
+    plurality: bool = False
+
+    def judge(self, rulebook: Rulebook) -> tuple[Verdict, ...]:
+        texts = [each if isinstance(each, str) else render_calls(each) for each in self.samples]
+        tools = _make_tools(self.tools)
+        found = vote(texts, tools, minimum=self.minimum, plurality=self.plurality)
+        return check_vote(found, rulebook=rulebook)
+
+
+class CodeCase(CaseContent):
+    """A code, and whether the trie has it."""
+
+    code: str
+    valid: bool
+
+    def judge(self, rulebook: Rulebook) -> tuple[Verdict, ...]:
+        return check_code(self.code, valid=self.valid, rulebook=rulebook)
+
+
+class CaseCall(CaseContent):
+    """A call that won a sample's vote."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class CaseSample(CaseContent):
+    """A sample of a round."""
+
     query: str
-    functions: tuple[Mapping[str, Any], ...]
+    tools: list[dict[str, Any]] = []
+    calls: list[CaseCall] = []
+
+    def candidate(self) -> Candidate:
+        return Candidate(
+            query=Query(id=query_id(self.query), text=self.query, source="case"),
+            tools=tuple(_make_tools(self.tools)),
+            calls=tuple(Call(name=call.name, arguments=call.arguments) for call in self.calls),
+        )
+
+
+class CaseQuestion(CaseContent):
+    """A question of a benchmark."""
+
+    id: str = ""
+    query: str
+    functions: list[dict[str, Any]] = []
 
     @property
     def documents(self) -> Sequence[Mapping[str, Any]]:
         return tuple(map(to_document, self.functions))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _CaseQuestions:
+class _Questions(NamedTuple):
     name: str
-    items: tuple[_CaseQuestion, ...]
+    items: Sequence[CaseQuestion]
 
 
-def _judge_set(
-    rule: Rule,
-    bench: DuckDBPyConnection | None,
-    *,
-    candidates: Sequence[dict[str, Any]],
-    history: Sequence[dict[str, Any]] = (),
-    benchmark: Sequence[dict[str, Any]] = (),
-    limits: Mapping[str, Limit] | None = None,
-) -> tuple[Verdict, ...]:
-    """One set rule's verdicts on a case's round, its history and a benchmark."""
-    rule = replace(rule, limits=rule.limits | dict(limits or {}))
-    past = [_make_candidate(**sample) for sample in history]
-    items = tuple(
-        _CaseQuestion(id=str(n), query=i["query"], functions=tuple(i.get("functions", ())))
-        for n, i in enumerate(benchmark)
-    )
-    found = judge_round(
-        {rule.id: rule},
-        [_make_candidate(**sample) for sample in candidates],
-        Past(
-            queries=[PastQuery(round_number=1, id=p.query.id, text=p.query.text) for p in past],
-            tools=list({tool.id: tool for p in past for tool in p.tools}.values()),
-        ),
-        [_CaseQuestions(name="case", items=items)],
-        stage=rule.stage,
-        bench=bench,
-    )
-    return tuple(verdict for verdicts in found.values() for verdict in verdicts)
+class SetCase(CaseContent):
+    """A round, its history, a benchmark, and `limits` in place of the rule's."""
+
+    candidates: list[CaseSample]
+    history: list[CaseSample] = []
+    benchmark: list[CaseQuestion] = []
+    limits: dict[str, Limit] = {}
+
+    def judge(self, rule: Rule, bench: DuckDBPyConnection | None) -> tuple[Verdict, ...]:
+        rule = replace(rule, limits=rule.limits | self.limits)
+        past = [sample.candidate() for sample in self.history]
+        items = [q.model_copy(update={"id": str(n)}) for n, q in enumerate(self.benchmark)]
+        found = judge_round(
+            {rule.id: rule},
+            [sample.candidate() for sample in self.candidates],
+            Past(
+                queries=[PastQuery(round_number=1, id=p.query.id, text=p.query.text) for p in past],
+                tools=list({tool.id: tool for p in past for tool in p.tools}.values()),
+            ),
+            [_Questions("case", items)],
+            stage=rule.stage,
+            bench=bench,
+        )
+        return tuple(verdict for verdicts in found.values() for verdict in verdicts)
 
 
-def _make_candidate(
-    *, query: str, tools: Sequence[dict[str, Any]] = (), calls: Sequence[dict[str, Any]] = ()
-) -> Candidate:
-    return Candidate(
-        query=Query(id=query_id(query), text=query, source="case"),
-        tools=tuple(Tool(id=tool_id(document), document=document) for document in tools),
-        calls=tuple(Call(**call) for call in calls),
-    )
+KINDS: dict[str, type[ToolCase | CallCase | VoteCase | CodeCase | SetCase]] = {
+    "tool": ToolCase,
+    "call": CallCase,
+    "vote": VoteCase,
+    "code": CodeCase,
+    "round": SetCase,
+}
+"""What a case holds, by its rule's subject."""
+
+
+def _make_tools(documents: Iterable[dict[str, Any]]) -> list[Tool]:
+    return [Tool(id=tool_id(document), document=document) for document in documents]
 
 
 def render_calls(calls: Iterable[Mapping[str, Any]]) -> str:

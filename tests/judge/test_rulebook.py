@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from factory.domain.failures import ContentError
 from factory.judge.cases import judge_case, run_cases
-from factory.judge.rulebook import DOCUMENT_SCHEMA, Rulebook
+from factory.judge.rulebook import DOCUMENT_SCHEMA, Case, Rulebook
 from factory.judge.verdicts import check_calls
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.recipe import RuleSetting
@@ -177,7 +177,20 @@ def test_broken_files_are_told(tmp_path: Path, path: str, text: str, what: str) 
     assert path.rsplit("/", 1)[1] in caught.value.where or "rules/" in caught.value.where
 
 
-def test_a_case_with_strange_keys_is_told() -> None:
-    case = replace(RULEBOOK.cases[0], content={"nonsense": 1})
-    with pytest.raises(ContentError):
+@pytest.mark.parametrize(
+    ("rule", "content", "what"),
+    [
+        ("tool/name_missing", {"nonsense": 1}, "nonsense: unknown key"),
+        ("tool/name_missing", {"query": "a"}, "`documents` or `text`"),
+        ("call/wrong_type", {"calls": ["f"]}, "calls.0: Input should be a valid dictionary"),
+        ("vote/vote_tie", {"plurality": True}, "samples: Field required"),
+        ("code/code_not_in_trie", {"code": "a", "valid": 1}, "valid: Input should be a valid bool"),
+        ("round/duplicate_query", {"candidates": [{"text": "a"}]}, "candidates.0.text: unknown"),
+    ],
+)
+def test_a_case_with_strange_keys_is_told(rule: str, content: dict[str, Any], what: str) -> None:
+    case = Case(rule=rule, accept=True, content=content, where="a.cases.jsonl:7")
+    with pytest.raises(ContentError, match=re.escape(what)) as caught:
         judge_case(case, RULEBOOK)
+    assert caught.value.where == "a.cases.jsonl:7"
+    assert "its keys are" in caught.value.remedy
