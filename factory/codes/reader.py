@@ -23,6 +23,7 @@ from factory.codes.gist import (
 from factory.codes.guided import Coding, guide_gist
 from factory.codes.vocabulary import embed_documents, embed_with
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT
+from factory.domain.plaintext import encodable
 from factory.domain.records import Tool
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import GistSection
@@ -105,7 +106,7 @@ class DocumentReader:
     def _texts(self, tools: Sequence[Tool], prompt: str) -> list[str]:
         """What codes are made from, without lone surrogates."""
         texts = (self.prompts.render(prompt, tool=tool.document) for tool in tools)
-        return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return [encodable(text) for text in texts]
 
 
 def _told(doing: str, epoch: Epoch) -> str:

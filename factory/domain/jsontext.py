@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from factory.domain.plaintext import is_unicode, printable
+
 MAX_CHARS = 1_000_000
 """Longest text that is read at all."""
 MAX_DEPTH = 64
@@ -34,7 +36,6 @@ _REPAIRABLE = re.compile(
     r"|,(?=\s*+[}\]])",
     re.DOTALL,
 )
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
 
 
@@ -145,13 +146,6 @@ def show(value: object, limit: int = SHOWN_CHARS) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def printable(text: str) -> str:
-    """`text` with control, format and surrogate characters written as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
 def json_path(parts: Iterable[str | int]) -> str:
     """JSON path of a part.
 
@@ -179,7 +173,7 @@ def _check_bounds(text: str) -> None:
 def _check_surrogates(text: str, value: object) -> None:
     if "\\u" not in text and text.isascii():
         return
-    if _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+    if not is_unicode(json.dumps(value, ensure_ascii=False)):
         raise JsonTextError("a string holds half of a surrogate pair")
 
 
@@ -231,11 +225,6 @@ def _read_int(text: str) -> int:
 
 def _refuse_constant(name: str) -> Any:
     raise JsonTextError(f"{name} is not JSON")
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 _DECODER = json.JSONDecoder(

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from factory.domain.failures import InputError, ModelError
+from factory.domain.plaintext import encodable
 from factory.domain.records import CONTEXT_FULL, SCHEMA_UNSUPPORTED, Completion, Constraint, Request
 from factory.engines.turn import end_ids, leads_to_calls, read_turn
 
@@ -62,8 +63,8 @@ class Chat:
         Lone surrogates, which no tokenizer takes, become `?`.
         """
         if request.prompt is not None:
-            return self._ids(_clean(request.prompt), special=True) or [min(self.end_ids)]
-        messages = [{"role": m.role, "content": _clean(m.content)} for m in request.messages]
+            return self._ids(encodable(request.prompt), special=True) or [min(self.end_ids)]
+        messages = [{"role": m.role, "content": encodable(m.content)} for m in request.messages]
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
@@ -139,10 +140,6 @@ class Chat:
             finish_reason=finish_reason,
             logprob=logprob if request.logprob else 0.0,
         )
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _listed_ends(folder: Path) -> int | list[int] | None:

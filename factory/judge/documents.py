@@ -13,7 +13,8 @@ from typing import Any
 from jsonschema import SchemaError, ValidationError
 
 from factory.domain.canon import normalise_text, tool_id
-from factory.domain.jsontext import printable, show
+from factory.domain.jsontext import show
+from factory.domain.plaintext import printable
 from factory.domain.records import Tool
 from factory.judge.findings import MAX_VERDICTS, Finding, Parts, explain
 from factory.judge.rulebook import Rulebook

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError
-from factory.domain.jsontext import printable
+from factory.domain.plaintext import printable, storable
 from factory.domain.records import Call, Candidate, HeldOut, Past, PastQuery, Tool, Verdict
 from factory.judge.rulebook import Rule, RuleStage
 from factory.judge.similarity import Lists, describe, fold_words
@@ -407,14 +407,7 @@ def _table(**columns: Any) -> pa.Table:
         {
             name: column
             if isinstance(column, pa.Array)
-            else pa.array([_storable(value) for value in column])
+            else pa.array([storable(value) for value in column])
             for name, column in columns.items()
         }
     )
-
-
-def _storable(value: object) -> object:
-    """The value as the ledger stores it: lone surrogates as their `\\udXXX` escape."""
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from factory.domain.canon import canonical_json, normalise_text, query_id, tool_id
 from factory.domain.failures import InputError
 from factory.domain.jsontext import parse_strict
+from factory.domain.plaintext import is_unicode
 from factory.domain.records import Query, Tool
 from factory.tools.dialects import read_dialect
 
@@ -36,8 +36,6 @@ QUERY_FIELDS = (
 MAX_QUERY_CHARACTERS = 8192
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 """Names of files that are JSON whatever is in them."""
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 ItemT = TypeVar("ItemT")
 
@@ -128,7 +126,7 @@ def _request_text(value: Any, field: str) -> str:
     text = value.strip()
     if not normalise_text(text):
         raise ValueError("the request is empty")
-    if _SURROGATE.search(text):
+    if not is_unicode(text):
         raise ValueError("the request holds half of a surrogate pair")
     if len(text) > MAX_QUERY_CHARACTERS:
         raise ValueError(f"the request has {len(text)} characters; {MAX_QUERY_CHARACTERS} at most")

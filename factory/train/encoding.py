@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+from factory.domain.plaintext import is_unicode
 from factory.domain.records import IGNORED, Example, ExampleKind, Message
 from factory.engines.turn import ChatTokenizer, Turn
 from factory.engines.turn import render as render_chat
@@ -187,8 +188,3 @@ def _encode_one(
 def _is_code(example: Example) -> bool:
     answers = (m.content for m in example.messages if m.role == "assistant")
     return example.kind in CODED_KINDS and all(map(PLACEHOLDER.fullmatch, answers))
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a tokenizer can read the text: JSON may hold half of a surrogate pair."""
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

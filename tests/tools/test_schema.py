@@ -19,10 +19,10 @@ from factory.domain.jsontext import (
     mend,
     parse_sequence,
     parse_strict,
-    printable,
     read_json,
     show,
 )
+from factory.domain.plaintext import printable
 from factory.domain.records import Tool
 from factory.tools.pattern import Pattern, PatternError
 from factory.tools.schema import (

@@ -27,9 +27,9 @@ from factory.domain.jsontext import (
     measure_depth,
     parse_sequence,
     parse_strict,
-    printable,
     show,
 )
+from factory.domain.plaintext import is_unicode, printable
 from factory.domain.records import Call
 from factory.judge.reading import MAX_BLOCKS, ParsedCalls, parse_calls
 
@@ -54,7 +54,6 @@ _STRING = (
     r"\"\"\".*?\"\"\"|'''.*?'''|\"(?>[^\"\\]*+(?:\\.[^\"\\]*+)*)\"|'(?>[^'\\]*+(?:\\.[^'\\]*+)*)'"
 )
 _PIECE = re.compile(rf"(?s:{_STRING}|.)")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _DecodeError(ValueError):
@@ -269,7 +268,7 @@ def _read_node(node: ast.expr, source: str) -> Any:
     """A literal's value; the source of anything else, which may name a variable."""
     match node:
         case ast.Constant(value=str() as text):
-            if _SURROGATE.search(text):
+            if not is_unicode(text):
                 raise _DecodeError("a string holds half of a surrogate pair")
             return text
         case ast.Constant(value=None | bool() | int()):
