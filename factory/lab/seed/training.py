@@ -11,6 +11,7 @@ torch and transformers are imported where they are used: `factory seed --help` n
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import time
@@ -138,12 +139,7 @@ FULL = SeedPlan()
 
 
 def train_seed(
-    out: Path,
-    *,
-    steps: int | None,
-    threads: int,
-    report: Report,
-    plan: SeedPlan = FULL,
+    out: Path, *, steps: int | None, threads: int, report: Report, plan: SeedPlan = FULL
 ) -> None:
     """Train the seed model and write its checkpoint folder `out`, whole or not at all.
 
@@ -152,7 +148,6 @@ def train_seed(
         steps: steps of the first phase instead of the plan's; the rest of the plan shrinks alike.
         threads: CPU threads. The weights are reproducible for one number of threads.
         report: hears a line of progress every REPORT_EVERY steps.
-        plan: size and schedule.
 
     Raises:
         DiskError: the folder cannot be written.
@@ -251,8 +246,8 @@ class SeedRun:
         self.model.train()
         for step, batch in enumerate(islice(batches, phase.steps)):
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-                loss = batch_loss(self.model, batch)
-            loss.backward()
+                mean = batch_loss(self.model, batch)
+            mean.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -260,23 +255,17 @@ class SeedRun:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             tokens += sum(len(encoded.input_ids) for encoded in batch)
-            losses.append(loss.item())
+            losses.append(mean.item())
             if (step + 1) % REPORT_EVERY == 0 or step + 1 == phase.steps:
                 now = time.monotonic()
-                self._note(phase, step + 1, losses, tokens, now - marked, now - started)
+                loss = sum(losses) / len(losses)
+                self._note(phase, step + 1, loss, tokens, now - marked, now - started)
                 marked, tokens, losses = now, 0, []
 
     def _note(
-        self,
-        phase: Phase,
-        step: int,
-        losses: list[float],
-        tokens: int,
-        seconds: float,
-        since: float,
+        self, phase: Phase, step: int, loss: float, tokens: int, seconds: float, since: float
     ) -> None:
         """Log and report the mean loss since the last note."""
-        loss = sum(losses) / len(losses)
         self.log.append(
             {"phase": phase.name, "step": step, "loss": loss, "tokens": tokens, "seconds": seconds}
         )
@@ -289,9 +278,8 @@ class SeedRun:
     def measure(self, name: str) -> Score:
         """Greedy answers to a shipped benchmark, judged as rounds judge them."""
         benchmark = Benchmark.load(Workspace(root=shipped_root()), name)
-        replies = self._answer(
-            [make_request(benchmark, item, self.prompts, MAX_ANSWER) for item in benchmark.items]
-        )
+        requests = [make_request(benchmark, i, self.prompts, MAX_ANSWER) for i in benchmark.items]
+        replies = self._answer(requests)
         scores = [judge(item, reply) for item, reply in zip(benchmark.items, replies, strict=True)]
         return summarise(name, "seed", scores)
 
@@ -300,21 +288,20 @@ class SeedRun:
         requests that training did not see."""
         assert self.codebook is not None
         rng = Random(f"codes {self.plan.seed}")
+        specs = catalogue_specs()
+        examples = {
+            "code": [make_code(self.prompts, tool, "") for tool in catalogue_tools()],
+            "retrieve": [make_retrieve(self.prompts, rng, spec, "") for spec in specs],
+        }
         shares = {}
-        for kind in ("code", "retrieve"):
-            examples = [
-                make_code(self.prompts, tool, "")
-                if kind == "code"
-                else make_retrieve(self.prompts, rng, spec, "")
-                for spec, tool in zip(catalogue_specs(), catalogue_tools(), strict=True)
-            ]
+        for kind, asked in examples.items():
             requests = [
                 Request(id=str(n), sampling=Sampling(), messages=example.messages[:-1])
-                for n, example in enumerate(examples)
+                for n, example in enumerate(asked)
             ]
             right = [
                 reply.completions[0].text == render(example, self.codebook)[-1].content
-                for example, reply in zip(examples, self._answer(requests), strict=True)
+                for example, reply in zip(asked, self._answer(requests), strict=True)
             ]
             shares[kind] = 100 * sum(right) / len(right)
         return shares
@@ -492,8 +479,6 @@ def round_weights(model: PreTrainedModel) -> None:
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Weights in bfloat16 and tokenizer, as vLLM and transformers load them."""
-    import copy
-
     import torch
 
     folder.mkdir(parents=True)
