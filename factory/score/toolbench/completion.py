@@ -117,20 +117,9 @@ class TaskCompletion(Asked):
         names = ("agent", "action", "input", "simulate", "judge_answer", "judge_trajectory")
         shas = [templates.sha(name) for name in (*names, "judge_pair")]
         files = [_files_sha(resolve(setup.workspace, x)) for x in (of.cache, of.reference) if x]
-        return digest(
-            canonical_json(
-                [
-                    self.data_sha,
-                    of.setting,
-                    of.constrain_inputs,
-                    of.runs,
-                    self.find_judge(setup).fingerprint,
-                    RULES_VERSION,
-                    shas,
-                    files,
-                ]
-            )
-        )
+        asked = [self.data_sha, of.setting, of.constrain_inputs, of.runs]
+        judged = [self.find_judge(setup).fingerprint, RULES_VERSION]
+        return digest(canonical_json([*asked, *judged, shas, files]))
 
     def num_engines(self, setup: Setup, checkpoint: Checkpoint) -> int:
         """Two where the judge has other weights, unless a server holds one of them."""
@@ -160,11 +149,8 @@ class TaskCompletion(Asked):
         wanted = None
         if of.reference:
             known = read_predictions(resolve(workspace, of.reference))
-            wanted = {
-                query.id: known[query.id.split("/")[1]]
-                for query in self.bench.queries
-                if query.id.split("/")[1] in known
-            }
+            numbers = {query.id: query.id.split("/")[1] for query in self.bench.queries}
+            wanted = {key: known[number] for key, number in numbers.items() if number in known}
         async with self._open_judge(setup, checkpoint, engine) as judging:
             apis = VirtualApi(
                 templates,
@@ -261,18 +247,12 @@ class TaskCompletion(Asked):
 
     def answers(self, items: Sequence[ItemScore]) -> Mapping[str, Any]:
         """By request, in StableToolBench's converted form."""
-        return {
-            item.item.removeprefix("SoPR/"): json.loads(item.answer)
-            for item in items
-            if item.answer
-        }
+        answered = {item.item.removeprefix("SoPR/"): item.answer for item in items if item.answer}
+        return {request: json.loads(answer) for request, answer in answered.items()}
 
     def beside(self, table: PublishedTable, card: Scorecard) -> Mapping[str, float]:
-        return {
-            line.name.removesuffix("-Inst"): line.estimate.value
-            for line in card.categories
-            if line.estimate
-        }
+        lines = [(line.name.removesuffix("-Inst"), line.estimate) for line in card.categories]
+        return {name: estimate.value for name, estimate in lines if estimate}
 
 
 def _find_once(wanted: str) -> Callable[[Setup], Checkpoint]:
