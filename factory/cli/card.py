@@ -62,8 +62,7 @@ def _print_outcome(past: Source, number: int) -> None:
 def _print_funnel(past: Source, number: int) -> None:
     row = _one(past, "select * from round_yield where round = ?", [number])
     out(f"[bold]funnel[/]  [dim]select * from round_yield where round = {number}[/]")
-    steps = ("drawn", "tools_ok", "called", "voted", "passed", "accepted")
-    for name in steps:
+    for name in ("drawn", "tools_ok", "called", "voted", "passed", "accepted"):
         label = name.removesuffix("_ok")
         out(f"  {label:<10} {row[name]:>6}  {_bar(row[name], row['drawn'])}")
     out(
@@ -176,11 +175,8 @@ def _print_time(past: Source, number: int) -> None:
 
 def _print_places(past: Source, number: int, state: Path) -> None:
     out("[bold]files[/]")
-    row = _one(
-        past,
-        "select path from checkpoint where round = ? and parent_id is not null",
-        [number],
-    )
+    sql = "select path from checkpoint where round = ? and parent_id is not null"
+    row = _one(past, sql, [number])
     out(f"  ledger      {escape(state / 'ledger.duckdb')}")
     if row:
         out(f"  checkpoint  {escape(state.parent / row['path'])}")

@@ -18,8 +18,7 @@ from factory.domain.failures import InputError
 from factory.train.preview import describe
 
 Checkpoint = Annotated[
-    Path | None,
-    typer.Option(help="Model folder; default: as the next round.", show_default=False),
+    Path | None, typer.Option(help="Model folder; default: as the next round.", show_default=False)
 ]
 ToolName = Annotated[str, typer.Argument(help="A tool's name, its id, or its code.")]
 

@@ -76,10 +76,7 @@ def compare(
         threads=threads,
     )
     to.mkdir(parents=True, exist_ok=True)
-    baselines: list[Ranker] = [
-        BM25(),
-        EmbSim(folder=base, threads=threads, log=to / "embed.log"),
-    ]
+    baselines: list[Ranker] = [BM25(), EmbSim(folder=base, threads=threads, log=to / "embed.log")]
     trials, found = asyncio.run(run_compare(plan, baselines, lambda text: err(escape(text))))
     standings = rank(trials, found, load_ranking(workspace))
     if as_json:

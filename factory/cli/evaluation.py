@@ -68,18 +68,13 @@ def list_benchmarks(
     factory eval list
     """
     workspace = open_workspace()
-    rows = [
-        (
-            name,
-            kind_of(workspace, name),
-            str(read_definition(workspace, name).get("title", "")),
-            find_fault(workspace, name),
-        )
-        for name in defined(workspace)
-    ]
+    columns, rows = ("benchmark", "kind", "title", "fault"), []
+    for name in defined(workspace):
+        title = str(read_definition(workspace, name).get("title", ""))
+        rows.append((name, kind_of(workspace, name), title, find_fault(workspace, name)))
     if as_json:
         for row in rows:
-            write_json(dict(zip(("benchmark", "kind", "title", "fault"), row, strict=True)))
+            write_json(dict(zip(columns, row, strict=True)))
         return
     print_table(
         ("benchmark", "kind", "ready", "title"),

@@ -37,13 +37,7 @@ def export(
     factory export dpo pairs.parquet --round 3
     """
     done = write_file(
-        open_ledger(),
-        to,
-        path,
-        round_number=round_number,
-        limit=limit,
-        pairs=pairs,
-        force=force,
+        open_ledger(), to, path, round_number=round_number, limit=limit, pairs=pairs, force=force
     )
     unit = "pair" if to == "dpo" else "sample"
     out(f"{escape(path)}: {done.num_lines} {unit}{'s' * (done.num_lines != 1)}")

@@ -73,10 +73,8 @@ def check(
 
 def _print_result(result: Rejudgement, rules_sha: str, dry_run: bool) -> None:
     kept = "nothing appended" if dry_run else f"appended as judgement {result.judgement}"
-    counts = " + ".join(
-        f"{result.counts.get(status, 0)} {status}"
-        for status in ("accepted", "rejected", "unjudged")
-    )
+    statuses = ("accepted", "rejected", "unjudged")
+    counts = " + ".join(f"{result.counts.get(status, 0)} {status}" for status in statuses)
     out(f"[bold]round {result.number}[/]  rules {escape(rules_sha)}, {kept}")
     out(f"  {sum(result.counts.values())} samples = {counts}; {len(result.changes)} changed")
     groups = Counter(map(_group, result.changes))
@@ -89,11 +87,8 @@ def _print_result(result: Rejudgement, rules_sha: str, dry_run: bool) -> None:
         if example.message:
             out_indented(example.message, 10)
     if result.changes and not dry_run:
-        query = (
-            "select * from judgement_change "
-            f"where round = {result.number} and judgement = {result.judgement}"
-        )
-        out(f'  factory sql "{query}"')
+        of = f"where round = {result.number} and judgement = {result.judgement}"
+        out(f'  factory sql "select * from judgement_change {of}"')
 
 
 def _group(change: JudgementChange) -> tuple[str, str]:

@@ -26,7 +26,6 @@ class LiveMonitor:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[detail]}", style="dim", markup=False),
             console=stderr,
-            transient=False,
         )
         self._task: TaskID | None = None
         self._started = 0.0

@@ -43,8 +43,7 @@ def parse_overrides(pairs: list[str] | None) -> dict[str, str]:
     for pair in pairs or []:
         key, separator, value = pair.partition("=")
         if not separator:
-            raise RecipeError(
-                f"--set {pair} has no value", remedy="write it as --set train.epochs=2"
-            )
+            remedy = "write it as --set train.epochs=2"
+            raise RecipeError(f"--set {pair} has no value", remedy=remedy)
         overrides[key.strip()] = value.strip()
     return overrides

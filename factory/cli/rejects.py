@@ -68,14 +68,14 @@ def rejects(
     factory rejects --rule "call/*" --text euro --limit 5
     """
     is_list = bool(reason or rule or samples)
+    filters = {"reason": reason, "rule": rule, "tool": tool, "text": text}
     with open_ledger().read() as past:
         number = round_number or latest_round(past)
-        wanted = {"round": number, "reason": reason, "rule": rule, "tool": tool, "text": text}
+        wanted = {"round": number, **filters}
         rows = past.query(LISTED if is_list else COUNTS, wanted, limit=limit or None)
     if as_json:
         write_records(rows)
     elif not rows.rows:
-        filters = {"reason": reason, "rule": rule, "tool": tool, "text": text}
         chosen = ", ".join(f"{name} {value}" for name, value in filters.items() if value)
         with_filters = f" with {escape_line(chosen)}" if chosen else ""
         out(f"round {number}: nothing was rejected{with_filters}")

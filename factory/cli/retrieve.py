@@ -18,7 +18,6 @@ from factory.domain.records import Query
 from factory.engines.retrieve import Retrieved, Retriever
 from factory.engines.serving import engine_settings
 from factory.tools.sources import read_queries
-from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 from factory.workspace.settings import EngineSection, load_settings
 
@@ -56,12 +55,10 @@ def retrieve(
     if queries is not None:
         imported = read_queries(queries, field)
         asked, num_bad = list(imported.items), report_bad_lines(imported.bad)
-    folder = open_checkpoint(checkpoint)
-    found = asyncio.run(
-        _retrieve(
-            workspace, folder, asked, k, beams or k, exact, engine_settings(settings, threads)
-        )
-    )
+    folder, engine = open_checkpoint(checkpoint), engine_settings(settings, threads)
+    prompts, log = Prompts.load(workspace), workspace.state / "logs" / "retrieve.log"
+    texts = [prompts.render("codes/retrieve", query=each.text) for each in asked]
+    found = asyncio.run(_retrieve(folder, engine, log, texts, k, beams or k, exact))
     for each, retrieved in zip(asked, found, strict=True):
         if as_json:
             write_json(_record(each, retrieved))
@@ -72,23 +69,19 @@ def retrieve(
 
 
 async def _retrieve(
-    workspace: Workspace,
     folder: Path,
-    queries: list[Query],
+    engine: EngineSection,
+    log: Path,
+    texts: list[str],
     k: int,
     beams: int,
     exact: bool,
-    settings: EngineSection,
 ) -> list[Retrieved]:
-    prompts = Prompts.load(workspace)
-    texts = [prompts.render("codes/retrieve", query=query.text) for query in queries]
-    log = workspace.state / "logs" / "retrieve.log"
-
     def tell(done: int) -> None:
-        if len(queries) > 1:
-            err(f"[dim]{done} of {len(queries)} queries[/]")
+        if len(texts) > 1:
+            err(f"[dim]{done} of {len(texts)} queries[/]")
 
-    async with await Retriever.open(folder, settings=settings, log=log) as retriever:
+    async with await Retriever.open(folder, settings=engine, log=log) as retriever:
         return await retriever.retrieve(texts, k=k, beams=beams, exact=exact, progress=tell)
 
 

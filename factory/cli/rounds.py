@@ -16,7 +16,6 @@ from factory.cli.recipes import load_settings_with, open_recipe
 from factory.cli.terminal import err, escape, out, print_table
 from factory.domain.failures import FactoryError, InputError
 from factory.domain.records import Query
-from factory.ledger.database import Ledger
 from factory.ledger.history import open_round
 from factory.ledger.lock import WorkspaceLock
 from factory.report.page import write_reports
@@ -89,17 +88,13 @@ def _run(
         if resume and open_round(factory.ledger) is None:
             raise InputError("no round is open", remedy="factory round --n 64 starts one")
         result = asyncio.run(run_round(factory, num_queries or None))
-    _write_report(workspace, factory.ledger, result.number)
+    try:
+        write_reports(workspace, factory.ledger, result.number)
+    except (FactoryError, OSError) as error:
+        # A round is not failed by what befalls its report.
+        err(f"[yellow]note:[/] no report: {escape(error)}; `factory report` writes it")
     print_card(factory.ledger, result.number, workspace)
     return result.promoted
-
-
-def _write_report(workspace: Workspace, ledger: Ledger, number: int) -> None:
-    """The round's page; a round is not failed by what befalls its report."""
-    try:
-        write_reports(workspace, ledger, number)
-    except (FactoryError, OSError) as error:
-        err(f"[yellow]note:[/] no report: {escape(error)}; `factory report` writes it")
 
 
 def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
@@ -118,8 +113,7 @@ def _print_plan(
     """What a round would do, every knob with its origin; loads the content, starts nothing."""
     factory = load_factory(workspace, settings, resolved, PlainMonitor())
     with factory.ledger.read() as past:
-        this = open_round(past)
-        if this is not None:
+        if (this := open_round(past)) is not None:
             parent = this.checkpoint
         else:
             base = base_checkpoint(factory, past)
@@ -143,8 +137,7 @@ def _print_plan(
             f"{resolved.recipe.train.documents} a round at most (train.documents)"
         )
     out(f"engine     {settings.engine.backend}, {factory.settings.engine.threads} threads")
-    out(
-        f"benchmarks {', '.join(f'{b.name} ({len(b.items)})' for b in factory.benchmarks.values())}"
-    )
+    names = [f"{each.name} ({len(each.items)})" for each in factory.benchmarks.values()]
+    out(f"benchmarks {', '.join(names)}")
     out()
     print_table(("knob", "value", "from"), list(resolved.lines()))

@@ -94,9 +94,7 @@ def score(
     """
     workspace = open_workspace()
     keys = changeable_keys(workspace, name)
-    given: dict[str, object] = {
-        key: parse_value(key, value) for key, value in parse_overrides(changes).items()
-    }
+    given = {key: parse_value(key, value) for key, value in parse_overrides(changes).items()}
     flags = {
         next((key for key in ("categories", "splits") if key in keys), "category"): category,
         "limit": limit,
@@ -139,10 +137,8 @@ async def _measure(
             for each in wanted
         ]
     measured = [await evaluate(setup, benchmark, each, allow_public=allow_public) for each in found]
-    return [
-        *measured,
-        *[await evaluate_baseline(setup, benchmark, each) for each in benchmark.baselines(setup)],
-    ]
+    baselines = benchmark.baselines(setup)
+    return measured + [await evaluate_baseline(setup, benchmark, each) for each in baselines]
 
 
 def _to_record(
@@ -176,12 +172,9 @@ def _to_record(
 
 
 def _card_record(card: Scorecard) -> dict[str, object]:
-    return {
-        "categories": [_line_record(line) for line in card.categories],
-        "averages": [_line_record(line) for line in card.averages],
-        "details": [_line_record(line) for line in card.details],
-        "reasons": dict(card.reasons),
-    }
+    parts = {"categories": card.categories, "averages": card.averages, "details": card.details}
+    records = {name: [_line_record(line) for line in lines] for name, lines in parts.items()}
+    return {**records, "reasons": dict(card.reasons)}
 
 
 def _line_record(line: Line) -> dict[str, object]:

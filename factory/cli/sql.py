@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cache
@@ -176,11 +176,7 @@ def _to_markdown(stream: Stream) -> Iterator[str]:
         yield "".join(_markdown_row(map(_markdown_cell, row)) for row in batch)
 
 
-FORMS: dict[str, Callable[[Stream], Iterator[str]]] = {
-    "json": _to_json,
-    "csv": _to_csv,
-    "markdown": _to_markdown,
-}
+FORMS = {"json": _to_json, "csv": _to_csv, "markdown": _to_markdown}
 """What --json, --csv and --markdown write, a batch of rows at a time."""
 
 
