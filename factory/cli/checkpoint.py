@@ -15,19 +15,16 @@ from factory.workspace.settings import load_settings
 
 def open_checkpoint(folder: Path | None) -> Path:
     """The named model folder, else that of the checkpoint which the next round starts from."""
-    folder = (folder or Path(open_next().path)).expanduser().resolve()
+    if folder is None:
+        with open_ledger().read() as past:
+            folder = Path(find_next(past).path)
+    folder = folder.expanduser().resolve()
     check_model_folder(folder)
     return folder
 
 
-def open_next() -> Checkpoint:
-    """The checkpoint that the next round starts from. Raises FactoryError without one."""
-    with open_ledger().read() as past:
-        return find_next(past)
-
-
 def find_next(past: Source) -> Checkpoint:
-    """The same, asked where a reader is open."""
+    """The checkpoint that the next round starts from. Raises FactoryError without one."""
     workspace = open_workspace()
     base = base_checkpoint(workspace, load_settings(workspace), past, exact=False)
     return next_checkpoint(workspace, past, base, note)

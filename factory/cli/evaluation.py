@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,20 +16,14 @@ from factory.score.labelled import from_samples, read_ids, read_labelled, write_
 from factory.score.loading import defined, find_fault, kind_of
 
 
-class SplitChoice(StrEnum):
-    """What a benchmark may be used for."""
-
-    TEST = "test"
-    DEV = "dev"
-
-
 def new(
     name: Annotated[str, typer.Argument(help="Its name: eval/NAME.toml.")],
     file: Annotated[Path, typer.Argument(help="Labelled requests, or ids of accepted ones.")],
     title: Annotated[str, typer.Option(help="One line for people.")] = "",
     split: Annotated[
-        SplitChoice, typer.Option(help="test is only reported; dev may decide promotion.")
-    ] = SplitChoice.TEST,
+        Literal["test", "dev"],
+        typer.Option(help="test is only reported; dev may decide promotion."),
+    ] = "test",
 ) -> None:
     """Make a benchmark of labelled requests, which no round then trains on.
 
@@ -50,7 +43,7 @@ def new(
     else:
         items, bad = read_labelled(file)
     num_bad = report_bad_lines(tuple(bad))
-    made = write_benchmark(workspace, name, title or name, split.value, items)
+    made = write_benchmark(workspace, name, title or name, split, items)
     out(f"eval/{escape(name)}.toml: {len(made.items)} items, {num_bad} bad lines")
     for category in made.categories:
         count = sum(item.category == category for item in made.items)

@@ -6,9 +6,8 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,24 +29,8 @@ REASONS_SHOWN = 8
 AVERAGES = ("non_live", "live", "overall")
 """Columns of a published table that the screen shows, where it has them."""
 Cells = list[tuple[object, ...]]
-
-
-class Style(StrEnum):
-    """How questions are put."""
-
-    OWN = "own"
-    CHAT = "chat"
-
-
-class SyntaxChoice(StrEnum):
-    """How calls are read."""
-
-    HERMES = "hermes"
-    JSON = "json"
-    PYTHON = "python"
-    LLAMA = "llama"
-    MISTRAL = "mistral"
-    AUTO = "auto"
+Style = Literal["own", "chat"]
+Syntax = Literal["hermes", "json", "python", "llama", "mistral", "auto"]
 
 
 def score(
@@ -68,7 +51,7 @@ def score(
     prompt: Annotated[
         Style | None, typer.Option(help="own prompt, or the model's chat template with its tools.")
     ] = None,
-    syntax: Annotated[SyntaxChoice | None, typer.Option(help="How calls are written.")] = None,
+    syntax: Annotated[Syntax | None, typer.Option(help="How calls are written.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder or file of the data.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="A key of its definition, e.g. judge=r1")
@@ -98,8 +81,8 @@ def score(
     flags = {
         next((key for key in ("categories", "splits") if key in keys), "category"): category,
         "limit": limit,
-        "prompt": prompt.value if prompt else None,
-        "syntax": syntax.value if syntax else None,
+        "prompt": prompt,
+        "syntax": syntax,
         "data": str(data.expanduser().resolve()) if data else None,
         "allow_public_host": allow_public if "allow_public_host" in keys else None,
     }
