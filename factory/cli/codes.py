@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from factory.cli.checkpoint import open_checkpoint
+from factory.cli.chosen import open_checkpoint
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, out_indented, print_table, write_json
 from factory.codes.codebook import Codebook, ToolCode

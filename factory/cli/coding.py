@@ -9,12 +9,11 @@ from typing import Annotated
 
 import typer
 
-from factory.cli.checkpoint import open_checkpoint
+from factory.cli.chosen import open_checkpoint, open_recipe
 from factory.cli.codes import Checkpoint, load_codes, print_figures
 from factory.cli.data import fault_finder, report_bad_lines
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.recipes import open_recipe
 from factory.cli.terminal import err, escape, out, print_table
 from factory.codes.saving import SavedCodebook, load_codebook
 from factory.domain.failures import InputError

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from factory.cli.chosen import open_recipe
 from factory.cli.opening import open_workspace
-from factory.cli.recipes import open_recipe
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, print_table, write_json
 from factory.codes.saving import load_codebook

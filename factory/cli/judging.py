@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from factory.cli.chosen import open_recipe
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.recipes import open_recipe
 from factory.cli.terminal import err, escape, out, out_indented, write_json
 from factory.domain.failures import InputError
 from factory.judge.rulebook import Rulebook

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from factory.cli.checkpoint import open_checkpoint
+from factory.cli.chosen import open_checkpoint
 from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_workspace
 from factory.cli.terminal import err, escape, out, print_table, write_json

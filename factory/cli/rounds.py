@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from factory.cli.card import print_card
+from factory.cli.chosen import load_settings_with, open_recipe
 from factory.cli.data import report_bad_lines
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_workspace
-from factory.cli.recipes import load_settings_with, open_recipe
 from factory.cli.terminal import err, escape, out, print_table
 from factory.domain.failures import FactoryError, InputError
 from factory.domain.records import Query

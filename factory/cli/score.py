@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from factory.cli.chosen import load_settings_with, open_recipe, parse_overrides
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_workspace
-from factory.cli.recipes import load_settings_with, open_recipe, parse_overrides
 from factory.cli.terminal import escape, out, print_table, write_json
 from factory.ledger.lineage import find_checkpoint
 from factory.ledger.lock import WorkspaceLock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from factory.cli.card import sparkline
-from factory.cli.checkpoint import find_next
+from factory.cli.chosen import find_next
 from factory.cli.opening import open_ledger
 from factory.cli.sql import Json
 from factory.cli.terminal import escape, note, out, print_table, write_json

@@ -80,10 +80,8 @@ def last_round(past: Source) -> int:
 
 def finished_rounds(past: Source) -> list[int]:
     """Numbers of the rounds that have ended, in order."""
-    rows = past.query(
-        "select distinct round from stage where stage = 'gate' and status = 'done' order by 1"
-    ).rows
-    return [number for (number,) in rows]
+    sql = "select distinct round from stage where stage = 'gate' and status = 'done' order by 1"
+    return [number for (number,) in past.query(sql).rows]
 
 
 def drawn_ids(past: Source) -> set[str]:
@@ -108,12 +106,8 @@ def pending_queries(past: Source, number: int) -> list[Query]:
 
 def is_scored(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> bool:
     """Whether the checkpoint has a score on the benchmark with the same items and prompts."""
-    rows = past.query(
-        "select 1 from score where checkpoint_id = ? and benchmark = ? and basis = ?",
-        [checkpoint_id, benchmark, basis],
-        limit=1,
-    ).rows
-    return bool(rows)
+    sql = "select 1 from score where checkpoint_id = ? and benchmark = ? and basis = ?"
+    return bool(past.query(sql, [checkpoint_id, benchmark, basis], limit=1).rows)
 
 
 def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
@@ -131,8 +125,7 @@ def accepted_samples(past: Source, number: int) -> list[Candidate]:
         where a.round = ?
         order by d.position
         """
-    rows = past.query(sql, [number]).rows
-    return [_read_candidate(*row) for row in rows]
+    return [_read_candidate(*row) for row in past.query(sql, [number]).rows]
 
 
 def round_candidates(past: Source, number: int, judgement: int) -> list[Candidate]:
@@ -146,8 +139,7 @@ def round_candidates(past: Source, number: int, judgement: int) -> list[Candidat
         where s.round = ? and s.judgement = ? and s.status = 'accepted'
         order by d.position
         """
-    rows = past.query(sql, [number, judgement]).rows
-    return [_read_candidate(*row) for row in rows]
+    return [_read_candidate(*row) for row in past.query(sql, [number, judgement]).rows]
 
 
 def _read_candidate(query_id: str, text: str, tools_json: str, calls_json: str) -> Candidate:
@@ -316,9 +308,8 @@ def called_pairs(past: Source, number: int) -> list[Pair]:
 
 def written_tools(past: Source) -> list[Tool]:
     """Every tool document that the ledger holds, by id."""
-    rows = past.query(
-        "select tool_id, any_value(document_json) from tool group by 1 order by 1"
-    ).rows
+    sql = "select tool_id, any_value(document_json) from tool group by 1 order by 1"
+    rows = past.query(sql).rows
     return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document in rows]
 
 

@@ -63,12 +63,11 @@ def version_of(con: duckdb.DuckDBPyConnection, database: str) -> int:
 
 def table_names(con: duckdb.DuckDBPyConnection, database: str, schema: str = "main") -> list[str]:
     """Tables in a schema of an attached database, sorted."""
-    rows = con.execute(
-        "select table_name from duckdb_tables() "
-        "where database_name = ? and schema_name = ? order by 1",
-        [database, schema],
-    ).fetchall()
-    return [str(name) for (name,) in rows]
+    sql = """
+        select table_name
+        from duckdb_tables() where database_name = ? and schema_name = ? order by 1
+        """
+    return [str(name) for (name,) in con.execute(sql, [database, schema]).fetchall()]
 
 
 def migrate(con: duckdb.DuckDBPyConnection, migrations: tuple[Migration, ...]) -> None:

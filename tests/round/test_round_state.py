@@ -16,9 +16,8 @@ from conftest_models import tiny_model
 from test_scoring import mark, store_items, write_bfcl
 from workspaces import ROOT, make_workspace
 
-from factory.cli.checkpoint import open_checkpoint
+from factory.cli.chosen import load_settings_with, open_checkpoint
 from factory.cli.monitor import PlainMonitor
-from factory.cli.recipes import load_settings_with
 from factory.cli.status import status
 from factory.domain.canon import query_id
 from factory.domain.failures import ContentError, InputError, MissingError, ModelError, RecipeError
