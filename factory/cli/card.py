@@ -195,9 +195,8 @@ def sparkline(values: list[float], width: int = 16) -> str:
     if not values:
         return ""
     size = max(1, -(-len(values) // width))
-    means = [
-        sum(values[i : i + size]) / len(values[i : i + size]) for i in range(0, len(values), size)
-    ]
+    parts = [values[start : start + size] for start in range(0, len(values), size)]
+    means = [sum(part) / len(part) for part in parts]
     low, high = min(means), max(means)
     scale = (high - low) or 1.0
     return "".join("▁▂▃▄▅▆▇█"[round(7 * (mean - low) / scale)] for mean in means)

@@ -166,9 +166,8 @@ def _changeable_codes(workspace: Workspace, ledger: Ledger, folder: Path) -> Sav
             remedy="run a round first, or `factory codes fit --out models/coded` and name that",
         )
     if history.open_round(ledger) is not None:
-        raise InputError(
-            "a round is open", remedy="`factory round` continues it, --abandon ends it"
-        )
+        remedy = "`factory round` continues it, --abandon ends it"
+        raise InputError("a round is open", remedy=remedy)
     codebook = load_codes(folder)
     if codebook.coder.name == "atomic":
         raise InputError(

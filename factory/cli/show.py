@@ -116,7 +116,7 @@ def _print_tools(record: Record, sample: Record | None, verdicts: Sequence[Recor
     """The candidates with their codes, then documents that fell; the subjects they carry."""
     written = [row["text"] for row in record["generation"] if row["stage"] == "tools"]
     documents = parse_tools(written[0]).documents if written else []
-    subjects = {_id_of(document, tool_id): f"tool:{n}" for n, document in enumerate(documents)}
+    subjects = {_id_of(document): f"tool:{n}" for n, document in enumerate(documents)}
     tools = json.loads(sample["tools_json"]) if sample else []
     codes = {row["tool_id"]: row for row in record["tool_code"]}
     for tool in tools:
@@ -137,8 +137,8 @@ def _print_tools(record: Record, sample: Record | None, verdicts: Sequence[Recor
     return shown | {f"code:{tool['id']}" for tool in tools}
 
 
-def _id_of(document: Any, tool_id: Any) -> str:
-    return str(tool_id(document)) if isinstance(document, dict) else repr(document)
+def _id_of(document: Any) -> str:
+    return tool_id(document) if isinstance(document, dict) else repr(document)
 
 
 def _describe_code(row: Record | None) -> str:
@@ -167,10 +167,7 @@ def _print_votes(record: Record, verdicts: Sequence[Record]) -> set[str]:
     for start in range(0, len(numbers), per_row):
         chosen = numbers[start : start + per_row]
         width = (stdout.width - len(GUTTER) * (len(chosen) - 1)) // len(chosen)
-        columns = [
-            _class_lines(number, groups[number], winner, answers, verdicts, width)
-            for number in chosen
-        ]
+        columns = [_class_lines(n, groups[n], winner, answers, verdicts, width) for n in chosen]
         _print_lines(side_by_side(columns, width), indent=0)
     return {f"sample:{index}" for index in answers}
 

@@ -66,9 +66,7 @@ def _print_rounds(rounds: list[Record], scores: list[Record]) -> None:
 
 def _print_courses(rounds: list[Record], scores: list[Record]) -> None:
     """A sparkline of each measure that has two values at least; scores begin with the base's."""
-    courses: dict[str, list[float]] = {
-        "accepted %": [100 * (each["acceptance"] or 0) for each in rounds]
-    }
+    courses = {"accepted %": [100 * (each["acceptance"] or 0.0) for each in rounds]}
     for name in _benchmarks(scores):
         courses[name] = [each["value"] for each in scores if each["benchmark"] == name]
     courses["loss"] = [each["loss"] for each in rounds if each["loss"] is not None]

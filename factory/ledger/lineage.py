@@ -141,10 +141,9 @@ def find_checkpoint(
         )
     check_model_folder(folder)
     mark = fingerprint(folder)
-    known = find_checkpoints(past, mark)
-    return (
-        replace(known[0], path=str(folder)) if known else make_checkpoint(folder.name, folder, mark)
-    )
+    if known := find_checkpoints(past, mark):
+        return replace(known[0], path=str(folder))
+    return make_checkpoint(folder.name, folder, mark)
 
 
 def next_checkpoint(
