@@ -14,8 +14,6 @@ from typing import Any
 
 CATEGORY = "category_name"
 """Key of a tool document that says nothing of what the tool is (ToolBench's name)."""
-
-
 SEED_STRIDE = 256
 """Distance between derived seeds. An engine gives n samples the seeds s, s+1, …, s+n-1."""
 
@@ -60,8 +58,6 @@ def derive_seed(*parts: object) -> int:
 
 ENCODE_PROMPT = "codes/encode"
 """A document as codes are learnt from it."""
-
-
 COMPRESS_PROMPT = "codes/compress"
 """A document as compression reads it (A19)."""
 

@@ -19,20 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Role = Literal["system", "user", "assistant", "tool"]
-
-
 Severity = Literal["reject", "warn"]
-
-
 Status = Literal["accepted", "rejected", "unjudged"]
-
-
 ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke"]
-
-
 Unit = Literal["percent", "perplexity"]
-
-
 IGNORED = -100
 """Label of a token without loss, to torch's cross-entropy and to TRL."""
 
@@ -378,21 +368,13 @@ class CodeAlias:
 
 PROMPT_TOO_LONG = "prompt_too_long"
 """Finish reason of completions whose prompt leaves no room for a new token."""
-
-
 CONTEXT_FULL = "context_full"
 """Finish reason of answers cut by the model's window before they had `max_tokens`."""
-
-
 ENGINE_DIED = "engine_died"
 """Finish reason of completions of a request that kills the engine or that it refuses."""
-
-
 SCHEMA_UNSUPPORTED = "schema_unsupported"
 """Finish reason where a tool's schema was to constrain the answer and no grammar can be made of it.
 Whoever asked may ask again without."""
-
-
 UNANSWERED = frozenset({PROMPT_TOO_LONG, ENGINE_DIED, SCHEMA_UNSUPPORTED})
 """Finish reasons of completions without an answer: nothing can be said of one."""
 

@@ -16,17 +16,9 @@ _REFERENCE = re.compile(
     r"API_call_\d+|\{\{[^{}]{1,100}\}\}|[$<#](?:call|result|output|step)s?[._ \[]?\d+",
     re.IGNORECASE,
 )
-
-
 _PLAIN = JSONEncoder(ensure_ascii=False, check_circular=False)
-
-
 _quote: Callable[[str], str] = encode_basestring
-
-
 _IGNORED = str.maketrans("'", '"', " ,./-_*^")
-
-
 _WHOLE_FLOATS = 2**53
 
 

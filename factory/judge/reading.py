@@ -65,17 +65,11 @@ def parse_tools(text: str) -> ParsedTools:
 
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-
-
 MAX_BLOCKS = 256
 """Call blocks read of one answer; more make it unreadable."""
-
-
 _STRING_OR_CLOSE = re.compile(
     r'"(?>[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*)(?P<end>"|\Z)|</tool_call>', re.DOTALL
 )
-
-
 _CALL_KEYS = ("name", "arguments")
 
 

@@ -29,18 +29,11 @@ from factory.tools.schema import read_type
 
 TIMEOUT_SECONDS = 300.0
 """The longest that one rule may run."""
-
-
 LIMITS: dict[str, str | bool | int | float | list[str]] = {"memory_limit": "4GB", "threads": 2}
-
-
 MAX_FINDINGS = 16
 """Findings of one rule, for each candidate at most on average; more is a runaway join."""
-
-
 MESSAGE_CHARS = 400
 """Longest message kept."""
-
 
 TABLES = {
     "candidate": """
@@ -104,7 +97,6 @@ create table benchmark_tool (
 )""",
 }
 """What a rule may read, by name."""
-
 
 JACCARD = """
 create macro jaccard_of(a, b) as

@@ -12,14 +12,7 @@ from dataclasses import dataclass
 
 from factory.domain.canon import tool_id
 from factory.domain.jsontext import json_path, show
-from factory.domain.records import (
-    CONTEXT_FULL,
-    ENGINE_DIED,
-    PROMPT_TOO_LONG,
-    Tool,
-    Verdict,
-    Vote,
-)
+from factory.domain.records import CONTEXT_FULL, ENGINE_DIED, PROMPT_TOO_LONG, Tool, Verdict, Vote
 from factory.judge.calls import judge_call, judge_duplicates, judge_grounding, judge_reading
 from factory.judge.documents import find_unusable, judge_document, judge_name_in_set
 from factory.judge.findings import Finding

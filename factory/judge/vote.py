@@ -64,8 +64,6 @@ def vote(
 
 
 _NO_CALL = "none"
-
-
 _INVALID = "invalid:"
 
 

