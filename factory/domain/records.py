@@ -181,7 +181,6 @@ class Request:
     id: str
     """Unique among the requests in flight."""
     sampling: Sampling
-    """How to sample."""
     messages: tuple[Message, ...] = ()
     """Chat messages, rendered with the model's own chat template and a generation prompt."""
     prompt: str | None = None
@@ -213,7 +212,6 @@ class Reply:
     """The engine's answer to one request."""
 
     request_id: str
-    """The request's id."""
     completions: tuple[Completion, ...]
     """n completions, in sample order."""
     num_prompt_tokens: int
@@ -255,13 +253,10 @@ class ItemScore:
     item: str
     """Item id, e.g. `parallel_3`."""
     category: str
-    """Benchmark category."""
     correct: bool
-    """The verdict."""
     reason: str
     """Empty, or why it is wrong; `unreadable_call` where BFCL counts a broken call as none."""
     message: str
-    """One sentence about it."""
     answer: str
     """The model's raw text."""
     calls: tuple[Call, ...] | None = None
@@ -284,7 +279,6 @@ class Score:
     benchmark: str
     """`home`, `home-dev`, …"""
     checkpoint: str
-    """Checkpoint id."""
     value: float
     """Overall, in percent."""
     low: float
@@ -294,7 +288,6 @@ class Score:
     categories: dict[str, float] = field(default_factory=dict)
     """Percent by category."""
     num_items: int = 0
-    """Items judged."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """The same percentiles by category, where they are kept."""
     unit: Unit = "percent"
@@ -307,22 +300,18 @@ class BenchmarkQuestion(Protocol):
     @property
     def id(self) -> str:
         """Unique in its benchmark."""
-        ...
 
     @property
     def query(self) -> str:
         """The request."""
-        ...
 
     @property
     def functions(self) -> Sequence[Mapping[str, Any]]:
         """The functions it may be answered with."""
-        ...
 
     @property
     def documents(self) -> Sequence[Mapping[str, Any]]:
         """The same as tool documents."""
-        ...
 
 
 class HeldOut(Protocol):
@@ -331,12 +320,10 @@ class HeldOut(Protocol):
     @property
     def name(self) -> str:
         """Its file's name."""
-        ...
 
     @property
     def items(self) -> Sequence[BenchmarkQuestion]:
         """All questions."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,9 +331,8 @@ class Pair:
     """Two tools that were called together. Example: Pair(a="t_1…", b="t_2…", weight=1.4)."""
 
     a: str
-    """A tool's id."""
     b: str
-    """Another tool's id."""
+    """Tools' ids."""
     weight: float
     """How often, by how sure."""
 

@@ -28,7 +28,6 @@ class CaseFailure:
     """A case that its rule judges otherwise than it says. Example: CaseFailure(rule="call/…")."""
 
     rule: str
-    """Rule id."""
     where: str
     """File and line of the case."""
     message: str

@@ -128,9 +128,8 @@ def _judge_shape(document: object, rulebook: Rulebook) -> Iterator[Finding]:
             for name in error.validator_value:
                 if name not in error.instance:
                     rule = _marked_rule(error, name)
-                    yield Finding(
-                        rule, (*path, name), f"{name} is missing in {show(error.instance)}"
-                    )
+                    message = f"{name} is missing in {show(error.instance)}"
+                    yield Finding(rule, (*path, name), message)
         else:
             yield Finding(_marked_rule(error), path, explain(error))
 
@@ -250,9 +249,8 @@ def _judge_leak(document: dict[str, Any], query: str, rulebook: Rulebook) -> Ite
         return
     for path, text in _find_descriptions(document, ()):
         if wanted in normalise_text(text).casefold():
-            yield Finding(
-                "tool/query_leak", path, f"the description quotes the query: {show(text)}"
-            )
+            message = f"the description quotes the query: {show(text)}"
+            yield Finding("tool/query_leak", path, message)
 
 
 def _find_descriptions(value: object, path: Parts) -> Iterator[tuple[Parts, str]]:

@@ -23,11 +23,9 @@ class Finding(NamedTuple):
     """
 
     rule: str
-    """Rule id."""
     path: Parts
     """Where, as parts of a JSON path."""
     message: str
-    """One sentence."""
 
 
 def explain(error: ValidationError) -> str:

@@ -93,13 +93,11 @@ class Case:
     """One line of a cases file. Example: Case(rule="call/wrong_type", accept=False, …)."""
 
     rule: str
-    """Id of the rule it belongs to."""
     accept: bool
     """Whether the rule must let it pass."""
     content: dict[str, Any]
     """The record to judge; its keys depend on the subject (factory.judge.cases.judge_case)."""
     where: str
-    """File and line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +113,6 @@ class Rulebook:
     sha: str
     """Hash of every rule file and setting."""
     cases: tuple[Case, ...] = field(default=(), repr=False)
-    """Every rule's cases."""
 
     @classmethod
     def load(

@@ -48,7 +48,6 @@ class Judgement:
     """One pass of a rulebook over a round: what its verdicts, votes and samples belong to."""
 
     rulebook: Rulebook
-    """Rules with their severities."""
     vote: VoteSection
     """What wins a vote."""
     round_number: int

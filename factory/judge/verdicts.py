@@ -86,15 +86,9 @@ def check_calls(
         message = f"cut after {len(parsed.text)} characters, {CUTS[finish_reason]}"
         findings.append(Finding("call/truncated", (), message))
     if parsed.failure:
-        return (
-            *_make_verdicts(findings, rulebook, subject),
-            *_make_verdicts(
-                [Finding(f"call/{parsed.failure}", (), parsed.message)],
-                rulebook,
-                subject,
-                parsed.path,
-            ),
-        )
+        unread = [Finding(f"call/{parsed.failure}", (), parsed.message)]
+        found = _make_verdicts(findings, rulebook, subject)
+        return (*found, *_make_verdicts(unread, rulebook, subject, parsed.path))
     calls = parsed.calls or ()
     findings += judge_reading(parsed)
     limit = rulebook.rule("call/too_many_calls").limit("max_calls")

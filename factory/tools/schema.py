@@ -269,9 +269,9 @@ def read_document(document: Mapping[str, Any]) -> ReadTool:
 
 def _read_union(words: list[Any], depth: int) -> Schema | None:
     parts = [read_type(word, depth + 1) for word in words[:16]]
-    if not parts or any(part is None for part in parts):
-        return None
     known = [part for part in parts if part is not None]
+    if not parts or len(known) < len(parts):
+        return None
     if any(not part for part in known):
         return {}
     if all(set(part) == {"type"} for part in known):

@@ -21,15 +21,8 @@ from factory.domain.records import Query, Tool
 from factory.tools.dialects import read_dialect
 
 QUERY_FIELDS = (
-    "query",
-    "user_request",
-    "request",
-    "instruction",
-    "question",
-    "prompt",
-    "text",
-    "input",
-    "utterance",
+    *("query", "user_request", "request", "instruction", "question"),
+    *("prompt", "text", "input", "utterance"),
 )
 """Names under which files keep the request, most specific first."""
 
@@ -45,7 +38,6 @@ class BadLine:
     """A line that was not imported. Example: BadLine(where="q.jsonl:7", cause="not JSON: …")."""
 
     where: str
-    """File and line."""
     cause: str
     """Why it cannot be used."""
 

@@ -270,9 +270,7 @@ class Resolved:
     """A recipe with the origin of every value that is not a default."""
 
     name: str
-    """The recipe's name."""
     recipe: Recipe
-    """The values."""
     origins: dict[str, str]
     """Dotted key to the file or flag that set it."""
 
