@@ -13,14 +13,8 @@ import numpy.typing as npt
 from factory.domain.failures import ModelError
 
 Floats: TypeAlias = npt.NDArray[np.floating]
-
-
 Ints: TypeAlias = npt.NDArray[np.int32]
-
-
 Code: TypeAlias = tuple[int, ...]
-
-
 REMEDY = "restore the checkpoint's codes folder, or start from its parent checkpoint"
 """What mends a damaged codes folder."""
 

@@ -25,17 +25,11 @@ from factory.codes.graph import Graph
 
 OnProgress: TypeAlias = Callable[[int, str, int], None]
 """Hears of long work: steps done, what they came to, and steps in all at most."""
-
-
 Layout = Literal["tokens", "digits", "name"]
 """`tokens`: added to the vocabulary, one a position; `digits`: one a position, spaced; `name`: the
 code is the bytes of a name."""
-
-
 ResolvedBy = Literal["nearest", "sibling", "prefix"]
 """`nearest`: the coder's own choice; `sibling`: another last number; `prefix`: another prefix."""
-
-
 CHUNK = 4096
 """Rows whose distances are computed at once: bounds memory, changes no result."""
 

@@ -338,10 +338,7 @@ class Compressor:
         return -(logs_JA * real_JA).sum(), int(real_JA.sum())
 
     def embed(
-        self,
-        content: Sequence[Sequence[int]],
-        batch: int = 32,
-        on_progress: OnProgress = silent,
+        self, content: Sequence[Sequence[int]], batch: int = 32, on_progress: OnProgress = silent
     ) -> Floats:
         """(N, V, D) float32 states of the documents, in their order, without dropout."""
         was_training = self.model.training

@@ -19,12 +19,8 @@ from factory.domain.records import Pair, Tool
 
 MIN_WEIGHT = 1.0
 """Pairs seen less often than this are dropped (A42)."""
-
-
 NEIGHBOURS = 50
 """Pairs kept for each tool, the strongest (A21)."""
-
-
 _NOT_WORD = re.compile(r"[\W_]+")
 
 
@@ -73,10 +69,7 @@ def build_graph(
 
 
 def _strongest(
-    row_E: npt.NDArray[np.int64],
-    column_E: npt.NDArray[np.int64],
-    weight_E: Floats,
-    neighbours: int,
+    row_E: npt.NDArray[np.int64], column_E: npt.NDArray[np.int64], weight_E: Floats, neighbours: int
 ) -> npt.NDArray[np.bool_]:
     """Which entries are among the strongest of one of their tools; the earlier ones on a tie."""
     tool_F = np.concatenate([row_E, column_E])

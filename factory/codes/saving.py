@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 FOLDER = "codes"
 """Name of a codebook's folder in a checkpoint."""
-
-
 FORMAT = 1
 """Version of codebook.json."""
 
@@ -206,10 +204,6 @@ def _to_json(entry: ToolCode) -> dict[str, Any]:
 
 
 def _from_json(row: dict[str, Any]) -> ToolCode:
-    return ToolCode(
-        tool=Tool(id=row["tool_id"], document=row["document"]),
-        code=tuple(row["code"]),
-        resolved_by=row["resolved_by"],
-        error=row["error"],
-        ood=row["ood"],
-    )
+    tool = Tool(id=row["tool_id"], document=row["document"])
+    how = {name: row[name] for name in ("resolved_by", "error", "ood")}
+    return ToolCode(tool=tool, code=tuple(row["code"]), **how)

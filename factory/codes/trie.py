@@ -162,13 +162,17 @@ class Trie:
 
     def measure_depth(self) -> int:
         """Tokens of the longest code."""
-        nodes, depth = np.zeros(1, np.int64), -1
+        return self._num_nodes - 1 if self.frozen else len(list(self._breadth_first())) - 1
+
+    def _breadth_first(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """The nodes of each level, and the edges that lead on from them."""
+        nodes = np.zeros(1, np.int64)
         while len(nodes):
             counts = self.count[nodes]
             base = np.repeat(self.first[nodes] - (np.cumsum(counts) - counts), counts)
-            nodes = np.unique(self.following[base + np.arange(len(base))])
-            depth += 1
-        return depth
+            edges = base + np.arange(len(base))
+            yield nodes, edges
+            nodes = self.following[edges].astype(np.int64)
 
     def children(self, node: int) -> Ints:
         """Tokens that lead on from a node, sorted: a view, valid until the next insert."""
@@ -301,15 +305,7 @@ class Trie:
         """The same codes without unused places: equal sets of codes give equal arrays."""
         if self.frozen:
             return self
-        nodes = np.zeros(1, np.int64)
-        order, edges = [nodes], []
-        while len(nodes):
-            counts = self.count[nodes]
-            base = np.repeat(self.first[nodes] - (np.cumsum(counts) - counts), counts)
-            edges.append(base + np.arange(len(base)))
-            nodes = self.following[edges[-1]].astype(np.int64)
-            order.append(nodes)
-        order_M, edges_E = np.concatenate(order), np.concatenate(edges)
+        order_M, edges_E = map(np.concatenate, zip(*self._breadth_first(), strict=True))
         leaf_M = self.leaf[order_M]
         ends_M = leaf_M >= 0
         renamed_M = np.where(ends_M, np.cumsum(ends_M) - 1, -1)
@@ -328,11 +324,7 @@ class Trie:
             np.savez(
                 file,
                 header=scalars,
-                first=trie.first,
-                count=trie.count,
-                leaf=trie.leaf,
-                tokens=trie.tokens,
-                following=trie.following,
+                **{name: getattr(trie, name) for name in _ARRAYS},
                 ids=text,
             )
         os.replace(partial, target)

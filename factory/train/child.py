@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils.memory import should_reduce_batch_size
+from peft.utils.other import TrainableTokensWrapper
 from safetensors import SafetensorError
 from torch import OutOfMemoryError
 
@@ -36,7 +37,6 @@ from factory.domain.failures import ChildError, DiskError, InputError, ModelErro
 from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors
 from factory.train.coding import Given, give_codes
-from factory.train.compat import mend_libraries
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
 from factory.train.job import DONE_FILE, TrainingJob, TrainingSetup, read_tools
@@ -130,11 +130,7 @@ def _fit(
 
 
 def _save(
-    learner: Learner,
-    job: TrainingJob,
-    encoded: EncodedSet,
-    given: Given,
-    figures: dict[str, Any],
+    learner: Learner, job: TrainingJob, encoded: EncodedSet, given: Given, figures: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the folder aside, rename it, and return the final message."""
     partial = job.out.with_name(job.out.name + ".tmp")
@@ -184,6 +180,19 @@ def _save(
 def _clear(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def mend_libraries() -> None:
+    """Let TRL's fused head train code tokens' rows by PEFT.
+
+    The head reads `lm_head.bias` (trl 1.16, trainer/utils.py), which PEFT's wrapper of trained
+    rows does not pass on (peft 0.21): it looks for the name in the rows' adapter. A PEFT whose
+    wrapper has the name is left alone.
+    """
+    if not hasattr(TrainableTokensWrapper, "bias"):
+        TrainableTokensWrapper.bias = property(
+            lambda wrapper: getattr(wrapper.token_adapter.base_layer, "bias", None)
+        )
 
 
 def main(channel: Channel, arguments: list[str]) -> None:

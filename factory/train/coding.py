@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook, Fresh, ToolCode
@@ -21,28 +22,24 @@ from factory.train.learner import Learner, Send, encode_for
 from factory.workspace.recipe import CodesSection
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(NamedTuple):
     """The codes, if any, stay as they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grow:
+class Grow(NamedTuple):
     """New tools get codes of a codebook that stays."""
 
     known: Codebook
     new: Sequence[Tool]
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(NamedTuple):
     """The first codebook is made."""
 
     new: Sequence[Tool]
 
 
-@dataclass(frozen=True, slots=True)
-class Recode:
+class Recode(NamedTuple):
     """All tools get codes anew (A41)."""
 
     known: Codebook
@@ -133,12 +130,7 @@ def give_codes(
     if documents_ND is not None:
         documents_ND = documents_ND[list(order_of(everyone).values())]
     install(
-        codebook,
-        learner.model,
-        learner.tokenizer,
-        documents_ND,
-        fresh=fresh,
-        reframe=codes.reframe,
+        codebook, learner.model, learner.tokenizer, documents_ND, fresh=fresh, reframe=codes.reframe
     )
     rows = _rows(codebook, codebook.tools)
     return Given(codebook=codebook, rows=rows, recoding=recoding)

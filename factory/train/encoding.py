@@ -57,9 +57,6 @@ class EncodedSet:
     """Ids of the tools whose code examples were all dropped."""
 
 
-# -- examples -> token ids ----------------------------------------------------------------------
-
-
 class CodeNames(Protocol):
     """What is needed of factory.codes.codebook.Codebook."""
 

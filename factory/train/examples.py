@@ -29,16 +29,9 @@ from factory.workspace.prompts import Prompts
 
 MAX_OTHER_TOOLS = 2
 """Tools of the sample that were not called but stay in the gen target (A2)."""
-
-
 PLACEHOLDER = re.compile(r"\{\{tool:([^{}\s]+)\}\}")
-
-
 CODED_KINDS = frozenset({"code", "retrieve"})
 """Kinds whose answers name tools by code."""
-
-
-# -- accepted samples -> examples ---------------------------------------------------------------
 
 
 def tools_text(documents: Iterable[Mapping[str, Any]]) -> str:
@@ -140,9 +133,6 @@ def _identity(example: Example) -> str:
     return canonical_json([example.kind, [[m.role, m.content] for m in example.messages]])
 
 
-# -- replay -------------------------------------------------------------------------------------
-
-
 def select_replay(
     seed_examples: Sequence[Example],
     earlier: Sequence[Example],
@@ -164,9 +154,6 @@ def select_replay(
 def _draw(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
     ranked = sorted(examples, key=lambda example: derive_seed(seed, "replay", _identity(example)))
     return ranked[:count]
-
-
-# -- files --------------------------------------------------------------------------------------
 
 
 def example_to_json(example: Example) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from factory.workspace.recipe import CodesSection, GistSection, QuantizedSection
 
 DONE_FILE = "training.json"
 """Last file written into a checkpoint folder: the result of the job that made it."""
-
-
 ROW_RATE = 5.0
 """Learning rate of the code tokens' rows by that of the adapters beside them (lora)."""
 
@@ -69,16 +67,7 @@ class TrainingSetup:
 
 
 _OWN = ("seed", "gist_seed", "dtype", "version")
-
-
-_OF_EXAMPLES = (
-    "replay",
-    "replay_limit",
-    "history",
-    "documents",
-    "gen_target",
-    "min_accepted",
-)
+_OF_EXAMPLES = ("replay", "replay_limit", "history", "documents", "gen_target", "min_accepted")
 """Keys of [train] that decide which examples there are: a training is known by these themselves."""
 
 

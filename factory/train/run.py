@@ -17,15 +17,11 @@ from factory.workspace.models import check_model_folder
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sklearn")
 """What the child imports."""
-
-
 NEED_LESS = (
     "lower train.micro_batch_size or train.max_length; "
     "`factory round --set train.micro_batch_size=1` continues with that value"
 )
 """Remedy of a training whose memory ran out."""
-
-
 MEND = "mend what the log says, then `factory round` trains again"
 """Remedy of any other that died."""
 
@@ -98,17 +94,9 @@ async def _follow(
 
 
 def _result(job: TrainingJob, done: dict[str, Any], restarts: int) -> TrainingResult:
-    codes = tuple(GivenCode(**row) for row in done.pop("codes"))
-    log = tuple(Progress(**step) for step in done.pop("log"))
-    aliases = tuple(CodeAlias(**row) for row in done.pop("aliases", ()))
-    unlearnt = tuple(done.pop("unlearnt", ()))
-    done.pop("job")
-    return TrainingResult(
-        path=job.out,
-        codes=codes,
-        log=log,
-        aliases=aliases,
-        unlearnt=unlearnt,
-        restarts=restarts,
-        **done,
-    )
+    del done["job"]
+    done["codes"] = tuple(GivenCode(**row) for row in done["codes"])
+    done["log"] = tuple(Progress(**step) for step in done["log"])
+    done["aliases"] = tuple(CodeAlias(**row) for row in done.get("aliases", ()))
+    done["unlearnt"] = tuple(done.get("unlearnt", ()))
+    return TrainingResult(path=job.out, restarts=restarts, **done)
