@@ -17,9 +17,8 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
@@ -95,7 +94,7 @@ class QuantizedCoder(LevelCoder):
                 seed=documents.seed,
                 on_progress=self.on_progress,
             )
-            self._take(trainer.run())
+            self._encoder, self._decoder, self._centroids_PKd = trainer.run()
         self.history = trainer.history
 
     def project(self, embeddings_NVD: Floats, view: int) -> Floats:
@@ -132,7 +131,7 @@ class QuantizedCoder(LevelCoder):
                 codebooks_PKd=self._centroids_PKd,
                 codes_NP=codes_NP,
             )
-            self._take(trainer.run())
+            self._encoder, self._decoder, self._centroids_PKd = trainer.run()
         self._follow(documents.embeddings_NVD, codes_NP)
 
     def save(self, path: Path) -> None:
@@ -174,13 +173,8 @@ class QuantizedCoder(LevelCoder):
     def _standardise(self, flat_ND: Floats) -> Floats:
         return (flat_ND.astype(np.float64) - self._mean_D) / self._scale
 
-    def _take(self, trained: _Trained) -> None:
-        self._encoder, self._decoder = trained.encoder, trained.decoder
-        self._centroids_PKd = trained.codebooks_PKd
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trained:
+class _Trained(NamedTuple):
     """What training leaves, as arrays of single precision."""
 
     encoder: list[tuple[Floats, Floats]]
@@ -358,11 +352,8 @@ class _Trainer:
         def arrays(stack: Layers) -> list[tuple[Floats, Floats]]:
             return [(_array(weight), _array(bias)) for weight, bias in stack]
 
-        return _Trained(
-            encoder=arrays(self._encoder),
-            decoder=arrays(self._decoder),
-            codebooks_PKd=_array(self._codebooks_PKd),
-        )
+        books_PKd = _array(self._codebooks_PKd)
+        return _Trained(arrays(self._encoder), arrays(self._decoder), books_PKd)
 
     def _first_entries(self, levels: int, size: int, seed: int) -> Floats:
         """(L, K, d) k-means centres of what each level finds, before any training (§4.3)."""
