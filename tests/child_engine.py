@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from factory.domain.failures import ModelError
 from factory.domain.records import Completion, Reply, Request
 from factory.engines.child import Channel, run_child
-from factory.engines.wire import reply_to_wire, request_from_wire
+from factory.engines.wire import request_from_wire
 from factory.workspace.models import fingerprint
 
 
@@ -49,7 +50,7 @@ def act(channel: Channel, message: dict[str, Any]) -> None:
         raise ModelError("the trie is gone", remedy="make it")
     elif prompt == "never":
         return
-    reply = reply_to_wire(answer(request))
+    reply = asdict(answer(request))
     channel.send({"type": "reply", "number": message["number"], "reply": reply})
 
 

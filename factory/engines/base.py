@@ -16,15 +16,12 @@ class Engine(Protocol):
     @property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint it serves."""
-        ...
 
     async def sample(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of `requests`; the same request gets the same reply."""
-        ...
 
     async def close(self) -> None:
         """Free the model; later calls of `sample` are an error."""
-        ...
 
 
 class Closing(ABC):

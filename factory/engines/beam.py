@@ -209,12 +209,7 @@ class BeamSearch:
         return self._rank(best_Bk.tolist(), best_node_Bk.tolist(), exact_B.tolist())
 
     def _read_prompts(
-        self,
-        ids_BT: Tensor,
-        mask_BT: Tensor,
-        num_shared: int,
-        past: KeyValueCache,
-        max_tokens: int,
+        self, ids_BT: Tensor, mask_BT: Tensor, num_shared: int, past: KeyValueCache, max_tokens: int
     ) -> Tensor:
         """(B, 1, V) logits after the prompts, as `_left_pad` lays them out, sorted by length.
 

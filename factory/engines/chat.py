@@ -23,21 +23,23 @@ from factory.domain.records import CONTEXT_FULL, SCHEMA_UNSUPPORTED, Completion,
 from factory.engines.turn import end_ids, leads_to_calls, read_turn
 
 
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"The tokenizer cannot be loaded: {error}",
+            where=str(folder),
+            remedy="save it again with save_pretrained of a current transformers",
+        ) from error
+
+
 class Chat:
     """A model folder's tokenizer, chat template and end tokens."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        try:
-            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"The tokenizer cannot be loaded: {error}",
-                where=str(folder),
-                remedy="save it again with save_pretrained of a current transformers",
-            ) from error
+        self.tokenizer = load_tokenizer(folder)
         ends = end_ids(self.tokenizer.eos_token_id, _listed_ends(folder))
         if not ends:
             raise ModelError(
@@ -66,11 +68,9 @@ class Chat:
             return self._ids(encodable(request.prompt), special=True) or [min(self.end_ids)]
         messages = [{"role": m.role, "content": encodable(m.content)} for m in request.messages]
         try:
+            tools = list(request.tools) or None
             text = self.tokenizer.apply_chat_template(
-                messages,
-                tools=list(request.tools) or None,
-                add_generation_prompt=True,
-                tokenize=False,
+                messages, tools=tools, add_generation_prompt=True, tokenize=False
             )
         except TemplateError as error:
             raise ModelError(
@@ -144,12 +144,9 @@ class Chat:
 
 def _listed_ends(folder: Path) -> int | list[int] | None:
     """The end tokens of generation_config.json, or config.json without it: one, a list, or none."""
-    listed: int | list[int] | None
-    path = folder / "generation_config.json"
-    if path.exists():
-        listed = json.loads(path.read_text("utf-8")).get("eos_token_id")
-        return listed
-    path = folder / "config.json"
-    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    listed = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+    listed: int | list[int] | None = None
+    for name in ("config.json", "generation_config.json"):
+        if (path := folder / name).exists():
+            config = json.loads(path.read_text("utf-8"))
+            listed = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
     return listed

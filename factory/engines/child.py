@@ -22,33 +22,22 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from factory.domain import failures
 
-CHILD_ENV: dict[str, str] = {
-    "DO_NOT_TRACK": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
-    "PYTHONHASHSEED": "0",
-    "PYTHONSAFEPATH": "1",
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONWARNINGS": "ignore",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "TRANSFORMERS_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_DO_NOT_TRACK": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-}
+_SETTINGS = """
+    DO_NOT_TRACK=1 HF_HUB_DISABLE_TELEMETRY=1 RAY_USAGE_STATS_ENABLED=0
+    VLLM_DO_NOT_TRACK=1 VLLM_NO_USAGE_STATS=1
+    HF_DATASETS_OFFLINE=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_HOST_IP=127.0.0.1
+    HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
+    TORCH_CPP_LOG_LEVEL=ERROR TRANSFORMERS_VERBOSITY=error VLLM_LOGGING_LEVEL=ERROR
+    PYTHONHASHSEED=0 PYTHONSAFEPATH=1 TOKENIZERS_PARALLELISM=false
+    VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_ENABLE_V1_MULTIPROCESSING=0
+"""
+CHILD_ENV: dict[str, str] = dict(setting.split("=") for setting in _SETTINGS.split())
 """What every child's environment sets: no network, no telemetry, no stray output, one process."""
 
 CHANNEL_FD = "FACTORY_CHANNEL_FD"
@@ -74,22 +63,15 @@ def _encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message, ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 
+@dataclass(slots=True, eq=False)
 class Child:
     """The parent's end of a child process. Start one with `await Child.start(...)`."""
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        log: Path,
-        log_start: int,
-    ) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
-        self._log = log
-        self._log_start = log_start
+    _process: subprocess.Popen[bytes]
+    _reader: asyncio.StreamReader
+    _writer: asyncio.StreamWriter
+    _log: Path
+    _log_start: int
 
     @classmethod
     async def start(cls, module: str, *args: str, threads: int, log: Path) -> Child:
@@ -154,7 +136,6 @@ class Child:
         await self._end(STOP_SECONDS)
 
     async def kill(self) -> None:
-        """End the child at once."""
         self._writer.close()
         await self._end(0.0)
 
@@ -194,6 +175,23 @@ class Child:
         while self._process.poll() is None:
             await asyncio.sleep(0.01)
         self._writer.close()
+
+
+async def ask_once(
+    module: str, question: dict[str, Any], *, work: str, threads: int, log: Path
+) -> dict[str, Any]:
+    """The answer of a child that ends with it, to a question about its `folder`.
+
+    Raises ChildError where `work` died, and the child's own failures.
+    """
+    child = await Child.start(module, threads=threads, log=log)
+    try:
+        await child.send(question)
+        if (answer := await child.receive()) is None:
+            raise failures.ChildError(f"{work} died: {child.cause()}", where=question["folder"])
+        return answer
+    finally:
+        await child.stop()
 
 
 def _failure(message: dict[str, Any]) -> failures.FactoryError:
@@ -281,15 +279,8 @@ def run_child(main: Callable[[Channel, list[str]], None]) -> None:
     try:
         main(channel, sys.argv[1:])
     except failures.FactoryError as failure:
-        channel.send(
-            {
-                "type": "failure",
-                "class": type(failure).__name__,
-                "what": failure.what,
-                "where": failure.where,
-                "remedy": failure.remedy,
-            }
-        )
+        told = {"what": failure.what, "where": failure.where, "remedy": failure.remedy}
+        channel.send({"type": "failure", "class": type(failure).__name__, **told})
         channel.drain(STOP_SECONDS)
         _exit(failure.exit_code)
     except BrokenPipeError:

@@ -334,11 +334,7 @@ class BatchRows:
 
 
 def guide_to_wire(
-    path: str,
-    only: Sequence[str],
-    marker: Sequence[int],
-    until: int | None,
-    documents: str = "",
+    path: str, only: Sequence[str], marker: Sequence[int], until: int | None, documents: str = ""
 ) -> dict[str, Any]:
     """What `make_guide` needs besides the vocabulary, for `SamplingParams.extra_args`."""
     guide = {"path": path, "only": [*only], "marker": [*marker], "until": until}

@@ -13,8 +13,9 @@ import numpy as np
 
 from factory.codes.arrays import Floats
 from factory.codes.vocabulary import embed_documents, embed_with
+from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
-from factory.engines.loading import load_model, load_tokenizer
+from factory.engines.loading import load_model
 
 
 def embed_texts(folder: Path, texts: Sequence[str]) -> Floats:

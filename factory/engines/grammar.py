@@ -168,9 +168,7 @@ class Grammars:
         self.end_ids = sorted(chat.end_ids)
         try:
             self._tokens = from_tokenizer(
-                chat.tokenizer,
-                n_vocab=max(vocabulary, len(chat.tokenizer)),
-                eos_token=self.end_ids,
+                chat.tokenizer, n_vocab=max(vocabulary, len(chat.tokenizer)), eos_token=self.end_ids
             )
         except ValueError as error:
             raise Unsupported(f"the tokenizer cannot be read byte by byte: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -75,12 +76,8 @@ class HttpEngine(Closing):
         self._extensions = {"sni_hostname": host} if base.scheme == "https" else {}
         self._slots = asyncio.Semaphore(max_in_flight)
         self._url = url
-        self._checkpoint = Checkpoint(id=model, path=url, fingerprint="unknown")
-
-    @property
-    def checkpoint(self) -> Checkpoint:
+        self.checkpoint = Checkpoint(id=model, path=url, fingerprint="unknown")
         """The model as the server calls it; nobody can tell its weights' fingerprint."""
-        return self._checkpoint
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -108,11 +105,10 @@ class HttpEngine(Closing):
     async def _reply(self, request: Request) -> Reply:
         count = 1 if request.sampling.temperature == 0 else request.sampling.n
         tries = await asyncio.gather(*(self._ask(request, index) for index in range(count)))
-        answers: list[dict[str, Any]] = []
-        for answer in tries:
-            if isinstance(answer, str):
-                return unanswered(request, answer)
-            answers.append(answer)
+        for reason in tries:
+            if isinstance(reason, str):
+                return unanswered(request, reason)
+        answers = [answer for answer in tries if not isinstance(answer, str)]
         completions = tuple(_completion(answer, request) for answer in answers)
         usage = answers[0].get("usage") or {}
         return Reply(
@@ -125,7 +121,7 @@ class HttpEngine(Closing):
         """The server's answer for one sample, or the finish reason of none."""
         sampling = request.sampling
         body: dict[str, Any] = {
-            "model": self._checkpoint.id,
+            "model": self.checkpoint.id,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
@@ -205,15 +201,12 @@ def resolve(url: str, *, allow_public: bool = False) -> str:
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address)
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_global
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_global
 
 
 def _is_too_long(response: httpx.Response) -> bool:
-    text = response.text.lower()
-    return response.status_code in (400, 413, 422) and (
-        "context length" in text or "context size" in text or "context_length" in text
-    )
+    says = re.search("context[ _]length|context size", response.text, re.IGNORECASE)
+    return response.status_code in (400, 413, 422) and says is not None
 
 
 def _read_answer(response: httpx.Response, where: str) -> dict[str, Any]:

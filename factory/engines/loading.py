@@ -6,23 +6,15 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from factory.domain.failures import ModelError
 from factory.workspace.settings import EngineSection
 
 
 def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
-    """The model in evaluation mode, on the GPU if torch sees one.
-
-    Args:
-        folder: in Hugging Face format.
-        dtype: a name of torch; auto is the one that the weights are stored in.
+    """The model in evaluation mode, on the GPU if torch sees one; `dtype` is a name of torch, or
+    auto: the one that the weights are stored in.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
@@ -35,17 +27,6 @@ def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        raise ModelError(
-            f"The tokenizer cannot be loaded: {error}",
-            where=str(folder),
-            remedy="save it again with save_pretrained of a current transformers",
-        ) from error
-
-
 def load_served(folder: Path, settings: EngineSection) -> PreTrainedModel:
     """The model as the settings of an engine have it: there, `auto` is what the device is fast in,
     bfloat16 on a GPU and float32 on a CPU.
@@ -53,6 +34,12 @@ def load_served(folder: Path, settings: EngineSection) -> PreTrainedModel:
     torch.set_num_threads(settings.threads)
     fast = "bfloat16" if torch.cuda.is_available() else "float32"
     return load_model(folder, fast if settings.dtype == "auto" else settings.dtype)
+
+
+def served_length(config: PreTrainedConfig, settings: EngineSection) -> int:
+    """Prompt and answer together, in tokens, as the settings and the model allow."""
+    own_limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(settings.max_model_len, own_limit or settings.max_model_len)
 
 
 def make_savable(model: PreTrainedModel, folder: Path) -> None:

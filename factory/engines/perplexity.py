@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.domain.failures import ChildError
-from factory.engines.child import Child
+from factory.engines.child import ask_once
 
 WINDOW = 2048
 STRIDES = (2048, 512)
@@ -50,14 +49,11 @@ async def measure_perplexity(
 
     Raises ChildError, and what that raises.
     """
-    child = await Child.start("factory.engines.perplexity_child", threads=threads, log=log)
-    try:
-        await child.send(
-            {"folder": str(folder), "text": text, "window": window, "strides": list(strides)}
-        )
-        answer = await child.receive()
-        if answer is None:
-            raise ChildError(f"the perplexity process died: {child.cause()}", where=str(folder))
-        return [Perplexity(**measured) for measured in answer["perplexities"]]
-    finally:
-        await child.stop()
+    answer = await ask_once(
+        "factory.engines.perplexity_child",
+        {"folder": str(folder), "text": text, "window": window, "strides": list(strides)},
+        work="the perplexity process",
+        threads=threads,
+        log=log,
+    )
+    return [Perplexity(**measured) for measured in answer["perplexities"]]

@@ -6,30 +6,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from factory.domain.failures import InputError
+from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
-from factory.engines.loading import load_model, load_tokenizer
+from factory.engines.loading import load_model
 from factory.engines.perplexity import STRIDES, WINDOW, Perplexity
 
 
-class Window(NamedTuple):
-    """Tokens begin…end are run through the model; the loss counts from `counted` on."""
-
-    begin: int
-    """First token that the model sees."""
-    end: int
-    """One past the last."""
-    counted: int
-    """First token whose loss counts, at least begin + 1."""
-
-
-def windows(num_tokens: int, window: int, stride: int) -> Iterator[Window]:
-    """Windows that count no token twice. ValueError unless 0 < stride <= window."""
+def windows(num_tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Windows that count no token twice: the first token that the model sees, one past the last,
+    and the first whose loss counts. ValueError unless 0 < stride <= window.
+    """
     if not 0 < stride <= window:
         raise ValueError(f"a stride of {stride} does not fit a window of {window}")
     counted = 1
@@ -38,7 +29,7 @@ def windows(num_tokens: int, window: int, stride: int) -> Iterator[Window]:
         # A window's first token has nothing before it: side by side, it stays uncounted.
         counted = max(counted, begin + 1)
         if counted < end:
-            yield Window(begin, end, counted)
+            yield begin, end, counted
         counted = end
         if end == num_tokens:
             return

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from factory.domain.failures import ChildError, FactoryError, ModelError
 from factory.domain.records import ENGINE_DIED, Checkpoint, Reply, Request
 from factory.engines.base import Closing, check_request, unanswered
 from factory.engines.child import Child
-from factory.engines.wire import reply_from_wire, request_to_wire
+from factory.engines.wire import reply_from_wire
 from factory.workspace.settings import EngineSection
 
 DEATHS_PER_RESTART = 4
@@ -29,12 +29,12 @@ LOADING_RESTARTS = 1
 """Deaths in a row, before the model is loaded, that are survived: the next would be the same."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Pending:
     """A request without an answer."""
 
     request: Request
-    future: asyncio.Future[Reply]
+    future: asyncio.Future[Reply] = field(default_factory=asyncio.Future)
     """Where its reply goes."""
     deaths: int = 0
     """Children that died while they had it."""
@@ -53,7 +53,7 @@ class ProcessEngine(Closing):
         notify: Callable[[str], None],
     ) -> None:
         self._module = module
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._settings = settings
         self._log = log
         self._notify = notify
@@ -72,10 +72,6 @@ class ProcessEngine(Closing):
         """What the child says of itself: backend, version, device, dtype, max_model_len, …"""
         self.num_restarts = 0
         """Deaths survived so far."""
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self._checkpoint
 
     async def start(self) -> None:
         """Start the child and wait until the model is loaded; raises what `open_engine` raises."""
@@ -104,16 +100,12 @@ class ProcessEngine(Closing):
             raise self._failure
         for request in requests:
             check_request(request)
-        loop = asyncio.get_running_loop()
-        submitted: dict[int, asyncio.Future[Reply]] = {}
-        for request in requests:
-            number = next(self._numbers)
-            submitted[number] = loop.create_future()
-            self._in_flight[number] = Pending(request=request, future=submitted[number])
-            self._unsent.append(number)
+        submitted = {next(self._numbers): Pending(request) for request in requests}
+        self._in_flight |= submitted
+        self._unsent += submitted
         try:
             await self._dispatch()
-            return await asyncio.gather(*submitted.values())
+            return await asyncio.gather(*(pending.future for pending in submitted.values()))
         finally:
             await self._take_back(submitted)
 
@@ -134,8 +126,8 @@ class ProcessEngine(Closing):
             if number in self._in_flight:
                 self._sent.add(number)
                 assert self._child is not None
-                wire = request_to_wire(self._in_flight[number].request)
-                await self._child.send({"type": "request", "number": number, "request": wire})
+                request = asdict(self._in_flight[number].request)
+                await self._child.send({"type": "request", "number": number, "request": request})
 
     async def _take_back(self, numbers: Iterable[int]) -> None:
         """Forget what of `numbers` has no answer yet, and spare the child the work."""
@@ -185,7 +177,7 @@ class ProcessEngine(Closing):
     def _too_often(self, times: str, cause: str) -> ChildError:
         return ChildError(
             f"The engine died {times}: {cause}",
-            where=f"{self._module}, checkpoint {self._checkpoint.path}",
+            where=f"{self._module}, checkpoint {self.checkpoint.path}",
             remedy="see the log; if it ran out of memory, set less max_batch, max_model_len, "
             "memory_gib (CPU) or gpu_memory (GPU) in factory.toml [engine]",
         )
@@ -220,11 +212,7 @@ class ProcessEngine(Closing):
         self._ready = False
         self._child = await Child.start(self._module, threads=self._settings.threads, log=self._log)
         await self._child.send(
-            {
-                "type": "open",
-                "path": self._checkpoint.path,
-                "settings": self._settings.model_dump(),
-            }
+            {"type": "open", "path": self.checkpoint.path, "settings": self._settings.model_dump()}
         )
         while message := await self._child.receive():
             if message["type"] == "ready":
@@ -236,11 +224,11 @@ class ProcessEngine(Closing):
                 await self._dispatch()
 
     async def _on_ready(self, message: dict[str, Any]) -> None:
-        if message["fingerprint"] != self._checkpoint.fingerprint:
+        if message["fingerprint"] != self.checkpoint.fingerprint:
             raise ModelError(
-                f"The weights of checkpoint {self._checkpoint.id} have changed: their fingerprint "
-                f"is {message['fingerprint']}, recorded is {self._checkpoint.fingerprint}",
-                where=self._checkpoint.path,
+                f"The weights of checkpoint {self.checkpoint.id} have changed: their fingerprint "
+                f"is {message['fingerprint']}, recorded is {self.checkpoint.fingerprint}",
+                where=self.checkpoint.path,
                 remedy="restore the folder, or register it as another checkpoint",
             )
         self.info = message["info"]

@@ -23,13 +23,9 @@ class ReplayEngine(Closing):
 
     def __init__(self, answers: Answers, checkpoint: Checkpoint = NO_MODEL) -> None:
         self._answers = answers
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self.requests: list[Request] = []
         """Every request so far, in order of arrival."""
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self._checkpoint
 
     async def sample(self, requests: Sequence[Request]) -> list[Reply]:
         """Recorded replies; tokens are counted as words and log-probabilities are 0.
@@ -44,13 +40,11 @@ class ReplayEngine(Closing):
 
     def _reply(self, request: Request) -> Reply:
         self.requests.append(request)
-        texts = self._texts(request)
+        texts, n = self._texts(request), request.sampling.n
         if len(texts) == 1:
-            texts = tuple(texts) * request.sampling.n
-        if len(texts) != request.sampling.n:
-            raise InputError(
-                f"{len(texts)} recorded answers, {request.sampling.n} asked for", where=request.id
-            )
+            texts = tuple(texts) * n
+        if len(texts) != n:
+            raise InputError(f"{len(texts)} recorded answers, {n} asked for", where=request.id)
         prompt = request.prompt or " ".join(message.content for message in request.messages)
         return Reply(
             request_id=request.id,

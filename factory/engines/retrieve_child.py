@@ -13,7 +13,7 @@ from factory.domain.records import PROMPT_TOO_LONG, Message, Request, Sampling
 from factory.engines.beam import BeamSearch, Ranking, refuse_other_models
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
-from factory.engines.loading import load_served
+from factory.engines.loading import load_served, served_length
 from factory.workspace.settings import EngineSection
 
 
@@ -26,8 +26,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     chat, trie = Chat(folder), Trie.load(opening["trie"])
     model = load_served(folder, settings)
     refuse_other_models(model)
-    own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30)
-    room = min(own_limit, settings.max_model_len)
+    room = served_length(model.config, settings)
 
     @lru_cache(maxsize=8)
     def search_in(only: tuple[str, ...]) -> BeamSearch:
@@ -44,14 +43,9 @@ def main(channel: Channel, arguments: list[str]) -> None:
             len(prompt) + search.depth < room and search.fits(len(prompt), message["beams"])
             for prompt in prompts
         ]
-        rankings = iter(
-            search.search(
-                [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit],
-                k=message["k"],
-                beams=message["beams"],
-                exact=message["exact"],
-            )
-        )
+        fitting = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+        options = {key: message[key] for key in ("k", "beams", "exact")}
+        rankings = iter(search.search(fitting, **options))
         channel.send({"type": "rankings", "rankings": [_to_wire(rankings, fit) for fit in fits]})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from factory.engines.base import unanswered
 from factory.engines.chat import Chat
 from factory.engines.child import Channel
 from factory.engines.grammar import Unsupported
-from factory.engines.wire import reply_to_wire, request_from_wire
+from factory.engines.wire import request_from_wire
 from factory.workspace.models import fingerprint
 from factory.workspace.settings import EngineSection
 
@@ -123,7 +124,7 @@ class Server:
             self._has_refused = True
 
     def _send(self, number: int, reply: Reply) -> None:
-        self._channel.send({"type": "reply", "number": number, "reply": reply_to_wire(reply)})
+        self._channel.send({"type": "reply", "number": number, "reply": asdict(reply)})
 
 
 def serve(channel: Channel, load: Callable[[Path, EngineSection], Backend]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from factory.domain.failures import ChildError, MissingError
-from factory.engines.child import Child
+from factory.domain.failures import MissingError
+from factory.engines.child import ask_once
 from factory.workspace.models import INSTALL, check_model_folder, is_installed
 
 
@@ -18,13 +18,10 @@ async def check_trainable(folder: Path) -> None:
         raise MissingError("transformers is not installed", remedy=INSTALL["transformers"])
     check_model_folder(folder)
     with tempfile.TemporaryDirectory() as logs:
-        log = Path(logs) / "check.log"
-        child = await Child.start(
-            "factory.engines.trainable_child", str(folder), threads=1, log=log
+        await ask_once(
+            "factory.engines.trainable_child",
+            {"folder": str(folder)},
+            work="the check of the model",
+            threads=1,
+            log=Path(logs) / "check.log",
         )
-        try:
-            if await child.receive() is None:
-                what = f"the check of the model died: {child.cause()}"
-                raise ChildError(what, where=str(folder))
-        finally:
-            await child.stop()

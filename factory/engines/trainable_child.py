@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,30 +43,25 @@ def find_class(folder: Path) -> None:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
-        raise ModelError(
-            f"transformers cannot read this model's config: {error}",
-            where=str(folder),
-            remedy=OTHER_MODEL,
-        ) from error
+        what = f"transformers cannot read this model's config: {error}"
+        raise ModelError(what, where=str(folder), remedy=OTHER_MODEL) from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(
-            f"transformers trains no language model of the type {config.model_type!r}",
-            where=str(folder / "config.json"),
-            remedy=OTHER_MODEL,
-        )
+        what = f"transformers trains no language model of the type {config.model_type!r}"
+        raise ModelError(what, where=str(folder / "config.json"), remedy=OTHER_MODEL)
 
 
 def main(channel: Channel, arguments: list[str]) -> None:
-    """Say that the folder of the argument can be trained, or fail with why not."""
-    folder = Path(arguments[0])
-    try:
+    """Say that the folder of the first message can be trained, or fail with why not."""
+    question = channel.receive()
+    if question is None:
+        return
+    folder = Path(question["folder"])
+    # What needs torch to be read, training will tell of.
+    with suppress(ImportError):
         fault = Chat(folder).fault
         find_class(folder)
-    except ImportError:
-        # It needs torch to be read: training will tell.
-        fault = None
-    if fault is not None:
-        raise fault
+        if fault is not None:
+            raise fault
     channel.send({"type": "done"})
 
 

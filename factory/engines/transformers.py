@@ -22,7 +22,7 @@ from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
 from factory.engines.constrain import BatchRows, Bound, bind, constraint_to_wire
 from factory.engines.forest import Forest
-from factory.engines.loading import load_served
+from factory.engines.loading import load_served, served_length
 from factory.engines.server import Answer, Backend, serve
 from factory.workspace.settings import EngineSection
 
@@ -74,10 +74,7 @@ class TransformersBackend(Backend):
         self._folder = str(folder)
         self._model = load_served(folder, settings)
         self._device: torch.device = self._model.device
-        own_limit = getattr(
-            self._model.config.get_text_config(), "max_position_embeddings", settings.max_model_len
-        )
-        self.max_model_len = min(settings.max_model_len, own_limit)
+        self.max_model_len = served_length(self._model.config, settings)
         self._max_rows = settings.max_batch
         self._vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
         self._forest = Forest(self._device)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jinja2 import TemplateError
@@ -23,19 +24,11 @@ if TYPE_CHECKING:
 PROBE = "Zq7Answer"
 """An answer that no template holds."""
 _ASKED = {"role": "user", "content": "Hello"}
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "look",
-        "description": "Look.",
-        "parameters": {"type": "object", "properties": {}},
-    },
-}
-_CALLED = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {}}}],
-}
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+_LOOK = {"name": "look", "description": "Look.", "parameters": _NO_PARAMETERS}
+_TOOL = {"type": "function", "function": _LOOK}
+_CALL = {"type": "function", "function": {"name": "look", "arguments": {}}}
+_CALLED = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
 
 
 class ChatTokenizer(Protocol):
@@ -47,21 +40,15 @@ class ChatTokenizer(Protocol):
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
         """Tokens that stand apart from the text around them, by id."""
-        ...
 
     def apply_chat_template(
         self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool
     ) -> Any:
         """The chat as text (tokenize=False)."""
-        ...
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
-        ...
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
-    def decode(self, token_ids: list[int]) -> Any:
-        """Text of token ids."""
-        ...
+    def decode(self, token_ids: list[int]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +139,12 @@ def leads_to_calls(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> bool:
     model has to write the lead-in itself.
     """
 
-    def text(chat: list[Any], answer_next: bool) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                chat, tools=[_TOOL], tokenize=False, add_generation_prompt=answer_next
-            )
-        )
-
     if not turn.lead_in:
         return True
+    write = partial(tokenizer.apply_chat_template, tools=[_TOOL], tokenize=False)
     try:
-        called = text([_ASKED, _CALLED], False)
-        return called.startswith(text([_ASKED], True) + turn.lead_in)
+        called = str(write([_ASKED, _CALLED], add_generation_prompt=False))
+        return called.startswith(str(write([_ASKED], add_generation_prompt=True)) + turn.lead_in)
     except (TemplateError, TypeError):
         # It knows no calls, or not in this form.
         return True

@@ -19,6 +19,7 @@ from factory.domain.records import Reply, Request
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
 from factory.engines.constrain import bind, constraint_to_wire
+from factory.engines.loading import served_length
 from factory.engines.server import Answer, Backend, Refused, serve
 from factory.workspace.settings import EngineSection
 
@@ -123,12 +124,10 @@ class VllmBackend(Backend):
             )
             for one in sorted(output.outputs, key=lambda one: int(one.index))
         )
-        if len(completions) < request.sampling.n:
-            # Greedy: vLLM samples it once.
-            completions *= request.sampling.n
         return Reply(
             request_id=request.id,
-            completions=completions,
+            # Greedy: vLLM samples it once.
+            completions=completions * (request.sampling.n // len(completions)),
             num_prompt_tokens=len(output.prompt_token_ids),
         )
 
@@ -137,12 +136,8 @@ def load_engine(folder: Path, settings: EngineSection) -> LLMEngine:
     """Start vLLM on the CPU or a GPU, as its build has it."""
     on_cpu = current_platform.is_cpu()
     try:
-        own_limit = getattr(
-            AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config(),
-            "max_position_embeddings",
-            settings.max_model_len,
-        )
-        length = min(settings.max_model_len, own_limit)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        length = served_length(config, settings)
         arguments: dict[str, Any] = {
             "model": str(folder),
             "dtype": settings.dtype,

@@ -1,15 +1,13 @@
-"""Requests and replies as JSON lines between the command and an engine's process."""
+"""Requests and replies as an engine's process and its parent read them from JSON lines.
+
+What they write is `dataclasses.asdict` of either.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from factory.domain.records import Completion, Constraint, Message, Reply, Request, Sampling
-
-
-def request_to_wire(request: Request) -> dict[str, Any]:
-    return asdict(request)
 
 
 def request_from_wire(wire: dict[str, Any]) -> Request:
@@ -26,10 +24,6 @@ def request_from_wire(wire: dict[str, Any]) -> Request:
         tools=tuple(wire["tools"]),
         logprob=wire["logprob"],
     )
-
-
-def reply_to_wire(reply: Reply) -> dict[str, Any]:
-    return asdict(reply)
 
 
 def reply_from_wire(wire: dict[str, Any]) -> Reply:

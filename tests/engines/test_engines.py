@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from factory.engines.forest import Forest
 from factory.engines.opening import choose_backend, open_engine
 from factory.engines.process import DEATHS_PER_RESTART, ProcessEngine
 from factory.engines.replay import ReplayEngine
-from factory.engines.wire import reply_from_wire, reply_to_wire, request_from_wire, request_to_wire
+from factory.engines.wire import reply_from_wire, request_from_wire
 from factory.workspace.models import check_model_folder, fingerprint, is_installed
 from factory.workspace.settings import EngineSection
 
@@ -442,12 +443,12 @@ def test_records_survive_the_wire() -> None:
             constraint=Constraint(tools=({"name": "f"}, {"name": "g"}), form="calls"),
         ),
     ]
-    assert [request_from_wire(request_to_wire(request)) for request in requests] == requests
+    assert [request_from_wire(asdict(request)) for request in requests] == requests
     completion = Completion(text="é", token_ids=(1, 2), finish_reason="stop", logprob=-0.25)
     reply = Reply(request_id="a", completions=(completion, completion), num_prompt_tokens=4)
-    assert reply_from_wire(reply_to_wire(reply)) == reply
+    assert reply_from_wire(asdict(reply)) == reply
     empty = unanswered(requests[1], PROMPT_TOO_LONG, 900)
-    assert reply_from_wire(reply_to_wire(empty)) == empty and empty.num_prompt_tokens == 900
+    assert reply_from_wire(asdict(empty)) == empty and empty.num_prompt_tokens == 900
     assert texts([empty]) == [[""] * 5] and empty.completions[0].finish_reason in UNANSWERED
 
 

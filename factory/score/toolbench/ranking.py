@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from factory.domain.failures import ChildError, MissingError
-from factory.engines.child import Child
+from factory.domain.failures import MissingError
+from factory.engines.child import ask_once
 from factory.engines.retrieve import Retriever
 from factory.score.toolbench.data import ApiDocument, ApiKey, ToolBench, ToolQuery, keys_of_tools
 from factory.workspace.models import is_installed
@@ -206,17 +206,17 @@ async def embed(
     folder: Path, texts: Sequence[str], *, threads: int, log: Path
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """(N, D) embeddings of texts, made in a child process that ends with the work."""
-    child = await Child.start("factory.engines.embedding", threads=threads, log=log)
-    try:
-        out = log.with_suffix(".npy")
-        await child.send({"folder": str(folder), "texts": list(texts), "out": str(out)})
-        if await child.receive() is None:
-            raise ChildError(f"the embedding process died: {child.cause()}", where=str(folder))
-        vectors_ND: np.ndarray[Any, np.dtype[np.float32]] = np.load(out)
-        out.unlink()
-        return vectors_ND
-    finally:
-        await child.stop()
+    out = log.with_suffix(".npy")
+    await ask_once(
+        "factory.engines.embedding",
+        {"folder": str(folder), "texts": list(texts), "out": str(out)},
+        work="the embedding process",
+        threads=threads,
+        log=log,
+    )
+    vectors_ND: np.ndarray[Any, np.dtype[np.float32]] = np.load(out)
+    out.unlink()
+    return vectors_ND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
