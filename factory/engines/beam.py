@@ -295,11 +295,8 @@ class BeamSearch:
     ) -> list[Ranking]:
         rankings = []
         for scores_k, nodes_k, is_exact in zip(scores, nodes, exact, strict=True):
-            codes = [
-                self._ranked(node - self._root, score)
-                for node, score in zip(nodes_k, scores_k, strict=True)
-                if score > LOW
-            ]
+            found = zip(nodes_k, scores_k, strict=True)
+            codes = [self._ranked(node - self._root, score) for node, score in found if score > LOW]
             rankings.append(Ranking(codes=tuple(codes), exact=is_exact))
         return rankings
 

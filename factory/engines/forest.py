@@ -43,11 +43,8 @@ class Forest:
         self._depths.clear()
         self._num_nodes = 1
         self._parts: dict[str, list[npt.NDArray[Any]]] = {
-            "key": [np.zeros(0, np.int64)],
-            "token": [np.zeros(0, np.int64)],
-            "following": [np.zeros(0, np.int64)],
-            "first": [np.zeros(1, np.int64)],
-            "count": [np.zeros(1, np.int64)],
+            **{name: [np.zeros(0, np.int64)] for name in ("key", "token", "following")},
+            **{name: [np.zeros(1, np.int64)] for name in ("first", "count")},
             "leaf": [np.ones(1, bool)],
         }
 

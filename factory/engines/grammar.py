@@ -125,15 +125,9 @@ def _bound(schema: dict[str, Any]) -> None:
             schema["maximum"] = max(BOUND, schema.get("minimum", 0))
 
 
+_KINDS = ("string", "number", "boolean", "null", "array", "object")
 _COMMON: dict[str, Any] = {
-    "$defs": {
-        ANY: {
-            "anyOf": [
-                lower({"type": kind})
-                for kind in ("string", "number", "boolean", "null", "array", "object")
-            ]
-        }
-    },
+    "$defs": {ANY: {"anyOf": [lower({"type": kind}) for kind in _KINDS]}},
     "x-guidance": LAYOUT,
 }
 """What stands at the top of every schema."""

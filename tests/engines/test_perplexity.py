@@ -59,12 +59,12 @@ def test_every_token_is_counted_at_most_once(tokens: int, window: int, stride: i
             list(windows(tokens, window, stride))
         return
     found = list(windows(tokens, window, stride))
-    counted = [place for each in found for place in range(each.counted, each.end)]
+    counted = [place for _, end, first in found for place in range(first, end)]
     assert counted == sorted(set(counted))
-    assert all(each.begin < each.counted < each.end <= each.begin + window for each in found)
+    assert all(begin < first < end <= begin + window for begin, end, first in found)
     if stride < window:
         assert counted == list(range(1, tokens))
-        assert all(e.counted - e.begin >= window - stride for e in found[1:])
+        assert all(first - begin >= window - stride for begin, _, first in found[1:])
     else:
         assert counted == [place for place in range(1, tokens) if place % stride]
 
