@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["reject", "warn"]
@@ -193,6 +193,23 @@ class Request:
     """Whether the log-probability of the completions is wanted; it costs time at every token."""
 
 
+FinishReason = Literal[
+    "stop", "length", "prompt_too_long", "context_full", "engine_died", "schema_unsupported"
+]
+"""Why an answer ended: `stop` at the end of its turn, `length` at `max_tokens`, or as below."""
+PROMPT_TOO_LONG: Final = "prompt_too_long"
+"""The prompt leaves no room for a new token."""
+CONTEXT_FULL: Final = "context_full"
+"""The model's window cut the answer before it had `max_tokens`."""
+ENGINE_DIED: Final = "engine_died"
+"""The request kills the engine, or the engine refuses it."""
+SCHEMA_UNSUPPORTED: Final = "schema_unsupported"
+"""A tool's schema was to constrain the answer and no grammar can be made of it; it may be asked
+again without."""
+UNANSWERED = frozenset({PROMPT_TOO_LONG, ENGINE_DIED, SCHEMA_UNSUPPORTED})
+"""Completions without an answer: nothing can be said of one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One sampled answer."""
@@ -201,8 +218,7 @@ class Completion:
     """Decoded text without special tokens; code tokens are kept."""
     token_ids: tuple[int, ...]
     """New token ids, the end-of-turn token included when it was sampled."""
-    finish_reason: str
-    """`stop` (end of turn) or `length` (max_tokens reached)."""
+    finish_reason: FinishReason
     logprob: float
     """Cumulative log-probability of the new tokens under the sampling model; 0 if not wanted."""
 
@@ -350,19 +366,6 @@ class CodeAlias:
     """Token of the same position now."""
     overlap: int
     """Tools that had the one and have the other."""
-
-
-PROMPT_TOO_LONG = "prompt_too_long"
-"""Finish reason of completions whose prompt leaves no room for a new token."""
-CONTEXT_FULL = "context_full"
-"""Finish reason of answers cut by the model's window before they had `max_tokens`."""
-ENGINE_DIED = "engine_died"
-"""Finish reason of completions of a request that kills the engine or that it refuses."""
-SCHEMA_UNSUPPORTED = "schema_unsupported"
-"""Finish reason where a tool's schema was to constrain the answer and no grammar can be made of it.
-Whoever asked may ask again without."""
-UNANSWERED = frozenset({PROMPT_TOO_LONG, ENGINE_DIED, SCHEMA_UNSUPPORTED})
-"""Finish reasons of completions without an answer: nothing can be said of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

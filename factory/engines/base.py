@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol, Self
 
 from factory.domain.failures import InputError
-from factory.domain.records import Checkpoint, Completion, Constraint, Reply, Request
+from factory.domain.records import Checkpoint, Completion, Constraint, FinishReason, Reply, Request
 
 
 class Engine(Protocol):
@@ -74,7 +74,7 @@ def _find_fault(constraint: Constraint) -> str:
     return ""
 
 
-def unanswered(request: Request, finish_reason: str, num_prompt_tokens: int = 0) -> Reply:
+def unanswered(request: Request, finish_reason: FinishReason, num_prompt_tokens: int = 0) -> Reply:
     """The reply to a request that cannot be sampled: n completions without tokens."""
     empty = Completion(text="", token_ids=(), finish_reason=finish_reason, logprob=0.0)
     return Reply(

@@ -19,7 +19,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from factory.domain.failures import InputError, ModelError
 from factory.domain.plaintext import encodable
-from factory.domain.records import CONTEXT_FULL, SCHEMA_UNSUPPORTED, Completion, Constraint, Request
+from factory.domain.records import (
+    CONTEXT_FULL,
+    SCHEMA_UNSUPPORTED,
+    Completion,
+    Constraint,
+    FinishReason,
+    Request,
+)
 from factory.engines.turn import end_ids, leads_to_calls, read_turn
 
 
@@ -118,7 +125,11 @@ class Chat:
         return text
 
     def completion(
-        self, request: Request, token_ids: Sequence[int], finish_reason: str, logprob: float
+        self,
+        request: Request,
+        token_ids: Sequence[int],
+        finish_reason: FinishReason,
+        logprob: float,
     ) -> Completion:
         """One answer as a record; `length` before `max_tokens` means that the window is full.
 

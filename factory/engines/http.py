@@ -21,6 +21,7 @@ from factory.domain.records import (
     PROMPT_TOO_LONG,
     Checkpoint,
     Completion,
+    FinishReason,
     Reply,
     Request,
 )
@@ -117,7 +118,7 @@ class HttpEngine(Closing):
             num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
         )
 
-    async def _ask(self, request: Request, index: int) -> dict[str, Any] | str:
+    async def _ask(self, request: Request, index: int) -> dict[str, Any] | FinishReason:
         """The server's answer for one sample, or the finish reason of none."""
         sampling = request.sampling
         body: dict[str, Any] = {

@@ -17,7 +17,7 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from factory.domain.records import Completion, Reply, Request
+from factory.domain.records import Completion, FinishReason, Reply, Request
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
 from factory.engines.constrain import BatchRows, Bound, bind, constraint_to_wire
@@ -211,7 +211,8 @@ class TransformersBackend(Backend):
         if row.finished or not (ended or len(row.token_ids) >= row.max_tokens):
             return False
         row.finished = True
-        job, reason = row.job, "stop" if ended else "length"
+        job = row.job
+        reason: FinishReason = "stop" if ended else "length"
         job.done[row.index] = self.chat.completion(job.request, row.token_ids, reason, row.logprob)
         return len(job.done) == job.num_rows
 

@@ -30,12 +30,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from factory.domain.canon import to_json
 from factory.domain.failures import DiskError, InputError
 from factory.judge.reading import parse_calls
+from factory.ledger.database import Ledger
 from factory.tools.schema import map_types
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from factory.ledger.database import Ledger
 
 Format = Literal["trl", "dpo", "openai", "sharegpt", "xlam", "parquet"]
 Line = dict[str, Any]

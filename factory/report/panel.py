@@ -14,19 +14,17 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from factory.report.chart import Chart, Interval, Series, bars, columns, intervals, lines
-
-if TYPE_CHECKING:
-    from factory.score.estimates import Estimate
+from factory.score.estimates import Estimate
 
 PANELS = Path(__file__).resolve().parent / "panels"
 
 Record = dict[str, Any]
-Estimates = Mapping[tuple[str, str, str], "Estimate"]
+Estimates = Mapping[tuple[str, str, str], Estimate]
 """By benchmark, category and model (`parent`, `new`, `change`): factory.score.intervals."""
 
 
