@@ -219,3 +219,13 @@ def test_no_module_has_a_name_of_factory_boy() -> None:
 def test_content_folders_hold_no_python() -> None:
     for folder in ("prompts", "rules", "rounds", "eval"):
         assert not list((ROOT / folder).rglob("*.py"))
+
+
+def test_asking_the_ledger_loads_no_arrow(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from factory.ledger.database import Ledger\n"
+        "assert Ledger(Path(sys.argv[1])).query('select count(*) from draw').rows == [(0,)]\n"
+        "assert 'pyarrow' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)

@@ -427,7 +427,8 @@ class Ledger(Source):
         return filled
 
     def _to_arrow(self, batch: Batch) -> dict[str, pa.Table]:
-        given = by_table(batch)
+        if not (given := by_table(batch)):
+            return {}  # Reading alone loads no Arrow.
         unknown = sorted(given.keys() - self._schemas.keys())
         assert not unknown, f"no such table: {unknown}"
         return {name: to_arrow(rows, self._schemas[name]) for name, rows in given.items() if rows}
