@@ -119,7 +119,7 @@ class VllmBackend(Backend):
             self.chat.completion(
                 request,
                 list(one.token_ids),
-                "length" if one.finish_reason == "length" else "stop",
+                one.finish_reason,
                 float(one.cumulative_logprob or 0.0),
             )
             for one in sorted(output.outputs, key=lambda one: int(one.index))
