@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -332,22 +332,20 @@ def test_vllm_serves_it_and_it_writes_valid_codes(
     assert {c.finish_reason for c in answers["code"]} == {"stop"}
 
 
-@pytest.mark.slow
-def test_code_tokens_get_their_share_of_the_loss(
-    first: Run, prompts: Prompts, tmp_path: Path
-) -> None:
-    """One step over all examples, at a learning rate of 0, against the loss computed by hand."""
+def losses_by_hand(
+    base: Path, coded: Path, examples: Sequence[Example], is_code: Callable[[Example, int], bool]
+) -> dict[bool, list[float]]:
+    """Losses of the trained tokens under the model of `base`, of codes and of all other text.
+
+    `coded` is the folder whose codes the examples are rendered with.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    examples = [e for e in make_examples(TOOLS[:3], prompts) if e.kind != "gen"]
-    config = but(SETUP, epochs=1, batch_size=9, micro_batch_size=3)
-    run = train_once(make_job(tmp_path, first.job.out, examples, [], config))
-
-    model = AutoModelForCausalLM.from_pretrained(first.job.out, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(first.job.out)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
     turn = read_turn(tokenizer, frozenset({tokenizer.eos_token_id}))
-    codebook = load_codebook(first.job.out)
+    codebook = load_codebook(coded)
     losses: dict[bool, list[float]] = {True: [], False: []}
     for example in examples:
         (encoded,) = encode(example.kind, render(example, codebook), tokenizer, turn)
@@ -357,12 +355,35 @@ def test_code_tokens_get_their_share_of_the_loss(
         nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         for label, loss in zip(labels.tolist(), nll.tolist(), strict=True):
             if label != IGNORED:
-                is_code = re.fullmatch(r"<[a-z]_\d+>", tokenizer.decode([label])) is not None
-                losses[is_code].append(loss)
+                losses[is_code(example, label)].append(loss)
+    return losses
+
+
+def weigh(losses: Mapping[bool, Sequence[float]], setup: TrainingSetup) -> float:
+    """The objective: means of codes and of other text, by the share that codes have."""
     mean = {is_code: sum(values) / len(values) for is_code, values in losses.items()}
-    share = config.train.code_share
-    expected = share * mean[True] + (1 - share) * mean[False]
-    assert run.progress[0].loss == pytest.approx(expected, rel=1e-4)
+    share = setup.train.code_share
+    return share * mean[True] + (1 - share) * mean[False]
+
+
+@pytest.mark.slow
+def test_code_tokens_get_their_share_of_the_loss(
+    first: Run, prompts: Prompts, tmp_path: Path
+) -> None:
+    """One step over all examples, at a learning rate of 0, against the loss computed by hand."""
+    from transformers import AutoTokenizer
+
+    examples = [e for e in make_examples(TOOLS[:3], prompts) if e.kind != "gen"]
+    config = but(SETUP, epochs=1, batch_size=9, micro_batch_size=3)
+    run = train_once(make_job(tmp_path, first.job.out, examples, [], config))
+
+    tokenizer = AutoTokenizer.from_pretrained(first.job.out)
+
+    def is_code(example: Example, label: int) -> bool:
+        return re.fullmatch(r"<[a-z]_\d+>", tokenizer.decode([label])) is not None
+
+    losses = losses_by_hand(first.job.out, first.job.out, examples, is_code)
+    assert run.progress[0].loss == pytest.approx(weigh(losses, config), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -671,34 +692,21 @@ def test_codes_without_tokens_get_their_share_too(
     base: Path, prompts: Prompts, tmp_path: Path
 ) -> None:
     """Digits in answers of code examples, and no other digits; one step, by hand."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     examples = [e for e in make_examples(TOOLS[:3], prompts) if e.kind != "gen"]
     codes = CodesSection(coder="numeric", digits=4)
     config = but(SETUP, epochs=1, batch_size=9, micro_batch_size=3, codes=codes)
     run = train_once(make_job(tmp_path, base, examples, TOOLS, config))
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    turn = read_turn(tokenizer, frozenset({tokenizer.eos_token_id}))
-    codebook = load_codebook(run.job.out)
-    losses: dict[bool, list[float]] = {True: [], False: []}
-    for example in examples:
-        (encoded,) = encode(example.kind, render(example, codebook), tokenizer, turn)
-        with torch.no_grad():
-            logits = model(torch.tensor([encoded.input_ids])).logits[0, :-1]
-        labels = torch.tensor(encoded.labels[1:])
-        nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        for label, loss in zip(labels.tolist(), nll.tolist(), strict=True):
-            if label != IGNORED:
-                in_code = example.kind in ("code", "retrieve") and label != tokenizer.eos_token_id
-                losses[in_code].append(loss)
+    end = AutoTokenizer.from_pretrained(base).eos_token_id
+
+    def is_code(example: Example, label: int) -> bool:
+        return example.kind in ("code", "retrieve") and label != end
+
+    losses = losses_by_hand(base, run.job.out, examples, is_code)
     assert len(losses[True]) >= 6 * 4
-    mean = {in_code: sum(values) / len(values) for in_code, values in losses.items()}
-    share = config.train.code_share
-    expected = share * mean[True] + (1 - share) * mean[False]
-    assert run.progress[0].loss == pytest.approx(expected, rel=1e-4)
+    assert run.progress[0].loss == pytest.approx(weigh(losses, config), rel=1e-4)
 
 
 @pytest.mark.slow
