@@ -58,7 +58,7 @@ class TrainingSetup:
     def values(self) -> dict[str, Any]:
         """What a training is known by, in the JSON that finished ones were stored with."""
         return {
-            **self.train.model_dump(exclude=set(_OF_EXAMPLES)),
+            **{k: v for k, v in self.train.known_by().items() if k not in _OF_EXAMPLES},
             "row_rate": ROW_RATE,
             "seed": self.seed,
             "dtype": self.dtype,
@@ -75,9 +75,11 @@ def code_values(codes: CodesSection, gist_seed: int, version: int) -> dict[str, 
     """What codes are known by, as in TrainingSetup.values; None where none are made."""
     if not codes.are_made:
         return None
-    gist = codes.gist.model_dump() | {"seed": gist_seed} if codes.gist.views else None
-    sampled = {"retrieve", "keep"}
-    return codes.model_dump(exclude=sampled) | {"gist": gist, "version": version}
+    known = codes.known_by()
+    for sampled in ("retrieve", "keep"):
+        del known[sampled]
+    gist = known["gist"] | {"seed": gist_seed} if codes.gist.views else None
+    return known | {"gist": gist, "version": version}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

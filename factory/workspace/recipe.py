@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,6 +27,19 @@ class Section(BaseModel):
     """Base of all sections: frozen; unknown keys and numbers without end are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Keys that came after the first workspaces: known_by leaves one out at its default."""
+
+    def known_by(self) -> dict[str, Any]:
+        """What a recipe or a training is known by, so that a new key changes nothing by itself."""
+        known: dict[str, Any] = {}
+        for key, value in self:
+            if isinstance(value, Section):
+                known[key] = value.known_by()
+            elif key not in self.LATER or value != type(self).model_fields[key].default:
+                known[key] = value
+        return known
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -262,7 +275,7 @@ class Recipe(Section):
     @property
     def sha(self) -> str:
         """Content hash of the resolved recipe."""
-        return digest(canonical_json(self.model_dump(mode="json")), 16)
+        return digest(canonical_json(self.known_by()), 16)
 
 
 @dataclass(frozen=True, slots=True)

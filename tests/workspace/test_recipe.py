@@ -185,3 +185,16 @@ def test_same_recipe_same_sha(tmp_path: Path) -> None:
     one, two = (load_recipe(workspace, "cpu", {}).recipe for _ in range(2))
     assert one.sha == two.sha
     assert load_recipe(workspace, "cpu", {"calls.n": "6"}).recipe.sha != one.sha
+
+
+def test_a_later_key_is_known_only_where_it_is_set() -> None:
+    class Grown(Section):
+        LATER = frozenset({"more"})
+        size: int = 1
+        more: int = 0
+
+    class Whole(Section):
+        part: Grown = Grown()
+
+    assert Whole().known_by() == {"part": {"size": 1}}
+    assert Whole(part=Grown(more=2)).known_by() == {"part": {"size": 1, "more": 2}}
