@@ -21,7 +21,7 @@ from factory.lab.seed.examples import (
     shipped_prompts,
 )
 from factory.lab.seed.tokenizer import MARK, prompt_pieces
-from factory.lab.seed.training import SeedPlan, fit_tokenizer, shrink, train_seed
+from factory.lab.seed.training import SeedPlan, fit_tokenizer, render_card, shrink, train_seed
 from factory.train.encoding import encode, render
 from factory.train.examples import read_examples
 from factory.workspace.folder import shipped_root
@@ -44,6 +44,11 @@ def test_examples_are_reproducible_and_of_three_kinds() -> None:
     kinds = [example.kind for example in draw(600)]
     shares = {kind: kinds.count(kind) / 600 for kind in set(kinds)}
     assert shares == pytest.approx({"gen": 0.35, "adapt": 0.1, "invoke": 0.55}, abs=0.06)
+
+
+def test_shipped_card_is_made_of_the_shipped_figures() -> None:
+    figures = json.loads((SHIPPED / "seed.json").read_text(encoding="utf-8"))
+    assert render_card(figures) == (SHIPPED / "README.md").read_text(encoding="utf-8")
 
 
 def test_coded_examples_name_tools_of_the_pool() -> None:

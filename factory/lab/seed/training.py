@@ -15,12 +15,14 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
+
+from jinja2 import Template
 
 from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook
@@ -41,7 +43,6 @@ from factory.domain.records import (
 )
 from factory.engines.turn import read_turn
 from factory.lab.home.world import catalogue_specs
-from factory.lab.seed.card import write_card
 from factory.lab.seed.examples import (
     SeedSplit,
     catalogue_tools,
@@ -396,7 +397,14 @@ class SeedRun:
             "codebook": saved.summary(),
         }
         (folder / "seed.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        write_card(folder, figures)
+        (folder / "README.md").write_text(render_card(figures), encoding="utf-8")
+
+
+def render_card(figures: Mapping[str, Any]) -> str:
+    """README.md of a checkpoint, from what seed.json holds."""
+    source = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
+    card: str = Template(source, trim_blocks=True, keep_trailing_newline=True).render(figures)
+    return card
 
 
 def fit_tokenizer(plan: SeedPlan, prompts: Prompts) -> PreTrainedTokenizerBase:
