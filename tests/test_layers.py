@@ -18,7 +18,7 @@ FLOORS = (
     "ledger codes",
     "engines judge",
     "train score",
-    "report lab",
+    "report lab lessons",
     "round",
     "cli",
 )

@@ -68,7 +68,7 @@ def read_queries(path: Path, field: str = "") -> Imported[Query]:
     bad: list[BadLine] = []
     for row in _rows(path, bad):
         try:
-            text = _request_text(row.value, field)
+            text = request_text(row.value, field)
         except ValueError as error:
             bad.append(BadLine(where=row.where, cause=str(error)))
             continue
@@ -105,7 +105,8 @@ def read_tools(
     return Imported(items=tuple(tools), bad=tuple(bad))
 
 
-def _request_text(value: Any, field: str) -> str:
+def request_text(value: Any, field: str = "") -> str:
+    """The request that a row holds, or is, within bounds. Raises ValueError with the cause."""
     if isinstance(value, dict):
         names = (field,) if field else QUERY_FIELDS
         name = next((name for name in names if name in value), None)
@@ -123,6 +124,11 @@ def _request_text(value: Any, field: str) -> str:
     if len(text) > MAX_QUERY_CHARACTERS:
         raise ValueError(f"the request has {len(text)} characters; {MAX_QUERY_CHARACTERS} at most")
     return text
+
+
+def read_values(path: Path, bad: list[BadLine]) -> Iterator[tuple[str, Any]]:
+    """Places and values of a file's rows, for readers of other formats; what is no row is `bad`."""
+    return ((row.where, row.value) for row in _rows(path, bad))
 
 
 def _rows(path: Path, bad: list[BadLine]) -> Iterator[_Row]:

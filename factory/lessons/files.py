@@ -1,0 +1,98 @@
+"""Files and folders of labelled rows, in any mixture of formats."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from factory.domain.failures import InputError
+from factory.lessons.readers import read_row
+from factory.lessons.records import Lesson, LessonRow, Lessons
+from factory.tools.sources import JSON_SUFFIXES, BadLine, read_values
+
+SUFFIXES = (*JSON_SUFFIXES, ".parquet")
+"""Files that are read of a folder; one that is named is read whatever its suffix."""
+
+
+def read_lessons(paths: Iterable[Path]) -> Lessons:
+    """All rows of files, and of folders with what is below them.
+
+    Questions and answers that lie in two files become one lesson. Raises InputError where a path
+    is not there or nothing can be read at all.
+    """
+    bad: list[BadLine] = []
+    lessons: list[Lesson] = []
+    formats: Counter[str] = Counter()
+    files = [file for path in paths for file in _files(path)]
+    for file in files:
+        for row in _rows(file, bad):
+            try:
+                name, found = read_row(row.value, row.where)
+            except ValueError as error:
+                bad.append(BadLine(where=row.where, cause=str(error)))
+                continue
+            formats[name] += 1
+            lessons += found
+    if not lessons and not bad:
+        raise InputError("the files hold nothing", where=", ".join(map(str, files)))
+    joined = tuple(_join(lessons, bad))
+    return Lessons(items=joined, bad=tuple(bad), formats=dict(formats))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        each
+        for each in path.rglob("*")
+        if each.is_file() and each.suffix.lower() in SUFFIXES and not each.name.startswith(".")
+    )
+    if not found:
+        wanted = ", ".join(SUFFIXES)
+        raise InputError("the folder holds no data", where=str(path), remedy=f"name {wanted} files")
+    return found
+
+
+def _rows(file: Path, bad: list[BadLine]) -> Iterator[LessonRow]:
+    values = _parquet_values(file) if file.suffix == ".parquet" else read_values(file, bad)
+    for where, value in values:
+        yield LessonRow(where=where, value=value)
+
+
+def _parquet_values(file: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(file).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read the file: {error}", where=str(file)) from error
+    return ((f"{file.name}[{number}]", row) for number, row in enumerate(rows, 1))
+
+
+def _join(lessons: Iterable[Lesson], bad: list[BadLine]) -> Iterator[Lesson]:
+    """Halves with the same key as one, in the place of the question."""
+    lessons = list(lessons)
+    answers = {each.key: each for each in lessons if each.key and not each.query}
+    asked = {each.key for each in lessons if each.key and each.query}
+    for lesson in lessons:
+        if not lesson.key:
+            yield lesson
+        elif not lesson.query and lesson.key not in asked:
+            cause = f"no file has the question of the answer {lesson.key}"
+            bad.append(BadLine(where=lesson.where, cause=cause))
+        elif lesson.query and (lesson.key in answers or "irrelevance" in lesson.key):
+            yield _complete(lesson, answers.get(lesson.key))
+        elif lesson.query:
+            cause = f"no file has the answer of the question {lesson.key}"
+            bad.append(BadLine(where=lesson.where, cause=cause))
+
+
+def _complete(question: Lesson, answer: Lesson | None) -> Lesson:
+    """BFCL's irrelevance has no file of answers: nothing is to be called."""
+    calls = (answer.calls or ()) if answer else ()
+    names = tuple(dict.fromkeys(call.name for call in calls))
+    return replace(question, calls=calls, names=names, key="")

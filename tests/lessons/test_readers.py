@@ -1,0 +1,359 @@
+"""Every format of labelled rows: told by its keys, read into one record, or a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workspaces import ROOT
+
+from factory.domain.canon import to_json
+from factory.domain.failures import InputError
+from factory.domain.records import Call
+from factory.ledger.database import Ledger
+from factory.lessons.files import read_lessons
+from factory.lessons.readers import READERS, read_row
+from factory.lessons.records import Lesson
+from factory.report.export import Format, export
+
+DATA = ROOT.parent / "shared" / "data"
+BOAT = {
+    "name": "book_boat",
+    "description": "Book a boat for one day.",
+    "parameters": {
+        "type": "object",
+        "properties": {"day": {"type": "string", "description": "The day."}},
+        "required": ["day"],
+    },
+}
+DOCUMENT = {
+    "name": "book_boat",
+    "description": "Book a boat for one day.",
+    "arguments": {
+        "type": "dict",
+        "properties": {"day": {"type": "string", "description": "The day."}},
+        "required": ["day"],
+    },
+}
+QUERY = "Book me a boat for Sunday"
+CALL = {"name": "book_boat", "arguments": {"day": "Sunday"}}
+OPENAI_CALL = {"function": {"name": "book_boat", "arguments": '{"day": "Sunday"}'}}
+HERMES = f"<tool_call>\n{to_json(CALL)}\n</tool_call>"
+TOOLBENCH = {"tool_name": "Boats", "api_name": "book_boat", "api_description": "Book a boat."}
+USER, ASSISTANT = {"role": "user", "content": QUERY}, {"role": "assistant", "content": ""}
+HUMAN = {"from": "human", "value": QUERY}
+
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("plain", {"query": QUERY, "tools": [BOAT], "calls": [CALL]}),
+    "xlam": ("plain", {"query": QUERY, "tools": to_json([BOAT]), "answers": to_json([CALL])}),
+    "trl": (
+        "messages",
+        {
+            "messages": [USER, ASSISTANT | {"tool_calls": [OPENAI_CALL]}],
+            "tools": to_json([{"type": "function", "function": BOAT}]),
+        },
+    ),
+    "openai, parts": (
+        "messages",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": QUERY}]},
+                {"role": "assistant", "tool_calls": [OPENAI_CALL]},
+            ],
+            "tools": [{"type": "function", "function": BOAT}],
+        },
+    ),
+    "sharegpt": (
+        "conversations",
+        {
+            "conversations": [HUMAN, {"from": "function_call", "value": to_json(CALL)}],
+            "tools": to_json([BOAT]),
+        },
+    ),
+    "hermes": (
+        "conversations",
+        {
+            "conversations": [
+                {"from": "system", "value": f"Call these. <tools>\n[{to_json(BOAT)}]\n</tools>"},
+                HUMAN,
+                {"from": "gpt", "value": HERMES},
+                {"from": "tool", "value": "done"},
+                {"from": "gpt", "value": "It is booked."},
+            ],
+        },
+    ),
+    "toolace": (
+        "conversations",
+        {
+            "system": f"Here is a list of functions in JSON format:\n[{to_json(BOAT)}]\nAnd so on.",
+            "conversations": [
+                {"from": "user", "value": QUERY},
+                {"from": "assistant", "value": '[book_boat(day="Sunday")]'},
+            ],
+        },
+    ),
+    "glaive": (
+        "glaive",
+        {
+            "system": f"SYSTEM: You have these functions -\n{json.dumps(BOAT, indent=1)}\n",
+            "chat": f"USER: {QUERY}\n\n\nASSISTANT: <functioncall> "
+            '{"name": "book_boat", "arguments": \'{"day": "Sunday"}\'} <|endoftext|>\n\n\n'
+            'FUNCTION RESPONSE: {"ok": true}\n\n\nASSISTANT: Booked. <|endoftext|>',
+        },
+    ),
+    "bfcl": (
+        "bfcl",
+        {
+            "id": "simple_0",
+            "question": [[USER]],
+            "function": [BOAT],
+            "ground_truth": [{"book_boat": {"day": ["Sunday", "sunday"], "note": [""]}}],
+        },
+    ),
+    "seal-tools": (
+        "seal-tools",
+        {
+            "query": QUERY,
+            "calling": [{"api": "book_boat", "parameters": {"day": "Sunday"}, "responses": []}],
+        },
+    ),
+    "callnavi": (
+        "callnavi",
+        {
+            "question": [USER],
+            "ground_truth": {"API": ["book_boat"], "parameters": [{"day": "Sunday"}]},
+        },
+    ),
+    "sgd": (
+        "sgd",
+        {
+            "services": ["Boats_1"],
+            "turns": [
+                {"speaker": "USER", "utterance": QUERY, "frames": []},
+                {
+                    "speaker": "SYSTEM",
+                    "utterance": "Done.",
+                    "frames": [
+                        {"service_call": {"method": "book_boat", "parameters": {"day": "Sunday"}}}
+                    ],
+                },
+            ],
+        },
+    ),
+    "snips": (
+        "snips",
+        {"book_boat": [{"data": [{"text": f"{QUERY[:-6]}"}, {"text": "Sunday", "entity": "day"}]}]},
+    ),
+    "apibank": (
+        "apibank",
+        {
+            "instruction": "Generate an API request.\nAPI descriptions:\n"
+            '{"name": "book_boat", "description": "Book.", "input_parameters": '
+            '{"day": {"type": "str", "description": "The day."}}, "output_parameters": {}}',
+            "input": f"{QUERY}\nGenerate API Request: ",
+            "expected_output": "API-Request: [book_boat(day='Sunday')]",
+        },
+    ),
+    "parquet": (
+        "parquet",
+        {
+            "query": QUERY,
+            "tools_json": to_json([{"id": "t_1", "document": DOCUMENT}]),
+            "calls_json": to_json([CALL]),
+        },
+    ),
+}
+
+
+def read_one(row: object) -> Lesson:
+    (lesson,) = read_row(row, "f:1")[1]
+    return lesson
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_of_every_format_gives_the_request_the_tool_and_the_call(name: str) -> None:
+    reader, row = ROWS[name]
+    assert read_row(row, "f:1")[0] == reader
+    lesson = read_one(row)
+    assert lesson.query == QUERY and lesson.names == ("book_boat",)
+    assert lesson.calls == (Call(name="book_boat", arguments={"day": "Sunday"}),)
+    if name not in ("seal-tools", "callnavi", "sgd"):  # whose documents other files have
+        (document,) = lesson.documents
+        assert document["name"] == "book_boat" and "day" in document["arguments"]["properties"]
+
+
+def test_every_reader_has_a_row() -> None:
+    tried = {reader for reader, _ in ROWS.values()}
+    assert READERS.keys() - tried == {"toolbench", "needed", "document"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": QUERY, "tools": [BOAT]},
+        {"query": QUERY, "api_list": [TOOLBENCH], "relevant APIs": [["Boats", "book_boat"]]},
+        {"query": QUERY, "tool": [{"tool_name": "Boats&&book_boat"}]},
+        {"query": QUERY, "tool": ["book_boat"]},
+    ],
+)
+def test_a_request_may_come_with_its_tools_alone(row: dict[str, Any]) -> None:
+    lesson = read_one(row)
+    assert lesson.calls is None and lesson.names[0].split("&&")[-1] == "book_boat"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": QUERY, "tools": [BOAT], "calls": []},
+        {"query": QUERY, "tools": [BOAT], "answer": "Which boat?"},
+        {"conversations": [HUMAN, {"from": "gpt", "value": "Which boat?"}], "tools": [BOAT]},
+        {"messages": [USER, {"role": "assistant", "content": "Which boat?"}], "tools": [BOAT]},
+    ],
+)
+def test_an_answer_may_call_nothing(row: dict[str, Any]) -> None:
+    lesson = read_one(row)
+    assert lesson.calls == () and lesson.answer in ("", "Which boat?")
+
+
+def test_what_follows_the_first_answer_is_counted() -> None:
+    assert read_one(ROWS["hermes"][1]).turns_left == 2
+    assert read_one(ROWS["glaive"][1]).turns_left == 2
+
+
+@pytest.mark.parametrize("row", [BOAT, DOCUMENT, {"document_content": to_json(DOCUMENT)}])
+def test_a_document_is_a_lesson_without_request(row: dict[str, Any]) -> None:
+    assert read_one(row) == Lesson(where="f:1", documents=(DOCUMENT,))
+
+
+@pytest.mark.parametrize(
+    ("row", "cause"),
+    [
+        ([], "a row is an object, not a list"),
+        ({"prompt": [USER], "chosen": [], "rejected": []}, "no reader knows a row with the keys"),
+        ({"query": " ", "tools": [BOAT]}, "the request is empty"),
+        ({"query": QUERY, "tools": [BOAT], "calls": ["go"]}, "its calls cannot be read"),
+        ({"query": QUERY, "tools": [BOAT], "calls": "go"}, "is no list of calls"),
+        (
+            {"query": QUERY, "tools": [BOAT], "calls": [{"name": "f", "arguments": "{"}]},
+            "its calls cannot be read",
+        ),
+        ({"query": QUERY, "tools": [{"description": "?"}], "calls": []}, "has no name"),
+        ({"messages": [ASSISTANT, USER], "tools": [BOAT]}, "begins with assistant, user"),
+        ({"messages": [USER], "tools": [BOAT]}, "begins with user: a request and its answer"),
+        ({"messages": [USER, USER, ASSISTANT]}, "begins with user, user"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "the unknown role"),
+        ({"messages": [USER, ASSISTANT]}, "neither tools nor calls"),
+        ({"messages": "x"}, "no list of messages"),
+        ({"chat": "USER: x\nASSISTANT: <functioncall> {no} "}, "property name"),
+        ({"question": [[USER], [USER]], "function": [BOAT], "ground_truth": []}, "2 turns"),
+        ({"question": QUERY, "ground_truth": {"API": ["a", "b"], "parameters": [{}]}}, "2 APIs"),
+        ({"query": QUERY, "api_list": [TOOLBENCH]}, "which of its APIs are relevant"),
+        ({"query": QUERY, "calling": [{"api": "book_boat"}]}, "looks like seal-tools, and is not"),
+        ({"services": [], "turns": [{}]}, "looks like sgd, and is not"),
+    ],
+)
+def test_a_row_that_cannot_be_used_has_a_reason(row: object, cause: str) -> None:
+    with pytest.raises(ValueError, match=cause):
+        read_row(row, "f:1")
+
+
+def write_lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_good_rows_are_used_beside_bad_ones_with_their_places(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", ROWS["plain"][1], {"odd": 1}, BOAT)
+    path.write_text(path.read_text() + "{broken\n")
+    found = read_lessons([path])
+    assert [each.where for each in found.items] == ["rows.jsonl:1", "rows.jsonl:3"]
+    assert [each.where for each in found.bad] == ["rows.jsonl:2", "rows.jsonl:4"]
+    assert found.formats == {"plain": 1, "document": 1}
+
+
+def test_questions_find_their_answers_in_another_file(tmp_path: Path) -> None:
+    row = ROWS["bfcl"][1]
+    question = {key: part for key, part in row.items() if key != "ground_truth"}
+    (tmp_path / "possible_answer").mkdir()
+    write_lines(
+        tmp_path / "simple.json",
+        question,
+        question | {"id": "simple_1"},
+        question | {"id": "irrelevance_0"},
+    )
+    answers = [{"id": name, "ground_truth": row["ground_truth"]} for name in ("simple_0", "lost_9")]
+    write_lines(tmp_path / "possible_answer" / "simple.json", *answers)
+    found = read_lessons([tmp_path])
+    assert [each.calls for each in found.items] == [
+        (Call(name="book_boat", arguments={"day": "Sunday"}),),
+        (),
+    ]
+    assert {each.cause for each in found.bad} == {
+        "no file has the answer of the question simple_1",
+        "no file has the question of the answer lost_9",
+    }
+
+
+def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no data"):
+        read_lessons([tmp_path])
+    with pytest.raises(InputError, match="cannot read"):
+        read_lessons([tmp_path / "absent.jsonl"])
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="cannot read"):
+        read_lessons([tmp_path])
+
+
+ARGUMENTS = ['{"x": 5.0, "y": [1, 2.5]}', '{"x": {"b": null, "a": []}}', '{"x": "naïve \\"q\\""}']
+
+
+@pytest.mark.parametrize(
+    ("to", "suffix"),
+    [*((to, "jsonl") for to in ("trl", "openai", "sharegpt", "xlam")), ("parquet", "parquet")],
+)
+def test_what_export_writes_is_read_back(tmp_path: Path, to: Format, suffix: str) -> None:
+    ledger = Ledger(tmp_path)
+    document = DOCUMENT | {"arguments": {"type": "dict", "properties": {"x": {"type": "any"}}}}
+    texts = [f'[{{"name": "book_boat", "arguments": {text}}}]' for text in ARGUMENTS]
+    common = {"round": 1, "judgement": 1, "status": "accepted"}
+    tools = to_json([{"id": "t_1", "document": document}])
+    rows = [
+        common | {"query_id": f"q_{n}", "tools_json": tools, "calls_json": text}
+        for n, text in enumerate(texts)
+    ]
+    queries = [{"query_id": f"q_{n}", "text": QUERY} for n in range(len(texts))]
+    ledger.append({"query": queries, "sample": rows})  # type: ignore[typeddict-item]
+    export(ledger, to, tmp_path / f"out.{suffix}")
+    found = read_lessons([tmp_path / f"out.{suffix}"])
+    written = [
+        [{"name": c.name, "arguments": c.arguments} for c in x.calls or ()] for x in found.items
+    ]
+    assert [to_json(calls) for calls in written] == texts and not found.bad
+    assert {each.query for each in found.items} == {QUERY}
+    assert {each.documents[0]["name"] for each in found.items} == {"book_boat"}
+
+
+@pytest.mark.parametrize(
+    ("path", "documents", "lessons", "bad"),
+    [
+        ("seal_tools/Seal-Tools_Dataset/tool.jsonl", 4076, 0, 0),
+        ("seal_tools/Seal-Tools_Dataset/dev.jsonl", 0, 700, 0),
+        ("callnavi/Dataset/Questions", 0, 723, 6),
+        ("sgd/train", 53, 1589, 0),
+        ("snips_nlu/2017-06-custom-intent-engines/RateBook/train_RateBook.json", 0, 300, 0),
+        ("stabletoolbench/test_instruction", 0, 215, 0),
+        ("stabletoolbench/corpus.jsonl", 2479, 0, 0),
+        ("toolbench_openbmb/history/data_retriever_G1_demo_corpus.tsv", 7, 0, 0),
+        ("toolsense/realistic_retrieval.jsonl", 0, 140, 0),
+        ("metatool/dataset/data/multi_tool_query_golden.json", 0, 497, 0),
+        ("mcp_servers/servers.jsonl", 1008, 0, 0),
+    ],
+)
+def test_real_files(path: str, documents: int, lessons: int, bad: int) -> None:
+    if not (DATA / path).exists():
+        pytest.skip(f"../shared/data/{path} is not here")
+    found = read_lessons([DATA / path])
+    asked = [each for each in found.items if each.query]
+    assert (len(found.items) - len(asked), len(asked), len(found.bad)) == (documents, lessons, bad)
