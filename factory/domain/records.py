@@ -147,6 +147,9 @@ class Sampling:
     """New tokens at most."""
     seed: int = 0
     """From canon.derive_seed."""
+    beam: bool = False
+    """In place of samples the likeliest codes of the constraint's trie, by a beam of n branches;
+    `max_tokens` is the room that the longest code and its end take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +175,11 @@ class Constraint:
     """Documents, in place of a trie: the answer is JSON under their schemas."""
     form: Literal["arguments", "calls"] = "arguments"
     """With `tools`: the arguments of the one tool; or one call or more in Hermes tags."""
+
+    @property
+    def is_one_code(self) -> bool:
+        """Whether the whole answer is a code of the trie."""
+        return bool(self.trie) and not (self.after or self.until)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +237,7 @@ class Reply:
 
     request_id: str
     completions: tuple[Completion, ...]
-    """n completions, in sample order."""
+    """n completions, in sample order; of a beam the likeliest first, at most n."""
     num_prompt_tokens: int
     """Length of the prompt in tokens."""
 

@@ -59,6 +59,8 @@ def check_request(request: Request) -> None:
         raise InputError("A request needs either messages or a prompt", where=request.id)
     if request.constraint is not None and (fault := _find_fault(request.constraint)):
         raise InputError(f"The constraint {fault}", where=request.id)
+    if sampling.beam and not (request.constraint and request.constraint.is_one_code):
+        raise InputError("A beam needs a trie that binds the whole answer", where=request.id)
 
 
 def _find_fault(constraint: Constraint) -> str:

@@ -8,7 +8,7 @@ is the answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from factory.codes.arrays import Code
 from factory.domain.failures import InputError, ModelError
 from factory.domain.plaintext import encodable
 from factory.domain.records import (
@@ -25,6 +26,7 @@ from factory.domain.records import (
     Completion,
     Constraint,
     FinishReason,
+    Reply,
     Request,
 )
 from factory.engines.turn import end_ids, leads_to_calls, read_turn
@@ -150,6 +152,17 @@ class Chat:
             token_ids=tuple(token_ids),
             finish_reason=finish_reason,
             logprob=logprob if request.logprob else 0.0,
+        )
+
+    def found(
+        self, request: Request, codes: Iterable[tuple[Code, float]], num_prompt_tokens: int
+    ) -> Reply:
+        """The reply to a search: codes with their ends and log-probabilities, in this order."""
+        completions = (self.completion(request, code, "stop", score) for code, score in codes)
+        return Reply(
+            request_id=request.id,
+            completions=tuple(completions),
+            num_prompt_tokens=num_prompt_tokens,
         )
 
 

@@ -41,7 +41,9 @@ class ReplayEngine(Closing):
     def _reply(self, request: Request) -> Reply:
         self.requests.append(request)
         texts, n = self._texts(request), request.sampling.n
-        if len(texts) == 1:
+        if request.sampling.beam:
+            n = min(n, len(texts))
+        elif len(texts) == 1:
             texts = tuple(texts) * n
         if len(texts) != n:
             raise InputError(f"{len(texts)} recorded answers, {n} asked for", where=request.id)

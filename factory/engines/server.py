@@ -103,7 +103,8 @@ class Server:
             self._backend.abort(number)
             return
         request, prompt_ids = message["request"], message["prompt_ids"]
-        if len(prompt_ids) >= self._backend.max_model_len:
+        room = request.sampling.max_tokens if request.sampling.beam else 1
+        if len(prompt_ids) + room > self._backend.max_model_len:
             self._send(number, unanswered(request, PROMPT_TOO_LONG, len(prompt_ids)))
             return
         try:

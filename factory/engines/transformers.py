@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from factory.domain.records import Completion, FinishReason, Reply, Request
+from factory.codes.trie import Trie
+from factory.domain.failures import ModelError
+from factory.domain.records import Completion, Constraint, FinishReason, Reply, Request
+from factory.engines.beam import BeamSearch
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
 from factory.engines.constrain import BatchRows, Bound, bind, constraint_to_wire
@@ -44,7 +48,14 @@ class Job:
     @property
     def num_rows(self) -> int:
         """Sequences it takes: greedy needs one however many are asked for."""
-        return 1 if self.request.sampling.temperature == 0 else self.request.sampling.n
+        sampling = self.request.sampling
+        return 1 if sampling.temperature == 0 and not sampling.beam else sampling.n
+
+    @property
+    def kind(self) -> tuple[Constraint | None, int] | None:
+        """Jobs alike go into one batch: None is sampled, else the trie and width of a beam."""
+        sampling = self.request.sampling
+        return (self.request.constraint, sampling.n) if sampling.beam else None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +90,7 @@ class TransformersBackend(Backend):
         self._vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
         self._forest = Forest(self._device)
         self._waiting: deque[Job] = deque()
+        self._beam_over = lru_cache(maxsize=8)(self._make_beam)
 
     def info(self) -> dict[str, Any]:
         return {
@@ -96,7 +108,10 @@ class TransformersBackend(Backend):
 
     def add(self, number: int, request: Request, prompt_ids: list[int]) -> None:
         # Unsupported is raised here rather than when the batch has begun.
-        self._bind(request)
+        bound = self._bind(request)
+        if request.sampling.beam:
+            assert bound is not None and bound.guide is not None
+            self._beam_over(bound.guide.trie)
         self._waiting.append(Job(number=number, request=request, prompt_ids=prompt_ids))
 
     def abort(self, number: int) -> None:
@@ -104,15 +119,43 @@ class TransformersBackend(Backend):
 
     def step(self, answer: Answer) -> None:
         if self._waiting:
-            self._sample(self._next_batch(), answer)
+            jobs = self._next_batch()
+            (self._search if jobs[0].request.sampling.beam else self._sample)(jobs, answer)
 
     def _next_batch(self) -> list[Job]:
-        jobs = [self._waiting.popleft()]
-        num_rows = jobs[0].num_rows
-        while self._waiting and num_rows + self._waiting[0].num_rows <= self._max_rows:
-            jobs.append(self._waiting.popleft())
-            num_rows += jobs[-1].num_rows
-        return jobs
+        """The first jobs that wait and share its kind, up to `max_batch` rows."""
+        kind, num_rows, taken = self._waiting[0].kind, 0, dict[int, Job]()
+        for job in self._waiting:
+            if job.kind != kind:
+                continue
+            num_rows += job.num_rows
+            if taken and num_rows > self._max_rows:
+                break
+            taken[job.number] = job
+        self._waiting = deque(job for job in self._waiting if job.number not in taken)
+        return list(taken.values())
+
+    def _make_beam(self, trie: Trie) -> BeamSearch:
+        try:
+            return BeamSearch(self._model, trie)
+        except ModelError as error:
+            raise ModelError(
+                error.what,
+                where=error.where,
+                remedy='set backend = "vllm" in factory.toml [engine], which searches with any '
+                'model, or decode = "sample" ([codes] of the recipe, or the benchmark\'s)',
+            ) from error
+
+    def _search(self, jobs: list[Job], answer: Answer) -> None:
+        """The likeliest codes of jobs that share a trie."""
+        bound, width = self._bind(jobs[0].request), jobs[0].request.sampling.n
+        assert bound is not None and bound.guide is not None
+        trie = bound.guide.trie
+        prompts = [job.prompt_ids for job in jobs]
+        rankings = self._beam_over(trie).search(prompts, k=width, beams=width)
+        for job, ranking in zip(jobs, rankings, strict=True):
+            codes = [((*found.code, trie.end), found.score) for found in ranking.codes]
+            answer(job.number, self.chat.found(job.request, codes, len(job.prompt_ids)))
 
     def _sample(self, jobs: list[Job], answer: Answer) -> None:
         """Sample a batch of jobs to its end and answer each as soon as it is complete."""

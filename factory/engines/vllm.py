@@ -8,6 +8,7 @@ chunked prefill breaks per-request seeds and blocks of 32 tokens let short promp
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from transformers import AutoConfig
 
 from factory.domain.failures import ModelError
 from factory.domain.records import Reply, Request
+from factory.engines.branching import Beam
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
-from factory.engines.constrain import bind, constraint_to_wire
+from factory.engines.constrain import Bound, bind, constraint_to_wire
 from factory.engines.loading import served_length
 from factory.engines.server import Answer, Backend, Refused, serve
 from factory.workspace.settings import EngineSection
@@ -35,13 +37,27 @@ from vllm import RequestOutput, SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError, VLLMError
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from factory.engines.processors import TrieProcessor, TrieSlotProcessor
 
 MIN_BATCHED_TOKENS = 4096
 """Prompt tokens that one step may prefill, if the model's length is less."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Search:
+    """A beam under way: each token of a code is a request of its own, on the prompt's cache."""
+
+    number: int
+    request: Request
+    prompt_ids: list[int]
+    beam: Beam
+    told: list[dict[int, float]] = field(default_factory=list)
+    """What is known after each branch."""
+    waiting: dict[str, int] = field(default_factory=dict)
+    """Requests in flight, and the branch that each is about."""
 
 
 class VllmBackend(Backend):
@@ -57,6 +73,7 @@ class VllmBackend(Backend):
         self.max_model_len: int = config.max_model_len
         self._vocabulary: int = config.get_vocab_size()
         self._pending: dict[str, Request] = {}
+        self._searches: dict[int, Search] = {}
 
     def info(self) -> dict[str, Any]:
         config = self._engine.vllm_config
@@ -75,7 +92,11 @@ class VllmBackend(Backend):
 
     def add(self, number: int, request: Request, prompt_ids: list[int]) -> None:
         try:
-            params = self._params(request, len(prompt_ids))
+            extra, bound = self._bind(request)
+            if request.sampling.beam:
+                self._start(number, request, prompt_ids, bound)
+                return
+            params = self._params(request, len(prompt_ids), extra)
             self._engine.add_request(str(number), {"prompt_token_ids": prompt_ids}, params)
         except (ValueError, VLLMClientError) as error:
             raise Refused(
@@ -86,20 +107,70 @@ class VllmBackend(Backend):
     def abort(self, number: int) -> None:
         if self._pending.pop(str(number), None):
             self._engine.abort_request([str(number)])
+        if search := self._searches.pop(number, None):
+            self._engine.abort_request(list(search.waiting))
 
     def step(self, answer: Answer) -> None:
         for output in self._engine.step():
             request = self._pending.pop(output.request_id, None) if output.finished else None
             if request is not None:
                 answer(int(output.request_id), self._reply(request, output))
+            elif search := self._searches.get(int(output.request_id.partition("/")[0])):
+                self._go_on(search, output, answer)
 
-    def _params(self, request: Request, num_prompt_tokens: int) -> SamplingParams:
+    def _start(
+        self, number: int, request: Request, prompt_ids: list[int], bound: Bound | None
+    ) -> None:
+        assert bound is not None and bound.guide is not None
+        beam = Beam(bound.guide.trie, request.sampling.n)
+        search = Search(number=number, request=request, prompt_ids=prompt_ids, beam=beam)
+        self._ask(search)
+        self._searches[number] = search
+
+    def _ask(self, search: Search) -> None:
+        """Ask for what the beam wants to know; vLLM tells of so many tokens a request."""
+        asked = search.beam.asked()
+        search.told = [{} for _ in asked]
+        for branch, (code, token_ids) in enumerate(asked):
+            for start in range(0, len(token_ids), MAX_LOGPROB_TOKEN_IDS):
+                part = token_ids[start : start + MAX_LOGPROB_TOKEN_IDS]
+                name = f"{search.number}/{len(code)}/{branch}/{start}"
+                params = SamplingParams(
+                    temperature=0,
+                    max_tokens=1,
+                    logprob_token_ids=part,
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                prompt = {"prompt_token_ids": [*search.prompt_ids, *code]}
+                self._engine.add_request(name, prompt, params)
+                search.waiting[name] = branch
+
+    def _go_on(self, search: Search, output: RequestOutput, answer: Answer) -> None:
+        branch = search.waiting.pop(output.request_id)
+        (logprobs,) = output.outputs[0].logprobs
+        search.told[branch] |= {token: float(one.logprob) for token, one in logprobs.items()}
+        if search.waiting:
+            return
+        search.beam.take(search.told)
+        self._ask(search)
+        if search.waiting:
+            return
+        del self._searches[search.number]
+        codes = [((*code, search.beam.end), score) for score, code in search.beam.found]
+        answer(search.number, self.chat.found(search.request, codes, len(search.prompt_ids)))
+
+    def _bind(self, request: Request) -> tuple[dict[str, Any] | None, Bound | None]:
+        """A constraint as vLLM's processor takes it; refuses here what that could not bind."""
+        if request.constraint is None:
+            return None, None
+        extra = constraint_to_wire(request.constraint, self.chat.bounds(request.constraint))
+        return extra, bind(extra, self._folder, self._vocabulary)
+
+    def _params(
+        self, request: Request, num_prompt_tokens: int, extra: dict[str, Any] | None
+    ) -> SamplingParams:
         sampling = request.sampling
-        extra = None
-        if request.constraint:
-            extra = constraint_to_wire(request.constraint, self.chat.bounds(request.constraint))
-            # Refuses here what vLLM's processor could not bind.
-            bind(extra, self._folder, self._vocabulary)
         return SamplingParams(
             n=1 if sampling.temperature == 0 else sampling.n,
             temperature=sampling.temperature,

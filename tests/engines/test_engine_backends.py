@@ -361,6 +361,61 @@ def test_a_sub_trie_names_its_tools_only(served: Served, trie: tuple[Trie, Const
     assert len(found[1]) > 2
 
 
+def rank_codes(served: Served, request: Request, catalogue: Trie) -> list[tuple[Any, float]]:
+    """Brute force: the log-probability of every code and its end, likeliest first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        net = AutoModelForCausalLM.from_pretrained(served.folder, dtype=torch.float32)
+    prompt = Chat(served.folder).encode(request)
+    codes = [(*code, catalogue.end) for code, _ in catalogue.codes()]
+    ids_NT = torch.tensor([[*prompt, *code] for code in codes])
+    with torch.no_grad():
+        logprobs_NTV = net(ids_NT).logits[:, len(prompt) - 1 : -1].log_softmax(-1)
+    scores_N = logprobs_NTV.gather(2, ids_NT[:, len(prompt) :, None])[..., 0].sum(1)
+    return sorted(zip(codes, scores_N.tolist(), strict=True), key=lambda pair: -pair[1])
+
+
+def test_a_beam_finds_the_likeliest_codes_in_any_batch(
+    served: Served, trie: tuple[Trie, Constraint], tmp_path: Path
+) -> None:
+    catalogue, constraint = trie
+    # More ways on from one node than vLLM tells the log-probabilities of in one request.
+    wide = Trie.build([(token,) for token in range(10, 310)], [f"w_{n}" for n in range(300)], 1)
+    wide.save(tmp_path / "wide.npz")
+    few = dataclasses.replace(constraint, only=("t_2", "t_5", "t_7"))
+    beam: dict[str, Any] = {"beam": True, "temperature": 0.0, "top_k": 0, "max_tokens": 4}
+    searches = [
+        (chat(1, constraint, **beam | {"n": len(CODES)}), catalogue),
+        (chat(2, constraint, **beam | {"n": len(CODES)}), catalogue),
+        (chat(3, Constraint(trie=str(tmp_path / "wide.npz")), **beam | {"n": 300}), wide),
+        (chat(4, few, **beam | {"n": 9}), catalogue.only(["t_2", "t_5", "t_7"])),
+        (chat(5, constraint, **beam | {"n": 3}), catalogue),
+    ]
+    free = [chat(20 + number) for number in range(5)]
+    alone = served.sample(*free)
+    mixed = [
+        each for (search, _), one in zip(searches, free, strict=True) for each in (search, one)
+    ]
+    replies = served.sample(*mixed)
+    assert ids(replies[1::2]) == ids(alone)
+    for (request, codes), reply in zip(searches[:4], replies[::2], strict=False):
+        wanted = rank_codes(served, request, codes)[: request.sampling.n]
+        assert ids([reply])[0] == [code for code, _ in wanted]
+        found = [completion.logprob for completion in reply.completions]
+        assert found == pytest.approx([score for _, score in wanted], abs=1e-3)
+        assert {completion.finish_reason for completion in reply.completions} == {"stop"}
+    narrow = replies[8]
+    assert len(narrow.completions) == 3 and ids(served.sample(searches[4][0])) == ids([narrow])
+    assert all(catalogue.lookup(one.token_ids[:-1]) for one in narrow.completions)
+    without = dataclasses.replace(searches[4][0], logprob=False)
+    assert [one.logprob for one in served.sample(without)[0].completions] == [0.0] * 3
+    long = dataclasses.replace(searches[4][0], messages=(), prompt="x " * (MAX_MODEL_LEN - 3))
+    assert served.sample(long)[0].completions[0].finish_reason == PROMPT_TOO_LONG
+
+
 def model_config(folder: Path, vocabulary: int) -> SimpleNamespace:
     """What the processors read of vLLM's configuration."""
     model = SimpleNamespace(model=str(folder), get_vocab_size=lambda: vocabulary)

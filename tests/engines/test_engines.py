@@ -433,6 +433,16 @@ def test_a_contradictory_constraint_is_the_callers_error(
         check_request(request)
 
 
+def test_a_beam_needs_a_trie_that_binds_the_whole_answer() -> None:
+    beam = Sampling(n=4, beam=True)
+    check_request(Request(id="r", prompt="p", sampling=beam, constraint=Constraint(trie="t")))
+    others = (Constraint(tools=({"name": "f"},)), Constraint(trie="t", until="\n"))
+    for constraint in (None, Constraint(trie="t", after="a"), *others):
+        request = Request(id="r", prompt="p", sampling=beam, constraint=constraint)
+        with pytest.raises(InputError, match="binds the whole answer"):
+            check_request(request)
+
+
 def test_records_survive_the_wire() -> None:
     requests = [
         Request(id="a", prompt="p", sampling=Sampling(seed=2**61), constraint=Constraint(trie="t")),
@@ -577,6 +587,10 @@ def test_replay_answers_from_a_table_or_a_function() -> None:
                 await engine.sample([ask("c")])
             with pytest.raises(InputError, match="2 recorded answers, 3 asked"):
                 await engine.sample([ask("a", 3)])
+        bound = Request(
+            id="f", prompt="p", sampling=Sampling(n=3, beam=True), constraint=Constraint(trie="t")
+        )
+        assert texts(await ReplayEngine({"f": ["one"]}).sample([bound])) == [["one"]]
         echo = ReplayEngine(lambda request: [(request.prompt or "").upper()])
         assert texts(await echo.sample([ask("hello")])) == [["HELLO"]]
         assert echo.checkpoint.id == "replay"
