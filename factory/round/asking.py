@@ -80,7 +80,10 @@ class Asking:
         return proposals
 
     async def show(self, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
-        """With tools that the model names by code for the query: answers or hard distractors."""
+        """With tools that the model names by code for the query: answers or hard distractors.
+
+        Drawn at temperature 1, or the likeliest ones (codes.decode), as the papers name tools.
+        """
         codes, codebook = self.recipe.codes, self.codebook
         if codebook is None or codes.retrieve == 0 or codes.keep == 0:
             return tools
@@ -89,7 +92,8 @@ class Asking:
             messages=(self._ask_with("codes/retrieve", query=self.query.text),),
             sampling=Sampling(
                 n=codes.retrieve,
-                temperature=1.0,
+                temperature=0.0 if codes.decode == "beam" else 1.0,
+                beam=codes.decode == "beam",
                 max_tokens=codebook.num_levels + 1,
                 seed=self._seed("retrieve"),
             ),
@@ -142,6 +146,7 @@ class Asking:
         """Keep every raw output of a reply."""
         sampling, constraint = request.sampling, request.constraint
         bound = {"constrain": "schema"} if constraint is not None and constraint.tools else {}
+        searched = {"decode": "beam"} if sampling.beam else {}
         sampling_json = canonical_json(
             {
                 "n": sampling.n,
@@ -150,6 +155,7 @@ class Asking:
                 "top_p": sampling.top_p,
                 "max_tokens": sampling.max_tokens,
                 **bound,
+                **searched,
             }
         )
         self.generations.extend(

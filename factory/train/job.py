@@ -76,8 +76,8 @@ def code_values(codes: CodesSection, gist_seed: int, version: int) -> dict[str, 
     if not codes.are_made:
         return None
     known = codes.known_by()
-    for sampled in ("retrieve", "keep"):
-        del known[sampled]
+    for sampled in ("retrieve", "decode", "keep"):
+        known.pop(sampled, None)
     gist = known["gist"] | {"seed": gist_seed} if codes.gist.views else None
     return known | {"gist": gist, "version": version}
 

@@ -121,6 +121,8 @@ CoderName = Literal[
 class CodesSection(Section):
     """Codes: which coder, shape of the codebook, proposals and retrieval."""
 
+    LATER = frozenset({"decode"})
+
     coder: CoderName = "residual"
     """SGTC, ToolWeaver, ToolGen, and what ToolGen compares itself with; `none` makes, adds and
     teaches no codes (ToolDev), and those that a parent has stay as they are."""
@@ -150,7 +152,9 @@ class CodesSection(Section):
     gist: GistSection = GistSection()
     quantized: QuantizedSection = QuantizedSection()
     retrieve: int = Field(4, ge=0, le=256)
-    """Codes sampled under the trie for each query; 0 is no retrieval."""
+    """Codes found under the trie for each query; 0 is no retrieval."""
+    decode: Literal["sample", "beam"] = "sample"
+    """How: drawn at temperature 1, or the likeliest ones, by a beam of `retrieve` branches."""
     keep: int = Field(1, ge=0)
     """Retrieved tools that join the candidates, at most."""
 
@@ -344,7 +348,7 @@ def mend(
     stored: Resolved,
     given: Resolved,
     sections: tuple[str, ...] = ("train.", "score.", "codes."),
-    fixed: frozenset[str] = frozenset({"codes.retrieve", "codes.keep"}),
+    fixed: frozenset[str] = frozenset({"codes.retrieve", "codes.decode", "codes.keep"}),
 ) -> Resolved:
     """`stored` with the values of some sections that flags give now, but for the `fixed` ones.
 

@@ -671,9 +671,15 @@ def test_kill_9_in_flight_changes_no_reply(served: Served) -> None:
     assert ids(replies) == ids(undisturbed)
 
 
-def test_a_cancelled_call_does_not_hold_up_the_others(served: Served) -> None:
+@pytest.mark.parametrize("beam", [False, True])
+def test_a_cancelled_call_does_not_hold_up_the_others(
+    served: Served, trie: tuple[Trie, Constraint], beam: bool
+) -> None:
+    bound = trie[1] if beam else None
+
     async def run() -> list[Reply]:
-        work = asyncio.create_task(served.engine.sample([chat(n, n=5) for n in range(30)]))
+        many = [chat(n, bound, n=5, beam=beam) for n in range(30)]
+        work = asyncio.create_task(served.engine.sample(many))
         await asyncio.sleep(0.02)
         work.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -19,8 +19,11 @@ from factory.codes.install import install
 from factory.codes.saving import save_codebook
 from factory.codes.trie import Trie
 from factory.domain.failures import ModelError
+from factory.domain.records import Constraint, Request, Sampling
 from factory.engines.beam import BeamSearch, Ranking
+from factory.engines.transformers import TransformersBackend
 from factory.workspace.recipe import CodesSection
+from factory.workspace.settings import EngineSection
 
 LEVELS, SIZE, NUM_TOOLS = 3, 12, 500
 
@@ -296,7 +299,7 @@ def test_the_command_finds_tools_of_the_shipped_model(tmp_path: Path) -> None:
     assert answer["tools"][0]["tool_id"] in shown
 
 
-def test_the_command_refuses_a_decoder_with_a_state(
+def test_command_and_engine_refuse_a_decoder_with_a_state(
     toy: tuple[Any, list[list[int]]], tmp_path: Path
 ) -> None:
     from transformers import AutoTokenizer
@@ -313,6 +316,12 @@ def test_the_command_refuses_a_decoder_with_a_state(
     done = run_factory("retrieve", "x", "--checkpoint", str(checkpoint), cwd=workspace, code=2)
     assert "a lfm2 model has layers" in done.stderr and "all attention" in done.stderr
     assert str(checkpoint) in done.stderr.replace("\n", "")
+    backend = TransformersBackend(checkpoint, EngineSection(threads=1, max_model_len=64))
+    bound = Constraint(trie=str(checkpoint / "codes" / "trie.npz"))
+    search = Request(id="r", prompt="x", sampling=Sampling(n=2, beam=True), constraint=bound)
+    with pytest.raises(ModelError, match="a lfm2 model has layers") as refused:
+        backend.add(0, search, [7, 8])
+    assert 'backend = "vllm"' in refused.value.remedy and "decode" in refused.value.remedy
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

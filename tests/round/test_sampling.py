@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from workspaces import ROOT
 
+from factory.codes.saving import SavedCodebook, load_codebook
 from factory.domain.canon import query_id
 from factory.domain.records import (
     CONTEXT_FULL,
@@ -64,7 +65,9 @@ def call(**arguments: object) -> str:
 RIGHT = call(people=4, city="Lisbon")
 
 
-def run(engine: ReplayEngine, *, recipe: Recipe | None = None) -> Batch:
+def run(
+    engine: ReplayEngine, *, recipe: Recipe | None = None, codebook: SavedCodebook | None = None
+) -> Batch:
     recipe = recipe or Recipe()
     judgement = Judgement(
         rulebook=Rulebook.load(WORKSPACE, {}), vote=recipe.vote, round_number=1, number=1
@@ -75,7 +78,7 @@ def run(engine: ReplayEngine, *, recipe: Recipe | None = None) -> Batch:
         engine=engine,
         prompts=Prompts.load(WORKSPACE),
         recipe=recipe,
-        codebook=None,
+        codebook=codebook,
     )
     sample = asyncio.run(sample_query(judgement, asking.query, asking))
     return {**sample.rows(judgement, datetime.now(UTC)), "generation": asking.generations}
@@ -101,6 +104,33 @@ def test_calls_are_bound_to_the_schemas_where_the_recipe_says_so() -> None:
     kept = [json.loads(str(row["sampling_json"])) for row in rows["generation"]]
     assert [row.get("constrain") for row in kept] == [None, *["schema"] * 5]
     assert all(request.constraint is None for request in engine.requests[:-1])
+
+
+@pytest.mark.parametrize("decode", ["sample", "beam"])
+def test_tools_are_retrieved_as_the_recipe_decodes(decode: str) -> None:
+    codebook = load_codebook(ROOT / "rounds" / "seed")
+    assert codebook is not None
+    likeliest, *others = [codebook.text_of(entry.code) for entry in codebook.tools[:3]]
+
+    def tell(request: Request) -> Sequence[str]:
+        kind = request.id.split("/")[1]
+        found = [likeliest, *others, likeliest] if decode == "sample" else [likeliest, *others]
+        return {"tools": [TOOLS], "retrieve": found, "propose": [likeliest]}.get(kind, [RIGHT])
+
+    engine = ReplayEngine(tell)
+    recipe = Recipe.model_validate({"codes": {"decode": decode, "retrieve": 4, "keep": 1}})
+    rows = run(engine, recipe=recipe, codebook=codebook)
+    (asked,) = (request for request in engine.requests if request.id.endswith("/retrieve"))
+    assert asked.constraint is not None and asked.constraint.is_one_code
+    assert (asked.sampling.beam, asked.sampling.n) == (decode == "beam", 4)
+    assert asked.sampling.temperature == (0.0 if decode == "beam" else 1.0)
+    kept = [row for row in rows["generation"] if row["stage"] == "retrieve"]
+    assert [row["text"] for row in kept] == list(tell(asked))
+    said = {json.loads(str(row["sampling_json"])).get("decode") for row in kept}
+    assert said == {"beam" if decode == "beam" else None}
+    calling = next(request for request in engine.requests if request.id.endswith("/calls"))
+    shown = " ".join(message.content for message in calling.messages)
+    assert codebook.tools[0].tool.name in shown
 
 
 def test_calls_are_asked_freely_where_a_schema_makes_no_grammar() -> None:

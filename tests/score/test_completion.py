@@ -27,6 +27,7 @@ from factory.score.toolbench.agent import (
     MAX_RESPONSE,
     Agent,
     Codes,
+    Decode,
     Names,
     Setting,
     Trajectory,
@@ -171,6 +172,36 @@ def test_only_the_action_turn_is_constrained(codebook: SavedCodebook, tmp_path: 
         roles = [message.role for message in engine.requests[-1].messages]
         assert roles == ["system", *["user", "assistant"] * 50][: len(roles)]
     assert num_actions > 300
+
+
+def test_the_action_is_the_likeliest_code_of_a_beam_where_that_is_asked_for(
+    codebook: SavedCodebook, tmp_path: Path
+) -> None:
+    codes = Codes.of(codebook, DOCUMENTS, folder=tmp_path)
+    likeliest, second = codes.write(KEYS[0]), codes.write(KEYS[1])
+    finish = codes.write(FINISH)
+    decodes: tuple[Decode, ...] = ("sample", "beam")
+    for decode in decodes:
+        num_actions = 0
+
+        def answer(request: Request) -> Sequence[str]:
+            nonlocal num_actions
+            if not request.id.endswith("/action"):
+                return [ANSWER]
+            num_actions += 1
+            best = likeliest if num_actions == 1 else finish
+            return [best, second] if request.sampling.beam else [best]
+
+        engine = ReplayEngine(answer)
+        made = solve(make_agent(engine, decode=decode, temperatures=(0.6,)), codes)
+        assert [step.key for step in made.steps] == [KEYS[0], FINISH]
+        for request in engine.requests:
+            searched = decode == "beam" and request.id.endswith("/action")
+            sampling = request.sampling
+            assert (sampling.beam, sampling.n) == (searched, 5 if searched else 1)
+            assert sampling.temperature == (0.0 if searched else 0.6)
+    engine = ReplayEngine(scripted(thought=["x"], action=["Finish"], input=[ANSWER]))
+    assert solve(make_agent(engine, decode="beam"), NAMES).final_answer == "It boils."
 
 
 def test_inputs_are_bound_to_the_named_tools_schema_where_that_is_asked_for(

@@ -670,6 +670,7 @@ def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_
         load(workspace, "toolbench-completion", {"data": data, "judge": "http://127.0.0.1:1/v1#y"}),
         load(workspace, "toolbench-completion", {"data": data, **judge, "setting": "gt"}),
         load(workspace, "toolbench-completion", {"data": data, **judge, "constrain_inputs": True}),
+        load(workspace, "toolbench-completion", {"data": data, **judge, "decode": "beam"}),
     ]
     found = {each.basis(setup) for each in variants}
     assert len(found) == len(variants)

@@ -80,6 +80,9 @@ FINISH_TOOL: Mapping[str, Any] = {
     },
 }
 """What FINISH_DOCUMENT says, as a tool's document."""
+Decode = Literal["sample", "beam"]
+BEAMS = 5
+"""Branches of the beam that searches for the action's code (SGTC, ToolGen)."""
 Setting = Literal["gt", "retrieval"]
 """Ground-truth tools are named and the only ones at hand; or all tools are."""
 
@@ -262,6 +265,8 @@ class Agent:
     """Of the attempts; one is no retry."""
     constrain_inputs: bool = False
     """Bind inputs to the schema of the tool that was named; off in the paper (§6)."""
+    decode: Decode = "sample"
+    """How a code is decoded: at the attempt's temperature, or the likeliest of BEAMS branches."""
 
     async def solve(
         self, query: ToolQuery, actions: ActionSpace, setting: Setting = "retrieval"
@@ -326,6 +331,8 @@ class Agent:
                 max_tokens=max_tokens,
                 seed=derive_seed(self.seed, name, kind),
             )
+            if kind == "action" and constraint is not None and self.decode == "beam":
+                sampling = replace(sampling, n=BEAMS, temperature=0.0, beam=True)
             request = Request(
                 id=f"{name}/{kind}",
                 messages=tuple(turns),
@@ -364,7 +371,7 @@ class Agent:
         return Step(thought=thought, action=action, key=key, arguments=arguments, response=response)
 
     async def _ask(self, request: Request) -> Completion:
-        """The answer; a free one where the documented schema cannot constrain it."""
+        """The answer, of a beam the likeliest; free where no schema can constrain it."""
         completion = (await self.engine.sample([request]))[0].completions[0]
         if completion.finish_reason == SCHEMA_UNSUPPORTED:
             request = replace(request, constraint=None)

@@ -25,7 +25,15 @@ from factory.ledger.lineage import find_checkpoint, is_address
 from factory.score.base import Asked, Setup, check_path, resolve
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.published import PublishedTable
-from factory.score.toolbench.agent import ActionSpace, Agent, Codes, Names, Setting, Trajectory
+from factory.score.toolbench.agent import (
+    ActionSpace,
+    Agent,
+    Codes,
+    Decode,
+    Names,
+    Setting,
+    Trajectory,
+)
 from factory.score.toolbench.data import (
     ToolBench,
     ToolBenchDefinition,
@@ -66,6 +74,8 @@ class CompletionDefinition(ToolBenchDefinition):
     """Evaluator runs."""
     constrain_inputs: bool = False
     """Bind the agent's inputs to the tools' schemas; the paper binds its actions only."""
+    decode: Decode = "sample"
+    """How the agent's codes are decoded; `beam` is the papers'."""
     allow_public_host: bool = False
     """Whether the judge's address may be public."""
 
@@ -117,7 +127,8 @@ class TaskCompletion(Asked):
         names = ("agent", "action", "input", "simulate", "judge_answer", "judge_trajectory")
         shas = [templates.sha(name) for name in (*names, "judge_pair")]
         files = [_files_sha(resolve(setup.workspace, x)) for x in (of.cache, of.reference) if x]
-        asked = [self.data_sha, of.setting, of.constrain_inputs, of.runs]
+        decoded = [of.decode] if of.decode != "sample" else []
+        asked = [self.data_sha, of.setting, of.constrain_inputs, of.runs, *decoded]
         judged = [self.find_judge(setup).fingerprint, RULES_VERSION]
         return digest(canonical_json([*asked, *judged, shas, files]))
 
@@ -165,6 +176,7 @@ class TaskCompletion(Asked):
                 apis=apis,
                 documents=documents,
                 constrain_inputs=of.constrain_inputs,
+                decode=of.decode,
             )
             actions = self._actions(setup, checkpoint, state / "tries")
             num_done = 0
@@ -199,6 +211,11 @@ class TaskCompletion(Asked):
         codebook = None if served else load_codebook(Path(checkpoint.path))
         setting = self.definition.setting
         if codebook is None:
+            if self.definition.decode == "beam":
+                setup.notify(
+                    f"{checkpoint.id} has no codes that a beam could search and names tools in "
+                    "free text: train a round, or give the checkpoint's folder for its address"
+                )
             # Names have to be listed: the request's own APIs, the relevant ones alone with gt.
             return lambda query: Names(
                 tuple(sorted({*query.relevant, *(query.offered if setting != "gt" else ())}))
