@@ -87,7 +87,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """Round numbers along a line. Example: Axis.over(0, 93, start=TOP + PLOT, length=-PLOT)."""
+    """Round numbers along a line. Example: Axis.over(0, 93)."""
 
     ticks: Sequence[float]
     """From one end to the other."""
@@ -102,12 +102,12 @@ class Axis:
         low: float,
         high: float,
         *,
-        start: float,
-        length: float,
+        start: float = TOP + PLOT,
+        length: float = -PLOT,
         steps: Sequence[float] = (1, 2, 2.5, 5, 10),
         smallest: float = 0,
     ) -> Axis:
-        """About five ticks, from at most `low` to at least `high`."""
+        """About five ticks, from at most `low` to at least `high`; upward in a plot by default."""
         if not (math.isfinite(low) and math.isfinite(high)):
             low, high = 0, 1
         if high <= low:
@@ -134,21 +134,12 @@ def bars(items: Sequence[tuple[str, float]], unit: str = "", total: float | None
     )
     for row, (label, value) in enumerate(items):
         y = ROW * row
-        share = f" ({value / total:.0%})" if total else ""
-        told = f"{number(value)}{unit}{share}"
-        name = shorten(label, LABEL_CHARS - len(told))
+        told = f"{number(value)}{unit}" + (f" ({value / total:.0%})" if total else "")
+        tip, width = f"{label}: {told}", WIDTH * value / full
         chart.marks += [
-            Mark(tag="text", css="label", x=0, y=y + 13, text=name, tip=label),
-            Mark(tag="text", css="value end", x=WIDTH, y=y + 13, text=told),
+            *_heading(y, label, told),
             Mark(tag="rect", css="track", y=y + 19, width=WIDTH, height=11),
-            Mark(
-                tag="rect",
-                css="s1",
-                y=y + 19,
-                width=WIDTH * value / full,
-                height=11,
-                tip=f"{label}: {told}",
-            ),
+            Mark(tag="rect", css="s1", y=y + 19, width=width, height=11, tip=tip),
         ]
     return chart
 
@@ -156,7 +147,7 @@ def bars(items: Sequence[tuple[str, float]], unit: str = "", total: float | None
 def columns(labels: Sequence[str], series: Sequence[Series], x_title: str) -> Chart:
     """Stacked columns of counts, one at each label."""
     stacks = [sum(s.values[i] or 0 for s in series) for i in range(len(labels))]
-    axis = _upward(0, max(stacks, default=0) or 1, steps=(1, 2, 5, 10), smallest=1)
+    axis = Axis.over(0, max(stacks, default=0) or 1, steps=(1, 2, 5, 10), smallest=1)
     chart = _frame(axis, x_title, series, "block")
     chart.description = _tell(
         f"{label}: " + ", ".join(f"{number(s.values[i] or 0)} {s.name}" for s in series)
@@ -170,18 +161,11 @@ def columns(labels: Sequence[str], series: Sequence[Series], x_title: str) -> Ch
             chart.marks.append(_x_label(x + step / 2, label))
         for place, each in enumerate(series, 1):
             value = each.values[i] or 0
-            y = axis.at(base + value)
-            chart.marks.append(
-                Mark(
-                    tag="rect",
-                    css=f"s{place}",
-                    x=x + step * 0.12,
-                    y=y,
-                    width=step * 0.76,
-                    height=axis.at(base) - y,
-                    tip=f"{label}: {number(value)} {each.name}",
-                )
-            )
+            css, tip = f"s{place}", f"{label}: {number(value)} {each.name}"
+            y, height = axis.at(base + value), axis.at(base) - axis.at(base + value)
+            left, width = x + step * 0.12, step * 0.76
+            box = Mark(tag="rect", css=css, x=left, y=y, width=width, height=height, tip=tip)
+            chart.marks.append(box)
             base += value
     return chart
 
@@ -200,8 +184,7 @@ def lines(
     """
     series = series[:NUM_SERIES]
     seen = [v for s in series for v in (*s.values, *s.low, *s.high) if v is not None]
-    low, high = bounds or (min(seen, default=0), max(seen, default=1))
-    axis = _upward(low, high)
+    axis = Axis.over(*(bounds or (min(seen, default=0), max(seen, default=1))))
     chart = _frame(axis, x_title, series, "line")
     chart.description = _tell(_tell_series(labels, each) for each in series)
     step = (WIDTH - LEFT - RIGHT) / max(1, len(labels))
@@ -249,11 +232,7 @@ def intervals(rows: Sequence[tuple[str, Sequence[Interval | None]]], names: Sequ
     for row, (label, dots) in enumerate(rows):
         y = ROW * row
         told = " → ".join(number(dot.value) for dot in dots if dot)
-        name = shorten(label, LABEL_CHARS - len(told))
-        chart.marks += [
-            Mark(tag="text", css="label halo", x=0, y=y + 13, text=name),
-            Mark(tag="text", css="value halo end", x=WIDTH, y=y + 13, text=told),
-        ]
+        chart.marks += _heading(y, label, told, halo=" halo")
         for place, (dot, of) in enumerate(zip(dots, names, strict=True), 1):
             if dot is None:
                 continue
@@ -275,14 +254,6 @@ def number(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0") if abs(value) >= 10 else f"{value:.3g}"
 
 
-def _upward(
-    low: float, high: float, steps: Sequence[float] = (1, 2, 2.5, 5, 10), smallest: float = 0
-) -> Axis:
-    """The vertical axis of a plot."""
-    ends = {"start": TOP + PLOT, "length": -PLOT}
-    return Axis.over(low, high, **ends, steps=steps, smallest=smallest)
-
-
 def _frame(axis: Axis, x_title: str, series: Sequence[Series], swatch: str) -> Chart:
     """An empty plot: legend, grid, ticks of the vertical axis, title of the horizontal one."""
     names = [each.name for each in series]
@@ -301,6 +272,15 @@ def _frame(axis: Axis, x_title: str, series: Sequence[Series], swatch: str) -> C
 def _legend(names: Sequence[str]) -> list[tuple[str, str]]:
     """(class, name) of several series; one alone needs none."""
     return [(f"s{i}", name) for i, name in enumerate(names, 1)] if len(names) > 1 else []
+
+
+def _heading(y: float, label: str, told: str, halo: str = "") -> list[Mark]:
+    """The line above a row: its label on the left, as long as fits, its value on the right."""
+    name = shorten(label, LABEL_CHARS - len(told))
+    return [
+        Mark(tag="text", css=f"label{halo}", x=0, y=y + 13, text=name),
+        Mark(tag="text", css=f"value{halo} end", x=WIDTH, y=y + 13, text=told),
+    ]
 
 
 def _x_label(x: float, text: str) -> Mark:
