@@ -27,7 +27,7 @@ from factory.report.chart import WIDTH, Chart, number
 from factory.report.panel import Estimates, Panel, Record, draw, fill_intervals, read_panel
 from factory.score.definition import stem_of
 from factory.score.intervals import round_estimates
-from factory.score.published import load_published
+from factory.score.published import PublishedTable, load_published
 from factory.workspace.folder import Workspace
 
 FOLDER = "reports"
@@ -74,18 +74,6 @@ class Shown:
     rows: list[Record]
     chart: Chart | None
     """Its picture, if it has one and there is something to draw."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """A table of others' results."""
-
-    title: str
-    about: str
-    """What a reader must know to compare."""
-    columns: tuple[str, ...]
-    rows: list[tuple[object, ...]]
-    """Its lines, each with its source."""
 
 
 def write_reports(
@@ -217,33 +205,19 @@ class Pages:
         sql = "select round from round where abs(round - ?) = 1 order by 1"
         return [round_number for (round_number,) in self.past.query(sql, [number]).rows]
 
-    def _published(self, number: int) -> list[Published]:
+    def _published(self, number: int) -> list[PublishedTable]:
         """Published tables about the benchmarks that were scored up to a round."""
         sql = "select distinct benchmark from score where round <= ? order by 1"
         names = [stem_of(name) for (name,) in self.past.query(sql, [number]).rows]
-        order = {name: place for place, name in enumerate(dict.fromkeys(names))}
-        known = [each for each in load_published(self.workspace) if each.benchmark in order]
-        tables = sorted(known, key=lambda each: order[each.benchmark])
-        return [
-            Published(
-                title=each.title,
-                about=f"{each.metric}; {each.split}. {each.source}, {each.date}, {each.kind}. "
-                f"{each.note}".removesuffix(". "),
-                columns=("model", *each.columns),
-                rows=[(row.model, *row.values) for row in each.rows],
-            )
-            for each in tables
-        ]
+        known = [table for table in load_published(self.workspace) if table.benchmark in names]
+        return sorted(known, key=lambda table: names.index(table.benchmark))
 
 
 def _render(template: str, **values: Any) -> str:
     style = (HERE / "style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return (
-        _environment()
-        .get_template(template)
-        .render(style=Markup(style), style_sha=digest, **values)
-    )
+    page = _environment().get_template(template)
+    return page.render(style=Markup(style), style_sha=digest, **values)
 
 
 @cache
