@@ -24,6 +24,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -111,9 +112,8 @@ def export(
     """Write accepted samples of a round (0 is all rounds) to a file, aside first, then renamed.
 
     A name that ends in .parquet gets Parquet, any other JSON lines. `limit` bounds the lines
-    (0 is all), `pairs` the pairs of one query in the format dpo.
-    Raises InputError where the file exists, nothing is accepted or the format has another
-    suffix, DiskError.
+    (0 is all), `pairs` the pairs of one query in the format dpo. Raises InputError where the file
+    exists, nothing is accepted or the format has another suffix, DiskError.
     """
     is_parquet = path.suffix == ".parquet"
     if is_parquet != (to == "parquet") and to not in ("trl", "dpo"):
@@ -122,14 +122,13 @@ def export(
     if path.exists() and not force:
         raise InputError("the file exists", where=str(path), remedy="--force writes over it")
     done = Export()
-    lines = _first(_lines(ledger, to, round_number, pairs, done), limit)
+    lines = islice(_lines(ledger, to, round_number, pairs, done), limit or None)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        done.num_lines = (
-            _write_parquet(aside, lines, arrow_schema(to))
-            if is_parquet
-            else _write_json_lines(aside, lines)
-        )
+        if is_parquet:
+            done.num_lines = _write_parquet(aside, lines, arrow_schema(to))
+        else:
+            done.num_lines = _write_json_lines(aside, lines)
         if not done.num_lines:
             what = (
                 "no accepted sample has a losing answer" if to == "dpo" else "nothing is accepted"
@@ -178,18 +177,15 @@ def _lines(
 ) -> Iterator[Line]:
     with ledger.read() as past:
         stream = past.stream(PAIRS if to == "dpo" else SAMPLES, {"round": round_number})
-        number = 0
-        for batch in stream:
-            for values in batch:
-                row = dict(zip(stream.columns, values, strict=True))
-                if to == "dpo":
-                    yield from _preferences(row, pairs)
-                    continue
-                if to == "openai" and (cause := _openai_fault(row)):
-                    done.left_out.append(f"{row['query_id']}: {cause}")
-                    continue
-                yield _BUILDERS[to](row, number)
-                number += 1
+        numbers = count()
+        for values in chain.from_iterable(stream):
+            row = dict(zip(stream.columns, values, strict=True))
+            if to == "dpo":
+                yield from _preferences(row, pairs)
+            elif to == "openai" and (cause := _openai_fault(row)):
+                done.left_out.append(f"{row['query_id']}: {cause}")
+            else:
+                yield _BUILDERS[to](row, next(numbers))
 
 
 def _to_trl(row: Line, number: int) -> Line:
@@ -268,20 +264,10 @@ def _to_sharegpt(row: Line, number: int) -> Line:
 
 
 def _to_xlam(row: Line, number: int) -> Line:
-    tools = [
-        {
-            "name": function["name"],
-            "description": function["description"],
-            "parameters": _xlam_parameters(function["parameters"]),
-        }
-        for function in _functions(row)
-    ]
-    return {
-        "id": number,
-        "query": row["query"],
-        "answers": row["calls_json"],
-        "tools": to_json(tools),
-    }
+    tools = to_json(
+        [{**f, "parameters": _xlam_parameters(f["parameters"])} for f in _functions(row)]
+    )
+    return {"id": number, "query": row["query"], "answers": row["calls_json"], "tools": tools}
 
 
 def _xlam_parameters(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,16 +292,12 @@ def _xlam_type(schema: Any) -> str:
     return _XLAM_TYPES.get(str(kind), "Any" if kind is None else str(kind))
 
 
-def _to_parquet(row: Line, number: int) -> Line:
-    return row
-
-
 _BUILDERS: dict[str, Callable[[Line, int], Line]] = {
     "trl": _to_trl,
     "openai": _to_openai,
     "sharegpt": _to_sharegpt,
     "xlam": _to_xlam,
-    "parquet": _to_parquet,
+    "parquet": lambda row, number: row,
 }
 
 
@@ -338,13 +320,6 @@ def _functions(row: Line) -> list[dict[str, Any]]:
 
 def _tools_text(row: Line) -> str:
     return to_json([{"type": "function", "function": each} for each in _functions(row)])
-
-
-def _first(lines: Iterator[Line], limit: int) -> Iterator[Line]:
-    for number, line in enumerate(lines, 1):
-        yield line
-        if number == limit:
-            return
 
 
 def _write_json_lines(path: Path, lines: Iterator[Line]) -> int:
@@ -374,7 +349,7 @@ def _write_parquet(path: Path, lines: Iterator[Line], schema: pa.Schema) -> int:
 
     number = 0
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        while chunk := [line for line, _ in zip(lines, range(1024), strict=False)]:
+        while chunk := list(islice(lines, 1024)):
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
             number += len(chunk)
     return number
