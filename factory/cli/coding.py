@@ -25,7 +25,7 @@ from factory.ledger.rows import tool_rows
 from factory.score.rows import code_row
 from factory.tools.sources import read_tools
 from factory.train.curriculum import called_together, need_codes, train_setup
-from factory.train.preview import AddJob, FitJob, add_codes, fit_codes
+from factory.train.preview import CodingJob, add_codes, fit_codes
 from factory.workspace.folder import Workspace
 from factory.workspace.machine import free_threads
 from factory.workspace.settings import Settings, load_settings
@@ -75,7 +75,7 @@ def fit(
             where=", ".join(map(str, files or [])),
             remedy="give more documents, or mend the bad lines: factory codes fit my_apis.jsonl",
         )
-    job = FitJob(
+    job = CodingJob(
         workspace=workspace.root,
         checkpoint=folder,
         tools=tools,
@@ -131,7 +131,7 @@ def add(
 
         # First what may be repeated: stopped anywhere, the command mends itself when run again.
         if fresh:
-            job = AddJob(workspace=workspace.root, checkpoint=folder, tools=fresh)
+            job = CodingJob(workspace=workspace.root, checkpoint=folder, tools=fresh)
             with make_monitor() as monitor:
                 asyncio.run(
                     add_codes(

@@ -5,7 +5,7 @@ A child (factory.train.preview_child) holds the model; this side starts and foll
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,51 +21,38 @@ from factory.train.run import need_libraries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitJob:
-    """Codes to fit."""
+class CodingJob:
+    """Tools that get codes: new ones of their own, or of those that a checkpoint has."""
 
     workspace: Path
     """Its root; its prompts say how a document reads."""
     checkpoint: Path
     """Folder of the model that reads them."""
     tools: Sequence[Tool]
-    by_id: bool
+    setup: TrainingSetup | None = None
+    """That of the training whose codes are previewed; None adds to the checkpoint's own."""
+    by_id: bool = True
     """Whether tools get their codes in the order of their ids, not in that of `tools`."""
-    setup: TrainingSetup
-    """That of the training whose codes are previewed."""
     pairs: Sequence[Pair] = ()
     """Tools that answers call together; quantized codes learn them."""
     out: Path | None = None
-    """Folder for the model with these codes; None writes nothing."""
+    """Folder for the model with fitted codes; None writes nothing."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; inverse of from_json."""
+        values = asdict(self) | {"setup": self.setup and self.setup.to_json()}
+        return {key: str(x) if isinstance(x, Path) else x for key, x in values.items()}
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> FitJob:
+    def from_json(cls, row: dict[str, Any]) -> CodingJob:
         return cls(
             workspace=Path(row["workspace"]),
             checkpoint=Path(row["checkpoint"]),
             tools=[Tool(**tool) for tool in row["tools"]],
+            setup=TrainingSetup.from_json(row["setup"]) if row["setup"] else None,
             by_id=row["by_id"],
-            setup=TrainingSetup.from_json(row["setup"]),
             pairs=[Pair(**pair) for pair in row["pairs"]],
             out=Path(row["out"]) if row["out"] else None,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddJob:
-    """Tools to give codes of a checkpoint that has some."""
-
-    workspace: Path
-    checkpoint: Path
-    tools: Sequence[Tool]
-    """Those without a code; they get theirs in the order of their ids."""
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> AddJob:
-        return cls(
-            workspace=Path(row["workspace"]),
-            checkpoint=Path(row["checkpoint"]),
-            tools=[Tool(**tool) for tool in row["tools"]],
         )
 
 
@@ -82,14 +69,19 @@ class Preview:
     """SVG of the space of documents, coloured by first number."""
 
 
-async def fit_codes(job: FitJob, *, threads: int, log: Path, monitor: Monitor) -> Preview:
+async def fit_codes(job: CodingJob, *, threads: int, log: Path, monitor: Monitor) -> Preview:
     """Fit codes in a child. Raises ChildError where it dies, and its own failures."""
-    async with _started({"fit": job}, threads, log) as child:
+    async with _started(job, threads, log) as child:
         return Preview(**await _answer(child, monitor))
 
 
 async def add_codes(
-    job: AddJob, *, threads: int, log: Path, monitor: Monitor, before_writing: Callable[[], None]
+    job: CodingJob,
+    *,
+    threads: int,
+    log: Path,
+    monitor: Monitor,
+    before_writing: Callable[[], None],
 ) -> None:
     """Give tools codes in a child, which writes them into the checkpoint.
 
@@ -97,7 +89,7 @@ async def add_codes(
 
     Raises InputError where no code is left, ChildError where the child dies.
     """
-    async with _started({"add": job}, threads, log) as child:
+    async with _started(job, threads, log) as child:
         await _answer(child, monitor)
         before_writing()
         await child.send({"type": "write"})
@@ -105,38 +97,23 @@ async def add_codes(
 
 
 @asynccontextmanager
-async def _started(
-    task: Mapping[str, FitJob | AddJob], threads: int, log: Path
-) -> AsyncIterator[Child]:
-    """A child that was given a task: a job by the word for what is done with it."""
+async def _started(job: CodingJob, threads: int, log: Path) -> AsyncIterator[Child]:
+    """A child that was given the job."""
     need_libraries()
     child = await Child.start("factory.train.preview_child", threads=threads, log=log)
     try:
-        await child.send({word: _to_json(job) for word, job in task.items()})
+        await child.send(job.to_json())
         yield child
     finally:
         await child.kill()
 
 
-def _to_json(job: FitJob | AddJob) -> dict[str, Any]:
-    values = asdict(job)
-    if isinstance(job, FitJob):
-        values["setup"] = job.setup.to_json()
-    return {key: str(x) if isinstance(x, Path) else x for key, x in values.items()}
-
-
 async def _answer(child: Child, monitor: Monitor) -> dict[str, Any]:
     """What the child answers; what it tells of its work until then goes to the monitor."""
     while (message := await child.receive()) is not None:
-        match message.pop("type"):
-            case "stage":
-                monitor.stage(**message)
-            case "progress":
-                monitor.progress(**message)
-            case "note":
-                monitor.note(**message)
-            case "answer":
-                return message
+        if (kind := message.pop("type")) == "answer":
+            return message
+        getattr(monitor, kind)(**message)
     raise ChildError(
         f"making codes failed: {child.cause()}", remedy="mend what the log says, and run it again"
     )

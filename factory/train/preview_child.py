@@ -11,16 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook
@@ -33,10 +26,12 @@ from factory.codes.reader import DocumentReader, load_gist
 from factory.codes.saving import FOLDER, load_codebook, save_codebook
 from factory.domain.monitor import Monitor
 from factory.domain.records import Tool
+from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
-from factory.engines.loading import copy_processors, make_savable
+from factory.engines.loading import copy_processors, load_model, make_savable
 from factory.engines.turn import turn_of
-from factory.train.preview import AddJob, FitJob, Preview, describe
+from factory.train.job import TrainingSetup
+from factory.train.preview import CodingJob, Preview, describe
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 
@@ -53,22 +48,17 @@ class UntrainedModel:
         self._monitor = monitor
 
     @cached_property
-    def _loaded(self) -> tuple[PreTrainedModel, torch.dtype]:
-        self._monitor.stage("loading the model")
-        return load_model(self.folder)
-
-    @property
     def model(self) -> PreTrainedModel:
-        return self._loaded[0]
-
-    @property
-    def stored_dtype(self) -> torch.dtype:
-        """Precision of its files."""
-        return self._loaded[1]
+        """On a GPU in the precision of its files, on the CPU in single precision."""
+        self._monitor.stage("loading the model")
+        model = load_model(self.folder)
+        make_savable(model, self.folder)
+        self.stored_dtype = model.dtype
+        return model if torch.cuda.is_available() else model.float()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return load_tokenizer(self.folder)
 
     @property
     def stop(self) -> int | None:
@@ -85,23 +75,15 @@ class UntrainedModel:
         )
 
 
-def load_model(folder: Path) -> tuple[PreTrainedModel, torch.dtype]:
-    """A model and the precision of its files: on a GPU it has that, on the CPU single precision."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
-    make_savable(model, folder)
-    stored = model.dtype
-    return model.to("cuda") if torch.cuda.is_available() else model.float(), stored
-
-
-def fit(job: FitJob, monitor: Monitor) -> Preview:
+def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
     """Fit codes, write the model with them where the job says so, and describe them."""
-    setup, codes = job.setup, job.setup.codes
+    codes = setup.codes
     subject = UntrainedModel(job.checkpoint, monitor)
     reader = subject.make_reader(Workspace(job.workspace), codes.embedder)
     if codes.gist.views:
         monitor.stage("compressing documents")
         reader.compress(job.tools, codes.gist, setup.gist_seed, monitor.stage)
-    rows = _order(job.tools) if job.by_id else list(range(len(job.tools)))
+    rows = _order(job)
     documents_ND = _embed(reader, job.tools, monitor)[rows]
     monitor.stage(f"fitting {codes.coder} codes")
     codebook = fit_codebook(
@@ -131,31 +113,34 @@ def fit(job: FitJob, monitor: Monitor) -> Preview:
     )
 
 
-def add(job: AddJob, monitor: Monitor, may_write: Callable[[], bool]) -> None:
-    """Give the job's tools codes; they are written aside, and renamed, if they may be."""
+def add(job: CodingJob, monitor: Monitor) -> Callable[[], None]:
+    """Give the job's tools codes; what comes back writes them aside, and renames them."""
     codebook = load_codebook(job.checkpoint)
     assert codebook is not None
     subject = UntrainedModel(job.checkpoint, monitor)
     reader = subject.make_reader(Workspace(job.workspace), codebook.embedder)
     reader.gist = load_gist(job.checkpoint, codebook)
-    reads, rows = codebook.coder.reads_documents, _order(job.tools)
+    reads, rows = codebook.coder.reads_documents, _order(job)
     documents_ND = _embed(reader, job.tools, monitor)[rows] if reads else None
     grown = add_tools(codebook, [job.tools[row] for row in rows], documents_ND)
     if grown.full is not None:
         raise grown.full
-    if not may_write():
-        return
-    aside = job.checkpoint / f"{FOLDER}.new"
-    shutil.rmtree(aside, ignore_errors=True)
-    _save_codes(aside, grown.codebook, subject, reader)
-    (job.checkpoint / FOLDER).rename(aside / "old")
-    (aside / FOLDER).rename(job.checkpoint / FOLDER)
-    shutil.rmtree(aside)
+
+    def write() -> None:
+        aside = job.checkpoint / f"{FOLDER}.new"
+        shutil.rmtree(aside, ignore_errors=True)
+        _save_codes(aside, grown.codebook, subject, reader)
+        (job.checkpoint / FOLDER).rename(aside / "old")
+        (aside / FOLDER).rename(job.checkpoint / FOLDER)
+        shutil.rmtree(aside)
+
+    return write
 
 
-def _order(tools: Sequence[Tool]) -> list[int]:
-    """Rows of the tools by their ids."""
-    return sorted(range(len(tools)), key=lambda row: tools[row].id)
+def _order(job: CodingJob) -> list[int]:
+    """Rows of the tools in the order in which they get their codes."""
+    rows = list(range(len(job.tools)))
+    return sorted(rows, key=lambda row: job.tools[row].id) if job.by_id else rows
 
 
 def _embed(reader: DocumentReader, tools: Sequence[Tool], monitor: Monitor) -> Floats:
@@ -203,22 +188,18 @@ class ChannelMonitor:
 
 
 def main(channel: Channel, arguments: list[str]) -> None:
-    opening = channel.receive()
-    monitor = ChannelMonitor(channel)
-
-    def answer(**values: Any) -> None:
-        channel.send({"type": "answer", **values})
-
-    def may_write() -> bool:
-        answer()
-        return channel.receive() is not None
-
-    match opening:
-        case {"fit": job}:
-            answer(**asdict(fit(FitJob.from_json(job), monitor)))
-        case {"add": job}:
-            add(AddJob.from_json(job), monitor, may_write)
-            answer()
+    """Do the job of the first message; codes are added once a second one says that they may be."""
+    if (opening := channel.receive()) is None:
+        return
+    job, monitor = CodingJob.from_json(opening), ChannelMonitor(channel)
+    if job.setup is not None:
+        channel.send({"type": "answer", **asdict(fit(job, job.setup, monitor))})
+        return
+    write = add(job, monitor)
+    channel.send({"type": "answer"})
+    if channel.receive() is not None:
+        write()
+        channel.send({"type": "answer"})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from conftest_models import tiny_model
 from test_codes import make_embeddings, make_tools
 from workspaces import ROOT, make_workspace, run_factory
 
+from factory.cli.monitor import PlainMonitor
 from factory.codes.codebook import Codebook
 from factory.codes.picture import draw_space
 from factory.codes.saving import load_codebook
@@ -160,7 +161,7 @@ def test_a_gpu_computes_in_the_precision_of_the_files(
     import torch
     from transformers import PreTrainedModel
 
-    from factory.train.preview_child import load_model
+    from factory.train.preview_child import UntrainedModel
 
     moved: list[str] = []
 
@@ -171,8 +172,9 @@ def test_a_gpu_computes_in_the_precision_of_the_files(
     folder = make_half(tmp_path / "bare")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(PreTrainedModel, "to", move)
-    model, stored = load_model(folder)
-    assert moved == ["cuda"] * gpu and stored == torch.bfloat16
+    subject = UntrainedModel(folder, PlainMonitor())
+    model = subject.model
+    assert moved == ["cuda" if gpu else "cpu"] and subject.stored_dtype == torch.bfloat16
     assert model.dtype == (torch.bfloat16 if gpu else torch.float32)
 
 
