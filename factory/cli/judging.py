@@ -13,8 +13,8 @@ from factory.cli.chosen import open_recipe
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import err, escape, out, out_indented, write_json
 from factory.domain.failures import InputError
+from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
-from factory.judge.trial import check_content
 from factory.ledger.history import finished_rounds
 from factory.ledger.lock import WorkspaceLock
 from factory.round.rejudge import JudgementChange, Rejudgement, rejudge

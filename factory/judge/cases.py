@@ -1,4 +1,4 @@
-"""Run the cases that rules ship with."""
+"""Run the cases that rules ship with, and try all content before it is used."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from factory.domain.canon import query_id, tool_id
+from factory.domain.failures import ContentError
 from factory.domain.records import Call, Candidate, Past, PastQuery, Query, Tool, Verdict
-from factory.judge.rulebook import Case, Limit, Rule, Rulebook
+from factory.judge.rulebook import Case, Limit, Rule, Rulebook, RuleStage
 from factory.judge.sets import judge_round, open_bench
 from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote
 from factory.judge.vote import vote
 from factory.tools.dialects import to_document
 from factory.workspace.checking import check_table
+from factory.workspace.prompts import Prompts
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -49,6 +52,29 @@ def run_cases(rulebook: Rulebook) -> list[CaseFailure]:
                 message = f"should be {expected}, but: {came}"
                 failures.append(CaseFailure(rule=case.rule, where=case.where, message=message))
     return failures
+
+
+def check_content(prompts: Prompts, rulebook: Rulebook) -> None:
+    """Render every prompt's example and judge every rule's cases, in less than a second: a bad
+    prompt or rule stops before a model is loaded.
+
+    A set rule is tried on one request besides, so that one without cases is known to run.
+    A rule that the workspace changed may judge a shipped case otherwise: that is what the change
+    is for. It must still judge it, and agree with the workspace's own cases.
+    Raises ContentError with the file for the first that fails.
+    """
+    prompts.check()
+    request = Candidate(query=Query(id="q_0", text="Book a table for 4.", source="trial"))
+    for stage in get_args(RuleStage):
+        judge_round(rulebook.rules, [request], Past(), [], stage=stage)
+    own = prompts.workspace.root / "rules"
+    for failure in run_cases(rulebook):
+        if Path(failure.where.rpartition(":")[0]).is_relative_to(own):
+            raise ContentError(
+                f"rule {failure.rule} fails a case: {failure.message}",
+                where=failure.where,
+                remedy="mend the rule or its case; `factory rules --test` runs them all",
+            )
 
 
 def judge_case(

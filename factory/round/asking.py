@@ -20,8 +20,7 @@ from factory.domain.records import (
 from factory.engines.base import Engine
 from factory.ledger.tables import GenerationRow
 from factory.round.sampler import Proposal
-from factory.workspace.messages import generation_messages, invocation_messages
-from factory.workspace.prompts import Prompts
+from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
 from factory.workspace.recipe import Recipe
 
 

@@ -16,8 +16,8 @@ from typing import Literal
 from factory.codes.saving import load_codebook
 from factory.domain.failures import FactoryError
 from factory.engines.trainable import check_trainable
+from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
-from factory.judge.trial import check_content
 from factory.ledger.database import Ledger
 from factory.score.loading import load_benchmarks
 from factory.workspace.folder import Workspace, shipped_root

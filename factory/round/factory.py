@@ -9,8 +9,8 @@ from pathlib import Path
 
 from factory.domain.monitor import Monitor
 from factory.domain.records import Query
+from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
-from factory.judge.trial import check_content
 from factory.ledger.database import Ledger
 from factory.ledger.rows import stage_row
 from factory.ledger.tables import Batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -12,7 +12,7 @@ from pathlib import Path
 from factory.codes.saving import load_codebook
 from factory.domain.canon import to_json
 from factory.domain.failures import DiskError, InputError, MissingError
-from factory.domain.records import Checkpoint
+from factory.domain.records import Checkpoint, Query
 from factory.engines.trainable import check_trainable
 from factory.lab.home.world import home_stream
 from factory.ledger import history, lineage
@@ -20,7 +20,6 @@ from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
 from factory.ledger.rows import stage_row
 from factory.ledger.tables import RoundRow
-from factory.round.draw import draw
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
 from factory.score.loading import load_benchmarks
@@ -149,6 +148,31 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
     )
     ledger.fold()
     return this
+
+
+def draw(pool: Iterable[Query], count: int, drawn: set[str]) -> list[Query]:
+    """The first `count` queries of the pool that are not in `drawn`, each once; fewer where it has
+    fewer. Raises InputError where it has none.
+
+    What is wrong with one as such, e.g. that it overlaps a benchmark, set rules of the stage `draw`
+    say; it is drawn all the same, so that it is seen.
+    """
+    fresh: list[Query] = []
+    seen = set(drawn)
+    total = 0
+    for query in pool:
+        total += 1
+        if query.id not in seen:
+            seen.add(query.id)
+            fresh.append(query)
+            if len(fresh) == count:
+                break
+    if not fresh:
+        raise InputError(
+            f"the query pool is empty: it holds {total} queries and all have been drawn",
+            remedy="add requests: `factory round --queries FILE`, or `queries` in factory.toml",
+        )
+    return fresh
 
 
 def base_checkpoint(factory: Factory, past: Source) -> Checkpoint:

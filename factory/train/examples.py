@@ -24,8 +24,7 @@ from typing import Any, get_args
 from factory.domain.canon import ENCODE_PROMPT, canonical_json, derive_seed
 from factory.domain.failures import ContentError, DiskError, InputError
 from factory.domain.records import Call, Example, ExampleKind, Message, Query, Tool
-from factory.workspace.messages import generation_messages, invocation_messages
-from factory.workspace.prompts import Prompts
+from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
 
 MAX_OTHER_TOOLS = 2
 """Tools of the sample that were not called but stay in the gen target (A2)."""

@@ -8,6 +8,7 @@ the text it must render to, which the tests walk.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from factory.domain.canon import to_json
 from factory.domain.failures import ContentError
+from factory.domain.records import Message
 from factory.workspace.folder import Workspace, file_sha, files_sha
 
 
@@ -118,6 +120,28 @@ class Prompts:
                     f"prompt {name} cannot be parsed: {error}", where=f"{path}:{line}"
                 ) from error
         return self._templates[name]
+
+
+def invocation_messages(
+    query: str, documents: Sequence[dict[str, Any]], prompts: Prompts
+) -> tuple[Message, ...]:
+    """The chat that asks for calls (P-INVOKE); `results` are not shown (Fig. 5)."""
+    shown = [
+        {"name": d["name"], "description": d.get("description", ""), "arguments": d["arguments"]}
+        for d in documents
+    ]
+    return (
+        Message(role="system", content=prompts.render("calls/system", tools=shown)),
+        Message(role="user", content=prompts.render("calls/invoke", query=query)),
+    )
+
+
+def generation_messages(query: str, prompts: Prompts) -> tuple[Message, ...]:
+    """The chat that asks for tools that solve `query` (P-GEN)."""
+    return (
+        Message(role="system", content=prompts.render("tools/system")),
+        Message(role="user", content=prompts.render("tools/generate", query=query)),
+    )
 
 
 def _read_input(file: Path) -> dict[str, Any]:

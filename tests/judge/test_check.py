@@ -27,8 +27,7 @@ from factory.lab.home.world import fresh_item
 from factory.tools.dialects import read_dialect
 from factory.tools.schema import arguments_schema
 from factory.workspace.folder import Workspace, shipped_root
-from factory.workspace.messages import invocation_messages
-from factory.workspace.prompts import Prompts
+from factory.workspace.prompts import Prompts, invocation_messages
 from factory.workspace.recipe import RuleSetting
 
 settings.register_profile("factory", deadline=None, derandomize=True)

@@ -9,9 +9,8 @@ import pytest
 from workspaces import ROOT, make_workspace
 
 from factory.domain.failures import ContentError
-from factory.judge.cases import run_cases
+from factory.judge.cases import check_content, run_cases
 from factory.judge.rulebook import Rulebook
-from factory.judge.trial import check_content
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 

@@ -17,11 +17,10 @@ from factory.domain.canon import query_id, tool_id
 from factory.domain.failures import ContentError
 from factory.domain.records import Call, Candidate, Past, PastQuery, Query, Tool, Verdict
 from factory.judge import sets as judge_rounds
-from factory.judge.cases import judge_case
+from factory.judge.cases import check_content, judge_case
 from factory.judge.rulebook import Rule, Rulebook
 from factory.judge.sets import TABLES, _fold_name, _mask, judge_round, open_bench
 from factory.judge.similarity import describe, fold_words
-from factory.judge.trial import check_content
 from factory.lab.home.world import FreshItem, fresh_item, home_items
 from factory.score.calls.kind import Benchmark
 from factory.score.items import Item

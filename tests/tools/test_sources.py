@@ -10,7 +10,7 @@ from workspaces import ROOT
 
 from factory.domain.failures import InputError
 from factory.domain.records import Query
-from factory.round.draw import draw
+from factory.round.start import draw
 from factory.tools.sources import read_queries, read_tools
 
 DATA = ROOT.parent / "shared" / "data"

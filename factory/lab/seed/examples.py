@@ -13,8 +13,7 @@ from factory.lab.home import world
 from factory.lab.home.world import FreshItem, Spec, draw_item
 from factory.train.examples import calls_text, encode_text, placeholder, tools_text
 from factory.workspace.folder import Workspace, shipped_root
-from factory.workspace.messages import generation_messages, invocation_messages
-from factory.workspace.prompts import Prompts
+from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
 
 SeedSplit = Literal["seed", "novel", "wild"]
 """Splits that train the seed model: without, with some, and with many invented words."""

@@ -37,8 +37,7 @@ from factory.score.estimates import group_marks, summarise
 from factory.score.items import Item
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
-from factory.workspace.messages import invocation_messages
-from factory.workspace.prompts import Prompts
+from factory.workspace.prompts import Prompts, invocation_messages
 
 
 class Changes(BaseModel):
