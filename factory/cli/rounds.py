@@ -17,11 +17,12 @@ from factory.cli.terminal import err, escape, out, print_table
 from factory.domain.failures import FactoryError, InputError
 from factory.domain.records import Query
 from factory.ledger.history import open_round
+from factory.ledger.lineage import base_checkpoint, next_checkpoint
 from factory.ledger.lock import WorkspaceLock
 from factory.report.page import write_reports
 from factory.round.factory import load_factory
 from factory.round.round import run_round
-from factory.round.start import abandon, base_checkpoint, next_checkpoint
+from factory.round.start import abandon
 from factory.tools.sources import Imported, read_queries
 from factory.train.curriculum import unlearnt_tools
 from factory.workspace.folder import Workspace
@@ -116,8 +117,8 @@ def _print_plan(
         if (this := open_round(past)) is not None:
             parent = this.checkpoint
         else:
-            base = base_checkpoint(factory, past)
-            parent = next_checkpoint(factory, past, base, factory.monitor.note)
+            base = base_checkpoint(workspace, factory.settings, past)
+            parent = next_checkpoint(workspace, past, base, factory.monitor.note)
         unlearnt = unlearnt_tools(past, parent.id, resolved.recipe)
     pool = sum(len(each.items) for each in imported)
     number = num_queries or resolved.recipe.num_queries

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,9 +15,10 @@ from factory.domain.failures import DiskError, InputError, MissingError
 from factory.domain.records import Checkpoint, Query
 from factory.engines.trainable import check_trainable
 from factory.lab.home.world import home_stream
-from factory.ledger import history, lineage
+from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
+from factory.ledger.lineage import base_checkpoint, next_checkpoint, round_of
 from factory.ledger.rows import stage_row
 from factory.ledger.tables import RoundRow
 from factory.round.factory import Factory
@@ -41,8 +42,8 @@ async def begin(factory: Factory, num_queries: int | None = None) -> tuple[Facto
         if this is not None:
             parent = this.checkpoint
         else:
-            base = base_checkpoint(factory, past)
-            parent = next_checkpoint(factory, past, base)
+            base = base_checkpoint(factory.workspace, factory.settings, past)
+            parent = next_checkpoint(factory.workspace, past, base)
     if this is None or "train" not in this.stages_done:
         factory.monitor.stage("check the model")
         await check_trainable(Path(parent.path))
@@ -67,8 +68,9 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
             where=str(factory.workspace.root),
             remedy="undo the edit to continue, or end it: `factory round --abandon`",
         )
-    base = base_checkpoint(factory, past)
-    parent = base if this.checkpoint.id == base.id else _locate(factory, this.checkpoint)
+    base = base_checkpoint(factory.workspace, factory.settings, past)
+    stored = replace(this.checkpoint, path=str(factory.workspace.root / this.checkpoint.path))
+    parent = base if stored.id == base.id else stored
     check_model_folder(Path(parent.path))
     num_pending = len(history.pending_queries(past, this.number))
     factory.monitor.note(
@@ -95,12 +97,12 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
     """
     ledger, monitor = factory.ledger, factory.monitor
     with ledger.read() as past:
-        base = base or base_checkpoint(factory, past)
-        parent = next_checkpoint(factory, past, base, monitor.note)
+        base = base or base_checkpoint(factory.workspace, factory.settings, past)
+        parent = next_checkpoint(factory.workspace, past, base, monitor.note)
         number = history.last_round(past) + 1
         drawn = history.drawn_ids(past)
         accepted = history.accepted_before(past, number)
-        base_is_known = lineage.round_of(past, base.id) is not None
+        base_is_known = round_of(past, base.id) is not None
     check_model_folder(Path(parent.path))
     _check_machine(factory, Path(parent.path))
     monitor.stage("draw")
@@ -173,26 +175,6 @@ def draw(pool: Iterable[Query], count: int, drawn: set[str]) -> list[Query]:
             remedy="add requests: `factory round --queries FILE`, or `queries` in factory.toml",
         )
     return fresh
-
-
-def base_checkpoint(factory: Factory, past: Source) -> Checkpoint:
-    """The model of the settings as the checkpoint that starts the lineage; reads its weights."""
-    return lineage.base_checkpoint(factory.workspace, factory.settings, past)
-
-
-def next_checkpoint(
-    factory: Factory,
-    past: Source,
-    base: Checkpoint,
-    notify: Callable[[str], None] | None = None,
-) -> Checkpoint:
-    """The parent of the next round, with an absolute path."""
-    return lineage.next_checkpoint(factory.workspace, past, base, notify)
-
-
-def _locate(factory: Factory, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with an absolute path; those of the workspace are stored relative."""
-    return replace(checkpoint, path=str(factory.workspace.root / checkpoint.path))
 
 
 def _check_machine(factory: Factory, model: Path) -> None:

@@ -31,7 +31,7 @@ from factory.round.factory import Factory, load_factory
 from factory.round.gate import relative, weigh
 from factory.round.round import run_round
 from factory.round.sampling import codebook_of
-from factory.round.start import abandon, base_checkpoint, next_checkpoint, resume, start
+from factory.round.start import abandon, resume, start
 from factory.round.training import train
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
@@ -60,11 +60,11 @@ def resumed(factory: Factory) -> history.OpenRound | None:
 
 
 def base_of(factory: Factory) -> Checkpoint:
-    return base_checkpoint(factory, factory.ledger)
+    return lineage.base_checkpoint(factory.workspace, factory.settings, factory.ledger)
 
 
 def next_of(factory: Factory) -> Checkpoint:
-    return next_checkpoint(factory, factory.ledger, base_of(factory))
+    return lineage.next_checkpoint(factory.workspace, factory.ledger, base_of(factory))
 
 
 def end_round(factory: Factory, this: history.OpenRound, made: Checkpoint | None = None) -> None:
