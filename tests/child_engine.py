@@ -63,7 +63,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     if (folder / "dies").exists():
         os._exit(9)
     channel.send({"type": "notice", "text": "loading"})
-    channel.send({"type": "ready", "fingerprint": fingerprint(folder), "info": {"device": "none"}})
+    channel.send({"type": "ready", "fingerprint": fingerprint(folder)})
     while message := channel.receive():
         if message["type"] == "abort":
             (folder / f"aborted-{message['number']}").touch()

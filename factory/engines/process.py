@@ -68,8 +68,6 @@ class ProcessEngine(Closing):
         self._ending = False
         self._failure: FactoryError | None = None
         self._first_ready: asyncio.Event = asyncio.Event()
-        self.info: dict[str, Any] = {}
-        """What the child says of itself: backend, version, device, dtype, max_model_len, …"""
         self.num_restarts = 0
         """Deaths survived so far."""
 
@@ -231,7 +229,6 @@ class ProcessEngine(Closing):
                 where=self.checkpoint.path,
                 remedy="restore the folder, or register it as another checkpoint",
             )
-        self.info = message["info"]
         self._ready = True
         self._first_ready.set()
         await self._dispatch()

@@ -43,10 +43,6 @@ class Backend(ABC):
     max_model_len: int
     """Prompt and answer together, in tokens."""
 
-    @abstractmethod
-    def info(self) -> dict[str, Any]:
-        """What the parent may show."""
-
     @property
     @abstractmethod
     def is_busy(self) -> bool:
@@ -136,5 +132,5 @@ def serve(channel: Channel, load: Callable[[Path, EngineSection], Backend]) -> N
     folder = Path(opening["path"])
     backend = load(folder, EngineSection(**opening["settings"]))
     server = Server(channel, folder, backend)
-    channel.send({"type": "ready", "fingerprint": fingerprint(folder), "info": backend.info()})
+    channel.send({"type": "ready", "fingerprint": fingerprint(folder)})
     server.serve()

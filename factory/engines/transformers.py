@@ -11,10 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -91,16 +89,6 @@ class TransformersBackend(Backend):
         self._forest = Forest(self._device)
         self._waiting: deque[Job] = deque()
         self._beam_over = lru_cache(maxsize=8)(self._make_beam)
-
-    def info(self) -> dict[str, Any]:
-        return {
-            "backend": "transformers",
-            "version": transformers.__version__,
-            "device": self._device.type,
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            "max_model_len": self.max_model_len,
-            "vocabulary": self._vocabulary,
-        }
 
     @property
     def is_busy(self) -> bool:

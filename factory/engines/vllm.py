@@ -75,17 +75,6 @@ class VllmBackend(Backend):
         self._pending: dict[str, Request] = {}
         self._searches: dict[int, Search] = {}
 
-    def info(self) -> dict[str, Any]:
-        config = self._engine.vllm_config
-        return {
-            "backend": "vllm",
-            "version": vllm.__version__,
-            "device": str(config.device_config.device_type),
-            "dtype": str(config.model_config.dtype).removeprefix("torch."),
-            "max_model_len": self.max_model_len,
-            "vocabulary": self._vocabulary,
-        }
-
     @property
     def is_busy(self) -> bool:
         return bool(self._engine.has_unfinished_requests())

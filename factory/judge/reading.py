@@ -28,8 +28,6 @@ class ParsedTools:
 
     documents: list[Any]
     """Parsed values in order, up to the first that cannot be read."""
-    repaired: bool = False
-    """Whether quotes or trailing commas were mended."""
     failure: str = ""
     """Empty, no_tools_tag or tools_json."""
     message: str = ""
@@ -47,11 +45,10 @@ def parse_tools(text: str) -> ParsedTools:
     end = text.find(_TOOLS_CLOSE, start)
     body = text[start : end if end >= 0 else None]
     values, cause = parse_sequence(body)
-    repaired = False
     if cause and (mended := mend(body)) != body:
         again, later = parse_sequence(mended)
         if not later:
-            values, cause, repaired = again, "", True
+            values, cause = again, ""
     documents = [
         part for value in values for part in (value if isinstance(value, list) else [value])
     ]
@@ -61,7 +58,7 @@ def parse_tools(text: str) -> ParsedTools:
     if end < 0:
         cause = cause or f"it ends with {show(body[-40:])}"
         failure, message = "no_tools_tag", f"the <tools> block is not closed; {cause}"
-    return ParsedTools(documents=documents, repaired=repaired, failure=failure, message=message)
+    return ParsedTools(documents=documents, failure=failure, message=message)
 
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"

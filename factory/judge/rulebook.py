@@ -106,10 +106,8 @@ class Rulebook:
 
     rules: dict[str, Rule]
     """Rule id to rule, switched-off ones included."""
-    document_schema: Schema
-    """JSON Schema of a tool document."""
     document_validator: Any
-    """The same, compiled."""
+    """JSON Schema of a tool document, compiled."""
     sha: str
     """Hash of every rule file and setting."""
     cases: tuple[Case, ...] = field(default=(), repr=False)
@@ -134,7 +132,6 @@ class Rulebook:
         )
         return cls(
             rules=rules,
-            document_schema=schema,
             document_validator=make_validator(schema),
             sha=digest(files_sha(files) + canonical_json(dict(settings)), 16),
             cases=tuple(_read_cases(workspace, rules)),

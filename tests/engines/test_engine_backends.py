@@ -689,12 +689,6 @@ def test_a_cancelled_call_does_not_hold_up_the_others(
     assert ids(served.run(run())) == ids(served.sample(chat(1)))
 
 
-def test_the_engine_says_what_it_is_and_prints_nothing(served: Served) -> None:
-    info = served.engine.info
-    assert (info["backend"], info["device"]) == (served.backend, "cpu")
-    assert (info["dtype"], info["max_model_len"]) == ("float32", MAX_MODEL_LEN)
-
-
 def test_a_cache_too_small_for_the_batch_changes_no_sample(
     model: Path, trie: tuple[Trie, Constraint], tmp_path: Path
 ) -> None:

@@ -94,7 +94,7 @@ def test_replies_come_in_request_order_and_calls_overlap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(engine: ProcessEngine) -> tuple[list[Reply], list[list[Reply]]]:
-        assert engine.info == {"device": "none"} and engine.checkpoint.id == "c"
+        assert engine.checkpoint.id == "c"
         assert await engine.sample([]) == []
         one = await engine.sample([ask("a", 2, 10), ask("b"), ask("\ud800", 1, 5)])
         many = await asyncio.gather(*(engine.sample([ask(f"q{i}")]) for i in range(50)))
