@@ -123,7 +123,6 @@ def explain_disk(error: OSError) -> DiskError:
 
 
 def print_usage(error: TyperException) -> None:
-    """Print what is wrong with the command line."""
     show = getattr(error, "show", None)
     if show is None:
         err(escape(error))
@@ -132,7 +131,6 @@ def print_usage(error: TyperException) -> None:
 
 
 def print_failure(error: FactoryError) -> None:
-    """Print a failure: what, where, and the remedy."""
     err(f"[bold red]error:[/] {escape(error.what)}")
     if error.where:
         err(f"  [dim]where:[/]  {escape(error.where)}")

@@ -23,7 +23,6 @@ ASK_NEXT = (
 
 
 def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
-    """Print the card of a finished round."""
     out()
     with ledger.read() as past:
         _print_outcome(past, number)

@@ -82,7 +82,6 @@ def similar(
 
 
 def print_figures(figures: dict[str, Any]) -> None:
-    """A line a figure."""
     rows = [
         (name, " ".join(map(str, value)) if isinstance(value, list) else value)
         for name, value in figures.items()

@@ -27,7 +27,6 @@ class Remark:
     """A finding about a part. Example: Remark(path="$[0].name", severity="reject", text="…")."""
 
     path: str
-    """JSON path of the part."""
     severity: str
     """`reject` or `warn`."""
     text: str

@@ -43,7 +43,6 @@ def rules(
 
 
 def _list_rules(rulebook: Rulebook, workspace: Workspace, as_json: bool) -> None:
-    """A line a rule."""
     columns = ("rule", "reason", "severity", "why", "file")
     rows = [
         (

@@ -43,7 +43,6 @@ def status(as_json: Json = False) -> None:
 
 
 def _print_rounds(rounds: list[Record], scores: list[Record]) -> None:
-    """A line a round."""
     names = _benchmarks(scores)
     found = {(each["round"], each["benchmark"]): each["value"] for each in scores}
     print_table(

@@ -48,7 +48,6 @@ class JsonText:
     """A value read from text. Example: JsonText(value={"name": "f"}, repaired=False)."""
 
     value: Any
-    """The parsed value."""
     repaired: bool
     """Whether quotes or trailing commas had to be mended."""
 

@@ -32,7 +32,6 @@ class Message:
     """One chat message. Example: Message(role="user", content="What is 20 USD in EUR?")."""
 
     role: Role
-    """Who speaks."""
     content: str
     """The text, without the template's markers."""
 
@@ -47,7 +46,6 @@ class Query:
     id: str
     """Content id (canon.query_id)."""
     text: str
-    """The request, as the user wrote it."""
     source: str
     """Where it came from: file and line, `home` or `model`."""
 
@@ -81,7 +79,6 @@ class Call:
     """One call. Example: Call(name="book_table", arguments={"people": 4})."""
 
     name: str
-    """The tool's name, exact."""
     arguments: dict[str, Any]
     """Argument values as parsed from JSON."""
 
@@ -239,7 +236,6 @@ class Reply:
     completions: tuple[Completion, ...]
     """n completions, in sample order; of a beam the likeliest first, at most n."""
     num_prompt_tokens: int
-    """Length of the prompt in tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,7 +380,6 @@ class Candidate:
     """
 
     query: Query
-    """The request."""
     tools: tuple[Tool, ...] = ()
     """The tools it was answered with."""
     calls: tuple[Call, ...] = ()
@@ -396,11 +391,8 @@ class PastQuery:
     """An accepted query. Example: PastQuery(round_number=1, id="q_3b1f…", text="Book a …")."""
 
     round_number: int
-    """Its round."""
     id: str
-    """Its query id."""
     text: str
-    """The request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,7 +412,6 @@ class Progress:
     step: int
     """1 … steps; begins again where a child was restarted."""
     steps: int
-    """Steps of the whole run."""
     loss: float
     """Weighted mean cross-entropy of the step's target tokens, in nats."""
     learning_rate: float
@@ -436,7 +427,6 @@ class GivenCode:
     """The code one tool got in this run."""
 
     tool_id: str
-    """The tool."""
     code: str
     """Its code tokens, e.g. `<a_3><b_1>`."""
     resolved_by: str

@@ -69,10 +69,7 @@ class Chat:
             self._rust.encode_special_tokens = self.tokenizer.split_special_tokens
 
     def encode(self, request: Request) -> list[int]:
-        """Token ids of the prompt and, of a chat, the lead-in.
-
-        Lone surrogates, which no tokenizer takes, become `?`.
-        """
+        """Token ids of the prompt and, of a chat, the lead-in; lone surrogates become `?`."""
         if request.prompt is not None:
             return self._ids(encodable(request.prompt), special=True) or [min(self.end_ids)]
         messages = [{"role": m.role, "content": encodable(m.content)} for m in request.messages]
@@ -102,10 +99,8 @@ class Chat:
         return list(encoding.ids)
 
     def bounds(self, constraint: Constraint) -> dict[str, Any]:
-        """The tokens that open and close a code span: `marker` and `until` of a guide.
-
-        Raises:
-            InputError: the closing text is not one token of this model.
+        """The tokens that open and close a code span: `marker` and `until` of a guide. Raises
+        InputError where the closing text is not one token of this model.
         """
         marker, closing = (self._ids(text) for text in (constraint.after, constraint.until))
         if len(closing) > 1:

@@ -112,9 +112,8 @@ class Child:
             await self._writer.drain()
 
     async def receive(self) -> dict[str, Any] | None:
-        """The next message; None once the child is dead (then `cause` says why).
-
-        Raises the child's own FactoryError where it failed with one.
+        """The next message; None once the child is dead (then `cause` says why). Raises the child's
+        own FactoryError where it failed with one.
         """
         try:
             line = await self._reader.readline()
@@ -217,10 +216,8 @@ class Channel:
 
     @classmethod
     def from_env(cls) -> Channel:
-        """The channel a parent's `Child.start` left; from here on the child dies with its parent.
-
-        Raises:
-            InputError: this process was not started by `Child.start`.
+        """The channel a parent's `Child.start` left, InputError where none did; from here on the
+        child dies with its parent.
         """
         if CHANNEL_FD not in os.environ:
             raise failures.InputError(

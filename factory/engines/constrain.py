@@ -75,20 +75,17 @@ def make_guide(
     vocabulary: int,
     documents: str = "",
 ) -> Guide:
-    """The guide of a saved trie, or of its sub-trie of some tools, cached until the file changes.
+    """The guide of the trie at `path`, cached until the file changes.
 
     Args:
-        path: of the trie.
-        only: ids of the tools that may be named; none for all of them.
+        only: ids of the tools that may be named; none for all of the trie's.
         marker: tokens that open a code span; none where the answer starts with a code.
         until: token that closes a code; None is the end of the turn.
         vocabulary: tokens of the model.
         documents: path of the tools.jsonl whose schemas bind what follows the code, if any.
 
-    Raises:
-        ModelError: the trie is missing or broken, lacks one of the tools, or has tokens beyond
-            the vocabulary.
-        InputError: a code holds the marker or the closing token, so a span has no clear bounds.
+    Raises ModelError for a trie that is missing or broken, lacks a tool or has tokens beyond the
+    vocabulary; InputError where a code holds the marker or `until`: a span has no clear bounds.
     """
     file = Path(path)
     stamp = file.stat().st_mtime_ns if file.exists() else 0
@@ -342,9 +339,8 @@ def guide_to_wire(
 
 
 def constraint_to_wire(constraint: Constraint, bounds: Mapping[str, Any]) -> dict[str, Any]:
-    """A constraint for `bind`, as `SamplingParams.extra_args` takes it.
-
-    `bounds` are its texts in tokens (Chat.bounds).
+    """A constraint for `bind`, as `SamplingParams.extra_args` takes it; `bounds` are its texts in
+    tokens (Chat.bounds).
     """
     if not constraint.tools:
         return guide_to_wire(
@@ -356,16 +352,10 @@ def constraint_to_wire(constraint: Constraint, bounds: Mapping[str, Any]) -> dic
 
 
 def bind(wire: Mapping[str, Any] | None, folder: str, vocabulary: int) -> Bound | None:
-    """What binds the request with these extra arguments; None where nothing does.
+    """What binds the request with these extra arguments, of constraint_to_wire or of another
+    caller of vLLM; None where nothing does. `folder` is the model's, `vocabulary` its tokens.
 
-    Args:
-        wire: from constraint_to_wire, or what else a caller of vLLM gives.
-        folder: of the model.
-        vocabulary: tokens of the model.
-
-    Raises:
-        Unsupported: no grammar can be made.
-        ModelError, InputError: see make_guide.
+    Raises Unsupported where no grammar can be made, and what make_guide raises.
     """
     named, grammar = (wire or {}).get(GUIDE), (wire or {}).get(GRAMMAR, "")
     if named is None and not grammar:

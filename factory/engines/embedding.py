@@ -19,10 +19,8 @@ from factory.engines.loading import load_model
 
 
 def embed_texts(folder: Path, texts: Sequence[str]) -> Floats:
-    """(N, D) embeddings; a blank text is embedded as a dot.
-
-    Raises:
-        MissingError: sentence-transformers is needed and not installed.
+    """(N, D) embeddings; a blank text is embedded as a dot. Raises MissingError where
+    sentence-transformers is needed and not installed.
     """
     texts = [text if text.strip() else "." for text in texts]
     if (folder / "modules.json").exists():

@@ -140,11 +140,8 @@ class Grammars:
     """
 
     def __init__(self, folder: Path, vocabulary: int) -> None:
-        """Read the tokenizer of a model folder.
-
-        Raises:
-            MissingError: llguidance is not installed.
-            Unsupported: the tokenizer has no fast form, so its tokens' bytes are not known.
+        """Read the tokenizer of a model folder. Raises MissingError without llguidance, Unsupported
+        where the tokenizer has no fast form, so that its tokens' bytes are not known.
         """
         try:
             # Here, since an environment may lack it: only constrained requests need it.

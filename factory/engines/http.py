@@ -53,12 +53,7 @@ class HttpEngine(Closing):
     def __init__(
         self, url: str, model: str, *, allow_public: bool = False, max_in_flight: int = 32
     ) -> None:
-        """Check the address.
-
-        Raises:
-            InputError: no http address, or a public one that is not allowed.
-            MissingError: the name has no address, or httpx is not installed.
-        """
+        """Check the address. Raises what `resolve` raises, and MissingError without httpx."""
         if not is_installed("httpx"):
             raise MissingError("httpx is not installed", remedy="pip install 'tool-factory[http]'")
         import httpx
@@ -87,11 +82,8 @@ class HttpEngine(Closing):
         """Replies in the order of `requests`.
 
         A prompt that the server finds too long, and one that it keeps failing on, is answered by
-        completions without tokens (PROMPT_TOO_LONG, ENGINE_DIED).
-
-        Raises:
-            InputError: a request with a constraint, or one that the server refuses.
-            MissingError: the server does not answer.
+        completions without tokens (PROMPT_TOO_LONG, ENGINE_DIED). Raises InputError for a request
+        with a constraint or one that the server refuses, MissingError where it does not answer.
         """
         for request in requests:
             check_request(request)

@@ -16,11 +16,8 @@ BACKENDS = {"vllm": "factory.engines.vllm", "transformers": "factory.engines.tra
 
 
 def choose_backend(backend: str, notify: Callable[[str], None]) -> str:
-    """The backend to use for `vllm`, `transformers` or `auto`.
-
-    Raises:
-        InputError: no such backend.
-        MissingError: its package is not installed.
+    """The backend to use for `vllm`, `transformers` or `auto`. Raises InputError for any other,
+    MissingError where its package is not installed.
     """
     if backend == "auto":
         if is_installed("vllm"):
@@ -49,16 +46,11 @@ async def open_engine(
 
     `async with await open_engine(checkpoint, settings=…, …) as engine: …`
 
-    Args:
-        checkpoint: its folder; the served weights must have its fingerprint.
-        settings: of the child; `backend` chooses it, `threads` are at least 1.
-        log_folder: where the child's output goes, as `engine-<backend>.log`.
-        notify: is told once what a person should know (a slow backend, a restart and its cause).
+    The child's output goes to `engine-<backend>.log` in `log_folder`; `notify` is told once what a
+    person should know (a slow backend, a restart and its cause). `threads` are at least 1.
 
-    Raises:
-        ModelError: the folder cannot be served, or its weights have another fingerprint.
-        MissingError: the backend is not installed.
-        ChildError: the child died too often.
+    Raises ModelError for a folder that cannot be served or whose weights have another fingerprint
+    than `checkpoint`, ChildError for a child that died too often, and what choose_backend raises.
     """
     chosen = choose_backend(settings.backend, notify)
     check_model_folder(Path(checkpoint.path))

@@ -90,9 +90,8 @@ class ProcessEngine(Closing):
     async def sample(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of `requests`; cancelling the call takes them back.
 
-        Raises:
-            InputError: a request asks for what no engine can do; none of them is sampled.
-            FactoryError: the child failed for good; every later call raises the same.
+        Raises InputError, before any is sampled, for one that asks for what no engine can do, and
+        the FactoryError by which the child failed for good.
         """
         if self._failure:
             raise self._failure

@@ -28,10 +28,8 @@ class ReplayEngine(Closing):
         """Every request so far, in order of arrival."""
 
     async def sample(self, requests: Sequence[Request]) -> list[Reply]:
-        """Recorded replies; tokens are counted as words and log-probabilities are 0.
-
-        Raises:
-            InputError: a request has no recorded answer, or another number of them than n.
+        """Recorded replies; tokens are counted as words and log-probabilities are 0. Raises
+        InputError where a request has no recorded answer, or another number of them than n.
         """
         return [self._reply(request) for request in requests]
 

@@ -67,11 +67,9 @@ class Row:
     bound: Bound | None
     """What it may write, if it is constrained."""
     max_tokens: int
-    """New tokens at most."""
     token_ids: list[int] = field(default_factory=list)
     """New tokens so far."""
     logprob: float = 0.0
-    """Their log-probability under the model."""
     finished: bool = False
 
 

@@ -32,7 +32,6 @@ class CaseFailure:
 
     rule: str
     where: str
-    """File and line of the case."""
     message: str
     """What was expected and what came."""
 

@@ -90,9 +90,9 @@ class ParsedCalls:
     failure: str = ""
     """Empty, or no_tool_call, call_json, call_keys."""
     path: str = "$"
-    """JSON path of the failure."""
+    """Of the failure."""
     message: str = ""
-    """One sentence about the failure."""
+    """Of the failure, in one sentence."""
 
 
 def parse_calls(text: str) -> ParsedCalls:

@@ -53,17 +53,13 @@ class Rule:
     why: str
     """One sentence for the person whose sample fell."""
     limits: dict[str, Limit]
-    """Its numbers and lists."""
     source: str
-    """The file it was read from."""
     active: bool = True
     """False where the settings switch it off."""
     stage: RuleStage = "round"
-    """When a set rule judges."""
     sql: str = ""
     """A set rule's SELECT; empty for a rule about one record."""
     sql_source: str = ""
-    """The file that holds it."""
 
     def limit(self, name: str) -> int:
         """A numeric limit; ContentError where the file lacks it."""

@@ -242,7 +242,6 @@ class Trail:
 
 
 def first_reject(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The first verdict that rejects."""
     return next((verdict for verdict in verdicts if verdict.severity == "reject"), None)
 
 

@@ -65,7 +65,6 @@ def check_tools(
 def check_document(
     document: object, *, rulebook: Rulebook, query: str = "", subject: str = "tool:0"
 ) -> tuple[Verdict, ...]:
-    """Judges one tool document, wherever it comes from."""
     findings = judge_document(document, rulebook, query)
     return tuple(_judge_tool(document, findings, rulebook, subject))
 
@@ -79,7 +78,6 @@ def check_calls(
     finish_reason: str = "stop",
     subject: str = "calls",
 ) -> tuple[Verdict, ...]:
-    """Judges one answer's calls against the candidate tools."""
     parsed = parse_calls(answer) if isinstance(answer, str) else answer
     findings: list[Finding] = []
     if finish_reason in CUTS:
@@ -131,7 +129,6 @@ def check_code(
 def _make_verdicts(
     findings: Iterable[Finding], rulebook: Rulebook, subject: str, path: str | None = None
 ) -> list[Verdict]:
-    """Findings of active rules, as verdicts."""
     verdicts = []
     for finding in findings:
         rule = rulebook.rule(finding.rule)

@@ -28,12 +28,9 @@ def vote(
 ) -> Vote:
     """The vote of n samples; n stays the denominator whatever can be read of them.
 
-    Args:
-        samples: answers, read or not.
-        tools: the candidates, whose schemas say what values mean.
-        minimum: votes needed; None or 0 is a strict majority, ceil((n + 1) / 2).
-        plurality: most votes win, whatever their number (ToolDev as published).
-        logprobs: mean token log-probability of each sample.
+    `tools` are the candidates, whose schemas say what values mean. `minimum` votes are needed (None
+    or 0: a strict majority, ceil((n + 1) / 2)); with `plurality` most votes win, whatever their
+    number (ToolDev as published). `logprobs` are mean token log-probabilities of the samples.
     """
     parsed = read_answers(samples)
     needed = 1 if plurality else minimum or ceil((len(parsed) + 1) / 2)

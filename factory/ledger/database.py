@@ -55,7 +55,6 @@ class Rows:
     """A query's answer. Example: Rows(columns=("reason", "n"), rows=[("wrong_type", 3)])."""
 
     columns: tuple[str, ...]
-    """Column names in order."""
     rows: list[tuple[Any, ...]]
     """Values in column order; times are UTC without a zone."""
     more: bool = False
@@ -98,7 +97,6 @@ class Stream:
             con.execute(statements[0], parameters)
         found = con.description or []
         self.columns = tuple(str(column[0]) for column in found)
-        """Column names in order."""
         self.types = tuple(str(column[1]) for column in found)
         """DuckDB's types: `VARCHAR`, `TIMESTAMP`, `DECIMAL(5,2)`, …"""
 

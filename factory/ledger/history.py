@@ -85,7 +85,6 @@ def finished_rounds(past: Source) -> list[int]:
 
 
 def drawn_ids(past: Source) -> set[str]:
-    """Ids of every query ever drawn."""
     return {query_id for (query_id,) in past.query("select query_id from draw").rows}
 
 
@@ -143,7 +142,6 @@ def round_candidates(past: Source, number: int, judgement: int) -> list[Candidat
 
 
 def _read_candidate(query_id: str, text: str, tools_json: str, calls_json: str) -> Candidate:
-    """A candidate from the columns of its sample."""
     return Candidate(
         query=Query(id=query_id, text=text, source="ledger"),
         tools=tuple(Tool(**value) for value in json.loads(tools_json)),
@@ -319,5 +317,4 @@ def last_codebook_version(past: Source) -> int:
 
 
 def checkpoint_folder(state: Path, number: int) -> Path:
-    """Folder of a round's checkpoint."""
     return state / "checkpoints" / f"r{number}"

@@ -104,15 +104,9 @@ def find_checkpoint(
 ) -> Checkpoint:
     """The one checkpoint that a command means by a word.
 
-    Args:
-        workspace: that paths and factory.toml's model are in.
-        settings: of the workspace.
-        past: its ledger, which knows the ids.
-        wanted: "" is the one that the next round starts from; an id of the ledger, whole or its
-            name (`r3`); a model folder; or `http://host:port/v1#name`, whose address is the path.
-        notify: is told where that is of another model than the latest round.
-
-    Raises InputError, ModelError.
+    `wanted` is an id of the ledger, whole or its name (`r3`); a model folder; an address
+    `http://host:port/v1#name`, which is the path then; or "", the one that the next round starts
+    from (`notify`: see next_checkpoint). Raises InputError, ModelError.
     """
     if is_address(wanted):
         url, _, name = wanted.partition("#")

@@ -15,7 +15,6 @@ class Question:
     """One question. Example: Question(title="Where did the time go?", sql="select round, …")."""
 
     title: str
-    """In words."""
     sql: str
     """In SQL, on one line and without double quotes."""
 

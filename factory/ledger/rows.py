@@ -14,7 +14,6 @@ from factory.ledger.tables import CheckpointRow, ExampleRow, StageRow, ToolRow, 
 def stage_row(
     number: int, stage: str, started: datetime, detail: Mapping[str, object] | None = None
 ) -> StageRow:
-    """One ended stage of a round."""
     now = datetime.now(UTC)
     return {
         "round": number,
@@ -35,7 +34,6 @@ def checkpoint_row(
     reason: str,
     now: datetime,
 ) -> CheckpointRow:
-    """A checkpoint and what the gate said of it."""
     return {
         "checkpoint_id": checkpoint.id,
         "round": number,
@@ -49,7 +47,6 @@ def checkpoint_row(
 
 
 def training_row(number: int, progress: Progress) -> TrainingRow:
-    """One optimizer step."""
     return {
         "round": number,
         "step": progress.step,

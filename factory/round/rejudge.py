@@ -82,7 +82,6 @@ class JudgementChange:
 
     query_id: str
     query: str
-    """The request."""
     status_before: str
     """accepted, rejected or unjudged."""
     reason_before: str
@@ -98,7 +97,6 @@ class Rejudgement:
     """A pass of today's rules over a round."""
 
     number: int
-    """The round."""
     judgement: int
     """Number of the pass."""
     rows: Batch

@@ -85,9 +85,7 @@ class Part(NamedTuple):
     """One schema of a document. Example: Part(("arguments",), {"type": "dict"}, …)."""
 
     path: tuple[str | int, ...]
-    """Where it stands in the document."""
     written: Mapping[str, Any]
-    """As the document has it."""
     kind: Schema | None
     """What its type word means; None without one, and for a word that nobody knows."""
     schema: Schema

@@ -39,7 +39,6 @@ class BadLine:
 
     where: str
     cause: str
-    """Why it cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +48,6 @@ class Imported(Generic[ItemT]):
     items: tuple[ItemT, ...]
     """The usable ones, in file order."""
     bad: tuple[BadLine, ...]
-    """The others."""
 
 
 @dataclass(frozen=True, slots=True)

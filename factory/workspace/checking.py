@@ -39,14 +39,9 @@ def check_table(
 ) -> ModelT:
     """The table as `model` reads it. Raises `error` with its first fault.
 
-    Args:
-        model: what the table must fit.
-        table: keys and values as a file has them.
-        where: file, line or flag.
-        error: the class to raise.
-        name: what to call the table in the message, before the key.
-        remedy: in place of "did you mean" the nearest key, and of "edit" the key.
-        list_remedy: where a list is wanted and one value given; {} is the list it may mean.
+    The message has `name` before the key, `where` is a file, line or flag. `remedy` stands in place
+    of "did you mean" the nearest key, and of "edit" the key; `list_remedy` where a list is wanted
+    and one value given: {} is the list it may mean.
     """
     try:
         return model.model_validate(table)
