@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from factory.cli.terminal import inline
-from factory.domain.jsontext import json_path
+from factory.domain.jsontext import Parts, json_path, walk
 from factory.domain.plaintext import clean
 
 MAX_STRING = 300
@@ -84,14 +84,12 @@ class _Layout:
 
     def _place(self, value: Any) -> None:
         """Give every mark to the innermost part there is."""
-        paths = [json_path(parts) for parts in _walk(value, ())]
+        paths = [json_path(parts) for parts, _ in walk(value)]
         for mark in self.unplaced:
             inside = [path for path in paths if _is_within(mark.path, path)]
             self.marks.setdefault(max(inside, key=len, default="$"), []).append(mark)
 
-    def _value(
-        self, value: Any, parts: tuple[str | int, ...], head: str, tail: str, depth: int
-    ) -> Iterator[Text]:
+    def _value(self, value: Any, parts: Parts, head: str, tail: str, depth: int) -> Iterator[Text]:
         own = self.marks.get(path := json_path(parts), [])
         style = STYLES.get(own[0].severity, "") if own else ""
         indent = "  " * depth
@@ -137,17 +135,6 @@ def _shorten(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_shorten(key): _shorten(part) for key, part in value.items()}
     return value
-
-
-def _walk(value: Any, parts: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
-    """The parts of every value inside a value, itself included."""
-    yield parts
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _walk(part, (*parts, key))
-    elif isinstance(value, list):
-        for index, part in enumerate(value):
-            yield from _walk(part, (*parts, index))
 
 
 def _is_within(path: str, outer: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ MAX_VALUES = 256
 """Most values read of a sequence."""
 SHOWN_CHARS = 120
 """Longest value shown in a message."""
+
+Parts = tuple[str | int, ...]
 
 # A string that nothing closes reaches to the end, so that no text is gone through twice.
 _STRING = r'"(?>[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*)(?:"|\Z)'
@@ -160,6 +162,14 @@ def json_path(parts: Iterable[str | int]) -> str:
         else:
             text += f"[{show(part, 60)}]"
     return text
+
+
+def walk(value: Any, parts: Parts = ()) -> Iterator[tuple[Parts, Any]]:
+    """A JSON value and every value inside it, outer before inner, with its path in parts."""
+    yield parts, value
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from walk(part, (*parts, key))
 
 
 def _check_bounds(text: str) -> None:

@@ -21,7 +21,7 @@ from factory.domain.failures import ModelError
 from factory.domain.records import Completion, Constraint, FinishReason, Reply, Request
 from factory.engines.beam import BeamSearch
 from factory.engines.chat import Chat
-from factory.engines.child import Channel, run_child
+from factory.engines.child import run_child
 from factory.engines.constrain import BatchRows, Bound, bind, constraint_to_wire
 from factory.engines.forest import Forest
 from factory.engines.loading import load_served, served_length
@@ -287,9 +287,5 @@ def _cut(logits_RV: Tensor, top_k_R: Tensor, top_p_R: Tensor) -> None:
     logits_RV.scatter_(1, order_RV, sorted_RV)
 
 
-def main(channel: Channel, arguments: list[str]) -> None:
-    serve(channel, TransformersBackend)
-
-
 if __name__ == "__main__":
-    run_child(main)
+    run_child(lambda channel, _: serve(channel, TransformersBackend))

@@ -19,7 +19,7 @@ from factory.domain.failures import ModelError
 from factory.domain.records import Reply, Request
 from factory.engines.branching import Beam
 from factory.engines.chat import Chat
-from factory.engines.child import Channel, run_child
+from factory.engines.child import run_child
 from factory.engines.constrain import Bound, bind, constraint_to_wire
 from factory.engines.loading import served_length
 from factory.engines.server import Answer, Backend, Refused, serve
@@ -236,9 +236,5 @@ def _has_slots(on_cpu: bool) -> bool:
     return not on_cpu and bool(vllm.envs.VLLM_USE_V2_MODEL_RUNNER)
 
 
-def main(channel: Channel, arguments: list[str]) -> None:
-    serve(channel, VllmBackend)
-
-
 if __name__ == "__main__":
-    run_child(main)
+    run_child(lambda channel, _: serve(channel, VllmBackend))

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jsonschema import Draft202012Validator, ValidationError
 
-from factory.domain.jsontext import show
+from factory.domain.jsontext import Parts, show
 from factory.domain.records import Call, Tool
-from factory.judge.findings import MAX_VERDICTS, Finding, Parts, explain, suggest
+from factory.judge.findings import MAX_VERDICTS, Finding, explain, suggest
 from factory.judge.keys import make_key
 from factory.judge.reading import ParsedCalls
 from factory.tools.schema import TooMuchWork, bounded_work, read_tool

@@ -13,10 +13,10 @@ from typing import Any
 from jsonschema import SchemaError, ValidationError
 
 from factory.domain.canon import normalise_text, tool_id
-from factory.domain.jsontext import show
+from factory.domain.jsontext import Parts, show, walk
 from factory.domain.plaintext import printable
 from factory.domain.records import Tool
-from factory.judge.findings import MAX_VERDICTS, Finding, Parts, explain
+from factory.judge.findings import MAX_VERDICTS, Finding, explain
 from factory.judge.rulebook import Rulebook
 from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
@@ -247,19 +247,9 @@ def _judge_leak(document: dict[str, Any], query: str, rulebook: Rulebook) -> Ite
     wanted = normalise_text(query).casefold().rstrip(".?!")
     if len(wanted) < rulebook.rule("tool/query_leak").limit("min_chars"):
         return
-    for path, text in _find_descriptions(document, ()):
+    for path, text in walk(document):
+        if path[-1:] != ("description",) or not isinstance(text, str):
+            continue
         if wanted in normalise_text(text).casefold():
             message = f"the description quotes the query: {show(text)}"
             yield Finding("tool/query_leak", path, message)
-
-
-def _find_descriptions(value: object, path: Parts) -> Iterator[tuple[Parts, str]]:
-    if isinstance(value, dict):
-        for key, part in value.items():
-            if key == "description" and isinstance(part, str):
-                yield (*path, key), part
-            else:
-                yield from _find_descriptions(part, (*path, key))
-    elif isinstance(value, list):
-        for index, part in enumerate(value):
-            yield from _find_descriptions(part, (*path, index))

@@ -8,19 +8,14 @@ from typing import NamedTuple
 
 from jsonschema import ValidationError
 
-from factory.domain.jsontext import show
+from factory.domain.jsontext import Parts, show
 
 MAX_VERDICTS = 16
 """Verdicts kept of one document or one call."""
 
-Parts = tuple[str | int, ...]
-
 
 class Finding(NamedTuple):
-    """A rule's finding before it is tied to a record.
-
-    Example: Finding("call/wrong_type", ("a",), "…").
-    """
+    """A rule's finding before it is tied to a record: Finding("call/wrong_type", ("a",), "…")."""
 
     rule: str
     path: Parts

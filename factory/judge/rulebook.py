@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError
+from factory.domain.jsontext import walk
 from factory.domain.records import Severity
 from factory.tools.pattern import PatternError, compile_pattern
 from factory.tools.schema import Schema, StrictValidator, make_validator
@@ -64,24 +65,20 @@ class Rule:
     def limit(self, name: str) -> int:
         """A numeric limit; ContentError where the file lacks it."""
         value = self.limits.get(name)
-        if not isinstance(value, int):
-            raise ContentError(
-                f"rule {self.id} needs a whole number `{name}`",
-                where=self.source,
-                remedy=f"add `{name} = …` under [limits]",
-            )
-        return value
+        if isinstance(value, int):
+            return value
+        raise self._lacks(f"a whole number `{name}`", f"{name} = …")
 
     def words(self, name: str) -> frozenset[str]:
         """A list limit; ContentError where the file lacks it."""
         value = self.limits.get(name)
-        if not isinstance(value, list):
-            raise ContentError(
-                f"rule {self.id} needs a list `{name}`",
-                where=self.source,
-                remedy=f"add `{name} = […]` under [limits]",
-            )
-        return frozenset(value)
+        if isinstance(value, list):
+            return frozenset(value)
+        raise self._lacks(f"a list `{name}`", f"{name} = […]")
+
+    def _lacks(self, what: str, line: str) -> ContentError:
+        remedy = f"add `{line}` under [limits]"
+        return ContentError(f"rule {self.id} needs {what}", where=self.source, remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,21 +236,13 @@ def _read_schema(file: Path, rules: Mapping[str, Rule]) -> Schema:
     except (ValueError, SchemaError) as error:
         what = error.message if isinstance(error, SchemaError) else str(error)
         raise ContentError(f"not a JSON Schema: {what}", where=str(file)) from error
-    for part in _walk_objects(schema):
-        _check_reference(part, schema, file)
-        for mark in _marks(part):
-            _find(rules, mark)
-        _check_pattern(part, file)
+    for _, part in walk(schema):
+        if isinstance(part, dict):
+            _check_reference(part, schema, file)
+            for mark in _marks(part):
+                _find(rules, mark)
+            _check_pattern(part, file)
     return schema
-
-
-def _walk_objects(schema: object) -> Iterator[dict[str, Any]]:
-    """Every object in the file."""
-    if isinstance(schema, dict):
-        yield schema
-    if isinstance(schema, dict | list):
-        for part in schema.values() if isinstance(schema, dict) else schema:
-            yield from _walk_objects(part)
 
 
 def _marks(part: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ from factory.domain.records import (
 )
 from factory.judge.reading import read_answers
 from factory.judge.rulebook import Rulebook
-from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote
+from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote, first_reject
 from factory.judge.vote import vote
 from factory.ledger.tables import Batch, VerdictRow, VoteRow
 from factory.workspace.recipe import VoteSection
@@ -239,10 +239,6 @@ class Trail:
         message = UNJUDGED[reason].format(tokens=reply.num_prompt_tokens)
         self._verdicts.append(_make_verdict(subject, reason, message))
         return self._verdicts[-1]
-
-
-def first_reject(verdicts: Sequence[Verdict]) -> Verdict | None:
-    return next((verdict for verdict in verdicts if verdict.severity == "reject"), None)
 
 
 def _vote_row(judgement: Judgement, query_id: str, result: Vote) -> VoteRow:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError
+from factory.domain.jsontext import walk
 from factory.domain.plaintext import printable, storable
 from factory.domain.records import Call, Candidate, HeldOut, Past, PastQuery, Tool, Verdict
 from factory.judge.rulebook import Rule, RuleStage
@@ -360,19 +361,16 @@ def _fold_name(name: str) -> str:
 
 def _mask(words: str, calls: Iterable[Call]) -> str:
     """The wording: numbers and the calls' values masked."""
-    values = {fold_words(str(leaf)) for call in calls for leaf in _leaves(call.arguments)}
+    values = {
+        fold_words(str(leaf))
+        for call in calls
+        for _, leaf in walk(call.arguments)
+        if leaf is not None and not isinstance(leaf, dict | list | bool)
+    }
     longest = sorted(filter(None, values), key=lambda value: (-len(value), value))
     if longest:
         words = re.sub(rf"\b(?:{'|'.join(map(re.escape, longest))})\b", "_", words)
     return re.sub(r"\b\d+\b", "_", words)
-
-
-def _leaves(value: object) -> Iterator[object]:
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(part)
-    elif not isinstance(value, bool) and value is not None:
-        yield value
 
 
 def _text_columns(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

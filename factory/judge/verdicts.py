@@ -55,9 +55,9 @@ def check_tools(
         findings += judge_name_in_set(document, index, names)
         found = _judge_tool(document, findings, rulebook, f"tool:{index}")
         verdicts += found
-        if not _rejects(found) and isinstance(document, dict):
+        if not first_reject(found) and isinstance(document, dict):
             tools.append(Tool(id=tool_id(document), document=document))
-    if any(v.subject == "tools" and v.severity == "reject" for v in verdicts):
+    if first_reject(verdict for verdict in verdicts if verdict.subject == "tools"):
         tools = []
     return CheckedTools(tools=tuple(tools), verdicts=tuple(verdicts))
 
@@ -151,7 +151,7 @@ def _judge_tool(
 ) -> list[Verdict]:
     """The findings as verdicts; one more where no rule rejects what cannot be a tool."""
     verdicts = _make_verdicts(findings, rulebook, subject)
-    unusable = None if _rejects(verdicts) else find_unusable(document)
+    unusable = None if first_reject(verdicts) else find_unusable(document)
     if unusable is not None:
         verdicts.append(
             Verdict(
@@ -166,8 +166,8 @@ def _judge_tool(
     return verdicts
 
 
-def _rejects(verdicts: Iterable[Verdict]) -> bool:
-    return any(verdict.severity == "reject" for verdict in verdicts)
+def first_reject(verdicts: Iterable[Verdict]) -> Verdict | None:
+    return next((verdict for verdict in verdicts if verdict.severity == "reject"), None)
 
 
 def _judge_block(

@@ -1,7 +1,8 @@
 """The ledger's rows as types: a column that no table has is a type error where a row is made.
 
-The migrations stay the list of tables and columns; a test holds these types to them. Columns ending
-in _json are JSON text, times have a zone, a column that is not required is null if it is left out.
+The migrations stay the list of tables and columns, and say what a row of each is; a test holds
+these types to them. Columns ending in _json are JSON text, times have a zone, a column that is not
+required is null if it is left out.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import NotRequired, TypedDict, cast
 
 
 class RoundRow(TypedDict):
-    """A round's start: everything that decided what it did."""
-
     round: int
     started_at: datetime
     checkpoint_id: str
@@ -30,8 +29,6 @@ class RoundRow(TypedDict):
 
 
 class StageRow(TypedDict):
-    """A stage's end. A stage may appear more than once: each restart is a row."""
-
     round: int
     stage: str
     status: str
@@ -42,8 +39,6 @@ class StageRow(TypedDict):
 
 
 class QueryRow(TypedDict):
-    """The query pool."""
-
     query_id: str
     text: str
     source: str
@@ -51,8 +46,6 @@ class QueryRow(TypedDict):
 
 
 class DrawRow(TypedDict):
-    """Which queries a round works on."""
-
     round: int
     position: int
     query_id: str
@@ -70,8 +63,6 @@ class ToolRow(TypedDict):
 
 
 class ToolCodeRow(TypedDict):
-    """The code of a tool in one codebook version."""
-
     tool_id: str
     codebook_version: int
     code: str
@@ -102,8 +93,6 @@ class CodebookRow(TypedDict):
 
 
 class GenerationRow(TypedDict):
-    """Every raw answer of a model."""
-
     round: int
     query_id: str
     stage: str
@@ -121,8 +110,6 @@ class GenerationRow(TypedDict):
 
 
 class VoteRow(TypedDict):
-    """What the sampled calls of one query agree on."""
-
     round: int
     query_id: str
     num_samples: int
@@ -137,8 +124,6 @@ class VoteRow(TypedDict):
 
 
 class VerdictRow(TypedDict):
-    """One finding of one rule, under one judgement."""
-
     round: int
     judgement: int
     query_id: str
@@ -151,8 +136,6 @@ class VerdictRow(TypedDict):
 
 
 class JudgementRow(TypedDict):
-    """One pass of one rule set over a round's stored candidates."""
-
     judgement: int
     round: int
     rules_sha: str
@@ -161,8 +144,6 @@ class JudgementRow(TypedDict):
 
 
 class SampleRow(TypedDict):
-    """The outcome: exactly one row per drawn query and judgement."""
-
     round: int
     judgement: int
     query_id: str
@@ -192,8 +173,6 @@ class TrainingRow(TypedDict):
 
 
 class ExampleRow(TypedDict):
-    """What a round's training saw, before codes are rendered."""
-
     round: int
     kind: str
     origin: str
@@ -261,8 +240,6 @@ class BenchmarkItemRow(TypedDict):
 
 
 class CodeAliasRow(TypedDict):
-    """What became of the tokens of the codebook before, where codes were made anew."""
-
     version: int
     round: int
     old_token: str

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from factory.domain.records import Candidate, Past, Query
-from factory.judge.sample import Judgement, Trail, first_reject
+from factory.judge.sample import Judgement, Trail
 from factory.judge.sets import judge_round
+from factory.judge.verdicts import first_reject
 from factory.ledger import history
 from factory.ledger.history import OpenRound
 from factory.ledger.tables import Batch, SampleRow
