@@ -30,9 +30,8 @@ from factory.domain.canon import query_id, to_json, tool_id
 from factory.domain.records import Call, Checkpoint
 from factory.lab.home.world import FreshItem, dev_items
 from factory.ledger.database import READER_CONFIG, Ledger
-from factory.ledger.questions import stock_questions
 from factory.ledger.rows import checkpoint_row, stage_row
-from factory.ledger.schema import arrow_schemas, load_migrations
+from factory.ledger.schema import arrow_schemas, load_migrations, stock_questions
 from factory.ledger.segments import to_arrow
 from factory.ledger.tables import Batch, by_table, merge
 from factory.train.examples import calls_text

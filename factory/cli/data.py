@@ -19,12 +19,12 @@ from factory.tools.sources import BadLine, read_tools
 from factory.workspace.folder import Workspace
 from factory.workspace.settings import load_settings
 
-Files = Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")]
-
 MAX_BAD_LINES_SHOWN = 20
 
 
-def add_tools(files: Files) -> None:
+def add_tools(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")],
+) -> None:
     """Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
 
     They get codes in the next training, which learns their documents by heart, and are retrieved

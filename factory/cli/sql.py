@@ -21,7 +21,7 @@ from factory.cli.terminal import err, escape_line, out, out_indented, print_tabl
 from factory.domain.failures import InputError
 from factory.domain.plaintext import clean
 from factory.ledger.database import Ledger, Rows, Stream
-from factory.ledger.questions import stock_questions
+from factory.ledger.schema import stock_questions
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a row.")]
 

@@ -318,16 +318,13 @@ class BenchmarkQuestion(Protocol):
     """A question of a benchmark of any kind, as rules over a round compare samples with it."""
 
     @property
-    def id(self) -> str:
-        """Unique in its benchmark."""
+    def id(self) -> str: ...
 
     @property
-    def query(self) -> str:
-        """The request."""
+    def query(self) -> str: ...
 
     @property
-    def functions(self) -> Sequence[Mapping[str, Any]]:
-        """The functions it may be answered with."""
+    def functions(self) -> Sequence[Mapping[str, Any]]: ...
 
     @property
     def documents(self) -> Sequence[Mapping[str, Any]]:
@@ -338,12 +335,10 @@ class HeldOut(Protocol):
     """What no training may use: the questions of a benchmark of any kind."""
 
     @property
-    def name(self) -> str:
-        """Its file's name."""
+    def name(self) -> str: ...
 
     @property
-    def items(self) -> Sequence[BenchmarkQuestion]:
-        """All questions."""
+    def items(self) -> Sequence[BenchmarkQuestion]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

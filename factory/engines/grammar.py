@@ -243,11 +243,11 @@ class Documents:
         return self._grammars[tool_id]
 
 
-@lru_cache(maxsize=8)
-def _read_documents(path: str, stamp: int) -> Documents:
-    return Documents(Path(path))
-
-
 def read_documents(path: str) -> Documents:
     """Documents of a codebook's tools.jsonl, cached until the file changes."""
-    return _read_documents(path, Path(path).stat().st_mtime_ns)
+    return _read_documents(Path(path), Path(path).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_documents(path: Path, stamp: int) -> Documents:
+    return Documents(path)

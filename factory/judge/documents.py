@@ -29,9 +29,9 @@ from factory.tools.schema import (
     TooMuchWork,
     bounded_work,
     make_validator,
-    map_types,
     read_document,
     read_tool,
+    respell,
 )
 
 _SIMPLE: dict[str, type | tuple[type, ...]] = {
@@ -235,7 +235,7 @@ def _is_simple(part: Mapping[str, Any]) -> bool:
 
 def _judge_meta(schema: Mapping[str, Any]) -> Iterator[Finding]:
     try:
-        StrictValidator.check_schema(map_types(schema), format_checker=CHECKER)
+        StrictValidator.check_schema(respell(schema), format_checker=CHECKER)
     except SchemaError as error:
         path: Parts = ("arguments", *error.absolute_path)
         message = f"not JSON Schema: {show(error.instance)} breaks {error.validator}"

@@ -30,7 +30,7 @@ def explain(error: ValidationError) -> str:
         case "type":
             names = wanted if isinstance(wanted, list) else [wanted]
             kinds = " or ".join(with_article(name) for name in names)
-            return f"{value} is {name_kind(error.instance)}, not {kinds}"
+            return f"{value} is {_KINDS[type(error.instance)]}, not {kinds}"
         case "enum":
             return f"{value} is not one of {show(wanted)}"
         case "const":
@@ -47,14 +47,15 @@ def explain(error: ValidationError) -> str:
             return f"{value} breaks {keyword}"
 
 
-def name_kind(value: object) -> str:
-    """A JSON value's type in words."""
-    if isinstance(value, bool):
-        return "a boolean"
-    if value is None:
-        return "null"
-    kinds = {str: "string", int: "integer", float: "number", list: "array", dict: "object"}
-    return with_article(kinds[type(value)])
+_KINDS = {
+    bool: "a boolean",
+    type(None): "null",
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    list: "an array",
+    dict: "an object",
+}
 
 
 def with_article(word: object) -> str:

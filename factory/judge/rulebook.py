@@ -116,7 +116,9 @@ class Rulebook:
         rules = {rule.id: rule for rule in _read_rules(workspace)}
         settings = settings or {}
         for rule_id, setting in settings.items():
-            rules[rule_id] = _apply(_find(rules, rule_id), setting)
+            rule = _find(rules, rule_id)
+            changes = {"active": False} if setting == "off" else {"severity": setting}
+            rules[rule_id] = replace(rule, **changes)
         schema = _read_schema(workspace.find(DOCUMENT_SCHEMA), rules)
         files = chain(
             workspace.walk("rules", ".toml"),
@@ -220,12 +222,6 @@ def _find(rules: Mapping[str, Rule], rule_id: str) -> Rule:
     raise ContentError(
         f"no rule {rule_id}", where="rules/", remedy=f"did you mean {near[0]}?" if near else ""
     )
-
-
-def _apply(rule: Rule, setting: RuleSetting) -> Rule:
-    if setting == "off":
-        return replace(rule, active=False)
-    return replace(rule, severity=setting)
 
 
 def _read_schema(file: Path, rules: Mapping[str, Rule]) -> Schema:

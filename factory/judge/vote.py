@@ -47,7 +47,8 @@ def vote(
         reason = "no_call_majority"
     elif not reason:
         scores = logprobs if logprobs is not None else [0.0] * len(parsed)
-        winner = _choose_representative(parsed, strict, ballot.members(0), scores)
+        members = [index for index, number in enumerate(ballot.classes) if number == 0]
+        winner = _choose_representative(parsed, strict, members, scores)
     return Vote(
         num_samples=len(parsed),
         winner=winner,
@@ -121,9 +122,6 @@ class _Ballot(NamedTuple):
             return 0.0
         total = len(self.classes)
         return -sum(size / total * log2(size / total) for size in self.sizes)
-
-    def members(self, number: int) -> list[int]:
-        return [index for index, own in enumerate(self.classes) if own == number]
 
 
 def _find_reason(sizes: Sequence[int], leader: str, needed: int) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from factory.domain.failures import BusyError, DiskError, InputError
+from factory.domain.plaintext import shorten
 from factory.ledger import schema
 from factory.ledger.interrupt import interrupted_after
 from factory.ledger.segments import Segments, newer_ledger, to_arrow
@@ -92,7 +93,7 @@ class Stream:
             statements = con.extract_statements(sql)
             if len(statements) != 1:
                 raise InputError(
-                    f"one statement at a time, this has {len(statements)}", where=_shorten(sql)
+                    f"one statement at a time, this has {len(statements)}", where=shorten(sql, 200)
                 )
             con.execute(statements[0], parameters)
         found = con.description or []
@@ -125,13 +126,13 @@ class Stream:
         except duckdb.InterruptException as error:
             raise InputError(
                 f"the query took longer than {self._timeout:g} s and was stopped",
-                where=_shorten(self._sql),
+                where=shorten(self._sql, 200),
                 remedy="narrow it with `where round = …` or `limit …`, or allow more time",
             ) from error
         except duckdb.Error as error:
             raise InputError(
                 f"the query cannot be run: {error}",
-                where=_shorten(self._sql),
+                where=shorten(self._sql, 200),
                 remedy="the ledger can only be read; `show tables` lists what is in it, "
                 "`describe NAME` its columns",
             ) from error
@@ -474,9 +475,3 @@ def _insert(con: Connection, tables: Mapping[str, pa.Table]) -> set[str]:
 def _quote(path: Path) -> str:
     """A path as an SQL string."""
     return "'" + str(path).replace("'", "''") + "'"
-
-
-def _shorten(sql: str) -> str:
-    """The statement on one line, for a message."""
-    line = " ".join(sql.split())
-    return line if len(line) <= 200 else line[:199] + "…"

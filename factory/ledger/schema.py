@@ -1,4 +1,5 @@
-"""The ledger's schema: numbered migrations make the tables, views.sql the views.
+"""The ledger's schema: numbered migrations make the tables, views.sql the views, and questions.sql
+asks them.
 
 The migrations are the only list of tables and columns. Arrow schemas of the segments and the
 tables that readers see are derived from them.
@@ -7,10 +8,11 @@ tables that readers see are derived from them.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import duckdb
 
@@ -103,3 +105,17 @@ def arrow_schemas(migrations: tuple[Migration, ...]) -> Mapping[str, pa.Schema]:
             name: con.sql(f'from "{name}"').to_arrow_table().schema
             for name in table_names(con, "memory")
         }
+
+
+class Question(NamedTuple):
+    """A stock question. Example: Question("Where did the time go?", "select round, …")."""
+
+    title: str
+    sql: str
+    """On one line and without double quotes."""
+
+
+def stock_questions() -> list[Question]:
+    """Those of questions.sql: a comment line and a statement each."""
+    text = (STORE / "questions.sql").read_text("utf-8")
+    return [Question(*hit) for hit in re.findall(r"^-- ([^\n]+\?)\n([^;]+);", text, re.MULTILINE)]

@@ -32,7 +32,7 @@ from factory.domain.canon import to_json
 from factory.domain.failures import DiskError, InputError
 from factory.judge.reading import parse_calls
 from factory.ledger.database import Ledger
-from factory.tools.schema import map_types
+from factory.tools.schema import respell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -164,7 +164,7 @@ def split_calls(calls_json: str) -> list[CallText]:
 
 def function_of(document: Mapping[str, Any]) -> dict[str, Any]:
     """A tool document as a function with JSON Schema parameters."""
-    parameters = map_types(document["arguments"])
+    parameters = respell(document["arguments"])
     return {
         "name": document["name"],
         "description": document.get("description", ""),

@@ -102,7 +102,7 @@ class Rejudgement:
     rows: Batch
     """All of its rows, not appended yet."""
     counts: Mapping[str, int]
-    """Samples by status."""
+    """Samples by status, after the rules over the round."""
     changes: tuple[JudgementChange, ...]
     """Samples with another status or reason than under the round's last judgement."""
     codes_judged: bool
@@ -145,11 +145,12 @@ def rejudge(
     verdicts = judge_round(rulebook.rules, candidates, accepted, benchmarks)
     rows = _rows(judgement, samples, verdicts)
     with ledger.read(also=rows) as past:
+        sql = "select status, count(*) from outcome where round = ? and judgement = ? group by 1"
         return Rejudgement(
             number=number,
             judgement=judgement.number,
             rows=rows,
-            counts=_count(past, judgement),
+            counts=dict(past.query(sql, [number, judgement.number]).rows),
             changes=_compare(past, judgement),
             codes_judged=codebook is not None,
         )
@@ -180,12 +181,6 @@ def _rows(
 
 
 # Reading the ledger ----------------------------------------------------------------------------
-
-
-def _count(past: Source, judgement: Judgement) -> dict[str, int]:
-    """Samples by status, after the rules over the round."""
-    sql = "select status, count(*) from outcome where round = ? and judgement = ? group by 1"
-    return dict(past.query(sql, [judgement.round_number, judgement.number]).rows)
 
 
 def _compare(past: Source, judgement: Judgement) -> tuple[JudgementChange, ...]:

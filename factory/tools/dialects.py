@@ -13,7 +13,7 @@ from typing import Any
 
 from factory.domain.canon import CATEGORY
 from factory.domain.jsontext import JsonTextError, parse_strict
-from factory.tools.schema import SPELLINGS, make_validator, read_type, respell, to_json_schema
+from factory.tools.schema import TOOLDEV, make_validator, read_type, respell, to_json_schema
 
 Document = dict[str, Any]
 Read = Callable[[Any], list[Document]]
@@ -74,8 +74,8 @@ _ALIASES = ("responses", "response", "returnParameter")
 
 def _respell(document: Document) -> Document:
     """The document with ToolDev's type words in its two schemas."""
-    words, schemas = SPELLINGS["tooldev"], ("arguments", "results")
-    return document | {key: respell(document[key], words) for key in schemas if key in document}
+    schemas = [key for key in ("arguments", "results") if key in document]
+    return document | {key: respell(document[key], TOOLDEV) for key in schemas}
 
 
 def _make_document(

@@ -41,15 +41,10 @@ WORDS: dict[str, str] = {
 """Type words in lower case, and JSON Schema's word; an empty word is no constraint."""
 
 _KINDS = ("string", "integer", "number", "boolean", "array", "object", "null", "")
-
-SPELLINGS: dict[str, dict[str, str]] = {
-    name: dict(zip(_KINDS, words, strict=True))
-    for name, words in {
-        "json-schema": _KINDS,
-        "tooldev": ("string", "integer", "float", "boolean", "array", "dict", "null", "any"),
-    }.items()
-}
-"""JSON Schema's words as the dialects that are written spell them; ToolDev's are BFCL's too."""
+_TOOLDEV = ("string", "integer", "float", "boolean", "array", "dict", "null", "any")
+JSON_SCHEMA = dict(zip(_KINDS, _KINDS, strict=True))
+TOOLDEV = dict(zip(_KINDS, _TOOLDEV, strict=True))
+"""JSON Schema's words as ToolDev and BFCL spell them."""
 
 REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor"})
 """Keywords that name another schema. A tool document stands alone, so they are refused."""
@@ -179,15 +174,10 @@ def _read_list(schemas: list[Any], path: tuple[str | int, ...], parts: list[Part
     return [_read(part, (*path, index), parts) for index, part in enumerate(schemas)]
 
 
-def map_types(schema: object) -> Any:
-    """A copy with JSON Schema's type words, for the meta-schema to judge."""
-    return respell(schema, SPELLINGS["json-schema"])
-
-
-def respell(schema: object, words: Mapping[str, str]) -> Any:
+def respell(schema: object, words: Mapping[str, str] = JSON_SCHEMA) -> Any:
     """A copy with its type words in another spelling; words that nobody knows stay.
 
-    >>> respell({"type": "List[int]"}, SPELLINGS["tooldev"])
+    >>> respell({"type": "List[int]"}, TOOLDEV)
     {'type': 'array', 'items': {'type': 'integer'}}
     """
     if isinstance(schema, list):

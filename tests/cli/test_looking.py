@@ -22,7 +22,7 @@ from factory.cli.terminal import inline, print_table
 from factory.domain.jsontext import json_path
 from factory.domain.plaintext import clean
 from factory.ledger.database import Ledger
-from factory.ledger.questions import stock_questions
+from factory.ledger.schema import stock_questions
 
 EVIL = (
     "\x1b]0;owned\x07\x1b[2J\u202egnp.exe\u2066\u200b\ufeff\r\n\tsecond line [red]x[/] \U000e0041"

@@ -21,7 +21,7 @@ from factory.tools.dialects import (
     to_document,
     to_function,
 )
-from factory.tools.schema import SPELLINGS, WORDS, read_type, respell
+from factory.tools.schema import JSON_SCHEMA, TOOLDEV, WORDS, read_type, respell
 
 settings.register_profile("factory", deadline=None, derandomize=True)
 settings.load_profile("factory")
@@ -185,18 +185,17 @@ def test_what_is_no_tool_is_told(value: Any, cause: str) -> None:
         read_dialect(value)
 
 
-@pytest.mark.parametrize("name", SPELLINGS)
-def test_spellings_mean_what_they_say(name: str) -> None:
-    for kind, word in SPELLINGS[name].items():
+@pytest.mark.parametrize("words", [JSON_SCHEMA, TOOLDEV])
+def test_spellings_mean_what_they_say(words: dict[str, str]) -> None:
+    for kind, word in words.items():
         assert read_type(word) == ({"type": kind} if kind else {}) or not word
 
 
 @pytest.mark.parametrize("word", [*WORDS, "List[int]", "dict[str, float]", "int | None", ["a"]])
 def test_words_mean_the_same_in_every_spelling(word: Any) -> None:
-    meaning = respell({"type": word}, SPELLINGS["json-schema"])
-    for words in SPELLINGS.values():
-        again = respell(respell({"type": word}, words), SPELLINGS["json-schema"])
-        assert again == meaning
+    meaning = respell({"type": word})
+    for words in (JSON_SCHEMA, TOOLDEV):
+        assert respell(respell({"type": word}, words)) == meaning
 
 
 NAMES = ["name", "api_name", "description", "parameters", "arguments", "required", "type", "p"]
