@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated
 
@@ -30,20 +29,12 @@ app = typer.Typer(
 )
 
 
-@dataclass
-class Session:
-    """What holds for one call of the command; click's context carries it as `obj`."""
-
-    debug: bool = False
-    """Our own bugs end in a traceback."""
-
-
 @app.callback()
 def options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    context.ensure_object(Session).debug = debug
+    context.ensure_object(dict)["debug"] = debug
 
 
 DISK_FAULTS = (
@@ -56,10 +47,7 @@ BROKEN_PIPE_CODE = 141
 
 
 def check_import_name() -> None:
-    """Stop where factory_boy shares the import name: files of both would mix.
-
-    Raises EnvironmentError_ with the remedy.
-    """
+    """Raise EnvironmentError_ where factory_boy shares the import name: files of both would mix."""
     for name in ("factory_boy", "factory-boy"):
         try:
             metadata.distribution(name)
@@ -74,7 +62,7 @@ def check_import_name() -> None:
 
 def call() -> int:
     """Run the command line; its exit code."""
-    session = Session()
+    session = {"debug": False}  # click's context carries it as `obj`
     try:
         check_import_name()
         code = app(standalone_mode=False, obj=session)
@@ -94,7 +82,7 @@ def call() -> int:
     except Exception as error:
         if str(error) == "Query interrupted":  # Ctrl-C, as DuckDB passes it on
             raise KeyboardInterrupt from error
-        if session.debug:
+        if session["debug"]:
             raise
         return print_unexpected(error)
     return code if isinstance(code, int) else 0

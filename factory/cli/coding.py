@@ -18,6 +18,7 @@ from factory.cli.terminal import err, escape, out, print_table
 from factory.codes.saving import SavedCodebook, load_codebook
 from factory.domain.failures import InputError
 from factory.domain.records import Pair, Tool
+from factory.engines.serving import engine_settings
 from factory.ledger import history
 from factory.ledger.database import Ledger, Source
 from factory.ledger.lock import WorkspaceLock
@@ -27,8 +28,7 @@ from factory.tools.sources import read_tools
 from factory.train.curriculum import called_together, need_codes, train_setup
 from factory.train.preview import CodingJob, add_codes, fit_codes
 from factory.workspace.folder import Workspace
-from factory.workspace.machine import free_threads
-from factory.workspace.settings import Settings, load_settings
+from factory.workspace.settings import load_settings
 
 
 def fit(
@@ -84,10 +84,9 @@ def fit(
         pairs=pairs,
         out=to,
     )
+    threads, log = engine_settings(settings).threads, _log(workspace)
     with make_monitor() as monitor:
-        preview = asyncio.run(
-            fit_codes(job, threads=_threads(settings), log=_log(workspace), monitor=monitor)
-        )
+        preview = asyncio.run(fit_codes(job, threads=threads, log=log, monitor=monitor))
     print_figures(preview.figures)
     if preview.neighbours:
         columns = ("tool", "code", "nearest by positions that differ")
@@ -132,16 +131,12 @@ def add(
         # First what may be repeated: stopped anywhere, the command mends itself when run again.
         if fresh:
             job = CodingJob(workspace=workspace.root, checkpoint=folder, tools=fresh)
+            threads, log = engine_settings(settings).threads, _log(workspace)
             with make_monitor() as monitor:
-                asyncio.run(
-                    add_codes(
-                        job,
-                        threads=_threads(settings),
-                        log=_log(workspace),
-                        monitor=monitor,
-                        before_writing=note_tools,
-                    )
+                making = add_codes(
+                    job, threads=threads, log=log, monitor=monitor, before_writing=note_tools
                 )
+                asyncio.run(making)
             codebook = load_codes(folder)
         else:
             note_tools()
@@ -206,10 +201,6 @@ def _pairs(past: Source, tools: Sequence[Tool], number: int) -> list[Pair]:
     """Which tools accepted answers call together, as round `number` would be trained."""
     pairs, written = history.called_pairs(past, number), history.written_tools(past)
     return called_together(pairs, written, history.accepted_samples(past, number), tools, None)
-
-
-def _threads(settings: Settings) -> int:
-    return settings.engine.threads or free_threads()
 
 
 def _log(workspace: Workspace) -> Path:

@@ -96,7 +96,7 @@ class _Layout:
         short = head + _one_line(value) + tail
         has_inner = any(_is_within(other, path) for other in self.marks if other != path)
         is_plain = not isinstance(value, dict | list) or not value
-        if is_plain or (not has_inner and self._fits(short, depth)):
+        if is_plain or (not has_inner and 2 * depth + Text(short).cell_len <= self.width):
             yield from wrap(short, self.width, style, 2 * depth)
             yield from self._findings(own, depth)
             return
@@ -112,9 +112,6 @@ class _Layout:
             comma = "," if number < len(items) else ""
             yield from self._value(part, (*parts, key), name, comma, depth + 1)
         yield Text(indent + closing + tail)
-
-    def _fits(self, text: str, depth: int) -> bool:
-        return 2 * depth + Text(text).cell_len <= self.width
 
     def _findings(self, marks: Sequence[Remark], depth: int) -> Iterator[Text]:
         for mark in marks:

@@ -118,9 +118,12 @@ def _print_tools(record: Record, sample: Record | None, verdicts: Sequence[Recor
     documents = parse_tools(written[0]).documents if written else []
     subjects = {_id_of(document): f"tool:{n}" for n, document in enumerate(documents)}
     tools = json.loads(sample["tools_json"]) if sample else []
-    codes = {row["tool_id"]: row for row in record["tool_code"]}
+    codes = {
+        row["tool_id"]: f"{escape_line(row['code'])}  [dim]codebook {row['codebook_version']}[/]"
+        for row in record["tool_code"]
+    }
     for tool in tools:
-        out(f"[bold]tool[/] {escape_line(tool['id'])}  {_describe_code(codes.get(tool['id']))}")
+        out(f"[bold]tool[/] {escape_line(tool['id'])}  {codes.get(tool['id'], '[dim]no code[/]')}")
         about = (subjects.pop(tool["id"], ""), f"code:{tool['id']}")
         _print_lines(lay_out(tool["document"], _marks(verdicts, about), stdout.width - 2))
     for subject in subjects.values():
@@ -139,12 +142,6 @@ def _print_tools(record: Record, sample: Record | None, verdicts: Sequence[Recor
 
 def _id_of(document: Any) -> str:
     return tool_id(document) if isinstance(document, dict) else repr(document)
-
-
-def _describe_code(row: Record | None) -> str:
-    if row is None:
-        return "[dim]no code[/]"
-    return f"{escape_line(row['code'])}  [dim]codebook {row['codebook_version']}[/]"
 
 
 def _print_votes(record: Record, verdicts: Sequence[Record]) -> set[str]:

@@ -47,11 +47,7 @@ def tool_id(document: dict[str, Any]) -> str:
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed below 2**62, a multiple of SEED_STRIDE, from the parts' texts.
-
-    >>> derive_seed(0, 1, "q_1", "calls") == derive_seed(0, 1, "q_1", "calls")
-    True
-    """
+    """A seed below 2**62, a multiple of SEED_STRIDE, from the parts' texts."""
     text = "\x1f".join(str(part) for part in parts)
     return int(digest(text, 16), 16) % (2**62) // SEED_STRIDE * SEED_STRIDE
 

@@ -2,14 +2,14 @@
 
 FactoryError            what happened, where, and the command or edit that mends it
 ├── InputError          exit 2: a file, flag, recipe, prompt or rule is wrong
-│   ├── RecipeError     unknown key, wrong type, value out of range
+│   ├── RecipeError     a recipe or settings: unknown key, wrong type, value out of range
 │   ├── ContentError    a prompt, rule or benchmark file cannot be used
 │   └── ModelError      a model folder is missing, incomplete, or lacks its code tokens
 ├── EnvironmentError_   exit 3: the machine lacks something
 │   ├── MissingError    a package, program or device is not there
 │   ├── DiskError       no space, or a folder cannot be written
 │   ├── BusyError       another process holds the workspace or the ledger
-│   └── ChildError      a child process died
+│   └── ChildError      a child process died, once or more often than it may
 └── GateError           exit 1: a gate or a rule said no
 
 A bad sample is none of these: it is a row with a reason (factory/judge/).
@@ -39,46 +39,33 @@ class FactoryError(Exception):
 
 
 class InputError(FactoryError):
-    """The user's input is wrong."""
-
     exit_code = 2
 
 
-class RecipeError(InputError):
-    """A recipe or settings file has an unknown key, a wrong type or a value out of range."""
+class RecipeError(InputError): ...
 
 
-class ContentError(InputError):
-    """A prompt, rule or benchmark file cannot be used."""
+class ContentError(InputError): ...
 
 
-class ModelError(InputError):
-    """A model folder is missing, incomplete, or lacks its code tokens."""
+class ModelError(InputError): ...
 
 
 class EnvironmentError_(FactoryError):
-    """The machine lacks something."""
-
     exit_code = 3
 
 
-class MissingError(EnvironmentError_):
-    """A package, program or device is not there."""
+class MissingError(EnvironmentError_): ...
 
 
-class DiskError(EnvironmentError_):
-    """No space is left, or a folder cannot be written."""
+class DiskError(EnvironmentError_): ...
 
 
-class BusyError(EnvironmentError_):
-    """Another process holds the workspace or the ledger."""
+class BusyError(EnvironmentError_): ...
 
 
-class ChildError(EnvironmentError_):
-    """A child process died, once or more often than it may."""
+class ChildError(EnvironmentError_): ...
 
 
 class GateError(FactoryError):
-    """A gate or a rule said no."""
-
     exit_code = 1

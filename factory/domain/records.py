@@ -369,10 +369,7 @@ class CodeAlias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """What sampling made of a query: judged, trained on where accepted; bare when it is drawn.
-
-    Example: Candidate(query=Query(…), tools=(Tool(…),), calls=(Call(…),)).
-    """
+    """What sampling made of a query: judged, trained on where accepted; bare when it is drawn."""
 
     query: Query
     tools: tuple[Tool, ...] = ()

@@ -45,10 +45,7 @@ async def measure_perplexity(
     window: int = WINDOW,
     strides: Sequence[int] = STRIDES,
 ) -> list[Perplexity]:
-    """`compute_perplexity` of factory.engines.perplexity_child, in a child that ends with the work.
-
-    Raises ChildError, and what that raises.
-    """
+    """compute_perplexity of perplexity_child, in a child; raises what that does and ChildError."""
     answer = await ask_once(
         "factory.engines.perplexity_child",
         {"folder": str(folder), "text": text, "window": window, "strides": list(strides)},

@@ -72,10 +72,7 @@ _CALL_KEYS = ("name", "arguments")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedCalls:
-    """An answer's calls, or why it has none.
-
-    Example: ParsedCalls(text="<tool_call>…", calls=(Call(name="f", arguments={}),)).
-    """
+    """An answer's calls, or why it has none."""
 
     text: str
     """The answer as sampled."""

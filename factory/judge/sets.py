@@ -261,15 +261,11 @@ def _history_rows(queries: Sequence[PastQuery]) -> pa.Table:
 
 
 def _candidate_tool_rows(candidates: Sequence[Candidate]) -> pa.Table:
-    shown = [
-        (candidate.query.id, tool.id, tool.name in {call.name for call in candidate.calls})
-        for candidate in candidates
-        for tool in candidate.tools
-    ]
+    shown = [(candidate, tool) for candidate in candidates for tool in candidate.tools]
     return _table(
-        query_id=[query_id for query_id, _, _ in shown],
-        tool_id=[tool_id for _, tool_id, _ in shown],
-        called=[called for _, _, called in shown],
+        query_id=[candidate.query.id for candidate, _ in shown],
+        tool_id=[tool.id for _, tool in shown],
+        called=[tool.name in {call.name for call in each.calls} for each, tool in shown],
     )
 
 
@@ -306,15 +302,12 @@ def _benchmark_rows(benchmarks: Sequence[HeldOut]) -> pa.Table:
 
 def _benchmark_tool_rows(benchmarks: Sequence[HeldOut]) -> pa.Table:
     offered = [
-        (f"{each.name}/{item.id}", sha, document)
-        for each in benchmarks
-        for sha in [_sha(each)]
-        for item in each.items
-        for document in item.documents
+        (each, item, x) for each in benchmarks for item in each.items for x in item.documents
     ]
+    shas = {each.name: _sha(each) for each in benchmarks}
     return _table(
-        item=[item for item, _, _ in offered],
-        sha=[sha for _, sha, _ in offered],
+        item=[f"{each.name}/{item.id}" for each, item, _ in offered],
+        sha=[shas[each.name] for each, _, _ in offered],
         **_signatures([document for _, _, document in offered]),
     )
 

@@ -180,10 +180,7 @@ def accepted_before(past: Source, number: int) -> Past:
 def earlier_examples(
     past: Source, number: int, held_out: frozenset[str] = frozenset()
 ) -> list[Example]:
-    """Training examples of all rounds before `number`, in round order.
-
-    Those of held-out query ids are left out.
-    """
+    """Examples of all rounds before `number`, in round order, without those of held-out ids."""
     sql = """
         select kind, origin, messages_json
         from example where round < ? order by round, origin, kind

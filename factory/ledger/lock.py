@@ -11,11 +11,8 @@ from factory.domain.failures import BusyError, DiskError
 
 
 class WorkspaceLock:
-    """Held from `with` to its end, or to the end of the process, `kill -9` included.
-
-    Example:
-        with WorkspaceLock(workspace.state):
-            ...
+    """Held from `with WorkspaceLock(workspace.state):` to its end, or to the end of the process,
+    `kill -9` included.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -52,8 +52,6 @@ class DrawRow(TypedDict):
 
 
 class ToolRow(TypedDict):
-    """A tool document and where it came from."""
-
     tool_id: str
     name: str
     document_json: str
@@ -73,8 +71,6 @@ class ToolCodeRow(TypedDict):
 
 
 class CodebookRow(TypedDict):
-    """A codebook, and how well it fits."""
-
     version: int
     round: int
     checkpoint_id: NotRequired[str]
@@ -181,8 +177,6 @@ class ExampleRow(TypedDict):
 
 
 class CheckpointRow(TypedDict):
-    """A checkpoint, and what the gate said of it."""
-
     checkpoint_id: str
     round: int
     parent_id: str | None
@@ -194,8 +188,6 @@ class CheckpointRow(TypedDict):
 
 
 class ScoreRow(TypedDict):
-    """A checkpoint's score on one category of a benchmark."""
-
     round: int
     checkpoint_id: str
     benchmark: str

@@ -115,7 +115,7 @@ def _look_at_content(workspace: Workspace) -> str:
     check_content(prompts, rules)
     load_benchmarks(workspace, recipe.recipe)
     paths = [path for folder in CONTENT_FOLDERS for path, _ in workspace.walk(folder, "")]
-    own = f", {sum(not workspace.is_shipped(path) for path in paths)} own files"
+    own = f", {sum((workspace.root / path).exists() for path in paths)} own files"
     return (
         f"recipe {recipe.name} {recipe.recipe.sha}, prompts {prompts.set_sha()}, rules {rules.sha}"
         + ("" if workspace.root == shipped_root() else own)

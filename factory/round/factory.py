@@ -9,6 +9,7 @@ from pathlib import Path
 
 from factory.domain.monitor import Monitor
 from factory.domain.records import Query
+from factory.engines.serving import engine_settings
 from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
 from factory.ledger.database import Ledger
@@ -17,7 +18,6 @@ from factory.ledger.tables import Batch
 from factory.score.base import Scorable, Setup, check_room
 from factory.score.loading import load_benchmarks, load_held_out
 from factory.workspace.folder import Workspace
-from factory.workspace.machine import free_threads
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import Recipe, Resolved
 from factory.workspace.settings import Settings
@@ -104,11 +104,9 @@ def load_factory(
     prompts, rulebook = Prompts.load(workspace), Rulebook.load(workspace, settings.rules)
     check_content(prompts, rulebook)
     check_room(workspace, settings, resolved)
-    threads = settings.engine.threads or free_threads()
-    engine = settings.engine.model_copy(update={"threads": threads})
     return Factory(
         workspace=workspace,
-        settings=settings.model_copy(update={"engine": engine}),
+        settings=settings.model_copy(update={"engine": engine_settings(settings)}),
         resolved=resolved,
         prompts=prompts,
         rulebook=rulebook,

@@ -28,22 +28,15 @@ class Answerer(Protocol):
 
     async def write_tools(self) -> Reply | None:
         """One answer with tool documents; None where that was never asked."""
-        ...
 
     async def propose_codes(self, tools: Sequence[Tool]) -> Sequence[Proposal]:
         """Codes for the documents that passed."""
-        ...
 
     async def show(self, tools: tuple[Tool, ...]) -> tuple[Tool, ...] | None:
-        """The tools that the calls are asked with: those that passed, and retrieved ones.
-
-        None where no calls were ever asked.
-        """
-        ...
+        """Those that passed, and retrieved ones, to be called; None where that was never asked."""
 
     async def call(self, shown: tuple[Tool, ...]) -> Reply:
         """n answers with calls."""
-        ...
 
 
 async def sample_query(

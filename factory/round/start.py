@@ -91,10 +91,7 @@ def abandon(factory: Factory) -> int:
 
 
 def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) -> OpenRound:
-    """Draw the queries and write the round's first rows, all in one append.
-
-    `base` is that of `base_checkpoint`, where the caller has read it.
-    """
+    """Draw the queries and write the round's first rows, all in one append."""
     ledger, monitor = factory.ledger, factory.monitor
     with ledger.read() as past:
         base = base or base_checkpoint(factory.workspace, factory.settings, past)

@@ -34,10 +34,7 @@ class Workspace:
 
     @classmethod
     def locate(cls, start: Path) -> Workspace:
-        """The workspace that `start` lies in: the nearest folder upwards with a factory.toml.
-
-        Raises InputError where there is none.
-        """
+        """The nearest folder upwards from `start` with a factory.toml. Raises InputError."""
         start = start.resolve()
         for folder in (start, *start.parents):
             if (folder / MARKER).is_file():
@@ -93,10 +90,6 @@ class Workspace:
             return folder
         own = self.root / folder
         return own if own.exists() else shipped_root() / folder
-
-    def is_shipped(self, path: str) -> bool:
-        """Whether `path` is served from the shipped files."""
-        return not (self.root / path).exists()
 
 
 def file_sha(path: Path) -> str:
