@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
@@ -29,26 +29,6 @@ _LOOK = {"name": "look", "description": "Look.", "parameters": _NO_PARAMETERS}
 _TOOL = {"type": "function", "function": _LOOK}
 _CALL = {"type": "function", "function": {"name": "look", "arguments": {}}}
 _CALLED = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-
-
-class ChatTokenizer(Protocol):
-    """What is needed of a transformers tokenizer with a chat template."""
-
-    name_or_path: str
-    eos_token_id: int | None
-
-    @property
-    def added_tokens_decoder(self) -> dict[int, Any]:
-        """Tokens that stand apart from the text around them, by id."""
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> Any:
-        """The chat as text (tokenize=False)."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
-
-    def decode(self, token_ids: list[int]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +55,7 @@ def end_ids(eos_token_id: int | None, listed: int | Sequence[int] | None) -> fro
     return frozenset(token for token in (eos_token_id, *more) if token is not None)
 
 
-def read_turn(tokenizer: ChatTokenizer, ends: frozenset[int]) -> Turn:
+def read_turn(tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> Turn:
     """What the tokenizer's chat template writes around an answer.
 
     Requests in a template with a fault stay as they are: it has no lead-in here.
@@ -96,7 +76,7 @@ def turn_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Turn:
     return read_turn(tokenizer, end_ids(tokenizer.eos_token_id, listed))
 
 
-def _read(tokenizer: ChatTokenizer, ends: frozenset[int]) -> tuple[str, str]:
+def _read(tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> tuple[str, str]:
     """Lead-in and closing. ModelError where no answer can be learnt in the template."""
     prompt = render(tokenizer, [_ASKED], answer_next=True)
     answer = {"role": "assistant", "content": PROBE}
@@ -150,7 +130,9 @@ def leads_to_calls(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> bool:
         return True
 
 
-def render(tokenizer: ChatTokenizer, chat: list[dict[str, str]], *, answer_next: bool) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]], *, answer_next: bool
+) -> str:
     """The chat as text, with or without a generation prompt. ModelError where it is refused."""
     try:
         return str(

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from factory.domain.plaintext import is_unicode
 from factory.domain.records import IGNORED, Example, ExampleKind, Message
-from factory.engines.turn import ChatTokenizer, Turn
+from factory.engines.turn import Turn
 from factory.engines.turn import render as render_chat
 from factory.train.examples import CODED_KINDS, PLACEHOLDER, tools_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DropReason = Literal[
     "too_long", "no_codebook", "no_code", "ood_code", "special_token", "not_unicode", "no_question"
@@ -87,7 +90,7 @@ def render(example: Example, codes: CodeNames | None) -> tuple[Message, ...]:
 
 
 def encode(
-    kind: ExampleKind, messages: Sequence[Message], tokenizer: ChatTokenizer, turn: Turn
+    kind: ExampleKind, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, turn: Turn
 ) -> list[Encoded]:
     """Token ids and labels; loss on assistant texts and what the template has around them.
 
@@ -132,7 +135,7 @@ def encode_all(
     *,
     codes: CodeNames | None,
     outliers: frozenset[str],
-    tokenizer: ChatTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     turn: Turn,
     max_length: int,
 ) -> EncodedSet:
