@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from rich.console import Console
@@ -39,7 +40,7 @@ def lay_out(value: Any, marks: Sequence[Remark], width: int) -> list[Text]:
     Parts without a mark in them stay on one line where they fit. A mark of something that is not
     there (a missing key) stands below the innermost part that is.
     """
-    return _Layout(marks, width).lines_of(value)
+    return _Layout(value, marks, width).lines()
 
 
 def side_by_side(columns: Sequence[Sequence[Text]], width: int) -> Iterator[Text]:
@@ -67,27 +68,21 @@ _CONSOLE = Console(width=80)
 
 
 class _Layout:
-    def __init__(self, marks: Sequence[Remark], width: int) -> None:
+    def __init__(self, value: Any, marks: Sequence[Remark], width: int) -> None:
+        self.value = value
         self.width = width
         self.marks: dict[str, list[Remark]] = {}
-        self.unplaced = list(marks)
-
-    def lines_of(self, value: Any) -> list[Text]:
-        self._place(value)
-        lines: list[Text] = []
-        for line in self._value(value, (), "", "", 0):
-            if len(lines) == MAX_LINES:
-                lines.append(Text("… and more; --json has all", "dim"))
-                break
-            lines.append(line)
-        return lines
-
-    def _place(self, value: Any) -> None:
-        """Give every mark to the innermost part there is."""
+        """By the path of the innermost part there is."""
         paths = [json_path(parts) for parts, _ in walk(value)]
-        for mark in self.unplaced:
+        for mark in marks:
             inside = [path for path in paths if _is_within(mark.path, path)]
             self.marks.setdefault(max(inside, key=len, default="$"), []).append(mark)
+
+    def lines(self) -> list[Text]:
+        lines = list(islice(self._value(self.value, (), "", "", 0), MAX_LINES + 1))
+        if len(lines) > MAX_LINES:
+            lines[MAX_LINES:] = [Text("… and more; --json has all", "dim")]
+        return lines
 
     def _value(self, value: Any, parts: Parts, head: str, tail: str, depth: int) -> Iterator[Text]:
         own = self.marks.get(path := json_path(parts), [])

@@ -10,7 +10,6 @@ STOPPED_CODE = 130
 
 
 def run() -> None:
-    """Entry point of the console script."""
     try:
         code = import_module("factory.cli.app").call()
     except KeyboardInterrupt:
