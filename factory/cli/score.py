@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,6 +28,8 @@ REASONS_SHOWN = 8
 AVERAGES = ("non_live", "live", "overall")
 """Columns of a published table that the screen shows, where it has them."""
 Cells = list[tuple[object, ...]]
+Systems = list[tuple[Measured, Scorecard]]
+"""The checkpoint, the one before it if any, and baselines, each with what its items say."""
 Style = Literal["own", "chat"]
 Syntax = Literal["hermes", "json", "python", "llama", "mistral", "auto"]
 
@@ -87,7 +88,7 @@ def score(
         "allow_public_host": allow_public if "allow_public_host" in keys else None,
     }
     benchmark = load(workspace, name, {**given, **{k: v for k, v in flags.items() if v}})
-    tables = load_published(workspace, name)
+    tables = list(load_published(workspace, name))
     settings = load_settings_with(workspace, "", threads)
     resolved = open_recipe(workspace, settings)
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
@@ -99,14 +100,14 @@ def score(
     if save is not None:
         answers = benchmark.answers(measured[0].items)
         save.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
-    cards = [benchmark.card(each.items) for each in measured]
+    systems = [(each, benchmark.card(each.items)) for each in measured]
     change = None
     if before and benchmark.unit == "percent":
         change = benchmark.change(measured[1].items, measured[0].items)
     if as_json:
-        write_json(_to_record(benchmark, measured, cards, change, tables))
+        write_json(_to_record(benchmark, systems, change, tables))
     else:
-        _print_all(benchmark, measured, cards, change, tables)
+        _print_all(benchmark, systems, change, tables)
 
 
 async def _measure(
@@ -125,25 +126,20 @@ async def _measure(
 
 
 def _to_record(
-    benchmark: Scorable,
-    measured: Sequence[Measured],
-    cards: Sequence[Scorecard],
-    change: Scorecard | None,
-    tables: Sequence[PublishedTable],
+    benchmark: Scorable, systems: Systems, change: Scorecard | None, tables: list[PublishedTable]
 ) -> dict[str, object]:
     """Everything on the screen and more, as one object."""
     first, *others = [
-        {"system": each.system, "kind": each.kind, **_card_record(card)}
-        for each, card in zip(measured, cards, strict=True)
+        {"system": each.system, "kind": each.kind, **_card_record(card)} for each, card in systems
     ]
-    changed = None if change is None else {"from": measured[1].system, **_card_record(change)}
+    changed = None if change is None else {"from": systems[1][0].system, **_card_record(change)}
     return {
         "benchmark": benchmark.name,
-        "checkpoint": measured[0].system,
+        "checkpoint": first["system"],
         "kind": "measured",
         "unit": benchmark.unit,
         **benchmark.asked,
-        "items": len(measured[0].items),
+        "items": len(systems[0][0].items),
         **{key: first[key] for key in ("categories", "averages", "details", "reasons")},
         "others": others,
         "change": changed,
@@ -167,23 +163,21 @@ def _line_record(line: Line) -> dict[str, object]:
 
 
 def _print_all(
-    benchmark: Scorable,
-    measured: Sequence[Measured],
-    cards: Sequence[Scorecard],
-    change: Scorecard | None,
-    tables: Sequence[PublishedTable],
+    benchmark: Scorable, systems: Systems, change: Scorecard | None, tables: list[PublishedTable]
 ) -> None:
     """The screen, from the head to what may be asked next."""
-    _print_head(benchmark, measured[0])
-    if cards[0].details:
-        _print_details(measured, cards, change)
+    first, first_card = systems[0]
+    _print_head(benchmark, first)
+    if first_card.details:
+        _print_details(systems, change)
     else:
-        for each, card in zip(measured, cards, strict=True):
-            _print_card(each if len(measured) > 1 else None, card)
+        for each, card in systems:
+            _print_card(each if len(systems) > 1 else None, card)
         if change is not None:
-            _print_change(measured[1], change)
-    _print_published(benchmark, measured, cards, tables)
-    _print_questions(benchmark, measured[0])
+            _print_change(systems[1][0], change)
+    for table in tables:
+        _print_published(benchmark, systems, table)
+    _print_questions(benchmark, first)
 
 
 def _print_head(benchmark: Scorable, measured: Measured) -> None:
@@ -241,18 +235,17 @@ def _cell(value: object) -> object:
     return f"{value:.2f}" if isinstance(value, float) else value or ""
 
 
-def _print_details(
-    measured: Sequence[Measured], cards: Sequence[Scorecard], change: Scorecard | None
-) -> None:
+def _print_details(systems: Systems, change: Scorecard | None) -> None:
     """Each measure in each setting, by split and in the mean: every system, and what changed."""
-    systems = [(x.system, x.kind, card, "") for x, card in zip(measured, cards, strict=True)]
+    first, first_card = systems[0]
+    shown = [(x.system, x.kind, card, "") for x, card in systems]
     if change is not None:
-        systems.insert(2, ("change", "points", change, "+"))
-    lines = cards[0].details
+        shown.insert(2, ("change", "points", change, "+"))
+    lines = first_card.details
     names = list(dict.fromkeys(line.name for line in lines))
     rows: Cells = []
     for setting, metric in dict.fromkeys((line.scheme, line.metric) for line in lines):
-        for system, kind, card, sign in systems:
+        for system, kind, card, sign in shown:
             cells = {
                 x.name: f"{x.estimate.value:{sign}.1f} {_interval(x, sign)}"
                 for x in card.details
@@ -262,13 +255,13 @@ def _print_details(
     out()
     print_table(("setting", "metric", "system", "kind", *names), rows)
     if change is not None:
-        out(f"  [dim]change: from {escape(measured[1].system)}, on the same items[/]")
+        out(f"  [dim]change: from {escape(systems[1][0].system)}, on the same items[/]")
     out(
         "  [dim]ndcg is the textbook's; ndcg_hits, which the papers publish, ranks only what was "
         "returned: 5 tools by code, 100 by a baseline[/]"
     )
-    shown = ", ".join(f"{count} {reason}" for reason, count in cards[0].reasons)
-    out(f"{escape(measured[0].system)}: no full mark because  {escape(shown or 'of nothing')}")
+    reasons = ", ".join(f"{count} {reason}" for reason, count in first_card.reasons)
+    out(f"{escape(first.system)}: no full mark because  {escape(reasons or 'of nothing')}")
 
 
 def _print_change(before: Measured, change: Scorecard) -> None:
@@ -283,32 +276,26 @@ def _print_change(before: Measured, change: Scorecard) -> None:
     print_table(("", "items", "change", "95 % interval"), rows)
 
 
-def _print_published(
-    benchmark: Scorable,
-    measured: Sequence[Measured],
-    cards: Sequence[Scorecard],
-    tables: Sequence[PublishedTable],
-) -> None:
-    """Each table with the measured values of the same columns above it."""
-    for table in tables:
-        out()
-        out(f"[bold]{escape(table.title)}[/], {escape(table.metric)}")
-        out(f"  [dim]{table.kind}: {escape(table.source)}, {table.date}; {escape(table.split)}[/]")
-        if table.note:
-            out(f"  [dim]{escape(table.note)}[/]")
-        shown = [name for name in table.columns if name in AVERAGES] or list(table.columns)
-        at = [table.columns.index(name) for name in shown]
-        rows: Cells = []
-        for each, card in zip(measured, cards, strict=True):
-            values = benchmark.beside(table, card)
-            own = (f"{values[name]:.2f}" if name in values else "" for name in shown)
-            rows.append(("measured here", each.system, *own))
-        for row in table.rows:
-            found = ("" if (v := row.values[n]) is None else f"{v:.2f}" for n in at)
-            rows.append((table.kind, row.model, *found))
-        print_table(("kind", "model", *shown), rows)
-        if len(shown) < len(table.columns):
-            out("  [dim]its other columns: --json[/]")
+def _print_published(benchmark: Scorable, systems: Systems, table: PublishedTable) -> None:
+    """A table with the measured values of the same columns above it."""
+    out()
+    out(f"[bold]{escape(table.title)}[/], {escape(table.metric)}")
+    out(f"  [dim]{table.kind}: {escape(table.source)}, {table.date}; {escape(table.split)}[/]")
+    if table.note:
+        out(f"  [dim]{escape(table.note)}[/]")
+    shown = [name for name in table.columns if name in AVERAGES] or list(table.columns)
+    at = [table.columns.index(name) for name in shown]
+    rows: Cells = []
+    for each, card in systems:
+        values = benchmark.beside(table, card)
+        own = (f"{values[name]:.2f}" if name in values else "" for name in shown)
+        rows.append(("measured here", each.system, *own))
+    for row in table.rows:
+        found = ("" if (v := row.values[n]) is None else f"{v:.2f}" for n in at)
+        rows.append((table.kind, row.model, *found))
+    print_table(("kind", "model", *shown), rows)
+    if len(shown) < len(table.columns):
+        out("  [dim]its other columns: --json[/]")
 
 
 def _print_questions(benchmark: Scorable, measured: Measured) -> None:
