@@ -217,7 +217,9 @@ class ProcessEngine(Closing):
             elif message["type"] == "notice":
                 self._notify(message["text"])
             else:
-                self._on_reply(message)
+                pending = self._forget(message["number"])
+                if pending and not pending.future.done():
+                    pending.future.set_result(reply_from_wire(message["reply"]))
                 await self._dispatch()
 
     async def _on_ready(self, message: dict[str, Any]) -> None:
@@ -231,11 +233,6 @@ class ProcessEngine(Closing):
         self._ready = True
         self._first_ready.set()
         await self._dispatch()
-
-    def _on_reply(self, message: dict[str, Any]) -> None:
-        pending = self._forget(message["number"])
-        if pending and not pending.future.done():
-            pending.future.set_result(reply_from_wire(message["reply"]))
 
     def _fail(self, failure: FactoryError) -> None:
         self._failure = failure

@@ -112,7 +112,8 @@ class ToolCase(CaseContent):
         return self
 
     def judge(self, rulebook: Rulebook) -> tuple[Verdict, ...]:
-        text = self.text if self.documents is None else _render_tools(self.documents)
+        lines = "\n".join(map(json.dumps, self.documents or ()))
+        text = self.text if self.documents is None else f"<tools>{lines}</tools>"
         return check_tools(
             text, rulebook=rulebook, query=self.query, finish_reason=self.finish_reason
         ).verdicts
@@ -244,7 +245,3 @@ def _make_tools(documents: Iterable[dict[str, Any]]) -> list[Tool]:
 def render_calls(calls: Iterable[Mapping[str, Any]]) -> str:
     """Call objects as an answer's text."""
     return "\n".join(f"<tool_call>{json.dumps(call)}</tool_call>" for call in calls)
-
-
-def _render_tools(documents: Iterable[object]) -> str:
-    return "<tools>" + "\n".join(json.dumps(document) for document in documents) + "</tools>"
