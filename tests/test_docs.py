@@ -30,7 +30,7 @@ from factory.score.definition import Definition
 from factory.score.loading import KINDS, defined
 from factory.tools.dialects import DIALECTS
 from factory.workspace.folder import Workspace
-from factory.workspace.recipe import Recipe
+from factory.workspace.recipe import Recipe, StageSection
 from factory.workspace.settings import Settings
 
 TEXTS = {
@@ -280,6 +280,8 @@ def leaves_of(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, objec
 )
 def test_every_key_has_a_line_with_its_default(page: str, section: BaseModel) -> None:
     rows = {row[0]: row for row in rows_of(page)}
+    if isinstance(section, Recipe):
+        assert rows.keys() >= {f"`stage.{key}`" for key in StageSection.model_fields}
     for key, default in leaves_of(section):
         assert rows[f"`{key}`"][1] == f"`{json.dumps(default)}`", key
         assert rows[f"`{key}`"][2], key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,7 @@ def _print_training(past: Source, number: int) -> None:
     losses = row["losses"]
     if not losses:
         return
-    tail = max(1, len(losses) // 10)
-    first, last = sum(losses[:tail]) / tail, sum(losses[-tail:]) / tail
+    first, last = _ends(losses)
     sql = "select detail_json from stage where round = ? and stage = 'train'"
     detail = _one(past, sql, [number])
     facts = json.loads(detail["detail_json"])
@@ -121,6 +121,7 @@ def _print_training(past: Source, number: int) -> None:
         f"{len(losses)} steps, {facts['examples']} examples, "
         f"{row['tokens'] / row['seconds']:.0f} tokens/s"
     )
+    _print_losses(past, number, facts.get("stages", ()))
     documents = facts.get("documents", {})
     if any(documents.values()):
         out(
@@ -130,6 +131,45 @@ def _print_training(past: Source, number: int) -> None:
     if facts["dropped"]:
         dropped = ", ".join(f"{count} {name}" for name, count in sorted(facts["dropped"].items()))
         out(f"  left out: {escape(dropped)}")
+
+
+def _print_losses(past: Source, number: int, stages: Sequence[Mapping[str, Any]]) -> None:
+    """The loss of each kind of example, stage by stage where there are stages."""
+    sql = """
+        select stage, loss, losses_json
+        from training where round = ? and losses_json is not null order by step
+        """
+    steps: dict[int | None, list[tuple[float, dict[str, float]]]] = {}
+    for stage, loss, losses in past.query(sql, [number]).rows:
+        steps.setdefault(stage, []).append((loss, json.loads(losses)))
+    if not stages and steps:
+        out(f"  by kind: {_kinds([kinds for _, kinds in steps[None]])}")
+    for stage in stages:
+        done = steps.get(stage["number"], [])
+        text = f"skipped, {stage['skipped']}"
+        if done:
+            first, last = _ends([loss for loss, _ in done])
+            text = f"loss {first:.3f} → {last:.3f} ({_kinds([kinds for _, kinds in done])}), "
+            text += f"{stage['steps']} steps, {stage['examples']} examples"
+        if stage["too_long"]:
+            text += f", {stage['too_long']} too long for it"
+        out(f"  stage {stage['number']}, {escape(stage['name'])}: {escape(text)}")
+
+
+def _kinds(steps: Sequence[Mapping[str, float]]) -> str:
+    """`code 7.1 → 0.4, retrieve 6.2 → 1.3` of the steps' losses by kind."""
+    losses: dict[str, list[float]] = {}
+    for step in steps:
+        for kind, loss in step.items():
+            losses.setdefault(kind, []).append(loss)
+    ends = {kind: _ends(values) for kind, values in sorted(losses.items())}
+    return ", ".join(f"{kind} {first:.3f} → {last:.3f}" for kind, (first, last) in ends.items())
+
+
+def _ends(losses: Sequence[float]) -> tuple[float, float]:
+    """Means of the first and of the last tenth."""
+    tail = max(1, len(losses) // 10)
+    return sum(losses[:tail]) / tail, sum(losses[-tail:]) / tail
 
 
 def _print_scores(past: Source, number: int) -> None:

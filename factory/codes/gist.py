@@ -5,7 +5,8 @@ document's embeddings. They are trained so that the same model, given these stat
 embeddings and one task indicator, writes the document's fields. Two ordinary causal passes are the
 cascaded attention mask exactly: the only way from document to answer leads through the V states
 (A12), which a fixed scalar makes as long as input embeddings are (A13). Trained are LoRA adapters,
-the gist tokens' embeddings and the indicators'; the model itself is left as it was.
+the gist tokens' embeddings and the indicators'; the model itself is left as it was, unless its
+adapters are merged (`merge`), so that what retrieves is what has learnt to compress.
 
 Shape suffixes: B documents, T content tokens, V gist tokens, D model width, M tasks, J instances
 (one task of one document), A answer tokens, N documents in all; of a layer's adapters I inputs,
@@ -213,6 +214,8 @@ def fit_gist(
             if epochs[-1].held_out >= min(epoch.held_out for epoch in epochs[:-1]):
                 break
             best = compressor.state()
+        if config.merge:
+            best = compressor.merge(best)
     return Gist(config=config, seed=seed, epochs=tuple(epochs), **best)
 
 
@@ -273,6 +276,19 @@ class Compressor:
             "adapter": copy.deepcopy(adapter),
             "scale": self.scale,
         }
+
+    def merge(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the model this state's adapters as its own; the state with adapters that do nothing.
+
+        They go on from there: A as it is, B at 0.
+        """
+        set_peft_model_state_dict(self.model, state["adapter"])
+        self.model.merge_adapter(safe_merge=True)
+        adapter = {
+            name: torch.zeros_like(value) if "lora_B" in name else value
+            for name, value in state["adapter"].items()
+        }
+        return {**state, "adapter": adapter}
 
     def compress(self, content: Sequence[Sequence[int]]) -> torch.Tensor:
         """(B, V, D) states at the gist tokens after reading each document (pass 1)."""

@@ -114,7 +114,7 @@ def recode(
         fresh=fresh,
         reason=reason,
         kept_names=kept,
-        aliases=_aliases(old, codebook),
+        aliases=aliases_of(old, codebook),
         changed=moved,
         churn=len(moved) / len(old),
     )
@@ -175,7 +175,7 @@ def _take_finish(codebook: Codebook, old: Codebook, embeddings: Floats | None) -
     return changed(codebook, tools=tuple(tools), finish=wanted)
 
 
-def _aliases(old: Codebook, new: Codebook) -> tuple[CodeAlias, ...]:
+def aliases_of(old: Codebook, new: Codebook) -> tuple[CodeAlias, ...]:
     """Which tokens tools have now that had another, or the same, position by position."""
     if not (old.tokens and new.tokens):
         return ()

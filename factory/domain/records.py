@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Protocol
 Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["reject", "warn"]
 Status = Literal["accepted", "rejected", "unjudged"]
-ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke"]
+ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke", "trajectory"]
 Unit = Literal["percent", "perplexity"]
 IGNORED = -100
 """Label of a token without loss, to torch's cross-entropy and to TRL."""
@@ -34,6 +34,13 @@ class Message:
     role: Role
     content: str
     """The text, without the template's markers."""
+    loss: bool = True
+    """Of an assistant's text in an example: whether it is learnt, or only stands there."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, which Message(**row) reads; `loss` stands there only where it is false."""
+        row: dict[str, Any] = {"role": self.role, "content": self.content}
+        return row if self.loss else row | {"loss": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +256,7 @@ class Example:
     kind: ExampleKind
     """Which objective it trains (algorithms §8)."""
     messages: tuple[Message, ...]
-    """The chat; loss on assistant messages and their end-of-turn token only."""
+    """The chat; loss on assistant messages that are not without, and their end-of-turn token."""
     origin: str
     """Where it comes from: `r<round>/<query id>` or `seed/<number>`."""
 
@@ -412,6 +419,11 @@ class Progress:
     """Tokens seen so far, padding left out."""
     seconds: float
     """Since the first step began."""
+    stage: int | None = None
+    """Number of its stage, from 1; None where the recipe has none."""
+    stage_name: str | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """By kind of example, mean cross-entropy of its target tokens in this step, not weighted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 
 from factory.domain.canon import to_json
@@ -54,6 +53,9 @@ def training_row(number: int, progress: Progress) -> TrainingRow:
         "learning_rate": progress.learning_rate,
         "tokens": progress.tokens,
         "seconds": progress.seconds,
+        "stage": progress.stage,
+        "stage_name": progress.stage_name,
+        "losses_json": to_json(progress.losses),
     }
 
 
@@ -63,7 +65,7 @@ def example_row(number: int, example: Example) -> ExampleRow:
         "round": number,
         "kind": example.kind,
         "origin": example.origin,
-        "messages_json": to_json([asdict(message) for message in example.messages]),
+        "messages_json": to_json([message.to_json() for message in example.messages]),
     }
 
 

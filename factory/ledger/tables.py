@@ -166,6 +166,9 @@ class TrainingRow(TypedDict):
     learning_rate: float
     tokens: int
     seconds: float
+    stage: int | None
+    stage_name: str | None
+    losses_json: str
 
 
 class ExampleRow(TypedDict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -92,6 +93,7 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
         "tokens": result.num_tokens,
         "restarts": result.restarts,
         "recoded": result.recoded,
+        "stages": [asdict(stage) for stage in result.stages],
     }
     factory.finish(this.number, "train", started, rows, detail)
     shutil.rmtree(job.examples.parent, ignore_errors=True)

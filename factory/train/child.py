@@ -6,11 +6,11 @@ that an engine serves as it is. The folder is written aside and renamed, so a ch
 is simply run again.
 
 Objective (algorithms §8): token-mean cross-entropy on assistant texts and their end-of-turn
-tokens, all kinds mixed in one epoch (ToolDev Eq. 4-6: an unweighted sum). Code tokens alone are
-weighted: a code is a handful of tokens where a document is hundreds, so together they get
-`code_share` of the loss, but one code example never more than an average other example. Codes that
-read as digits or names share their tokens with other text: there the answers of code examples are
-weighted, up to their end.
+tokens, all kinds mixed in one epoch, or stage by stage with a weight for each kind (staging.py).
+Without weights of kinds, code tokens alone are weighted: a code is a handful of tokens where a
+document is hundreds, so together they get `code_share` of the loss, but one code example never more
+than an average other example. Codes that read as digits or names share their tokens with other
+text: there the answers of code examples are weighted, up to their end.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,20 @@ from torch import OutOfMemoryError
 from factory.codes.codebook import Codebook
 from factory.codes.gist import GIST_PATH
 from factory.codes.growing import refresh
+from factory.codes.recoding import aliases_of
 from factory.codes.saving import save_codebook
 from factory.domain.failures import ChildError, DiskError, InputError, ModelError
+from factory.domain.records import CodeAlias, Example, Tool
 from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors
-from factory.train.coding import Given, give_codes
+from factory.train.coding import Given, Recode, give_codes, plan_codes
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
-from factory.train.job import DONE_FILE, TrainingJob, TrainingSetup, read_tools
+from factory.train.job import DONE_FILE, StageFigures, TrainingJob, read_tools
 from factory.train.learner import Learner, Send, encode_for, load_learner
 from factory.train.run import NEED_LESS
-from factory.train.trainer import Reporter, make_trainer
+from factory.train.staging import has_rows, limits_for, restore_forward, run_stages
+from factory.train.trainer import Reporter
 from factory.workspace.models import fingerprint
 
 
@@ -59,24 +62,82 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     learner = load_learner(job)
     if learner.turn.fault is not None:
         raise learner.turn.fault
-    send({"type": "phase", "text": f"giving codes to {len(new_tools)} tools"})
-    given = give_codes(learner, new_tools, examples, job, send)
-    if given.recoding is not None:
-        more = [code_example(t, learner.prompts, "recode") for t in given.recoding.changed]
-        examples = unique_examples([*examples, *more])
-    encoded = encode_for(learner, examples, given.codebook, job.setup.train.max_length)
+    parent, reporter = learner.codebook, Reporter(send)
+    given, encoded, stages = _learn(learner, job, examples, new_tools, reporter, send)
+    figures = {
+        "num_tokens": reporter.tokens,
+        "steps": reporter.steps,
+        "seconds": round(reporter.seconds, 3),
+        "log": reporter.log,
+        "stages": [asdict(each) for each in stages],
+    }
+    aliases: Sequence[CodeAlias] = ()
+    if parent is not None and given.codebook is not None and given.recoding is not None:
+        aliases = aliases_of(parent, given.codebook)
+    send({"type": "phase", "text": "writing the checkpoint"})
+    return _save(learner, job, encoded, given, figures, aliases)
+
+
+def _learn(
+    learner: Learner,
+    job: TrainingJob,
+    examples: Sequence[Example],
+    new_tools: Sequence[Tool],
+    reporter: Reporter,
+    send: Send,
+) -> tuple[Given, EncodedSet, list[StageFigures]]:
+    """Codes, then the stages; with `codes.iterations` both again, codes from the trained model.
+
+    Codes and examples are those of the last iteration; one without codes is the only one.
+    """
+    setup, stages = job.setup, list[StageFigures]()
+    plan = plan_codes(learner.codebook, setup.codes, new_tools)
+    iterations = setup.codes.iterations
+    told = f"giving codes to {len(new_tools)} tools"
+    for iteration in range(1, iterations + 1):
+        send({"type": "phase", "text": told})
+        given = give_codes(learner, plan, examples, job, send)
+        if given.recoding is not None:
+            more = [code_example(t, learner.prompts, "recode") for t in given.recoding.changed]
+            examples = unique_examples([*examples, *more])
+        if given.codebook is None or not setup.codes.are_made:
+            iterations = 1
+        encoded = _encode(learner, examples, given.codebook, job)
+        stages += run_stages(
+            learner, encoded, given.codebook, setup, reporter, send, iteration, iterations
+        )
+        if iteration == iterations or given.codebook is None:
+            break
+        restore_forward(learner.model)
+        told = f"iteration {iteration + 1} of {iterations}: giving all tools codes anew"
+        plan = Recode(_follow(learner, given.codebook, setup.seed), (), told.split(":")[0])
+    return given, encoded, stages
+
+
+def _encode(
+    learner: Learner, examples: Sequence[Example], codebook: Codebook | None, job: TrainingJob
+) -> EncodedSet:
+    """The examples that some stage takes, in token ids. Raises InputError where none is left."""
+    setup = job.setup
+    limits = limits_for(setup, has_rows(learner, codebook, setup))
+    encoded = encode_for(learner, examples, codebook, setup.train.max_length, limits)
     if not encoded.examples:
         raise InputError(
             f"no example can be trained on: {dict(encoded.dropped)}",
             where=str(job.examples),
-            remedy="raise train.max_length, or accept more samples",
+            remedy="raise train.max_length, or accept more samples"
+            + (", or name their kinds in a [[stage]]" if setup.stages else ""),
         )
-    if given.codebook is not None:
-        _check_codes(learner, encoded, given.codebook)
-    send({"type": "phase", "text": f"training on {encoded.num_kept} examples"})
-    figures = _fit(learner, encoded, given.codebook, job.setup, send)
-    send({"type": "phase", "text": "writing the checkpoint"})
-    return _save(learner, job, encoded, given, figures)
+    if codebook is not None:
+        _check_codes(learner, encoded, codebook)
+    return encoded
+
+
+def _follow(learner: Learner, codebook: Codebook, seed: int) -> Codebook:
+    """The codebook in the space that the model has now."""
+    still = codebook.embedder or not codebook.coder.reads_documents
+    tools = [entry.tool for entry in codebook.tools]
+    return refresh(codebook, None if still else learner.reader.embed(tools), seed=seed)
 
 
 def _check_codes(learner: Learner, encoded: EncodedSet, codebook: Codebook) -> None:
@@ -105,32 +166,13 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
     return None
 
 
-def _fit(
-    learner: Learner,
-    encoded: EncodedSet,
-    codebook: Codebook | None,
-    setup: TrainingSetup,
-    send: Send,
-) -> dict[str, Any]:
-    """Train `learner.model` in place (adapters are merged); figures for the final message."""
-    reporter = Reporter(send)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(learner, encoded.examples, codebook, setup, folder)
-        trainer.add_callback(reporter)
-        trainer.train()
-    if setup.train.method == "lora":
-        learner.model = trainer.model.merge_and_unload()
-    learner.model.config.use_cache = True
-    return {
-        "num_tokens": trainer.state.num_input_tokens_seen,
-        "steps": trainer.state.global_step,
-        "seconds": round(reporter.seconds(), 3),
-        "log": reporter.log,
-    }
-
-
 def _save(
-    learner: Learner, job: TrainingJob, encoded: EncodedSet, given: Given, figures: dict[str, Any]
+    learner: Learner,
+    job: TrainingJob,
+    encoded: EncodedSet,
+    given: Given,
+    figures: dict[str, Any],
+    aliases: Sequence[CodeAlias],
 ) -> dict[str, Any]:
     """Write the folder aside, rename it, and return the final message."""
     partial = job.out.with_name(job.out.name + ".tmp")
@@ -145,10 +187,7 @@ def _save(
         if given.codebook is not None:
             # What the next round embeds with are the weights as stored, rounding and all.
             learner.model.to(master)
-            tools = [entry.tool for entry in given.codebook.tools]
-            still = given.codebook.embedder or not given.codebook.coder.reads_documents
-            documents_ND = None if still else learner.reader.embed(tools)
-            followed = refresh(given.codebook, documents_ND, seed=job.setup.seed)
+            followed = _follow(learner, given.codebook, job.setup.seed)
             saved = save_codebook(followed, partial, learner.tokenizer, learner.turn.stop)
             if learner.reader.gist is not None:
                 learner.reader.gist.save(partial / GIST_PATH)
@@ -161,7 +200,7 @@ def _save(
             **figures,
             "codes": [asdict(row) for row in given.rows],
             "recoded": given.recoding.figures() if given.recoding is not None else None,
-            "aliases": [asdict(row) for row in given.recoding.aliases] if given.recoding else [],
+            "aliases": [asdict(row) for row in aliases],
             "codebook": saved.summary() if saved else None,
         }
         (partial / DONE_FILE).write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from factory.codes.recoding import Recoding, recode, why_recode
 from factory.codes.spelling import code_tokens
 from factory.codes.vocabulary import add_code_tokens, kept_rows
 from factory.domain.records import Example, GivenCode, Tool
+from factory.train.examples import names_by_code
 from factory.train.job import TrainingJob, read_pairs
 from factory.train.learner import Learner, Send, encode_for
 from factory.workspace.recipe import CodesSection
@@ -75,7 +76,7 @@ class Given:
 
 def give_codes(
     learner: Learner,
-    tools: Sequence[Tool],
+    plan: Keep | Grow | Fit | Recode,
     examples: Sequence[Example],
     job: TrainingJob,
     send: Send,
@@ -91,7 +92,7 @@ def give_codes(
         send({"type": "phase", "text": text})
 
     setup, codes = job.setup, job.setup.codes
-    match plan_codes(learner.codebook, codes, tools):
+    match plan:
         case Keep():
             return Given(codebook=learner.codebook)
         case Grow(known, new):
@@ -155,7 +156,7 @@ def _follow_model(
         learner.reader.compress(tools, codes.gist, setup.gist_seed, tell)
         return
     row_of = order_of(tools)
-    asked = [example for example in examples if example.kind == "retrieve"]
+    asked = [e for e in examples if e.kind in ("retrieve", "trajectory") and names_by_code(e)]
     now_NVD = learner.reader.embed(tools)
     shape = choose_shape(len(row_of), codes.size, codes.levels, codes.gist.views)
     names = code_tokens(shape.levels * codes.gist.views, shape.size)
@@ -192,7 +193,7 @@ def _encode_chats(
 ) -> list[tuple[Sequence[int], Sequence[int]] | None]:
     """Ids and labels of an example in a codebook's codes; one a turn at most, the rest None."""
     encoded = encode_for(learner, [example], codebook, job.setup.train.max_length).examples
-    num_turns = sum(message.role == "assistant" for message in example.messages)
+    num_turns = sum(message.role == "assistant" and message.loss for message in example.messages)
     chats = [(chat.input_ids, chat.labels) for chat in encoded]
     return [*chats, *[None] * (num_turns - len(chats))]
 

@@ -12,10 +12,10 @@ from factory.domain.records import Candidate, Example, Pair, Tool
 from factory.ledger.database import Source
 from factory.ledger.history import code_answers, imported_tools
 from factory.train.examples import (
-    CODED_KINDS,
     MAX_OTHER_TOOLS,
     code_example,
     examples_from_sample,
+    names_by_code,
     placeholder,
     unique_examples,
 )
@@ -56,9 +56,7 @@ def own_examples(
 
 def taught_by(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
     """The examples that the recipe teaches: without codes, none that names a tool by code."""
-    return [
-        example for example in examples if recipe.codes.are_made or example.kind not in CODED_KINDS
-    ]
+    return [example for example in examples if recipe.codes.are_made or not names_by_code(example)]
 
 
 def unlearnt_tools(past: Source, checkpoint_id: str, recipe: Recipe) -> list[Tool]:
@@ -115,6 +113,7 @@ def train_setup(recipe: Recipe, number: int, dtype: str, version: int) -> Traini
     """How round `number` trains; a new codebook would get this version."""
     return TrainingSetup(
         train=recipe.train,
+        stages=recipe.stage,
         codes=recipe.codes,
         seed=derive_seed(recipe.seed, number, "train") % 2**31,
         # Where the recipe compresses nothing, trials that do are known by seed 0.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -11,13 +11,20 @@ from factory.domain.plaintext import is_unicode
 from factory.domain.records import IGNORED, Example, ExampleKind, Message
 from factory.engines.turn import Turn
 from factory.engines.turn import render as render_chat
-from factory.train.examples import CODED_KINDS, PLACEHOLDER, tools_of
+from factory.train.examples import CODED_KINDS, PLACEHOLDER, answers, names_by_code, tools_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DropReason = Literal[
-    "too_long", "no_codebook", "no_code", "ood_code", "special_token", "not_unicode", "no_question"
+    "no_stage",
+    "too_long",
+    "no_codebook",
+    "no_code",
+    "ood_code",
+    "special_token",
+    "not_unicode",
+    "no_question",
 ]
 
 
@@ -34,6 +41,8 @@ class Encoded:
     """Where each answer is, (start, stop), without what the template writes around it."""
     is_code: bool = False
     """Whether its answers are codes and nothing else."""
+    example: int = 0
+    """Of which example of the input, counted from 0."""
 
     @property
     def target_ids(self) -> list[int]:
@@ -71,18 +80,16 @@ class CodeNames(Protocol):
 def render(example: Example, codes: CodeNames | None) -> tuple[Message, ...]:
     """The chat with codes in place of placeholders.
 
-    Only assistant texts of code and retrieve examples hold placeholders; the same characters in a
-    query are just text. Raises LookupError where a tool has no code.
+    Only assistant texts of code, retrieve and trajectory examples hold placeholders; the same
+    characters in a query are just text. Raises LookupError where a tool has no code.
     """
-    if example.kind not in CODED_KINDS:
+    if not names_by_code(example):
         return example.messages
     if codes is None:
         raise LookupError("no codebook")
     names = codes
     return tuple(
-        Message(
-            role=m.role, content=PLACEHOLDER.sub(lambda hit: names.code_text(hit[1]), m.content)
-        )
+        replace(m, content=PLACEHOLDER.sub(lambda hit: names.code_text(hit[1]), m.content))
         if m.role == "assistant"
         else m
         for m in example.messages
@@ -107,7 +114,7 @@ def encode(
     rows: list[tuple[list[int], list[int], list[tuple[int, int]]]] = []
     done: str | None = None
     for index, message in enumerate(messages):
-        if message.role != "assistant":
+        if message.role != "assistant" or not message.loss:
             continue
         prompt = render_chat(tokenizer, chat[:index], answer_next=True)
         if done is None or not prompt.startswith(done):
@@ -138,22 +145,29 @@ def encode_all(
     tokenizer: PreTrainedTokenizerBase,
     turn: Turn,
     max_length: int,
+    limits: Mapping[ExampleKind, int] | None = None,
 ) -> EncodedSet:
     """Render and tokenise; what cannot be learnt whole is dropped, not trimmed, and counted (A49).
 
+    `limits` are the kinds that are taught, each with its longest example in place of `max_length`.
     `outliers` are tools whose documents lie far from the codebook: they wait for the next one
     instead of being learnt (A38).
     """
     result = EncodedSet()
     learnt, left = set[str](), set[str]()
-    for example in examples:
-        encoded = _encode_one(example, codes, outliers, lambda k, m: encode(k, m, tokenizer, turn))
-        if isinstance(encoded, list) and any(len(e.input_ids) > max_length for e in encoded):
+    for number, example in enumerate(examples):
+        longest = max_length if limits is None else limits.get(example.kind, 0)
+        encoded: list[Encoded] | DropReason = "no_stage"
+        if longest:
+            encoded = _encode_one(
+                example, codes, outliers, lambda k, m: encode(k, m, tokenizer, turn)
+            )
+        if isinstance(encoded, list) and any(len(e.input_ids) > longest for e in encoded):
             encoded = "too_long"
         if example.kind == "code":
             (learnt if isinstance(encoded, list) else left).update(tools_of(example))
         if isinstance(encoded, list):
-            result.examples += encoded
+            result.examples += [replace(part, example=number) for part in encoded]
             result.num_kept += 1
         else:
             result.dropped[f"{example.kind}/{encoded}"] += 1
@@ -167,7 +181,7 @@ def _encode_one(
     outliers: frozenset[str],
     tokenise: Callable[[ExampleKind, Sequence[Message]], list[Encoded]],
 ) -> list[Encoded] | DropReason:
-    if example.kind in CODED_KINDS:
+    if names_by_code(example):
         if codes is None:
             return "no_codebook"
         if not outliers.isdisjoint(tools_of(example)):
@@ -186,5 +200,4 @@ def _encode_one(
 
 
 def _is_code(example: Example) -> bool:
-    answers = (m.content for m in example.messages if m.role == "assistant")
-    return example.kind in CODED_KINDS and all(map(PLACEHOLDER.fullmatch, answers))
+    return example.kind in CODED_KINDS and all(map(PLACEHOLDER.fullmatch, answers(example)))

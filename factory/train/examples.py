@@ -7,10 +7,12 @@ adapt      tool description -> tool document          ToolDev stage 1
 invoke     tools and query -> calls                   ToolDev Eq. 2
 code       tool document -> its code                  ToolGen memorisation, SGTC
 retrieve   query -> code of one tool it needs         ToolGen, SGTC L_ret
+trajectory a whole conversation, turn by turn         ToolGen's last stage, SGTC L_traj
 
 Texts name tools by id, `{{tool:t_91…}}`; codes are put in when training starts, from the codebook
 of that moment (A41), so that examples of old rounds stay valid after re-coding. A chat of kind
-retrieve may have several steps; `{{tool:<<Finish>>}}` stands for the code that ends it (§3.4).
+retrieve or trajectory may have several steps; `{{tool:<<Finish>>}}` stands for the code that ends
+it (§3.4). A trajectory may also name its tools in words, and then needs no codes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,19 @@ MAX_OTHER_TOOLS = 2
 """Tools of the sample that were not called but stay in the gen target (A2)."""
 PLACEHOLDER = re.compile(r"\{\{tool:([^{}\s]+)\}\}")
 CODED_KINDS = frozenset({"code", "retrieve"})
-"""Kinds whose answers name tools by code."""
+"""Kinds whose answers always name tools by code."""
+
+
+def names_by_code(example: Example) -> bool:
+    """Whether its answers name tools by code, so that it needs a codebook."""
+    return example.kind in CODED_KINDS or (
+        example.kind == "trajectory" and any(map(PLACEHOLDER.search, answers(example)))
+    )
+
+
+def answers(example: Example) -> Iterator[str]:
+    """The assistant's texts, those without loss too."""
+    return (message.content for message in example.messages if message.role == "assistant")
 
 
 def tools_text(documents: Iterable[Mapping[str, Any]]) -> str:
@@ -129,7 +143,8 @@ def unique_examples(examples: Iterable[Example]) -> list[Example]:
 
 
 def _identity(example: Example) -> str:
-    return canonical_json([example.kind, [[m.role, m.content] for m in example.messages]])
+    messages = [[m.role, m.content, *([] if m.loss else [False])] for m in example.messages]
+    return canonical_json([example.kind, messages])
 
 
 def select_replay(
@@ -157,14 +172,15 @@ def _draw(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
 
 def example_to_json(example: Example) -> dict[str, Any]:
     """The example as a JSON object; inverse of example_from_json."""
-    messages = [{"role": m.role, "content": m.content} for m in example.messages]
+    messages = [message.to_json() for message in example.messages]
     return {"kind": example.kind, "messages": messages, "origin": example.origin}
 
 
 def example_from_json(row: object, where: str) -> Example:
     """An example from a JSON object with `messages` and, optionally, `kind` and `origin`.
 
-    A row without kind is `invoke`, one without origin has `where`. Raises ContentError.
+    A row without kind is `invoke`, one without origin has `where`. A message with `loss` false
+    stands there without being learnt. Raises ContentError.
     """
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
         raise ContentError("an example is an object with a list `messages`", where=where)
@@ -173,8 +189,11 @@ def example_from_json(row: object, where: str) -> Example:
         known = ", ".join(get_args(ExampleKind))
         raise ContentError(f"unknown kind {kind!r}", where=where, remedy=f"use one of {known}")
     messages = tuple(_message(message, where) for message in row["messages"])
-    if not any(message.role == "assistant" for message in messages):
-        raise ContentError("an example without assistant message has nothing to learn", where=where)
+    if not any(message.role == "assistant" and message.loss for message in messages):
+        raise ContentError(
+            "an example without assistant message, or without loss on any, has nothing to learn",
+            where=where,
+        )
     return Example(kind=kind, messages=messages, origin=str(row.get("origin", where)))
 
 
@@ -183,7 +202,12 @@ def _message(row: object, where: str) -> Message:
         raise ContentError("a message is an object with `role` and a text `content`", where=where)
     if row.get("role") not in ("system", "user", "assistant", "tool"):
         raise ContentError(f"unknown role {row.get('role')!r}", where=where)
-    return Message(role=row["role"], content=row["content"])
+    if not isinstance(loss := row.get("loss", True), bool):
+        raise ContentError(f"`loss` of a message is true or false, not {loss!r}", where=where)
+    # Only what an assistant says can be learnt: without loss the others are no other messages.
+    return Message(
+        role=row["role"], content=row["content"], loss=loss or row["role"] != "assistant"
+    )
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -230,7 +254,6 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 def tools_of(example: Example) -> list[str]:
     """Ids of the tools whose codes the example teaches."""
-    if example.kind not in CODED_KINDS:
+    if not names_by_code(example):
         return []
-    texts = (m.content for m in example.messages if m.role == "assistant")
-    return [tool_id for text in texts for tool_id in PLACEHOLDER.findall(text)]
+    return [tool_id for text in answers(example) for tool_id in PLACEHOLDER.findall(text)]

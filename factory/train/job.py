@@ -14,7 +14,14 @@ from factory.train.examples import write_rows
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import CodesSection, GistSection, QuantizedSection, TrainSection
+from factory.workspace.recipe import (
+    CodesSection,
+    GistSection,
+    QuantizedSection,
+    Section,
+    StageSection,
+    TrainSection,
+)
 
 DONE_FILE = "training.json"
 """Last file written into a checkpoint folder: the result of the job that made it."""
@@ -33,6 +40,8 @@ class TrainingSetup:
     """Of the order of examples, the adapters and the codebook."""
     gist_seed: int = 0
     """Of compression."""
+    stages: tuple[StageSection, ...] = ()
+    """What is done one after the other; none: all kinds together, as `train` says."""
     dtype: str = "auto"
     """Arithmetic: bfloat16, float32, or auto (bfloat16 where the machine computes in it)."""
     version: int = 1
@@ -41,28 +50,32 @@ class TrainingSetup:
     def to_json(self) -> dict[str, Any]:
         """As JSON; inverse of from_json."""
         sections = {"train": self.train.model_dump(), "codes": self.codes.model_dump()}
-        return {name: getattr(self, name) for name in _OWN} | sections
+        stages = [stage.model_dump() for stage in self.stages]
+        return {name: getattr(self, name) for name in _OWN} | sections | {"stages": stages}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> TrainingSetup:
         """The setup of to_json. Values were checked with the recipe: what a trial varies, such as
         recode_every, need not make a whole recipe."""
-        parts = {"gist": GistSection, "quantized": QuantizedSection}
+        parts: dict[str, type[Section]] = {"gist": GistSection, "quantized": QuantizedSection}
         nested = {name: part(**row["codes"][name]) for name, part in parts.items()}
         return cls(
             train=TrainSection.model_construct(**row["train"]),
             codes=CodesSection.model_construct(**{**row["codes"], **nested}),
+            stages=tuple(StageSection(**stage) for stage in row.get("stages", ())),
             **{name: row[name] for name in _OWN},
         )
 
     def values(self) -> dict[str, Any]:
         """What a training is known by, in the JSON that finished ones were stored with."""
+        stages = [stage.known_by() for stage in self.stages]
         return {
             **{k: v for k, v in self.train.known_by().items() if k not in _OF_EXAMPLES},
             "row_rate": ROW_RATE,
             "seed": self.seed,
             "dtype": self.dtype,
             "codes": code_values(self.codes, self.gist_seed, self.version),
+            **({"stages": stages} if stages else {}),
         }
 
 
@@ -130,6 +143,22 @@ _PATHS = ("checkpoint", "out", "examples", "new_tools", "workspace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageFigures:
+    """What one stage of a run came to; its losses are in the run's log."""
+
+    number: int
+    """From 1, on through all iterations."""
+    name: str
+    examples: int
+    """That it taught."""
+    too_long: int
+    """Of its kinds, but only another stage has room for them."""
+    steps: int
+    skipped: str
+    """Why it did nothing; empty where it trained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
     """What came out of a run."""
 
@@ -158,6 +187,8 @@ class TrainingResult:
     """What became of the code tokens then."""
     unlearnt: tuple[str, ...] = ()
     """Ids of the tools whose code examples were all left out."""
+    stages: tuple[StageFigures, ...] = ()
+    """Those of the recipe, in their order; none where it has none."""
 
 
 def write_tools(path: Path, tools: Sequence[Tool]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers import (
 from factory.codes.codebook import Codebook
 from factory.codes.reader import DocumentReader, load_gist
 from factory.codes.saving import load_codebook
-from factory.domain.records import Example
+from factory.domain.records import Example, ExampleKind
 from factory.engines.loading import make_savable
 from factory.engines.turn import Turn, turn_of
 from factory.train.encoding import EncodedSet, encode_all
@@ -31,15 +31,22 @@ Send = Callable[[dict[str, Any]], None]
 
 
 def encode_for(
-    learner: Learner, examples: Sequence[Example], codebook: Codebook | None, max_length: int
+    learner: Learner,
+    examples: Sequence[Example],
+    codebook: Codebook | None,
+    max_length: int,
+    limits: Mapping[ExampleKind, int] | None = None,
 ) -> EncodedSet:
+    """What encode_all makes of examples; none is longer than the model knows."""
+    most = learner.max_positions
     return encode_all(
         examples,
         codes=codebook,
         outliers=codebook.outliers if codebook else frozenset(),
         tokenizer=learner.tokenizer,
         turn=learner.turn,
-        max_length=min(max_length, learner.max_positions),
+        max_length=min(max_length, most),
+        limits=limits and {kind: min(longest, most) for kind, longest in limits.items()},
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from factory.domain.failures import ChildError, MissingError
 from factory.domain.records import CodeAlias, GivenCode, Progress
 from factory.engines.child import Child
-from factory.train.job import TrainingJob, TrainingResult
+from factory.train.job import StageFigures, TrainingJob, TrainingResult
 from factory.workspace.models import check_model_folder
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sklearn")
@@ -98,5 +98,6 @@ def _result(job: TrainingJob, done: dict[str, Any], restarts: int) -> TrainingRe
     done["codes"] = tuple(GivenCode(**row) for row in done["codes"])
     done["log"] = tuple(Progress(**step) for step in done["log"])
     done["aliases"] = tuple(CodeAlias(**row) for row in done.get("aliases", ()))
+    done["stages"] = tuple(StageFigures(**row) for row in done.get("stages", ()))
     done["unlearnt"] = tuple(done.get("unlearnt", ()))
     return TrainingResult(path=job.out, restarts=restarts, **done)

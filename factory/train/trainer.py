@@ -1,16 +1,17 @@
-"""TRL's SFTTrainer with weighted code tokens, batches by length and two learning rates."""
+"""TRL's SFTTrainer with weighted tokens, batches by length, two learning rates, frozen parts."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -24,15 +25,17 @@ from trl import SFTConfig, SFTTrainer
 from factory.codes.codebook import Codebook
 from factory.codes.gist import score_targets
 from factory.domain.failures import GateError
-from factory.domain.records import IGNORED
+from factory.domain.records import IGNORED, ExampleKind
 from factory.train.encoding import Encoded
 from factory.train.job import ROW_RATE, TrainingSetup
 from factory.train.learner import Learner, Send
+from factory.train.stages import Stage, kind_weights
 
 Batch: TypeAlias = dict[str, torch.Tensor]
+KINDS: tuple[ExampleKind, ...] = get_args(ExampleKind)
 
 
-def _code_ids(learner: Learner, codebook: Codebook | None) -> list[int]:
+def code_ids_of(learner: Learner, codebook: Codebook | None) -> list[int]:
     """Token ids of all code tokens, ascending."""
     if codebook is None:
         return []
@@ -46,28 +49,78 @@ def make_trainer(
     codebook: Codebook | None,
     setup: TrainingSetup,
     folder: str,
+    stage: Stage | None = None,
 ) -> WeightedTrainer:
-    """What trains the learner's model on the examples; `folder` it insists on, but leaves empty."""
-    code_ids = _code_ids(learner, codebook)
+    """What trains the learner's model on the examples; `folder` it insists on, but leaves empty.
+
+    By default as [train] says. Adapters that the model has from a stage before go on.
+    """
+    stage = stage or Stage(train=setup.train, seed=setup.seed)
+    code_ids = code_ids_of(learner, codebook)
     coded = _code_positions(examples, set(code_ids))
     rows = [
-        {"input_ids": list(e.input_ids), "labels": list(e.labels), "coded": positions}
+        {
+            "input_ids": list(e.input_ids),
+            "labels": list(e.labels),
+            "coded": positions,
+            "kind": KINDS.index(e.kind),
+        }
         for e, positions in zip(examples, coded, strict=True)
     ]
-    lora = _lora_config(learner, code_ids, setup) if setup.train.method == "lora" else None
+    fresh = stage.train.method == "lora" and not isinstance(learner.model, PeftModel)
     trainer = WeightedTrainer(
         model=learner.model,
-        args=_arguments(learner, setup, folder),
+        args=_arguments(learner, setup, stage, folder),
         train_dataset=Dataset.from_list(rows),
         processing_class=learner.tokenizer,
-        peft_config=lora,
+        peft_config=_lora_config(learner, code_ids, setup) if fresh else None,
     )
-    weight = _code_weight(examples, coded, setup.train.code_share)
-    trainer.data_collator = _collate_with_weights(trainer.data_collator, weight)
+    by_kind = kind_weights(stage, examples)
+    weight = 1.0 if by_kind else _code_weight(examples, coded, stage.train.code_share)
+    weights = [by_kind.get(kind, 1.0) for kind in KINDS]
+    trainer.data_collator = _collate_with_weights(trainer.data_collator, weight, weights)
     trainer.remove_callback(PrinterCallback)
-    if lora is not None:
-        trainer.optimizer = _two_rates(trainer.model, setup.train.learning_rate)
+    if stage.train.method == "lora":
+        trainer.optimizer = _two_rates(trainer.model, stage.train.learning_rate)
     return trainer
+
+
+@contextlib.contextmanager
+def only_rows(model: PreTrainedModel, code_ids: Sequence[int]) -> Iterator[None]:
+    """Freeze everything but the rows of these tokens, which PEFT or the tables themselves hold."""
+    flags = [(weight, weight.requires_grad) for weight in model.parameters()]
+    rows = [weight for name, weight in model.named_parameters() if _is_row(name)]
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    whole = [] if rows else list({id(table.weight): table.weight for table in tables}.values())
+    for weight, _ in flags:
+        weight.requires_grad_(False)
+    for weight in (*rows, *whole):
+        weight.requires_grad_(True)
+    # The other rows' gradient is 0, and so is every moment and step of Adam's.
+    hooks = [weight.register_hook(_keep_rows(code_ids)) for weight in whole]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight, flag in flags:
+            weight.requires_grad_(flag)
+
+
+def _keep_rows(code_ids: Sequence[int]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What leaves nothing of a table's (W, D) gradient but that of some rows."""
+
+    def keep(gradient_WD: torch.Tensor) -> torch.Tensor:
+        kept_WD = torch.zeros_like(gradient_WD)
+        kept_WD[list(code_ids)] = gradient_WD[list(code_ids)]
+        return kept_WD
+
+    return keep
+
+
+def _is_row(name: str) -> bool:
+    """Whether a parameter of this name holds rows of code tokens beside adapters."""
+    return "trainable_tokens" in name
 
 
 def _code_positions(examples: Sequence[Encoded], code_ids: set[int]) -> list[list[int]]:
@@ -96,32 +149,37 @@ def _code_weight(
 
 
 def _collate_with_weights(
-    collate: Callable[[list[dict[str, Any]]], Batch], code_weight: float
+    collate: Callable[[list[dict[str, Any]]], Batch],
+    code_weight: float,
+    kind_weights: Sequence[float],
 ) -> Callable[[list[dict[str, Any]]], Batch]:
-    """`collate`, which fills up on the right, and (B, T - 1) weights of the next tokens, 0 where
-    there is no loss."""
+    """`collate`, which fills up on the right, (B,) kinds by their place in KINDS, and (B, T - 1)
+    weights of the next tokens, 0 where there is no loss."""
 
     def collate_all(rows: list[dict[str, Any]]) -> Batch:
         batch = collate(rows)
         weights_BT = (batch["labels"][:, 1:] != IGNORED).float()
         for weights_T, row in zip(weights_BT, rows, strict=True):
             weights_T[row["coded"]] = code_weight
-        return {**batch, "weights": weights_BT}
+            weights_T *= kind_weights[row["kind"]]
+        kinds_B = torch.tensor([row["kind"] for row in rows])
+        return {**batch, "weights": weights_BT, "kinds": kinds_B}
 
     return collate_all
 
 
-def _arguments(learner: Learner, setup: TrainingSetup, folder: str) -> SFTConfig:
+def _arguments(learner: Learner, setup: TrainingSetup, stage: Stage, folder: str) -> SFTConfig:
     """Settings of TRL; on a CPU without packing, checkpoints of activations or extra copies."""
+    train = stage.train
     big = sum(weight.numel() for weight in learner.model.parameters()) > 500_000_000
     return SFTConfig(
         output_dir=folder,
-        per_device_train_batch_size=setup.train.micro_batch_size,
-        gradient_accumulation_steps=setup.train.batch_size // setup.train.micro_batch_size,
-        num_train_epochs=setup.train.epochs,
-        learning_rate=setup.train.learning_rate,
+        per_device_train_batch_size=train.micro_batch_size,
+        gradient_accumulation_steps=train.batch_size // train.micro_batch_size,
+        num_train_epochs=train.epochs,
+        learning_rate=train.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=setup.train.warmup_ratio,
+        warmup_steps=train.warmup_ratio,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
@@ -135,7 +193,7 @@ def _arguments(learner: Learner, setup: TrainingSetup, folder: str) -> SFTConfig
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        seed=setup.seed,
+        seed=stage.seed,
     )
 
 
@@ -177,11 +235,25 @@ class StepsByLength:
 
 
 class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer whose loss weighs each target token."""
+    """SFTTrainer whose loss weighs each target token, and which keeps each kind's own."""
 
     # transformers then divides no loss by the micro-batches of a step: compute_loss gives each its
     # part of the step's mean.
     loss_is_scaled_for_ga = True
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self._nats_K = torch.zeros(len(KINDS), device=self.args.device)
+        self._tokens_K = torch.zeros(len(KINDS), device=self.args.device)
+
+    def take_losses(self) -> dict[str, float]:
+        """Nats a token by kind since the last time, not weighted; no kind without tokens."""
+        nats, tokens = self._nats_K.tolist(), self._tokens_K.tolist()
+        self._nats_K.zero_()
+        self._tokens_K.zero_()
+        return {
+            kind: nat / count for kind, nat, count in zip(KINDS, nats, tokens, strict=True) if count
+        }
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> StepsByLength:
         """Steps of examples drawn at random, their micro-batches of like length."""
@@ -207,10 +279,14 @@ class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """This micro-batch's part of the step's weighted mean."""
         assert num_items_in_batch is not None  # what get_batch_samples gave
-        weights_BT = inputs.pop("weights")
+        weights_BT, kinds_B = inputs.pop("weights"), inputs.pop("kinds")
         score = score_fused if inputs["input_ids"].is_cuda else score_answers
         log_probs_BL, place_L = score(model, inputs)
         weights_BL = weights_BT[:, place_L]
+        real_BL = weights_BL > 0
+        nats_B = -(log_probs_BL.detach() * real_BL).sum(dim=1)
+        self._nats_K.index_add_(0, kinds_B, nats_B.to(self._nats_K))
+        self._tokens_K.index_add_(0, kinds_B, real_BL.sum(dim=1).to(self._tokens_K))
         return -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(model.device)
 
 
@@ -250,8 +326,8 @@ def _lora_config(learner: Learner, code_ids: Sequence[int], setup: TrainingSetup
 def _two_rates(model: PreTrainedModel, rate: float) -> torch.optim.Optimizer:
     """AdamW with ROW_RATE times the learning rate for the code tokens' rows."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    rows = [p for name, p in trained if "trainable_tokens" in name]
-    rest = [p for name, p in trained if "trainable_tokens" not in name]
+    rows = [p for name, p in trained if _is_row(name)]
+    rest = [p for name, p in trained if not _is_row(name)]
     groups = [{"params": rest, "lr": rate}]
     if rows:
         groups.append({"params": rows, "lr": rate * ROW_RATE})
@@ -259,16 +335,33 @@ def _two_rates(model: PreTrainedModel, rate: float) -> torch.optim.Optimizer:
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
-    """Sends one progress message a step, and keeps them."""
+    """Sends one progress message a step, and keeps them; counts on from stage to stage."""
 
     def __init__(self, send: Send) -> None:
         self.log: list[dict[str, Any]] = []
+        self.steps = self.tokens = 0
+        """Of the stages that are done."""
+        self.seconds = 0.0
         self._send = send
+        self._stage: Stage | None = None
+        self._steps_after = 0
+        self._trainer: WeightedTrainer | None = None
         self._started = 0.0
 
-    def seconds(self) -> float:
-        """Since training began."""
-        return time.monotonic() - self._started
+    def begin(self, trainer: WeightedTrainer, stage: Stage, steps_after: int) -> None:
+        """Follow this stage; that many steps will come after it."""
+        self._trainer, self._stage, self._steps_after = trainer, stage, steps_after
+        trainer.add_callback(self)
+
+    def end(self) -> int:
+        """The stage is over; its steps."""
+        assert self._trainer is not None
+        state = self._trainer.state
+        self.steps += state.global_step
+        self.tokens += int(state.num_input_tokens_seen)
+        self.seconds += time.monotonic() - self._started
+        self._trainer = None
+        return int(state.global_step)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._started = time.monotonic()
@@ -281,20 +374,24 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float],
         **_: Any,
     ) -> None:
-        if "loss" not in logs:
+        if "loss" not in logs or self._trainer is None or self._stage is None:
             return
         if not math.isfinite(logs["loss"]):
             raise GateError(
                 f"training diverged: the loss of step {state.global_step} is {logs['loss']}",
-                remedy="lower train.learning_rate",
+                remedy="lower train.learning_rate"
+                + (f", or that of stage {self._stage.name}" if self._stage.number else ""),
             )
         step = {
-            "step": state.global_step,
-            "steps": state.max_steps,
+            "step": self.steps + state.global_step,
+            "steps": self.steps + state.max_steps + self._steps_after,
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
-            "tokens": int(state.num_input_tokens_seen),
-            "seconds": round(self.seconds(), 3),
+            "tokens": self.tokens + int(state.num_input_tokens_seen),
+            "seconds": round(self.seconds + time.monotonic() - self._started, 3),
+            "stage": self._stage.number,
+            "stage_name": self._stage.name or None,
+            "losses": self._trainer.take_losses(),
         }
         self.log.append(step)
         self._send({"type": "progress", **step})

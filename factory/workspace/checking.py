@@ -53,9 +53,10 @@ def check_table(
         what = f"{key}: {fault['msg'].removeprefix('Value error, ')}".removeprefix(": ")
         if fault["type"] == "extra_forbidden":
             what = f"{key}: unknown key"
-            near = difflib.get_close_matches(key, list(_keys(model)), n=1, cutoff=0.0)
+            named = ".".join(part for part in fault["loc"] if isinstance(part, str))
+            near = difflib.get_close_matches(named, list(_keys(model)), n=1, cutoff=0.0)
             remedy = remedy or f"did you mean {near[0]}?"
-        elif fault["type"] == "tuple_type" and all(isinstance(part, str) for part in fault["loc"]):
+        elif fault["type"] == "tuple_type":
             what, example = want_list(model, fault["loc"], fault["input"])
             remedy = list_remedy.format(example)
         elif fault["type"] not in ("value_error", "missing"):
@@ -70,8 +71,9 @@ def check_table(
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted keys that a table of `model` may have."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+        of = get_args(field.annotation)[:1] or (field.annotation,)  # of a list, its items
+        if isinstance(of[0], type) and issubclass(of[0], BaseModel):
+            yield from _keys(of[0], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 
@@ -83,7 +85,7 @@ def want_list(model: type[BaseModel], place: Sequence[str | int], given: object)
     """
     key, of = ".".join(map(str, place)), cast(Any, model)
     for part in place:
-        of = of.model_fields[part].annotation
+        of = get_args(of)[0] if isinstance(part, int) else of.model_fields[part].annotation
     item = get_args(of)[0]
     kind = getattr(item, "__origin__", item)  # Annotated[int, …] is of int
     values = [] if given is None else [given]

@@ -11,12 +11,13 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import RecipeError
+from factory.domain.records import ExampleKind
 from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
 
@@ -37,6 +38,8 @@ class Section(BaseModel):
         for key, value in self:
             if isinstance(value, Section):
                 known[key] = value.known_by()
+            elif isinstance(value, tuple) and any(isinstance(each, Section) for each in value):
+                known[key] = [each.known_by() for each in value]
             elif key not in self.LATER or value != type(self).model_fields[key].default:
                 known[key] = value
         return known
@@ -94,6 +97,8 @@ class QuantizedSection(Section):
 class GistSection(Section):
     """Compression of documents into gist states before they are coded (SGTC, algorithms §2.2)."""
 
+    LATER = frozenset({"merge"})
+
     views: int = Field(0, ge=0, le=8)
     """Gist tokens of a document; 0 is none: its code is made from its mean state."""
     rank: int = Field(32, gt=0)
@@ -109,6 +114,9 @@ class GistSection(Section):
     """At most; training stops after the first that does not lower the held-out loss (A17)."""
     held_out: float = Field(0.02, gt=0, lt=1)
     """Share of the documents that the stopping is decided on, at least one (A17)."""
+    merge: bool = False
+    """Adapters of compression are merged into the model once they are trained (SGTC: one backbone
+    compresses, retrieves and calls); else the model stays as it was."""
     rescale: bool = True
     """Gist states are as long as the model's input rows where it reads them (A13)."""
 
@@ -121,7 +129,7 @@ CoderName = Literal[
 class CodesSection(Section):
     """Codes: which coder, shape of the codebook, proposals and retrieval."""
 
-    LATER = frozenset({"decode"})
+    LATER = frozenset({"decode", "iterations"})
 
     coder: CoderName = "residual"
     """SGTC, ToolWeaver, ToolGen, and what ToolGen compares itself with; `none` makes, adds and
@@ -143,6 +151,9 @@ class CodesSection(Section):
     recode_every: int = Field(0, ge=0)
     """Trainings after which codes are made anew at the latest, sooner where too many tools are new,
     moved or far out (A41); 0 is never."""
+    iterations: int = Field(1, ge=1, le=16)
+    """Of one training: codes, all stages, codes anew from the trained model, all stages again
+    (SGTC's post-guided iterations, App. C)."""
     post_guided: Literal["appendix", "body"] = "appendix"
     """How gist states follow the trained model before codes are made anew (A16): compression goes
     on (SGTC's appendix), or only the gist tokens move, also by how requests name tools (body)."""
@@ -162,8 +173,15 @@ class CodesSection(Section):
     def _gists_are_the_models_own(self) -> CodesSection:
         if self.gist.views and (self.coder != "residual" or self.embedder):
             raise ValueError("codes.gist.views needs coder residual and no embedder")
-        if self.post_guided == "body" and not (self.gist.views and self.recode_every):
-            raise ValueError("codes.post_guided body needs codes.gist.views and recode_every")
+        again = self.recode_every or self.iterations > 1
+        if self.post_guided == "body" and not (self.gist.views and again):
+            raise ValueError(
+                "codes.post_guided body needs codes.gist.views, and recode_every or iterations"
+            )
+        if self.iterations > 1 and (
+            self.coder not in ("residual", "quantized", "hierarchical") or self.embedder
+        ):
+            raise ValueError("codes.iterations above 1 needs codes of the model's own documents")
         return self
 
     @property
@@ -237,6 +255,49 @@ class TrainSection(Section):
         return self
 
 
+class StageSection(Section):
+    """One stage of a training; a key without a value here has that of [train]."""
+
+    name: str = ""
+    """What progress, ledger and card call it; empty is its kinds."""
+    kinds: tuple[ExampleKind, ...] = Field(min_length=1)
+    """Kinds of examples that it teaches; those of no stage are left out and counted."""
+    weights: dict[ExampleKind, Annotated[float, Field(gt=0)]] = {}
+    """Shares of its kinds in the loss, 1 for a kind that is not named: the loss is the weighted sum
+    of each kind's mean (ToolDev Eq. 6). Without any, all tokens count as train.code_share says."""
+    epochs: float | None = Field(None, ge=0)
+    """Passes over its examples; 0 leaves the stage out."""
+    learning_rate: float | None = Field(None, gt=0)
+    batch_size: int | None = Field(None, gt=0)
+    micro_batch_size: int | None = Field(None, gt=0)
+    max_length: int | None = Field(None, gt=0)
+    warmup_ratio: float | None = Field(None, ge=0, le=1)
+    rows_only: bool = False
+    """Only the code tokens' rows move, all else is frozen."""
+
+    @model_validator(mode="after")
+    def _weights_are_of_its_kinds(self) -> StageSection:
+        if others := ", ".join(kind for kind in self.weights if kind not in self.kinds):
+            raise ValueError(f"weights of {others}, which kinds does not name")
+        return self
+
+    def settle(self, train: TrainSection) -> TrainSection:
+        """[train] as it is in this stage; unchecked, as the recipe has checked it."""
+        own = {key: getattr(self, key) for key in STAGE_KEYS}
+        return vary(train, **{key: value for key, value in own.items() if value is not None})
+
+
+STAGE_KEYS = (
+    "epochs",
+    "learning_rate",
+    "batch_size",
+    "micro_batch_size",
+    "max_length",
+    "warmup_ratio",
+)
+"""Keys of [train] that a stage may have of its own."""
+
+
 class ScoreSection(Section):
     """Which benchmarks are scored, and how the gate decides (algorithms A11c, A45)."""
 
@@ -252,6 +313,8 @@ class ScoreSection(Section):
 class Recipe(Section):
     """How a round is made; at most thirty or so knobs."""
 
+    LATER = frozenset({"stage"})
+
     extends: str = ""
     num_queries: int = Field(1000, gt=0)
     """Queries of a round when --n is not given."""
@@ -263,12 +326,25 @@ class Recipe(Section):
     calls: CallsSection = CallsSection()
     vote: VoteSection = VoteSection()
     train: TrainSection = TrainSection()
+    stage: tuple[StageSection, ...] = ()
+    """What a training does one after the other; none: all kinds together, as [train] says."""
     score: ScoreSection = ScoreSection()
 
     @model_validator(mode="after")
     def _minimum_can_be_reached(self) -> Recipe:
         if self.vote.minimum > self.calls.n:
             raise ValueError("vote.minimum must not exceed calls.n")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_of_stages_divide(self) -> Recipe:
+        for number, stage in enumerate(self.stage, 1):
+            train = stage.settle(self.train)
+            if train.batch_size % train.micro_batch_size:
+                raise ValueError(
+                    f"stage {stage.name or number}: batch_size ({train.batch_size}) must be a "
+                    f"multiple of micro_batch_size ({train.micro_batch_size})"
+                )
         return self
 
     @property
@@ -292,10 +368,20 @@ class Resolved:
     """Dotted key to the file or flag that set it."""
 
     def lines(self) -> Iterator[tuple[str, str, str]]:
-        """(key, value, origin) of every knob."""
+        """(key, value, origin) of every knob; of a stage, what it has of its own."""
         for key, value in flatten(self.recipe.model_dump(mode="json")):
-            if key != "extends":
+            if key == "stage" and value:
+                yield from self._stage_lines()
+            elif key != "extends":
                 yield key, json.dumps(value), self.origins.get(key, "default")
+
+    def _stage_lines(self) -> Iterator[tuple[str, str, str]]:
+        given = self.origins.get("stage", "default")
+        for number, stage in enumerate(self.recipe.stage, 1):
+            for key, value in stage.model_dump(mode="json", exclude_defaults=True).items():
+                names = (f"stage.{name}.{key}" for name in (stage.name, number) if name)
+                origin = next((self.origins[n] for n in names if n in self.origins), given)
+                yield f"stage.{number}.{key}", json.dumps(value), origin
 
 
 def load_recipe(workspace: Workspace, name: str, overrides: Mapping[str, str]) -> Resolved:
@@ -347,17 +433,22 @@ def load_stored_recipe(name: str, text: str) -> Resolved:
 def mend(
     stored: Resolved,
     given: Resolved,
-    sections: tuple[str, ...] = ("train.", "score.", "codes."),
+    sections: tuple[str, ...] = ("train.", "score.", "codes.", "stage"),
     fixed: frozenset[str] = frozenset({"codes.retrieve", "codes.decode", "codes.keep"}),
 ) -> Resolved:
     """`stored` with the values of some sections that flags give now, but for the `fixed` ones.
 
     What has been sampled stays as it was sampled; what comes after may be vary.
     """
+    set_by_flag = {
+        key.split(".")[0] if key.startswith("stage.") else key
+        for key, origin in given.origins.items()
+        if origin == "flag"
+    }
     flags = {
         key: value
         for key, value in flatten(given.recipe.model_dump(mode="json"))
-        if given.origins.get(key) == "flag" and key.startswith(sections) and key not in fixed
+        if key in set_by_flag and key.startswith(sections) and key not in fixed
     }
     table = stored.recipe.model_dump(mode="json")
     for key, value in flags.items():
@@ -368,11 +459,28 @@ def mend(
 
 def _put(table: dict[str, Any], dotted: str, value: object) -> None:
     *parents, last = dotted.split(".")
+    place: Any = table
     for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
+        if isinstance(place, list):
+            place = _stage_of(place, parent, dotted)
+        elif parent == "stage" and not place.get("stage"):
+            raise RecipeError("this recipe has no stages", where=dotted, remedy="add [[stage]]")
+        else:
+            place = place.setdefault(parent, {})
+        if not isinstance(place, dict | list):
             raise RecipeError(f"{parent} is a value, not a table", where=dotted)
-    table[last] = value
+    if isinstance(place, list):
+        raise RecipeError(f"{dotted} is a table, not a value", where=dotted)
+    place[last] = value
+
+
+def _stage_of(stages: list[dict[str, Any]], word: str, dotted: str) -> dict[str, Any]:
+    """The stage of this name or, counted from 1, of this number."""
+    for number, stage in enumerate(stages, 1):
+        if word in (stage.get("name"), str(number)):
+            return stage
+    known = ", ".join(stage.get("name") or str(n) for n, stage in enumerate(stages, 1))
+    raise RecipeError(f"there is no stage {word!r}", where=dotted, remedy=f"one of {known}")
 
 
 def parse_value(key: str, text: str) -> object:

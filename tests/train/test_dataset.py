@@ -14,7 +14,7 @@ from conftest_models import tiny_model
 from factory.codes.trie import FINISH
 from factory.domain.canon import query_id, tool_id
 from factory.domain.failures import ContentError, InputError, ModelError
-from factory.domain.records import IGNORED, Call, Example, Message, Query, Tool
+from factory.domain.records import IGNORED, Call, Example, Message, Query, Role, Tool
 from factory.engines.turn import Turn, read_turn
 from factory.train.encoding import encode, encode_all, render
 from factory.train.examples import (
@@ -250,6 +250,8 @@ def test_a_replay_row_needs_messages_only() -> None:
         "[1]",
         '{"messages": "hello"}',
         '{"messages": [{"role": "user", "content": "a"}]}',
+        '{"messages": [{"role": "assistant", "content": "a", "loss": false}]}',
+        '{"messages": [{"role": "assistant", "content": "a", "loss": "no"}]}',
         '{"messages": [{"role": "bot", "content": "a"}]}',
         '{"messages": [{"role": "assistant", "content": 3}]}',
         '{"kind": "poem", "messages": [{"role": "assistant", "content": "a"}]}',
@@ -318,6 +320,54 @@ def test_a_supplied_trajectory_may_end_with_finish() -> None:
     messages = tuple(Message(role=role, content=text) for role, text in turns)  # type: ignore[arg-type]
     example = Example(kind="retrieve", messages=messages, origin="t")
     assert [m.content for m in render(example, Reserved())] == ["Done.", "<a_9>", turns[2][1]]
+
+
+def conversation(*turns: tuple[Role, str, bool]) -> Example:
+    messages = tuple(Message(role=role, content=text, loss=loss) for role, text, loss in turns)
+    return Example(kind="trajectory", messages=messages, origin="t")
+
+
+def test_a_trajectory_learns_its_turns_but_those_without_loss(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    code = placeholder(TOOLS[0].id)
+    example = conversation(
+        ("user", "How is Oslo?", True),
+        ("assistant", "I look it up.", True),
+        ("user", "Generate the action.", True),
+        ("assistant", code, True),
+        ("tool", f"an answer with {code}", True),
+        ("assistant", "A thought of no use.", False),
+        ("user", "And?", True),
+        ("assistant", "Cold.", True),
+    )
+    messages = render(example, Names())
+    assert [m.content for m in messages][3:5] == ["<a_1><b_0>", f"an answer with {code}"]
+    (encoded,) = encode("trajectory", messages, tokenizer, turn_of(tokenizer))
+    end = tokenizer.eos_token
+    assert tokenizer.decode(encoded.target_ids) == f"I look it up.{end}<a_1><b_0>{end}Cold.{end}"
+    whole = tokenizer.apply_chat_template(
+        [{"role": m.role, "content": m.content} for m in messages], tokenize=False
+    )
+    assert tokenizer.decode(encoded.input_ids) == whole
+    assert tools_of(example) == [TOOLS[0].id]
+    row = json.loads(json.dumps(example_to_json(example)))
+    assert example_from_json(row, "here") == example
+    assert [m.get("loss") for m in row["messages"]] == [None] * 5 + [False, None, None]
+    loud = replace(example, messages=tuple(replace(m, loss=True) for m in example.messages))
+    assert unique_examples([example, loud]) == [example, loud]
+
+
+def test_a_trajectory_without_codes_needs_none(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    plain = conversation(("user", "Hello?", True), ("assistant", "Hello.", True))
+    coded = conversation(("user", "Hello?", True), ("assistant", placeholder("t_1"), True))
+    found = encode_all(
+        [plain, coded],
+        codes=None,
+        outliers=frozenset(),
+        tokenizer=tokenizer,
+        turn=turn_of(tokenizer),
+        max_length=4096,
+    )
+    assert found.num_kept == 1 and found.dropped == {"trajectory/no_codebook": 1}
 
 
 class AnyName:

@@ -14,7 +14,7 @@ from factory.domain.failures import ContentError, InputError, RecipeError
 from factory.train.curriculum import train_setup
 from factory.workspace.checking import want_list
 from factory.workspace.folder import Workspace
-from factory.workspace.recipe import Section, load_recipe
+from factory.workspace.recipe import Section, load_recipe, load_stored_recipe, mend
 from factory.workspace.settings import load_settings, name_model
 
 RECIPES = sorted(path.stem for path in (ROOT / "rounds").glob("*.toml"))
@@ -198,3 +198,58 @@ def test_a_later_key_is_known_only_where_it_is_set() -> None:
 
     assert Whole().known_by() == {"part": {"size": 1}}
     assert Whole(part=Grown(more=2)).known_by() == {"part": {"size": 1, "more": 2}}
+
+
+STAGES = """
+[[stage]]
+name = "documents"
+kinds = ["code"]
+epochs = 8
+
+[[stage]]
+kinds = ["gen", "invoke"]
+weights = { gen = 1.0 }
+"""
+
+
+def test_stages_are_read_shown_and_set_by_name_or_number(tmp_path: Path) -> None:
+    files = {"rounds/mine.toml": STAGES, "rounds/other.toml": 'extends = "mine"\n'}
+    workspace = make_workspace(tmp_path / "ws", files)
+    flags = {"stage.documents.epochs": "2", "stage.2.weights.invoke": "0.5"}
+    resolved = load_recipe(workspace, "other", flags)
+    documents, calls = resolved.recipe.stage
+    assert (documents.kinds, documents.epochs) == (("code",), 2)
+    assert calls.weights == {"gen": 1, "invoke": 0.5}
+    lines = {key: (value, origin) for key, value, origin in resolved.lines()}
+    assert lines["stage.1.epochs"] == ("2.0", "flag")
+    assert lines["stage.2.kinds"] == ('["gen", "invoke"]', "rounds/mine.toml")
+    assert "stage.2.epochs" not in lines
+    plain = load_recipe(workspace, "other", {"stage": "[]"}).recipe
+    assert plain.stage == () and "stage" not in plain.known_by()
+    stored = load_stored_recipe("mine", load_recipe(workspace, "mine", {}).recipe.model_dump_json())
+    assert stored.recipe.stage[0].epochs == 8
+    assert mend(stored, resolved).recipe.stage == resolved.recipe.stage
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "says", "remedy"),
+    [
+        (STAGES.replace('"code"', '"poem"'), {}, r"stage\.0\.kinds\.0: .*not 'poem'", "edit"),
+        (STAGES.replace("epochs", "epoch"), {}, r"stage\.0\.epoch: unknown", "stage.epochs"),
+        (STAGES.replace('["code"]', '"code"'), {}, "a list is wanted", 'stage.0.kinds=["code"]'),
+        (STAGES.replace('"gen", ', ""), {}, "weights of gen, which kinds does not name", "edit"),
+        (STAGES.replace("gen = 1.0", "gen = 0"), {}, r"greater than 0", "edit"),
+        (STAGES.replace('kinds = ["code"]', ""), {}, r"stage\.0\.kinds: Field required", "edit"),
+        (STAGES + "batch_size = 6\n", {}, r"stage 2: batch_size \(6\) must be a multiple", "edit"),
+        (STAGES, {"stage.codes.epochs": "1"}, "no stage 'codes'", "one of documents, 2"),
+        (STAGES, {"stage.documents": "1"}, "is a table, not a value", ""),
+        ("", {"stage.1.epochs": "1"}, "no stages", "[[stage]]"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused(
+    tmp_path: Path, text: str, flags: dict[str, str], says: str, remedy: str
+) -> None:
+    workspace = make_workspace(tmp_path / "ws", {"rounds/mine.toml": text})
+    with pytest.raises(RecipeError, match=says) as caught:
+        load_recipe(workspace, "mine", flags)
+    assert remedy in caught.value.remedy

@@ -29,7 +29,12 @@ from factory.engines.perplexity import measure_perplexity
 from factory.engines.retrieve import Retriever
 from factory.score.toolbench.data import ApiKey, ToolBench, ToolQuery, to_tool
 from factory.score.toolbench.ranking import ByCode, Ranker, RetrievalResult, evaluate
-from factory.train.examples import code_example, retrieve_example, write_examples
+from factory.train.examples import (
+    code_example,
+    example_to_json,
+    retrieve_example,
+    write_examples,
+)
 from factory.train.job import TrainingJob, TrainingSetup, code_values, write_pairs, write_tools
 from factory.train.run import run_training
 from factory.workspace.folder import Workspace
@@ -191,7 +196,7 @@ def digest_trials(plan: Plan, labelled: Divided) -> dict[tuple[Variant, int], st
     basis = [
         fingerprint(plan.model),
         *(prompts.sha(name) for name in (ENCODE_PROMPT, COMPRESS_PROMPT, "codes/retrieve")),
-        [asdict(example) for example in examples],
+        [example_to_json(example) for example in examples],
         [[*key, *ids] for key, ids in labelled.ids.items()],
         [
             [query.id, query.split, query.text, sorted(query.relevant)]

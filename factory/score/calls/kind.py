@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -209,7 +209,7 @@ def score_basis(benchmark: Benchmark, prompts: Prompts, max_tokens: int) -> str:
     items = [[item.id, item.query, item.functions, item.ground_truth] for item in benchmark.items]
     shas = [prompts.sha(name) for name in ("calls/system", "calls/invoke")]
     unusual: dict[str, object] = {
-        item.id: [item.judge, [asdict(message) for message in item.turn]]
+        item.id: [item.judge, [message.to_json() for message in item.turn]]
         for item in benchmark.items
         if item.judge != "python" or len(item.turn) > 1
     }
