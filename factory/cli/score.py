@@ -17,7 +17,7 @@ from factory.cli.terminal import escape, out, print_table, write_json
 from factory.ledger.lineage import find_checkpoint
 from factory.ledger.lock import WorkspaceLock
 from factory.score.base import Scorable, Setup
-from factory.score.card import Line, Scorecard
+from factory.score.card import POOLED, Line, Scorecard
 from factory.score.evaluate import Measured, evaluate, evaluate_baseline
 from factory.score.loading import changeable_keys, load
 from factory.score.published import PublishedTable, load_published
@@ -241,7 +241,7 @@ def _print_details(systems: Systems, change: Scorecard | None) -> None:
     shown = [(x.system, x.kind, card, "") for x, card in systems]
     if change is not None:
         shown.insert(2, ("change", "points", change, "+"))
-    lines = first_card.details
+    lines = [line for line in first_card.details if not line.scheme.endswith(POOLED)]
     names = list(dict.fromkeys(line.name for line in lines))
     rows: Cells = []
     for setting, metric in dict.fromkeys((line.scheme, line.metric) for line in lines):
@@ -260,6 +260,8 @@ def _print_details(systems: Systems, change: Scorecard | None) -> None:
         "  [dim]ndcg is the textbook's; ndcg_hits, which the papers publish, ranks only what was "
         "returned: 5 tools by code, 100 by a baseline[/]"
     )
+    if len(lines) < len(first_card.details):
+        out("  [dim]pooled splits: beside the published rows, and --json[/]")
     reasons = ", ".join(f"{count} {reason}" for reason, count in first_card.reasons)
     out(f"{escape(first.system)}: no full mark because  {escape(reasons or 'of nothing')}")
 

@@ -20,6 +20,8 @@ from factory.domain.records import ItemScore
 from factory.score.estimates import Estimate, combine, group_marks
 
 Groups = Mapping[str, NDArray[np.float64]]
+POOLED = " pooled"
+"""After a scheme: of several categories, each item weighing the same."""
 
 
 class Average(NamedTuple):
@@ -67,6 +69,11 @@ class Scorecard:
     """Why items are wrong, the most frequent first."""
     details: tuple[Line, ...] = ()
     """The benchmark's other measures, by category."""
+
+
+def by_requests(counts: Mapping[str, int]) -> dict[str, float]:
+    """Weights of categories under which each item weighs the same."""
+    return {name: count / sum(counts.values()) for name, count in counts.items()}
 
 
 def make_card(

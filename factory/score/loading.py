@@ -14,15 +14,20 @@ from factory.score.definition import Definition, check_definition, read_definiti
 from factory.score.language import Language, LanguageDefinition
 from factory.score.teval import TEval, TEvalDefinition
 from factory.score.toolbench.completion import CompletionDefinition, TaskCompletion
-from factory.score.toolbench.retrieval import Retrieval, RetrievalDefinition
+from factory.score.toolbench.retrieval import (
+    Retrieval,
+    RetrievalDefinition,
+    ToolSenseDefinition,
+)
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import Recipe
 
-UNNAMED = frozenset({"data", "judge", "allow_public_host", "bm25", "embedders"})
+UNNAMED = frozenset({"data", "judge", "allow_public_host", "bm25", "embedders", "corpus"})
 """Options that a changed value of leaves the benchmark its name: the basis tells them apart."""
 Loader = Callable[[Workspace, str, Any], Scorable]
 KINDS: Mapping[str, tuple[type[Definition], Loader]] = {
     "retrieval": (RetrievalDefinition, Retrieval.load),
+    "toolsense": (ToolSenseDefinition, Retrieval.load),
     "completion": (CompletionDefinition, TaskCompletion.load),
     "apibank": (ApiBankDefinition, ApiBank.load),
     "teval": (TEvalDefinition, TEval.load),

@@ -67,6 +67,7 @@ _MARKS = {
     "name_for_model": "plugin",
     "desc": "taskbench",
     "intents": "sgd",
+    "analyzed_tools": "toolsense",
 }
 
 _ALIASES = ("responses", "response", "returnParameter")
@@ -206,6 +207,31 @@ def _read_toolbench_tool(value: Document) -> list[Document]:
     return [_read_toolbench({**service, **part})[0] for part in listed if isinstance(part, dict)]
 
 
+def toolsense_apis(value: Document) -> list[Document]:
+    """The APIs that a request of ToolSense names, as ToolBench writes them; it tells no parameters.
+
+    Raises ValueError for one that is not named `Tool&&API`.
+    """
+    apis = []
+    for part in (*_one_or_more(value.get("tool")), *_one_or_more(value.get("analyzed_tools"))):
+        service, mark, name = str(part.get("tool_name", "")).partition("&&")
+        if not (service and mark and name):
+            raise ValueError("a tool of it is not named Tool&&API")
+        texts = {key: part.get(key) or "" for key in ("tool_description", "api_description")}
+        parameters: Document = {"required_parameters": [], "optional_parameters": []}
+        apis.append({"tool_name": service, "api_name": name, **texts, **parameters})
+    return apis
+
+
+def _one_or_more(parts: object) -> list[Document]:
+    listed = parts if isinstance(parts, list) else [parts]
+    return [part for part in listed if isinstance(part, dict)]
+
+
+def _read_toolsense(value: Document) -> list[Document]:
+    return [_read_toolbench(api)[0] for api in toolsense_apis(value)]
+
+
 def _read_taskbench(value: Document) -> list[Document]:
     properties = {
         str(part["name"]): {
@@ -267,6 +293,8 @@ DIALECTS: dict[str, Read] = {
     "taskbench": _read_taskbench,
     "plugin": _read_plugin,
     "sgd": _read_sgd,
+    "toolsense": _read_toolsense,
 }
 """`bfcl` is ToolACE's too, `function` is OpenAI's without its wrapper, `plugin` a plugin's
-manifest, `table` what xLAM and CallNavi write. `toolbench-tool` and `sgd` hold several tools."""
+manifest, `table` what xLAM and CallNavi write. `toolbench-tool`, `sgd` and `toolsense` hold
+several tools."""

@@ -15,7 +15,7 @@ import pytest
 from conftest_models import tiny_model
 from model_server import serving
 from test_apibank_teval import GOOD, write_apibank, write_teval
-from test_retrieval import APIS, STABLE, needs
+from test_retrieval import APIS, STABLE, needs, write_sense
 from test_scoring import store_items
 from workspaces import ROOT, make_workspace, run_factory
 
@@ -43,6 +43,7 @@ from factory.score.published import load_published
 from factory.score.toolbench.completion import TaskCompletion
 from factory.score.toolbench.data import load_toolbench, to_tool
 from factory.score.toolbench.judge import read_predictions
+from factory.score.toolbench.ranking import METRICS
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import Settings, load_settings
@@ -242,7 +243,7 @@ def test_what_changed_stands_in_the_table_of_the_measures(
         store_items(setup, 0, name, retrieval, items, retrieval.basis(setup))
     arguments = ("toolbench", "--data", data, "--set", "bm25=false", "--checkpoint", "n")
     change = score(capsys, *arguments, "--before", "m")["change"]
-    assert change["from"] == "m" and len(change["details"]) == 2 * 2 * 10
+    assert change["from"] == "m" and len(change["details"]) == 2 * 2 * len(METRICS)
     assert {round(line["value"], 3) for line in change["details"]} == {23.333}
     assert values(change["averages"]) == pytest.approx(
         {"mean multi-domain": 23.333, "mean in-domain": 23.333}, abs=1e-3
@@ -273,6 +274,61 @@ def test_published_columns_meet_the_measured_hits(workspace: Workspace, tmp_path
     assert {item.reason for item in items} == {"ranked_low", ""}
     nothing = judge_ranking(kind.items[0], [], set())
     assert (nothing.reason, nothing.value, nothing.correct) == ("no_code", 0, False)
+
+
+def test_pooled_splits_are_the_published_pools(workspace: Workspace, tmp_path: Path) -> None:
+    """Each request weighs the same in a pool, and a pool that lacks a split is left blank."""
+    data = write_stable(tmp_path / "stable") / "test_instruction"
+    rows = json.loads((data / "G1_instruction.json").read_text())
+    for name, number in {"G1_tool": 1, "G1_category": 2, "G2_instruction": 1}.items():
+        (data / f"{name}.json").write_text(json.dumps(rows[:number]))
+    kind = load(workspace, "toolbench", {"data": str(data.parent)})
+    marks = {"I1-Inst": 1.0, "I1-Tool": 0.0, "I1-Cat": 0.5, "I2-Inst": 0.5}
+    items = [marked(item, marks[item.category.split()[1]]) for item in kind.items]
+    card = kind.card(items)
+    tables = {table.title: table for table in load_published(workspace, "toolbench")}
+    (pool,) = {line.name for line in card.details if line.scheme == "multi-domain pooled"}
+    assert pool == "I1"
+    for setting in ("multi-domain", "in-domain"):
+        pooled = kind.beside(tables[f"ToolGen: tool retrieval, {setting}"], card)
+        assert pooled["I1 NDCG@3"] == pytest.approx(100 * 4 / 6) and "I2 NDCG@3" not in pooled
+    assert kind.beside(tables["Tool retrieval, multi-domain"], card)["I1 NDCG@3"] == 100
+
+
+def test_measures_that_an_older_score_lacks_are_left_out(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    kind = load(workspace, "toolbench", {"data": str(write_stable(tmp_path / "stable"))})
+    new = [marked(item, 1) for item in kind.items]
+    old = [
+        replace(x, detail={k: v for k, v in x.detail.items() if not k.startswith("hit@")})
+        for x in new
+    ]
+    assert {x.metric for x in kind.card(new).details} == set(METRICS)
+    lacking = {x.metric for x in kind.change(old, new).details}
+    assert lacking == {metric for metric in METRICS if not metric.startswith("hit@")}
+
+
+def test_toolsense_by_complexity_beside_bm25(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bm25s", reason="no bm25s: pip install 'tool-factory[eval]'")
+    data = write_sense(tmp_path)
+    model = tiny_model(workspace.root / "bare")
+    arguments = ("toolsense", "--data", data, "--set", f"corpus={data}", "--checkpoint", model)
+    found = score(capsys, *arguments)
+    assert found["benchmark"] == "toolsense" and found["reasons"] == {"no_code": 3}
+    assert values(found["averages"]) == {"by requests multi-domain": 0}
+    details = {(x["metric"], x["name"]): x for x in found["others"][0]["details"]}
+    assert {name for _, name in details} == {"easy", "medium", "hard", "all"}
+    for metric in METRICS:
+        parts = [details[metric, name]["value"] for name in ("easy", "medium", "hard")]
+        whole = details[metric, "all"]
+        assert whole["value"] == pytest.approx(sum(parts) / 3)
+        assert whole["low"] <= whole["value"] <= whole["high"]
+    part = score(capsys, *arguments, "--category", "easy", "--set", "bm25=false")
+    assert (part["benchmark"], part["items"]) == ("toolsense[splits=easy]", 1)
+    assert "left out: none of its tools" not in show(capsys, *arguments)
 
 
 def test_without_codes_nothing_is_found_but_by_embeddings(
@@ -632,8 +688,6 @@ def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
 
 def marked(item: Item, mark: float) -> ItemScore:
     """A judged request whose every measure is `mark`."""
-    from factory.score.toolbench.ranking import METRICS
-
     return ItemScore(
         item=item.id, category=item.category, correct=mark == 1, value=mark, reason="",
         message="", answer="[]", detail=dict.fromkeys(METRICS, mark),
@@ -727,6 +781,8 @@ def test_verdicts_of_other_judging_rules_are_not_read_back(
             ("toolbench", "--data", "{stable}", "--set", 'embedders=["nope"]'),
             "embedders: there is no .*nope",
         ),
+        (("toolsense", "--data", "{text}"), "no labelled requests of ToolSense(?s:.)*not JSON"),
+        (("toolsense", "--data", "{text}", "--set", "corpus=nope"), "corpus: there is no .*nope"),
         (
             ("toolbench-completion", "--data", "{stable}", "--set", "judge=x", "--set", "cache=no"),
             "cache: there is no .*no",

@@ -19,7 +19,7 @@ from workspaces import ROOT
 
 from factory.codes.growing import fit_codebook
 from factory.codes.saving import save_codebook
-from factory.domain.failures import ContentError, InputError
+from factory.domain.failures import ContentError, FactoryError, InputError
 from factory.engines.retrieve import Retriever
 from factory.score.toolbench.data import (
     SPLITS,
@@ -45,9 +45,11 @@ from factory.score.toolbench.ranking import (
     ndcg,
     ndcg_hits,
 )
+from factory.score.toolbench.toolsense import load_toolsense
 from factory.workspace.settings import EngineSection
 
 STABLE = ROOT.parent / "shared" / "data" / "stabletoolbench"
+SENSE_DATA = ROOT.parent / "shared" / "data" / "toolsense"
 OPENBMB = ROOT.parent / "shared" / "data" / "toolbench_openbmb"
 
 
@@ -125,6 +127,7 @@ def test_metrics_stay_in_bounds_and_agree_at_one(case: tuple[list[int], set[int]
     assert all(0 <= value <= 1 + 1e-12 for value in values.values())
     assert values["ndcg@1"] == values["ndcg_hits@1"]
     assert all(values[f"ndcg_hits@{k}"] >= values[f"ndcg@{k}"] - 1e-12 for k in CUTOFFS)
+    assert all(values[f"hit@{k}"] == (values[f"recall@{k}"] > 0) for k in CUTOFFS)
 
 
 def test_an_answer_that_names_no_tool_takes_a_rank_and_a_repeated_one_does_not() -> None:
@@ -308,6 +311,93 @@ def test_openbmbs_own_examples_load(tmp_path: Path) -> None:
 )
 def test_environment_names(key: ApiKey, name: str) -> None:
     assert environment_name(key) == name
+
+
+# ToolSense --------------------------------------------------------------------------------
+
+
+def sense(number: int, complexity: str, *names: str) -> dict[str, Any]:
+    tools = [{"tool_name": name, "api_description": f"{name}."} for name in names]
+    analyzed = [*tools, {"tool_name": "Clock&&ring", "api_description": "Rings."}]
+    row = {"sample_id": f"s{number}", "query": f"request {number}", "complexity": complexity}
+    return {**row, "tool": tools if len(tools) > 1 else tools[0], "analyzed_tools": analyzed}
+
+
+SENSE = [
+    sense(1, "hard", "Lamp&&on", "Kettle&&boil", "Gone&&away"),
+    sense(2, "easy", "Kettle&&boil"),
+    sense(3, "medium", "Gone&&away"),
+]
+BAD_SENSE = ["oops", "[]", '{"query": "x"}', json.dumps(sense(4, "easy", "Kettle"))]
+
+
+def write_sense(folder: Path) -> Path:
+    lines = [*map(json.dumps, SENSE), *BAD_SENSE]
+    (folder / "realistic_retrieval.jsonl").write_text("\n".join(lines))
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, APIS)))
+    return folder
+
+
+def test_requests_of_toolsense_are_asked_of_a_corpus(tmp_path: Path) -> None:
+    write_sense(tmp_path)
+    for corpus in (tmp_path, tmp_path / "corpus.jsonl"):
+        bench = load_toolsense(tmp_path, corpus, described=False)
+        assert [query.id for query in bench.queries] == ["easy/s2", "hard/s1"]
+        assert bench.queries[1].relevant == {ApiKey("Lamp", "on"), ApiKey("Kettle", "boil")}
+        assert (bench.splits, bench.pools, len(bench.documents)) == (("easy", "hard"), {}, 3)
+        left = [note for note in bench.notes if "left out" in note]
+        assert left == [
+            "1 of 7 lines are left out: not JSON (realistic_retrieval.jsonl:4)",
+            "1 of 7 lines are left out: a request is an object with a text under 'query' "
+            "(realistic_retrieval.jsonl:5)",
+            "1 of 7 lines are left out: its complexity is none of easy, medium, hard "
+            "(realistic_retrieval.jsonl:6)",
+            "1 of 7 lines are left out: a tool of it is not named Tool&&API "
+            "(realistic_retrieval.jsonl:7)",
+            "1 of 7 lines are left out: none of its tools is in the corpus "
+            "(realistic_retrieval.jsonl:3)",
+        ]
+        assert "1 relevant APIs have no document and are not asked for" in bench.notes
+    whole = load_toolsense(tmp_path / "realistic_retrieval.jsonl", tmp_path)
+    assert [query.split for query in whole.queries] == ["easy", "medium", "hard"]
+    assert len(whole.queries[2].relevant) == 3 and len(whole.documents) == 5
+    assert "2 of 5 APIs are described by the requests alone" in whole.notes
+    assert to_tool(whole.documents[ApiKey("Gone", "away")][0]).name == "away"
+    assert load_toolsense(tmp_path, None, ["hard"]).splits == ("hard",)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"splits": ["tough"]}, "no complexity 'tough'"),
+        ({"corpus": None, "described": False}, "no labelled requests of ToolSense"),
+        ({"corpus": Path("tool_docs")}, "no API documents of ToolBench"),
+        ({"data": Path("tool_docs")}, "cannot be read"),
+    ],
+)
+def test_a_toolsense_that_cannot_be_asked_says_why(
+    tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    write_sense(tmp_path)
+    (tmp_path / "tool_docs").mkdir()
+    given = {"data": tmp_path, "corpus": tmp_path}
+    given |= {k: tmp_path / v if isinstance(v, Path) else v for k, v in change.items()}
+    with pytest.raises(FactoryError, match=what):
+        load_toolsense(**given)
+
+
+def test_the_shared_toolsense_is_mostly_of_other_tools_than_the_shared_corpus() -> None:
+    file = needs(SENSE_DATA) / "realistic_retrieval.jsonl"
+    strict = load_toolsense(file, needs(STABLE), described=False)
+    assert len(strict.queries) == 22 and len(strict.documents) == 2479
+    assert "118 of 140 lines are left out: none of its tools is in the corpus" in strict.notes[0]
+    whole = load_toolsense(file, STABLE)
+    assert {split: sum(q.split == split for q in whole.queries) for split in whole.splits} == {
+        "easy": 37,
+        "medium": 58,
+        "hard": 45,
+    }
+    assert sum(len(query.relevant) for query in whole.queries) == 435
 
 
 # Baselines --------------------------------------------------------------------------------

@@ -134,6 +134,23 @@ def test_an_api_of_toolbench_says_whose_it_is() -> None:
     assert to_function(document) == WRITTEN["bfcl"]
 
 
+def test_the_apis_that_a_request_of_toolsense_names_are_toolbenchs() -> None:
+    service = {"tool_name": "Kettle&&boil", "tool_description": "Hot.", "api_description": "Boils."}
+    other = {**service, "tool_name": "Kettle&&k&&l"}
+    for needed in (service, [service]):
+        found = read_dialect({"query": "Tea!", "tool": needed, "analyzed_tools": [other]})
+        assert [each["name"] for each in found] == ["boil", "k&&l"]
+        assert found[0] == {
+            "name": "boil",
+            "description": "Boils.",
+            "arguments": {"type": "dict", "properties": {}, "required": []},
+            "tool_name": "Kettle",
+            "tool_description": "Hot.",
+        }
+    with pytest.raises(ValueError, match="not named Tool&&API"):
+        read_dialect({"tool": {"tool_name": "Kettle"}, "analyzed_tools": []})
+
+
 def test_toolbench_defaults_get_their_type() -> None:
     parts = [
         {"name": "n", "type": "NUMBER", "description": "", "default": "10"},
@@ -312,6 +329,7 @@ SOURCES: dict[str, tuple[Any, set[str], int]] = {
         0,
     ),
     "SGD": (sgd_services, {"sgd"}, 0),
+    "ToolSense": (lambda: each("toolsense/realistic_retrieval.jsonl"), {"toolsense"}, 0),
     "BFCL": (bfcl_functions, {"bfcl"}, 0),
 }
 COUNTS = {"Seal-Tools": 4076, "StableToolBench corpus": 2479, "BFCL": 9476, "SGD": 156}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -33,10 +33,14 @@ class ToolBenchDefinition(Definition):
     """Requests of each split; 0 is all."""
 
     def load_data(self, workspace: Workspace, name: str) -> ToolBench:
-        """The folder's requests and documents."""
-        bench = load_toolbench(find_data(workspace, self.data, name), self.splits)
+        """The requests that are asked, and the documents."""
+        bench = self.read(workspace, name)
         queries = first_of_each(bench.queries, self.limit, lambda query: query.split)
         return replace(bench, queries=tuple(queries))
+
+    def read(self, workspace: Workspace, name: str) -> ToolBench:
+        """All requests of the wanted splits, and the documents."""
+        return load_toolbench(find_data(workspace, self.data, name), self.splits)
 
 
 def make_items(groups: Sequence[str], bench: ToolBench) -> tuple[Item, ...]:
@@ -75,6 +79,10 @@ SPLITS: Mapping[str, str] = {
 """The six test splits by the papers' names, with the files' names."""
 GROUPS = ("I1", "I2", "I3")
 """Single tool; several tools of a category; several tools of a collection."""
+POOLS: Mapping[str, tuple[str, ...]] = {
+    group: tuple(split for split in SPLITS if split.startswith(group)) for group in GROUPS
+}
+"""Splits that ToolGen's tables give as one set of requests."""
 
 
 class ApiKey(NamedTuple):
@@ -122,7 +130,7 @@ class ToolQuery:
     id: str
     """Split and number, unique in the benchmark."""
     split: str
-    """One of SPLITS."""
+    """One of SPLITS; of ToolSense its complexity."""
     text: str
     relevant: frozenset[ApiKey]
     """The APIs that answer it, at least one."""
@@ -143,16 +151,22 @@ class ToolBench:
     """Split by split, in the files' order."""
     documents: Mapping[ApiKey, tuple[ApiDocument, ...]]
     """Descriptions of every API, in the files' order."""
-    domains: Mapping[str, frozenset[ApiKey]]
+    domains: Mapping[str, frozenset[ApiKey]] = field(default_factory=dict)
     """The APIs of each group: what in-domain retrieval searches (§2.8)."""
     notes: tuple[str, ...] = ()
     """What was left out, or may make figures differ from published ones."""
+    overall: Literal["mean", "all"] = "mean"
+    """Its score: the mean of the splits, or all requests alike."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that have requests, in the papers' order."""
-        present = {query.split for query in self.queries}
-        return tuple(split for split in SPLITS if split in present)
+        """The splits that have requests, in their order."""
+        return tuple(dict.fromkeys(query.split for query in self.queries))
+
+    @property
+    def pools(self) -> Mapping[str, tuple[str, ...]]:
+        """The POOLS of which no split is missing."""
+        return {name: of for name, of in POOLS.items() if set(of) <= set(self.splits)}
 
     def search_space(self, group: str | None) -> list[ApiDocument]:
         """Documents of one group (in-domain), or of all (multi-domain) for None."""
@@ -182,6 +196,31 @@ class _Pile:
             self.domains.setdefault(group, set()).add(document.key)
         return document.key
 
+    @property
+    def described(self) -> dict[ApiKey, tuple[ApiDocument, ...]]:
+        """The documents of every API, in the files' order."""
+        return {key: tuple(several.values()) for key, several in self.documents.items()}
+
+
+def load_documents(place: Path) -> dict[ApiKey, tuple[ApiDocument, ...]]:
+    """The API documents of a corpus.jsonl, or of ToolBench's or StableToolBench's folder.
+
+    Raises InputError where there are none, ContentError (with file and line) for a bad one.
+    """
+    pile = _Pile()
+    if place.is_dir():
+        _read_corpus(place, {}, pile)
+        _read_tool_files(place, pile)
+    else:
+        _read_documents(place, pile)
+    if not pile.documents:
+        raise InputError(
+            "no API documents of ToolBench here",
+            where=str(place),
+            remedy="give a corpus.jsonl, or a folder with corpus.jsonl, retrieval/ or toolenv/",
+        )
+    return pile.described
+
 
 def load_toolbench(folder: Path, splits: Sequence[str] = ()) -> ToolBench:
     """The benchmark in `folder`; `splits` names the wanted ones, all by default.
@@ -194,10 +233,7 @@ def load_toolbench(folder: Path, splits: Sequence[str] = ()) -> ToolBench:
             raise InputError(f"no split {split!r}", remedy=f"the splits are {', '.join(SPLITS)}")
     pile = _Pile()
     wanted = {split: SPLITS[split] for split in splits or SPLITS}
-    for file in _existing(folder, ("corpus.jsonl", "data/corpus.jsonl")):
-        for where, value in _json_lines(file):
-            pile.add_document(value, where)
-    has_corpus = _read_retrieval(folder, wanted, pile) or bool(pile.documents)
+    has_corpus = _read_corpus(folder, wanted, pile)
     _read_query_files(folder, wanted, pile, has_corpus=has_corpus)
     _read_tool_files(folder, pile)
     if not pile.queries or not pile.documents:
@@ -238,10 +274,22 @@ def _finish(pile: _Pile) -> ToolBench:
             )
     return ToolBench(
         queries=tuple(queries),
-        documents={key: tuple(several.values()) for key, several in pile.documents.items()},
+        documents=pile.described,
         domains={group: frozenset(keys) for group, keys in pile.domains.items()},
         notes=tuple(pile.notes),
     )
+
+
+def _read_corpus(folder: Path, wanted: Mapping[str, str], pile: _Pile) -> bool:
+    """Documents that are written down for a retriever, with the requests; whether there are any."""
+    for file in _existing(folder, ("corpus.jsonl", "data/corpus.jsonl")):
+        _read_documents(file, pile)
+    return _read_retrieval(folder, wanted, pile) or bool(pile.documents)
+
+
+def _read_documents(file: Path, pile: _Pile) -> None:
+    for where, value in _json_lines(file):
+        pile.add_document(value, where)
 
 
 # The retriever's files --------------------------------------------------------------------

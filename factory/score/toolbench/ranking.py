@@ -23,8 +23,11 @@ from factory.score.toolbench.data import ApiDocument, ApiKey, ToolBench, ToolQue
 from factory.workspace.models import is_installed
 
 CUTOFFS = (1, 3, 5)
-METRICS = (*(f"{kind}@{k}" for kind in ("ndcg", "ndcg_hits", "recall") for k in CUTOFFS), "mrr")
-"""What is measured of each request, from 0 to 1."""
+METRICS = (
+    *(f"{kind}@{k}" for kind in ("ndcg", "ndcg_hits", "recall", "hit") for k in CUTOFFS),
+    "mrr",
+)
+"""What is measured of each request, from 0 to 1; a hit is one relevant tool at least."""
 SETTINGS = ("multi-domain", "in-domain")
 """Search all APIs, or those of the request's group (§2.8)."""
 BASELINE_DEPTH = 100
@@ -105,6 +108,7 @@ def measure(ranked: Iterable[Hashable], relevant: Set[Any]) -> dict[str, float]:
         **{f"ndcg@{k}": ndcg(marks, count, k) for k in CUTOFFS},
         **{f"ndcg_hits@{k}": ndcg_hits(marks, k) for k in CUTOFFS},
         **{f"recall@{k}": sum(marks[:k]) / count for k in CUTOFFS},
+        **{f"hit@{k}": float(any(marks[:k])) for k in CUTOFFS},
         "mrr": 1 / first,
     }
 

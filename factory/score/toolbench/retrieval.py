@@ -1,7 +1,8 @@
-"""Retrieval on ToolBench: checkpoints by code, beside BM25 and embeddings."""
+"""Retrieval of ToolBench's APIs: checkpoints by code, beside BM25 and embeddings."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from factory.domain.canon import canonical_json, digest, to_json
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.retrieve import Retriever
 from factory.engines.serving import engine_settings
-from factory.score.base import Baseline, SelfServed, Setup, check_path, resolve
-from factory.score.card import Average, Line, Scorecard, make_card
+from factory.score.base import Baseline, SelfServed, Setup, check_path, find_data, resolve
+from factory.score.card import POOLED, Average, Line, Scorecard, by_requests, make_card
 from factory.score.estimates import combine
 from factory.score.items import Item
 from factory.score.published import PublishedTable
@@ -38,38 +39,68 @@ from factory.score.toolbench.ranking import (
     evaluate,
     measure,
 )
+from factory.score.toolbench.toolsense import load_toolsense
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
 
+SearchSetting = Literal["multi-domain", "in-domain"]
 HEADLINE = "ndcg@5"
 """The measure of retrieval that is an item's mark: the textbook's."""
 
 
-class RetrievalDefinition(ToolBenchDefinition):
-    """eval/<name>.toml of the kind `retrieval`."""
+class RankedDefinition(ToolBenchDefinition):
+    """What definitions have in common whose requests are answered by a list of tools."""
 
-    kind: Literal["retrieval"]
-    settings: tuple[Literal["multi-domain", "in-domain"], ...] = Field(
-        ("multi-domain", "in-domain"), min_length=1
-    )
     depth: int = Field(5, ge=1, le=256)
     """Beams, and tools that are named; 5 in the papers (§3.5, §7.1)."""
     bm25: bool = True
     embedders: tuple[str, ...] = ()
     """Folders of models whose embeddings are compared: EmbSim."""
 
+    @property
+    def searched(self) -> tuple[SearchSetting, ...]:
+        """The settings in which each request is asked."""
+        return ("multi-domain",)
+
+
+class RetrievalDefinition(RankedDefinition):
+    """eval/<name>.toml of the kind `retrieval`."""
+
+    kind: Literal["retrieval"]
+    settings: tuple[SearchSetting, ...] = Field(("multi-domain", "in-domain"), min_length=1)
+
+    @property
+    def searched(self) -> tuple[SearchSetting, ...]:
+        return self.settings
+
+
+class ToolSenseDefinition(RankedDefinition):
+    """eval/<name>.toml of the kind `toolsense`."""
+
+    kind: Literal["toolsense"]
+    corpus: str = ""
+    """Documents to search: a corpus.jsonl, or a folder of ToolBench's or StableToolBench's."""
+    described: bool = True
+    """Search APIs too that only the requests' own lines describe."""
+
+    def read(self, workspace: Workspace, name: str) -> ToolBench:
+        data = find_data(workspace, self.data, name)
+        check_path(workspace, self.corpus, name, "corpus")
+        corpus = resolve(workspace, self.corpus) if self.corpus else None
+        return load_toolsense(data, corpus, self.splits, described=self.described)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieval(SelfServed):
-    """ToolBench's requests, answered by the codes of the tools that they need."""
+    """Requests over ToolBench's APIs, answered by the codes of the tools that they need."""
 
-    definition: RetrievalDefinition
+    definition: RankedDefinition
     bench: ToolBench
     data_sha: str
     """Hash of requests and documents."""
 
     @classmethod
-    def load(cls, workspace: Workspace, name: str, definition: RetrievalDefinition) -> Retrieval:
+    def load(cls, workspace: Workspace, name: str, definition: RankedDefinition) -> Retrieval:
         bench = definition.load_data(workspace, name)
         for embedder in definition.embedders:
             check_path(workspace, embedder, name, "embedders")
@@ -77,7 +108,7 @@ class Retrieval(SelfServed):
             stem=name,
             title=definition.title,
             split=definition.split,
-            items=make_items(definition.settings, bench),
+            items=make_items(definition.searched, bench),
             definition=definition,
             bench=bench,
             data_sha=toolbench_sha(bench),
@@ -92,7 +123,7 @@ class Retrieval(SelfServed):
         return self._basis(["code", shown, self.definition.depth])
 
     def _basis(self, system: list[object]) -> str:
-        return digest(canonical_json([self.data_sha, self.definition.settings, system]))
+        return digest(canonical_json([self.data_sha, self.definition.searched, system]))
 
     async def score(self, setup: Setup, checkpoint: Checkpoint) -> list[ItemScore]:
         folder = Path(checkpoint.path)
@@ -127,7 +158,7 @@ class Retrieval(SelfServed):
     async def rank(self, retriever: Ranker, coded: Set[ApiKey] | None = None) -> list[ItemScore]:
         """Every request in every setting; `coded` are the APIs that can be found at all."""
         found: dict[str, tuple[ApiKey | None, ...]] = {}
-        for setting in self.definition.settings:
+        for setting in self.definition.searched:
             result = await evaluate(retriever, self.bench, setting)
             found |= {f"{setting}/{each.query.id}": each.ranked for each in result.queries}
         return self._judge(found, coded)
@@ -155,40 +186,46 @@ class Retrieval(SelfServed):
         )
 
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
-        ordered = self.ordered(items)
-        groups = [
-            (setting, [name for name in self.categories if name.startswith(f"{setting} ")])
-            for setting in self.definition.settings
-        ]
-        means = [
-            Average("mean", setting, dict.fromkeys(names, 1 / len(names)))
-            for setting, names in groups
-        ]
-        card = make_card(ordered, means)
+        ordered, alike = self.ordered(items), self.bench.overall == "all"
+        counts = Counter(item.category for item in ordered)
+        groups: list[tuple[str, str, dict[str, float]]] = []
+        means = []
+        for setting in self.definition.searched:
+            names = {split: f"{setting} {split}" for split in self.bench.splits}
+            of = {name: counts[name] for name in names.values()}
+            weights = by_requests(of) if alike else dict.fromkeys(of, 1 / len(of))
+            means.append(Average("by requests" if alike else "mean", setting, weights))
+            groups += [(setting, split, {name: 1.0}) for split, name in names.items()]
+            groups.append((setting, self.bench.overall, weights))
+            for pool, splits in self.bench.pools.items():
+                pooled = by_requests({names[split]: counts[names[split]] for split in splits})
+                groups.append((f"{setting}{POOLED}", pool, pooled))
         measured = {
             (metric, name): np.array([x.detail[metric] for x in of_category])
-            for name in self.categories
+            for name in counts
             for of_category in [[item for item in ordered if item.category == name]]
             for metric in METRICS
+            if all(metric in x.detail for x in of_category)
         }
         details = [
             Line(
-                name=name.removeprefix(f"{setting} ") or "mean",
-                scheme=setting,
+                name=name,
+                scheme=scheme,
                 metric=metric,
-                estimate=combine({each: measured[metric, each] for each in of}, weights),
-                num_items=sum(len(measured[metric, each]) for each in of),
+                estimate=combine({each: measured[metric, each] for each in weights}, weights),
+                num_items=sum(counts[each] for each in weights),
             )
-            for setting, names in groups
             for metric in METRICS
-            for name, of in [*((each, [each]) for each in names), (f"{setting} ", names)]
-            for weights in [dict.fromkeys(of, 1 / len(of))]
+            for scheme, name, weights in groups
+            if all((metric, each) in measured for each in weights)
         ]
-        return replace(card, details=tuple(details))
+        return replace(make_card(ordered, means), details=tuple(details))
 
     def beside(self, table: PublishedTable, card: Scorecard) -> Mapping[str, float]:
-        """Published figures are of `ndcg_hits`; `I1 NDCG@3` is that of I1-Inst."""
+        """Published figures are of `ndcg_hits`; `I1 NDCG@3` is that of I1-Inst, or of the pool."""
         setting = "in-domain" if "in-domain" in table.split else "multi-domain"
+        if "pooled" in table.split:
+            setting += POOLED
         values = {}
         for line in card.details:
             if line.scheme == setting and line.metric.startswith("ndcg_hits") and line.estimate:
