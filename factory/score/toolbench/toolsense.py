@@ -32,7 +32,7 @@ NO_TOOL = "none of its tools is in the corpus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
+class _SenseRow:
     """A line that can be read."""
 
     where: str
@@ -93,8 +93,8 @@ def load_toolsense(
     )
 
 
-def _read_rows(file: Path) -> tuple[list[_Row], list[BadLine]]:
-    rows, bad = dict[str, _Row](), list[BadLine]()
+def _read_rows(file: Path) -> tuple[list[_SenseRow], list[BadLine]]:
+    rows, bad = dict[str, _SenseRow](), list[BadLine]()
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         where = f"{file.name}:{number}"
         try:
@@ -108,14 +108,14 @@ def _read_rows(file: Path) -> tuple[list[_Row], list[BadLine]]:
     return list(rows.values()), bad
 
 
-def _read_row(value: Any, where: str, number: int) -> _Row:
+def _read_row(value: Any, where: str, number: int) -> _SenseRow:
     """A line's request and documents. Raises ValueError."""
     if not isinstance(value, Mapping) or not isinstance(text := value.get("query"), str):
         raise ValueError("a request is an object with a text under 'query'")
     if (split := value.get("complexity")) not in COMPLEXITIES:
         raise ValueError(f"its complexity is none of {', '.join(COMPLEXITIES)}")
     needed = toolsense_apis({"tool": value.get("tool")})
-    return _Row(
+    return _SenseRow(
         where=where,
         query=ToolQuery(
             id=f"{split}/{value.get('sample_id', number)}",
