@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.cli.terminal import escape, out
+from factory.codes.graph import told_of_pairs
 from factory.domain.plaintext import shorten
 from factory.ledger.database import Ledger, Source
 from factory.workspace.folder import Workspace
@@ -128,6 +129,8 @@ def _print_training(past: Source, number: int) -> None:
             f"  documents of imported tools: {documents['learnt']} learnt by heart, "
             f"{documents['waiting']} waiting"
         )
+    if facts.get("pairs") is not None:
+        out(f"  codes: {escape(told_of_pairs(facts['pairs']))}")
     if facts["dropped"]:
         dropped = ", ".join(f"{count} {name}" for name, count in sorted(facts["dropped"].items()))
         out(f"  left out: {escape(dropped)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from factory.cli.terminal import err, escape, out, out_indented, print_table, wr
 from factory.codes.codebook import Codebook, ToolCode
 from factory.codes.saving import SavedCodebook, load_codebook
 from factory.domain.failures import InputError
-from factory.train.preview import describe
+from factory.train.preview import advise, describe
 
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Model folder; default: as the next round.", show_default=False)
@@ -30,9 +31,10 @@ def stats(checkpoint: Checkpoint = None, as_json: Json = False) -> None:
     """
     codebook = load_codes(open_checkpoint(checkpoint))
     if as_json:
-        write_json(describe(codebook))
+        write_json(describe(codebook) | {"advice": advise(codebook)})
     else:
         print_figures(describe(codebook))
+        print_advice(advise(codebook))
 
 
 def show(tool: ToolName, checkpoint: Checkpoint = None, as_json: Json = False) -> None:
@@ -87,6 +89,11 @@ def print_figures(figures: dict[str, Any]) -> None:
         for name, value in figures.items()
     ]
     print_table(("figure", "value"), rows)
+
+
+def print_advice(advice: Sequence[str]) -> None:
+    for line in advice:
+        out(f"[yellow]note[/] {escape(line)}")
 
 
 def load_codes(folder: Path) -> SavedCodebook:

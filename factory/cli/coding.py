@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from factory.cli.chosen import open_checkpoint, open_recipe
-from factory.cli.codes import Checkpoint, load_codes, print_figures
+from factory.cli.codes import Checkpoint, load_codes, print_advice, print_figures
 from factory.cli.data import fault_finder, report_bad_lines
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import err, escape, out, print_table
+from factory.codes.config import uses_pairs
+from factory.codes.graph import join_pairs
 from factory.codes.saving import SavedCodebook, load_codebook
 from factory.domain.failures import InputError
 from factory.domain.records import Pair, Tool
@@ -24,8 +26,15 @@ from factory.ledger.database import Ledger, Source
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
 from factory.score.rows import code_row
+from factory.tools.labels import pair_up, read_together
 from factory.tools.sources import read_tools
-from factory.train.curriculum import called_together, need_codes, train_setup
+from factory.train.curriculum import (
+    called_together,
+    named_together,
+    need_codes,
+    seed_examples,
+    train_setup,
+)
 from factory.train.preview import CodingJob, add_codes, fit_codes
 from factory.workspace.folder import Workspace
 from factory.workspace.settings import load_settings
@@ -43,6 +52,12 @@ def fit(
     to: Annotated[
         Path | None, typer.Option("--out", help="Write the model with these codes there.")
     ] = None,
+    together: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--pairs", help="JSON lines of tools that are used together; quantized codes."
+        ),
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Where the picture goes; default: .factory/codes.svg")
     ] = None,
@@ -55,6 +70,8 @@ def fit(
     factory codes fit --set codes.coder=quantized
 
     factory codes fit my_apis.jsonl --set codes.size=64 --out models/coded
+
+    factory codes fit --set codes.coder=quantized --pairs together.jsonl
     """
     workspace = open_workspace()
     settings = load_settings(workspace)
@@ -68,7 +85,18 @@ def fit(
         this = history.open_round(past)
         number = this.number if this else history.last_round(past) + 1
         tools = given if files else _known_tools(past, folder)
-        pairs = _pairs(past, tools, number) if codes.coder == "quantized" else []
+        pairs: list[Pair] = []
+        if uses_pairs(codes):
+            labels, num_wrong = _read_pairs(together or [], tools)
+            num_bad += num_wrong
+            named = named_together(seed_examples(workspace, settings))
+            pairs = join_pairs([*labels, *named], _pairs(past, tools, number))
+        elif together:
+            raise InputError(
+                f"these {codes.coder} codes look at no pairs of tools",
+                where=", ".join(map(str, together)),
+                remedy="--set codes.coder=quantized, with codes.quantized.graph above 0",
+            )
     if len(tools) < 2:
         raise InputError(
             f"codes are fitted to 2 tools or more, not to {len(tools)}",
@@ -88,6 +116,7 @@ def fit(
     with make_monitor() as monitor:
         preview = asyncio.run(fit_codes(job, threads=threads, log=log, monitor=monitor))
     print_figures(preview.figures)
+    print_advice(preview.advice)
     if preview.neighbours:
         columns = ("tool", "code", "nearest by positions that differ")
         print_table(columns, preview.neighbours, width=120)
@@ -188,6 +217,13 @@ def _read_files(workspace: Workspace, files: Sequence[Path]) -> tuple[list[Tool]
     imported = [read_tools(file, fault_finder(workspace)) for file in files]
     num_bad = sum(report_bad_lines(each.bad) for each in imported)
     return list({tool.id: tool for each in imported for tool in each.items}.values()), num_bad
+
+
+def _read_pairs(files: Sequence[Path], tools: Sequence[Tool]) -> tuple[list[Pair], int]:
+    """The pairs of the files' labels; how many lines are bad."""
+    read = [read_together(file, tools) for file in files]
+    num_bad = sum(report_bad_lines(each.bad) for each in read)
+    return pair_up(label for each in read for label in each.items), num_bad
 
 
 def _known_tools(past: Source, folder: Path) -> list[Tool]:

@@ -45,7 +45,13 @@ class Measure(Protocol):
 
 
 def resolve(
-    coder: Measure, embeddings_NVD: Floats, codes_NP: Ints, error_N: Floats, taken: Taken
+    coder: Measure,
+    embeddings_NVD: Floats,
+    codes_NP: Ints,
+    error_N: Floats,
+    taken: Taken,
+    *,
+    parted_NP: Ints | None = None,
 ) -> Assignment:
     """Make nearest codes unique; the result is added to `taken`.
 
@@ -55,6 +61,7 @@ def resolve(
         codes_NP: nearest codes.
         error_N: what the nearest codes' first positions leave; handed on.
         taken: codes in use.
+        parted_NP: what tools are given where it is free, if not their nearest codes.
 
     Raises:
         InputError: more tools than codes.
@@ -62,9 +69,10 @@ def resolve(
     remedy = anew("--set codes.levels=0 ") if len(taken) else MORE_LEVELS
     refuse_if_full(len(taken) + len(codes_NP), math.prod(coder.sizes), remedy)
     wanted = [tuple(row) for row in codes_NP.tolist()]
+    parted = wanted if parted_NP is None else [tuple(row) for row in parted_NP.tolist()]
     final: list[Code | None] = [None] * len(wanted)
     groups: defaultdict[Code, list[int]] = defaultdict(list)
-    for row, code in enumerate(wanted):
+    for row, code in enumerate(parted):
         groups[code].append(row)
     crowded = {code for code, rows in groups.items() if len(rows) > 1 or code in taken}
     for code, rows in groups.items():

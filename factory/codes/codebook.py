@@ -65,6 +65,8 @@ class Report:
     """Tools that the codebook was fitted on; 0 where that was not recorded."""
     age: int = 0
     """Trainings since the fit."""
+    pairs: int | None = None
+    """Pairs of tools that are used together, as the fit saw them; None where it looked at none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -30,6 +30,11 @@ def reads_documents(codes: CodesSection) -> bool:
     return CODERS[codes.coder].reads_documents
 
 
+def uses_pairs(codes: CodesSection) -> bool:
+    """Whether the recipe's codes bring tools together that are used together."""
+    return codes.coder == "quantized" and codes.quantized.graph > 0
+
+
 def make_coder(
     codes: CodesSection, num_tools: int, views: int, on_progress: OnProgress = silent
 ) -> Coder:

@@ -1,13 +1,15 @@
 """Which tools are used together: counted pairs made into the similarity of ToolWeaver's loss.
 
-A pair counts as often as its tools are called in one accepted answer (A42); the counts become a
-sparse, symmetric, normalised matrix (A21). Tools that a model writes anew for each query hardly
-ever meet twice, so a pair counts for the known tool of the same signature (A43). Only numpy.
+A pair counts as often as its tools are called in one accepted answer, or named together in labels
+and trajectories (A42); the counts become a sparse, symmetric, normalised matrix (A21). Tools that a
+model writes anew for each query hardly ever meet twice, so a pair counts for the known tool of the
+same signature (A43). Only numpy.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +19,9 @@ import numpy.typing as npt
 from factory.codes.arrays import Floats
 from factory.domain.records import Pair, Tool
 
-MIN_WEIGHT = 1.0
-"""Pairs seen less often than this are dropped (A42)."""
+MIN_WEIGHT, MIN_SHARE = 1.0, 0.001
+"""Pairs are dropped that weigh less than this share of all that was counted, or less than this
+weight where a lot was (A42's 1 alone drops all pairs of a few hundred answers of a model)."""
 NEIGHBOURS = 50
 """Pairs kept for each tool, the strongest (A21)."""
 _NOT_WORD = re.compile(r"[\W_]+")
@@ -43,13 +46,14 @@ def build_graph(
     pairs: Iterable[Pair],
     tools: Sequence[Tool],
     *,
-    min_weight: float = MIN_WEIGHT,
+    min_weight: float | None = None,
     neighbours: int = NEIGHBOURS,
 ) -> Graph:
     """The similarity of N tools: A = D^-1/2 C D^-1/2, thinned out and symmetric (A21).
 
     An entry stays if either of its tools counts it among its strongest. Tools are matched by id,
     and pairs of others left out: `canonical_pairs` comes first where namesakes are to count.
+    `min_weight` is by default MIN_SHARE of all that was counted, MIN_WEIGHT at most.
     """
     place = {tool.id: row for row, tool in enumerate(tools)}
     counts: dict[tuple[int, int], float] = {}
@@ -58,6 +62,8 @@ def build_graph(
         if row is not None and column is not None and row != column:
             key = (min(row, column), max(row, column))
             counts[key] = counts.get(key, 0.0) + pair.weight
+    if min_weight is None:
+        min_weight = min(MIN_WEIGHT, MIN_SHARE * sum(counts.values()))
     kept = sorted((key, count) for key, count in counts.items() if count >= min_weight)
     row_E = np.array([key[0] for key, _ in kept], dtype=np.int64)
     column_E = np.array([key[1] for key, _ in kept], dtype=np.int64)
@@ -105,3 +111,36 @@ def canonical_pairs(
     return [
         Pair(a=namesake.get(p.a, p.a), b=namesake.get(p.b, p.b), weight=p.weight) for p in pairs
     ]
+
+
+def join_pairs(labelled: Sequence[Pair], made: Sequence[Pair]) -> list[Pair]:
+    """Pairs of people's labels and of a model's answers, which weigh no more for a tool than those.
+
+    A tool that labels name gets half of its pairs from answers at most (A42); others all of theirs.
+    """
+    given, found = _weigh(labelled), _weigh(made)
+    share = {tool: min(1.0, given[tool] / found[tool]) for tool in given.keys() & found.keys()}
+    kept = [
+        Pair(a=p.a, b=p.b, weight=p.weight * min(share.get(p.a, 1.0), share.get(p.b, 1.0)))
+        for p in made
+    ]
+    return [*labelled, *kept]
+
+
+def told_of_pairs(count: int) -> str:
+    """The pairs that a codebook was fitted with, in words."""
+    if count:
+        return f"drawn together by {count} pairs of tools that are used together"
+    return (
+        "no two tools are known to be used together, so they are made of documents alone; answers "
+        "that call several tools, chats to replay or `factory codes fit --pairs FILE` say which are"
+    )
+
+
+def _weigh(pairs: Iterable[Pair]) -> dict[str, float]:
+    """What the pairs of each tool weigh."""
+    weights: defaultdict[str, float] = defaultdict(float)
+    for pair in pairs:
+        weights[pair.a] += pair.weight
+        weights[pair.b] += pair.weight
+    return weights

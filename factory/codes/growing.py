@@ -15,7 +15,7 @@ import numpy as np
 from factory.codes.arrays import Code, Floats, as_NVD
 from factory.codes.base import Assignment, Coder, OnProgress, Seen, Taken, silent
 from factory.codes.codebook import Codebook, Fresh, Report, ToolCode
-from factory.codes.config import make_coder
+from factory.codes.config import make_coder, uses_pairs
 from factory.codes.graph import Graph, build_graph
 from factory.domain.failures import InputError
 from factory.domain.records import Pair, Tool
@@ -64,7 +64,7 @@ def fit_codebook(
     tools = [tools[row] for row in rows]
     if len(tools) < 2:
         raise ValueError(f"{len(tools)} tools are too few for a codebook")
-    graph = build_graph(pairs, tools) if pairs else None
+    graph = build_graph(pairs, tools) if uses_pairs(codes) else None
     documents = see(tools, embeddings, graph, seed)
     coder = make_coder(codes, len(tools), documents.embeddings_NVD.shape[1], on_progress)
     _refuse_without(embeddings, coder)
@@ -81,6 +81,7 @@ def fit_codebook(
         outlier_error=_outlier_error(given.error_N),
         reencoded=float(1 - moved_N.mean()),
         fitted=len(tools),
+        pairs=None if graph is None else len(graph),
     )
     return Codebook(
         tools=tuple(_entries(tools, given, outlier_error=float("inf"))),

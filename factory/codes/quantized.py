@@ -3,7 +3,8 @@
 ToolWeaver (algorithms §4.3 and §4.4), with the choices A20 to A27: an encoder and a decoder (MLPs),
 L codebooks between them, reconstruction, codebook and commitment losses, and a graph term over
 pairs of tools that are called together. Sinkhorn balancing acts on the last level while training
-(A24) and not on codes already made: balancing the first one would tear semantic prefixes apart.
+(A24): balancing the first one tears semantic prefixes apart. The recipe can have it on all levels,
+as the published code has, on none, and where codes are given out.
 torch is imported where it trains; a fitted coder loads and encodes with numpy.
 
 Further suffixes: B tools of a batch, d latent width, E pairs.
@@ -15,15 +16,18 @@ import contextlib
 import itertools
 import json
 import math
+import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
 from factory.codes.arrays import Code, Floats, Ints, load_arrays
-from factory.codes.base import OnProgress, Seen, silent
+from factory.codes.assign import resolve
+from factory.codes.base import Assignment, OnProgress, Seen, Taken, silent
 from factory.codes.graph import Graph
 from factory.codes.levels import LevelCoder
 from factory.workspace.recipe import QuantizedSection
@@ -39,6 +43,8 @@ KMEANS_ITERATIONS = 100
 """Steps of the k-means that gives codebooks their first entries, at most (§4.3)."""
 CLIP = 1.0
 """Largest norm of a step's gradient (§4.3)."""
+PARTINGS = 20
+"""Times that Sinkhorn parts tools that want one code (A25)."""
 REFRESH_STEPS, REFRESH_RATE = 600, 1e-3
 """Steps at most, and their learning rate, to follow a trained model into its space."""
 
@@ -65,7 +71,9 @@ class QuantizedCoder(LevelCoder):
         self.on_progress = on_progress
         """Hears of each epoch of training."""
         self.history: list[dict[str, float]] = []
-        """One entry a look: epoch, each loss, collisions, and the best look's mark."""
+        """One entry a look: epoch, error and collisions."""
+        self.cost = Cost()
+        """Of the last training."""
         self._mean_D: Floats = np.zeros(0, dtype=np.float32)
         self._scale = 1.0
         self._encoder: list[tuple[Floats, Floats]] = []
@@ -95,7 +103,42 @@ class QuantizedCoder(LevelCoder):
                 on_progress=self.on_progress,
             )
             self._encoder, self._decoder, self._centroids_PKd = trainer.run()
-        self.history = trainer.history
+        self.history, self.cost = trainer.history, trainer.cost
+
+    def assign(self, documents: Seen, taken: Taken) -> Assignment:
+        """As A25 has it, or first parted by Sinkhorn: only then as `exact` has it."""
+        embeddings_NVD = documents.embeddings_NVD
+        wanted = self.encode(embeddings_NVD)
+        parted_NP = self._part(embeddings_NVD, wanted.codes_NP)
+        return resolve(
+            self, embeddings_NVD, wanted.codes_NP, wanted.error_N, taken, parted_NP=parted_NP
+        )
+
+    def _part(self, embeddings_NVD: Floats, codes_NP: Ints) -> Ints:
+        """Other last numbers for tools that want one code, by Sinkhorn over those (§4.6)."""
+        import torch
+
+        codes_NP = codes_NP.copy()
+        if self.config.index != "sinkhorn" or not self.config.epsilon:
+            return codes_NP
+        for _ in range(PARTINGS):
+            _, group_N, count_G = np.unique(
+                codes_NP, axis=0, return_inverse=True, return_counts=True
+            )
+            crowded_N = count_G[group_N] > 1
+            if not crowded_N.any():
+                break
+            before_NP = codes_NP.copy()
+            for group in np.unique(group_N[crowded_N]):
+                rows = np.flatnonzero(group_N == group)
+                distance_GK = self.distances(embeddings_NVD[rows], codes_NP[rows, :-1]) ** 2
+                soft_GK = balance(
+                    torch.from_numpy(distance_GK), self.config.epsilon, self.config.iterations
+                )
+                codes_NP[rows, -1] = soft_GK.argmax(dim=1).numpy()
+            if np.array_equal(codes_NP, before_NP):
+                break
+        return codes_NP
 
     def project(self, embeddings_NVD: Floats, view: int) -> Floats:
         assert view == 0, "one chain of levels codes all embeddings of a tool"
@@ -174,6 +217,18 @@ class QuantizedCoder(LevelCoder):
         return (flat_ND.astype(np.float64) - self._mean_D) / self._scale
 
 
+@dataclass(slots=True)
+class Cost:
+    """What a training took."""
+
+    seconds: float = 0.0
+    sinkhorn_seconds: float = 0.0
+    """Of them, those of balancing."""
+    graph_share: float | None = None
+    """Size of the graph term, with its weight, beside the reconstruction loss at the first step
+    that had pairs (A22); None where none had."""
+
+
 class _Trained(NamedTuple):
     """What training leaves, as arrays of single precision."""
 
@@ -204,6 +259,7 @@ class _Trainer:
 
         self.config = config
         self.history: list[dict[str, float]] = []
+        self.cost = Cost()
         self._on_progress = on_progress
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._points_ND = torch.from_numpy(points_ND.astype(np.float32)).to(device)
@@ -216,6 +272,8 @@ class _Trainer:
             self._codes_NP = torch.from_numpy(codes_NP.astype(np.int64)).to(device)
         self._graph = graph
         self._graph_weight = math.nan
+        if config.graph_unit == "absolute":
+            self._graph_weight = config.graph
         self._generator = torch.Generator().manual_seed(seed)
         if codebooks_PKd is None:
             codebooks_PKd = self._first_entries(levels, size, seed)
@@ -231,26 +289,40 @@ class _Trainer:
             tensor.requires_grad_()
         rate = REFRESH_RATE if held else self.config.learning_rate
         optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.0)
+        started, steps = time.perf_counter(), 0
         best, gained, kept = self._look(0), 0, self._snapshot()
+        if self.config.kept == "collisions":
+            best = best[0], len(self._points_ND)  # untrained, it is none of those to choose from
         num_batches = math.ceil(len(self._points_ND) / self.config.batch_size)
         epochs = math.ceil(REFRESH_STEPS / num_batches) if held else self.config.epochs
+        rising = 0 if held else self.config.warmup * num_batches
         for epoch in range(1, epochs + 1):
             for rows_B in self._batches():
+                steps += 1
+                if steps <= rising:
+                    optimizer.param_groups[0]["lr"] = rate * steps / rising
                 optimizer.zero_grad(set_to_none=True)
                 (self._follow(rows_B) if held else self._loss(rows_B)).backward()
                 torch.nn.utils.clip_grad_norm_(learnt, CLIP)
                 optimizer.step()
             if epoch % CHECK_EVERY == 0:
                 look = self._look(epoch)
-                # Better: less error, or at 1 % more at most, fewer collisions.
-                if look[0] < best[0] * 0.99 or (look[0] <= best[0] * 1.01 and look[1] < best[1]):
+                if self._is_better(look, best):
                     best, gained, kept = look, epoch, self._snapshot()
                 if 0 < self.config.patience <= epoch - gained:
                     break
             last = self.history[-1]
             told = f"error {last['error']:.4g}, {last['collisions']:.0f} collisions"
             self._on_progress(epoch, told, epochs)
+        self.cost.seconds = time.perf_counter() - started
         return kept
+
+    def _is_better(self, look: tuple[float, int], best: tuple[float, int]) -> bool:
+        """By what the recipe keeps (codes.quantized.kept); each is (error, collisions)."""
+        (error, collisions), (least, fewest) = look, best
+        if self.config.kept == "collisions":
+            return (collisions, error) < (fewest, least)
+        return error < least * 0.99 or (error <= least * 1.01 and collisions < fewest)
 
     def _batches(self) -> Iterator[torch.Tensor]:
         import torch
@@ -284,6 +356,8 @@ class _Trainer:
             term = self._graph_term(rows_B, vectors)
             if math.isnan(self._graph_weight) and term.item():
                 self._graph_weight = self.config.graph * recon.item() / term.item()
+            if self.cost.graph_share is None and term.item():
+                self.cost.graph_share = self._graph_weight * term.item() / recon.item()
             if not math.isnan(self._graph_weight):
                 loss = loss + self._graph_weight * term
         return loss
@@ -306,14 +380,29 @@ class _Trainer:
         return torch.stack(entries).sum(dim=0)
 
     def _choose(self, residual_Bd: torch.Tensor, level: int) -> torch.Tensor:
-        """(B) entry of each tool: the balanced one on the last level, else the nearest."""
+        """(B) entry of each tool: the nearest, or a balanced one on the recipe's levels."""
         import torch
 
+        config, num_levels = self.config, len(self._codebooks_PKd)
+        balanced = {"off": (), "last": (num_levels - 1,), "all": range(num_levels)}
         with torch.no_grad():
             distance_BK = torch.cdist(residual_Bd, self._codebooks_PKd[level]) ** 2
-            if self.config.epsilon and level == len(self._codebooks_PKd) - 1:
-                return balance(distance_BK, self.config.epsilon, self.config.iterations).argmax(1)
-            return distance_BK.argmin(dim=1)
+            if not config.epsilon or level not in balanced[config.sinkhorn]:
+                return distance_BK.argmin(dim=1)
+            with self._timed():
+                return balance(distance_BK, config.epsilon, config.iterations).argmax(dim=1)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count the seconds within as Sinkhorn's; a GPU does first what it has been told before."""
+        import torch
+
+        wait = torch.cuda.synchronize if self._points_ND.is_cuda else lambda: None
+        wait()
+        started = time.perf_counter()
+        yield
+        wait()
+        self.cost.sinkhorn_seconds += time.perf_counter() - started
 
     def _graph_term(self, rows_B: torch.Tensor, vectors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Mean over `vectors` of the graph loss of the pairs that this batch holds."""

@@ -8,7 +8,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from factory.codes.saving import FOLDER, SavedCodebook
+from factory.codes.config import uses_pairs
+from factory.codes.graph import join_pairs
+from factory.codes.saving import FOLDER, SavedCodebook, load_codebook
 from factory.domain.failures import GateError
 from factory.domain.records import Candidate, Checkpoint, Example, Tool
 from factory.ledger import history
@@ -24,13 +26,15 @@ from factory.score.rows import codebook_row
 from factory.train.curriculum import (
     called_together,
     documents_to_learn,
+    named_together,
     own_examples,
+    seed_examples,
     taught_by,
     tools_to_code,
     train_setup,
     unlearnt_tools,
 )
-from factory.train.examples import read_examples, select_replay, tools_of, write_examples
+from factory.train.examples import select_replay, tools_of, write_examples
 from factory.train.job import TrainingJob, TrainingResult, write_pairs, write_tools
 from factory.train.run import run_training
 from factory.workspace.models import check_model_folder, fingerprint
@@ -86,6 +90,7 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
         "tool": tool_rows(this.number, shown, "round"),
         **code_rows(this.number, result),
     }
+    made = load_codebook(folder)
     detail = {
         "examples": result.num_examples,
         "dropped": result.dropped,
@@ -94,6 +99,7 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
         "restarts": result.restarts,
         "recoded": result.recoded,
         "stages": [asdict(stage) for stage in result.stages],
+        "pairs": None if made is None else made.report.pairs,
     }
     factory.finish(this.number, "train", started, rows, detail)
     shutil.rmtree(job.examples.parent, ignore_errors=True)
@@ -113,7 +119,7 @@ def _write_job(
     """The training job as files: examples with replay, and the tools that need a code."""
     recipe = factory.recipe
     replay = select_replay(
-        taught_by(recipe, _seed_examples(factory)),
+        taught_by(recipe, seed_examples(factory.workspace, factory.settings)),
         taught_by(recipe, history.earlier_examples(past, this.number, held_out)),
         share=recipe.train.replay,
         limit=recipe.train.replay_limit,
@@ -127,10 +133,11 @@ def _write_job(
     if recipe.codes.are_made:
         new_tools = tools_to_code(history.imported_tools(past), accepted, codebook)
     write_tools(work / "new_tools.jsonl", new_tools)
-    if recipe.codes.coder == "quantized" and recipe.codes.quantized.graph:
+    if uses_pairs(recipe.codes):
         pairs, written = history.called_pairs(past, this.number), history.written_tools(past)
         pairs = called_together(pairs, written, accepted, new_tools, codebook)
-        write_pairs(work / "pairs.jsonl", pairs)
+        named = named_together(seed_examples(factory.workspace, factory.settings))
+        write_pairs(work / "pairs.jsonl", join_pairs(named, pairs))
     return TrainingJob(
         checkpoint=Path(this.checkpoint.path),
         out=folder,
@@ -144,15 +151,6 @@ def _write_job(
             history.last_codebook_version(past) + 1,
         ),
     )
-
-
-def _seed_examples(factory: Factory) -> list[Example]:
-    """Examples for replay: the settings' file, else the base model's own, if any."""
-    settings, workspace = factory.settings, factory.workspace
-    if settings.replay:
-        return read_examples(workspace.root / settings.replay)
-    path = workspace.model_folder(settings.model) / "replay.jsonl"
-    return read_examples(path) if path.exists() else []
 
 
 def code_rows(number: int, result: TrainingResult) -> Batch:

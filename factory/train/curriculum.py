@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 
 from factory.codes.codebook import Codebook
 from factory.codes.graph import canonical_pairs
@@ -17,11 +18,15 @@ from factory.train.examples import (
     examples_from_sample,
     names_by_code,
     placeholder,
+    read_examples,
+    tools_of,
     unique_examples,
 )
 from factory.train.job import TrainingSetup
+from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import CodesSection, Recipe
+from factory.workspace.settings import Settings
 
 
 def own_examples(
@@ -107,6 +112,30 @@ def called_together(
     known = [entry.tool for entry in codebook.tools] if codebook is not None else []
     called = [*written, *(tool for sample in accepted for tool in sample.tools)]
     return canonical_pairs(pairs, called, [*known, *coded])
+
+
+def seed_examples(workspace: Workspace, settings: Settings) -> list[Example]:
+    """Examples for replay: the settings' file, else the base model's own, if any."""
+    if settings.replay:
+        return read_examples(workspace.root / settings.replay)
+    path = workspace.model_folder(settings.model) / "replay.jsonl"
+    return read_examples(path) if path.exists() else []
+
+
+def named_together(examples: Iterable[Example]) -> list[Pair]:
+    """Tools that one chat names, or the chats of one request, each pair once (A42).
+
+    A trajectory names several; of labels, each tool of a request has an example of its own.
+    """
+    named: dict[str, set[str]] = {}
+    for example in examples:
+        asked = next((m.content for m in example.messages if m.role == "user"), "")
+        named.setdefault(asked, set()).update(tools_of(example))
+    return [
+        Pair(a=a, b=b, weight=1.0)
+        for ids in named.values()
+        for a, b in combinations(sorted(ids), 2)
+    ]
 
 
 def train_setup(recipe: Recipe, number: int, dtype: str, version: int) -> TrainingSetup:

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from factory.codes.codebook import Codebook
+from factory.codes.graph import told_of_pairs
 from factory.domain.failures import ChildError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Pair, Tool
 from factory.engines.child import Child
 from factory.train.job import TrainingSetup
 from factory.train.run import need_libraries
+
+MOST_COLLIDING = 0.01
+"""Share of tools beyond the first on one nearest code that is no cause for advice (ToolWeaver)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,8 @@ class Preview:
     of documents."""
     picture: str
     """SVG of the space of documents, coloured by first number."""
+    advice: list[str]
+    """What to do about codes that came out badly."""
 
 
 async def fit_codes(job: CodingJob, *, threads: int, log: Path, monitor: Monitor) -> Preview:
@@ -136,4 +142,19 @@ def describe(codebook: Codebook) -> dict[str, Any]:
         "far from all codes": len(codebook.outliers),
         "on their nearest code": f"{report.reencoded:.1%}",
         "trainings since the fit": report.age,
+        **({} if report.pairs is None else {"pairs used together": report.pairs}),
     }
+
+
+def advise(codebook: Codebook) -> list[str]:
+    """What to do about codes that came out badly; nothing where they did not."""
+    report, advice = codebook.report, []
+    if report.pairs == 0:
+        advice.append(told_of_pairs(0))
+    if codebook.coder.reads_documents and report.collisions_before > MOST_COLLIDING * len(codebook):
+        share = report.collisions_before / len(codebook)
+        advice.append(
+            f"{share:.1%} of the tools wanted a code that another has, and got a neighbour's: "
+            "a larger codes.size, more codes.levels or codes.dims tell more apart"
+        )
+    return advice

@@ -31,7 +31,7 @@ from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors, load_model, make_savable
 from factory.engines.turn import turn_of
 from factory.train.job import TrainingSetup
-from factory.train.preview import CodingJob, Preview, describe
+from factory.train.preview import CodingJob, Preview, advise, describe
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 
@@ -110,6 +110,7 @@ def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
         figures=describe(codebook) | {"variance left": "-" if left is None else f"{left:.1%}"},
         neighbours=_neighbours(codebook),
         picture=draw_space(documents_ND, codebook.codes, labels, title),
+        advice=advise(codebook),
     )
 
 

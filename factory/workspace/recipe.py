@@ -63,6 +63,8 @@ class ToolsSection(Section):
 class QuantizedSection(Section):
     """The autoencoder of quantized codes (algorithms §4.3 to §4.5, A22 to A26)."""
 
+    LATER = frozenset({"graph_unit", "sinkhorn", "index", "warmup", "kept"})
+
     latent: int = Field(64, gt=0)
     """Width between encoder and decoder (d)."""
     hidden: tuple[int, ...] = (256, 128)
@@ -70,18 +72,32 @@ class QuantizedSection(Section):
     beta: float = Field(0.25, ge=0)
     """Weight of the commitment loss (A26; the published code has 2.25)."""
     graph: float = Field(0.1, ge=0)
-    """Size of the graph term beside the reconstruction loss at the first step (A22); 0 is off."""
+    """Weight of the graph term (lambda); 0 is off."""
+    graph_unit: Literal["relative", "absolute"] = "relative"
+    """`relative`: the term's size beside the reconstruction loss at the first step (A22);
+    `absolute`: times Eq. 6 by the square of the batch, averaged over levels, as published."""
     graph_on: Literal["encoder", "codebook"] = "encoder"
     """What the graph term moves: the encoder, straight through the quantiser, or, as in the
     published code, the codebooks alone (A23)."""
+    sinkhorn: Literal["off", "last", "all"] = "last"
+    """Levels whose tools Sinkhorn spreads over the numbers while training: A24's last one, or, as
+    in the published code, all."""
+    index: Literal["exact", "sinkhorn"] = "exact"
+    """How tools that want one code part: by exact assignment (A25), or first by Sinkhorn on the
+    last level, as published, and by exact assignment what that leaves together."""
     epsilon: float = Field(0.01, ge=0)
-    """Sharpness of Sinkhorn balancing of the last level; 0 is off."""
+    """Sharpness of Sinkhorn balancing; 0 is off."""
     iterations: int = Field(50, gt=0)
     """Sinkhorn passes."""
     learning_rate: float = Field(1e-3, gt=0)
     """Of AdamW."""
+    warmup: int = Field(0, ge=0)
+    """Epochs in which the rate rises to that; 50 as published."""
     epochs: int = Field(2000, gt=0)
     """Passes over the tools, at most."""
+    kept: Literal["error", "collisions"] = "error"
+    """Which state is kept: that of the least error, of like ones (1 %) that of fewer collisions
+    (A26), or, as published, that of the fewest collisions, of equals that of less error."""
     patience: int = Field(50, ge=0)
     """Of them, those without a gain before training stops (A26); 0 is all of them, as published."""
     batch_size: int = Field(1024, gt=0)

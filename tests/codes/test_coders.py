@@ -20,7 +20,7 @@ from factory.codes.base import Seen, Taken
 from factory.codes.codebook import Codebook
 from factory.codes.config import reads_documents
 from factory.codes.flat import HierarchicalCoder, NumericCoder, SemanticCoder, standard_name
-from factory.codes.graph import Graph, build_graph, canonical_pairs, signature
+from factory.codes.graph import Graph, build_graph, canonical_pairs, join_pairs, signature
 from factory.codes.growing import add_tools, changed, fit_codebook, refresh
 from factory.codes.install import install
 from factory.codes.levels import LevelCoder, match_names, mean_rows
@@ -597,6 +597,105 @@ def test_only_the_last_level_is_balanced_while_training() -> None:
         assert crowd <= 0.7 if epsilon else crowd == 1
 
 
+@pytest.mark.parametrize(
+    ("sinkhorn", "balanced"),
+    [("off", (False, False, False)), ("last", (False, False, True)), ("all", (True, True, True))],
+)
+def test_sinkhorn_acts_on_the_levels_that_the_recipe_names(
+    sinkhorn: str, balanced: tuple[bool, ...]
+) -> None:
+    import torch
+
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(256, 8)) * 0.2, rng.normal(size=(256, 8))])
+    codebooks = np.stack([rng.normal(size=(32, 8))] * 3)
+    config = vary(QUICK, sinkhorn=sinkhorn)
+    trainer = make_trainer(points, config, codebooks=codebooks)
+    residual = torch.from_numpy(points.astype(np.float32))
+    nearest = ((points[:, None] - codebooks[0]) ** 2).sum(axis=2).argmin(axis=1)
+    found = [trainer._choose(residual, level).numpy() for level in range(3)]
+    assert tuple(not np.array_equal(each, nearest) for each in found) == balanced
+    assert (trainer.cost.sinkhorn_seconds > 0) == any(balanced)
+
+
+def test_an_absolute_weight_is_the_relative_one_that_it_comes_to() -> None:
+    """The first step tells which: from there on, both train alike."""
+    points, graph = make_embeddings(60), make_ring(60)
+
+    def trained(**values: Any) -> QuantizedCoder:
+        coder = QuantizedCoder(levels=2, size=7, config=vary(QUICK, **values))
+        coder.fit(Seen(points, graph=graph))
+        return coder
+
+    share = trained(epochs=1, graph=1.0, graph_unit="absolute").cost.graph_share
+    assert share is not None
+    relative = trained(epochs=20, graph=0.5)
+    absolute = trained(epochs=20, graph=0.5 / share, graph_unit="absolute")
+    for coder in (relative, absolute):
+        assert coder.cost.graph_share == pytest.approx(0.5, rel=1e-5)
+    codes = [coder.encode(points).codes_NP for coder in (relative, absolute)]
+    assert np.array_equal(*codes)
+
+
+def make_ring(count: int) -> Graph:
+    """Each tool is used with the next one."""
+    rows = np.arange(count - 1)
+    return Graph(row_E=rows, column_E=rows + 1, weight_E=np.ones(count - 1))
+
+
+def test_the_rate_rises_and_the_state_of_fewest_collisions_can_be_kept() -> None:
+    points = make_embeddings(90)
+    first = vary(QUICK, epochs=10, learning_rate=1e-2, patience=0)
+    errors = {}
+    for warmup in (0, 10):
+        coder = QuantizedCoder(levels=2, size=7, config=vary(first, warmup=warmup))
+        coder.fit(Seen(points))
+        errors[warmup] = coder.history[-1]["error"]
+    assert errors[10] > errors[0], "smaller steps come less far"
+
+    looks = {}
+    for kept in ("error", "collisions"):
+        coder = QuantizedCoder(levels=2, size=7, config=vary(QUICK, patience=0, kept=kept))
+        coder.fit(Seen(points))
+        codes = coder.encode(points).codes_NP
+        looks[kept] = len(codes) - len(np.unique(codes, axis=0))
+    fewest = min(look["collisions"] for look in coder.history[1:])
+    assert looks["collisions"] == fewest < looks["error"]
+
+
+def test_sinkhorn_parts_tools_that_want_one_code() -> None:
+    points = np.random.default_rng(0).normal(size=(90, 1, 12)).astype(np.float32)
+    coder = QuantizedCoder(levels=2, size=11, config=vary(QUICK, epochs=10, index="sinkhorn"))
+    coder.fit(Seen(points))
+    wanted = coder.encode(points).codes_NP
+    parted = coder._part(points, wanted)
+    assert np.array_equal(parted[:, 0], wanted[:, 0]), "only last numbers change"
+    assert len(np.unique(parted, axis=0)) >= len(np.unique(wanted, axis=0)) + 5
+    given = coder.assign(Seen(points), Taken())
+    assert len(set(given.codes)) == 90, "what it leaves together is parted by exact assignment"
+    codes = [tuple(code) for code in parted.tolist()]
+    assert {code for code in codes if codes.count(code) == 1} <= set(given.codes)
+    coder.config = vary(coder.config, index="exact")
+    assert coder.assign(Seen(points), Taken()).moved <= given.moved
+
+
+def test_a_codebook_says_how_many_pairs_it_was_fitted_with() -> None:
+    tools, points = make_tools(40), make_embeddings(40)
+    pair = Pair(a=tools[0].id, b=tools[9].id, weight=1.0)
+    quick = vary(config_of("quantized", size=8), quantized=vary(QUICK, epochs=10))
+    off = vary(quick, quantized=vary(quick.quantized, graph=0.0))
+    found = {
+        name: fit_codebook(tools, points, codes, pairs=pairs).report.pairs
+        for name, codes, pairs in (
+            ("one", quick, [pair]),
+            ("none", quick, []),
+            ("off", off, [pair]),
+            ("residual", config_of("residual", size=8), [pair]),
+        )
+    }
+    assert found == {"one": 1, "none": 0, "off": None, "residual": None}
+
+
 def test_rows_of_quantized_codes_add_up_to_their_members() -> None:
     """A20 by the way of §2.4: first rows are means, the next average what they leave."""
     rng = np.random.default_rng(2)
@@ -632,6 +731,31 @@ def test_the_similarity_is_normalised_thinned_and_symmetric() -> None:
     star = [Pair(a=a, b=tool.id, weight=2.0 + n) for n, tool in enumerate(make_tools(9)[1:])]
     thin = build_graph(star, make_tools(9), neighbours=1)
     assert len(thin) == 8, "a pair stays if it is the strongest of either tool"
+
+
+def test_one_pair_of_few_counts_and_one_of_many_does_not() -> None:
+    """A model's unanimous answer weighs 0.3: alone it is a pair, among thousands it is noise."""
+    tools = make_tools(40)
+    a, b, c = (tool.id for tool in tools[:3])
+    once = Pair(a=a, b=b, weight=0.3)
+    assert len(build_graph([once], tools)) == 1
+    often = [Pair(a=b, b=c, weight=float(weight)) for weight in (200, 2000)]
+    assert len(build_graph([once, often[0]], tools)) == 2
+    assert len(build_graph([once, often[1]], tools)) == 1
+    assert len(build_graph([Pair(a=a, b=b, weight=1.0), often[1]], tools)) == 2, "1 always counts"
+
+
+def test_answers_weigh_no_more_than_labels_for_a_tool_that_labels_name() -> None:
+    labelled = [Pair(a="a", b="b", weight=1.0)]
+    made = [
+        Pair(a="a", b="c", weight=3.0),
+        Pair(a="b", b="a", weight=1.0),
+        Pair(a="c", b="d", weight=9.0),
+    ]
+    joined = join_pairs(labelled, made)
+    assert joined[:1] == labelled
+    assert [pair.weight for pair in joined[1:]] == [0.75, 0.25, 9.0]
+    assert join_pairs([], made) == made
 
 
 def test_namesakes_count_as_one_tool() -> None:

@@ -114,3 +114,29 @@ def test_every_number_of_a_category_is_the_same_everywhere(
         assert (line["low"], line["high"]) == (row["low"], row["high"]) and row["low"] < row["high"]
         assert line["value"] == pytest.approx(row["points"]) == pytest.approx(delta)
     assert len(deltas) == 10
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({}, ""),
+        ({"pairs": None}, ""),
+        ({"pairs": 7}, "codes: drawn together by 7 pairs"),
+        ({"pairs": 0}, "codes: no two tools are known to be used together"),
+    ],
+)
+def test_the_card_says_how_many_pairs_drew_codes_together(
+    facts: dict[str, object], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    ledger = fill_ledger(workspace, [])
+    detail = json.dumps({"examples": 1, "dropped": {}, **facts})
+    ledger.append(
+        {
+            "training": [{"round": 1, "step": 1, "loss": 1.0, "tokens": 9, "seconds": 1.0}],
+            "stage": [{"round": 1, "stage": "train", "seconds": 1.0, "detail_json": detail}],
+        }
+    )
+    print_card(ledger, 1, workspace)
+    card = capsys.readouterr().out
+    assert told in card and ("codes:" in card) == bool(told)

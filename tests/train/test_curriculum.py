@@ -14,11 +14,12 @@ from workspaces import ROOT
 from factory.codes.codebook import Codebook
 from factory.codes.growing import add_tools, fit_codebook
 from factory.domain.failures import RecipeError
-from factory.domain.records import Call, Candidate, Checkpoint, Example, Query, Tool
+from factory.domain.records import Call, Candidate, Checkpoint, Example, Message, Query, Tool
 from factory.ledger.database import Ledger
 from factory.ledger.rows import checkpoint_row, example_row, tool_rows
 from factory.train.curriculum import (
     documents_to_learn,
+    named_together,
     own_examples,
     taught_by,
     train_setup,
@@ -133,3 +134,27 @@ def test_tooldev_teaches_no_codes_and_all_tools_of_a_request(prompts: Prompts) -
     replayed = [*make_own(read_recipe("base"), prompts, TOOLS), gen]
     assert taught_by(recipe, replayed) == [replayed[0], invoke, gen]
     assert taught_by(read_recipe("base"), replayed) == replayed
+
+
+def test_chats_and_the_labels_of_one_request_name_tools_together() -> None:
+    """A trajectory names each pair once; a document's code names one tool."""
+
+    def chat(kind: str, asked: str, *ids: str) -> Example:
+        turns = [Message(role="user", content=asked)]
+        for tool_id in ids:
+            turns.append(Message(role="assistant", content=f"Action: {placeholder(tool_id)}"))
+            turns.append(Message(role="user", content="{}"))
+        turns = turns[: 2 * len(ids)]
+        return Example(kind=kind, messages=tuple(turns), origin="seed")  # type: ignore[arg-type]
+
+    examples = [
+        chat("retrieve", "trip", "t_2", "t_1", "t_2", "t_3"),
+        chat("retrieve", "hotel", "t_4"),
+        chat("retrieve", "hotel", "t_1"),
+        chat("code", "document", "t_9"),
+        chat("retrieve", "other", "t_5"),
+    ]
+    pairs = [(pair.a, pair.b, pair.weight) for pair in named_together(examples)]
+    assert pairs == [
+        (a, b, 1.0) for a, b in (("t_1", "t_2"), ("t_1", "t_3"), ("t_2", "t_3"), ("t_1", "t_4"))
+    ]

@@ -819,7 +819,7 @@ def test_a_job_is_json(tmp_path: Path) -> None:
         ("sgtc", "0a3e71807f21f5af", "273c854876e0"),
         ("toolgen", "a6114890766cacb0", "932fe42288a1"),
         ("tooldev", "ec5ecf512029eb67", "3ddb7c37f4ef"),
-        ("toolweaver", "0778e93b63028db8", "77dbabdd91bb"),
+        ("toolweaver", "4952813fe6788e72", "c1a26845d524"),
     ],
 )
 def test_a_recipe_and_a_finished_training_are_known_by_what_they_were_stored_with(
