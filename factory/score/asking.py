@@ -1,8 +1,10 @@
-"""What benchmarks share that ask a model one question an item: asking all at once, and grades."""
+"""What benchmarks share that ask a model one question an item: asking, reading, and grades."""
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +18,7 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 def grade(
     *, item: str, category: str, value: float, reason: str = "", message: str = "", answer: str = ""
 ) -> ItemScore:
-    """One item with its mark from 0 to 1; a full mark is right.
+    """One item with its mark from 0 to 1; a full mark is right and has no reason.
 
     Example: grade(item="12", category="plan_str", value=0.8, reason="plan_differs", …).
     """
@@ -25,10 +27,20 @@ def grade(
         category=category,
         correct=value == 1,
         value=value,
-        reason=reason,
+        reason="" if value == 1 else reason,
         message=message,
         answer=answer,
     )
+
+
+def parse_text(text: str) -> Any:
+    """A value from its text, as JSON or as Python prints it; None where it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def greedy(

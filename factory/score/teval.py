@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from factory.domain.jsontext import show
 from factory.domain.records import Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.serving import engine_settings
-from factory.score.asking import ask_all, explain_unanswered, grade, greedy, to_messages
+from factory.score.asking import ask_all, explain_unanswered, grade, greedy, parse_text, to_messages
 from factory.score.base import Asked, Setup, check_path, find_data, make_item, read_json, resolve
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
@@ -271,7 +270,7 @@ async def _grade_plans(
                     item=item.id,
                     category=f"plan{'_strict' if strict else ''}_{item.form}",
                     value=value,
-                    reason="" if value == 1 else "plan_unreadable" if not given else "plan_differs",
+                    reason="plan_differs" if given else "plan_unreadable",
                     message=f"{len(given)} calls planned, {len(truth)} expected",
                     answer=answer,
                 )
@@ -325,11 +324,11 @@ def _match(weights_GT: np.ndarray[Any, Any]) -> list[int]:
 
 def _longest_run(positions: Sequence[int]) -> int:
     """Length of the longest increasing subsequence."""
-    lengths: list[int] = []
-    for place, position in enumerate(positions):
-        before = [lengths[i] for i in range(place) if positions[i] < position]
-        lengths.append(1 + max(before, default=0))
-    return max(lengths, default=0)
+    smallest: list[int] = []  # by length less one, the least position that such a run ends with
+    for position in positions:
+        place = bisect_left(smallest, position)
+        smallest[place : place + 1] = [position]
+    return len(smallest)
 
 
 def _strip(plan: Sequence[Planned]) -> list[Planned]:
@@ -363,19 +362,15 @@ def _read_plan(value: Any) -> list[Planned] | None:
 
 def _grade_call(item: TEvalQuestion, answer: str, task: str) -> ItemScore:
     """The name (retrieve) or the arguments (understand) of one call."""
+    reason = "wrong_tool" if task == "retrieve" else "wrong_value"
     if item.form == "str":
         value = _name_in(answer, item.truth) if task == "retrieve" else _equal(answer, item.truth)
-        reason = "" if value == 1 else "wrong_tool" if task == "retrieve" else "wrong_value"
+    elif not isinstance(call := read_value(answer, "{", "}"), dict):
+        value, reason = 0.0, "call_json"
+    elif task == "retrieve":
+        value = float(str(call.get("name", "")) == str(item.truth.get("name", "")))
     else:
-        call = read_value(answer, "{", "}")
-        if not isinstance(call, dict):
-            value, reason = 0.0, "call_json"
-        elif task == "retrieve":
-            value = float(str(call.get("name", "")) == str(item.truth.get("name", "")))
-            reason = "" if value == 1 else "wrong_tool"
-        else:
-            value = arguments_share(call.get("args"), item.truth.get("args"))
-            reason = "" if value == 1 else "wrong_value"
+        value = arguments_share(call.get("args"), item.truth.get("args"))
     return grade(
         item=item.id,
         category=f"{task}_{item.form}",
@@ -418,9 +413,4 @@ def read_value(text: Any, start: str = "", end: str = "") -> Any:
     body = fenced[1] if fenced else text
     if start:
         body = body[max(body.find(start), 0) : body.rfind(end) + 1]
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(body.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None
+    return parse_text(body.strip())

@@ -8,7 +8,6 @@ It belongs to the model and the prompt that made it: another judge makes up its 
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import json
 import re
@@ -21,6 +20,7 @@ from factory.domain.canon import canonical_json, derive_seed, digest
 from factory.domain.failures import ContentError
 from factory.domain.records import UNANSWERED, Message, Request, Sampling
 from factory.engines.base import Engine
+from factory.score.asking import parse_text
 from factory.score.toolbench.data import ApiDocument, ApiKey
 from factory.workspace.prompts import Prompts
 
@@ -68,17 +68,10 @@ class VirtualApi:
         own: Path | None = None,
         max_tokens: int = 1024,
     ) -> None:
-        """Open the caches.
-
-        Args:
-            templates: of `toolbench`.
-            cache: StableToolBench's folder of recorded responses.
-            engine: plays the APIs that no cache knows; None leaves them without an answer.
-            own: file of what models made up; read for what `engine` did, and appended to.
-            max_tokens: of a made-up response.
-
-        Raises:
-            ContentError: `own` is damaged.
+        """`cache` is StableToolBench's folder of recorded responses; `engine` plays the APIs that
+        it does not know (None leaves them without an answer), with `max_tokens` a response; what
+        models made up is read from the file `own`, and appended. Raises ContentError where that is
+        damaged.
         """
         self._templates, self._cache, self._engine = templates, cache, engine
         self._own, self._max_tokens = own, max_tokens
@@ -167,23 +160,12 @@ def _read_cache(file: Path) -> dict[str, ApiResponse]:
         table = json.loads(file.read_text(encoding="utf-8"))
         found = {}
         for written, value in table.items():
-            arguments = _read_arguments(written)
-            if arguments is not None:
+            arguments = parse_text(written or "{}")
+            if isinstance(arguments, dict):
                 found[canonical_json(arguments)] = _to_response(value, "cache")
         return found
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ContentError(f"not a file of recorded responses: {error}", where=str(file)) from error
-
-
-def _read_arguments(written: str) -> dict[str, Any] | None:
-    for read in (json.loads, ast.literal_eval):
-        try:
-            value = read(written or "{}")
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(value, dict):
-            return value
-    return None
 
 
 def _read_response(text: str) -> ApiResponse:
