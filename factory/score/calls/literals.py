@@ -37,12 +37,25 @@ JAVASCRIPT_TYPES: dict[str, type[Any]] = {
 """Python type of each type word of the JavaScript category."""
 
 _Reader = Callable[[str, str, str | None], Any]
-_INTEGER = re.compile(r"-?\d+$")
-_DECIMAL = re.compile(r"-?\d+(?:\.\d+)?$")
-_DOUBLE = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?$")
-_FLOAT = re.compile(r"(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)[fF]$")
-_LONG = re.compile(r"(-?\d+)[lL]$")
-_BIGINT = re.compile(r"(-?\d+)n$")
+_Scalar = tuple[re.Pattern[str], Callable[[str], Any]]
+"""How a literal looks, and the value of its first group."""
+_INTEGER: _Scalar = re.compile(r"(-?\d+)$"), int
+_LONG: _Scalar = re.compile(r"(-?\d+)[lL]$"), int
+_FLOAT: _Scalar = re.compile(r"(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)[fF]$"), float
+_BOOLEAN: _Scalar = re.compile(r"(true|false)\Z"), "true".__eq__
+_JAVA_SCALARS: dict[str, _Scalar] = {
+    **dict.fromkeys(("byte", "short", "integer"), _INTEGER),
+    "long": _LONG,
+    "float": _FLOAT,
+    "double": (re.compile(r"(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$"), float),
+    "boolean": _BOOLEAN,
+}
+_JAVASCRIPT_SCALARS: dict[str, _Scalar] = {
+    "integer": _INTEGER,
+    "float": (re.compile(r"(-?\d+(?:\.\d+)?)$"), float),
+    "Bigint": (re.compile(r"(-?\d+)n$"), int),
+    "Boolean": _BOOLEAN,
+}
 
 _SUFFIXES = {"long": "L", "float": "f"}
 
@@ -83,23 +96,13 @@ def _read(value: Any, word: str, items_word: str | None, reader: _Reader) -> Any
 
 def _read_java(text: str, word: str, items_word: str | None = None) -> Any:
     match word:
-        case "byte" | "short" | "integer":
-            return int(text) if _INTEGER.match(text) else text
-        case "long":
-            return int(found[1]) if (found := _LONG.match(text)) else text
-        case "float":
-            return float(found[1]) if (found := _FLOAT.match(text)) else text
-        case "double":
-            return float(text) if _DOUBLE.match(text) else text
-        case "boolean":
-            return text == "true" if text in ("true", "false") else text
         case "Array":
             return _read_array(text, items_word)
         case "ArrayList":
             return _read_array_list(text, items_word)
         case "HashMap":
             return _read_map(text)
-    return text
+    return _read_scalar(text, _JAVA_SCALARS.get(word))
 
 
 def _read_array(text: str, items_word: str | None) -> Any:
@@ -138,15 +141,18 @@ def _read_map(text: str) -> Any:
 
 def _guess_java(text: str) -> Any:
     """A Java literal of whatever type it looks like."""
-    if text in ("true", "false"):
-        return text == "true"
     if text.startswith('"') and text.endswith('"'):
         return text[1:-1]
-    if found := _LONG.match(text):
-        return int(found[1])
-    if found := _FLOAT.match(text):
-        return float(found[1])
+    for scalar in (_BOOLEAN, _LONG, _FLOAT):
+        if (value := _read_scalar(text, scalar)) is not text:
+            return value
     return _guess_number(text)
+
+
+def _read_scalar(text: str, scalar: _Scalar | None) -> Any:
+    """The value of a literal; the text where it does not look like one."""
+    found = scalar[0].match(text) if scalar else None
+    return scalar[1](found[1]) if scalar and found else text
 
 
 def _guess_number(text: str) -> Any:
@@ -162,19 +168,11 @@ def _read_javascript(text: str, word: str, items_word: str | None = None) -> Any
     match word:
         case "String":
             return text[1:-1] if _is_quoted(text) else text
-        case "integer":
-            return int(text) if _INTEGER.match(text) else text
-        case "float":
-            return float(text) if _DECIMAL.match(text) else text
-        case "Bigint":
-            return int(found[1]) if (found := _BIGINT.match(text)) else text
-        case "Boolean":
-            return text == "true" if text in ("true", "false") else text
         case "array":
             return _read_list(text.strip(), items_word)
         case "dict":
             return _read_object(text.strip())
-    return text
+    return _read_scalar(text, _JAVASCRIPT_SCALARS.get(word))
 
 
 def _read_list(text: str, items_word: str | None) -> Any:
