@@ -9,7 +9,7 @@ set, never from a test set (A11c).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -100,11 +100,8 @@ def _is_number(value: object) -> bool:
 def combine(groups: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float]) -> Estimate:
     """100 x the weighted sum of group means, items resampled within each group.
 
-    The same for the same values, in whatever order groups and items come.
-
-    Args:
-        groups: values by category.
-        weights: of the categories that count; each must be in `groups`.
+    The same for the same values, in whatever order groups and items come. `weights` are of the
+    categories that count; each must be in `groups`, which holds values by category.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     value, means_R = 0.0, np.zeros(NUM_RESAMPLES)
@@ -128,7 +125,12 @@ def estimate_perplexity(nats_N: NDArray[np.float64], tokens_N: NDArray[np.int64]
 
 def group_marks(items: Sequence[ItemScore]) -> dict[str, NDArray[np.float64]]:
     """Marks by category in order of first appearance: 1.0 is right, 0.0 wrong, others between."""
+    return group_values((item.category, item.mark) for item in items)
+
+
+def group_values(pairs: Iterable[tuple[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """Values by category, from (category, value), in order of first appearance."""
     groups: dict[str, list[float]] = {}
-    for item in items:
-        groups.setdefault(item.category, []).append(item.mark)
-    return {name: np.array(marks) for name, marks in groups.items()}
+    for category, value in pairs:
+        groups.setdefault(category, []).append(value)
+    return {name: np.array(values) for name, values in groups.items()}

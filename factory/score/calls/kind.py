@@ -33,7 +33,7 @@ from factory.score.calls.judging import judge
 from factory.score.calls.questions import PromptStyle, load_questions
 from factory.score.card import Average, Groups, Scorecard, make_card
 from factory.score.definition import check_definition, first_of_each
-from factory.score.estimates import group_marks, summarise
+from factory.score.estimates import group_marks, group_values, summarise
 from factory.score.items import Item
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
@@ -68,10 +68,7 @@ class Benchmark(Asked):
     def load(cls, workspace: Workspace, name: str, data: Path | None = None) -> Benchmark:
         """The benchmark of eval/<name>.toml, its questions from the folder `data` if given.
 
-        Raises:
-            ContentError: with file and line: a missing file, an unknown or absent key, or a
-                question or answer that could not be judged.
-            MissingError: the package that has the questions is not installed.
+        Raises ContentError with file and line, MissingError for a package that is not installed.
         """
         definition, items = load_questions(workspace, name, data)
         return cls(
@@ -224,10 +221,7 @@ IRRELEVANCE = {"irrelevance": 0.5, "live_irrelevance": 0.5}
 
 def group_ceilings(benchmark: Benchmark) -> dict[str, NDArray[np.float64]]:
     """1.0 for each item whose own gold is judged right, by category."""
-    groups: dict[str, list[float]] = {}
-    for item in benchmark.items:
-        groups.setdefault(item.category, []).append(float(_gold_is_right(item)))
-    return {name: np.array(values) for name, values in groups.items()}
+    return group_values((item.category, float(_gold_is_right(item))) for item in benchmark.items)
 
 
 def _gold_is_right(item: Item) -> bool:
@@ -240,11 +234,10 @@ def _gold_is_right(item: Item) -> bool:
 def _share_of_abstentions(benchmark: Benchmark, items: Sequence[ItemScore]) -> dict[str, float]:
     """Percent of answers that neither call nor try to, in each category that asks for it."""
     asked = {item.category for item in benchmark.items if item.judge == "no_call"}
-    groups: dict[str, list[bool]] = {}
-    for item in items:
-        if item.category in asked:
-            groups.setdefault(item.category, []).append(item.correct and not item.reason)
-    return {name: 100 * sum(values) / len(values) for name, values in groups.items()}
+    abstained = [
+        (x.category, float(x.correct and not x.reason)) for x in items if x.category in asked
+    ]
+    return {name: 100 * float(of.sum()) / len(of) for name, of in group_values(abstained).items()}
 
 
 def _averages(benchmark: Benchmark, marks: Groups) -> list[Average]:
