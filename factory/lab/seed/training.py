@@ -144,14 +144,9 @@ def train_seed(
 ) -> None:
     """Train the seed model and write its checkpoint folder `out`, whole or not at all.
 
-    Args:
-        out: folder to make; an existing one is replaced.
-        steps: steps of the first phase instead of the plan's; the rest of the plan shrinks alike.
-        threads: CPU threads. The weights are reproducible for one number of threads.
-        report: hears a line of progress every REPORT_EVERY steps.
-
-    Raises:
-        DiskError: the folder cannot be written.
+    An `out` that exists is replaced. With `steps` that many are taken in all, shared out among the
+    phases as in the plan. The weights are reproducible for one number of CPU threads. `report`
+    hears a line of progress every REPORT_EVERY steps. Raises DiskError.
     """
     import torch
 

@@ -168,9 +168,8 @@ class Judge:
 
     async def _status(self, query_id: str, prediction: Prediction, run: int) -> Status:
         """The answer judged, and where that is not enough the whole trajectory (§7.2)."""
-        if not prediction.finished:
-            return "Unsolved"
-        if prediction.final_answer.strip().lower() in UNKNOWN_ANSWERS:
+        answer = prediction.final_answer.strip().lower()
+        if not prediction.finished or answer in UNKNOWN_ANSWERS:
             return "Unsolved"
         status: Status = "Unsure"
         for kind in ("answer", "trajectory"):
@@ -213,11 +212,9 @@ class Judge:
         )
         if None in picks:
             return "unjudged"
-        named: tuple[Winner, Winner] = (
-            "candidate" if picks[0] == "A" else "reference",
-            "candidate" if picks[1] == "B" else "reference",
-        )
-        return named[0] if named[0] == named[1] else "tie"
+        if picks[0] == picks[1]:  # the place, not the answer
+            return "tie"
+        return "candidate" if picks[0] == "A" else "reference"
 
     async def _pick(self, name: str, first: Prediction, second: Prediction) -> str | None:
         prompt = self.templates.render(
