@@ -26,6 +26,8 @@ _TABLE = """
 Make
   round = rounds:make_round
     Run one round: sample, vote, judge, train, score, gate. Continues an open one.
+  teach = teach:teach
+    Teach labelled rows and tool documents: judge, train, score, gate. Continues an open lesson.
   seed = seed:seed
     Train the embedded model from scratch on the home world; an hour or two on a CPU.
   score = score:score

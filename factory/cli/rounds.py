@@ -16,6 +16,7 @@ from factory.cli.opening import open_workspace
 from factory.cli.terminal import err, escape, out, print_table
 from factory.domain.failures import FactoryError, InputError
 from factory.domain.records import Query
+from factory.ledger.database import Ledger
 from factory.ledger.history import open_round
 from factory.ledger.lineage import base_checkpoint, next_checkpoint
 from factory.ledger.lock import WorkspaceLock
@@ -89,13 +90,18 @@ def _run(
         if resume and open_round(factory.ledger) is None:
             raise InputError("no round is open", remedy="factory round --n 64 starts one")
         result = asyncio.run(run_round(factory, num_queries or None))
+    show_result(workspace, factory.ledger, result.number)
+    return result.promoted
+
+
+def show_result(workspace: Workspace, ledger: Ledger, number: int) -> None:
+    """Write the pages of a finished round and print its card."""
     try:
-        write_reports(workspace, factory.ledger, result.number)
+        write_reports(workspace, ledger, number)
     except (FactoryError, OSError) as error:
         # A round is not failed by what befalls its report.
         err(f"[yellow]note:[/] no report: {escape(error)}; `factory report` writes it")
-    print_card(factory.ledger, result.number, workspace)
-    return result.promoted
+    print_card(ledger, number, workspace)
 
 
 def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:

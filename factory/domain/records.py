@@ -382,7 +382,18 @@ class Candidate:
     tools: tuple[Tool, ...] = ()
     """The tools it was answered with."""
     calls: tuple[Call, ...] = ()
-    """The answer that won the vote."""
+    """The answer that won the vote, or that people labelled."""
+    answer: str = ""
+    """What the label says where the right answer calls nothing; a label without either names only
+    the tools that the request needs."""
+
+    @property
+    def taught_tools(self) -> tuple[Tool, ...]:
+        """The tools that it teaches to find: those called, or those that it needs."""
+        names = {call.name for call in self.calls}
+        if not names and not self.answer:
+            return self.tools
+        return tuple(tool for tool in self.tools if tool.name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

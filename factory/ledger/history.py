@@ -43,6 +43,15 @@ class OpenRound:
     """Id of its pass of rules."""
     stages_done: frozenset[str]
 
+    @property
+    def is_lesson(self) -> bool:
+        """Whether its samples are labelled rows, not a model's."""
+        return LESSON in self.stages_done
+
+
+LESSON = "teach"
+"""Stage of a round whose samples are labelled rows."""
+
 
 def open_round(past: Source) -> OpenRound | None:
     """The round without a finished `gate` stage, if any."""
@@ -118,9 +127,12 @@ def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
 def accepted_samples(past: Source, number: int) -> list[Candidate]:
     """Accepted samples of a round, in draw order."""
     sql = """
-        select a.query_id, a.query, a.tools_json, a.calls_json
+        select a.query_id, a.query, a.tools_json, a.calls_json, coalesce(label.text, '')
         from accepted a
         join draw d on d.round = a.round and d.query_id = a.query_id
+        left join (select round, query_id, any_value(text) as text
+                   from generation where stage = 'label' group by 1, 2) label
+          on label.round = a.round and label.query_id = a.query_id
         where a.round = ?
         order by d.position
         """
@@ -141,11 +153,14 @@ def round_candidates(past: Source, number: int, judgement: int) -> list[Candidat
     return [_read_candidate(*row) for row in past.query(sql, [number, judgement]).rows]
 
 
-def _read_candidate(query_id: str, text: str, tools_json: str, calls_json: str) -> Candidate:
+def _read_candidate(
+    query_id: str, text: str, tools_json: str, calls_json: str, answer: str = ""
+) -> Candidate:
     return Candidate(
         query=Query(id=query_id, text=text, source="ledger"),
         tools=tuple(Tool(**value) for value in json.loads(tools_json)),
         calls=tuple(Call(**value) for value in json.loads(calls_json)),
+        answer=answer,
     )
 
 
@@ -250,6 +265,16 @@ def imported_tools(past: Source) -> list[Tool]:
     return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document, _ in rows]
 
 
+def taught_documents(past: Source, number: int) -> list[Tool]:
+    """Tool documents that the lesson of this round gave, by id."""
+    sql = """
+        select tool_id, any_value(document_json)
+        from tool where round = ? and origin not in ('round', 'checkpoint') group by 1 order by 1
+        """
+    rows = past.query(sql, [number]).rows
+    return [Tool(id=tool_id, document=json.loads(document)) for tool_id, document in rows]
+
+
 def code_answers(past: Source, checkpoint_id: str) -> frozenset[str]:
     """Answers of the code examples that the checkpoint and its ancestors were trained on.
 
@@ -276,8 +301,8 @@ def code_answers(past: Source, checkpoint_id: str) -> frozenset[str]:
 def called_pairs(past: Source, number: int) -> list[Pair]:
     """Tools that accepted answers up to round `number` call together, each pair once (A42).
 
-    A pair weighs SELF_MADE times the share of votes of each sample that has it, fading by round.
-    The ledger has no labelled answers, so there is nothing that self-made pairs could outweigh.
+    A pair weighs SELF_MADE times the share of votes of each sample that has it, and 1 where people
+    labelled it, fading by round.
     """
     sql = """
         with shown as (
@@ -292,7 +317,7 @@ def called_pairs(past: Source, number: int) -> list[Pair]:
             from_json(calls_json, '[{"name": "varchar"}]').list_transform(lambda c: c.name),
             tool.document.name)
         )
-        select a.tool_id, b.tool_id, sum(? * a.agreement * pow(?, ? - a.round))
+        select a.tool_id, b.tool_id, sum(coalesce(? * a.agreement, 1) * pow(?, ? - a.round))
         from called a
         join called b on a.round = b.round and a.query_id = b.query_id and a.tool_id < b.tool_id
         group by 1, 2 order by 1, 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,14 @@ class Lesson:
     """Under which another row has the rest of this one: BFCL keeps questions and answers apart."""
     turns_left: int = 0
     """Turns of its conversation that follow the answer."""
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return _PLACE.sub("", self.where)
+
+
+_PLACE = re.compile(r"(:\d+|\[\d+\]).*$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,11 +41,14 @@ Format = Literal["trl", "dpo", "openai", "sharegpt", "xlam", "parquet"]
 Line = dict[str, Any]
 
 SAMPLES = """
-select round, query_id, query, tools_json, calls_json, agreement
+select round, query_id, query, tools_json, calls_json, agreement, label.text as answer
 from accepted
+left join (select round, query_id, any_value(text) as text
+           from generation where stage = 'label' group by 1, 2) label using (round, query_id)
 where $round = 0 or round = $round
 order by round, query_id
 """
+"""With what a label says where its right answer calls nothing."""
 PAIRS = """
 with answers as (
   select round, query_id,
@@ -182,6 +185,8 @@ def _lines(
             row = dict(zip(stream.columns, values, strict=True))
             if to == "dpo":
                 yield from _preferences(row, pairs)
+            elif to != "parquet" and row["calls_json"] == "[]" and not row["answer"]:
+                continue  # a label that names the tools and not the calls
             elif to == "openai" and (cause := _openai_fault(row)):
                 done.left_out.append(f"{row['query_id']}: {cause}")
             else:
@@ -190,7 +195,7 @@ def _lines(
 
 def _to_trl(row: Line, number: int) -> Line:
     return {
-        "messages": [_user(row["query"]), _called(split_calls(row["calls_json"]))],
+        "messages": [_user(row["query"]), _answered(row)],
         "tools": _tools_text(row),
     }
 
@@ -235,8 +240,9 @@ def _losers(row: Line) -> list[str]:
 def _to_openai(row: Line, number: int) -> Line:
     calls = split_calls(row["calls_json"])
     called = [{"id": f"call_{index}", **_function_call(call)} for index, call in enumerate(calls)]
+    answer = {"role": "assistant", "tool_calls": called} if calls else _answered(row)
     return {
-        "messages": [_user(row["query"]), {"role": "assistant", "tool_calls": called}],
+        "messages": [_user(row["query"]), answer],
         "tools": [{"type": "function", "function": function} for function in _functions(row)],
         "parallel_tool_calls": len(calls) > 1,
     }
@@ -254,10 +260,11 @@ def _to_sharegpt(row: Line, number: int) -> Line:
         for call in split_calls(row["calls_json"])
     ]
     value = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+    answer = {"from": "function_call", "value": value}
     return {
         "conversations": [
             {"from": "human", "value": row["query"]},
-            {"from": "function_call", "value": value},
+            answer if texts else {"from": "gpt", "value": row["answer"]},
         ],
         "tools": to_json(_functions(row)),
     }
@@ -303,6 +310,13 @@ _BUILDERS: dict[str, Callable[[Line, int], Line]] = {
 
 def _user(query: str) -> Line:
     return {"role": "user", "content": query, "tool_calls": None}
+
+
+def _answered(row: Line) -> Line:
+    """The message with the calls, or with what is said where nothing is called."""
+    if calls := split_calls(row["calls_json"]):
+        return _called(calls)
+    return {"role": "assistant", "content": row["answer"], "tool_calls": None}
 
 
 def _called(calls: Sequence[CallText]) -> Line:

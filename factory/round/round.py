@@ -20,6 +20,7 @@ their step.
 from __future__ import annotations
 
 from factory.domain.records import Checkpoint
+from factory.ledger.history import OpenRound
 from factory.round.factory import Factory
 from factory.round.gate import RoundResult, decide
 from factory.round.judging import judge
@@ -32,6 +33,11 @@ from factory.round.training import train
 async def run_round(factory: Factory, num_queries: int | None = None) -> RoundResult:
     """Run the next round, or continue the open one as it began. Raises FactoryError."""
     factory, this = await begin(factory, num_queries)
+    return await finish_round(factory, this)
+
+
+async def finish_round(factory: Factory, this: OpenRound) -> RoundResult:
+    """Every step of a round that has begun and is not done. Raises FactoryError."""
     async with serve(factory, this, this.checkpoint) as parent:
         await score_answers(factory, this, parent)
         await sample(factory, this, parent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +20,7 @@ from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint, round_of
 from factory.ledger.rows import stage_row
-from factory.ledger.tables import RoundRow
+from factory.ledger.tables import Batch, JudgementRow, RoundRow, merge
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
 from factory.score.loading import load_benchmarks
@@ -28,7 +28,14 @@ from factory.score.rows import given_rows
 from factory.workspace.machine import MAX_FULL_BYTES, disk_needed, installed_versions, weights_bytes
 from factory.workspace.models import check_model_folder
 from factory.workspace.recipe import load_stored_recipe, mend
-from factory.workspace.settings import name_model
+from factory.workspace.settings import Settings, name_model
+
+HOME_DEV = "home-dev"
+GATE_SAYS_LITTLE = (
+    "the gate asks home-dev, the made-up world of the embedded model, which says little about this "
+    "one: `factory eval new NAME FILE --split dev` makes a dev set of your own requests, "
+    "`factory teach FILE --dev 0.1` holds one out; score.dev names it"
+)
 
 
 async def begin(factory: Factory, num_queries: int | None = None) -> tuple[Factory, OpenRound]:
@@ -73,9 +80,10 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
     parent = base if stored.id == base.id else stored
     check_model_folder(Path(parent.path))
     num_pending = len(history.pending_queries(past, this.number))
+    state = "a lesson" if this.is_lesson else f"{num_pending} queries without a sample"
     factory.monitor.note(
-        f"continuing round {this.number}: {num_pending} queries without a sample; its queries, "
-        "model and recipe stay, --set train.…, codes.… and score.… apply"
+        f"continuing round {this.number}: {state}; its queries, model and recipe stay, "
+        "--set train.…, codes.… and score.… apply"
     )
     return factory, replace(this, checkpoint=parent)
 
@@ -92,26 +100,35 @@ def abandon(factory: Factory) -> int:
 
 def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) -> OpenRound:
     """Draw the queries and write the round's first rows, all in one append."""
-    ledger, monitor = factory.ledger, factory.monitor
-    with ledger.read() as past:
+    with factory.ledger.read() as past:
         base = base or base_checkpoint(factory.workspace, factory.settings, past)
-        parent = next_checkpoint(factory.workspace, past, base, monitor.note)
-        number = history.last_round(past) + 1
+        this = next_round(factory, past, base)
         drawn = history.drawn_ids(past)
-        accepted = history.accepted_before(past, number)
-        base_is_known = round_of(past, base.id) is not None
-    check_model_folder(Path(parent.path))
-    _check_machine(factory, Path(parent.path))
-    monitor.stage("draw")
+        accepted = history.accepted_before(past, this.number)
+        given = unknown_rows(past, base)
+    factory.monitor.stage("draw")
     pool = home_stream() if factory.pool is None else iter(factory.pool)
     queries = draw(pool, num_queries, drawn)
-    model = factory.settings.model
-    if factory.keep_model and name_model(factory.workspace, model):
-        monitor.note(f"{factory.workspace.marker} names {model} now: every command goes on with it")
+    note_model(factory)
     if len(queries) < num_queries:
-        monitor.note(f"the pool has {len(queries)} fresh queries, not {num_queries}")
-    this = OpenRound(
-        number=number,
+        factory.monitor.note(f"the pool has {len(queries)} fresh queries, not {num_queries}")
+    judged = judge_drawn(factory, this, queries, accepted)
+    write_start(factory, this, queries, merge([judged, given]))
+    return this
+
+
+def next_round(factory: Factory, past: Source, base: Checkpoint) -> OpenRound:
+    """The round that would begin now, of which nothing is written yet; says what its gate is worth.
+
+    Raises ModelError, DiskError, MissingError where this model or machine cannot make it.
+    """
+    parent = next_checkpoint(factory.workspace, past, base, factory.monitor.note)
+    check_model_folder(Path(parent.path))
+    _check_machine(factory, Path(parent.path))
+    if factory.recipe.score.dev == HOME_DEV and factory.settings.model != Settings().model:
+        factory.monitor.note(GATE_SAYS_LITTLE)
+    return OpenRound(
+        number=history.last_round(past) + 1,
         recipe_name=factory.resolved.name,
         recipe_json=factory.recipe.model_dump_json(),
         content_sha=factory.content_sha,
@@ -119,34 +136,47 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
         judgement=1,
         stages_done=frozenset({"draw"}),
     )
+
+
+def note_model(factory: Factory) -> None:
+    """Write a model that a flag gave into factory.toml, and say so."""
+    model = factory.settings.model
+    if factory.keep_model and name_model(factory.workspace, model):
+        marker = factory.workspace.marker
+        factory.monitor.note(f"{marker} names {model} now: every command goes on with it")
+
+
+def unknown_rows(past: Source, base: Checkpoint) -> Batch:
+    """The rows of a given model that the ledger does not know yet."""
+    if round_of(past, base.id) is not None:
+        return {}
+    return given_rows(base, load_codebook(Path(base.path)))
+
+
+def write_start(factory: Factory, this: OpenRound, queries: Sequence[Query], more: Batch) -> None:
+    """Append the first rows of a round and its queries with `more`, all or nothing."""
     now = datetime.now(UTC)
-    ledger.append(
-        {
-            **judge_drawn(factory, this, queries, accepted),
-            "round": [_round_row(factory, this, len(queries), now)],
-            "judgement": [
-                {
-                    "judgement": this.judgement,
-                    "round": number,
-                    "rules_sha": factory.rulebook.sha,
-                    "made_at": now,
-                    "note": "while sampling",
-                }
-            ],
-            "query": [
-                {"query_id": q.id, "text": q.text, "source": q.source, "added_at": now}
-                for q in queries
-            ],
-            "draw": [
-                {"round": number, "position": position, "query_id": query.id}
-                for position, query in enumerate(queries)
-            ],
-            **({} if base_is_known else given_rows(base, load_codebook(Path(base.path)))),
-            "stage": [stage_row(number, "draw", now, {"queries": len(queries)})],
-        }
-    )
-    ledger.fold()
-    return this
+    judgement: JudgementRow = {
+        "judgement": this.judgement,
+        "round": this.number,
+        "rules_sha": factory.rulebook.sha,
+        "made_at": now,
+        "note": "while sampling",
+    }
+    first: Batch = {
+        "round": [_round_row(factory, this, len(queries), now)],
+        "judgement": [judgement],
+        "query": [
+            {"query_id": q.id, "text": q.text, "source": q.source, "added_at": now} for q in queries
+        ],
+        "draw": [
+            {"round": this.number, "position": position, "query_id": query.id}
+            for position, query in enumerate(queries)
+        ],
+        "stage": [stage_row(this.number, "draw", now, {"queries": len(queries)})],
+    }
+    factory.ledger.append(merge([first, more]))
+    factory.ledger.fold()
 
 
 def draw(pool: Iterable[Query], count: int, drawn: set[str]) -> list[Query]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from factory.codes.config import uses_pairs
 from factory.codes.graph import join_pairs
 from factory.codes.saving import FOLDER, SavedCodebook, load_codebook
+from factory.domain.canon import query_id
 from factory.domain.failures import GateError
 from factory.domain.records import Candidate, Checkpoint, Example, Tool
 from factory.ledger import history
@@ -19,6 +20,7 @@ from factory.ledger.history import OpenRound
 from factory.ledger.lineage import make_checkpoint
 from factory.ledger.rows import example_row, tool_rows, training_row
 from factory.ledger.tables import Batch
+from factory.lessons.examples import lesson_examples
 from factory.round.factory import Factory
 from factory.round.sampling import codebook_of
 from factory.score.labelled import held_out_ids
@@ -49,20 +51,25 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
     with factory.ledger.read() as past:
         accepted = history.accepted_samples(past, this.number)
         needed = factory.recipe.train.min_accepted
-        if len(accepted) < needed:
+        if len(accepted) < needed and not this.is_lesson:
             return f"not trained: {len(accepted)} accepted samples, train.min_accepted is {needed}"
         started = datetime.now(UTC)
         factory.monitor.stage("prepare training")
         held_out = held_out_ids(factory.all_benchmarks)
         accepted = [sample for sample in accepted if sample.query.id not in held_out]
         codebook = codebook_of(factory, this)
-        unlearnt = unlearnt_tools(past, this.checkpoint.id, factory.recipe)
-        documents = documents_to_learn(unlearnt, codebook, factory.recipe)
-        if documents:
-            factory.monitor.stage(f"prepare training, with {len(documents)} documents to learn")
-        examples = own_examples(
-            accepted, documents, codebook, factory.prompts, factory.recipe, this.number
-        )
+        if this.is_lesson:
+            documents = history.taught_documents(past, this.number)
+            unlearnt = documents if factory.recipe.codes.are_made else []
+            examples = _lesson_examples(factory, this, accepted, documents)
+        else:
+            unlearnt = unlearnt_tools(past, this.checkpoint.id, factory.recipe)
+            documents = documents_to_learn(unlearnt, codebook, factory.recipe)
+            if documents:
+                factory.monitor.stage(f"prepare training, with {len(documents)} documents to learn")
+            examples = own_examples(
+                accepted, documents, codebook, factory.prompts, factory.recipe, this.number
+            )
         job = _write_job(factory, this, past, folder, accepted, examples, codebook, held_out)
     try:
         result = await run_training(
@@ -106,6 +113,19 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
     return make_checkpoint(f"r{this.number}", folder, result.fingerprint)
 
 
+def _lesson_examples(
+    factory: Factory, this: OpenRound, labelled: Sequence[Candidate], documents: Sequence[Tool]
+) -> list[Example]:
+    return lesson_examples(
+        labelled,
+        documents,
+        rulebook=factory.rulebook,
+        prompts=factory.prompts,
+        recipe=factory.recipe,
+        number=this.number,
+    )
+
+
 def _write_job(
     factory: Factory,
     this: OpenRound,
@@ -119,7 +139,7 @@ def _write_job(
     """The training job as files: examples with replay, and the tools that need a code."""
     recipe = factory.recipe
     replay = select_replay(
-        taught_by(recipe, seed_examples(factory.workspace, factory.settings)),
+        taught_by(recipe, _replayed(factory)),
         taught_by(recipe, history.earlier_examples(past, this.number, held_out)),
         share=recipe.train.replay,
         limit=recipe.train.replay_limit,
@@ -151,6 +171,21 @@ def _write_job(
             history.last_codebook_version(past) + 1,
         ),
     )
+
+
+def _replayed(factory: Factory) -> list[Example]:
+    """The seed set; a file of the user's own without what asks a benchmark's question."""
+    own = seed_examples(factory.workspace, factory.settings)
+    if not factory.settings.replay:
+        return own
+    names = ("calls/invoke", "tools/generate", "codes/retrieve")
+    asked = {
+        query_id(factory.prompts.render(name, query=item.query))
+        for benchmark in factory.all_benchmarks
+        for item in benchmark.items
+        for name in names
+    }
+    return [x for x in own if asked.isdisjoint(query_id(m.content) for m in x.messages)]
 
 
 def code_rows(number: int, result: TrainingResult) -> Batch:

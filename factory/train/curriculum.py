@@ -92,8 +92,7 @@ def tools_to_code(
     """Tools without a code: imported ones, then those that an accepted vote called (A40)."""
     tools = {tool.id: tool for tool in imported}
     for sample in accepted:
-        called = {call.name for call in sample.calls}
-        tools |= {tool.id: tool for tool in sample.tools if tool.name in called}
+        tools |= {tool.id: tool for tool in sample.taught_tools}
     return [tool for tool in tools.values() if not _has_code(tool, codebook)]
 
 

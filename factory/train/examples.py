@@ -81,6 +81,7 @@ def examples_from_sample(
     prompts: Prompts,
     round_number: int,
     written: Sequence[Tool] | None = None,
+    needed: Sequence[Tool] | None = None,
     max_others: int | None = MAX_OTHER_TOOLS,
 ) -> list[Example]:
     """Examples of one accepted sample: gen, invoke, and code and retrieve for each called tool.
@@ -88,11 +89,11 @@ def examples_from_sample(
     `tools` are the candidates of the calls, `written` those of them which the model wrote for this
     query (all, if None): only they can be the uncalled tools of the gen target, at most
     `max_others` of them (all, if None). Tools that no call uses get no code and no retrieve example
-    (A40).
+    (A40), unless a label says which are `needed`.
     """
     origin = f"r{round_number}/{query.id}"
     names = {call.name for call in calls}
-    used = [tool for tool in tools if tool.name in names]
+    used = [tool for tool in tools if tool.name in names] if needed is None else list(needed)
     target = _gen_target(used, tools if written is None else written, max_others)
     asked = generation_messages(query.text, prompts)
     shown = invocation_messages(query.text, [tool.document for tool in tools], prompts)
@@ -110,6 +111,22 @@ def retrieve_example(query: str, tool_id: str, prompts: Prompts, origin: str) ->
     """The example that teaches the code of a tool from a request that needs it."""
     asked = (Message(role="user", content=prompts.render("codes/retrieve", query=query)),)
     return _example("retrieve", origin, asked, placeholder(tool_id))
+
+
+def answer_example(
+    query: str, tools: Sequence[Tool], answer: str, prompts: Prompts, origin: str
+) -> Example:
+    """The example that teaches to say something, and to call none of the tools."""
+    shown = invocation_messages(query, [tool.document for tool in tools], prompts)
+    return _example("invoke", origin, shown, answer)
+
+
+def adapt_example(tool: Tool, prompts: Prompts, origin: str) -> Example:
+    """The example that teaches to write a document from its description (ToolDev Eq. 1)."""
+    text = prompts.render("tools/adapt", description=tool.document["description"])
+    system = Message(role="system", content=prompts.render("tools/system"))
+    asked = (system, Message(role="user", content=text))
+    return _example("adapt", origin, asked, tools_text([tool.document]))
 
 
 def code_example(tool: Tool, prompts: Prompts, origin: str) -> Example:
@@ -179,11 +196,19 @@ def example_to_json(example: Example) -> dict[str, Any]:
 def example_from_json(row: object, where: str) -> Example:
     """An example from a JSON object with `messages` and, optionally, `kind` and `origin`.
 
-    A row without kind is `invoke`, one without origin has `where`. A message with `loss` false
-    stands there without being learnt. Raises ContentError.
+    A row without kind is `invoke`, one without origin has `where`; `tool_calls` of a message are
+    its text, and one with `loss` false stands there without being learnt. Raises ContentError, also
+    for a row with `tools`, which no prompt shows yet.
     """
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
         raise ContentError("an example is an object with a list `messages`", where=where)
+    if row.get("tools"):
+        raise ContentError(
+            "an example is a chat as it is trained, with its tools in a message; this row has them "
+            "apart",
+            where=where,
+            remedy="factory teach FILE reads such rows, judges them and teaches them",
+        )
     kind = row.get("kind", "invoke")
     if kind not in get_args(ExampleKind):
         known = ", ".join(get_args(ExampleKind))
@@ -198,16 +223,36 @@ def example_from_json(row: object, where: str) -> Example:
 
 
 def _message(row: object, where: str) -> Message:
+    if isinstance(row, dict) and row.get("role") == "assistant" and row.get("tool_calls"):
+        row = row | {"content": calls_text(_listed_calls(row["tool_calls"], where))}
     if not isinstance(row, dict) or not isinstance(row.get("content"), str):
         raise ContentError("a message is an object with `role` and a text `content`", where=where)
     if row.get("role") not in ("system", "user", "assistant", "tool"):
         raise ContentError(f"unknown role {row.get('role')!r}", where=where)
+    if row["role"] == "assistant" and not row["content"].strip():
+        raise ContentError("an empty answer would teach to say nothing", where=where)
     if not isinstance(loss := row.get("loss", True), bool):
         raise ContentError(f"`loss` of a message is true or false, not {loss!r}", where=where)
     # Only what an assistant says can be learnt: without loss the others are no other messages.
     return Message(
         role=row["role"], content=row["content"], loss=loss or row["role"] != "assistant"
     )
+
+
+def _listed_calls(listed: Any, where: str) -> list[Call]:
+    """A message's `tool_calls`, their arguments an object or its JSON text."""
+    try:
+        functions = [call["function"] for call in listed]
+        return [Call(name=f["name"], arguments=_object(f["arguments"])) for f in functions]
+    except (TypeError, LookupError, ValueError) as error:
+        raise ContentError(f"`tool_calls` cannot be read: {error}", where=where) from error
+
+
+def _object(value: Any) -> dict[str, Any]:
+    value = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        raise ValueError("arguments are no object")
+    return value
 
 
 def read_examples(path: Path) -> list[Example]:

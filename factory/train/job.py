@@ -80,7 +80,9 @@ class TrainingSetup:
 
 
 _OWN = ("seed", "gist_seed", "dtype", "version")
-_OF_EXAMPLES = ("replay", "replay_limit", "history", "documents", "gen_target", "min_accepted")
+_OF_EXAMPLES = (
+    *("replay", "replay_limit", "history", "documents", "gen_target", "no_call", "min_accepted"),
+)
 """Keys of [train] that decide which examples there are: a training is known by these themselves."""
 
 

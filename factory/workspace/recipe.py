@@ -261,6 +261,9 @@ class TrainSection(Section):
     gen_target: Literal["called", "all"] = "called"
     """Tools that a request is taught to be written for: those called and two others (A2), or all of
     its own (ToolDev Eq. 3)."""
+    no_call: str = Field("None of these tools can do that.", min_length=1)
+    """What a lesson teaches to say where a row's right answer calls nothing, in no words of its
+    own."""
     min_accepted: int = Field(8, ge=1)
     """Fewer accepted samples than this and the round does not train."""
 

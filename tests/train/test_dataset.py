@@ -243,6 +243,15 @@ def test_a_replay_row_needs_messages_only() -> None:
     assert (example.kind, example.origin) == ("invoke", "mine.jsonl:1")
 
 
+@pytest.mark.parametrize("arguments", ['{"day": "Sunday"}', {"day": "Sunday"}])
+def test_listed_calls_are_learnt_as_the_text_of_calls(arguments: object) -> None:
+    called = {"function": {"name": "book_boat", "arguments": arguments}}
+    answer = {"role": "assistant", "content": "", "tool_calls": [called]}
+    example = example_from_json({"messages": [{"role": "user", "content": "a"}, answer]}, "f:1")
+    call = Call(name="book_boat", arguments={"day": "Sunday"})
+    assert example.messages[-1].content == calls_text([call])
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -255,6 +264,9 @@ def test_a_replay_row_needs_messages_only() -> None:
         '{"messages": [{"role": "bot", "content": "a"}]}',
         '{"messages": [{"role": "assistant", "content": 3}]}',
         '{"kind": "poem", "messages": [{"role": "assistant", "content": "a"}]}',
+        '{"messages": [{"role": "assistant", "content": " "}]}',
+        '{"messages": [{"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}]}',
+        '{"messages": [{"role": "assistant", "content": "a"}], "tools": "[{}]"}',
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:

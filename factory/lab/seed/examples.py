@@ -11,7 +11,13 @@ from factory.domain.canon import tool_id
 from factory.domain.records import Call, Example, ExampleKind, Message, Tool
 from factory.lab.home import world
 from factory.lab.home.world import FreshItem, Spec, draw_item
-from factory.train.examples import calls_text, encode_text, placeholder, tools_text
+from factory.train.examples import (
+    adapt_example,
+    calls_text,
+    encode_text,
+    placeholder,
+    tools_text,
+)
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
 
@@ -45,11 +51,8 @@ def make_gen(prompts: Prompts, rng: Random, item: FreshItem, origin: str) -> Exa
 
 def make_adapt(prompts: Prompts, item: FreshItem, origin: str) -> Example:
     """Description to document (ToolDev Eq. 1)."""
-    tool = item.tools[0]
-    text = prompts.render("tools/adapt", description=tool["description"])
-    system = Message(role="system", content=prompts.render("tools/system"))
-    asked = (system, Message(role="user", content=text))
-    return _example("adapt", origin, asked, tools_text([tool]))
+    document = item.tools[0]
+    return adapt_example(Tool(id=tool_id(document), document=document), prompts, origin)
 
 
 def make_invoke(prompts: Prompts, item: FreshItem, origin: str) -> Example:

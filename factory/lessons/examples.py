@@ -1,0 +1,79 @@
+"""What labelled rows teach: examples of the kinds that an accepted sample gives, and `adapt`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from factory.domain.records import Candidate, Example, Tool
+from factory.judge.rulebook import Rulebook
+from factory.judge.verdicts import check_document, first_reject
+from factory.train.curriculum import taught_by
+from factory.train.examples import (
+    adapt_example,
+    answer_example,
+    code_example,
+    examples_from_sample,
+    unique_examples,
+)
+from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import Recipe
+
+
+def lesson_examples(
+    labelled: Sequence[Candidate],
+    documents: Sequence[Tool],
+    *,
+    rulebook: Rulebook,
+    prompts: Prompts,
+    recipe: Recipe,
+    number: int,
+) -> list[Example]:
+    """What the lesson of round `number` teaches, each chat once; replay comes on top.
+
+    A request with calls gives what an accepted sample gives, with no other tools in the target of
+    gen; one whose right answer calls nothing gives that answer; one that only names its tools gives
+    all but the calls. Documents are written from their descriptions (ToolDev Eq. 1) and learnt by
+    heart. A document that a rule rejects is never the target of writing.
+    """
+    shown = {tool.id: tool for sample in labelled for tool in sample.taught_tools}
+    writable = _find_writable([*shown.values(), *documents], rulebook)
+    examples = [
+        example for sample in labelled for example in _from_label(sample, writable, prompts, number)
+    ]
+    for tool in documents:
+        origin = f"r{number}/{tool.id}"
+        if tool.id in writable:
+            examples.append(adapt_example(tool, prompts, origin))
+        examples.append(code_example(tool, prompts, origin))
+    return unique_examples(taught_by(recipe, examples))
+
+
+def _from_label(
+    sample: Candidate, writable: frozenset[str], prompts: Prompts, number: int
+) -> list[Example]:
+    if sample.answer and not sample.calls:
+        origin = f"r{number}/{sample.query.id}"
+        return [answer_example(sample.query.text, sample.tools, sample.answer, prompts, origin)]
+    needed = sample.taught_tools
+    examples = examples_from_sample(
+        query=sample.query,
+        tools=sample.tools,
+        needed=needed,
+        calls=sample.calls,
+        prompts=prompts,
+        round_number=number,
+        written=(),
+    )
+    unwanted = set() if sample.calls else {"invoke"}
+    if any(tool.id not in writable for tool in needed):
+        unwanted.add("gen")
+    return [example for example in examples if example.kind not in unwanted]
+
+
+def _find_writable(tools: Iterable[Tool], rulebook: Rulebook) -> frozenset[str]:
+    """Ids of the documents that no rule rejects."""
+    return frozenset(
+        tool.id
+        for tool in {tool.id: tool for tool in tools}.values()
+        if first_reject(check_document(tool.document, rulebook=rulebook)) is None
+    )

@@ -1,0 +1,295 @@
+"""Rows judged before they teach: by the rules, as a model's own answers are.
+
+Documents are judged by the rules on documents, calls against the schemas of the tools they come
+with, all of it beside every benchmark. Each row becomes a sample as a round has it. A document that
+a rule rejects may still be called and coded if it can be; it is not taught to be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from factory.domain.canon import canonical_json, digest, query_id, tool_id
+from factory.domain.records import Candidate, HeldOut, Past, Query, Tool, Verdict
+from factory.judge.documents import find_unusable
+from factory.judge.rulebook import Rulebook
+from factory.judge.sample import Sample
+from factory.judge.sets import judge_round, open_bench
+from factory.judge.verdicts import check_calls, check_document, first_reject
+from factory.lessons.records import Document, Lesson, Lessons
+from factory.score.labelled import held_out_ids
+from factory.tools.sources import BadLine
+from factory.train.examples import calls_text
+
+DUPLICATE, OVERLAP = "round/duplicate_query", "round/eval_overlap"
+OF_OWN_ANSWERS = frozenset(
+    {DUPLICATE, "round/near_duplicate_query", "round/tool_crowding", "round/wording_crowding"}
+)
+"""Rules against a model that repeats itself. People may label like requests; one that comes with
+the same tools and calls once more is found here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedRow:
+    """A row as a sample: a request with its tools and calls, or a document as its only tool."""
+
+    lesson: Lesson
+    sample: Sample
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.sample.status == "accepted"
+
+    @property
+    def rule(self) -> str:
+        """What it fell for; empty where it is accepted."""
+        return self.sample.cause.rule if self.sample.cause else ""
+
+    @property
+    def query(self) -> Query:
+        return self.sample.candidate.query
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        return self.sample.candidate.tools
+
+    def fall(self, rule: str, message: str, *, reason: str = "", stage: str = "draw") -> JudgedRow:
+        """The same row, rejected for something else than a rule's own finding."""
+        cause = Verdict(
+            subject="query",
+            rule=rule,
+            reason=reason or rule.partition("/")[2],
+            severity="reject",
+            path="$",
+            message=message,
+        )
+        return self.reject(cause, (cause,), stage)
+
+    def withdraw(self) -> JudgedRow:
+        """The same row without tools: a document that is to be taught in no way."""
+        candidate = replace(self.sample.candidate, tools=())
+        return replace(self, sample=replace(self.sample, candidate=candidate))
+
+    def reject(self, cause: Verdict, more: Sequence[Verdict], stage: str) -> JudgedRow:
+        """The same row, fallen for `cause`."""
+        verdicts = (*self.sample.verdicts, *more)
+        sample = replace(
+            self.sample, status="rejected", stage=stage, cause=cause, verdicts=verdicts
+        )
+        return replace(self, sample=sample)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedLessons:
+    """What some files gave, judged; a row that fell is among the others with its cause."""
+
+    requests: tuple[JudgedRow, ...]
+    documents: tuple[JudgedRow, ...]
+    """Each document once. One that fell is coded and called all the same where it can be."""
+    unread: tuple[JudgedRow, ...]
+    """Rows that no reader could take."""
+
+    @property
+    def rows(self) -> tuple[JudgedRow, ...]:
+        """All of them."""
+        return (*self.requests, *self.documents, *self.unread)
+
+
+def judge_lessons(
+    lessons: Lessons, known: Iterable[Tool], *, rulebook: Rulebook, held_out: Sequence[HeldOut]
+) -> JudgedLessons:
+    """Judge all rows. Tools that a row only names are looked up in its files, then in `known`.
+
+    Raises ContentError for a rule over the rows that cannot be run.
+    """
+    documents = [_judge_document(x, rulebook) for x in lessons.items if not x.query]
+    documents = list({row.query.id: row for row in reversed(documents)}.values())[::-1]
+    catalogue = Catalogue([*(tool for row in documents for tool in row.tools), *known])
+    requests = [_judge_request(x, catalogue, rulebook) for x in lessons.items if x.query]
+    requests = list(_without_duplicates(requests, rulebook))
+    judged = _judge_together([*requests, *documents], rulebook, held_out)
+    return JudgedLessons(
+        requests=tuple(judged[: len(requests)]),
+        documents=tuple(judged[len(requests) :]),
+        unread=tuple(_unread(line, place) for place, line in enumerate(lessons.bad)),
+    )
+
+
+class Catalogue:
+    """Tools by name, and by `tool&&api` where it is known whose they are."""
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        self._by_name: dict[str, list[Tool]] = {}
+        for tool in tools:
+            service = tool.document.get("tool_name")
+            for name in (tool.name, *([f"{service}&&{tool.name}"] if service else [])):
+                self._by_name.setdefault(name, []).append(tool)
+
+    def find(self, name: str, arguments: Iterable[str] = ()) -> Tool | None:
+        """The tool of this name; of namesakes the first that knows most of these arguments."""
+        wanted = set(arguments)
+
+        def known(tool: Tool) -> int:
+            return len(wanted & tool.arguments["properties"].keys())
+
+        return max(self._by_name.get(name, []), key=known, default=None)
+
+
+def _judge_document(lesson: Lesson, rulebook: Rulebook) -> JudgedRow:
+    """A document as a sample without calls; its tool is left where it can be none."""
+    (document,) = lesson.documents
+    tool = _make_tool(document)
+    verdicts = check_document(dict(document), rulebook=rulebook)
+    name, description = document.get("name"), document.get("description", "")
+    key = tool.id if tool else canonical_json(document)
+    text = f"Tool {name}: {description}" if description else f"Tool {name}"
+    return _make_row(
+        lesson,
+        Query(id=f"q_{digest(key)}", text=text, source=lesson.where),
+        (tool,) if tool else (),
+        verdicts,
+        cause=first_reject(verdicts),
+        stage="tools",
+    )
+
+
+def _judge_request(lesson: Lesson, catalogue: Catalogue, rulebook: Rulebook) -> JudgedRow:
+    """A labelled request beside the tools that it gives, or names."""
+    query = Query(id=query_id(lesson.query), text=lesson.query, source=lesson.where)
+    tools, verdicts = _find_tools(lesson, catalogue, rulebook)
+    row = _make_row(lesson, query, tools, tuple(verdicts), stage="calls")
+    names = {tool.name for tool in tools}
+    if lesson.calls is None:
+        missing = [name for name in lesson.names if name.split("&&")[-1] not in names]
+        if missing or not tools:
+            wanted = ", ".join(missing) or "a tool"
+            return row.fall("row/no_document", f"no document of {wanted} is given", stage="tools")
+        return row
+    if not lesson.calls:
+        return row
+    text = calls_text(lesson.calls)
+    found = check_calls(text, tools, rulebook=rulebook, query=lesson.query, subject="sample:0")
+    if (cause := first_reject(found)) is not None:
+        return row.reject(cause, found, "calls")
+    if unknown := [call.name for call in lesson.calls if call.name not in names]:
+        message = f"no document of {unknown[0]} is given"
+        return row.fall("row/no_document", message, stage="calls")
+    return replace(row, sample=replace(row.sample, verdicts=(*row.sample.verdicts, *found)))
+
+
+def _find_tools(
+    lesson: Lesson, catalogue: Catalogue, rulebook: Rulebook
+) -> tuple[tuple[Tool, ...], list[Verdict]]:
+    """The tools to show: those given with the row, else those that it names."""
+    if not lesson.documents:
+        arguments = {call.name: call.arguments for call in lesson.calls or ()}
+        found = [catalogue.find(name, arguments.get(name, ())) for name in lesson.names]
+        return tuple({tool.id: tool for tool in found if tool is not None}.values()), []
+    tools: dict[str, Tool] = {}
+    verdicts: list[Verdict] = []
+    for index, document in enumerate(lesson.documents):
+        verdicts += check_document(dict(document), rulebook=rulebook, subject=f"tool:{index}")
+        if (tool := _make_tool(document)) is not None:
+            tools[tool.id] = tool
+    given = tuple(tools.values())
+    if lesson.calls is not None or not lesson.names:
+        return given, verdicts
+    own = Catalogue(given)
+    needed = [own.find(name) or catalogue.find(name) for name in lesson.names]
+    return tuple({tool.id: tool for tool in needed if tool is not None}.values()), verdicts
+
+
+def _make_tool(document: Document) -> Tool | None:
+    """The document as a tool; None where it can be none."""
+    if find_unusable(dict(document)) is not None:
+        return None
+    return Tool(id=tool_id(dict(document)), document=dict(document))
+
+
+def _make_row(
+    lesson: Lesson,
+    query: Query,
+    tools: tuple[Tool, ...],
+    verdicts: tuple[Verdict, ...],
+    *,
+    stage: str,
+    cause: Verdict | None = None,
+) -> JudgedRow:
+    candidate = Candidate(query=query, tools=tools, calls=lesson.calls or ())
+    sample = Sample(
+        candidate=candidate,
+        status="rejected" if cause else "accepted",
+        stage=stage,
+        cause=cause,
+        verdicts=verdicts,
+        vote=None,
+    )
+    return JudgedRow(lesson=lesson, sample=sample)
+
+
+def _unread(line: BadLine, place: int) -> JudgedRow:
+    query = Query(id=f"q_{digest(f'{place} {line.where}')}", text=line.where, source=line.where)
+    row = _make_row(Lesson(where=line.where), query, (), (), stage="draw")
+    return row.fall("row/unreadable", line.cause)
+
+
+def _without_duplicates(rows: Iterable[JudgedRow], rulebook: Rulebook) -> Iterator[JudgedRow]:
+    """Each request once, with its tools and calls; what asks alike with others has its own id."""
+    seen: dict[str, str] = {}
+    ids: set[str] = set()
+    for place, row in enumerate(rows):
+        query = row.query
+        calls = [[call.name, call.arguments] for call in row.sample.candidate.calls]
+        label = canonical_json([query.id, sorted(tool.id for tool in row.tools), calls])
+        first = seen.setdefault(label, query.source)
+        if query.id in ids:
+            fresh = replace(query, id=f"q_{digest(f'{place} {label}')}")
+            candidate = replace(row.sample.candidate, query=fresh)
+            row = replace(row, sample=replace(row.sample, candidate=candidate))
+        ids.add(row.query.id)
+        is_again = first != query.source and row.is_accepted
+        if is_again and rulebook.rule(DUPLICATE).active:
+            row = row.fall(DUPLICATE, f"is {first} once more")
+        yield row
+
+
+def _judge_together(
+    rows: Sequence[JudgedRow], rulebook: Rulebook, held_out: Sequence[HeldOut]
+) -> list[JudgedRow]:
+    """The rows after the rules over all of them; a question of a benchmark falls in any case."""
+    rules = {name: rule for name, rule in rulebook.rules.items() if name not in OF_OWN_ANSWERS}
+    usable = [row for row in rows if row.tools]
+    candidates = [_as_asked(row) for row in usable]
+    with closing(open_bench()) as bench:
+        drawn = judge_round(rules, candidates, Past(), held_out, stage="draw", bench=bench)
+        together = judge_round(rules, candidates, Past(), held_out, bench=bench)
+    questions = held_out_ids(held_out)
+    return [_weigh(row, drawn, together, questions) for row in rows]
+
+
+def _as_asked(row: JudgedRow) -> Candidate:
+    """A document asks nothing that could equal a question."""
+    candidate = row.sample.candidate
+    if row.lesson.query:
+        return candidate
+    return replace(candidate, query=replace(candidate.query, text=""))
+
+
+def _weigh(
+    row: JudgedRow,
+    drawn: Mapping[str, Sequence[Verdict]],
+    together: Mapping[str, Sequence[Verdict]],
+    questions: frozenset[str],
+) -> JudgedRow:
+    for stage, verdicts in (("draw", drawn), ("round", together)):
+        found = verdicts.get(row.query.id, ())
+        if (cause := first_reject(found)) is not None:
+            fallen = row.reject(cause, found, stage)
+            return fallen if row.lesson.query else fallen.withdraw()
+        sample = replace(row.sample, verdicts=(*row.sample.verdicts, *found))
+        row = replace(row, sample=sample)
+    if row.is_accepted and row.lesson.query and query_id(row.lesson.query) in questions:
+        return row.fall(OVERLAP, "is a question of a benchmark", reason="eval_overlap")
+    return row

@@ -1,0 +1,251 @@
+"""A lesson: a round whose samples are labelled rows. It trains, scores and is gated like any other.
+
+The rows are written at once, judged, with those that fell; what comes after is steps 8 to 10 of a
+round, with the parent's scores before. A lesson that was killed is continued like a round.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from factory.domain.records import Candidate, Checkpoint, Example, Tool
+from factory.engines.trainable import check_trainable
+from factory.ledger import history
+from factory.ledger.history import LESSON, OpenRound
+from factory.ledger.lineage import base_checkpoint, next_checkpoint
+from factory.ledger.rows import stage_row, tool_rows
+from factory.ledger.tables import Batch, GenerationRow, ToolRow, merge
+from factory.lessons.examples import lesson_examples
+from factory.lessons.judging import JudgedLessons, JudgedRow, judge_lessons
+from factory.lessons.records import Lessons
+from factory.lessons.split import HELD_OUT, hold_out
+from factory.round.factory import Factory
+from factory.round.gate import RoundResult
+from factory.round.judging import judgement_of
+from factory.round.round import finish_round
+from factory.round.start import (
+    next_round,
+    note_model,
+    unknown_rows,
+    write_start,
+)
+from factory.score.labelled import Labelled, write_benchmark
+from factory.score.loading import load_benchmarks
+from factory.workspace.folder import Workspace
+from factory.workspace.recipe import vary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LessonPlan:
+    """What a lesson would do."""
+
+    number: int
+    """Its round."""
+    lessons: Lessons
+    """The rows as they were read."""
+    judged: JudgedLessons
+    """The same, judged and split."""
+    questions: tuple[Labelled, ...]
+    """The dev set; none without --dev."""
+    examples: tuple[Example, ...]
+    """What is taught, replay left out."""
+
+    @property
+    def dev(self) -> str:
+        """Name of the dev set."""
+        return f"taught-{self.number}"
+
+    @property
+    def accepted(self) -> list[JudgedRow]:
+        """The requests that teach."""
+        return [row for row in self.judged.requests if row.is_accepted]
+
+    @property
+    def documents(self) -> list[Tool]:
+        """The documents that teach, in file order."""
+        return [tool for row in self.judged.documents for tool in row.tools]
+
+    @property
+    def fallen(self) -> list[JudgedRow]:
+        """The rows that a rule or the dev set keeps from teaching, or from teaching in full."""
+        return [row for row in self.judged.rows if not row.is_accepted]
+
+    @property
+    def held_out(self) -> list[JudgedRow]:
+        """What the dev set keeps from teaching."""
+        return [row for row in self.fallen if row.rule.startswith(HELD_OUT)]
+
+    @property
+    def in_part(self) -> list[JudgedRow]:
+        """Documents that get a code, and are not taught to be written."""
+        coded = any(example.kind == "code" for example in self.examples)
+        return [row for row in self.fallen if coded and row.tools and not row.lesson.query]
+
+    @property
+    def left_out(self) -> list[JudgedRow]:
+        """The rows that teach nothing for what is wrong with them."""
+        others = {id(row) for row in (*self.held_out, *self.in_part)}
+        return [row for row in self.fallen if id(row) not in others]
+
+    def counts(self) -> dict[str, object]:
+        """What it teaches, in numbers, for the ledger."""
+        kinds = Counter(example.kind for example in self.examples)
+        return {
+            "formats": dict(self.lessons.formats),
+            "requests": len(self.accepted),
+            "documents": len(self.documents),
+            "questions": len(self.questions),
+            "left_out": len(self.left_out),
+            "examples": dict(kinds),
+        }
+
+
+def plan_lesson(factory: Factory, lessons: Lessons, dev: float = 0.0) -> LessonPlan:
+    """Judge the rows, and hold out a share of the requests by their tools.
+
+    Raises InputError where a share holds out nothing, or everything.
+    """
+    with factory.ledger.read() as past:
+        known = history.imported_tools(past)
+        number = history.last_round(past) + 1
+    _drop_leftover(factory.workspace, number)
+    judged = judge_lessons(
+        lessons, known, rulebook=factory.rulebook, held_out=factory.all_benchmarks
+    )
+    questions: tuple[Labelled, ...] = ()
+    if dev:
+        split = hold_out(judged, dev, f"taught-{number}", factory.recipe.seed)
+        judged, questions = split.taught, split.questions
+    plan = LessonPlan(
+        number=number, lessons=lessons, judged=judged, questions=questions, examples=()
+    )
+    examples = lesson_examples(
+        [_as_labelled(row, factory.recipe.train.no_call) for row in plan.accepted],
+        plan.documents,
+        rulebook=factory.rulebook,
+        prompts=factory.prompts,
+        recipe=factory.recipe,
+        number=number,
+    )
+    return replace(plan, examples=tuple(examples))
+
+
+def _as_labelled(row: JudgedRow, no_call: str) -> Candidate:
+    return replace(row.sample.candidate, answer=_answer(row, no_call))
+
+
+def _answer(row: JudgedRow, no_call: str) -> str:
+    """What is said where the right answer calls nothing; empty for any other row."""
+    lesson = row.lesson
+    if lesson.calls is None or lesson.calls:
+        return ""
+    return lesson.answer or no_call
+
+
+async def run_lesson(factory: Factory, plan: LessonPlan) -> RoundResult:
+    """Teach, from the first row of the ledger to the gate. Raises FactoryError."""
+    with factory.ledger.read() as past:
+        base = base_checkpoint(factory.workspace, factory.settings, past)
+        given = unknown_rows(past, base)
+        parent = next_checkpoint(factory.workspace, past, base)
+    factory.monitor.stage("check the model")
+    await check_trainable(Path(parent.path))
+    if plan.questions:
+        title = _title(plan.number)
+        write_benchmark(factory.workspace, plan.dev, title, "dev", plan.questions)
+    try:
+        factory = _gated_by(factory, plan.dev) if plan.questions else factory
+        this = _begin(factory, plan, base, given)
+    except BaseException:
+        _drop_leftover(factory.workspace, plan.number)
+        raise
+    return await finish_round(factory, this)
+
+
+def _begin(factory: Factory, plan: LessonPlan, base: Checkpoint, given: Batch) -> OpenRound:
+    """Write every row that the lesson knows from the start, all or nothing."""
+    with factory.ledger.read() as past:
+        this = next_round(factory, past, base)
+    note_model(factory)
+    written = [row for row in plan.judged.rows if row.lesson.query or not row.is_accepted]
+    now, judgement = datetime.now(UTC), judgement_of(factory, this)
+    stages = [
+        stage_row(this.number, LESSON, now, plan.counts()),
+        *(stage_row(this.number, name, now) for name in DONE),
+    ]
+    rows = merge(
+        [
+            *(row.sample.rows(judgement, now) for row in written),
+            {"generation": _label_rows(factory, plan), "stage": stages},
+            {"tool": _document_rows(plan)},
+            given,
+        ]
+    )
+    write_start(factory, this, [row.query for row in written], rows)
+    return replace(this, stages_done=this.stages_done | {LESSON, *DONE})
+
+
+DONE = ("sample", "judge")
+"""Stages of a round that a lesson begins with behind it."""
+
+
+def _gated_by(factory: Factory, dev: str) -> Factory:
+    """The same with the dev set in the recipe, which the round keeps."""
+    recipe = vary(factory.recipe, score=vary(factory.recipe.score, dev=dev))
+    origins = factory.resolved.origins | {"score.dev": "--dev"}
+    return replace(
+        factory,
+        resolved=replace(factory.resolved, recipe=recipe, origins=origins),
+        benchmarks=load_benchmarks(factory.workspace, recipe),
+    )
+
+
+def _label_rows(factory: Factory, plan: LessonPlan) -> list[GenerationRow]:
+    """What labels say where nothing is called, which no other table holds."""
+    answers = {row.query.id: _answer(row, factory.recipe.train.no_call) for row in plan.accepted}
+    return [
+        {
+            "round": plan.number,
+            "query_id": each,
+            "stage": "label",
+            "subject": "",
+            "sample_index": 0,
+            "text": answer,
+            "finish_reason": "stop",
+            "num_prompt_tokens": 0,
+            "num_tokens": 0,
+            "logprob": 0.0,
+            "seed": 0,
+            "sampling_json": "{}",
+            "prompt_sha": "",
+            "checkpoint_id": "",
+        }
+        for each, answer in answers.items()
+        if answer
+    ]
+
+
+def _document_rows(plan: LessonPlan) -> list[ToolRow]:
+    """The documents as imported ones: later rounds code and retrieve them."""
+    return [
+        row
+        for each in plan.judged.documents
+        for row in tool_rows(plan.number, each.tools, each.lesson.file)
+    ]
+
+
+def _title(number: int) -> str:
+    return f"Requests held out of the lesson of round {number}"
+
+
+def _drop_leftover(workspace: Workspace, number: int) -> None:
+    """Remove the dev set of a lesson that was cut short before it was written."""
+    name = f"taught-{number}"
+    marker = workspace.root / "eval" / f"{name}.toml"
+    if marker.exists() and _title(number) in marker.read_text("utf-8"):
+        marker.unlink()
+        shutil.rmtree(marker.with_suffix(""), ignore_errors=True)
