@@ -5,9 +5,10 @@
     python -m bench.compare --sets metatool pairs --epochs 8 --only "quantized;quantized, no graph"
 
 Documents and labelled requests of the named sets; a third of each split's requests is kept aside
-and scored. `toolbench` is StableToolBench, `metatool` MetaTool's requests for one tool, `pairs` its
-requests for two. The model is made from scratch on the documents' words, so the ranking is one of
-codes for such a model; published figures of an 8 B model stand beside it.
+and scored: how the papers measure is `factory codes compare` with a training split. `toolbench` is
+StableToolBench, `metatool` MetaTool's requests for one tool, `pairs` its requests for two. The
+model is made from scratch on the documents' words, so the ranking is one of codes for such a model;
+published figures of an 8 B model stand beside it.
 StableToolBench has few labelled requests for its 2,479 tools: with `--described` each tool's own
 words are learnt as a request too. Trials are kept in `--out`; the same ones are not run again.
 """
@@ -24,8 +25,11 @@ from pathlib import Path
 
 from bench.backbone import Size, make_backbone
 from bench.table import print_machine, print_table
-from factory.lab.trials.compare import Plan, compare, divide, standard_variants
+from factory.lab.trials.compare import Plan, compare
+from factory.lab.trials.division import divide
+from factory.lab.trials.labels import Labels
 from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
+from factory.lab.trials.variants import choose_variants
 from factory.score.toolbench.data import (
     ApiDocument,
     ApiKey,
@@ -34,10 +38,15 @@ from factory.score.toolbench.data import (
     load_toolbench,
     read_document,
 )
-from factory.score.toolbench.ranking import BM25, EmbSim, Ranker
-from factory.train.job import TrainingSetup
+from factory.score.toolbench.ranking import BM25, EmbSim
 from factory.workspace.folder import Workspace, shipped_root
-from factory.workspace.recipe import CodesSection, GistSection, QuantizedSection, TrainSection
+from factory.workspace.recipe import (
+    CodesSection,
+    GistSection,
+    QuantizedSection,
+    Recipe,
+    TrainSection,
+)
 
 SETS = ("toolbench", "metatool", "pairs")
 
@@ -107,11 +116,13 @@ def main() -> None:
     parser.add_argument("--described", action="store_true", help="documents' words as requests")
     parser.add_argument("--requests", type=int, default=2000, help="of metatool, at most")
     parser.add_argument("--steps", type=int, default=300, help="of making the model")
+    parser.add_argument("--gist-epochs", type=int, default=10, help="of compression, at most")
+    parser.add_argument("--held-out-tools", type=float, default=0.0, help="share, coded afterwards")
     parser.add_argument("--only", default="", help="variants, separated by semicolons")
     options = parser.parse_args()
     print_machine("torch", "trl", "scikit-learn")
     bench = read_bench(options.data, options.sets, options.requests)
-    labelled = divide(bench, 1 / 3)
+    labelled = divide(Labels(bench=bench), held_out_tools=options.held_out_tools)
     words = [
         *(document.text[:600] for several in bench.documents.values() for document in several),
         *(query.text for query in labelled.learnt),
@@ -119,42 +130,40 @@ def main() -> None:
     model = options.out / "model"
     if not (model / "tokenizer.json").exists():
         make_backbone(model, words, Size(steps=options.steps))
-    variants = standard_variants(
-        CodesSection(
+    recipe = Recipe(
+        codes=CodesSection(
             size=64,
             levels=3,
-            gist=GistSection(views=2, rank=8, alpha=32, epochs=1, learning_rate=2e-3),
+            gist=GistSection(rank=8, alpha=32, epochs=options.gist_epochs, learning_rate=2e-3),
             quantized=QuantizedSection(hidden=(128,), latent=32, epochs=200),
-        )
+        ),
+        train=TrainSection(
+            method="full",
+            learning_rate=1e-3,
+            epochs=options.epochs,
+            batch_size=16,
+            micro_batch_size=4,  # documents differ much in length: fewer at once, less padding
+            max_length=512,
+            code_share=0.0,
+        ),
     )
-    chosen = options.only.split(";") if options.only else list(variants)
+    chosen = options.only.split(";") if options.only else ()
     plan = Plan(
         model=model,
-        bench=bench,
+        labelled=labelled,
         text="\n\n".join(query.text for query in labelled.asked.queries),
         out=options.out,
         workspace=shipped_root(),
-        variants=tuple(variants[name] for name in chosen),
+        variants=tuple(choose_variants(recipe, chosen)),
         seeds=tuple(options.seeds),
         described=options.described,
-        setup=TrainingSetup(
-            train=TrainSection(
-                method="full",
-                learning_rate=1e-3,
-                epochs=options.epochs,
-                batch_size=16,
-                micro_batch_size=4,  # documents differ much in length: fewer at once, less padding
-                max_length=512,
-                code_share=0.0,
-            )
-        ),
     )
-    log = options.out / "embed.log"
-    baselines: list[Ranker] = [BM25(), EmbSim(folder=model, threads=1, log=log)]
-    trials, found = asyncio.run(compare(plan, baselines, lambda text: print(text, flush=True)))
+    own = EmbSim(folder=model, threads=1, log=options.out / "embed.log")
+    outcome = asyncio.run(compare(plan, [BM25(), own], lambda text: print(text, flush=True)))
     print(f"{len(labelled.tools)} tools, {len(labelled.learnt)} requests learnt,", end=" ")
     print(f"{len(labelled.asked.queries)} asked")
-    for table in make_tables(rank(trials, found, load_ranking(Workspace(shipped_root())))):
+    standings = rank(outcome, load_ranking(Workspace(shipped_root())))
+    for table in make_tables(standings, labelled, standings[0]):
         print_table(*table)
     print("", *READ_AS, sep="\n")
 

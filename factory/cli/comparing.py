@@ -3,40 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from factory.cli.chosen import open_recipe
+from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_workspace
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, print_table, write_json
 from factory.codes.saving import load_codebook
 from factory.domain.failures import InputError
-from factory.lab.trials.compare import Plan, standard_variants
+from factory.lab.trials.compare import Plan
 from factory.lab.trials.compare import compare as run_compare
-from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
-from factory.score.toolbench.data import load_toolbench
-from factory.score.toolbench.ranking import BM25, EmbSim, Ranker
+from factory.lab.trials.division import Divided, divide
+from factory.lab.trials.labels import fewer, load_labels
+from factory.lab.trials.standings import READ_AS, Standing, load_ranking, make_tables, rank
+from factory.lab.trials.variants import choose_variants, parse_sweeps
+from factory.score.toolbench.ranking import BM25, EmbSim
 from factory.train.curriculum import need_codes, train_setup
 from factory.workspace.machine import free_threads
 from factory.workspace.settings import load_settings
 
+Labelled = Annotated[
+    list[Path] | None, typer.Option(help="Lines of {query, tools}; default: the folder's own.")
+]
+
 
 def compare(
-    folder: Annotated[Path, typer.Argument(help="Labelled requests and documents, as ToolBench.")],
+    source: Annotated[Path, typer.Argument(help="ToolBench's folder, or tool documents.")],
     to: Annotated[Path, typer.Option("--out", help="Where trials are kept; they are not rerun.")],
+    train: Labelled = None,
+    test: Labelled = None,
+    held_out_tools: Annotated[
+        float, typer.Option(help="Share of tools in no fit and no training.", min=0, max=0.9)
+    ] = 0.0,
     model: Annotated[
         Path | None, typer.Option(help="Model folder without codes; default: factory.toml's.")
     ] = None,
     only: Annotated[str, typer.Option(help="Variants, separated by semicolons; all.")] = "",
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="Values, e.g. codes.quantized.graph=0,0.1,1")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Trials of each variant.", min=1)] = 3,
+    against: Annotated[
+        str, typer.Option(help="What changes are from; default: the first variant.")
+    ] = "",
     text: Annotated[
         Path | None, typer.Option(help="Plain text whose perplexity is measured.")
     ] = None,
     described: Annotated[
         bool, typer.Option("--described", help="Learn documents' own words as requests too.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="Requests asked of each split; 0 is all.", min=0)] = 0,
+    learn: Annotated[int, typer.Option(help="Requests learnt at most; 0 is all.", min=0)] = 0,
+    minutes: Annotated[
+        float, typer.Option(help="Start no trial after so many; 0 is no bound.", min=0)
+    ] = 0,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Delete the checkpoints of finished trials.")
     ] = False,
     recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
     overrides: Annotated[
@@ -46,49 +73,82 @@ def compare(
 ) -> None:
     """Which codes suit these tools? Train and score every coder under one budget.
 
-    Each learns the documents and two thirds of the requests, and is asked the rest, beside BM25 and
-    the model's own embeddings. Shown are means and spreads over seeds; --json has the trials too.
+    Each learns the documents and the requests to learn, and is asked the others, beside BM25 and
+    embeddings. Tools held out get their codes afterwards. Intervals are over requests; --json has
+    the trials too.
 
     factory codes compare data/toolbench --model /models/Qwen3-0.6B --out /tmp/compare
+
+    factory codes compare apis.jsonl --train train.jsonl --test test.jsonl --out /tmp/compare
     """
     workspace = open_workspace()
     settings = load_settings(workspace)
     resolved = open_recipe(workspace, settings, recipe, overrides)
-    variants = standard_variants(need_codes(resolved.recipe))
+    need_codes(resolved.recipe)
+    names = [name.strip() for name in only.split(";")] if only else []
+    variants = choose_variants(resolved.recipe, names, parse_sweeps(sweep or []))
     base = model or workspace.model_folder(settings.model)
     _refuse_codes(base)
-    chosen = [name.strip() for name in only.split(";")] if only else list(variants)
-    for name in chosen:
-        if name not in variants:
-            known = "; ".join(variants)
-            raise InputError(f"no variant {name!r}", remedy=f"the variants are {known}")
+    labels = fewer(load_labels(source, train or (), test or ()), limit, learn)
+    report_bad_lines(labels.bad)
+    labelled = divide(labels, held_out_tools=held_out_tools)
+    _tell(labelled, len(labels.bad), (*labels.notes, *labelled.notes))
     threads = settings.engine.threads or free_threads()
     plan = Plan(
         model=base,
-        bench=load_toolbench(folder),
+        labelled=labelled,
         text=_read_text(text) if text else "",
         out=to,
         workspace=workspace.root,
-        variants=tuple(variants[name] for name in chosen),
+        variants=tuple(variants),
         seeds=tuple(range(seeds)),
         described=described,
         setup=train_setup(resolved.recipe, 0, settings.engine.dtype, version=1),
         threads=threads,
+        seconds=60 * minutes if minutes else None,
+        discard=discard,
     )
     to.mkdir(parents=True, exist_ok=True)
-    baselines: list[Ranker] = [BM25(), EmbSim(folder=base, threads=threads, log=to / "embed.log")]
-    trials, found = asyncio.run(run_compare(plan, baselines, lambda text: err(escape(text))))
-    standings = rank(trials, found, load_ranking(workspace))
+    named = {each.codes.embedder for each in variants} - {""}
+    folders = [workspace.model_folder(name) for name in sorted(named)] or [base]
+    embedders = [EmbSim(folder=each, threads=threads, log=to / "embed.log") for each in folders]
+    outcome = asyncio.run(run_compare(plan, [BM25(), *embedders], lambda told: err(escape(told))))
+    standings = rank(outcome, load_ranking(workspace))
+    first = _find(standings, against)
     if as_json:
         for standing in standings:
-            write_json(standing.to_json())
-        return
-    for table in make_tables(standings):
-        out(f"\n[bold]{escape(table.title)}[/]")
-        print_table(table.columns, table.rows)
-    out()
-    for line in READ_AS:
-        out(f"[dim]{escape(line)}[/]")
+            write_json(standing.to_json(labelled, first))
+    else:
+        for table in make_tables(standings, labelled, first):
+            out(f"\n[bold]{escape(table.title)}[/]")
+            print_table(table.columns, table.rows)
+        out()
+        for line in READ_AS:
+            out(f"[dim]{escape(line)}[/]")
+    if outcome.unstarted:
+        err(f"{outcome.unstarted} trials were not started: the same command goes on with them")
+    for name, error in outcome.failed.items():
+        err(f"[red]failed[/] {escape(name)}: {escape(error.what)}")
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _find(standings: Sequence[Standing], name: str) -> Standing:
+    found = [standing for standing in standings if not name or standing.name == name]
+    if not found:
+        known = "; ".join(standing.name for standing in standings)
+        raise InputError(f"nothing here is called {name!r}", remedy=f"--against one of {known}")
+    return found[0]
+
+
+def _tell(labelled: Divided, num_bad: int, notes: Sequence[str]) -> None:
+    err(
+        f"{len(labelled.tools)} documents and {len(labelled.learnt)} requests are learnt, "
+        f"{len(labelled.held_out)} documents held out, {len(labelled.asked.queries)} requests "
+        f"asked, {num_bad} bad lines"
+    )
+    for note in notes:
+        err(f"[yellow]note[/] {escape(note)}")
 
 
 def _refuse_codes(folder: Path) -> None:

@@ -141,6 +141,11 @@ class Coder(ABC):
     def sizes(self) -> tuple[int, ...]:
         """(P) how many numbers each position has; for codes of no fixed length, of the longest."""
 
+    @property
+    def width(self) -> int | None:
+        """Numbers of a document's embeddings (V x D) that it was fitted on; None: it reads none."""
+        return None
+
     def fit(self, documents: Seen) -> None:  # noqa: B027 - by default nothing is learnt
         """Learn from these tools."""
 

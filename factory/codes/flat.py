@@ -203,6 +203,10 @@ class HierarchicalCoder(Coder):
         depth = max((len(path) for path in self._centroids), default=0) + 1
         return (self.branches,) * (depth + (1 if self._centroids else 0))
 
+    @property
+    def width(self) -> int:
+        return self._mean_D.size
+
     def fit(self, documents: Seen) -> None:
         self._fit_space(documents.embeddings_NVD)
         points_Nd = self._project(documents.embeddings_NVD)

@@ -116,10 +116,14 @@ def add_tools(codebook: Codebook, tools: Sequence[Tool], embeddings: Floats | No
         tools: N tools.
         embeddings: (N, D) or (N, V, D), from the model that the coder was last refreshed for;
             None where the coder reads no documents.
+
+    Raises:
+        InputError: the embeddings are of another width than those that the coder was fitted on.
     """
     coder = copy.copy(codebook.coder)
     _refuse_without(embeddings, coder)
     seen = see(tools, embeddings)
+    _refuse_other_width(seen, coder)
     taken, full = Taken(codebook.taken()), None
     added: list[ToolCode] = []
     for tool_id, row in order_of(tools).items():
@@ -206,6 +210,17 @@ def _code_name(tool: Tool) -> str:
 def _refuse_without(embeddings: Floats | None, coder: Coder) -> None:
     if coder.reads_documents and embeddings is None:
         raise ValueError(f"the coder {coder.name} needs embeddings of the documents")
+
+
+def _refuse_other_width(seen: Seen, coder: Coder) -> None:
+    width = seen.embeddings_NVD[0].size if len(seen) else coder.width
+    if coder.width is not None and width != coder.width:
+        raise InputError(
+            f"the codes were fitted on embeddings of {coder.width} numbers, these have {width}",
+            where="codes.embedder",
+            remedy="name the embedder that the codes were fitted with, or fit them anew: "
+            "`factory codes fit --out FOLDER` from a model without codes",
+        )
 
 
 def _entries(tools: Sequence[Tool], given: Assignment, *, outlier_error: float) -> list[ToolCode]:

@@ -79,6 +79,10 @@ class QuantizedCoder(LevelCoder):
         self._encoder: list[tuple[Floats, Floats]] = []
         self._decoder: list[tuple[Floats, Floats]] = []
 
+    @property
+    def width(self) -> int:
+        return self._mean_D.size
+
     def fit(self, documents: Seen) -> None:
         """Fit on at least as many tools as a level has numbers; the same codes for the same seed.
 

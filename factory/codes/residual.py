@@ -46,6 +46,10 @@ class ResidualCoder(LevelCoder):
         self._mean_VD: Floats = np.zeros((0, 0), dtype=np.float32)
         self._components_VdD: Floats = np.zeros((0, 0, 0), dtype=np.float32)
 
+    @property
+    def width(self) -> int:
+        return self._mean_VD.size
+
     def fit(self, documents: Seen) -> None:
         """Fit on at least as many tools as a level has numbers; the same bytes for the same seed.
 

@@ -148,8 +148,8 @@ class CodesSection(Section):
     LATER = frozenset({"decode", "iterations"})
 
     coder: CoderName = "residual"
-    """SGTC, ToolWeaver, ToolGen, and what ToolGen compares itself with; `none` makes, adds and
-    teaches no codes (ToolDev), and those that a parent has stay as they are."""
+    """SGTC's clustering, ToolWeaver, ToolGen, and what ToolGen compares itself with; `none` makes,
+    adds and teaches no codes (ToolDev), and those that a parent has stay as they are."""
     size: int = Field(512, ge=2)
     """Codes a level (K) of residual and quantized, capped at an eighth of the tools (A14)."""
     levels: int = Field(0, ge=0, le=26)
@@ -474,6 +474,14 @@ def mend(
         _put(table, key, value)
     origins = stored.origins | dict.fromkeys(flags, "flag")
     return Resolved(stored.name, _check(table, "--set"), origins)
+
+
+def with_values(recipe: Recipe, values: Mapping[str, object], where: str) -> Recipe:
+    """A recipe with other values by dotted key. Raises RecipeError as a recipe's file does."""
+    table = recipe.model_dump(mode="json")
+    for key, value in values.items():
+        _put(table, key, value)
+    return _check(table, where)
 
 
 def _put(table: dict[str, Any], dotted: str, value: object) -> None:

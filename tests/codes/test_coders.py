@@ -257,6 +257,16 @@ def test_documents_are_asked_for_where_they_are_read() -> None:
                 codebook.similar(codebook.tool_ids[0], 3)
 
 
+@pytest.mark.parametrize("coder", ["residual", "quantized", "hierarchical"])
+def test_embeddings_of_another_width_are_refused(coder: str, books: dict[str, Codebook]) -> None:
+    new = make_tools(1, start=90)
+    width = make_embeddings(1).shape[-1]
+    with pytest.raises(InputError, match=f"embeddings of {width} numbers, these have {width - 8}"):
+        add_tools(books[coder], new, make_embeddings(1)[..., :-8])
+    with pytest.raises(InputError, match=f"these have {2 * width}"):
+        add_tools(books[coder], new, np.concatenate([make_embeddings(1)] * 2, axis=1))
+
+
 def test_similar_tools_are_those_whose_codes_differ_least(books: dict[str, Codebook]) -> None:
     codebook = books["residual"]
     first = codebook.tools[0]

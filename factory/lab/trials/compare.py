@@ -1,34 +1,46 @@
 """Which codes suit these tools? Every coder under one budget, scored on requests kept aside.
 
-The comparison of SGTC's Tables 3 and 10 on one's own model and tools: each trial starts from the
-same checkpoint without codes, gives all tools their codes, learns document → code and request →
+The comparison of SGTC's Tables 3, 9 and 10 on one's own model and tools: each trial starts from the
+same checkpoint without codes, gives the tools their codes, learns document → code and request →
 code for the same number of epochs (a factory training, TRL in a child), and is asked for the tools
-of the requests that training did not see, by beam search under the trie. BM25 and the base model's
-embeddings search the same documents. What language costs is measured beside it (ToolWeaver's
-point): perplexity of a plain text before and after.
+of the requests that training did not see, by beam search under the trie. Tools that were held out
+get a code of the finished codebook before that, without training. BM25 and embeddings search the
+same documents. What language costs is measured beside it (ToolWeaver's point): perplexity of a
+plain text before and after.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+import re
+import shutil
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from factory.codes.saving import load_codebook
 from factory.codes.trie import Trie
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, derive_seed, digest
-from factory.domain.records import Example, Pair, Tool
+from factory.domain.failures import FactoryError, InputError
+from factory.domain.records import Example, Pair, Progress, Tool
 from factory.engines.perplexity import measure_perplexity
 from factory.engines.retrieve import Retriever
-from factory.score.toolbench.data import ApiKey, ToolBench, ToolQuery, to_tool
-from factory.score.toolbench.ranking import ByCode, Ranker, RetrievalResult, evaluate
+from factory.lab.trials.division import Divided
+from factory.lab.trials.rankings import (
+    rank_baselines,
+    rankings_path,
+    read_rankings,
+    write_rankings,
+)
+from factory.lab.trials.variants import Variant
+from factory.score.toolbench.ranking import BM25, ByCode, EmbSim, RetrievalResult, evaluate
 from factory.train.examples import (
     code_example,
     example_to_json,
@@ -36,24 +48,18 @@ from factory.train.examples import (
     write_examples,
 )
 from factory.train.job import TrainingJob, TrainingSetup, code_values, write_pairs, write_tools
+from factory.train.preview import CodingJob, add_codes
 from factory.train.run import run_training
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import CodesSection, GistSection, vary
+from factory.workspace.recipe import CodesSection, StageSection, TrainSection, vary
 from factory.workspace.settings import EngineSection
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """One way to make codes. Example: Variant(name="residual", codes=CodesSection())."""
-
-    name: str
-    codes: CodesSection
-    trainings: int = 1
-    """Trainings that share the epochs; codes are made anew before each but the first."""
+EpochsT = TypeVar("EpochsT", TrainSection, StageSection)
+FORMAT = 2
+"""Of what a trial is: ranked lists are kept since 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,25 +68,40 @@ class Plan:
 
     model: Path
     """Checkpoint that every trial starts from; it has no codes."""
-    bench: ToolBench
+    labelled: Divided
     """Documents, and labelled requests."""
     text: str
     """Plain text whose perplexity is measured; empty is none."""
     out: Path
-    """Folder of the checkpoints and of `trials.jsonl`, where finished trials are kept."""
+    """Folder of the checkpoints, of `trials.jsonl`, where finished trials are kept, and of their
+    ranked lists."""
     workspace: Path
     """Whose prompts are used."""
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each variant is tried with each."""
     setup: TrainingSetup = field(default_factory=TrainingSetup)
-    """The budget; its codes, their version and its seed are the trial's."""
-    held_out: float = 1 / 3
-    """Share of each split's requests that training does not see."""
+    """Arithmetic and seed of compression; the rest is the trial's."""
     described: bool = False
     """Each tool's own words are learnt as a request too: for tools of which few are asked for."""
     threads: int = 1
     """CPU threads of each child."""
+    seconds: float | None = None
+    """After so many no trial is started any more; None is no bound."""
+    discard: bool = False
+    """Whether a finished trial's checkpoints are deleted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """What became of the tools that were held out. Example: Added(num_tools=20, far=0.05)."""
+
+    num_tools: int
+    """Those that have a code now."""
+    far: float | None = None
+    """Share of them that is out of the codebook's distribution (A38); None without any."""
+    reason: str = ""
+    """Why they have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +112,7 @@ class Trial:
     seed: int
     """Of its codes and its training."""
     values: Mapping[str, Mapping[str, float]]
-    """Percent by split of the held-out requests (and `mean`) and metric."""
+    """Percent by split of the asked requests (and `mean`) and metric."""
     codes: Mapping[str, Any]
     """The codebook in figures, with new_tokens, mean_length and longest in tokens, and the shares
     of all pairs and of those used together whose codes start alike."""
@@ -102,73 +123,97 @@ class Trial:
     seconds: float
     """Of training alone."""
     digest: str
-    """Of what decided it (digest_trials)."""
+    """Of what decided it (digest_trials); its ranked lists are rankings/<digest>.jsonl."""
+    wall: float = 0.0
+    """Seconds of everything: fitting, training, adding, asking, measuring."""
+    phases: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by what was done."""
+    added: Mapping[str, Any] | None = None
+    """The tools that were held out (Added); None where none were."""
+
+    @property
+    def fitting(self) -> float:
+        """Seconds of compression, embedding and fitting."""
+        others = ("loading", "training", "writing", "adding", "asking", "perplexity")
+        return sum(s for name, s in self.phases.items() if not name.startswith(others))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Divided:
-    """The tools and requests of a plan, divided."""
+class Outcome:
+    """What a comparison came to."""
 
-    tools: tuple[Tool, ...]
-    """Every document as a tool, in the benchmark's order."""
-    ids: Mapping[ApiKey, tuple[str, ...]]
-    """Ids of the documents of each API."""
-    learnt: tuple[ToolQuery, ...]
-    """Requests that are trained on."""
-    asked: ToolBench
-    """The benchmark with the held-out requests only."""
-
-
-def divide(bench: ToolBench, held_out: float) -> Divided:
-    """Tools of all documents, and requests divided by a hash of their ids, split by split."""
-    tools = {
-        key: tuple(tool for document in documents if (tool := to_tool(document)))
-        for key, documents in bench.documents.items()
-    }
-    order: dict[str, list[ToolQuery]] = {}
-    for query in sorted(bench.queries, key=lambda query: derive_seed("held out", query.id)):
-        order.setdefault(query.split, []).append(query)
-    kept = {
-        query.id
-        for queries in order.values()
-        for query in queries[: max(1, round(held_out * len(queries)))]
-    }
-    return Divided(
-        tools=tuple(tool for several in tools.values() for tool in several),
-        ids={key: tuple(tool.id for tool in several) for key, several in tools.items() if several},
-        learnt=tuple(query for query in bench.queries if query.id not in kept),
-        asked=replace(bench, queries=tuple(q for q in bench.queries if q.id in kept)),
-    )
+    trials: tuple[Trial, ...]
+    """Those of the plan that are there, in its order."""
+    found: Mapping[str, RetrievalResult]
+    """Their ranked lists by digest."""
+    baselines: tuple[RetrievalResult, ...]
+    failed: Mapping[str, FactoryError]
+    """What stopped a trial, by its name."""
+    unstarted: int
+    """Trials that were not started any more."""
 
 
-async def compare(
-    plan: Plan, baselines: Sequence[Ranker], report: Report
-) -> tuple[list[Trial], list[RetrievalResult]]:
+async def compare(plan: Plan, baselines: Sequence[BM25 | EmbSim], report: Report) -> Outcome:
     """Run every trial that `plan.out` does not have yet, and the baselines.
 
-    Returned are the trials of this plan, in its order; `plan.out` keeps those of others too.
-    Raises what training and scoring raise; finished trials are kept.
+    Returned are the trials of this plan, in its order; `plan.out` keeps those of others too. A
+    trial that fails is told of, and the others go on. Raises what the baselines raise.
     """
+    start = time.monotonic()
+    _refuse_too_few(plan)
     plan.out.mkdir(parents=True, exist_ok=True)
-    labelled = divide(plan.bench, plan.held_out)
-    found = [await evaluate(baseline, labelled.asked) for baseline in baselines]
     path = plan.out / "trials.jsonl"
-    marks = digest_trials(plan, labelled)
+    marks = digest_trials(plan)
     rows = _read_trials(path, report) if path.exists() else []
-    kept = {row["digest"]: Trial(**row) for row in rows if row.get("digest") in marks.values()}
+    lists = {mark: read_rankings(rankings_path(plan.out, mark), plan.labelled) for mark in marks}
+    found = {mark: each for mark, each in lists.items() if each is not None}
+    kept = {row["digest"]: Trial(**row) for row in rows if row.get("digest") in found}
     if kept:
         report(f"{len(kept)} of {len(marks)} trials are known and not run again: {path}")
     if len(rows) > len(kept):
         others = len(rows) - len(kept)
         report(f"left alone, not asked for here: {others} other trials of {path}")
-    before = await _perplexity(plan, plan.model) if len(kept) < len(marks) else None
-    for (variant, seed), mark in marks.items():
-        if mark not in kept:
-            report(f"{variant.name}, seed {seed}")
-            kept[mark] = await _try(plan, labelled, variant, seed, mark, before)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(kept[mark])) + "\n")
-    return [kept[mark] for mark in marks.values()], found
+    ranked = await rank_baselines(baselines, plan.labelled, plan.out)
+    failed: dict[str, FactoryError] = {}
+    unstarted = 0
+    before: float | None = None
+    for mark, (variant, seed) in marks.items():
+        if mark in kept:
+            continue
+        if plan.seconds is not None and time.monotonic() - start > plan.seconds:
+            unstarted += 1
+            continue
+        name = f"{variant.name}, seed {seed}"
+        report(name)
+        try:
+            if before is None:
+                before = await _perplexity(plan, plan.model)
+            kept[mark], found[mark] = await _try(plan, variant, seed, mark, before)
+        except FactoryError as error:
+            failed[name] = error
+            report(f"{name} failed: {error}")
+            continue
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(kept[mark])) + "\n")
+        if plan.discard:
+            _discard(plan, variant, seed, mark)
+    return Outcome(
+        trials=tuple(kept[mark] for mark in marks if mark in kept),
+        found={mark: found[mark] for mark in marks if mark in kept},
+        baselines=tuple(ranked),
+        failed=failed,
+        unstarted=unstarted,
+    )
+
+
+def _refuse_too_few(plan: Plan) -> None:
+    num_tools = len(plan.labelled.tools)
+    for variant in plan.variants:
+        if num_tools < variant.codes.min_tools:
+            raise InputError(
+                f"{num_tools} tools are learnt, and codes are made of {variant.codes.min_tools}",
+                remedy="give more documents, hold out fewer, or --set codes.min_tools=2",
+            )
 
 
 def _read_trials(path: Path, report: Report) -> list[dict[str, Any]]:
@@ -184,25 +229,26 @@ def _read_trials(path: Path, report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def digest_trials(plan: Plan, labelled: Divided) -> dict[tuple[Variant, int], str]:
-    """Identity of each variant's result with each seed, by seed and in the plan's order.
+def digest_trials(plan: Plan) -> dict[str, tuple[Variant, int]]:
+    """Each variant with each seed, by what its result is known by; by seed, in the plan's order.
 
     Over what a training is known by (TrainingJob.digest), and what is measured of it: the weights,
     prompts, examples, tools, requests, text and settings.
     """
-    workspace = Workspace(plan.workspace)
+    workspace, labelled = Workspace(plan.workspace), plan.labelled
     prompts = Prompts.load(workspace)
     examples = make_examples(labelled, prompts, described=plan.described)
     basis = [
+        FORMAT,
         fingerprint(plan.model),
         *(prompts.sha(name) for name in (ENCODE_PROMPT, COMPRESS_PROMPT, "codes/retrieve")),
         [example_to_json(example) for example in examples],
         [[*key, *ids] for key, ids in labelled.ids.items()],
+        [tool.id for tool in labelled.held_out],
         [
             [query.id, query.split, query.text, sorted(query.relevant)]
             for query in labelled.asked.queries
         ],
-        replace(plan.setup, seed=0, codes=CodesSection(), version=1).values(),  # the trial's count
         plan.text,
     ]
     shared = digest(canonical_json(basis), 32)
@@ -210,74 +256,159 @@ def digest_trials(plan: Plan, labelled: Divided) -> dict[tuple[Variant, int], st
     weights = {name: fingerprint(workspace.model_folder(name)) for name in embedders}
 
     def known(variant: Variant) -> dict[str, Any]:
-        codes = code_values(variant.codes, plan.setup.gist_seed, version=1)
-        return {"name": variant.name, "codes": codes, "trainings": variant.trainings}
+        """With the sections of its training; the setup's own are another's."""
+        setup = replace(
+            plan.setup,
+            train=variant.train,
+            stages=variant.stages,
+            seed=0,
+            codes=CodesSection(),
+            version=1,
+        )
+        return {
+            "name": variant.name,
+            "codes": code_values(variant.codes, plan.setup.gist_seed, version=1),
+            "training": setup.values(),
+            "trainings": variant.trainings,
+        }
 
     return {
-        (variant, seed): digest(
+        digest(
             canonical_json([shared, weights.get(variant.codes.embedder), known(variant), seed])
-        )
+        ): (variant, seed)
         for seed in plan.seeds
         for variant in plan.variants
     }
 
 
+class _Clock:
+    """Seconds by what is done, as a training's phases and their owner say."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._name, self._since = "", time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        """What is done from now on: `compressing documents, epoch 3, …` goes on with the first."""
+        now = time.monotonic()
+        if self._name:
+            self.seconds[self._name] += now - self._since
+        self._name, self._since = re.sub(r" \d+", "", text.split(",")[0]), now
+
+    def stage(self, name: str, total: int | None = None) -> None: ...
+
+    def progress(self, done: int, detail: str = "", total: int | None = None) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
 async def _try(
-    plan: Plan, labelled: Divided, variant: Variant, seed: int, mark: str, before: float | None
-) -> Trial:
-    """Train, retrieve, measure."""
-    parent, seconds, losses = plan.model, 0.0, []
+    plan: Plan, variant: Variant, seed: int, mark: str, before: float | None
+) -> tuple[Trial, RetrievalResult]:
+    """Train, add what was held out, retrieve, measure."""
+    start, clock = time.monotonic(), _Clock()
+    parent, seconds, losses = plan.model, 0.0, list[float]()
     for number in range(variant.trainings):
-        out = plan.out / f"{variant.name.replace(' ', '_')}-{seed}-{mark}-{number}"
-        job = _make_job(plan, variant, seed, number, parent, out, labelled)
+        out = _folder(plan, variant, seed, mark, number)
         result = await run_training(
-            job,
+            _make_job(plan, variant, seed, number, parent, out),
             threads=plan.threads,
             log=out.with_suffix(".log"),
-            on_progress=lambda progress: None,
-            on_phase=lambda text: None,
+            on_progress=_ignore,
+            on_phase=clock,
             max_restarts=0,
             notify=lambda text: None,
         )
         parent, seconds = result.path, seconds + result.seconds
         losses = [step.loss for step in result.log]
-    retrieved = await _retrieve(plan, parent, labelled)
+    clock("adding tools")
+    added = await _add(plan, parent, clock) if plan.labelled.held_out else None
+    clock("asking")
+    retrieved = await _retrieve(plan, parent, variant)
+    clock("perplexity")
     after = await _perplexity(plan, parent)
-    return Trial(
+    clock("")
+    write_rankings(rankings_path(plan.out, mark), retrieved, plan.labelled)
+    trial = Trial(
         variant=variant.name,
         seed=seed,
         values=retrieved.table(),
-        codes=_describe(parent, _pairs(labelled)),
+        codes=_describe(parent, _pairs(plan.labelled)),
         loss=float(np.mean(losses[-max(1, len(losses) // 10) :])),
         perplexity=None if before is None or after is None else (before, after),
         seconds=seconds,
         digest=mark,
+        wall=round(time.monotonic() - start, 1),
+        phases={name: round(value, 2) for name, value in clock.seconds.items()},
+        added=asdict(added) if added else None,
     )
+    return trial, retrieved
 
 
-async def _retrieve(plan: Plan, checkpoint: Path, labelled: Divided) -> RetrievalResult:
+def _ignore(progress: Progress) -> None:
+    """Progress that nobody sees."""
+
+
+def _folder(plan: Plan, variant: Variant, seed: int, mark: str, number: int) -> Path:
+    name = re.sub(r"[^\w=+-]+", "_", variant.name)[:80]
+    return plan.out / f"{name}-{seed}-{mark}-{number}"
+
+
+def _discard(plan: Plan, variant: Variant, seed: int, mark: str) -> None:
+    for number in range(variant.trainings):
+        shutil.rmtree(_folder(plan, variant, seed, mark, number), ignore_errors=True)
+
+
+async def _add(plan: Plan, checkpoint: Path, clock: _Clock) -> Added:
+    """Give the tools that were held out codes, as `factory codes add` does."""
+    codebook = load_codebook(checkpoint)
+    assert codebook is not None
+    if codebook.coder.name == "atomic":
+        return Added(num_tools=0, reason="an atomic code is a token that only training can write")
+    tools = plan.labelled.held_out
+    fresh = [tool for tool in tools if tool.id not in codebook]
+    if fresh:
+        job = CodingJob(workspace=plan.workspace, checkpoint=checkpoint, tools=fresh)
+        try:
+            await add_codes(
+                job,
+                threads=plan.threads,
+                log=checkpoint.with_suffix(".add.log"),
+                monitor=clock,
+                before_writing=lambda: None,
+            )
+        except InputError as error:  # no code is left for all of them
+            return Added(num_tools=0, reason=error.what)
+    grown = load_codebook(checkpoint)
+    assert grown is not None
+    far = sum(tool.id in grown.outliers for tool in tools)
+    return Added(num_tools=len(tools), far=far / len(tools))
+
+
+async def _retrieve(plan: Plan, checkpoint: Path, variant: Variant) -> RetrievalResult:
     """The tools that a trial's checkpoint finds for the requests it has not seen."""
     prompts = Prompts.load(Workspace(plan.workspace))
     opened = await Retriever.open(
         checkpoint,
-        settings=EngineSection(threads=plan.threads, max_model_len=plan.setup.train.max_length),
+        settings=EngineSection(threads=plan.threads, max_model_len=variant.train.max_length),
         log=checkpoint.with_suffix(".retrieve.log"),
     )
     async with opened as search:
         retriever = ByCode(
-            name=checkpoint.name,
+            name=variant.name,
             search=search,
             coded=search.tool_ids,
             prompt=lambda query: prompts.render("codes/retrieve", query=query),
         )
-        return await evaluate(retriever, labelled.asked)
+        return await evaluate(retriever, plan.labelled.asked)
 
 
 def _make_job(
-    plan: Plan, variant: Variant, seed: int, number: int, parent: Path, out: Path, labelled: Divided
+    plan: Plan, variant: Variant, seed: int, number: int, parent: Path, out: Path
 ) -> TrainingJob:
     """The trial's training as files beside its checkpoint; the first one has the tools."""
-    prompts, work = Prompts.load(Workspace(plan.workspace)), out.with_suffix(".job")
+    prompts, labelled = Prompts.load(Workspace(plan.workspace)), plan.labelled
+    work = out.with_suffix(".job")
     examples, tools = work / "examples.jsonl", work / "new_tools.jsonl"
     work.mkdir(parents=True, exist_ok=True)
     write_examples(examples, make_examples(labelled, prompts, described=plan.described))
@@ -291,12 +422,17 @@ def _make_job(
         workspace=plan.workspace,
         setup=replace(
             plan.setup,
-            train=vary(plan.setup.train, epochs=plan.setup.train.epochs / variant.trainings),
+            train=_share(variant.train, variant.trainings),
+            stages=tuple(_share(stage, variant.trainings) for stage in variant.stages),
             codes=vary(variant.codes, recode_every=1 if number else 0),
             seed=derive_seed(seed, number, "compare") % 2**31,
             version=number + 1,
         ),
     )
+
+
+def _share(section: EpochsT, trainings: int) -> EpochsT:
+    return vary(section, epochs=section.epochs / trainings) if section.epochs else section
 
 
 def make_examples(labelled: Divided, prompts: Prompts, *, described: bool = False) -> list[Example]:
@@ -366,26 +502,3 @@ async def _perplexity(plan: Plan, folder: Path) -> float | None:
         folder, plan.text, threads=plan.threads, log=plan.out / "perplexity.log", strides=(512,)
     )
     return found[0].value
-
-
-def standard_variants(codes: CodesSection) -> dict[str, Variant]:
-    """The papers' coders and ablations by name, in the sizes of `codes`."""
-    gist = codes.gist if codes.gist.views else GistSection(views=2)
-    whole = vary(codes, gist=GistSection())
-    residual = vary(whole, coder="residual")
-    quantized = vary(whole, coder="quantized")
-    flat = ("atomic", "numeric", "hierarchical", "semantic")
-    made: dict[str, CodesSection] = {
-        **{name: vary(whole, coder=name) for name in flat},
-        "residual": residual,
-        "residual, gist": vary(residual, gist=gist),
-        "residual, post-guided": residual,
-        "residual, post-guided body": vary(residual, gist=gist, post_guided="body"),
-        "residual, random rows": vary(residual, reframe=False),
-        "quantized": quantized,
-        "quantized, no graph": vary(quantized, quantized=vary(quantized.quantized, graph=0.0)),
-    }
-    return {
-        name: Variant(name=name, codes=codes, trainings=2 if "post-guided" in name else 1)
-        for name, codes in made.items()
-    }

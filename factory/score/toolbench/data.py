@@ -19,6 +19,7 @@ from factory.score.base import find_data, parse_json, read_json, read_text
 from factory.score.definition import Definition, first_of_each
 from factory.score.items import Item
 from factory.tools.dialects import read_dialect
+from factory.tools.sources import BadLine
 from factory.workspace.folder import Workspace
 
 
@@ -77,6 +78,8 @@ SPLITS: Mapping[str, str] = {
     "I2-Cat": "G2_category",
 }
 """The six test splits by the papers' names, with the files' names."""
+TRAINING: Mapping[str, int] = {f"I{number}-Train": number for number in (1, 2, 3)}
+"""The training requests by group, with the number in the files' names."""
 GROUPS = ("I1", "I2", "I3")
 """Single tool; several tools of a category; several tools of a collection."""
 POOLS: Mapping[str, tuple[str, ...]] = {
@@ -110,12 +113,15 @@ class ApiDocument:
     def text(self) -> str:
         """What a retriever reads (§5.1)."""
         of = self.document
+        described = str(of.get("api_description", of.get("description", "")))
+        if "arguments" in of:  # of one's own tools, not of ToolBench
+            return ", ".join((*filter(None, self.key), described, json.dumps(of["arguments"])))
         schema = of.get("template_response", of.get("schema", {}))
         return ", ".join(
             (
                 self.category,
                 *self.key,
-                str(of.get("api_description", of.get("description", ""))),
+                described,
                 f"required_params: {json.dumps(of.get('required_parameters', []))}",
                 f"optional_params: {json.dumps(of.get('optional_parameters', []))}",
                 f"return_schema: {json.dumps(schema)}",
@@ -130,7 +136,7 @@ class ToolQuery:
     id: str
     """Split and number, unique in the benchmark."""
     split: str
-    """One of SPLITS; of ToolSense its complexity."""
+    """One of SPLITS or TRAINING; of ToolSense its complexity; or a name of one's own."""
     text: str
     relevant: frozenset[ApiKey]
     """The APIs that answer it, at least one."""
@@ -157,6 +163,8 @@ class ToolBench:
     """What was left out, or may make figures differ from published ones."""
     overall: Literal["mean", "all"] = "mean"
     """Its score: the mean of the splits, or all requests alike."""
+    bad: tuple[BadLine, ...] = ()
+    """Labels that cannot be used: of training data, where one is left out and not the whole."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -187,6 +195,9 @@ class _Pile:
     domains: dict[str, set[ApiKey]] = field(default_factory=dict)
     queries: dict[str, ToolQuery] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    bad: list[BadLine] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
+    """File and line, or row, of each request to learn."""
 
     def add_document(self, value: object, where: str, group: str = "") -> ApiKey:
         """Keep a description (equal texts once), and that the group can find it."""
@@ -222,29 +233,65 @@ def load_documents(place: Path) -> dict[ApiKey, tuple[ApiDocument, ...]]:
     return pile.described
 
 
-def load_toolbench(folder: Path, splits: Sequence[str] = ()) -> ToolBench:
+def load_toolbench(
+    folder: Path, splits: Sequence[str] = (), *, split: Literal["test", "train"] = "test"
+) -> ToolBench:
     """The benchmark in `folder`; `splits` names the wanted ones, all by default.
+
+    With `split="train"` the requests to learn: train.query.txt with qrels.train.tsv, or an
+    instruction file without the ids of its test requests.
 
     Raises InputError where the folder has no labelled requests or no documents, ContentError
     (with file and line) where a file cannot be read.
     """
-    for split in splits:
-        if split not in SPLITS:
-            raise InputError(f"no split {split!r}", remedy=f"the splits are {', '.join(SPLITS)}")
-    pile = _Pile()
-    wanted = {split: SPLITS[split] for split in splits or SPLITS}
-    has_corpus = _read_corpus(folder, wanted, pile)
-    _read_query_files(folder, wanted, pile, has_corpus=has_corpus)
-    _read_tool_files(folder, pile)
+    for name in splits:
+        if name not in SPLITS:
+            raise InputError(f"no split {name!r}", remedy=f"the splits are {', '.join(SPLITS)}")
+    trains = split == "train"
+    wanted = {} if trains else {name: SPLITS[name] for name in splits or SPLITS}
+    pile = _read_folder(folder, wanted, trains=trains)
     if not pile.queries or not pile.documents:
         what = "labelled requests" if not pile.queries else "API documents"
+        more = f": {pile.bad[0].cause} ({pile.bad[0].where})" if pile.bad else ""
         raise InputError(
-            f"no {what} of ToolBench here",
+            f"no {what} of ToolBench{' to learn' if trains else ''} here{more}",
             where=str(folder),
-            remedy="give ToolBench's data folder (retrieval/, instruction/, toolenv/) or "
-            "StableToolBench's (test_instruction/ beside corpus.jsonl)",
+            remedy="give ToolBench's data folder (retrieval/, instruction/, toolenv/)"
+            + (
+                " with train.query.txt and qrels.train.tsv, or with lists of test ids"
+                if trains
+                else " or StableToolBench's (test_instruction/ beside corpus.jsonl)"
+            ),
         )
     return _finish(pile)
+
+
+def _read_folder(folder: Path, wanted: Mapping[str, str], *, trains: bool) -> _Pile:
+    pile = _Pile()
+    has_corpus = _read_corpus(folder, wanted, pile, trains=trains)
+    if trains:
+        _read_training_files(folder, pile, has_corpus=has_corpus)
+    else:
+        _read_query_files(folder, wanted, pile, has_corpus=has_corpus)
+    _read_tool_files(folder, pile)
+    if trains:
+        _refuse_unknown(pile)
+    return pile
+
+
+def has_training(folder: Path) -> bool:
+    """Whether load_toolbench finds files with requests to learn."""
+    return any(
+        any((base / "train.query.txt").is_file() for base in _retrieval_folders(folder, number))
+        or (_instruction_files(folder, f"G{number}") and _test_ids(folder, number))
+        for number in TRAINING.values()
+    )
+
+
+def is_toolbench(folder: Path) -> bool:
+    """Whether a folder is laid out as ToolBench's or StableToolBench's."""
+    names = ("retrieval", "instruction", "toolenv", "test_instruction", "solvable_queries", "G1")
+    return bool(_existing(folder, (*names, "G2", "G3", "corpus.jsonl", "data/corpus.jsonl")))
 
 
 def read_document(value: object, where: str) -> ApiDocument:
@@ -258,7 +305,8 @@ def read_document(value: object, where: str) -> ApiDocument:
 
 
 def _finish(pile: _Pile) -> ToolBench:
-    queries = sorted(pile.queries.values(), key=lambda query: list(SPLITS).index(query.split))
+    order = [*SPLITS, *TRAINING]
+    queries = sorted(pile.queries.values(), key=lambda query: order.index(query.split))
     lost = {key for query in queries for key in query.relevant if key not in pile.documents}
     if lost:
         pile.notes.append(f"{len(lost)} relevant APIs have no document and cannot be found")
@@ -277,14 +325,28 @@ def _finish(pile: _Pile) -> ToolBench:
         documents=pile.described,
         domains={group: frozenset(keys) for group, keys in pile.domains.items()},
         notes=tuple(pile.notes),
+        bad=tuple(pile.bad),
     )
 
 
-def _read_corpus(folder: Path, wanted: Mapping[str, str], pile: _Pile) -> bool:
+def _refuse_unknown(pile: _Pile) -> None:
+    """Take out the requests to learn that name an API without document, as bad lines."""
+    for query in list(pile.queries.values()):
+        lost = sorted(key for key in query.relevant if key not in pile.documents)
+        if lost:
+            tool, api = lost[0]
+            cause = f"no document describes {api!r} of {tool!r}"
+            pile.bad.append(BadLine(where=pile.places[query.id], cause=cause))
+            del pile.queries[query.id]
+
+
+def _read_corpus(
+    folder: Path, wanted: Mapping[str, str], pile: _Pile, *, trains: bool = False
+) -> bool:
     """Documents that are written down for a retriever, with the requests; whether there are any."""
     for file in _existing(folder, ("corpus.jsonl", "data/corpus.jsonl")):
         _read_documents(file, pile)
-    return _read_retrieval(folder, wanted, pile) or bool(pile.documents)
+    return _read_retrieval(folder, wanted, pile, trains=trains) or bool(pile.documents)
 
 
 def _read_documents(file: Path, pile: _Pile) -> None:
@@ -295,43 +357,73 @@ def _read_documents(file: Path, pile: _Pile) -> None:
 # The retriever's files --------------------------------------------------------------------
 
 
-def _read_retrieval(folder: Path, wanted: Mapping[str, str], pile: _Pile) -> bool:
+def _retrieval_folders(folder: Path, number: int) -> list[Path]:
+    bases = _existing(folder, (f"retrieval/G{number}", f"G{number}"))
+    return [base for base in bases if (base / "corpus.tsv").is_file()]
+
+
+def _read_retrieval(folder: Path, wanted: Mapping[str, str], pile: _Pile, *, trains: bool) -> bool:
     """Corpus, queries and qrels of each group; whether there were any."""
     found = False
-    for number in (1, 2, 3):
-        for base in _existing(folder, (f"retrieval/G{number}", f"G{number}")):
-            corpus = base / "corpus.tsv"
-            if not corpus.is_file():
-                continue
+    for training, number in TRAINING.items():
+        for base in _retrieval_folders(folder, number):
             found = True
             keys = {
                 docid: pile.add_document(parse_json(text, where), where, f"I{number}")
-                for where, (docid, text) in _table(corpus, header=True)
+                for where, (docid, text) in _table(base / "corpus.tsv", header=True)
             }
-            for split, name in wanted.items():
-                if split.startswith(f"I{number}"):
-                    _read_qrels(base, split, name, keys, pile)
+            if trains and (base / "train.query.txt").is_file():
+                files = base / "train.query.txt", base / "qrels.train.tsv"
+                _read_qrels(*files, training, keys, pile, is_training=True)
+            for split in wanted:
+                if split.startswith(f"I{number}") and (tested := _test_files(base, split, pile)):
+                    _read_qrels(*tested, split, keys, pile)
     return found
 
 
-def _read_qrels(base: Path, split: str, name: str, keys: Mapping[str, ApiKey], pile: _Pile) -> None:
-    """The requests of one split with their relevant APIs."""
+def _test_files(base: Path, split: str, pile: _Pile) -> tuple[Path, Path] | None:
+    """The queries and qrels of one split; None where the group has none of it."""
+    name = SPLITS[split]
     queries = base / f"test_{name}.query.txt"
     if not queries.is_file():
         # Without files of its own the instruction split is the group's whole test set.
         if not name.endswith("_instruction") or not (base / "test.query.txt").is_file():
-            return
+            return None
         queries = base / "test.query.txt"
         pile.notes.append(f"{split} is the whole of {queries}: there is no test_{name}.query.txt")
     qrels = base / f"qrels.test_{name}.tsv"
+    return queries, qrels if qrels.is_file() else base / "qrels.test.tsv"
+
+
+def _read_qrels(
+    queries: Path,
+    qrels: Path,
+    split: str,
+    keys: Mapping[str, ApiKey],
+    pile: _Pile,
+    *,
+    is_training: bool = False,
+) -> None:
+    """Requests of one split with their relevant APIs; of training a wrong label is a bad line."""
     relevant: dict[str, set[ApiKey]] = {}
-    for where, row in _table(qrels if qrels.is_file() else base / "qrels.test.tsv"):
+    for where, row in _table(qrels):
         if len(row) != 4 or row[2] not in keys:
-            raise ContentError("a qrels line is: query id, 0, id of a document, 1", where=where)
-        if row[3].strip() != "0":
+            cause = "a qrels line is: query id, 0, id of a document, 1"
+            if not is_training:
+                raise ContentError(cause, where=where)
+            if len(row) == 4:
+                cause = f"the corpus has no document {row[2]}"
+            pile.bad.append(BadLine(where=where, cause=cause))
+        elif row[3].strip() != "0":
             relevant.setdefault(row[0], set()).add(keys[row[2]])
-    for _, row in _table(queries):
-        _add_query(pile, split, row[0], row[1] if len(row) > 1 else "", relevant.get(row[0], set()))
+    for where, row in _table(queries):
+        known = relevant.get(row[0], set())
+        if is_training and not known:
+            cause = f"no usable line of {qrels.name} has request {row[0]}"
+            pile.bad.append(BadLine(where=where, cause=cause))
+            continue
+        pile.places.setdefault(f"{split}/{row[0]}", where)
+        _add_query(pile, split, row[0], row[1] if len(row) > 1 else "", known)
 
 
 def _table(file: Path, *, header: bool = False) -> Iterator[tuple[str, list[str]]]:
@@ -356,12 +448,8 @@ def _read_query_files(
     for split, name in wanted.items():
         if any(query.split == split for query in pile.queries.values()):
             continue
-        own = _existing(
-            folder,
-            (f"solvable_queries/test_instruction/{name}.json", f"test_instruction/{name}.json"),
-        )
-        whole = _existing(folder, (f"instruction/{name[:2]}_query.json", f"{name[:2]}_query.json"))
-        for file in own[:1] or whole[:1]:
+        own = _existing(folder, _own_files(name))
+        for file in own[:1] or _instruction_files(folder, name[:2])[:1]:
             ids = None if own else _read_ids(folder, name)
             if ids is None and not own:
                 if not name.endswith("_instruction"):
@@ -370,8 +458,46 @@ def _read_query_files(
             _read_query_file(file, split, ids, pile, has_corpus=has_corpus)
 
 
+def _instruction_files(folder: Path, group: str) -> list[Path]:
+    return _existing(folder, (f"instruction/{group}_query.json", f"{group}_query.json"))
+
+
+def _test_ids(folder: Path, number: int) -> frozenset[str]:
+    """Ids of a group's test requests; none where nothing tells them."""
+    ids: set[str] = set()
+    for name in SPLITS.values():
+        if name.startswith(f"G{number}"):
+            ids |= _read_ids(folder, name) or frozenset()
+            for file in _existing(folder, _own_files(name)):
+                ids |= {str(row.get("query_id")) for row in read_json(file)}
+    return frozenset(ids)
+
+
+def _read_training_files(folder: Path, pile: _Pile, *, has_corpus: bool) -> None:
+    """Requests of the instruction files that no list of test ids names."""
+    for split, number in TRAINING.items():
+        if any(query.split == split for query in pile.queries.values()):
+            continue
+        for file in _instruction_files(folder, f"G{number}")[:1]:
+            if tested := _test_ids(folder, number):
+                _read_query_file(file, split, None, pile, has_corpus=has_corpus, but=tested)
+            else:
+                pile.notes.append(f"{file} is not learnt: no list says which requests are a test's")
+
+
+def _own_files(name: str) -> tuple[str, ...]:
+    """Files of a test split alone."""
+    return f"solvable_queries/test_instruction/{name}.json", f"test_instruction/{name}.json"
+
+
 def _read_query_file(
-    file: Path, split: str, ids: frozenset[str] | None, pile: _Pile, *, has_corpus: bool
+    file: Path,
+    split: str,
+    ids: frozenset[str] | None,
+    pile: _Pile,
+    *,
+    has_corpus: bool,
+    but: frozenset[str] = frozenset(),
 ) -> None:
     rows = read_json(file)
     if not isinstance(rows, list):
@@ -386,7 +512,8 @@ def _read_query_file(
             if not has_corpus:
                 pile.add_document(document, where)
         query_id = str(row.get("query_id", number))
-        if ids is None or query_id in ids:
+        if (ids is None or query_id in ids) and query_id not in but:
+            pile.places.setdefault(f"{split}/{query_id}", where)
             relevant = {_pair(pair, where) for pair in row.get("relevant APIs") or ()}
             _add_query(pile, split, query_id, row["query"], relevant, offered)
 
