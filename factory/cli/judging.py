@@ -15,7 +15,7 @@ from factory.cli.terminal import err, escape, out, out_indented, write_json
 from factory.domain.failures import InputError
 from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
-from factory.ledger.history import finished_rounds
+from factory.ledger.history import finished_rounds, lessons
 from factory.ledger.lock import WorkspaceLock
 from factory.round.rejudge import JudgementChange, Rejudgement, rejudge
 from factory.workspace.prompts import Prompts
@@ -55,9 +55,10 @@ def check(
         )
     with nullcontext() if dry_run else WorkspaceLock(workspace.state):
         finished = finished_rounds(ledger)
-        if not finished and not round_number:
-            raise InputError("no round is finished yet", remedy="factory round --n 64")
-        for number in finished if every else [round_number or finished[-1]]:
+        judged = [number for number in finished if number not in lessons(ledger)]
+        if not judged and not round_number:
+            raise InputError("no round has answers of a model yet", remedy="factory round --n 64")
+        for number in judged if every else [round_number or judged[-1]]:
             result = rejudge(workspace, ledger, rulebook, number, given)
             if not dry_run:
                 ledger.append(result.rows)

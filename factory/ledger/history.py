@@ -93,6 +93,12 @@ def finished_rounds(past: Source) -> list[int]:
     return [number for (number,) in past.query(sql).rows]
 
 
+def lessons(past: Source) -> frozenset[int]:
+    """Numbers of the rounds whose samples are labelled rows."""
+    rows = past.query("select distinct round from stage where stage = ?", [LESSON]).rows
+    return frozenset(number for (number,) in rows)
+
+
 def drawn_ids(past: Source) -> set[str]:
     return {query_id for (query_id,) in past.query("select query_id from draw").rows}
 

@@ -11,6 +11,7 @@ from typing import Any
 from factory.domain.failures import InputError
 from factory.lessons.readers import read_row
 from factory.lessons.records import Lesson, LessonRow, Lessons
+from factory.lessons.retrieval import QRELS, read_retrieval
 from factory.tools.sources import JSON_SUFFIXES, BadLine, read_values
 
 SUFFIXES = (*JSON_SUFFIXES, ".parquet")
@@ -28,6 +29,11 @@ def read_lessons(paths: Iterable[Path]) -> Lessons:
     formats: Counter[str] = Counter()
     files = [file for path in paths for file in _files(path)]
     for file in files:
+        if file.name.endswith(QRELS):
+            found = list(read_retrieval(file, bad))
+            formats["toolbench split"] += len(found)
+            lessons += found
+            continue
         for row in _rows(file, bad):
             try:
                 name, found = read_row(row.value, row.where)
@@ -45,15 +51,16 @@ def read_lessons(paths: Iterable[Path]) -> Lessons:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(
-        each
-        for each in path.rglob("*")
-        if each.is_file() and each.suffix.lower() in SUFFIXES and not each.name.startswith(".")
-    )
+    found = sorted(each for each in path.rglob("*") if each.is_file() and _is_data(each.name))
     if not found:
         wanted = ", ".join(SUFFIXES)
         raise InputError("the folder holds no data", where=str(path), remedy=f"name {wanted} files")
     return found
+
+
+def _is_data(name: str) -> bool:
+    is_known = name.lower().endswith(SUFFIXES) or name.endswith(QRELS)
+    return is_known and not name.startswith(".")
 
 
 def _rows(file: Path, bad: list[BadLine]) -> Iterator[LessonRow]:

@@ -27,7 +27,6 @@ from factory.judge.sets import judge_round
 from factory.judge.verdicts import check_tools
 from factory.ledger import history
 from factory.ledger.database import Ledger, Source
-from factory.ledger.history import LESSON
 from factory.ledger.tables import Batch, JudgementRow, merge
 from factory.round.sampler import Proposal, sample_query
 from factory.score.loading import load_benchmarks, load_held_out
@@ -222,7 +221,7 @@ def _find_round(past: Source, number: int) -> dict[str, Any]:
     ).records()
     if not records:
         raise InputError(f"there is no round {number}", remedy="factory status lists the rounds")
-    if past.query("select 1 from stage where round = ? and stage = ?", [number, LESSON]).rows:
+    if number in history.lessons(past):
         raise InputError(
             f"round {number} is a lesson: people labelled its rows, and no model answered",
             remedy="factory teach FILE judges them with today's rules",

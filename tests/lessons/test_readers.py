@@ -296,6 +296,20 @@ def test_questions_find_their_answers_in_another_file(tmp_path: Path) -> None:
     }
 
 
+def test_a_train_split_of_toolbench_names_the_documents_of_each_request(tmp_path: Path) -> None:
+    api = TOOLBENCH | {"required_parameters": []}
+    corpus = "".join(f"{n}\t{json.dumps(json.dumps(api))}\n".replace('\\"', '""') for n in (1, 2))
+    (tmp_path / "corpus.tsv").write_text("docid\tdocument_content\n" + corpus)
+    (tmp_path / "qrels.train.tsv").write_text("7\t0\t1\t1\n7\t0\t2\t0\n8\t0\t9\t1\n9\t0\t2\t1\n")
+    (tmp_path / "train.query.txt").write_text(f"7\t{QUERY}\n7\t{QUERY}\n8\tAnother\n")
+    (tmp_path / "test.query.txt").write_text("1\tNot to be taught\n")
+    found = read_lessons([tmp_path])
+    *documents, asked = found.items
+    assert len(documents) == 2 and not any(each.query for each in documents)
+    assert (asked.query, asked.calls, asked.names) == (QUERY, None, ("Boats&&book_boat",))
+    assert [each.where for each in found.bad] == ["qrels.train.tsv:3", "qrels.train.tsv"]
+
+
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no data"):
         read_lessons([tmp_path])
@@ -346,6 +360,7 @@ def test_what_export_writes_is_read_back(tmp_path: Path, to: Format, suffix: str
         ("stabletoolbench/test_instruction", 0, 215, 0),
         ("stabletoolbench/corpus.jsonl", 2479, 0, 0),
         ("toolbench_openbmb/history/data_retriever_G1_demo_corpus.tsv", 7, 0, 0),
+        ("toolbench_openbmb/history/data_retriever_G1_demo_qrels.train.tsv", 5, 1, 0),
         ("toolsense/realistic_retrieval.jsonl", 0, 140, 0),
         ("metatool/dataset/data/multi_tool_query_golden.json", 0, 497, 0),
         ("mcp_servers/servers.jsonl", 1008, 0, 0),

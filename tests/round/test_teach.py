@@ -100,7 +100,7 @@ def test_a_lesson_is_a_round_that_is_continued_after_a_kill(tmp_path: Path) -> N
     ends = [line["messages"][-1] for line in lines]
     assert len(lines) == row["accepted"]
     assert all(end["content"] or end["tool_calls"] for end in ends)
-    refused = run_factory("check", "1", cwd=workspace, code=2)
+    refused = run_factory("check", "--round", "1", cwd=workspace, code=2)
     assert "is a lesson" in refused.stderr
     again = run_factory("teach", "out.jsonl", "--dry-run", cwd=workspace)
     assert f"{len(lines)} messages" in again.stdout
