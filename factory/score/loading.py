@@ -22,7 +22,9 @@ from factory.score.toolbench.retrieval import (
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import Recipe
 
-UNNAMED = frozenset({"data", "judge", "allow_public_host", "bm25", "embedders", "corpus"})
+UNNAMED = frozenset(
+    {"data", "judge", "allow_public_host", "bm25", "embedders", "corpus", "retriever"}
+)
 """Options that a changed value of leaves the benchmark its name: the basis tells them apart."""
 Loader = Callable[[Workspace, str, Any], Scorable]
 KINDS: Mapping[str, tuple[type[Definition], Loader]] = {

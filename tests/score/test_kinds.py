@@ -494,6 +494,86 @@ def test_completion(
         score(capsys, "toolbench-completion", "--data", folder)
 
 
+def test_a_model_without_codes_gets_its_names_from_a_retriever(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never from the answer: APIs that no word of the request speaks of are not listed."""
+    pytest.importorskip("bm25s", reason="no bm25s: pip install 'tool-factory[eval]'")
+    folder = write_stable(tmp_path / "stable")
+    with serving(agent_and_judge) as server:
+        model = f"{server.url}#all"
+        common = ("toolbench-completion", "--data", folder, "--checkpoint", model, "--limit", 1)
+        common = (*common, "--set", f"judge={model}", "--set", "runs=1")
+        found = score(capsys, *common)
+        assert values(found["averages"])["mean SoPR"] == 100
+        listed = [body["messages"][0]["content"] for body in server.seen]
+        (agent,) = {text for text in listed if "Finish" in text and "API server" not in text}
+        assert "boil_for_kettle" in agent and "_for_lamp" not in agent
+        switches = {"setting": "retrieval", "decode": "sample", "constrain": "on", "retry": "on"}
+        switches |= {"retriever": "bm25", "top": "5"}
+        assert switches.items() <= found.items()
+        assert "retry on, retriever bm25, top 5" in " ".join(show(capsys, *common).split())
+        tiny_model(workspace.root / "bare")
+        near = score(capsys, *common, "--set", "retriever=bare", "--set", "top=3")
+        assert (near["retriever"], near["benchmark"]) == (
+            "bare",
+            "toolbench-completion[limit=1,runs=1,top=3]",
+        )
+        assert any("_for_lamp" in body["messages"][0]["content"] for body in server.seen)
+
+
+def test_attempts_after_the_first_can_be_switched_off(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_stable(tmp_path / "stable")
+    with serving(agent_and_judge) as server:
+        model = f"{server.url}#worse"
+        common = ("toolbench-completion", "--data", folder, "--checkpoint", model, "--limit", 1)
+        common = (*common, "--set", f"judge={model}", "--set", "setting=gt")
+        assert score(capsys, *common)["retry"] == "on"
+        assert score(capsys, *common, "--set", "retry=false")["retry"] == "off"
+    kept = "detail_json->>'retry', detail_json->>'attempts'"
+    rows = ask(workspace, f"select {kept}, benchmark from item_score order by 1")
+    assert [row[:2] for row in rows] == [("off", "1"), ("on", "5")]
+    assert rows[0][2] == "toolbench-completion[limit=1,retry=False,setting=gt]"
+
+
+def test_the_trie_can_be_taken_off_the_agents_codes(workspace: Workspace, tmp_path: Path) -> None:
+    data = write_stable(tmp_path / "stable")
+    model, setup = coded_model(tmp_path / "coded", data), open_setup(workspace)
+    checkpoint = find_checkpoint(workspace, setup.settings, setup.ledger, str(model))
+    for setting in ("retrieval", "gt"):
+        for constrain in (True, False):
+            changes = {"data": str(data), "judge": "x", "setting": setting, "constrain": constrain}
+            kind = load(workspace, "toolbench-completion", changes)
+            assert isinstance(kind, TaskCompletion)
+            at_hand = asyncio.run(kind._actions(setup, checkpoint, tmp_path / "tries"))
+            assert (at_hand(kind.bench.queries[0]).constraint is not None) is constrain
+            assert kind.asked["constrain"] == ("on" if constrain else "off")
+
+
+def test_pooled_requests_of_completion(workspace: Workspace, tmp_path: Path) -> None:
+    data = write_stable(tmp_path / "stable") / "test_instruction"
+    rows = json.loads((data / "G1_instruction.json").read_text())
+    (data / "G2_instruction.json").write_text(json.dumps(rows[:1]))
+    (data / "G2_category.json").write_text(json.dumps(rows))
+    changes = {"data": str(data.parent), "judge": "x"}
+    kind = load(workspace, "toolbench-completion", changes)
+    detail = {"statuses": ["Solved"], "attempts": 1, "actions": 3, "no_tool": 1}
+    items = [
+        replace(marked(item, float("Cat" in item.category)), detail=detail) for item in kind.items
+    ]
+    card = kind.card(items)
+    averages = {f"{line.scheme}: {line.name}": line.estimate for line in card.averages}
+    assert averages["pooled: SoPR I2"].value == 75 and "pooled: SoPR I1" not in averages
+    assert "3 of 9 actions name no tool at hand" in card.categories[0].note
+    tables = {table.title: table for table in load_published(workspace, "toolbench-completion")}
+    table = tables["ToolGen: task completion"]
+    assert kind.beside(table, card)["SoPR I2"] == 0
+    pooled = table.model_copy(update={"split": "pooled"})
+    assert kind.beside(pooled, card) == {"SoPR I2": 75}
+
+
 def load_judged(workspace: Workspace, data: Path, judge: object) -> TaskCompletion:
     found = load(
         workspace,
@@ -725,6 +805,9 @@ def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_
         load(workspace, "toolbench-completion", {"data": data, **judge, "setting": "gt"}),
         load(workspace, "toolbench-completion", {"data": data, **judge, "constrain_inputs": True}),
         load(workspace, "toolbench-completion", {"data": data, **judge, "decode": "beam"}),
+        load(workspace, "toolbench-completion", {"data": data, **judge, "constrain": False}),
+        load(workspace, "toolbench-completion", {"data": data, **judge, "retry": False}),
+        load(workspace, "toolbench-completion", {"data": data, **judge, "top": 3}),
     ]
     found = {each.basis(setup) for each in variants}
     assert len(found) == len(variants)
@@ -786,6 +869,10 @@ def test_verdicts_of_other_judging_rules_are_not_read_back(
         (
             ("toolbench-completion", "--data", "{stable}", "--set", "judge=x", "--set", "cache=no"),
             "cache: there is no .*no",
+        ),
+        (
+            "toolbench-completion --data {stable} --set judge=x --set retriever=nope".split(),
+            "retriever: there is no .*nope",
         ),
         (
             "toolbench-completion --data {stable} --set judge=x --set reference=no".split(),

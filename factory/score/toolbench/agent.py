@@ -132,7 +132,8 @@ class Codes:
     """What a code names; of several APIs with one code the first."""
     folder: Path
     """Where tries are written, one file a set of tools."""
-    constraint: Constraint
+    constraint: Constraint | None
+    """None is a free action: a text that names no tool at hand is an error the agent is told."""
 
     @classmethod
     def of(

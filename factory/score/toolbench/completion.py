@@ -8,7 +8,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,13 +19,14 @@ from factory.domain.canon import canonical_json, digest, to_json
 from factory.domain.failures import ContentError
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.base import Engine
-from factory.engines.serving import serve
+from factory.engines.serving import engine_settings, serve
 from factory.ledger.database import Ledger
 from factory.ledger.lineage import find_checkpoint, is_address
 from factory.score.base import Asked, Setup, check_path, resolve
-from factory.score.card import Average, Scorecard, make_card
+from factory.score.card import POOLED, Average, Scorecard, by_requests, make_card
 from factory.score.published import PublishedTable
 from factory.score.toolbench.agent import (
+    TEMPERATURES,
     ActionSpace,
     Agent,
     Codes,
@@ -53,9 +54,14 @@ from factory.score.toolbench.judge import (
     to_converted,
     to_prediction,
 )
+from factory.score.toolbench.ranking import BM25, EmbSim, Ranker
 from factory.score.toolbench.virtual import VirtualApi
 from factory.workspace.folder import Workspace
+from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
+
+WORDS = "bm25"
+"""The retriever that is no model."""
 
 
 class CompletionDefinition(ToolBenchDefinition):
@@ -76,6 +82,14 @@ class CompletionDefinition(ToolBenchDefinition):
     """Bind the agent's inputs to the tools' schemas; the paper binds its actions only."""
     decode: Decode = "sample"
     """How the agent's codes are decoded; `beam` is the papers'."""
+    constrain: bool = True
+    """Bind codes to the trie of the tools at hand; without it a code may be no tool's."""
+    retry: bool = True
+    """Try again, hotter, where the agent gives up."""
+    retriever: str = Field(WORDS, min_length=1)
+    """Gives a model without codes its names, with `retrieval`: bm25, or an embedder's folder."""
+    top: int = Field(5, ge=1)
+    """Names that it gives."""
     allow_public_host: bool = False
     """Whether the judge's address may be public."""
 
@@ -106,6 +120,8 @@ class TaskCompletion(Asked):
             definition = definition.model_copy(update={"judge": str(folder)})
         check_path(workspace, definition.reference, name, "reference")
         check_path(workspace, definition.cache, name, "cache")
+        if definition.retriever != WORDS:
+            check_path(workspace, definition.retriever, name, "retriever")
         kinds = ("SoPR", "SoWR") if definition.reference else ("SoPR",)
         return cls(
             stem=name,
@@ -128,9 +144,27 @@ class TaskCompletion(Asked):
         shas = [templates.sha(name) for name in (*names, "judge_pair")]
         files = [_files_sha(resolve(setup.workspace, x)) for x in (of.cache, of.reference) if x]
         decoded = [of.decode] if of.decode != "sample" else []
-        asked = [self.data_sha, of.setting, of.constrain_inputs, of.runs, *decoded]
+        switched = [[key, False] for key in ("constrain", "retry") if not getattr(of, key)]
+        listed: list[object] = []
+        if of.setting == "retrieval":
+            folder = resolve(setup.workspace, of.retriever)
+            listed = ["names", WORDS if of.retriever == WORDS else fingerprint(folder), of.top]
+        asked = [self.data_sha, of.setting, of.constrain_inputs, of.runs]
+        asked += [*decoded, *switched, *listed]
         judged = [self.find_judge(setup).fingerprint, RULES_VERSION]
         return digest(canonical_json([*asked, *judged, shas, files]))
+
+    @property
+    def asked(self) -> Mapping[str, str]:
+        of = self.definition
+        switches = {"constrain": of.constrain, "retry": of.retry}
+        listed = {"retriever": Path(of.retriever).name, "top": str(of.top)}
+        return {
+            "setting": of.setting,
+            "decode": of.decode,
+            **{key: "on" if value else "off" for key, value in switches.items()},
+            **(listed if of.setting == "retrieval" else {}),
+        }
 
     def num_engines(self, setup: Setup, checkpoint: Checkpoint) -> int:
         """Two where the judge has other weights, unless a server holds one of them."""
@@ -177,8 +211,9 @@ class TaskCompletion(Asked):
                 documents=documents,
                 constrain_inputs=of.constrain_inputs,
                 decode=of.decode,
+                temperatures=TEMPERATURES if of.retry else TEMPERATURES[:1],
             )
-            actions = self._actions(setup, checkpoint, state / "tries")
+            actions = await self._actions(setup, checkpoint, state / "tries")
             num_done = 0
 
             async def solve(query: ToolQuery) -> Trajectory:
@@ -203,32 +238,52 @@ class TaskCompletion(Asked):
             for query in (self.bench.queries if wanted is not None else ())
         ]
 
-    def _actions(
+    async def _actions(
         self, setup: Setup, checkpoint: Checkpoint, folder: Path
     ) -> Callable[[ToolQuery], ActionSpace]:
         """How the agent names tools: by code where its checkpoint has codes, else by name."""
-        served = is_address(checkpoint.path)
+        served, of = is_address(checkpoint.path), self.definition
         codebook = None if served else load_codebook(Path(checkpoint.path))
-        setting = self.definition.setting
         if codebook is None:
-            if self.definition.decode == "beam":
+            if of.decode == "beam":
                 setup.notify(
                     f"{checkpoint.id} has no codes that a beam could search and names tools in "
                     "free text: train a round, or give the checkpoint's folder for its address"
                 )
-            # Names have to be listed: the request's own APIs, the relevant ones alone with gt.
-            return lambda query: Names(
-                tuple(sorted({*query.relevant, *(query.offered if setting != "gt" else ())}))
-            )
+            return await self._names(setup)
         codes = Codes.of(codebook, self.bench.documents, folder=folder)
         if not any(key in codes for key in self.bench.documents):
             setup.notify(
                 f"{checkpoint.id} has no code for any API of {self.name} and can only finish: "
                 "factory add-tools them, and train a round"
             )
-        if setting == "retrieval":
-            return lambda query: codes
-        return lambda query: codes.only(sorted(query.relevant))
+
+        def at_hand(query: ToolQuery) -> Codes:
+            found = codes if of.setting == "retrieval" else codes.only(sorted(query.relevant))
+            return found if of.constrain else replace(found, constraint=None)
+
+        return at_hand
+
+    async def _names(self, setup: Setup) -> Callable[[ToolQuery], ActionSpace]:
+        """The names that are listed: those a retriever finds, or the relevant ones with gt."""
+        of, queries = self.definition, self.bench.queries
+        if of.setting == "gt":
+            return lambda query: Names(tuple(sorted(query.relevant)))
+        retriever: Ranker = BM25(of.top)
+        if of.retriever != WORDS:
+            retriever = EmbSim(
+                folder=resolve(setup.workspace, of.retriever),
+                threads=engine_settings(setup.settings).threads,
+                log=setup.log("embed"),
+                depth=of.top,
+            )
+        space = self.bench.search_space(None)
+        ranked = await retriever.rank([query.text for query in queries], space)
+        found = {
+            query.id: tuple(key for key in keys if key is not None)
+            for query, keys in zip(queries, ranked, strict=True)
+        }
+        return lambda query: Names(found[query.id])
 
     def _judge(self, query: ToolQuery, made: Trajectory, statuses: Sequence[Status]) -> ItemScore:
         """One request solved or not; its mark is the mean credit of the judge's runs."""
@@ -242,7 +297,13 @@ class TaskCompletion(Asked):
             reason="" if mark == 1 else made.reason or worst.lower(),
             message=f"judged {', '.join(statuses)}",
             answer=to_json(to_converted(made)),
-            detail={"statuses": statuses, "attempts": made.attempts},
+            detail={
+                **self.asked,
+                "statuses": statuses,
+                "attempts": made.attempts,
+                "actions": len(made.steps),
+                "no_tool": sum(step.key is None for step in made.steps),
+            },
         )
 
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
@@ -251,11 +312,13 @@ class TaskCompletion(Asked):
         means = []
         for kind in ("SoPR", "SoWR"):
             names = [name for name in self.categories if name.startswith(kind)]
-            total = sum(counts[name] for name in names)
             if names:
-                shares = {name: counts[name] / total for name in names}
+                shares = by_requests({name: counts[name] for name in names})
                 means.append(Average("mean", kind, dict.fromkeys(names, 1 / len(names))))
                 means.append(Average("by requests", kind, shares))
+                for pool, splits in self.bench.pools.items():
+                    of_pool = {f"{kind} {split}": counts[f"{kind} {split}"] for split in splits}
+                    means.append(Average(POOLED.strip(), f"{kind} {pool}", by_requests(of_pool)))
         notes = {
             name: _note([x.detail for x in ordered if x.category == name])
             for name in self.categories
@@ -269,6 +332,9 @@ class TaskCompletion(Asked):
 
     def beside(self, table: PublishedTable, card: Scorecard) -> Mapping[str, float]:
         lines = [(line.name.removesuffix("-Inst"), line.estimate) for line in card.categories]
+        if "pooled" in table.split:
+            pools = (line for line in card.averages if line.scheme == POOLED.strip())
+            lines = [(line.name, line.estimate) for line in pools]
         return {name: estimate.value for name, estimate in lines if estimate}
 
 
@@ -317,9 +383,11 @@ def _note(details: Sequence[Mapping[str, Any]]) -> str:
     ]
     rate = pass_rate(runs, ids)
     num_unjudged = sum(list(run.values()).count("Unjudged") for run in runs)
+    num_actions, num_free = (sum(x.get(key, 0) for x in details) for key in ("actions", "no_tool"))
     return (
         f"{num_unjudged} of {len(runs) * len(ids)} judgements unread; std {rate.std:.2f}; "
         f"runs {', '.join(f'{share:.2f}' for share in rate.runs)}"
+        + (f"; {num_free} of {num_actions} actions name no tool at hand" if num_free else "")
     )
 
 
