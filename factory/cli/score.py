@@ -208,9 +208,7 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
         rows.append((_name(line), *cells, *rest))
     head = measured.system if measured else ""
     print_table((head, "items", "score", "95 % interval", *extra), rows)
-    for line in card.averages:
-        if line.missing:
-            out(f"  [dim]{escape(_name(line))} needs {escape(', '.join(line.missing))}[/]")
+    _print_missing(card)
     if "strict" in extra:
         out(
             "  [dim]strict: answers that neither call nor try to; the official score also counts "
@@ -219,6 +217,12 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
     if card.reasons:
         shown = ", ".join(f"{count} {reason}" for reason, count in card.reasons[:REASONS_SHOWN])
         out(f"wrong because  {escape(shown)}")
+
+
+def _print_missing(card: Scorecard) -> None:
+    for line in card.averages:
+        if line.missing:
+            out(f"  [dim]{escape(_name(line))} needs {escape(', '.join(line.missing))}[/]")
 
 
 def _name(line: Line) -> str:
@@ -276,6 +280,7 @@ def _print_change(before: Measured, change: Scorecard) -> None:
     out()
     out(f"change from {escape(before.system)} in points, on the same items")
     print_table(("", "items", "change", "95 % interval"), rows)
+    _print_missing(change)
 
 
 def _print_published(benchmark: Scorable, systems: Systems, table: PublishedTable) -> None:

@@ -12,6 +12,7 @@ from factory.score.base import Scorable
 from factory.score.calls.kind import Benchmark, Changes
 from factory.score.definition import Definition, check_definition, read_definition
 from factory.score.language import Language, LanguageDefinition
+from factory.score.memory import Memory, MemoryDefinition
 from factory.score.teval import TEval, TEvalDefinition
 from factory.score.toolbench.completion import CompletionDefinition, TaskCompletion
 from factory.score.toolbench.retrieval import (
@@ -34,6 +35,7 @@ KINDS: Mapping[str, tuple[type[Definition], Loader]] = {
     "apibank": (ApiBankDefinition, ApiBank.load),
     "teval": (TEvalDefinition, TEval.load),
     "language": (LanguageDefinition, Language.load),
+    "memory": (MemoryDefinition, Memory.load),
 }
 """Besides `calls`, which is what a definition without a kind is."""
 

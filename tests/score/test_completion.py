@@ -52,22 +52,23 @@ from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import CoderName, CodesSection
 
 TEMPLATES = Prompts(Workspace(ROOT), "eval/toolbench")
-EXAMPLES = sorted((ROOT / "eval" / "toolbench").glob("*.example.json"))
+EXAMPLES = sorted((ROOT / "eval").glob("*/*.example.json"))
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name.split(".")[0])
 def test_a_template_renders_its_example_and_needs_each_variable(file: Path) -> None:
     example = json.loads(file.read_text(encoding="utf-8"))
     name = file.name.removesuffix(".example.json")
-    assert TEMPLATES.render(name, **example["input"]) == example["output"]
+    templates = Prompts(Workspace(ROOT), f"eval/{file.parent.name}")
+    assert templates.render(name, **example["input"]) == example["output"]
     for variable in example["input"]:
         rest = {key: value for key, value in example["input"].items() if key != variable}
         with pytest.raises(ContentError):
-            TEMPLATES.render(name, **rest)
+            templates.render(name, **rest)
 
 
 def test_every_template_has_an_example_and_may_be_replaced(tmp_path: Path) -> None:
-    names = {path.stem for path in (ROOT / "eval" / "toolbench").glob("*.j2")}
+    names = {path.stem for path in (ROOT / "eval").glob("*/*.j2")}
     assert names == {path.name.removesuffix(".example.json") for path in EXAMPLES}
     own = Prompts(
         make_workspace(tmp_path / "ws", {"eval/toolbench/action.j2": "Act."}), "eval/toolbench"

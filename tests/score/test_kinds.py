@@ -22,9 +22,16 @@ from workspaces import ROOT, make_workspace, run_factory
 from factory.cli.app import app
 from factory.cli.monitor import PlainMonitor
 from factory.codes.growing import fit_codebook
-from factory.codes.saving import save_codebook
+from factory.codes.saving import SavedCodebook, load_codebook, save_codebook
 from factory.domain.failures import ContentError, FactoryError, InputError
-from factory.domain.records import Checkpoint, ItemScore, Request
+from factory.domain.records import (
+    PROMPT_TOO_LONG,
+    Checkpoint,
+    Completion,
+    ItemScore,
+    Reply,
+    Request,
+)
 from factory.engines.base import Engine
 from factory.engines.process import ProcessEngine
 from factory.engines.replay import ReplayEngine
@@ -36,6 +43,7 @@ from factory.round import scoring
 from factory.round.factory import Factory, load_factory
 from factory.round.start import start
 from factory.score.base import Setup
+from factory.score.card import Scorecard
 from factory.score.evaluate import evaluate
 from factory.score.items import Item
 from factory.score.loading import KINDS, defined, find_fault, kind_of, load
@@ -86,10 +94,10 @@ def test_shipped_definitions_of_other_kinds_lack_only_their_data(workspace: Work
     assert {name for name, kind in kinds.items() if kind == "calls"} == {"bfcl", "home", "home-dev"}
     assert {kind for kind in kinds.values() if kind != "calls"} == set(KINDS)
     for name, kind in kinds.items():
-        if kind != "calls":
+        if kind not in ("calls", "memory"):
             fault = find_fault(workspace, name)
             assert "without its data" in fault and f"factory score {name} --data" in fault
-    assert find_fault(workspace, "home") == ""
+    assert find_fault(workspace, "home") == find_fault(workspace, "memory") == ""
     about = {table.benchmark for table in load_published(workspace)}
     assert about - {"toolbench-data"} <= set(kinds)
 
@@ -707,6 +715,146 @@ def test_language_before_and_after(
     assert line["note"].startswith("in place of 2048 and 512, the windows being 64 tokens long; ")
     units = ask(workspace, "select distinct unit, category = 'overall' or low < high from score")
     assert units == [("perplexity", True)]
+
+
+# Memory -----------------------------------------------------------------------------------
+
+
+class Spelling(ReplayEngine):
+    """Recorded answers in the token ids of a codebook; a word that is no code token is 0."""
+
+    def __init__(self, codebook: SavedCodebook, answers: Mapping[str, str]) -> None:
+        super().__init__({key: [text] for key, text in answers.items()})
+        self._ids = codebook.token_ids
+
+    async def sample(self, requests: Sequence[Request]) -> list[Reply]:
+        replies = await super().sample(requests)
+        return [replace(x, completions=tuple(map(self._spell, x.completions))) for x in replies]
+
+    def _spell(self, found: Completion) -> Completion:
+        words = re.findall(r"<\w+>|\S+", found.text)
+        cut = PROMPT_TOO_LONG if found.text == "" else found.finish_reason
+        ids = tuple(self._ids.get(word, 0) for word in words)
+        return replace(found, token_ids=ids, finish_reason=cut)
+
+
+def memory_values(card: Scorecard) -> dict[str, tuple[float, int]]:
+    lines = ((line.name, line.estimate, line.num_items) for line in card.categories)
+    return {name: (round(each.value, 2), num) for name, each, num in lines if each}
+
+
+def test_memory_by_level_whole_free_and_bound(workspace: Workspace, tmp_path: Path) -> None:
+    setup = open_setup(workspace)
+    model = coded_model(tmp_path / "coded", write_stable(tmp_path / "stable"))
+    codebook = load_codebook(model)
+    assert codebook is not None and len(codebook) == 3
+    checkpoint = Checkpoint(id="m", path=str(model), fingerprint="")
+    kind = load(workspace, "memory", {"max_tokens": 9})
+    one, two, three = codebook.tool_ids
+    codes = {each: codebook.code_text(each) for each in codebook.tool_ids}
+    first = codes[two].split(">")[0] + ">"
+    answers = {
+        f"free/{one}": codes[one],
+        f"free/{two}": f"{first} and more",
+        f"free/{three}": "",
+        f"bound/{one}": codes[one],
+        f"bound/{two}": codes[one],
+        f"bound/{three}": codes[three],
+        f"plain/{one}": f"It is {first} for tea.",
+        f"plain/{two}": "It boils.",
+        f"plain/{three}": "",
+    }
+    engine = Spelling(codebook, answers)
+    items = asyncio.run(kind.score(setup, checkpoint, engine))
+    bound = [request for request in engine.requests if request.id.startswith("bound/")]
+    assert all(request.constraint and request.constraint.trie for request in bound)
+    assert {x.constraint for x in engine.requests if x not in bound} == {None}
+    plain = next(request for request in engine.requests if request.id.startswith("plain/"))
+    assert plain.sampling.max_tokens == 9 and "plain words" in plain.messages[0].content
+    found = {item.item: (item.correct, item.reason) for item in items}
+    assert found == {
+        f"free/{one}": (True, ""),
+        f"free/{two}": (False, "no_tool"),
+        f"free/{three}": (False, PROMPT_TOO_LONG),
+        f"bound/{one}": (True, ""),
+        f"bound/{two}": (False, "other_tool"),
+        f"bound/{three}": (True, ""),
+        f"plain/{one}": (False, "code_leaked"),
+        f"plain/{two}": (True, ""),
+        f"plain/{three}": (False, PROMPT_TOO_LONG),
+    }
+    card = kind.card(items)
+    shown = memory_values(card)
+    assert shown["free level 1"] == (66.67, 3) and shown["free whole code"] == (33.33, 3)
+    assert shown["bound whole code"] == (66.67, 3)
+    assert shown["hallucinated"] == (50, 2) and shown["leaked"] == (50, 2)
+    assert list(shown)[-2:] == ["hallucinated", "leaked"]
+    assert card.averages[0].estimate.value == pytest.approx(100 / 3)
+    assert dict(card.reasons)[PROMPT_TOO_LONG] == 2
+    # The same tools only are compared; of rates and levels what both have.
+    better = dict(answers) | {f"free/{two}": codes[two], f"plain/{one}": "For tea."}
+    later = asyncio.run(kind.score(setup, checkpoint, Spelling(codebook, better)))
+    fewer = [item for item in items if not item.item.endswith(one)]
+    change = memory_values(kind.change(fewer, later))
+    assert change["free whole code"] == (50, 2) and change["hallucinated"] == (-100, 1)
+    assert memory_values(kind.change(items, later))["leaked"] == (-50, 2)
+    few = load(workspace, "memory", {"limit": 2})
+    part = asyncio.run(few.score(setup, checkpoint, engine))
+    assert len({item.item.split("/")[1] for item in part}) == 2
+    other = load(workspace, "memory", {"limit": 2, "seed": 3})
+    assert len({each.basis(setup) for each in (kind, few, other)}) == 3
+
+
+def test_memory_beside_a_checkpoint_without_codes(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup, kind = open_setup(workspace), load(workspace, "memory")
+    bare = Checkpoint(id="bare", path=str(tiny_model(tmp_path / "bare")), fingerprint="")
+    without = asyncio.run(kind.score(setup, bare, ReplayEngine({})))
+    assert "bare has no codes and remembers none: run a round" in capsys.readouterr().err
+    assert [(item.reason, item.mark) for item in without] == [("no_code", 0)]
+    detail = {"level 1": 1.0, "level 2": 0.0, "whole code": 0.0, "hallucinated": 1.0}
+    known = ItemScore(
+        item="free/t_1", category="free", correct=False, reason="no_tool", message="", answer="",
+        detail=detail,
+    )  # fmt: skip
+    row = {"round": 0, "path": "", "fingerprint": "", "promoted": True}
+    setup.ledger.append({"checkpoint": [{**row, "checkpoint_id": each} for each in "mn"]})
+    for name, items in (("m", without), ("n", [known])):
+        store_items(setup, 0, name, kind, items, kind.basis(setup))
+    found = score(capsys, "memory", "--checkpoint", "n", "--before", "m")
+    lines = {line["name"]: line["value"] for line in found["categories"]}
+    assert lines == {
+        "free level 1": 100,
+        "free level 2": 0,
+        "free whole code": 0,
+        "hallucinated": 100,
+    }
+    (none,) = found["change"]["averages"]
+    assert none["value"] is None and none["missing"] == ["tools that both know"]
+    shown = show(capsys, "memory", "--checkpoint", "n", "--before", "m")
+    assert "free: whole code needs tools that both know" in shown
+    assert "less is better: free answers" in " ".join(shown.split())
+    with pytest.raises(InputError, match="folder, not its server"):
+        address = Checkpoint(id="s", path="http://127.0.0.1:1/v1#x", fingerprint="")
+        asyncio.run(kind.score(setup, address, ReplayEngine({})))
+
+
+@pytest.mark.slow
+def test_memory_of_a_real_model(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = coded_model(tmp_path / "coded", write_stable(tmp_path / "stable"))
+    found = score(capsys, "memory", "--checkpoint", model, "--set", "max_tokens=4")
+    assert (found["benchmark"], found["items"]) == ("memory[max_tokens=4]", 9)
+    assert {line["name"]: line["num_items"] for line in found["categories"]} >= {
+        "bound whole code": 3,
+        "hallucinated": 3,
+        "leaked": 3,
+    }
+    sql = "select answer, reason from item_score where item like 'bound/%'"
+    codebook = load_codebook(model)
+    assert all(codebook.tool_of(answer) for answer, _ in ask(workspace, sql))
 
 
 # The ledger -------------------------------------------------------------------------------
