@@ -231,6 +231,8 @@ class VoteSection(Section):
 class TrainSection(Section):
     """Training (algorithms §1.2, §8, A10, A11)."""
 
+    LATER = frozenset({"no_call"})
+
     method: Literal["full", "lora"] = "lora"
     """All weights, or low-rank adapters on all linear layers plus the rows of the code tokens."""
     learning_rate: float = Field(1e-4, gt=0)

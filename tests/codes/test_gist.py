@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -300,6 +301,33 @@ def test_training_can_go_on_from_an_earlier_one(loaded: tuple[Any, Any]) -> None
     again = fit_gist(model, tokenizer, documents()[:10], CONFIG, start=first)
     best = min(epoch.held_out for epoch in first.epochs)
     assert again.epochs[0].held_out == pytest.approx(best, rel=1e-4)
+
+
+def test_merged_adapters_are_the_models_own_and_read_documents_as_before(
+    loaded: tuple[Any, Any],
+) -> None:
+    """The control is the same compression beside a model that stays as it was."""
+    model, tokenizer = loaded
+    one = copy.deepcopy(model)
+    apart = fit_gist(model, tokenizer, documents()[:10], CONFIG, seed=3)
+    merged = fit_gist(one, tokenizer, documents()[:10], vary(CONFIG, merge=True), seed=3)
+    assert [e.held_out for e in merged.epochs] == [e.held_out for e in apart.epochs]
+    texts = [document.content for document in documents()[:12]]
+    states = (
+        embed_gists(model, tokenizer, apart, texts),
+        embed_gists(one, tokenizer, merged, texts),
+    )
+    np.testing.assert_allclose(*states, rtol=2e-3, atol=2e-4)
+    plain = replace(apart, adapter=merged.adapter)
+    assert np.abs(embed_gists(model, tokenizer, plain, texts) - states[0]).max() > 0.1
+    moved = [n for n, v in one.state_dict().items() if not torch.equal(v, model.state_dict()[n])]
+    assert len(moved) == 14 and all("proj" in name for name in moved)
+    assert not hasattr(one, "peft_config")
+    again = fit_gist(
+        one, tokenizer, documents()[:10], vary(CONFIG, merge=True), seed=3, start=merged
+    )
+    best = min(epoch.held_out for epoch in merged.epochs)
+    assert again.epochs[0].held_out == pytest.approx(best, rel=1e-3)
 
 
 @pytest.mark.parametrize(("rank", "alpha"), [(8, 8), (12, 32), (3, 32)])

@@ -271,6 +271,12 @@ def test_body_needs_gist_states_and_new_codes() -> None:
     flags = {"codes.post_guided": '"body"'}
     assert load_recipe(workspace, "sgtc", flags).recipe.codes.post_guided == "body"
     assert load_recipe(workspace, "sgtc", {}).recipe.codes.post_guided == "appendix"
-    for missing in ({"codes.recode_every": "0"}, {"codes.gist.views": "0"}):
+    once = flags | {"codes.iterations": "1"}
+    assert load_recipe(workspace, "sgtc", once).recipe.codes.recode_every == 1
+    assert load_recipe(workspace, "sgtc", flags | {"codes.recode_every": "0"}).recipe.stage
+    for missing in (
+        {"codes.recode_every": "0", "codes.iterations": "1"},
+        {"codes.gist.views": "0"},
+    ):
         with pytest.raises(RecipeError, match="post_guided body needs"):
             load_recipe(workspace, "sgtc", flags | missing)

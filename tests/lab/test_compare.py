@@ -333,9 +333,9 @@ def test_a_trial_is_known_by_everything_that_decides_it(tmp_path: Path) -> None:
     [
         ("cpu", "ee046038ebb8", "2d1dcbe3a505"),
         ("base", "71a24fcb522e", "e79bf75f8aeb"),
-        ("sgtc", "77674b8e2df5", "88e1bc0b879e"),
-        ("toolgen", "1742aa727877", "6c897604716b"),
-        ("toolweaver", "b905b15b888b", "143354020188"),
+        ("sgtc", "9f96c6dcf544", "143ce234b509"),
+        ("toolgen", "6c130c2815d0", "1f01eb6711a3"),
+        ("toolweaver", "77114e598341", "cc375e9be8d8"),
     ],
 )
 def test_finished_trials_are_known_by_what_they_were_stored_with(

@@ -12,6 +12,7 @@ import pytest
 from conftest_models import tiny_model
 from test_train import SETUP, TOOLS, but, losses_by_hand, make_examples, make_job
 
+from factory.codes.saving import load_codebook
 from factory.domain.failures import InputError
 from factory.domain.records import Example, ExampleKind, Tool
 from factory.train.child import train
@@ -20,7 +21,7 @@ from factory.train.job import TrainingSetup
 from factory.train.stages import Stage, kind_weights, limits_of, num_steps, stages_of, take
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import StageSection
+from factory.workspace.recipe import GistSection, StageSection, vary
 
 ROWS = StageSection(name="rows", kinds=("code",), rows_only=True, batch_size=8, micro_batch_size=4)
 FIND = StageSection(name="find", kinds=("code", "retrieve"), epochs=1)
@@ -142,6 +143,40 @@ def test_a_stage_that_no_example_fits_is_told_of_and_left_out(
     with pytest.raises(InputError, match="no example can be trained on") as caught:
         run(tmp_path / "none", base, examples, in_stages(adapt, off))
     assert "[[stage]]" in caught.value.remedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_second_iteration_codes_anew_from_the_model_of_the_first(
+    method: Literal["full", "lora"], base: Path, prompts: Prompts, tmp_path: Path
+) -> None:
+    """The control is one iteration, which the first of two must be, step by step."""
+    examples = [e for e in make_examples(TOOLS, prompts) if e.kind != "gen"]
+    gist = GistSection(views=2, epochs=1, merge=True)
+    stages = (FIND, StageSection(name="calls", kinds=("invoke",), epochs=0.4))
+    setup = in_stages(*stages, method=method)
+    made = []
+    for iterations in (1, 2):
+        codes = vary(SETUP.codes, gist=gist, iterations=iterations)
+        folder = tmp_path / str(iterations)
+        made.append(run(folder, base, examples, replace(setup, codes=codes)))
+    (once, _), (twice, phases) = made
+    losses = [[(step["loss"], step["losses"]) for step in done["log"]] for done in (once, twice)]
+    assert losses[1][: len(losses[0])] == losses[0] and len(losses[1]) == 2 * len(losses[0])
+    assert [(s["number"], s["name"]) for s in twice["stages"]] == [
+        (1, "find"),
+        (2, "calls"),
+        (3, "find, iteration 2"),
+        (4, "calls, iteration 2"),
+    ]
+    assert twice["log"][-1]["step"] == twice["log"][0]["steps"] == twice["steps"]
+    assert "iteration 2 of 2: giving all tools codes anew" in phases
+    assert once["recoded"] is None and twice["recoded"]["reason"] == "iteration 2 of 2"
+    assert twice["recoded"]["churn"] > 0 and twice["aliases"] == []
+    books = [load_codebook(tmp_path / name / "out") for name in ("1", "2")]
+    assert all(book is not None and len({*book.codes}) == len(TOOLS) for book in books)
+    assert [book and (book.version, book.report.age) for book in books] == [(1, 1), (1, 1)]
+    assert [row["code"] for row in twice["codes"]] != [row["code"] for row in once["codes"]]
 
 
 def encoded(kind: ExampleKind, *lengths: int, first: int = 0) -> list[Encoded]:

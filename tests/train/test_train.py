@@ -816,10 +816,10 @@ def test_a_job_is_json(tmp_path: Path) -> None:
     [
         ("cpu", "f1b30547886bdace", "be1831f778b6"),
         ("base", "22b4ddf259e1f30d", "474ea3605418"),
-        ("sgtc", "0a3e71807f21f5af", "273c854876e0"),
-        ("toolgen", "a6114890766cacb0", "932fe42288a1"),
-        ("tooldev", "ec5ecf512029eb67", "3ddb7c37f4ef"),
-        ("toolweaver", "4952813fe6788e72", "c1a26845d524"),
+        ("sgtc", "0a1b44a37d156f61", "de526866ee67"),
+        ("toolgen", "41d650dbd97b6a5c", "88d770ca59d1"),
+        ("tooldev", "c2cc77dee97aa600", "4f35460e8eff"),
+        ("toolweaver", "c29b1180db14154b", "2d30dc1d9b88"),
     ],
 )
 def test_a_recipe_and_a_finished_training_are_known_by_what_they_were_stored_with(

@@ -12,6 +12,7 @@ from workspaces import ROOT, make_workspace
 
 from factory.domain.failures import ContentError, InputError, RecipeError
 from factory.train.curriculum import train_setup
+from factory.train.stages import stages_of
 from factory.workspace.checking import want_list
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import Section, load_recipe, load_stored_recipe, mend
@@ -32,6 +33,40 @@ def test_recipes_of_papers_train_as_published(name: str) -> None:
     """Algorithms §2.5, §3.3, §4.7: 3 % warm-up, a plain loss, trajectories of 6,144 tokens."""
     train = train_setup(load_recipe(Workspace(ROOT), name, {}).recipe, 1, "auto", 1).train
     assert (train.warmup_ratio, train.code_share, train.max_length) == (0.03, 0, 6144)
+
+
+ENDING = ("trajectory", "invoke", "gen", "adapt")
+THREE = [(("code",), 8, 1024, 1024), (("retrieve",), 1, 1024, 1024), (ENDING, 1, 512, 6144)]
+PUBLISHED = {
+    "tooldev": [(("adapt",), 1, 64, 4096), (("gen", "invoke"), 1, 64, 4096)],
+    "toolgen": THREE,
+    "toolweaver": THREE,
+    "sgtc": [(("retrieve", "code"), 5, 64, 6144), (ENDING, 2, 64, 6144)],
+}
+"""Kinds, epochs, examples a step, longest example of each stage (algorithms §1.2, §2.5, §3.3)."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_of_papers_have_their_stages(name: str) -> None:
+    setup = train_setup(load_recipe(Workspace(ROOT), name, {}).recipe, 1, "auto", 1)
+    stages = [(s.kinds, s.train.epochs, s.train) for s in stages_of(setup)]
+    found = [(kinds, epochs, t.batch_size, t.max_length) for kinds, epochs, t in stages]
+    assert found == PUBLISHED[name]
+    weights = {"gen": 1.0, "invoke": 1.0} if name == "tooldev" else {}
+    assert stages_of(setup)[1].weights == weights
+    taught = {kind for kinds, *_ in found for kind in kinds}
+    assert taught >= {"gen", "invoke"} and ("code" in taught) == setup.codes.are_made
+
+
+def test_sgtc_is_whole_and_its_ablations_are_flags() -> None:
+    whole = load_recipe(Workspace(ROOT), "sgtc", {}).recipe.codes
+    assert (whole.iterations, whole.gist.merge, whole.reframe) == (2, True, True)
+    flags = {"codes.iterations": "1", "codes.gist.merge": "false", "codes.reframe": "false"}
+    bare = load_recipe(Workspace(ROOT), "sgtc", flags).recipe.codes
+    assert (bare.iterations, bare.gist.merge, bare.reframe) == (1, False, False)
+    for others in ({"codes.coder": "atomic", "codes.gist.views": "0"}, {"codes.coder": "numeric"}):
+        with pytest.raises(RecipeError):
+            load_recipe(Workspace(ROOT), "sgtc", others)
 
 
 NAMED = (

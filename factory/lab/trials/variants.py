@@ -133,6 +133,7 @@ def _make(recipe: Recipe, name: str, arm: Arm, more: Mapping[str, object]) -> Va
         "codes.post_guided": "appendix",
         "codes.gist.views": 0,
         "codes.iterations": 1,
+        "codes.gist.merge": False,
     }
     if arm.gist:
         own |= {"codes.embedder": "", "codes.gist.views": recipe.codes.gist.views or GIST_VIEWS}
