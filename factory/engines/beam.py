@@ -20,6 +20,7 @@ far, W ways on from a branch, V vocabulary, N nodes of the trie.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ class BeamSearch:
         limits = [getattr(config, name, None) for name in PLACE_LIMITS]
         self._max_places = min((limit for limit in limits if limit), default=None)
         self._kind = config.model_type
+        self.seconds = [0.0] * (self.depth + 1)
+        """Spent so far on reading prompts, then on each token of the codes."""
 
     def search(
         self,
@@ -154,6 +157,7 @@ class BeamSearch:
         device, num_prompts = self._model.device, len(prompts)
         longest = max(map(len, prompts))
         self._refuse_too_many_places(longest, beams)
+        since = time.perf_counter()
         # Pads between shared tokens and the rest would count as positions when a prompt is read.
         slides = self._window is not None and longest + self.depth > self._window
         num_shared = 0 if slides else _count_shared(prompts)
@@ -169,6 +173,8 @@ class BeamSearch:
         dropped_B = torch.full((num_prompts,), LOW, device=device)
         itself_KK = torch.eye(beams, dtype=torch.bool, device=device).expand(num_prompts, -1, -1)
         for length in range(self.depth + 1):
+            since, before = time.perf_counter(), since
+            self.seconds[length] += since - before
             norm_BK = logits_BKV.logsumexp(-1)
             end_BK = score_BK + logits_BKV[..., self._trie.end] - norm_BK
             whole_BK = self._forest.is_leaf(node_BK) & (node_BK != LOST)

@@ -55,6 +55,9 @@ class Retriever(Closing):
         self._child = child
         self._codebook = codebook
         self._tools = {entry.tool.id: entry.tool for entry in codebook.tools}
+        self.seconds: list[float] = []
+        """Spent on reading prompts, then on each token of the codes, in the catalogue searched last
+        (BeamSearch.seconds)."""
 
     @classmethod
     async def open(cls, checkpoint: Path, *, settings: EngineSection, log: Path) -> Retriever:
@@ -128,6 +131,7 @@ class Retriever(Closing):
             chunk = [*prompts[start : start + CHUNK]]
             answer = await self._ask({**options, "prompts": chunk})
             retrieved += [self._retrieved(ranking) for ranking in answer["rankings"]]
+            self.seconds = answer["seconds"]
             progress(len(retrieved))
         return retrieved
 

@@ -46,7 +46,8 @@ def main(channel: Channel, arguments: list[str]) -> None:
         fitting = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
         options = {key: message[key] for key in ("k", "beams", "exact")}
         rankings = iter(search.search(fitting, **options))
-        channel.send({"type": "rankings", "rankings": [_to_wire(rankings, fit) for fit in fits]})
+        found = [_to_wire(rankings, fit) for fit in fits]
+        channel.send({"type": "rankings", "rankings": found, "seconds": search.seconds})
 
 
 def _request(text: str) -> Request:

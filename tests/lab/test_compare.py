@@ -169,6 +169,10 @@ def test_the_variants_differ_in_what_their_names_say() -> None:
     assert (sgtc.codes.iterations, sgtc.codes.gist.merge, sgtc.codes.gist.views) == (2, True, 2)
     assert one.codes == vary(sgtc.codes, iterations=1) and sgtc.codes.reframe
     assert not variants["sgtc, without merge"].codes.gist.merge
+    woven = {name: variants[name].codes.quantized for name in variants if "weaver" in name}
+    assert {woven["toolweaver"].graph_unit, woven["toolweaver"].sinkhorn} == {"absolute", "all"}
+    assert woven["toolweaver, no graph"] == vary(woven["toolweaver"], graph=0.0)
+    assert woven["toolweaver, no Sinkhorn"].sinkhorn == "off"
     assert [stage.kinds for stage in variants["toolgen"].stages] == [("code",), ("retrieve",)]
     assert not variants["sgtc, random rows"].codes.reframe
 
@@ -459,6 +463,7 @@ def test_a_trial_is_trained_scored_and_kept(tmp_path: Path) -> None:
     assert trial.added is not None and trial.added["num_tools"] == len(plan.labelled.held_out) == 6
     assert trial.codes["num_tools"] == 24  # those held out have codes now, and can be found
     assert {"training on examples", "adding tools", "asking"} <= set(trial.phases)
+    assert len(trial.decoding) == 1 + trial.codes["longest"] and min(trial.decoding) > 0
     assert trial.fitting > 0 and trial.wall > trial.seconds > 0
     plan = replace(plan, variants=(chosen,), discard=True)
     again = asyncio.run(run_compare(plan, [], said.append))

@@ -128,6 +128,8 @@ class Trial:
     """Seconds of everything: fitting, training, adding, asking, measuring."""
     phases: Mapping[str, float] = field(default_factory=dict)
     """Seconds by what was done."""
+    decoding: Sequence[float] = ()
+    """Seconds of the search for the asked requests: reading them, then each token of the codes."""
     added: Mapping[str, Any] | None = None
     """The tools that were held out (Added); None where none were."""
 
@@ -324,7 +326,7 @@ async def _try(
     clock("adding tools")
     added = await _add(plan, parent, clock) if plan.labelled.held_out else None
     clock("asking")
-    retrieved = await _retrieve(plan, parent, variant)
+    retrieved, decoding = await _retrieve(plan, parent, variant)
     clock("perplexity")
     after = await _perplexity(plan, parent)
     clock("")
@@ -340,6 +342,7 @@ async def _try(
         digest=mark,
         wall=round(time.monotonic() - start, 1),
         phases={name: round(value, 2) for name, value in clock.seconds.items()},
+        decoding=[round(value, 3) for value in decoding],
         added=asdict(added) if added else None,
     )
     return trial, retrieved
@@ -385,8 +388,10 @@ async def _add(plan: Plan, checkpoint: Path, clock: _Clock) -> Added:
     return Added(num_tools=len(tools), far=far / len(tools))
 
 
-async def _retrieve(plan: Plan, checkpoint: Path, variant: Variant) -> RetrievalResult:
-    """The tools that a trial's checkpoint finds for the requests it has not seen."""
+async def _retrieve(
+    plan: Plan, checkpoint: Path, variant: Variant
+) -> tuple[RetrievalResult, Sequence[float]]:
+    """What a trial's checkpoint finds for the requests it has not seen; Trial.decoding."""
     prompts = Prompts.load(Workspace(plan.workspace))
     opened = await Retriever.open(
         checkpoint,
@@ -400,7 +405,7 @@ async def _retrieve(plan: Plan, checkpoint: Path, variant: Variant) -> Retrieval
             coded=search.tool_ids,
             prompt=lambda query: prompts.render("codes/retrieve", query=query),
         )
-        return await evaluate(retriever, plan.labelled.asked)
+        return await evaluate(retriever, plan.labelled.asked), search.seconds
 
 
 def _make_job(

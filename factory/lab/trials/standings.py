@@ -166,6 +166,8 @@ class Standing:
         asked = labelled.asked.queries
         figures = {name: value for name in names if (value := self.figure(name))}
         before, after = self.perplexity or (None, None)
+        depth = max((len(trial.decoding) for trial in self.trials), default=0)
+        deep = [trial.decoding for trial in self.trials if len(trial.decoding) == depth]
         times = {
             "fitting": spread(trial.fitting for trial in self.trials),
             "training": spread(trial.seconds for trial in self.trials),
@@ -203,6 +205,7 @@ class Standing:
             "perplexity_before": before.mean if before else None,
             "perplexity_after": after._asdict() if after else None,
             "seconds": {name: value._asdict() for name, value in times.items() if value},
+            "decoding": [float(np.mean(seconds)) for seconds in zip(*deep, strict=True)],
             "published": dict(self.published),
             "trials": [asdict(trial) for trial in self.trials],
         }

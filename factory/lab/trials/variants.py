@@ -49,6 +49,14 @@ class Arm:
 _RESIDUAL = {"codes.coder": "residual"}
 _QUANTIZED = {"codes.coder": "quantized"}
 _SGTC = {**_RESIDUAL, "codes.gist.merge": True, "codes.iterations": 2}
+_TOOLWEAVER = {
+    **_QUANTIZED,
+    "codes.quantized.graph": 1.0,
+    "codes.quantized.graph_unit": "absolute",
+    "codes.quantized.sinkhorn": "all",
+    "codes.quantized.index": "sinkhorn",
+    "codes.quantized.kept": "collisions",
+}
 _TOOLGEN_STAGES = [
     {"name": "memorise", "kinds": ["code"]},
     {"name": "retrieve", "kinds": ["retrieve"]},
@@ -73,11 +81,17 @@ ARMS: Mapping[str, Arm] = {
     "sgtc, random rows": Arm(sets={**_SGTC, "codes.reframe": False}, gist=True),
     "sgtc, one iteration": Arm(sets={**_SGTC, "codes.iterations": 1}, gist=True),
     "sgtc, without merge": Arm(sets={**_SGTC, "codes.gist.merge": False}, gist=True),
+    "toolweaver": Arm(sets=_TOOLWEAVER),
+    "toolweaver, no graph": Arm(sets={**_TOOLWEAVER, "codes.quantized.graph": 0.0}),
+    "toolweaver, no Sinkhorn": Arm(
+        sets={**_TOOLWEAVER, "codes.quantized.sinkhorn": "off", "codes.quantized.index": "exact"}
+    ),
     "toolgen": Arm(sets={"codes.coder": "atomic", "stage": _TOOLGEN_STAGES}),
 }
 """By name. SGTC is compression to its early stop, merged into the one backbone, rows made of the
 tools' own states, and two whole iterations (Table 9, App. C); `residual` is its clustering alone.
-ToolGen learns documents, then requests (its third stage, trajectories, has no data here)."""
+ToolWeaver is its published losses and mapping, in the recipe's sizes and budget. ToolGen learns
+documents, then requests; its third stage, trajectories, has no data here."""
 
 
 def standard_variants(recipe: Recipe) -> dict[str, Variant]:
