@@ -20,7 +20,7 @@ from factory.lab.trials.compare import Plan
 from factory.lab.trials.compare import compare as run_compare
 from factory.lab.trials.division import Divided, divide
 from factory.lab.trials.labels import fewer, load_labels
-from factory.lab.trials.standings import READ_AS, Standing, load_ranking, make_tables, rank
+from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
 from factory.lab.trials.variants import choose_variants, parse_sweeps
 from factory.score.toolbench.ranking import BM25, EmbSim
 from factory.train.curriculum import need_codes, train_setup
@@ -112,9 +112,11 @@ def compare(
     named = {each.codes.embedder for each in variants} - {""}
     folders = [workspace.model_folder(name) for name in sorted(named)] or [base]
     embedders = [EmbSim(folder=each, threads=threads, log=to / "embed.log") for each in folders]
-    outcome = asyncio.run(run_compare(plan, [BM25(), *embedders], lambda told: err(escape(told))))
+    baselines: list[BM25 | EmbSim] = [BM25(), *embedders]
+    _refuse_unknown(against, [each.name for each in (*variants, *baselines)])
+    outcome = asyncio.run(run_compare(plan, baselines, lambda told: err(escape(told))))
     standings = rank(outcome, load_ranking(workspace))
-    first = _find(standings, against)
+    first = next((each for each in standings if each.name == against), standings[0])
     if as_json:
         for standing in standings:
             write_json(standing.to_json(labelled, first))
@@ -133,12 +135,10 @@ def compare(
         raise typer.Exit(1)
 
 
-def _find(standings: Sequence[Standing], name: str) -> Standing:
-    found = [standing for standing in standings if not name or standing.name == name]
-    if not found:
-        known = "; ".join(standing.name for standing in standings)
-        raise InputError(f"nothing here is called {name!r}", remedy=f"--against one of {known}")
-    return found[0]
+def _refuse_unknown(name: str, known: Sequence[str]) -> None:
+    if name and name not in known:
+        remedy = f"--against one of {'; '.join(known)}"
+        raise InputError(f"nothing here is called {name!r}", remedy=remedy)
 
 
 def _tell(labelled: Divided, num_bad: int, notes: Sequence[str]) -> None:
