@@ -14,7 +14,8 @@ from factory.cli.codes import Checkpoint, load_codes, print_advice, print_figure
 from factory.cli.data import fault_finder, report_bad_lines
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.terminal import err, escape, out, print_table
+from factory.cli.sql import Json
+from factory.cli.terminal import err, escape, out, print_table, write_json
 from factory.codes.config import uses_pairs
 from factory.codes.graph import join_pairs
 from factory.codes.saving import SavedCodebook, load_codebook
@@ -26,7 +27,7 @@ from factory.ledger.database import Ledger, Source
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
 from factory.score.rows import code_row
-from factory.tools.labels import pair_up, read_together
+from factory.tools.labels import Label, pair_up, read_asked, read_together
 from factory.tools.sources import read_tools
 from factory.train.curriculum import (
     called_together,
@@ -35,7 +36,7 @@ from factory.train.curriculum import (
     seed_examples,
     train_setup,
 )
-from factory.train.preview import CodingJob, add_codes, fit_codes
+from factory.train.preview import CodingJob, Preview, add_codes, fit_codes
 from factory.workspace.folder import Workspace
 from factory.workspace.settings import load_settings
 
@@ -58,9 +59,14 @@ def fit(
             "--pairs", help="JSON lines of tools that are used together; quantized codes."
         ),
     ] = None,
+    requests: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSON lines of {query, tools}: what codes are to tell apart."),
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Where the picture goes; default: .factory/codes.svg")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Fit codes to tools, and see what they are like before anything is trained on them.
 
@@ -72,6 +78,8 @@ def fit(
     factory codes fit my_apis.jsonl --set codes.size=64 --out models/coded
 
     factory codes fit --set codes.coder=quantized --pairs together.jsonl
+
+    factory codes fit --requests asked.jsonl
     """
     workspace = open_workspace()
     settings = load_settings(workspace)
@@ -103,10 +111,13 @@ def fit(
             where=", ".join(map(str, files or [])),
             remedy="give more documents, or mend the bad lines: factory codes fit my_apis.jsonl",
         )
+    asked, num_wrong = _read_asked(requests or [], tools)
+    num_bad += num_wrong
     job = CodingJob(
         workspace=workspace.root,
         checkpoint=folder,
         tools=tools,
+        asked=asked,
         by_id=bool(files),
         setup=train_setup(resolved.recipe, number, settings.engine.dtype, version=1),
         pairs=pairs,
@@ -115,19 +126,59 @@ def fit(
     threads, log = engine_settings(settings).threads, _log(workspace)
     with make_monitor() as monitor:
         preview = asyncio.run(fit_codes(job, threads=threads, log=log, monitor=monitor))
+    if as_json:
+        write_json(
+            {
+                **preview.figures,
+                "advice": preview.advice,
+                "neighbours": preview.neighbours,
+                "asked": preview.asked,
+                "apart": [kept._asdict() for kept in preview.apart],
+            }
+        )
+    else:
+        _print_preview(preview)
+    target = picture or workspace.state / "codes.svg"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(preview.picture, encoding="utf-8")
+    if not as_json:
+        out(f"picture  {escape(target)}")
+    if to is not None and not as_json:
+        out(f"model    {escape(to)}")
+    if num_bad:
+        raise typer.Exit(1)
+
+
+def _print_preview(preview: Preview) -> None:
     print_figures(preview.figures)
     print_advice(preview.advice)
     if preview.neighbours:
         columns = ("tool", "code", "nearest by positions that differ")
         print_table(columns, preview.neighbours, width=120)
-    target = picture or workspace.state / "codes.svg"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(preview.picture, encoding="utf-8")
-    out(f"picture  {escape(target)}")
-    if to is not None:
-        out(f"model    {escape(to)}")
-    if num_bad:
-        raise typer.Exit(1)
+    if preview.apart:
+        _print_apart(preview)
+
+
+def _print_apart(preview: Preview) -> None:
+    """One line a number of dimensions, one column a shape of codes."""
+    whole, these, *others = preview.apart
+    codes = [kept for kept in others if kept.levels]
+    shapes = sorted({(kept.size, kept.levels) for kept in codes})
+    found = {(kept.dims, kept.size, kept.levels): f"{kept.found:.1%}" for kept in others}
+    columns = ("dims", "PCA", *(f"{levels} x {size}" for size, levels in shapes))
+    rows = [
+        (dims, *(found.get((dims, *shape), "") for shape in [(0, 0), *shapes]))
+        for dims in sorted({kept.dims for kept in others})
+    ]
+    out("[bold]what these codes can still tell apart[/]")
+    out(f"  found first, of {escape(preview.asked)}:")
+    shape = f"{these.dims} dims, {these.levels} x {these.size}"
+    out(
+        f"  by whole embeddings ({whole.dims} dims) {whole.found:.1%}, "
+        f"by these codes ({shape}) [bold]{these.found:.1%}[/]"
+    )
+    out("  by residual codes of other shapes (levels x codes.size), and by PCA without codes:")
+    print_table(columns, rows)
 
 
 def add(
@@ -224,6 +275,20 @@ def _read_pairs(files: Sequence[Path], tools: Sequence[Tool]) -> tuple[list[Pair
     read = [read_together(file, tools) for file in files]
     num_bad = sum(report_bad_lines(each.bad) for each in read)
     return pair_up(label for each in read for label in each.items), num_bad
+
+
+def _read_asked(files: Sequence[Path], tools: Sequence[Tool]) -> tuple[list[Label], int]:
+    """The requests of the files; how many lines are bad. Raises InputError where all are."""
+    read = [read_asked(file, tools) for file in files]
+    num_bad = sum(report_bad_lines(each.bad) for each in read)
+    found = [label for each in read for label in each.items]
+    if files and not found:
+        raise InputError(
+            "no line is a request for one of these tools",
+            where=", ".join(map(str, files)),
+            remedy='a line is {"query": "…", "tools": ["…"]}, with their names or ids',
+        )
+    return found, num_bad
 
 
 def _known_tools(past: Source, folder: Path) -> list[Tool]:

@@ -154,6 +154,23 @@ class LevelCoder(Coder):
         errors_N: Floats = np.sqrt(np.sum(squares, axis=0))
         return errors_N
 
+    def project_all(self, embeddings_NVD: Floats) -> Floats:
+        """(N, V*d) all of a tool's embeddings in the spaces of the centroids."""
+        views = range(len(self.sizes) // self.levels)
+        return np.concatenate([self.project(embeddings_NVD, view) for view in views], axis=1)
+
+    def kept(self, codes: Sequence[Code]) -> Floats:
+        """(N, V*d) what codes keep of documents there: the sum of their centroids."""
+        codes_NP = np.array(codes, dtype=np.int32)
+        entries_PNd = np.stack(
+            [
+                book_Kd[codes_NP[:, position]].astype(np.float64)
+                for position, book_Kd in enumerate(self._centroids_PKd)
+            ]
+        )
+        views = range(0, len(entries_PNd), self.levels)
+        return np.concatenate([entries_PNd[v : v + self.levels].sum(axis=0) for v in views], axis=1)
+
     def residual(self, embeddings_NVD: Floats, prefix_NP: Ints, view: int) -> Floats:
         """(N, d) what the numbers given for this view leave of it."""
         residual_Nd = self.project(embeddings_NVD, view)

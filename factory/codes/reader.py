@@ -92,7 +92,12 @@ class DocumentReader:
         `on_progress` hears of the documents that the model has read; another embedder is silent.
         """
         gist = self.gist if self.embedder is None else None
-        texts = self._texts(tools, gist.prompt if gist else ENCODE_PROMPT)
+        prompt = gist.prompt if gist else ENCODE_PROMPT
+        return self.embed_texts(self._texts(tools, prompt), on_progress)
+
+    def embed_texts(self, texts: Sequence[str], on_progress: OnProgress = silent) -> Floats:
+        """The same of other texts, such as requests."""
+        gist = self.gist if self.embedder is None else None
         if self.embedder is not None:
             return embed_with(self.embedder, texts)
         if gist is not None:

@@ -150,7 +150,9 @@ class ResidualCoder(LevelCoder):
         self._components_VdD = np.stack([s.components_ for s in spaces]).astype(np.float32)
 
 
-def fit_levels(points_Nd: Floats, size: int, levels: int, seed: int, view: int = 0) -> list[Floats]:
+def fit_levels(
+    points_Nd: Floats, size: int, levels: int, seed: int, view: int = 0, *, quick: bool = False
+) -> list[Floats]:
     """L arrays (K, d) of centroids, single precision; each level sees what the one before left."""
     from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 
@@ -158,19 +160,19 @@ def fit_levels(points_Nd: Floats, size: int, levels: int, seed: int, view: int =
     residual_Nd = points_Nd
     for level in range(levels):
         state = (seed + view * levels + level) % 2**32
-        centroids_Kd = cluster(residual_Nd, size, state).astype(np.float32)
+        centroids_Kd = cluster(residual_Nd, size, state, quick=quick).astype(np.float32)
         found.append(centroids_Kd)
         nearest_N = cdist(residual_Nd, centroids_Kd.astype(np.float64)).argmin(axis=1)
         residual_Nd = residual_Nd - centroids_Kd[nearest_N]
     return found
 
 
-def cluster(points_Nd: Floats, size: int, state: int) -> Floats:
-    """(K, d) centroids of k-means: the best of RESTARTS, or the quick way of LARGE."""
+def cluster(points_Nd: Floats, size: int, state: int, *, quick: bool = False) -> Floats:
+    """(K, d) centroids of k-means: the best of RESTARTS, or the quick way (of LARGE at least)."""
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning
 
-    if len(points_Nd) * size <= LARGE:
+    if len(points_Nd) * size <= LARGE and not quick:
         means = KMeans(size, n_init=RESTARTS, max_iter=ITERATIONS, random_state=state)
     else:
         points_Nd = np.ascontiguousarray(points_Nd, dtype=np.float32)

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.codes.apart import Kept
 from factory.codes.codebook import Codebook
 from factory.codes.graph import told_of_pairs
 from factory.domain.failures import ChildError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Pair, Tool
 from factory.engines.child import Child
+from factory.tools.labels import Label
 from factory.train.job import TrainingSetup
 from factory.train.run import need_libraries
 
@@ -37,6 +39,8 @@ class CodingJob:
     """That of the training whose codes are previewed; None adds to the checkpoint's own."""
     by_id: bool = True
     """Whether tools get their codes in the order of their ids, not in that of `tools`."""
+    asked: Sequence[Label] = ()
+    """Requests of one's own that codes are to tell apart; none: the tools' own words."""
     pairs: Sequence[Pair] = ()
     """Tools that answers call together; quantized codes learn them."""
     out: Path | None = None
@@ -55,6 +59,7 @@ class CodingJob:
             tools=[Tool(**tool) for tool in row["tools"]],
             setup=TrainingSetup.from_json(row["setup"]) if row["setup"] else None,
             by_id=row["by_id"],
+            asked=[Label(**label) for label in row["asked"]],
             pairs=[Pair(**pair) for pair in row["pairs"]],
             out=Path(row["out"]) if row["out"] else None,
         )
@@ -73,12 +78,17 @@ class Preview:
     """SVG of the space of documents, coloured by first number."""
     advice: list[str]
     """What to do about codes that came out badly."""
+    asked: str
+    """What the documents were looked up by."""
+    apart: list[Kept]
+    """What they and their codes can still tell apart; none where codes say nothing of documents."""
 
 
 async def fit_codes(job: CodingJob, *, threads: int, log: Path, monitor: Monitor) -> Preview:
     """Fit codes in a child. Raises ChildError where it dies, and its own failures."""
     async with _started(job, threads, log) as child:
-        return Preview(**await _answer(child, monitor))
+        answer = await _answer(child, monitor)
+        return Preview(**answer | {"apart": [Kept(*kept) for kept in answer["apart"]]})
 
 
 async def add_codes(

@@ -1,30 +1,37 @@
 """`python -m factory.train.preview_child`: reads documents with a model and gives tools codes.
 
-The model is not trained. Asked to fit, it writes a new folder or nothing; asked to add, it gives
+The model is not trained. Lookups to fit, it writes a new folder or nothing; asked to add, it gives
 the checkpoint other `codes/`, once the parent says so.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from factory.codes.arrays import Floats
+from factory.codes.apart import Kept, Lookups, tell_apart
+from factory.codes.arrays import Floats, as_NVD
 from factory.codes.codebook import Codebook
 from factory.codes.config import reads_documents
 from factory.codes.gist import GIST_PATH
 from factory.codes.growing import add_tools, fit_codebook, unexplained
 from factory.codes.install import install
+from factory.codes.levels import LevelCoder
 from factory.codes.picture import draw_space
+from factory.codes.quantized import Cost, QuantizedCoder
 from factory.codes.reader import DocumentReader, load_gist
 from factory.codes.saving import FOLDER, load_codebook, save_codebook
 from factory.domain.monitor import Monitor
+from factory.domain.plaintext import encodable
 from factory.domain.records import Tool
 from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
@@ -38,6 +45,10 @@ from factory.workspace.prompts import Prompts
 NUM_SHOWN = 5
 """Tools whose neighbours are shown."""
 NUM_NEIGHBOURS = 3
+MOST_ASKED = 1000
+"""Tools that are looked up by their own words, evenly spread over all."""
+BEAMS, TIMED = 5, 3
+"""Codes that are followed at once, and times of which the shortest counts."""
 
 
 class UntrainedModel:
@@ -86,6 +97,7 @@ def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
     rows = _order(job)
     documents_ND = _embed(reader, job.tools, monitor)[rows]
     monitor.stage(f"fitting {codes.coder} codes")
+    started = time.perf_counter()
     codebook = fit_codebook(
         [job.tools[row] for row in rows],
         documents_ND,
@@ -94,6 +106,12 @@ def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
         pairs=job.pairs,
         on_progress=monitor.progress,
     )
+    costs: dict[str, Any] = {"fitting, s": round(time.perf_counter() - started, 2)}
+    if isinstance(codebook.coder, QuantizedCoder):
+        costs |= _describe_cost(codebook.coder.cost)
+    apart, words = _tell_apart(codebook, documents_ND, job, setup, reader, monitor)
+    if codebook.tokens and "model" in vars(subject):  # loaded, as its states were wanted
+        costs["decoding, ms a level"] = _time_levels(subject, codebook)
     if job.out is not None:
         monitor.stage("writing the model")
         set_seed(setup.seed)
@@ -107,11 +125,93 @@ def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
     labels = [f"{entry.tool.name}  {codebook.text_of(entry.code)}" for entry in codebook.tools]
     title = f"{codes.coder} codes of {len(codebook)} tools"
     return Preview(
-        figures=describe(codebook) | {"variance left": "-" if left is None else f"{left:.1%}"},
+        figures=describe(codebook)
+        | {"variance left": "-" if left is None else f"{left:.1%}"}
+        | costs,
         neighbours=_neighbours(codebook),
         picture=draw_space(documents_ND, codebook.codes, labels, title),
         advice=advise(codebook),
+        asked=words,
+        apart=apart,
     )
+
+
+def _describe_cost(cost: Cost) -> dict[str, Any]:
+    """What training the autoencoder took, and how much the graph term was of the loss."""
+    share = cost.sinkhorn_seconds / cost.seconds if cost.seconds else 0.0
+    drawn = {} if cost.graph_share is None else {"graph term at first": f"{cost.graph_share:.2%}"}
+    return {"of it Sinkhorn": f"{share:.1%}", **drawn}
+
+
+def _tell_apart(
+    codebook: Codebook,
+    documents_ND: Floats,
+    job: CodingJob,
+    setup: TrainingSetup,
+    reader: DocumentReader,
+    monitor: Monitor,
+) -> tuple[list[Kept], str]:
+    """How much of one's requests, or of the tools' own words, codes can tell apart."""
+    if not isinstance(codebook.coder, LevelCoder):
+        return [], ""
+    row_of = {tool_id: row for row, tool_id in enumerate(codebook.tool_ids)}
+    if job.asked:
+        texts = [label.query for label in job.asked]
+        wanted = [[row_of[tool_id] for tool_id in label.tools] for label in job.asked]
+        words = f"{len(texts)} requests"
+    else:
+        rows = np.unique(
+            np.linspace(0, len(codebook) - 1, min(MOST_ASKED, len(codebook))).astype(int)
+        )
+        texts = [encodable(own_words(codebook.tools[row].tool)) for row in rows]
+        wanted = [[int(row)] for row in rows]
+        words = f"{len(texts)} tools, each by its own name and description"
+    monitor.stage("embedding requests", len(texts))
+    asked = Lookups(
+        embeddings_QVD=as_NVD(reader.embed_texts(texts, monitor.progress)), wanted=wanted
+    )
+    monitor.stage("seeing what codes can tell apart")
+    found = tell_apart(
+        codebook.coder,
+        codebook.codes,
+        as_NVD(documents_ND),
+        asked,
+        size=setup.codes.size,
+        seed=setup.seed,
+        on_progress=monitor.progress,
+    )
+    return found, words
+
+
+def own_words(tool: Tool) -> str:
+    """What a document calls its tool and says of it, without its parameters."""
+    parts = (tool.document.get("tool_name", ""), tool.name, tool.document.get("description", ""))
+    return " ".join(" ".join(map(str, parts)).replace("_", " ").split())
+
+
+def _time_levels(subject: UntrainedModel, codebook: Codebook) -> list[float]:
+    """Milliseconds of each number of a code by a beam of BEAMS, after a request has been read."""
+    ids = subject.tokenizer(own_words(codebook.tools[0].tool), return_tensors="pt")["input_ids"]
+    runs = [_time_beam(subject.model, ids, len(codebook.tokens)) for _ in range(TIMED)]
+    return [round(1000 * min(times), 1) for times in zip(*runs, strict=True)]
+
+
+def _time_beam(model: PreTrainedModel, ids_1T: torch.Tensor, levels: int) -> list[float]:
+    """Seconds of each level: the first reads the request, the others go on from it in each beam."""
+    times, cache = [], None
+    input_ids = ids_1T.to(model.device)
+    with torch.inference_mode():
+        for level in range(levels):
+            started = time.perf_counter()
+            output = model(input_ids=input_ids, past_key_values=cache, use_cache=True)
+            input_ids = output.logits[:, -1:].argmax(dim=-1)
+            cache = output.past_key_values
+            input_ids[0, 0].item()  # a GPU has come to the end of it
+            times.append(time.perf_counter() - started)
+            if level == 0:
+                cache.batch_repeat_interleave(BEAMS)
+                input_ids = input_ids.expand(BEAMS, 1)
+    return times
 
 
 def add(job: CodingJob, monitor: Monitor) -> Callable[[], None]:

@@ -156,8 +156,8 @@ class CodesSection(Section):
     """Their levels (L); 0 is the smallest with K**L >= 20 N (A27)."""
     min_tools: int = Field(16, ge=2)
     """A codebook is fitted once so many tools are known."""
-    dims: int = Field(32, gt=0)
-    """Dimensions that PCA keeps (residual, hierarchical)."""
+    dims: int = Field(32, ge=0)
+    """Dimensions that PCA keeps (residual, hierarchical); 0 is 128 (factory.codes.config)."""
     digits: int = Field(5, ge=1, le=18)
     """Length of a numeric code."""
     branches: int = Field(10, ge=2, le=10)
