@@ -25,9 +25,15 @@ from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
 from factory.score.loading import load_benchmarks
 from factory.score.rows import given_rows
-from factory.workspace.machine import MAX_FULL_BYTES, disk_needed, installed_versions, weights_bytes
+from factory.workspace.machine import (
+    TrainingMemory,
+    device_memory,
+    disk_needed,
+    installed_versions,
+    training_memory,
+)
 from factory.workspace.models import check_model_folder
-from factory.workspace.recipe import load_stored_recipe, mend
+from factory.workspace.recipe import Recipe, load_stored_recipe, mend
 from factory.workspace.settings import Settings, name_model
 
 HOME_DEV = "home-dev"
@@ -215,13 +221,28 @@ def _check_machine(factory: Factory, model: Path) -> None:
             where=str(state),
             remedy="free some space, or `factory init` a workspace on another disk",
         )
-    if factory.recipe.train.method == "full" and weights_bytes(model) > MAX_FULL_BYTES:
-        raise MissingError(
-            f"training all weights of a model of {weights_bytes(model) / 2**30:.1f} GiB takes "
-            "about eight times its size in memory",
-            where=f"recipe {factory.resolved.name}",
-            remedy="--recipe base, or --set train.method=lora",
-        )
+    if factory.recipe.train.method == "full":
+        device, memory = device_memory()
+        needed_memory = memory_of(factory.recipe, model, gpu=device == "GPU")
+        told = f"training all weights takes {needed_memory}; this {device} has "
+        if memory is not None and needed_memory.fixed > memory:
+            raise MissingError(
+                f"{told}{memory / 2**30:.1f} GiB",
+                where=f"recipe {factory.resolved.name}",
+                remedy="--recipe base, or --set train.method=lora",
+            )
+        if memory is not None and needed_memory.fixed + needed_memory.activations > memory:
+            factory.monitor.note(
+                f"{told}{memory / 2**30:.1f} GiB: long examples may not fit; "
+                "--set train.max_length or train.micro_batch_size lower them"
+            )
+
+
+def memory_of(recipe: Recipe, model: Path, *, gpu: bool) -> TrainingMemory:
+    """What training all weights as the recipe says takes, in its largest stage."""
+    settled = [stage.settle(recipe.train) for stage in recipe.stage] or [recipe.train]
+    most = max(settled, key=lambda train: train.micro_batch_size * train.max_length)
+    return training_memory(model, most.micro_batch_size, most.max_length, gpu)
 
 
 def _round_row(factory: Factory, this: OpenRound, num_queries: int, now: datetime) -> RoundRow:
