@@ -6,7 +6,8 @@ one of its name; many a request needs a tool that has no code, so the share is a
 whose tools have one. `called` is the share of retrieved tools that the winning answer of an
 accepted sample calls. Intervals (95 %) are a bootstrap over requests, of the difference a paired
 one. Then the requests for codes alone, all in flight at once, by each engine. Without --model the
-embedded model is asked; a checkpoint of your own: --model .factory/checkpoints/r1.
+embedded model is asked; a checkpoint of your own: --model .factory/checkpoints/r1. With --out the
+rounds are kept, and go on where a killed bench left them.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from factory.domain.canon import query_id
 from factory.domain.records import Checkpoint, Constraint, Message, Request, Sampling
 from factory.engines.opening import open_engine
 from factory.lab.home.world import fresh_item
+from factory.ledger import history
 from factory.ledger.database import Ledger
 from factory.score.estimates import Estimate, combine
-from factory.workspace.folder import Workspace, shipped_root
+from factory.workspace.folder import MARKER, Workspace, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
 from factory.workspace.scaffold import init_workspace
@@ -66,6 +68,8 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200, help="requests")
     parser.add_argument("--retrieve", type=int, default=4, help="codes.retrieve")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="where the rounds' workspaces are kept")
+    parser.add_argument("--engines", nargs="*", default=["vllm", "transformers"], help="to time")
     options = parser.parse_args()
     model = options.model.resolve()
     print_machine("vllm", "torch", "transformers")
@@ -76,9 +80,10 @@ def main() -> None:
         query_id(item.query): (item.query, frozenset(call["name"] for call in item.calls))
         for item in map(fresh_item, range(FIRST, FIRST + options.n))
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.out or Path(temporary)
         run = partial(run_round, model, gold, codebook, options.retrieve, options.seed)
-        ways = {decode: run(Path(folder) / decode, decode) for decode in get_args(Decode)}
+        ways = {decode: run(folder / decode, decode) for decode in get_args(Decode)}
         rows: list[list[Cell]] = []
         for name in Figures._fields:
             one, other = (getattr(ways[decode], name) for decode in ("sample", "beam"))
@@ -87,7 +92,8 @@ def main() -> None:
         columns = ("percent of", "sample", "beam", "beam - sample", "requests")
         print_table(f"{options.n} requests, {options.retrieve} codes each", columns, rows)
         texts = [text for text, _ in gold.values()]
-        timed = asyncio.run(time_all(model, codebook, texts, options.retrieve, Path(folder)))
+        timing = time_all(model, codebook, texts, options.retrieve, folder, options.engines)
+        timed = asyncio.run(timing)
     print_table(
         "ms a request for codes alone, all in flight at once, best of 3",
         ("engine", "sample", "beam", "ratio"),
@@ -105,7 +111,10 @@ def run_round(
     decode: Decode,
 ) -> Figures:
     """One round that does not train, and what it retrieved."""
-    workspace = init_workspace(folder)
+    workspace = Workspace(folder) if (folder / MARKER).exists() else init_workspace(folder)
+    ledger = Ledger(workspace.state)
+    if history.last_round(ledger) and history.open_round(ledger) is None:
+        return read_round(ledger, gold, codebook)
     lines = [json.dumps({"query": text}) + "\n" for text, _ in gold.values()]
     (folder / "requests.jsonl").write_text("".join(lines), encoding="utf-8")
     values = {
@@ -122,7 +131,7 @@ def run_round(
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if "not trained" not in done.stdout:
         sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    return read_round(Ledger(workspace.state), gold, codebook)
+    return read_round(ledger, gold, codebook)
 
 
 def read_round(
@@ -161,12 +170,16 @@ def show(marks: dict[str, float]) -> str:
 
 
 async def time_all(
-    model: Path, codebook: SavedCodebook, texts: Sequence[str], retrieve: int, logs: Path
+    model: Path,
+    codebook: SavedCodebook,
+    texts: Sequence[str],
+    retrieve: int,
+    logs: Path,
+    backends: Sequence[Literal["vllm", "transformers"]],
 ) -> list[list[Cell]]:
     """ms a request by engine and way, with their ratio."""
     prompts = Prompts.load(Workspace(shipped_root()))
     rows: list[list[Cell]] = []
-    backends: tuple[Literal["vllm", "transformers"], ...] = ("vllm", "transformers")
     for backend in backends:
         async with await open_engine(
             Checkpoint(id="bench", path=str(model), fingerprint=fingerprint(model)),

@@ -92,7 +92,7 @@ def fit(
     with open_ledger().read() as past:
         this = history.open_round(past)
         number = this.number if this else history.last_round(past) + 1
-        tools = given if files else _known_tools(past, folder)
+        tools = given if files else known_tools(past, folder)
         pairs: list[Pair] = []
         if uses_pairs(codes):
             labels, num_wrong = _read_pairs(together or [], tools)
@@ -291,9 +291,9 @@ def _read_asked(files: Sequence[Path], tools: Sequence[Tool]) -> tuple[list[Labe
     return found, num_bad
 
 
-def _known_tools(past: Source, folder: Path) -> list[Tool]:
+def known_tools(past: Source, folder: Path | None) -> list[Tool]:
     """The tools that a checkpoint has codes of, then the imported ones."""
-    codebook = load_codebook(folder)
+    codebook = load_codebook(folder) if folder else None
     coded = [entry.tool for entry in codebook.tools] if codebook is not None else []
     return list({tool.id: tool for tool in (*coded, *history.imported_tools(past))}.values())
 

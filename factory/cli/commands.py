@@ -64,6 +64,8 @@ Ask
     Fit codes to tools, and see what they are like before anything is trained on them.
   codes add = coding:add
     Give the tools of a file codes in a checkpoint of this workspace, without training.
+  codes requests = requests:requests
+    Have a model write requests for tools, from their documents.
   codes compare = comparing:compare
     Which codes suit these tools? Train and score every coder under one budget.
 

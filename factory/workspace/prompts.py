@@ -30,6 +30,8 @@ def _make_environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+NOT_OF_ROUNDS = "prompts/requests/"
+"""A round that is open goes on whatever becomes of these."""
 _TEMPLATE_FAULTS = (
     TemplateError,
     ArithmeticError,
@@ -102,8 +104,9 @@ class Prompts:
         return self._shas[name]
 
     def set_sha(self) -> str:
-        """SHA-256 over all prompts, 16 hex digits."""
-        return files_sha(self.workspace.walk(self.folder, ".j2"))
+        """SHA-256 over all prompts that a round may ask with, 16 hex digits."""
+        files = self.workspace.walk(self.folder, ".j2")
+        return files_sha(each for each in files if not each[0].startswith(NOT_OF_ROUNDS))
 
     def _path(self, name: str) -> str:
         return f"{self.folder}/{name}.j2"

@@ -159,15 +159,26 @@ class BM25:
         self, queries: Sequence[str], space: Sequence[ApiDocument]
     ) -> list[list[ApiKey | None]]:
         """Best first. Raises MissingError where bm25s is not installed."""
+        index = WordIndex([document.text for document in space])
+        return [_best(scores_N, space, self.depth, above=0.0) for scores_N in index.scores(queries)]
+
+
+class WordIndex:
+    """BM25 over texts. Raises MissingError where bm25s is not installed."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
         if not is_installed("bm25s"):
             raise MissingError("bm25s is not installed", remedy="pip install 'tool-factory[eval]'")
         import bm25s
 
-        index = bm25s.BM25()
-        index.index(_words([document.text for document in space]), show_progress=False)
+        self._index = bm25s.BM25()
+        self._index.index(_words(texts), show_progress=False)
+        self._nothing_N = np.zeros(len(texts), np.float32)
+
+    def scores(self, queries: Sequence[str]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        """Of all texts for each query; 0 without a word in common."""
         return [
-            _best(index.get_scores(words), space, self.depth, above=0.0) if words else []
-            for words in _words(queries)
+            self._index.get_scores(words) if words else self._nothing_N for words in _words(queries)
         ]
 
 
