@@ -58,7 +58,9 @@ def requests(
     ] = Path("requests.jsonl"),
     per_tool: Annotated[int, typer.Option(help="Requests wanted of each tool.", min=1)] = 10,
     tries: Annotated[int, typer.Option(help="Times to ask for what is missing.", min=1)] = 2,
-    limit: Annotated[int, typer.Option(help="Tools to ask for, drawn by the seed; 0: all.")] = 0,
+    limit: Annotated[
+        int, typer.Option(help="Tools to ask for, drawn by the seed; 0: all.", min=0)
+    ] = 0,
     by: Annotated[
         str, typer.Option(help="What finds tools: bm25, codes, or an embedder's folder.")
     ] = "bm25",

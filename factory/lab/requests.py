@@ -238,7 +238,8 @@ def _read(tool: Tool, number: int, completion: Completion) -> Written:
 async def _check(rows: Sequence[Written], state: State, find: Find, judge: Judge) -> list[Written]:
     """The rows with what retriever and rules say of those that hold a request."""
     read = [row for row in rows if not row.reason]
-    found = dict(zip(map(_name, read), await find([row.text for row in read]), strict=True))
+    ranked = await find([row.text for row in read]) if read else []
+    found = dict(zip(map(_name, read), ranked, strict=True))
     back = {_name(row): row.text for row in read if row.tool_id in found[_name(row)]}
     faults = judge(back, [row.text for row in state.rows if not row.reason])
     return [_judged(row, found.get(_name(row)), faults.get(_name(row))) for row in rows]
@@ -302,8 +303,6 @@ def by_embeddings(tools: Sequence[Tool], k: int, *, folder: Path, threads: int, 
         return vectors_ND
 
     async def find(texts: Sequence[str]) -> list[list[str]]:
-        if not texts:
-            return []
         if not documents:
             documents.append(await unit([document_text(tool) for tool in tools]))
         queries_QD = await unit(texts)

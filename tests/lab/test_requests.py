@@ -195,6 +195,15 @@ def test_tools_are_found_by_the_codes_of_a_model() -> None:
     assert "factory codes add" in refused.value.remedy
 
 
+def test_a_document_may_lack_what_no_rule_asks_of_it(tmp_path: Path) -> None:
+    bare = {"name": "f", "arguments": {"type": "dict"}}
+    assert PROMPTS.render(requests.PROMPT, tool=bare, number=0).endswith("Tool: f. \nPerson:")
+    assert requests.document_text(Tool(id="t", document=bare)) == "f. "
+    silent = Plan(tools=[Tool(id="t", document=bare)], per_tool=2, tries=1)
+    engine = ReplayEngine(lambda request: [""])
+    assert [row.reason for row in run(engine, tmp_path / "x", silent).rows] == ["empty"] * 2
+
+
 def test_a_round_goes_on_whatever_becomes_of_this_prompt(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "ws", {"prompts/requests/write.j2": "{{ tool.name }}!"})
     own = Prompts.load(workspace)
