@@ -30,7 +30,7 @@ from factory.lab.requests import (
     PROMPT,
     Find,
     Journal,
-    Plan,
+    RequestPlan,
     State,
     by_codes,
     by_embeddings,
@@ -106,7 +106,9 @@ def requests(
     chosen = sorted(tools, key=lambda tool: derive_seed(seed, "asked for", tool.id))[
         : limit or None
     ]
-    plan = Plan(tools=chosen, per_tool=per_tool, tries=tries, temperature=temperature, seed=seed)
+    plan = RequestPlan(
+        tools=chosen, per_tool=per_tool, tries=tries, temperature=temperature, seed=seed
+    )
     known_by = {
         "tools": sorted(tool.id for tool in tools),
         "asked": [tool.id for tool in chosen],

@@ -81,7 +81,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RequestPlan:
     """What is asked for."""
 
     tools: Sequence[Tool]
@@ -144,7 +144,7 @@ class Journal:
             file.write(json.dumps(line) + "\n")
 
 
-def missing(plan: Plan, state: State) -> list[Tool]:
+def missing(plan: RequestPlan, state: State) -> list[Tool]:
     """Tools that lack requests and may be asked for again."""
     return [
         tool
@@ -154,7 +154,7 @@ def missing(plan: Plan, state: State) -> list[Tool]:
 
 
 async def write_requests(
-    plan: Plan,
+    plan: RequestPlan,
     *,
     engine: Engine,
     prompts: Prompts,
@@ -182,7 +182,7 @@ async def write_requests(
 
 
 async def _ask(
-    plan: Plan, tools: Sequence[Tool], state: State, engine: Engine, prompts: Prompts
+    plan: RequestPlan, tools: Sequence[Tool], state: State, engine: Engine, prompts: Prompts
 ) -> list[Written]:
     """What is missing of each tool's requests, read out of the model's answers."""
     asked = [

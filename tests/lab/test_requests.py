@@ -23,7 +23,7 @@ from factory.judge.rulebook import Rulebook
 from factory.lab import requests
 from factory.lab.requests import (
     Journal,
-    Plan,
+    RequestPlan,
     State,
     by_codes,
     by_words,
@@ -55,7 +55,7 @@ KETTLE = make_tool("boil_water", "Boil water in a kettle.", "cups")
 TRAIN = make_tool("book_train", "Reserve a seat in a train.", "station")
 HELD_OUT = make_tool("held_out", ASKED)
 TOOLS = (KETTLE, TRAIN, HELD_OUT, make_tool("sing", "Sing a song.", "title"))
-PLAN = Plan(tools=TOOLS[:3], per_tool=4, tries=2, seed=5)
+PLAN = RequestPlan(tools=TOOLS[:3], per_tool=4, tries=2, seed=5)
 ANSWERS = {
     KETTLE.id: [
         '1. "Boil me two cups of water!"\n\nI hope this helps.',
@@ -102,7 +102,7 @@ class Cut(ReplayEngine):
         ]
 
 
-def run(engine: ReplayEngine, path: Path, plan: Plan = PLAN) -> State:
+def run(engine: ReplayEngine, path: Path, plan: RequestPlan = PLAN) -> State:
     journal = Journal(path, {"plan": [tool.id for tool in plan.tools]})
     state = journal.load()
     asyncio.run(
@@ -199,7 +199,7 @@ def test_a_document_may_lack_what_no_rule_asks_of_it(tmp_path: Path) -> None:
     bare = {"name": "f", "arguments": {"type": "dict"}}
     assert PROMPTS.render(requests.PROMPT, tool=bare, number=0).endswith("Tool: f. \nPerson:")
     assert requests.document_text(Tool(id="t", document=bare)) == "f. "
-    silent = Plan(tools=[Tool(id="t", document=bare)], per_tool=2, tries=1)
+    silent = RequestPlan(tools=[Tool(id="t", document=bare)], per_tool=2, tries=1)
     engine = ReplayEngine(lambda request: [""])
     assert [row.reason for row in run(engine, tmp_path / "x", silent).rows] == ["empty"] * 2
 
