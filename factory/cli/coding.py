@@ -11,7 +11,7 @@ import typer
 
 from factory.cli.chosen import open_checkpoint, open_recipe
 from factory.cli.codes import Checkpoint, load_codes, print_advice, print_figures
-from factory.cli.data import fault_finder, report_bad_lines
+from factory.cli.data import find_fault, note_rules, report_bad_lines
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.sql import Json
@@ -265,8 +265,9 @@ def _note_codes(ledger: Ledger, codebook: SavedCodebook, tools: Sequence[Tool]) 
 
 def _read_files(workspace: Workspace, files: Sequence[Path]) -> tuple[list[Tool], int]:
     """The tools of the files, judged, each once; how many lines are bad."""
-    imported = [read_tools(file, fault_finder(workspace)) for file in files]
+    imported = [read_tools(file, find_fault) for file in files]
     num_bad = sum(report_bad_lines(each.bad) for each in imported)
+    note_rules([tool for each in imported for tool in each.items], workspace)
     return list({tool.id: tool for each in imported for tool in each.items}.values()), num_bad
 
 

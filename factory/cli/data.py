@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.terminal import err_some, escape, out
+from factory.cli.terminal import err_some, escape, note, out
+from factory.domain.jsontext import json_path
+from factory.domain.records import Tool
+from factory.judge.documents import find_unusable
 from factory.judge.rulebook import Rulebook
-from factory.judge.verdicts import check_document
+from factory.judge.verdicts import check_document, first_reject
 from factory.ledger.history import imported_ids
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
@@ -28,13 +32,12 @@ def add_tools(
     """Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
 
     They get codes in the next training, which learns their documents by heart, and are retrieved
-    as candidates from then on. The rules judge them as they judge the model's own: one that a rule
-    rejects is reported and left out.
+    as candidates from then on. A given catalogue is taken as it is: what the rules would reject of
+    a model is said, and only what can be neither coded nor called is left out.
 
     factory add-tools my_apis.jsonl
     """
     workspace = open_workspace()
-    find_fault = fault_finder(workspace)
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
         known = imported_ids(ledger)
@@ -49,22 +52,26 @@ def add_tools(
                 f"{len(imported.items) - len(fresh)} known already, {len(imported.bad)} bad"
             )
             num_bad += report_bad_lines(imported.bad)
+            note_rules(imported.items, workspace)
         ledger.fold()
     if num_bad:
         raise typer.Exit(1)
 
 
-def fault_finder(workspace: Workspace) -> Callable[[dict[str, Any]], str]:
-    """What the workspace's rules have against a tool document; empty: nothing."""
+def find_fault(document: dict[str, Any]) -> str:
+    """Why a document can be neither coded nor called; empty where it can."""
+    fault = find_unusable(document)
+    return f"tool_unusable at {json_path(fault.path)}: {fault.message}" if fault else ""
+
+
+def note_rules(tools: Sequence[Tool], workspace: Workspace) -> None:
+    """Say what the workspace's rules have against tools that are taken all the same."""
     rulebook = Rulebook.load(workspace, load_settings(workspace).rules)
-
-    def find_fault(document: dict[str, Any]) -> str:
-        verdicts = check_document(document, rulebook=rulebook)
-        rejects = [verdict for verdict in verdicts if verdict.severity == "reject"]
-        more = f"; {len(rejects) - 3} more" if len(rejects) > 3 else ""
-        return "; ".join(f"{v.reason} at {v.path}: {v.message}" for v in rejects[:3]) + more
-
-    return find_fault
+    rejects = (first_reject(check_document(tool.document, rulebook=rulebook)) for tool in tools)
+    reasons = Counter(reject.reason for reject in rejects if reject is not None)
+    if reasons:
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        note(f"{reasons.total()} documents break rules for those that a model writes: {listed}")
 
 
 def report_bad_lines(bad: tuple[BadLine, ...]) -> int:

@@ -172,6 +172,9 @@ def _judge_request(lesson: Lesson, catalogue: Catalogue, rulebook: Rulebook) -> 
     text = calls_text(lesson.calls)
     found = check_calls(text, tools, rulebook=rulebook, query=lesson.query, subject="sample:0")
     if (cause := first_reject(found)) is not None:
+        unusable = next((v for v in verdicts if v.reason == "tool_unusable"), None)
+        if unusable is not None and cause.reason == "unknown_tool":
+            return row.reject(unusable, found, "tools")
         return row.reject(cause, found, "calls")
     if unknown := [call.name for call in lesson.calls if call.name not in names]:
         message = f"no document of {unknown[0]} is given"
@@ -197,7 +200,7 @@ def _find_tools(
     if lesson.calls is not None or not lesson.names:
         return given, verdicts
     own = Catalogue(given)
-    needed = [own.find(name) or catalogue.find(name) for name in lesson.names]
+    needed = [catalogue.find(name) or own.find(name) for name in lesson.names]
     return tuple({tool.id: tool for tool in needed if tool is not None}.values()), verdicts
 
 

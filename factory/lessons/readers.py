@@ -180,7 +180,8 @@ def _read_toolbench(row: Row, where: str) -> Iterator[Lesson]:
 def _read_needed(row: Row, where: str) -> Iterator[Lesson]:
     listed = row["tool"] if isinstance(row["tool"], list) else [row["tool"]]
     names = tuple(each if isinstance(each, str) else str(each["tool_name"]) for each in listed)
-    yield Lesson(where=where, query=request_text(row["query"]), names=names)
+    documents = read_documents(dict(row)) if "analyzed_tools" in row else ()
+    yield Lesson(where=where, query=request_text(row["query"]), documents=documents, names=names)
 
 
 def _read_sgd(row: Row, where: str) -> Iterator[Lesson]:
@@ -311,8 +312,8 @@ def _read_plain(row: Row, where: str) -> Iterator[Lesson]:
 
 
 def _read_document(row: Row, where: str) -> Iterator[Lesson]:
-    """ToolBench's corpus.tsv has documents as text, a server's list of tools has several."""
-    value = row.get("document_content", row.get("tools", row))
+    """A server's list of tools has several."""
+    value = row.get("tools", row)
     for document in read_documents(value):
         parse_strict(to_json(document))  # bounded as a model's are
         yield Lesson(where=where, documents=(document,))

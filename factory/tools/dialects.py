@@ -68,6 +68,7 @@ _MARKS = {
     "desc": "taskbench",
     "intents": "sgd",
     "analyzed_tools": "toolsense",
+    "document_content": "corpus",
 }
 
 _ALIASES = ("responses", "response", "returnParameter")
@@ -294,7 +295,8 @@ DIALECTS: dict[str, Read] = {
     "plugin": _read_plugin,
     "sgd": _read_sgd,
     "toolsense": _read_toolsense,
+    "corpus": lambda value: [*read_dialect(parse_strict(str(value["document_content"])))],
 }
 """`bfcl` is ToolACE's too, `function` is OpenAI's without its wrapper, `plugin` a plugin's
 manifest, `table` what xLAM and CallNavi write. `toolbench-tool`, `sgd` and `toolsense` hold
-several tools."""
+several tools, `corpus` is a row of ToolBench's corpus.tsv, whose document is text."""

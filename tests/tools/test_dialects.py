@@ -361,6 +361,14 @@ def test_functions_of_bfcl_come_back_whole() -> None:
         assert json.dumps(again) == json.dumps(function)
 
 
+def test_a_row_of_toolbenchs_corpus_is_its_document() -> None:
+    assert find_dialect(row := {"docid": "1", "document_content": json.dumps(DOCUMENT)}) == "corpus"
+    assert read_dialect(row) == (DOCUMENT,)
+    for content in (5, "{", '{"description": "?"}'):
+        with pytest.raises(ValueError):
+            read_dialect({"document_content": content})
+
+
 def test_every_dialect_is_tested() -> None:
     named = set().union(*(source[1] for source in SOURCES.values()))
-    assert named | WRITTEN.keys() == DIALECTS.keys()
+    assert named | WRITTEN.keys() | {"corpus"} == DIALECTS.keys()
