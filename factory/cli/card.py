@@ -31,6 +31,7 @@ def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
         _print_funnel(past, number)
         _print_agreement(past, number)
         _print_training(past, number)
+        _print_language(past, number)
         _print_scores(past, number)
         _print_time(past, number)
         _print_places(past, number, workspace.state)
@@ -173,6 +174,24 @@ def _ends(losses: Sequence[float]) -> tuple[float, float]:
     """Means of the first and of the last tenth."""
     tail = max(1, len(losses) // 10)
     return sum(losses[:tail]) / tail, sum(losses[-tail:]) / tail
+
+
+def _print_language(past: Source, number: int) -> None:
+    rows = past.query("select * exclude round from language where round = ?", [number]).records()
+    by_moment = {row["moment"]: row for row in rows}
+    if "after" not in by_moment:
+        return
+    named = {"before": "{:.1f}", "coded": "{:.1f} with new codes", "after": "{:.1f}"}
+    shown = [
+        words.format(by_moment[moment]["perplexity"])
+        for moment, words in named.items()
+        if moment in by_moment
+    ]
+    masses = [by_moment[moment]["code_mass"] for moment in named if moment in by_moment]
+    out(
+        f"[bold]language[/]  perplexity of plain requests {' → '.join(shown)}, code tokens take "
+        + " → ".join(f"{mass:.2%}" for mass in masses)
+    )
 
 
 def _print_scores(past: Source, number: int) -> None:

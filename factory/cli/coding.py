@@ -26,6 +26,7 @@ from factory.ledger import history
 from factory.ledger.database import Ledger, Source
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
+from factory.score.loading import load_benchmarks, plain_text
 from factory.score.rows import code_row
 from factory.tools.labels import Label, pair_up, read_asked, read_together
 from factory.tools.sources import read_tools
@@ -122,6 +123,7 @@ def fit(
         setup=train_setup(resolved.recipe, number, settings.engine.dtype, version=1),
         pairs=pairs,
         out=to,
+        plain=plain_text(load_benchmarks(workspace, resolved.recipe), resolved.recipe),
     )
     threads, log = engine_settings(settings).threads, _log(workspace)
     with make_monitor() as monitor:

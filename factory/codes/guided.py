@@ -83,7 +83,8 @@ class Coding:
     states_NVD: Floats
     """Gist states when the codes were made."""
     scales_NP: Floats
-    """Length of a code token's input embedding by that of the mean its row was made from."""
+    """How far a code token's input embedding is from those of its position, by how far the mean
+    that it was made from is."""
 
 
 def make_coding(
@@ -111,8 +112,9 @@ def make_coding(
     table, longer = model.get_input_embeddings().weight.detach(), reading_scale(model)
     scales_NP = np.zeros((len(embeddings_NVD), len(ids)))
     for position, means_KD in enumerate(coder.rows(Seen(embeddings_NVD[rows]), codebook.codes)):
-        length_K = longer * table[list(ids[position])].float().norm(dim=1).cpu().numpy()
-        scale_K = length_K / np.maximum(np.linalg.norm(means_KD, axis=1), 1e-12)
+        rows_KD = table[list(ids[position])].float().cpu().numpy()
+        length_K = longer * _distances(rows_KD)
+        scale_K = length_K / np.maximum(_distances(means_KD), 1e-12)
         scales_NP[rows, position] = scale_K[codes_NP[:, position]]
     spelt = np.array(ids)[np.arange(len(ids)), codes_NP].tolist()
     named = {tuple(code): row for code, row in zip(spelt, rows, strict=True)}
@@ -123,6 +125,12 @@ def make_coding(
         states_NVD=embeddings_NVD,
         scales_NP=scales_NP,
     )
+
+
+def _distances(points_KD: Floats) -> Floats:
+    """(K) from their mean: what all rows of a position share says nothing of a state."""
+    distances_K: Floats = np.linalg.norm(points_KD - points_KD.mean(axis=0), axis=1)
+    return distances_K
 
 
 def _mark(

@@ -10,11 +10,18 @@ from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook, Fresh
 from factory.codes.growing import see
 from factory.codes.levels import mean_rows
-from factory.codes.vocabulary import add_code_tokens, embed_names, initialise_rows
+from factory.codes.rows import Ear, initialise_rows
+from factory.codes.vocabulary import add_code_tokens, embed_names, tables_of
+from factory.domain.canon import canonical_json
+from factory.domain.plaintext import encodable
 from factory.domain.records import Tool
+from factory.workspace.recipe import RowsName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NUM_READ = 64
+"""Documents that new rows must not answer to, evenly drawn."""
 
 
 def install(
@@ -24,7 +31,7 @@ def install(
     embeddings: Floats | None = None,
     *,
     fresh: Fresh | None = None,
-    reframe: bool = True,
+    how: RowsName = "calibrated",
 ) -> list[list[int]]:
     """Add the code tokens to a model and its tokenizer; fresh ones get rows of their members.
 
@@ -38,7 +45,7 @@ def install(
         embeddings: (N, D) or (N, V, D) of the codebook's tools, in that order; None for coders that
             read no documents, and where another model embeds them.
         fresh: the numbers that want rows; None is all of them.
-        reframe: whether rows are made of members; else new ones stay as the model makes them.
+        how: rows are made (initialise_rows); `random` leaves new ones as the model makes them.
 
     Returns:
         Token ids by position.
@@ -48,10 +55,17 @@ def install(
     ids = add_code_tokens(tokenizer, model, codebook.tokens)
     if fresh is None:
         fresh = [range(len(position)) for position in codebook.tokens]
-    if any(fresh) and reframe:
-        rows = _make_rows(codebook, model, tokenizer, embeddings)
-        initialise_rows(model, ids, rows, fresh)
+    if any(fresh) and how != "random":
+        rows, of_states = _make_rows(codebook, model, tokenizer, embeddings)
+        ear = Ear(model, tokenizer, _documents(codebook))
+        initialise_rows(model, ids, rows, fresh, how, ear, of_states=of_states)
     return ids
+
+
+def _documents(codebook: Codebook) -> list[str]:
+    """Some of its tools' documents."""
+    entries = codebook.tools[:: max(1, len(codebook) // NUM_READ)][:NUM_READ]
+    return [encodable(canonical_json(entry.tool.document)) for entry in entries]
 
 
 def _make_rows(
@@ -59,17 +73,21 @@ def _make_rows(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     embeddings: Floats | None,
-) -> list[Floats]:
-    """(K, D) by position."""
-    coder, codes = codebook.coder, codebook.codes
+) -> tuple[list[list[Floats]], bool]:
+    """(K, D) by table and position, and whether they are of states."""
+    coder, codes, tables = codebook.coder, codebook.codes, tables_of(model)
     tools = [entry.tool for entry in codebook.tools]
     if not codebook.embedder and (rows := coder.rows(see(tools, embeddings), codes)) is not None:
-        return rows
+        return [rows] * len(tables), True
     names = [_words(tool) for tool in tools]
     if codebook.finish is not None and coder.own_finish:
         codes, names = [*codes, codebook.finish], [*names, "Finish"]
     codes_NP = np.array(codes, dtype=np.int32)
-    return mean_rows(embed_names(model, tokenizer, names), codes_NP, coder.sizes, coder.levels)
+    of_names = [
+        mean_rows(embed_names(table, tokenizer, names), codes_NP, coder.sizes, coder.levels)
+        for table in tables
+    ]
+    return of_names, False
 
 
 def _words(tool: Tool) -> str:

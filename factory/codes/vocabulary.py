@@ -1,4 +1,4 @@
-"""Code tokens in a tokenizer and a model, their first rows, and a model's view of documents.
+"""Code tokens in a tokenizer and a model, and a model's view of documents.
 
 They are ordinary added tokens (not special): decoded text keeps them. torch and tokenizers are
 imported inside the functions that need them.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,34 +44,6 @@ def add_code_tokens(
     return [[int(tokenizer.convert_tokens_to_ids(t)) for t in position] for position in tokens]
 
 
-def initialise_rows(
-    model: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    rows: Sequence[Floats],
-    fresh: Sequence[Collection[int]] | None = None,
-) -> None:
-    """Write the `fresh` (or all) rows (K, D) of each position into both tables of the model.
-
-    Each row is scaled to the mean norm of the table's other rows (A15), so that sibling codes
-    differ visibly and none drowns the words.
-    """
-    import torch
-
-    if fresh is None:
-        fresh = [range(len(position)) for position in ids]
-    written = [(p, number) for p, numbers in enumerate(fresh) for number in sorted(numbers)]
-    flat_ids = torch.tensor([ids[p][number] for p, number in written])
-    vectors = torch.from_numpy(np.stack([rows[p][n] for p, n in written]).astype(np.float32))
-    table = model.get_input_embeddings().weight
-    others = torch.ones(len(table), dtype=torch.bool)
-    others[torch.tensor([token for position in ids for token in position])] = False
-    norm = table.detach()[others.to(table.device)].float().norm(dim=1).mean().cpu()
-    vectors = vectors * (norm / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12))
-    with torch.no_grad():
-        for weight in tables_of(model):
-            weight[flat_ids.to(weight.device)] = vectors.to(weight.device, weight.dtype)
-
-
 def tables_of(model: PreTrainedModel) -> list[torch.Tensor]:
     """The model's input rows, and its output rows where they are not the same."""
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
@@ -98,12 +70,12 @@ def kept_rows(model: PreTrainedModel, ids: Sequence[int]) -> Iterator[Callable[[
 
 
 def embed_names(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
+    weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
 ) -> Floats:
-    """(N, D) mean input embedding of a name's words (ToolGen's first rows, §3.1)."""
+    """(N, D) mean row of a name's words in a table (ToolGen's first rows, §3.1)."""
     import torch
 
-    table = model.get_input_embeddings().weight.detach()
+    table = weight.detach()
     result_ND = np.zeros((len(names), table.shape[1]), dtype=np.float32)
     for row, name in enumerate(names):
         words = " ".join(_NOT_WORD.split(name.encode("utf-8", "replace").decode())).strip()

@@ -438,6 +438,15 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fluency:
+    """What a model makes of text that names no tool by code."""
+
+    perplexity: float
+    code_mass: float
+    """Mean probability of all code tokens together, token by token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GivenCode:
     """The code one tool got in this run."""
 

@@ -344,5 +344,28 @@ def last_codebook_version(past: Source) -> int:
     return int(past.query("select coalesce(max(version), 0) from codebook").rows[0][0])
 
 
+def language_kept(past: Source, number: int, parent_id: str) -> tuple[float, float] | None:
+    """Perplexity of plain text before the lineage's first training and after that of a round.
+
+    Of the same text as this round's; None where it was not measured.
+    """
+    sql = """
+        with recursive line(checkpoint_id, round, depth) as (
+          select $parent, $number::integer, 0
+          union all
+          select made.parent_id, made.round, depth + 1
+          from line join checkpoint as made using (checkpoint_id)
+          where made.parent_id is not null and made.parent_id <> made.checkpoint_id
+        ),
+        trained as (select * from language where round = $number and moment = 'after')
+        select arg_max(earlier.perplexity, line.depth), any_value(trained.perplexity)
+        from line
+        join language as earlier on earlier.round = line.round and earlier.moment = 'before'
+        join trained using (text_sha)
+        """
+    first, after = past.query(sql, {"parent": parent_id, "number": number}).rows[0]
+    return None if first is None else (float(first), float(after))
+
+
 def checkpoint_folder(state: Path, number: int) -> Path:
     return state / "checkpoints" / f"r{number}"

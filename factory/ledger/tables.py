@@ -242,6 +242,16 @@ class CodeAliasRow(TypedDict):
     overlap: int
 
 
+class LanguageRow(TypedDict):
+    """How well a model keeps its language, at one moment of a training."""
+
+    round: int
+    moment: str
+    perplexity: float
+    code_mass: float
+    text_sha: str
+
+
 class Batch(TypedDict, total=False):
     """Rows to append together, by table."""
 
@@ -264,6 +274,7 @@ class Batch(TypedDict, total=False):
     item_score: Sequence[ItemScoreRow]
     benchmark_item: Sequence[BenchmarkItemRow]
     code_alias: Sequence[CodeAliasRow]
+    language: Sequence[LanguageRow]
 
 
 def by_table(batch: Batch) -> Mapping[str, Sequence[Mapping[str, object]]]:

@@ -14,7 +14,7 @@ from factory.ledger.tables import Batch
 from factory.round.factory import Factory
 from factory.score.calls.kind import Benchmark
 from factory.score.estimates import paired_delta
-from factory.score.gate import Decision, gate
+from factory.score.gate import Decision, gate, hold_without_language
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +52,22 @@ def relative(factory: Factory, path: str) -> str:
 
 
 def weigh(factory: Factory, this: OpenRound, trained: Checkpoint) -> Decision:
-    """What the dev set says of the new checkpoint beside its parent."""
-    dev = factory.benchmarks.get(factory.recipe.score.dev)
-    if dev is None:
-        return Decision(True, "promoted without a gate: score.dev is empty")
-    assert isinstance(dev, Benchmark), "load_benchmarks lets no other kind decide"
-    basis = dev.basis(factory.setup)
+    """What the dev set and plain text say of the new checkpoint beside its parent."""
+    score = factory.recipe.score
     with factory.ledger.read() as past:
+        kept = history.language_kept(past, this.number, this.checkpoint.id)
+        dev = factory.benchmarks.get(score.dev)
+        if dev is None:
+            decision = Decision(True, "promoted without a gate: score.dev is empty")
+            return hold_without_language(decision, kept, score.language)
+        assert isinstance(dev, Benchmark), "load_benchmarks lets no other kind decide"
+        basis = dev.basis(factory.setup)
         before = history.load_items(past, this.checkpoint.id, dev.name, basis)
         after = history.load_items(past, trained.id, dev.name, basis)
-    return gate(
+    decision = gate(
         dev.summary(this.checkpoint.id, before),
         dev.summary(trained.id, after),
         paired_delta(before, after, dev.weights),
-        tolerance=factory.recipe.score.tolerance,
+        tolerance=score.tolerance,
     )
+    return hold_without_language(decision, kept, score.language)

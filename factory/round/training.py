@@ -11,7 +11,7 @@ from pathlib import Path
 from factory.codes.config import uses_pairs
 from factory.codes.graph import join_pairs
 from factory.codes.saving import FOLDER, SavedCodebook, load_codebook
-from factory.domain.canon import query_id
+from factory.domain.canon import digest, query_id
 from factory.domain.failures import GateError
 from factory.domain.records import Candidate, Checkpoint, Example, Tool
 from factory.ledger import history
@@ -19,11 +19,12 @@ from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
 from factory.ledger.lineage import make_checkpoint
 from factory.ledger.rows import example_row, tool_rows, training_row
-from factory.ledger.tables import Batch
+from factory.ledger.tables import Batch, LanguageRow
 from factory.lessons.examples import lesson_examples
 from factory.round.factory import Factory
 from factory.round.sampling import codebook_of
 from factory.score.labelled import held_out_ids
+from factory.score.loading import plain_text
 from factory.score.rows import codebook_row
 from factory.train.curriculum import (
     called_together,
@@ -70,7 +71,8 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
             examples = own_examples(
                 accepted, documents, codebook, factory.prompts, factory.recipe, this.number
             )
-        job = _write_job(factory, this, past, folder, accepted, examples, codebook, held_out)
+        plain = plain_text(factory.benchmarks, factory.recipe)
+        job = _write_job(factory, this, past, folder, accepted, examples, codebook, held_out, plain)
     try:
         result = await run_training(
             job,
@@ -95,6 +97,7 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
         "training": [training_row(this.number, step) for step in result.log],
         "example": [example_row(this.number, example) for example in examples],
         "tool": tool_rows(this.number, shown, "round"),
+        "language": language_rows(this.number, result, plain),
         **code_rows(this.number, result),
     }
     made = load_codebook(folder)
@@ -135,6 +138,7 @@ def _write_job(
     examples: Sequence[Example],
     codebook: SavedCodebook | None,
     held_out: frozenset[str],
+    plain: str,
 ) -> TrainingJob:
     """The training job as files: examples with replay, and the tools that need a code."""
     recipe = factory.recipe
@@ -153,6 +157,7 @@ def _write_job(
     if recipe.codes.are_made:
         new_tools = tools_to_code(history.imported_tools(past), accepted, codebook)
     write_tools(work / "new_tools.jsonl", new_tools)
+    (work / "plain.txt").write_text(plain, encoding="utf-8")
     if uses_pairs(recipe.codes):
         pairs, written = history.called_pairs(past, this.number), history.written_tools(past)
         pairs = called_together(pairs, written, accepted, new_tools, codebook)
@@ -186,6 +191,21 @@ def _replayed(factory: Factory) -> list[Example]:
         for name in names
     }
     return [x for x in own if asked.isdisjoint(query_id(m.content) for m in x.messages)]
+
+
+def language_rows(number: int, result: TrainingResult, text: str) -> list[LanguageRow]:
+    """Rows of what the model made of plain text, before, with new codes, and after."""
+    sha = digest(text, 16)
+    return [
+        {
+            "round": number,
+            "moment": moment,
+            "perplexity": read.perplexity,
+            "code_mass": read.code_mass,
+            "text_sha": sha,
+        }
+        for moment, read in result.language.items()
+    ]
 
 
 def code_rows(number: int, result: TrainingResult) -> Batch:

@@ -19,6 +19,23 @@ class Decision(NamedTuple):
     """One sentence with the numbers."""
 
 
+def hold_without_language(
+    decision: Decision, kept: tuple[float, float] | None, limit: float
+) -> Decision:
+    """The decision, unless the perplexity of plain text is above `limit` times what it was.
+
+    `kept` is that before the lineage's first training and now; without it, or a limit of 0, the
+    decision stands.
+    """
+    if not limit or kept is None or kept[1] <= kept[0] * limit:
+        return decision
+    reason = (
+        f"perplexity of plain text rose from {kept[0]:.1f} to {kept[1]:.1f}, more than "
+        f"{limit:g} times (score.language); else: {decision.reason}"
+    )
+    return Decision(False, reason)
+
+
 def gate(before: Score, after: Score, delta: Estimate, *, tolerance: float) -> Decision:
     """Promote unless the dev score falls by more than `tolerance` points (algorithms A11c).
 

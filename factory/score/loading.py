@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from factory.domain.failures import ContentError, FactoryError
+from factory.domain.plaintext import encodable
 from factory.score.apibank import ApiBank, ApiBankDefinition
 from factory.score.base import Scorable
 from factory.score.calls.kind import Benchmark, Changes
@@ -116,3 +117,10 @@ def load_benchmarks(workspace: Workspace, recipe: Recipe) -> dict[str, Scorable]
             remedy='name a benchmark of calls with split = "dev", or none: --set score.dev=""',
         )
     return benchmarks
+
+
+def plain_text(benchmarks: Mapping[str, Scorable], recipe: Recipe) -> str:
+    """Text that names no tool by code: requests of the gate's own set, else of all benchmarks."""
+    dev = benchmarks.get(recipe.score.dev)
+    chosen = benchmarks.values() if dev is None else [dev]
+    return "\n".join(encodable(item.query) for each in chosen for item in each.items)

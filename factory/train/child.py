@@ -32,10 +32,11 @@ from torch import OutOfMemoryError
 from factory.codes.codebook import Codebook
 from factory.codes.gist import GIST_PATH
 from factory.codes.growing import refresh
+from factory.codes.language import read_language
 from factory.codes.recoding import aliases_of
 from factory.codes.saving import save_codebook
 from factory.domain.failures import ChildError, DiskError, InputError, ModelError
-from factory.domain.records import CodeAlias, Example, Tool
+from factory.domain.records import CodeAlias, Example, Fluency, Tool
 from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors
 from factory.train.coding import Given, Recode, give_codes, plan_codes
@@ -45,7 +46,7 @@ from factory.train.job import DONE_FILE, StageFigures, TrainingJob, read_tools
 from factory.train.learner import Learner, Send, encode_for, load_learner
 from factory.train.run import NEED_LESS
 from factory.train.staging import has_rows, limits_for, restore_forward, run_stages
-from factory.train.trainer import Reporter
+from factory.train.trainer import Reporter, code_ids_of
 from factory.workspace.models import fingerprint
 
 
@@ -63,13 +64,16 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     if learner.turn.fault is not None:
         raise learner.turn.fault
     parent, reporter = learner.codebook, Reporter(send)
-    given, encoded, stages = _learn(learner, job, examples, new_tools, reporter, send)
+    language = Moments(learner, job)
+    given, encoded, stages = _learn(learner, job, examples, new_tools, reporter, send, language)
+    language.read("after", given.codebook)
     figures = {
         "num_tokens": reporter.tokens,
         "steps": reporter.steps,
         "seconds": round(reporter.seconds, 3),
         "log": reporter.log,
         "stages": [asdict(each) for each in stages],
+        "language": {moment: asdict(read) for moment, read in language.figures.items()},
     }
     aliases: Sequence[CodeAlias] = ()
     if parent is not None and given.codebook is not None and given.recoding is not None:
@@ -85,6 +89,7 @@ def _learn(
     new_tools: Sequence[Tool],
     reporter: Reporter,
     send: Send,
+    language: Moments,
 ) -> tuple[Given, EncodedSet, list[StageFigures]]:
     """Codes, then the stages; with `codes.iterations` both again, codes from the trained model.
 
@@ -97,6 +102,8 @@ def _learn(
     for iteration in range(1, iterations + 1):
         send({"type": "phase", "text": told})
         given = give_codes(learner, plan, examples, job, send)
+        if given.rows and iteration == 1:
+            language.read("coded", given.codebook)
         if given.recoding is not None:
             more = [code_example(t, learner.prompts, "recode") for t in given.recoding.changed]
             examples = unique_examples([*examples, *more])
@@ -138,6 +145,24 @@ def _follow(learner: Learner, codebook: Codebook, seed: int) -> Codebook:
     still = codebook.embedder or not codebook.coder.reads_documents
     tools = [entry.tool for entry in codebook.tools]
     return refresh(codebook, None if still else learner.reader.embed(tools), seed=seed)
+
+
+class Moments:
+    """What the model makes of the job's plain text, if there is one, at moments of the training."""
+
+    def __init__(self, learner: Learner, job: TrainingJob) -> None:
+        """Read it `before` anything is done."""
+        self._learner = learner
+        self._text = job.plain.read_text("utf-8") if job.plain.exists() else ""
+        self.figures: dict[str, Fluency] = {}
+        self.read("before", learner.codebook)
+
+    def read(self, moment: str, codebook: Codebook | None) -> None:
+        """The figures of a moment, with the code tokens of its codebook."""
+        model, tokenizer = self._learner.model, self._learner.tokenizer
+        found = read_language(model, tokenizer, self._text, code_ids_of(self._learner, codebook))
+        if found is not None:
+            self.figures[moment] = found
 
 
 def _check_codes(learner: Learner, encoded: EncodedSet, codebook: Codebook) -> None:

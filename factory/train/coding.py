@@ -99,7 +99,13 @@ def give_codes(
             # In a full codebook what is left has no code until tools are coded anew, and its code
             # and retrieve examples are dropped as `no_code`.
             grown = add_tools(known, new, _embed(learner, new, codes))
-            install(grown.codebook, learner.model, learner.tokenizer, fresh=grown.fresh)
+            install(
+                grown.codebook,
+                learner.model,
+                learner.tokenizer,
+                fresh=grown.fresh,
+                how=codes.first_rows,
+            )
             return Given(codebook=grown.codebook, rows=_rows(grown.codebook, grown.added))
         case Fit(new):
             learner.reader.compress(new, codes.gist, setup.gist_seed, tell)
@@ -131,7 +137,7 @@ def give_codes(
     if documents_ND is not None:
         documents_ND = documents_ND[list(order_of(everyone).values())]
     install(
-        codebook, learner.model, learner.tokenizer, documents_ND, fresh=fresh, reframe=codes.reframe
+        codebook, learner.model, learner.tokenizer, documents_ND, fresh=fresh, how=codes.first_rows
     )
     rows = _rows(codebook, codebook.tools)
     return Given(codebook=codebook, rows=rows, recoding=recoding)
@@ -178,7 +184,7 @@ def _follow_model(
                 learner.tokenizer,
                 given_NVD[rows],
                 fresh=fresh,
-                reframe=codes.reframe,
+                how=codes.first_rows,
             )
             chats = [
                 chat for example in asked for chat in _encode_chats(learner, example, codebook, job)

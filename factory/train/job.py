@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, digest
-from factory.domain.records import CodeAlias, GivenCode, Pair, Progress, Tool
+from factory.domain.records import CodeAlias, Fluency, GivenCode, Pair, Progress, Tool
 from factory.train.examples import write_rows
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
@@ -109,7 +109,8 @@ class TrainingJob:
     """JSON lines of examples (dataset.write_examples)."""
     new_tools: Path
     """JSON lines of tools to give codes to (write_tools), in order of insertion; may be empty.
-    `pairs.jsonl` beside it, if there, holds tools that are called together (write_pairs)."""
+    `pairs.jsonl` beside it, if there, holds tools that are called together (write_pairs);
+    `plain.txt` a text without codes, by which language is measured."""
     workspace: Path
     """Root of the workspace, whose prompts `codes/encode` and, of gist states, `codes/compress` say
     what a code is made from."""
@@ -119,6 +120,11 @@ class TrainingJob:
     def pairs(self) -> Path:
         """Where write_pairs has written, if it has."""
         return self.new_tools.with_name("pairs.jsonl")
+
+    @property
+    def plain(self) -> Path:
+        """Where plain text is, if any."""
+        return self.new_tools.with_name("plain.txt")
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON; inverse of from_json."""
@@ -191,6 +197,8 @@ class TrainingResult:
     """Ids of the tools whose code examples were all left out."""
     stages: tuple[StageFigures, ...] = ()
     """Those of the recipe, in their order; none where it has none."""
+    language: Mapping[str, Fluency] = field(default_factory=dict)
+    """Of the job's plain text `before`, once new tools are `coded`, and `after`."""
 
 
 def write_tools(path: Path, tools: Sequence[Tool]) -> None:

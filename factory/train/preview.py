@@ -45,6 +45,8 @@ class CodingJob:
     """Tools that answers call together; quantized codes learn them."""
     out: Path | None = None
     """Folder for the model with fitted codes; None writes nothing."""
+    plain: str = ""
+    """Text without codes: its perplexity is shown, before and with the new code tokens."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; inverse of from_json."""
@@ -62,6 +64,7 @@ class CodingJob:
             asked=[Label(**label) for label in row["asked"]],
             pairs=[Pair(**pair) for pair in row["pairs"]],
             out=Path(row["out"]) if row["out"] else None,
+            plain=row["plain"],
         )
 
 

@@ -25,6 +25,7 @@ from factory.codes.config import reads_documents
 from factory.codes.gist import GIST_PATH
 from factory.codes.growing import add_tools, fit_codebook, unexplained
 from factory.codes.install import install
+from factory.codes.language import read_language
 from factory.codes.levels import LevelCoder
 from factory.codes.picture import draw_space
 from factory.codes.quantized import Cost, QuantizedCoder
@@ -112,11 +113,10 @@ def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
     apart, words = _tell_apart(codebook, documents_ND, job, setup, reader, monitor)
     if codebook.tokens and "model" in vars(subject):  # loaded, as its states were wanted
         costs["decoding, ms a level"] = _time_levels(subject, codebook)
+    own = None if codes.embedder or not reads_documents(codes) else documents_ND
+    language = _install(job, setup, codebook, subject, own, monitor)
     if job.out is not None:
         monitor.stage("writing the model")
-        set_seed(setup.seed)
-        own = None if codes.embedder or not reads_documents(codes) else documents_ND
-        install(codebook, subject.model, subject.tokenizer, own, reframe=codes.reframe)
         subject.model.to(subject.stored_dtype).save_pretrained(job.out)
         subject.tokenizer.save_pretrained(job.out)
         copy_processors(job.checkpoint, job.out)
@@ -125,15 +125,42 @@ def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
     labels = [f"{entry.tool.name}  {codebook.text_of(entry.code)}" for entry in codebook.tools]
     title = f"{codes.coder} codes of {len(codebook)} tools"
     return Preview(
-        figures=describe(codebook)
-        | {"variance left": "-" if left is None else f"{left:.1%}"}
-        | costs,
+        figures={
+            **describe(codebook),
+            "variance left": "-" if left is None else f"{left:.1%}",
+            **costs,
+            **language,
+        },
         neighbours=_neighbours(codebook),
         picture=draw_space(documents_ND, codebook.codes, labels, title),
         advice=advise(codebook),
         asked=words,
         apart=apart,
     )
+
+
+def _install(
+    job: CodingJob,
+    setup: TrainingSetup,
+    codebook: Codebook,
+    subject: UntrainedModel,
+    documents_ND: Floats | None,
+    monitor: Monitor,
+) -> dict[str, str]:
+    """Put the codes into the model; what it makes of plain text before and after, for a person."""
+    set_seed(setup.seed)
+    monitor.stage("giving code tokens their first rows")
+    model, tokenizer = subject.model, subject.tokenizer
+    before = read_language(model, tokenizer, job.plain)
+    ids = install(codebook, model, tokenizer, documents_ND, how=setup.codes.first_rows)
+    tokens = [token for position in ids for token in position]
+    after = read_language(model, tokenizer, job.plain, tokens)
+    if before is None or after is None:
+        return {}
+    return {
+        "perplexity of plain requests": f"{before.perplexity:.2f} → {after.perplexity:.2f}",
+        "probability of code tokens there": f"{after.code_mass:.3%}",
+    }
 
 
 def _describe_cost(cost: Cost) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.domain.failures import ChildError, MissingError
-from factory.domain.records import CodeAlias, GivenCode, Progress
+from factory.domain.records import CodeAlias, Fluency, GivenCode, Progress
 from factory.engines.child import Child
 from factory.train.job import StageFigures, TrainingJob, TrainingResult
 from factory.workspace.models import check_model_folder
@@ -99,5 +99,6 @@ def _result(job: TrainingJob, done: dict[str, Any], restarts: int) -> TrainingRe
     done["log"] = tuple(Progress(**step) for step in done["log"])
     done["aliases"] = tuple(CodeAlias(**row) for row in done.get("aliases", ()))
     done["stages"] = tuple(StageFigures(**row) for row in done.get("stages", ()))
+    done["language"] = {k: Fluency(**v) for k, v in done.get("language", {}).items()}
     done["unlearnt"] = tuple(done.get("unlearnt", ()))
     return TrainingResult(path=job.out, restarts=restarts, **done)

@@ -142,10 +142,13 @@ CoderName = Literal[
 ]
 
 
+RowsName = Literal["calibrated", "published", "scaled", "mean", "random"]
+
+
 class CodesSection(Section):
     """Codes: which coder, shape of the codebook, proposals and retrieval."""
 
-    LATER = frozenset({"decode", "iterations"})
+    LATER = frozenset({"decode", "iterations", "rows"})
 
     coder: CoderName = "residual"
     """SGTC's clustering, ToolWeaver, ToolGen, and what ToolGen compares itself with; `none` makes,
@@ -175,7 +178,9 @@ class CodesSection(Section):
     on (SGTC's appendix), or only the gist tokens move, also by how requests name tools (body)."""
     reframe: bool = True
     """Rows of new code tokens are made of their members' documents or names (§2.4, A20); else they
-    start at random."""
+    start at random, whatever `rows` says."""
+    rows: RowsName = "calibrated"
+    """How they are made (factory.codes.rows)."""
     gist: GistSection = GistSection()
     quantized: QuantizedSection = QuantizedSection()
     retrieve: int = Field(4, ge=0, le=256)
@@ -199,6 +204,11 @@ class CodesSection(Section):
         ):
             raise ValueError("codes.iterations above 1 needs codes of the model's own documents")
         return self
+
+    @property
+    def first_rows(self) -> RowsName:
+        """How first rows are made."""
+        return self.rows if self.reframe else "random"
 
     @property
     def are_made(self) -> bool:
@@ -322,12 +332,17 @@ STAGE_KEYS = (
 class ScoreSection(Section):
     """Which benchmarks are scored, and how the gate decides (algorithms A11c, A45)."""
 
+    LATER = frozenset({"language"})
+
     benchmarks: tuple[str, ...] = ("home",)
     """Reported before and after; never used for selection."""
     dev: str = "home-dev"
     """The gate's own set; an empty name is no gate."""
     tolerance: float = Field(1.0, ge=0)
     """Points the dev score may fall before the new checkpoint is held."""
+    language: float = Field(0.0, ge=0)
+    """How many times the perplexity of plain text that the lineage started with a checkpoint may
+    have before it is held; 0 is no limit."""
     max_tokens: int = Field(512, gt=0)
 
 

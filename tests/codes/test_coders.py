@@ -171,7 +171,7 @@ def test_no_tool_gets_the_code_of_finish(coder: str, folder: Path, tmp_path: Pat
     assert FINISH not in codebook and FINISH not in codebook.tool_ids
 
     model, tokenizer = load(folder)
-    install(codebook, model, tokenizer, make_embeddings(100, seed=8), reframe=False)
+    install(codebook, model, tokenizer, make_embeddings(100, seed=8), how="random")
     tokenizer.save_pretrained(tmp_path)
     save_codebook(codebook, tmp_path, tokenizer)
     loaded = load_codebook(tmp_path)
@@ -288,8 +288,8 @@ def test_atomic_is_one_token_a_tool_with_the_row_of_its_name(folder: Path) -> No
     codebook = fit_codebook(make_tools(20), None, config_of("atomic"))
     assert codebook.codes == [(row,) for row in range(20)]
     names = [*(entry.tool.name for entry in codebook.tools), "Finish"]
-    wanted = embed_names(model, tokenizer, names)
-    (ids,) = install(codebook, model, tokenizer)
+    wanted = embed_names(model.get_input_embeddings().weight, tokenizer, names)
+    (ids,) = install(codebook, model, tokenizer, how="published")
     table = model.get_input_embeddings().weight
     rows = table.detach().numpy()[ids]
     unit = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
@@ -298,12 +298,12 @@ def test_atomic_is_one_token_a_tool_with_the_row_of_its_name(folder: Path) -> No
     table.data[ids[3]] = 0.5
     grown = add_tools(codebook, make_tools(2, start=70))
     assert [entry.code for entry in grown.added] == [(21,), (22,)]
-    (ids,) = install(grown.codebook, model, tokenizer, fresh=grown.fresh)
+    (ids,) = install(grown.codebook, model, tokenizer, fresh=grown.fresh, how="published")
     assert len(codebook.tokens[0]) == 21, "the codebook before has its own tokens"
     table = model.get_input_embeddings().weight.detach()
     assert len(ids) == 23 and len(table) == len(tokenizer)
     assert bool((table[ids[3]] == 0.5).all()), "a trained row stays"
-    new = embed_names(model, tokenizer, [grown.added[1].tool.name])[0]
+    new = embed_names(model.get_input_embeddings().weight, tokenizer, [grown.added[1].tool.name])[0]
     assert np.corrcoef(table.numpy()[ids[22]], new)[0, 1] > 0.999
 
 
@@ -735,7 +735,7 @@ def test_the_similarity_is_normalised_thinned_and_symmetric() -> None:
         Pair(a=a, b=a, weight=9.0),
         Pair(a=a, b="t_unknown", weight=9.0),
     ]
-    graph = build_graph(pairs, tools)
+    graph = build_graph(pairs, tools, min_weight=1.0)
     found = dict(zip(zip(graph.row_E, graph.column_E, strict=True), graph.weight_E, strict=True))
     assert found == {(0, 1): pytest.approx(3 / np.sqrt(4 * 3)), (0, 2): pytest.approx(0.5)}
     star = [Pair(a=a, b=tool.id, weight=2.0 + n) for n, tool in enumerate(make_tools(9)[1:])]

@@ -26,7 +26,7 @@ from factory.codes.residual import ResidualCoder
 from factory.codes.saving import SavedCodebook, load_codebook, save_codebook
 from factory.codes.spelling import code_tokens, read_vocabulary
 from factory.codes.trie import Trie
-from factory.codes.vocabulary import add_code_tokens, embed_documents, initialise_rows
+from factory.codes.vocabulary import add_code_tokens, embed_documents
 from factory.domain.canon import tool_id
 from factory.domain.failures import InputError, ModelError
 from factory.domain.records import Tool
@@ -312,23 +312,6 @@ def test_spare_rows_of_a_model_are_used_first(tmp_path: Path) -> None:
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer) - 16 + 100
 
 
-def test_rows_are_set_in_both_tables(tmp_path: Path) -> None:
-    for tied in (True, False):
-        model, tokenizer = load_model(tmp_path / str(tied), tied=tied)
-        old = model.get_input_embeddings().weight.detach().clone()
-        norm = float(old.norm(dim=1).mean())
-        ids = add_code_tokens(tokenizer, model, code_tokens(2, 8))
-        rows = [np.random.default_rng(level).normal(size=(8, old.shape[1])) for level in (0, 1)]
-        initialise_rows(model, ids, rows)
-        flat = [i for level in ids for i in level]
-        wanted = np.concatenate(rows) / np.linalg.norm(np.concatenate(rows), axis=1)[:, None] * norm
-        table = model.get_input_embeddings().weight.detach().numpy()
-        head = model.get_output_embeddings().weight.detach().numpy()
-        assert np.abs(table[flat] - wanted).max() < 1e-5
-        assert np.abs(head[flat] - wanted).max() < 1e-5
-        assert np.array_equal(table[: len(old)], old.numpy())
-
-
 def test_embeddings_are_means_of_the_last_states(model_and_tokenizer: tuple[Any, Any]) -> None:
     check_embeddings(*model_and_tokenizer)
 
@@ -496,7 +479,7 @@ def test_install_save_and_load(tmp_path: Path, model_and_tokenizer: tuple[Any, A
     ordered = [texts[entry.tool.id] for entry in codebook.tools]
     embeddings = embed_documents(model, tokenizer, ordered)
     norm = float(model.get_input_embeddings().weight.detach().norm(dim=1).mean())
-    ids = install(codebook, model, tokenizer, embeddings)
+    ids = install(codebook, model, tokenizer, embeddings, how="scaled")
     rows = codebook.coder.rows(Seen(as_NVD(embeddings)), codebook.codes)
     assert rows is not None
     for part in (model.get_input_embeddings(), model.get_output_embeddings()):

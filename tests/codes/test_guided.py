@@ -196,7 +196,7 @@ def test_only_the_gist_tokens_move_and_every_epoch_makes_new_codes(world: World)
         world.tokenizer,
         READABLE,
         world.gist,
-        vary(GIST, epochs=3, learning_rate=1e-3, held_out=0.5),
+        vary(GIST, epochs=3, learning_rate=1e-4, held_out=0.5),
         world.recode(heard),
         seed=2,
         report=epochs.append,

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import duckdb
 import pytest
 
 import factory.ledger.schema
 from factory.domain.failures import BusyError, DiskError, InputError
-from factory.ledger import schema, tables
+from factory.ledger import history, schema, tables
 from factory.ledger.database import Ledger
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.schema import MIGRATIONS
@@ -1192,3 +1192,32 @@ def test_a_reader_takes_the_views_of_the_file_only_where_they_are_todays(tmp_pat
     ledger.append(draw(2))
     assert ledger.fold() and ledger.query(where).rows == [("stored",)]
     assert ledger.query("select drawn from round_yield").rows == [(3,)]
+
+
+def test_language_is_kept_beside_what_the_lineage_started_with(tmp_path: Path) -> None:
+    """The first training of the line counts, and only figures of the same text."""
+    ledger = Ledger(tmp_path)
+
+    def made(number: int, parent: str | None) -> dict[str, Any]:
+        return {"checkpoint_id": f"r{number}", "round": number, "parent_id": parent}
+
+    def read(number: int, moment: str, perplexity: float, sha: str = "a") -> dict[str, Any]:
+        row = {"round": number, "moment": moment, "perplexity": perplexity, "text_sha": sha}
+        return row | {"code_mass": 0.0}
+
+    ledger.append(
+        {
+            "checkpoint": [made(0, None), made(1, "r0"), made(2, "r1"), made(3, "r1")],
+            "language": [
+                *(read(1, "before", 10.0), read(1, "after", 11.0)),
+                *(read(2, "before", 11.0), read(2, "after", 99.0)),
+                *(read(3, "before", 11.0), read(3, "after", 12.0)),
+                *(read(4, "before", 12.0), read(4, "coded", 12.5), read(4, "after", 13.0)),
+                *(read(5, "before", 7.0, "b"), read(5, "after", 8.0, "b")),
+            ],
+        }
+    )
+    assert history.language_kept(ledger, 1, "r0") == (10.0, 11.0)
+    assert history.language_kept(ledger, 4, "r3") == (10.0, 13.0)
+    assert history.language_kept(ledger, 5, "r3") == (7.0, 8.0)
+    assert history.language_kept(ledger, 6, "r3") is None

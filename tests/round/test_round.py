@@ -144,6 +144,12 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
         *(("kettles", number, 8, 0 if number else 8) for number in (0, 1, 2)),
         *(("lamps", number, 1, 0) for number in (0, 1, 2)),
     ]
+    read = ask(
+        workspace, "select round, list(moment) as moments from language group by 1 order by 1"
+    )
+    assert [row["round"] for row in read] == [1, 2]
+    assert all(set(row["moments"]) == {"before", "coded", "after"} for row in read)
+    assert "perplexity of plain requests" in second.stdout
     deltas = ask(workspace, "select benchmark, after from round_delta where category = 'overall'")
     assert {row["benchmark"] for row in deltas} >= {"lamps", "kettles"}
     assert all(row["after"] is not None for row in deltas)

@@ -18,7 +18,7 @@ from factory.score.calls.bfcl import check_ast, gold_calls
 from factory.score.calls.judging import judge
 from factory.score.calls.kind import Benchmark, make_request
 from factory.score.estimates import Estimate, paired_delta, subtract, summarise
-from factory.score.gate import gate
+from factory.score.gate import Decision, gate, hold_without_language
 from factory.score.items import Item
 from factory.tools.dialects import to_document
 from factory.workspace.folder import Workspace, shipped_root
@@ -500,6 +500,25 @@ def test_gate(after: float, promote: bool, words: str) -> None:
     decision = gate(make_score(50.0), make_score(after), delta, tolerance=1.0)
     assert decision.promote is promote
     assert words in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("kept", "limit", "promote"),
+    [
+        ((14.6, 18.3), 1.25, False),
+        ((14.6, 18.2), 1.25, True),
+        ((14.6, 1e27), 0.0, True),
+        (None, 1.25, True),
+    ],
+)
+def test_a_checkpoint_that_lost_its_language_is_held(
+    kept: tuple[float, float] | None, limit: float, promote: bool
+) -> None:
+    decision = hold_without_language(Decision(True, "home-dev rose"), kept, limit)
+    assert decision.promote is promote
+    assert decision.reason.endswith("home-dev rose")
+    if not promote:
+        assert "from 14.6 to 18.3, more than 1.25 times" in decision.reason
 
 
 def test_gate_compares_one_benchmark() -> None:

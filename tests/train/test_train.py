@@ -815,11 +815,11 @@ def test_a_job_is_json(tmp_path: Path) -> None:
     ("recipe", "sha", "digest"),
     [
         ("cpu", "f1b30547886bdace", "be1831f778b6"),
-        ("base", "22b4ddf259e1f30d", "474ea3605418"),
-        ("sgtc", "0a1b44a37d156f61", "de526866ee67"),
-        ("toolgen", "41d650dbd97b6a5c", "88d770ca59d1"),
-        ("tooldev", "c2cc77dee97aa600", "4f35460e8eff"),
-        ("toolweaver", "c29b1180db14154b", "2d30dc1d9b88"),
+        ("base", "7637c0d5b54b16b3", "474ea3605418"),
+        ("sgtc", "4539f7bc25eace7e", "de526866ee67"),
+        ("toolgen", "e092d2b799642ac2", "88d770ca59d1"),
+        ("tooldev", "b36720ffd2d69eed", "4f35460e8eff"),
+        ("toolweaver", "250815e57ba7ac1c", "2d30dc1d9b88"),
     ],
 )
 def test_a_recipe_and_a_finished_training_are_known_by_what_they_were_stored_with(
