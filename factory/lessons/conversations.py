@@ -52,14 +52,15 @@ def _read_turn(message: object, number: int) -> Utterance:
     if ROLES[word] != "assistant":
         return Utterance(speaker=ROLES[word], text=text)
     listed = message.get("tool_calls") or message.get("function_call")
-    if listed:
-        return Utterance(speaker="assistant", text=text, calls=read_calls(listed))
+    if listed and (calls := read_calls(listed)):
+        return Utterance(speaker="assistant", text=text, calls=calls)
     if word == "function_call":
         return Utterance(speaker="assistant", text="", calls=read_calls(text))
-    parsed = decode(text, "auto")
-    if parsed.calls is None:
-        raise ValueError(f"message {number} has a call that cannot be read: {parsed.message}")
-    return Utterance(speaker="assistant", text="" if parsed.calls else text, calls=parsed.calls)
+    try:
+        calls, said = read_answer(text)
+    except ValueError as error:
+        raise ValueError(f"message {number}: {error}") from error
+    return Utterance(speaker="assistant", text=said, calls=calls)
 
 
 def _read_text(content: object, number: int) -> str:
@@ -72,6 +73,14 @@ def _read_text(content: object, number: int) -> str:
     if not isinstance(content, str):
         raise ValueError(f"message {number} holds a {type(content).__name__}, not a text")
     return content.strip()
+
+
+def read_answer(text: str) -> tuple[tuple[Call, ...], str]:
+    """The calls of an answer in any syntax, or what it says instead. Raises ValueError."""
+    parsed = decode(text, "auto")
+    if parsed.calls is None:
+        raise ValueError(f"its answer has a call that cannot be read: {parsed.message}")
+    return parsed.calls, "" if parsed.calls else text
 
 
 def read_calls(value: object) -> tuple[Call, ...]:
@@ -146,6 +155,8 @@ def first_exchange(
     given = documents or find_documents("\n".join(system))
     if not given and not answer.calls:
         raise ValueError("it has neither tools nor calls")
+    if not answer.calls and not answer.text:
+        raise ValueError("the answer is empty: it neither calls nor says anything")
     return Lesson(
         where=where,
         query=request_text(request.text),

@@ -123,8 +123,7 @@ class Catalogue:
     def __init__(self, tools: Iterable[Tool]) -> None:
         self._by_name: dict[str, list[Tool]] = {}
         for tool in tools:
-            service = tool.document.get("tool_name")
-            for name in (tool.name, *([f"{service}&&{tool.name}"] if service else [])):
+            for name in _names_of(tool):
                 self._by_name.setdefault(name, []).append(tool)
 
     def find(self, name: str, arguments: Iterable[str] = ()) -> Tool | None:
@@ -135,6 +134,12 @@ class Catalogue:
             return len(wanted & tool.arguments["properties"].keys())
 
         return max(self._by_name.get(name, []), key=known, default=None)
+
+
+def _names_of(tool: Tool) -> tuple[str, ...]:
+    """Its name, and `tool&&api` where it is known whose it is."""
+    service = tool.document.get("tool_name")
+    return (tool.name, f"{service}&&{tool.name}") if service else (tool.name,)
 
 
 def _judge_document(lesson: Lesson, rulebook: Rulebook) -> JudgedRow:
@@ -161,13 +166,12 @@ def _judge_request(lesson: Lesson, catalogue: Catalogue, rulebook: Rulebook) -> 
     tools, verdicts = _find_tools(lesson, catalogue, rulebook)
     row = _make_row(lesson, query, tools, tuple(verdicts), stage="calls")
     names = {tool.name for tool in tools}
-    if lesson.calls is None:
-        missing = [name for name in lesson.names if name.split("&&")[-1] not in names]
-        if missing or not tools:
+    if not lesson.calls:
+        found_names = {name for tool in tools for name in _names_of(tool)}
+        missing = [name for name in lesson.names if name not in found_names]
+        if missing or (lesson.calls is None and not tools):
             wanted = ", ".join(missing) or "a tool"
             return row.fall("row/no_document", f"no document of {wanted} is given", stage="tools")
-        return row
-    if not lesson.calls:
         return row
     text = calls_text(lesson.calls)
     found = check_calls(text, tools, rulebook=rulebook, query=lesson.query, subject="sample:0")
@@ -200,7 +204,7 @@ def _find_tools(
     if lesson.calls is not None or not lesson.names:
         return given, verdicts
     own = Catalogue(given)
-    needed = [catalogue.find(name) or own.find(name) for name in lesson.names]
+    needed = [own.find(name) or catalogue.find(name) for name in lesson.names]
     return tuple({tool.id: tool for tool in needed if tool is not None}.values()), verdicts
 
 
@@ -263,10 +267,10 @@ def _judge_together(
 ) -> list[JudgedRow]:
     """The rows after the rules over all of them; a question of a benchmark falls in any case."""
     rules = {name: rule for name, rule in rulebook.rules.items() if name not in OF_OWN_ANSWERS}
-    usable = [row for row in rows if row.tools]
-    candidates = [_as_asked(row) for row in usable]
+    asked = [_as_asked(row) for row in rows if row.tools or row.lesson.query]
+    candidates = [candidate for candidate in asked if candidate.tools]
     with closing(open_bench()) as bench:
-        drawn = judge_round(rules, candidates, Past(), held_out, stage="draw", bench=bench)
+        drawn = judge_round(rules, asked, Past(), held_out, stage="draw", bench=bench)
         together = judge_round(rules, candidates, Past(), held_out, bench=bench)
     questions = held_out_ids(held_out)
     return [_weigh(row, drawn, together, questions) for row in rows]

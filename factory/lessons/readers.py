@@ -28,6 +28,7 @@ from factory.lessons.conversations import (
     Utterance,
     find_documents,
     first_exchange,
+    read_answer,
     read_calls,
     read_documents,
     read_turns,
@@ -266,18 +267,23 @@ def _apibank_documents(text: str) -> tuple[Document, ...]:
 def _read_parquet(row: Row, where: str) -> Iterator[Lesson]:
     """A row of the ledger's view `accepted`."""
     tools = parse_strict(row["tools_json"])
-    calls = tuple(Call(**call) for call in parse_strict(row["calls_json"]))
+    documents = tuple(tool["document"] for tool in tools)
+    text = row["calls_json"]
+    calls, answer = _read_label(text if read_calls(text) else None, row)
     yield Lesson(
         where=where,
         query=request_text(row["query"]),
-        documents=tuple(tool["document"] for tool in tools),
-        names=_names_of(calls),
+        documents=documents,
+        names=_names_of(calls) or tuple(str(document["name"]) for document in documents),
         calls=calls,
+        answer=answer,
     )
 
 
 CALL_FIELDS = ("calls", "answers", "tool_calls", "function_calls")
 ANSWER_FIELDS = ("answer", "response", "output")
+BLANK = ("", "null")
+"""Texts of calls that say nothing about them."""
 
 
 def _is_plain(row: Row) -> bool:
@@ -295,10 +301,7 @@ def _read_plain(row: Row, where: str) -> Iterator[Lesson]:
     names = tuple(each for each in listed if isinstance(each, str))
     documents = read_documents([each for each in listed if not isinstance(each, str)])
     listed_calls = next((row[name] for name in CALL_FIELDS if name in row), None)
-    calls = None if listed_calls is None else read_calls(listed_calls)
-    answer = next((row[name] for name in ANSWER_FIELDS if isinstance(row.get(name), str)), "")
-    if calls is None and answer:
-        calls = ()
+    calls, answer = _read_label(listed_calls, row)
     if calls is None:
         names = names or tuple(str(document["name"]) for document in documents)
     yield Lesson(
@@ -307,8 +310,21 @@ def _read_plain(row: Row, where: str) -> Iterator[Lesson]:
         documents=documents,
         names=tuple(dict.fromkeys((*names, *_names_of(calls)))),
         calls=calls,
-        answer=answer.strip(),
+        answer=answer,
     )
+
+
+def _read_label(listed: Any, row: Row) -> tuple[tuple[Call, ...] | None, str]:
+    """The calls, None where nothing tells them, and what is said where none is made."""
+    is_told = listed is not None and not (isinstance(listed, str) and listed.strip() in BLANK)
+    calls = read_calls(listed) if is_told else None
+    text = next((row[name] for name in ANSWER_FIELDS if isinstance(row.get(name), str)), "").strip()
+    if calls or not text:
+        return calls, ""
+    called, answer = read_answer(text)
+    if called and calls is not None:
+        raise ValueError(f"it calls nothing, and its answer calls: {show(text)}")
+    return called, answer
 
 
 def _read_document(row: Row, where: str) -> Iterator[Lesson]:

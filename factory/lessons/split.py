@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from factory.domain.canon import derive_seed
+from factory.domain.canon import derive_seed, query_id
 from factory.domain.failures import InputError
 from factory.lessons.judging import JudgedLessons, JudgedRow
 from factory.score.labelled import Labelled, from_samples
@@ -25,22 +25,34 @@ class Split:
     """Names of the tools that the questions are about."""
 
 
-def hold_out(judged: JudgedLessons, share: float, name: str, seed: int) -> Split:
+def hold_out(
+    judged: JudgedLessons,
+    share: float,
+    name: str,
+    seed: int,
+    trained: frozenset[str] = frozenset(),
+) -> Split:
     """Hold out this share of the requests with calls, and all that would teach one of their tools.
 
     Requests are taken in an order that the seed decides. One brings its tools into the dev set, and
     with them every request that needs no others; so what is taught calls none of these tools.
-    Raises InputError where nothing is left on either side.
+    No request is one that the model may have been trained on (`trained`, by query id); every row
+    with the words of a question is held out with it. Raises InputError where nothing is left on
+    either side.
     """
     usable = [row for row in judged.requests if row.is_accepted and row.lesson.calls]
-    questions = {row.query.id: each for row in usable if (each := _as_question(row)) is not None}
+    questions: dict[str, Labelled] = {}
+    order: list[JudgedRow] = []
+    for row in usable:
+        known = questions.keys() | trained
+        if not known & {_words(row), row.query.id} and (question := _as_question(row)) is not None:
+            questions[_words(row)] = question
+            order.append(row)
     wanted = round(share * len(usable))
-    order = sorted(
-        (row for row in usable if row.query.id in questions),
-        key=lambda row: derive_seed(seed, "dev", row.query.id),
-    )
+    order.sort(key=lambda row: derive_seed(seed, "dev", row.query.id))
     chosen, tools = _choose(order, wanted)
-    left = [row for row in usable if not _called(row) & tools]
+    held = frozenset(chosen)
+    left = [row for row in usable if not _called(row) & tools and _words(row) not in held]
     if not chosen or not left:
         num_tools = len({name for row in usable for name in _called(row)})
         raise InputError(
@@ -48,7 +60,6 @@ def hold_out(judged: JudgedLessons, share: float, name: str, seed: int) -> Split
             f"{len(usable)} have calls, of {num_tools} tools",
             remedy="choose another share, bring more requests, or leave --dev out",
         )
-    held = frozenset(chosen)
     requests = [_keep(row, held, tools, name) for row in judged.requests]
     documents = [_keep_document(row, tools, name) for row in judged.documents]
     return Split(
@@ -59,7 +70,7 @@ def hold_out(judged: JudgedLessons, share: float, name: str, seed: int) -> Split
 
 
 def _choose(order: Sequence[JudgedRow], wanted: int) -> tuple[list[str], frozenset[str]]:
-    """Ids of the requests that are held out, and their tools."""
+    """Ids of the words of the requests that are held out, and their tools."""
     tools: set[str] = set()
     covered: list[str] = []
     for row in order:
@@ -67,8 +78,13 @@ def _choose(order: Sequence[JudgedRow], wanted: int) -> tuple[list[str], frozens
             break
         if not _called(row) <= tools:
             tools |= _called(row)
-            covered = [each.query.id for each in order if _called(each) <= tools]
+            covered = [_words(each) for each in order if _called(each) <= tools]
     return covered[:wanted], frozenset(tools)
+
+
+def _words(row: JudgedRow) -> str:
+    """The id of what is asked, whichever rows ask it."""
+    return query_id(row.lesson.query)
 
 
 def _called(row: JudgedRow) -> set[str]:
@@ -85,7 +101,7 @@ def _needed(row: JudgedRow) -> set[str]:
 def _keep(row: JudgedRow, held: frozenset[str], tools: frozenset[str], name: str) -> JudgedRow:
     if not row.is_accepted:
         return row
-    if row.query.id in held:
+    if _words(row) in held:
         return row.fall(HELD_OUT, f"is a question of {name}")
     if common := sorted(_needed(row) & tools):
         return row.fall(f"{HELD_OUT}_tool", f"{common[0]} is a tool of {name}")

@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from factory.domain.records import Candidate, Checkpoint, Example, Tool
@@ -33,7 +34,7 @@ from factory.round.start import (
     unknown_rows,
     write_start,
 )
-from factory.score.labelled import Labelled, write_benchmark
+from factory.score.labelled import Labelled, is_free, write_benchmark
 from factory.score.loading import load_benchmarks
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import vary
@@ -51,13 +52,10 @@ class LessonPlan:
     """The same, judged and split."""
     questions: tuple[Labelled, ...]
     """The dev set; none without --dev."""
+    dev: str
+    """Name of the dev set."""
     examples: tuple[Example, ...]
     """What is taught, replay left out."""
-
-    @property
-    def dev(self) -> str:
-        """Name of the dev set."""
-        return f"taught-{self.number}"
 
     @property
     def accepted(self) -> list[JudgedRow]:
@@ -112,16 +110,17 @@ def plan_lesson(factory: Factory, lessons: Lessons, dev: float = 0.0) -> LessonP
     with factory.ledger.read() as past:
         known = history.imported_tools(past)
         number = history.last_round(past) + 1
-    _drop_leftover(factory.workspace, number)
+        trained = history.trained_queries(past)
+    name = _free_name(factory.workspace, number)
     judged = judge_lessons(
         lessons, known, rulebook=factory.rulebook, held_out=factory.all_benchmarks
     )
     questions: tuple[Labelled, ...] = ()
     if dev:
-        split = hold_out(judged, dev, f"taught-{number}", factory.recipe.seed)
+        split = hold_out(judged, dev, name, factory.recipe.seed, trained)
         judged, questions = split.taught, split.questions
     plan = LessonPlan(
-        number=number, lessons=lessons, judged=judged, questions=questions, examples=()
+        number=number, lessons=lessons, judged=judged, questions=questions, dev=name, examples=()
     )
     examples = lesson_examples(
         [_as_labelled(row, factory.recipe.train.no_call) for row in plan.accepted],
@@ -161,7 +160,8 @@ async def run_lesson(factory: Factory, plan: LessonPlan) -> RoundResult:
         factory = _gated_by(factory, plan.dev) if plan.questions else factory
         this = _begin(factory, plan, base, given)
     except BaseException:
-        _drop_leftover(factory.workspace, plan.number)
+        if plan.questions:
+            _drop(factory.workspace, plan.dev)
         raise
     return await finish_round(factory, this)
 
@@ -242,10 +242,14 @@ def _title(number: int) -> str:
     return f"Requests held out of the lesson of round {number}"
 
 
-def _drop_leftover(workspace: Workspace, number: int) -> None:
-    """Remove the dev set of a lesson that was cut short before it was written."""
-    name = f"taught-{number}"
-    marker = workspace.root / "eval" / f"{name}.toml"
-    if marker.exists() and _title(number) in marker.read_text("utf-8"):
-        marker.unlink()
-        shutil.rmtree(marker.with_suffix(""), ignore_errors=True)
+def _free_name(workspace: Workspace, number: int) -> str:
+    """The name of a new dev set; one of another ledger, or of a lesson cut short, keeps its own."""
+    names = (f"taught-{number}" + (f"-{again}" if again > 1 else "") for again in count(1))
+    return next(name for name in names if is_free(workspace, name))
+
+
+def _drop(workspace: Workspace, dev: str) -> None:
+    """Remove the dev set that this lesson has written, where the lesson itself is not."""
+    marker = workspace.root / "eval" / f"{dev}.toml"
+    marker.unlink(missing_ok=True)
+    shutil.rmtree(marker.with_suffix(""), ignore_errors=True)

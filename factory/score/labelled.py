@@ -129,7 +129,7 @@ def write_benchmark(
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} is no name", remedy="use a-z, 0-9 and -")
     marker, folder = workspace.root / "eval" / f"{name}.toml", workspace.root / "eval" / name
-    if marker.exists() or folder.exists() or not _is_free(workspace, name):
+    if not is_free(workspace, name):
         raise InputError(f"there is a benchmark {name} already", where=str(marker))
     if not items:
         raise InputError("no labelled request can be used", remedy="see the bad lines above")
@@ -152,8 +152,13 @@ def held_out_ids(benchmarks: Iterable[HeldOut]) -> frozenset[str]:
     return frozenset(query_id(item.query) for each in benchmarks for item in each.items)
 
 
-def _is_free(workspace: Workspace, name: str) -> bool:
-    return all(path != f"eval/{name}.toml" for path, _ in workspace.walk("eval", ".toml"))
+def is_free(workspace: Workspace, name: str) -> bool:
+    """Whether no benchmark, and nothing that lies in its place, has this name."""
+    place = workspace.root / "eval" / name
+    taken = place.exists() or (workspace.root / "eval" / f"{name}.toml").exists()
+    return not taken and all(
+        path != f"eval/{name}.toml" for path, _ in workspace.walk("eval", ".toml")
+    )
 
 
 def _write_category(folder: Path, category: str, items: Sequence[Labelled]) -> None:

@@ -116,6 +116,27 @@ def test_named_tools_are_looked_up_among_documents(rulebook: Rulebook) -> None:
     assert ship.document["tool_name"] == "Ships"
 
 
+def test_a_rows_own_document_comes_before_a_namesake(rulebook: Rulebook) -> None:
+    own = tool("book_boat", description="Book a boat as this row has it.")
+    judged = judge(rulebook, tool("book_boat"), {"query": "A boat, please", "tools": [own]})
+    (found,) = judged.requests[0].tools
+    assert found.document["description"] == own["description"]
+
+
+def test_a_tool_is_found_under_its_full_name(rulebook: Rulebook) -> None:
+    asked = {"query": "A boat, please", "tool": ["Boats&&book", "Ships&&book"]}
+    api = {"tool_name": "Boats", "api_name": "book", "api_description": "Book.",
+           "required_parameters": []}  # fmt: skip
+    judged = judge(rulebook, api, asked)
+    assert causes(judged.requests) == ["row/no_document"]
+    assert judged.requests[0].sample.cause and "Ships" in judged.requests[0].sample.cause.message
+
+
+def test_named_tools_are_wanted_also_where_nothing_is_called(rulebook: Rulebook) -> None:
+    judged = judge(rulebook, {"query": "Sing to me", "tools": ["sail"], "calls": []})
+    assert causes(judged.requests) == ["row/no_document"]
+
+
 def test_the_same_label_twice_falls_and_the_same_words_with_other_tools_do_not(
     rulebook: Rulebook,
 ) -> None:
@@ -149,6 +170,9 @@ def test_questions_of_a_benchmark_are_taught_by_no_rules_setting(workspace: Work
     assert causes(strict.requests) == ["round/eval_overlap"]
     off = Rulebook.load(workspace, {"round/eval_overlap": "off", "round/eval_overlap_tool": "off"})
     assert causes(judge(off, labelled, held_out=(home,)).requests) == ["round/eval_overlap"]
+    near = {"query": f"{item.query} please", "tools": [], "calls": []}
+    bare = judge(Rulebook.load(workspace), near, held_out=(home,))
+    assert causes(bare.requests) == ["round/eval_overlap"]
     document = judge(Rulebook.load(workspace), dict(item.functions[0]), held_out=(home,))
     assert causes(document.documents) == ["round/eval_overlap_tool"]
     assert not document.documents[0].tools
@@ -209,6 +233,23 @@ def test_no_tool_of_the_dev_set_is_taught(rulebook: Rulebook) -> None:
     }  # fmt: skip
     again = hold_out(judged, 0.1, "taught-1", seed=0)
     assert again.questions == split.questions
+
+
+def test_every_row_with_the_words_of_a_question_is_held_out(rulebook: Rulebook) -> None:
+    rows = [row(f"Do number {n // 2}", f"tool_{n}") for n in range(24)]
+    judged = judge(rulebook, *rows)
+    split = hold_out(judged, 0.25, "taught-1", seed=0)
+    asked = {each.query for each in split.questions}
+    assert len(asked) == len(split.questions) == 6
+    taught = [each for each in split.taught.requests if each.is_accepted]
+    assert taught and not asked & {each.query.text for each in taught}
+
+
+def test_no_question_is_one_the_model_was_trained_on(rulebook: Rulebook) -> None:
+    judged = judge(rulebook, *(row(f"Do number {n}", f"tool_{n}") for n in range(12)))
+    trained = frozenset(each.query.id for each in judged.requests[2:])
+    split = hold_out(judged, 0.5, "taught-1", 0, trained)
+    assert {each.query for each in split.questions} == {"Do number 0", "Do number 1"}
 
 
 @pytest.mark.parametrize("share", [0.001, 1.0])

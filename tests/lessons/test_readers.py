@@ -196,6 +196,9 @@ def test_every_reader_has_a_row() -> None:
         {"query": QUERY, "api_list": [TOOLBENCH], "relevant APIs": [["Boats", "book_boat"]]},
         {"query": QUERY, "tool": [{"tool_name": "Boats&&book_boat"}]},
         {"query": QUERY, "tool": ["book_boat"]},
+        {"query": QUERY, "tools": [BOAT], "answers": " "},
+        {"query": QUERY, "tools": [BOAT], "answers": "null", "answer": ""},
+        ROWS["parquet"][1] | {"calls_json": "[]"},
     ],
 )
 def test_a_request_may_come_with_its_tools_alone(row: dict[str, Any]) -> None:
@@ -215,6 +218,14 @@ def test_a_request_may_come_with_its_tools_alone(row: dict[str, Any]) -> None:
 def test_an_answer_may_call_nothing(row: dict[str, Any]) -> None:
     lesson = read_one(row)
     assert lesson.calls == () and lesson.answer in ("", "Which boat?")
+
+
+@pytest.mark.parametrize("text", [HERMES, to_json([CALL]), 'book_boat(day="Sunday")'])
+@pytest.mark.parametrize("name", ["answer", "output"])
+def test_an_answer_that_calls_is_a_call(text: str, name: str) -> None:
+    lesson = read_one({"query": QUERY, "tools": [BOAT], name: text})
+    assert lesson.calls == (Call(name="book_boat", arguments={"day": "Sunday"}),)
+    assert lesson.answer == "" and lesson.names == ("book_boat",)
 
 
 def test_what_follows_the_first_answer_is_counted() -> None:
@@ -246,6 +257,13 @@ def test_a_document_is_a_lesson_without_request(row: dict[str, Any]) -> None:
         ({"messages": [{"role": "wizard", "content": "x"}]}, "the unknown role"),
         ({"messages": [USER, ASSISTANT]}, "neither tools nor calls"),
         ({"messages": "x"}, "no list of messages"),
+        ({"messages": [USER, ASSISTANT | {"content": None}], "tools": [BOAT]}, "answer is empty"),
+        (
+            {"messages": [USER, ASSISTANT | {"tool_calls": "null"}], "tools": [BOAT]},
+            "answer is empty",
+        ),
+        ({"query": QUERY, "tools": [BOAT], "answer": "<tool_call>{"}, "cannot be read"),
+        ({"query": QUERY, "tools": [BOAT], "calls": [], "output": HERMES}, "its answer calls"),
         ({"chat": "USER: x\nASSISTANT: <functioncall> {no} "}, "property name"),
         ({"question": [[USER], [USER]], "function": [BOAT], "ground_truth": []}, "2 turns"),
         ({"question": QUERY, "ground_truth": {"API": ["a", "b"], "parameters": [{}]}}, "2 APIs"),

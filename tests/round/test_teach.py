@@ -107,6 +107,17 @@ def test_a_lesson_is_a_round_that_is_continued_after_a_kill(tmp_path: Path) -> N
     assert len(again.items) == len(lines) and not again.bad
 
 
+def test_planning_deletes_no_dev_set(tmp_path: Path) -> None:
+    workspace = make_quick_workspace(tmp_path / "ws")
+    rows = write_rows(workspace)
+    kept = workspace / "eval" / "taught-1"
+    kept.mkdir(parents=True)
+    (kept / "notes.txt").write_text("of another ledger")
+    dry = run_factory("teach", str(rows), "--dev", "0.2", "--dry-run", cwd=workspace, code=1)
+    assert "eval/taught-1-2.toml" in dry.stdout and (kept / "notes.txt").exists()
+    assert not (workspace / "eval" / "taught-1-2.toml").exists()
+
+
 def test_a_lesson_that_holds_nothing_begins_nothing(tmp_path: Path) -> None:
     workspace = make_quick_workspace(tmp_path / "ws")
     (workspace / "bad.jsonl").write_text('{"odd": 1}\n{"query": "x", "tool": "none"}\n')
