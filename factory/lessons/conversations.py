@@ -98,13 +98,19 @@ def read_calls(value: object) -> tuple[Call, ...]:
 
 
 def read_documents(value: object) -> tuple[Document, ...]:
-    """Tool documents of any dialect, alone or in a list, or as JSON text. Raises ValueError."""
+    """Tool documents of any dialect, alone or in a list, or as JSON text. Raises ValueError.
+
+    Bounded as a model's are: no NaN, at most 64 levels deep.
+    """
     if isinstance(value, str):
         value = parse_strict(value) if value.strip() else []
     if value is None:
         return ()
     listed = value if isinstance(value, list) else [value]
-    return tuple(document for each in listed for document in read_dialect(each))
+    documents = tuple(document for each in listed for document in read_dialect(each))
+    for document in documents:
+        parse_strict(to_json(document))
+    return documents
 
 
 def find_documents(text: str) -> tuple[Document, ...]:
@@ -113,7 +119,7 @@ def find_documents(text: str) -> tuple[Document, ...]:
     for value in _find_json(text):
         for each in value if isinstance(value, list) else [value]:
             try:
-                found += read_dialect(each)
+                found += read_documents(each)
             except ValueError:
                 continue  # the form of a call, or an example of an answer
     return tuple(found)

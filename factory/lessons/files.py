@@ -14,7 +14,7 @@ from factory.lessons.records import Lesson, LessonRow, Lessons
 from factory.lessons.retrieval import QRELS, read_retrieval
 from factory.tools.sources import JSON_SUFFIXES, BadLine, read_values
 
-SUFFIXES = (*JSON_SUFFIXES, ".parquet")
+SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
 """Files that are read of a folder; one that is named is read whatever its suffix."""
 
 
@@ -51,20 +51,25 @@ def read_lessons(paths: Iterable[Path]) -> Lessons:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(each for each in path.rglob("*") if each.is_file() and _is_data(each.name))
+    found = sorted(each for each in path.rglob("*") if each.is_file() and _is_data(each))
     if not found:
         wanted = ", ".join(SUFFIXES)
         raise InputError("the folder holds no data", where=str(path), remedy=f"name {wanted} files")
     return found
 
 
-def _is_data(name: str) -> bool:
-    is_known = name.lower().endswith(SUFFIXES) or name.endswith(QRELS)
-    return is_known and not name.startswith(".")
+def _is_data(file: Path) -> bool:
+    """Not what a retriever's split is read with, nor its splits to test."""
+    name = file.name
+    if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+        return False
+    if name.endswith("corpus.tsv"):
+        return not file.with_name(name.removesuffix("corpus.tsv") + QRELS).exists()
+    return name.endswith(QRELS) or not (name.endswith(".tsv") and "qrels." in name)
 
 
 def _rows(file: Path, bad: list[BadLine]) -> Iterator[LessonRow]:
-    values = _parquet_values(file) if file.suffix == ".parquet" else read_values(file, bad)
+    values = _parquet_values(file) if file.suffix.lower() == ".parquet" else read_values(file, bad)
     for where, value in values:
         yield LessonRow(where=where, value=value)
 
@@ -77,25 +82,55 @@ def _parquet_values(file: Path) -> Iterator[tuple[str, Any]]:
         rows = parquet.read_table(file).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read the file: {error}", where=str(file)) from error
-    return ((f"{file.name}[{number}]", row) for number, row in enumerate(rows, 1))
+    return ((f"{file.name}[{number}]", _without_null(row)) for number, row in enumerate(rows, 1))
+
+
+def _without_null(value: Any) -> Any:
+    """A value without the keys that a struct has only because another row has them."""
+    if isinstance(value, dict):
+        return {key: _without_null(part) for key, part in value.items() if part is not None}
+    return [_without_null(part) for part in value] if isinstance(value, list) else value
 
 
 def _join(lessons: Iterable[Lesson], bad: list[BadLine]) -> Iterator[Lesson]:
-    """Halves with the same key as one, in the place of the question."""
+    """Halves with the same key as one, in the place of the question.
+
+    Those of files of the same name belong together; what is left of either goes by its key alone.
+    """
     lessons = list(lessons)
-    answers = {each.key: each for each in lessons if each.key and not each.query}
-    asked = {each.key for each in lessons if each.key and each.query}
+    halves = [each for each in lessons if each.key]
+    both = _places(x for x in halves if x.query) & _places(x for x in halves if not x.query)
+
+    def group(half: Lesson) -> tuple[str, str]:
+        place = (half.file, half.key)
+        return place if place in both else ("", half.key)
+
+    answers: dict[tuple[str, str], list[Lesson]] = {}
+    for half in halves:
+        if not half.query:
+            answers.setdefault(group(half), []).append(half)
+    asked = {group(half) for half in halves if half.query}
     for lesson in lessons:
         if not lesson.key:
             yield lesson
-        elif not lesson.query and lesson.key not in asked:
+            continue
+        found = answers.get(group(lesson), [])
+        cause = ""
+        if not lesson.query and group(lesson) not in asked:
             cause = f"no file has the question of the answer {lesson.key}"
-            bad.append(BadLine(where=lesson.where, cause=cause))
-        elif lesson.query and (lesson.key in answers or "irrelevance" in lesson.key):
-            yield _complete(lesson, answers.get(lesson.key))
+        elif any(each.calls != found[0].calls for each in found):
+            files = ", ".join(each.where for each in found)
+            cause = f"the answers of {lesson.key} differ: {files}"
+        elif lesson.query and (found or "irrelevance" in lesson.key):
+            yield _complete(lesson, found[0] if found else None)
         elif lesson.query:
             cause = f"no file has the answer of the question {lesson.key}"
+        if cause:
             bad.append(BadLine(where=lesson.where, cause=cause))
+
+
+def _places(halves: Iterable[Lesson]) -> set[tuple[str, str]]:
+    return {(half.file, half.key) for half in halves}
 
 
 def _complete(question: Lesson, answer: Lesson | None) -> Lesson:

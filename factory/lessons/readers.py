@@ -2,7 +2,7 @@
 
 conversations, messages   chats: `factory export trl`, `openai` and `sharegpt`, TRL, ToolACE, Hermes
 glaive        {system, chat} as one text each
-bfcl          {question, function} and {id, ground_truth}, in one row or in two files
+bfcl          {question or query, function} and {id, ground_truth}, in one row or in two files
 seal-tools    {query, calling}; documents are in its tool.jsonl
 callnavi      {question, ground_truth: {API, parameters}}; documents are in its APISchema
 toolbench     {query, api_list, relevant APIs}
@@ -21,7 +21,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from factory.domain.canon import to_json
 from factory.domain.jsontext import JsonTextError, parse_strict, show
 from factory.domain.records import Call
 from factory.lessons.conversations import (
@@ -60,11 +59,14 @@ def read_row(value: object, where: str) -> tuple[str, list[Lesson]]:
         keys = ", ".join(map(str, value))[:200]
         raise ValueError(f"no reader knows a row with the keys {keys}: {', '.join(READERS)}")
     try:
-        return name, list(READERS[name].read(value, where))
+        lessons = list(READERS[name].read(value, where))
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"it looks like {name}, and is not: {error!r}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    if not lessons:
+        raise ValueError(f"it looks like {name}, and holds neither a request nor a document")
+    return name, lessons
 
 
 def _has(*keys: str) -> Callable[[Row], bool]:
@@ -111,12 +113,13 @@ def _read_bfcl(row: Row, where: str) -> Iterator[Lesson]:
     calls: tuple[Call, ...] | None = None
     if "ground_truth" in row:
         calls = gold_calls(_objects(row["ground_truth"], "ground_truth"))
-    if "question" not in row:
+    asked = row.get("question", row.get("query"))
+    if asked is None:
         yield Lesson(where=where, calls=calls, key=str(row["id"]))
         return
     yield Lesson(
         where=where,
-        query=_question(row["question"]),
+        query=_question(asked),
         documents=read_documents(row["function"]),
         names=_names_of(calls),
         calls=calls,
@@ -267,7 +270,7 @@ def _apibank_documents(text: str) -> tuple[Document, ...]:
 def _read_parquet(row: Row, where: str) -> Iterator[Lesson]:
     """A row of the ledger's view `accepted`."""
     tools = parse_strict(row["tools_json"])
-    documents = tuple(tool["document"] for tool in tools)
+    documents = tuple(dict(tool["document"]) for tool in tools)
     text = row["calls_json"]
     calls, answer = _read_label(text if read_calls(text) else None, row)
     yield Lesson(
@@ -331,7 +334,6 @@ def _read_document(row: Row, where: str) -> Iterator[Lesson]:
     """A server's list of tools has several."""
     value = row.get("tools", row)
     for document in read_documents(value):
-        parse_strict(to_json(document))  # bounded as a model's are
         yield Lesson(where=where, documents=(document,))
 
 
@@ -340,6 +342,23 @@ _DOCUMENT_KEYS = (
     *("api_list", "api_name", "required_parameters", "optional_parameters", "desc", "name"),
     *("document_content", "tools"),
 )
+
+_CHAT_KEYS = ("conversation", "dialogue", "dialog", "history", "ground_truth")
+_SPEAKER_KEYS = {"role", "from", "speaker"}
+
+
+def _is_document(row: Row) -> bool:
+    """A row with a key of a document, and with neither a request nor a chat, which are labels."""
+    asks = any(isinstance(row.get(name), str) for name in QUERY_FIELDS)
+    return any(key in row for key in _DOCUMENT_KEYS) and not (
+        asks or any(key in row for key in _CHAT_KEYS) or any(map(_is_chat, row.values()))
+    )
+
+
+def _is_chat(value: object) -> bool:
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, dict) and bool(_SPEAKER_KEYS & first.keys())
+
 
 READERS: Mapping[str, RowReader] = {
     "messages": RowReader(_has("messages"), _read_conversation),
@@ -354,7 +373,11 @@ READERS: Mapping[str, RowReader] = {
         _read_callnavi,
     ),
     "bfcl": RowReader(
-        lambda row: {"question", "function"} <= row.keys() or {"id", "ground_truth"} <= row.keys(),
+        lambda row: (
+            {"question", "function"} <= row.keys()
+            or {"query", "function", "ground_truth"} <= row.keys()
+            or {"id", "ground_truth"} <= row.keys()
+        ),
         _read_bfcl,
     ),
     "seal-tools": RowReader(_has("query", "calling"), _read_seal_tools),
@@ -371,6 +394,6 @@ READERS: Mapping[str, RowReader] = {
     ),
     "parquet": RowReader(_has("query", "tools_json", "calls_json"), _read_parquet),
     "plain": RowReader(_is_plain, _read_plain),
-    "document": RowReader(lambda row: any(key in row for key in _DOCUMENT_KEYS), _read_document),
+    "document": RowReader(_is_document, _read_document),
 }
 """By name; the first that knows a row reads it."""

@@ -6,6 +6,7 @@ Beside `qrels.train.tsv` (request, 0, document, 1) lie `train.query.txt` (id, re
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,10 +63,10 @@ def _read_corpus(path: Path, bad: list[BadLine]) -> Iterator[tuple[str, tuple[st
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Cells of a tab-separated file, quoted as pandas writes it, with the line they end on."""
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader = csv.reader(stream, delimiter="\t")
+            yield from ((reader.line_num, cells) for cells in reader if cells)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read the file: {error}", where=str(path)) from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line.rstrip("\r").split("\t")

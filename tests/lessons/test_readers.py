@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from workspaces import ROOT
 
 from factory.domain.canon import to_json
@@ -37,6 +40,9 @@ DOCUMENT = {
         "required": ["day"],
     },
 }
+NOT_JSON = {"name": "sail", "description": "Sail.", "arguments": {
+    "type": "dict", "properties": {"knots": {"type": "float", "default": float("nan")}},
+}}  # fmt: skip
 QUERY = "Book me a boat for Sunday"
 CALL = {"name": "book_boat", "arguments": {"day": "Sunday"}}
 OPENAI_CALL = {"function": {"name": "book_boat", "arguments": '{"day": "Sunday"}'}}
@@ -46,6 +52,14 @@ USER, ASSISTANT = {"role": "user", "content": QUERY}, {"role": "assistant", "con
 HUMAN = {"from": "human", "value": QUERY}
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "query of bfcl": (
+        "bfcl",
+        {
+            "query": QUERY,
+            "function": [BOAT],
+            "ground_truth": [{"book_boat": {"day": ["Sunday"]}}],
+        },
+    ),
     "plain": ("plain", {"query": QUERY, "tools": [BOAT], "calls": [CALL]}),
     "xlam": ("plain", {"query": QUERY, "tools": to_json([BOAT]), "answers": to_json([CALL])}),
     "trl": (
@@ -257,6 +271,12 @@ def test_a_document_is_a_lesson_without_request(row: dict[str, Any]) -> None:
         ({"messages": [{"role": "wizard", "content": "x"}]}, "the unknown role"),
         ({"messages": [USER, ASSISTANT]}, "neither tools nor calls"),
         ({"messages": "x"}, "no list of messages"),
+        ({"tools": [BOAT], "talk": [USER, ASSISTANT]}, "no reader knows"),
+        ({"prompt": QUERY, "function": BOAT}, "no reader knows"),
+        ({"function": BOAT, "ground_truth": []}, "no reader knows"),
+        ({"tools": []}, "neither a request nor a document"),
+        (NOT_JSON, "NaN"),
+        ({"query": QUERY, "tools": [NOT_JSON]}, "NaN"),
         ({"messages": [USER, ASSISTANT | {"content": None}], "tools": [BOAT]}, "answer is empty"),
         (
             {"messages": [USER, ASSISTANT | {"tool_calls": "null"}], "tools": [BOAT]},
@@ -314,17 +334,57 @@ def test_questions_find_their_answers_in_another_file(tmp_path: Path) -> None:
     }
 
 
+def test_halves_of_like_named_files_belong_together(tmp_path: Path) -> None:
+    row = ROWS["bfcl"][1]
+    question = {key: part for key, part in row.items() if key != "ground_truth"}
+    (tmp_path / "answers").mkdir()
+    for name, day in (("a", "Sunday"), ("b", "Monday")):
+        write_lines(tmp_path / f"{name}.json", question)
+        truth = [{"book_boat": {"day": [day]}}]
+        write_lines(
+            tmp_path / "answers" / f"{name}.json", {"id": "simple_0", "ground_truth": truth}
+        )
+    found = read_lessons([tmp_path])
+    days = [call.arguments["day"] for each in found.items for call in each.calls or ()]
+    assert days == ["Sunday", "Monday"] and not found.bad
+    for name in "ab":
+        (tmp_path / f"{name}.json").rename(tmp_path / f"question_{name}.json")
+    crossed = read_lessons([tmp_path])
+    assert not crossed.items and len(crossed.bad) == 4
+    assert all("differ: a.json:1, b.json:1" in each.cause for each in crossed.bad)
+
+
+def test_a_folder_is_read_with_all_its_tables(tmp_path: Path) -> None:
+    plain = {"query": QUERY, "tools": to_json([BOAT]), "calls": to_json([CALL])}
+    for name, delimiter in (("x.CSV", ","), ("x.tsv", "\t")):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, plain, delimiter=delimiter)
+            writer.writeheader()
+            writer.writerow(plain)
+    calls = [CALL, {"name": "sail", "arguments": {"knots": 3}}]
+    rows = [{"query": QUERY, "tools": [BOAT], "calls": [call]} for call in calls]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "x.PARQUET")
+    found = read_lessons([tmp_path])
+    read = [{"name": c.name, "arguments": c.arguments} for x in found.items for c in x.calls or ()]
+    assert sorted(map(to_json, read)) == sorted(map(to_json, [*calls, CALL, CALL]))
+    assert not found.bad
+
+
 def test_a_train_split_of_toolbench_names_the_documents_of_each_request(tmp_path: Path) -> None:
     api = TOOLBENCH | {"required_parameters": []}
     corpus = "".join(f"{n}\t{json.dumps(json.dumps(api))}\n".replace('\\"', '""') for n in (1, 2))
     (tmp_path / "corpus.tsv").write_text("docid\tdocument_content\n" + corpus)
     (tmp_path / "qrels.train.tsv").write_text("7\t0\t1\t1\n7\t0\t2\t0\n8\t0\t9\t1\n9\t0\t2\t1\n")
-    (tmp_path / "train.query.txt").write_text(f"7\t{QUERY}\n7\t{QUERY}\n8\tAnother\n")
+    (tmp_path / "qrels.test.tsv").write_text("1\t0\t1\t1\n")
+    quoted = f'7\t"{QUERY} ""Belle"""\n'
+    (tmp_path / "train.query.txt").write_text(f"{quoted}{quoted}8\tAnother\n")
     (tmp_path / "test.query.txt").write_text("1\tNot to be taught\n")
     found = read_lessons([tmp_path])
     *documents, asked = found.items
     assert len(documents) == 2 and not any(each.query for each in documents)
-    assert (asked.query, asked.calls, asked.names) == (QUERY, None, ("Boats&&book_boat",))
+    assert (asked.query, asked.calls, asked.names) == (
+        f'{QUERY} "Belle"', None, ("Boats&&book_boat",),
+    )  # fmt: skip
     assert [each.where for each in found.bad] == ["qrels.train.tsv:3", "qrels.train.tsv"]
 
 
