@@ -184,7 +184,8 @@ def guide_gist(
         compressor.model.eval()
         guide = _Guide(compressor, [encode_document(one, tokenizer) for one in documents])
         held, train = split(len(documents), config.held_out, seed)
-        coding = recode(None)
+        with compressor.model.disable_adapter():
+            coding = recode(None)
         held_chats, train_chats = split(len(coding.chats), config.held_out, seed)
         optimizer = torch.optim.Adam(
             [compressor.gist_VD], lr=config.learning_rate, weight_decay=config.weight_decay
@@ -205,7 +206,9 @@ def guide_gist(
                 break
             best = compressor.state()
             if number < config.epochs:
-                coding = recode(guide.embed())
+                states_NVD = guide.embed()
+                with compressor.model.disable_adapter():
+                    coding = recode(states_NVD)
     return replace(start, epochs=tuple(epochs), **best)
 
 

@@ -64,8 +64,8 @@ def install(
 
 def _documents(codebook: Codebook) -> list[str]:
     """Some of its tools' documents."""
-    entries = codebook.tools[:: max(1, len(codebook) // NUM_READ)][:NUM_READ]
-    return [encodable(canonical_json(entry.tool.document)) for entry in entries]
+    rows = np.linspace(0, len(codebook) - 1, min(NUM_READ, len(codebook))).astype(int)
+    return [encodable(canonical_json(codebook.tools[row].tool.document)) for row in rows]
 
 
 def _make_rows(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from factory.codes.arrays import Floats
-from factory.codes.language import read_language
+from factory.codes.language import read_language, reading
 from factory.codes.vocabulary import tables_of
 from factory.workspace.recipe import RowsName
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LOUDEST = 5e-3
-"""Probability that new tokens may have together in text without codes, token by token."""
+LOUDEST, LOUDER = 5e-3, 2.0
+"""Probability that new tokens may have together in text without codes, token by token: so much, or,
+where many tokens at the mean row have more, so many times that."""
 SHRINK, SHORTEST = 0.7, 1e-2
 """How rows that are heard move to the mean row, and where that ends."""
 RIDGE = 0.1
@@ -86,8 +87,15 @@ class Ear:
     ) -> None:
         """Read every other document to see how states move, and the others to hear the rows."""
         self._model, self._tokenizer = model, tokenizer
-        parts = zip(PLAIN_TEXTS, (documents[::2], documents[1::2] or documents), strict=True)
-        self._seen, self._heard = ((plain, "\n".join(part)) for plain, part in parts)
+        seen, heard = documents[::2], documents[1::2] or documents
+        self._seen = (PLAIN_TEXTS[0], self._cut(seen, READ_TOKENS))
+        self._heard = (PLAIN_TEXTS[1], self._cut(heard, HEARD_TOKENS))
+
+    def _cut(self, documents: Sequence[str], num_tokens: int) -> str:
+        """The beginnings of all of them, in so many tokens."""
+        ids = [self._tokenizer(d, add_special_tokens=False)["input_ids"] for d in documents]
+        each = max(1, num_tokens // max(1, len(documents)))
+        return "\n".join(self._tokenizer.decode(part[:each]) for part in ids)
 
     def distinguish(self, rows_MD: torch.Tensor) -> torch.Tensor:
         import torch
@@ -110,10 +118,10 @@ class Ear:
         for text in self._seen:
             encoded = self._tokenizer(text, add_special_tokens=False, verbose=False)
             ids_T = torch.tensor(encoded["input_ids"][:READ_TOKENS], device=self._model.device)
-            with torch.inference_mode():
+            with reading(self._model) as window:
                 parts = [
                     self._model.base_model(input_ids=part_T[None], use_cache=False)
-                    for part_T in ids_T.split(HEARD_TOKENS)
+                    for part_T in ids_T.split(window)
                 ]
             states_TD = torch.cat([part.last_hidden_state[0] for part in parts]).double().cpu()
             moments.append(states_TD.T @ states_TD / len(states_TD))
@@ -149,6 +157,8 @@ def initialise_rows(
     new = [ids[p][number] for p, number in written]
     known = [token for position in ids for token in position]
     tables = tables_of(model)
+    if (bias := getattr(model.get_output_embeddings(), "bias", None)) is not None:
+        _write(bias[:, None], new, _words(bias[:, None], known).mean().expand(len(new), 1))
     for weight, parts in zip(tables, rows, strict=True):
         members_MD = _pick(parts, written)
         words_VD = _words(weight, known)
@@ -167,8 +177,11 @@ def initialise_rows(
                     away_MD = _pick([part - part.mean(axis=0) for part in parts], written)
                     away_MD = _unit(listener.distinguish(away_MD) if asked else away_MD)
                     away_MD *= (words_VD - mean_D).norm(dim=1).mean()
+                if asked:
+                    _write(weight, new, mean_D.expand(len(new), -1))
+                    loudest = max(LOUDEST, LOUDER * listener.hear(new))
                 _write(weight, new, mean_D + away_MD)
-                while asked and listener.hear(new) > LOUDEST and length > SHORTEST:
+                while asked and listener.hear(new) > loudest and length > SHORTEST:
                     length *= SHRINK
                     _write(weight, new, mean_D + length * away_MD)
 
@@ -191,8 +204,9 @@ def _words(weight: torch.Tensor, codes: Sequence[int]) -> torch.Tensor:
 
 
 def _unit(rows_MD: torch.Tensor) -> torch.Tensor:
-    """Rows of length 1; a row of nothing stays one."""
-    return rows_MD / rows_MD.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    """Rows of length 1; one that is nothing beside the others stays next to nothing."""
+    norms_M1 = rows_MD.norm(dim=1, keepdim=True)
+    return rows_MD / norms_M1.clamp_min(max(1e-6 * float(norms_M1.max()), 1e-12))
 
 
 def _write(weight: torch.Tensor, token_ids: Sequence[int], rows_MD: torch.Tensor) -> None:

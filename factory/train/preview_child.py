@@ -1,6 +1,6 @@
 """`python -m factory.train.preview_child`: reads documents with a model and gives tools codes.
 
-The model is not trained. Lookups to fit, it writes a new folder or nothing; asked to add, it gives
+The model is not trained. Asked to fit, it writes a new folder or nothing; asked to add, it gives
 the checkpoint other `codes/`, once the parent says so.
 """
 
@@ -31,9 +31,13 @@ from factory.codes.picture import draw_space
 from factory.codes.quantized import Cost, QuantizedCoder
 from factory.codes.reader import DocumentReader, load_gist
 from factory.codes.saving import FOLDER, load_codebook, save_codebook
+from factory.codes.trie import Trie
+from factory.codes.vocabulary import MAX_DOCUMENT_TOKENS
+from factory.domain.failures import ModelError
 from factory.domain.monitor import Monitor
 from factory.domain.plaintext import encodable
 from factory.domain.records import Tool
+from factory.engines.beam import BeamSearch
 from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors, load_model, make_savable
@@ -58,6 +62,11 @@ class UntrainedModel:
     def __init__(self, folder: Path, monitor: Monitor) -> None:
         self.folder = folder
         self._monitor = monitor
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it was asked: what only wants a figure does not load it."""
+        return "model" in vars(self)
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -111,10 +120,12 @@ def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
     if isinstance(codebook.coder, QuantizedCoder):
         costs |= _describe_cost(codebook.coder.cost)
     apart, words = _tell_apart(codebook, documents_ND, job, setup, reader, monitor)
-    if codebook.tokens and "model" in vars(subject):  # loaded, as its states were wanted
-        costs["decoding, ms a level"] = _time_levels(subject, codebook)
     own = None if codes.embedder or not reads_documents(codes) else documents_ND
-    language = _install(job, setup, codebook, subject, own, monitor)
+    language: dict[str, str] = {}
+    if codebook.tokens and (job.out is not None or subject.is_loaded):
+        language = _install(job, setup, codebook, subject, own, monitor)
+        if times := _time_levels(subject, codebook):
+            costs["decoding, ms a level"] = times
     if job.out is not None:
         monitor.stage("writing the model")
         subject.model.to(subject.stored_dtype).save_pretrained(job.out)
@@ -217,28 +228,22 @@ def own_words(tool: Tool) -> str:
 
 
 def _time_levels(subject: UntrainedModel, codebook: Codebook) -> list[float]:
-    """Milliseconds of each number of a code by a beam of BEAMS, after a request has been read."""
-    ids = subject.tokenizer(own_words(codebook.tools[0].tool), return_tensors="pt")["input_ids"]
-    runs = [_time_beam(subject.model, ids, len(codebook.tokens)) for _ in range(TIMED)]
+    """Milliseconds of each number of a code by a beam of BEAMS, after a request has been read; none
+    for a model that codes are not searched with."""
+    model, tokenizer = subject.model, subject.tokenizer
+    spelt = codebook.spelling.encode([*codebook.codes], tokenizer, str(subject.folder))
+    trie = Trie.build(spelt, list(codebook.tool_ids), subject.stop or int(tokenizer.eos_token_id))
+    words = encodable(own_words(codebook.tools[0].tool))
+    ids = tokenizer(words, add_special_tokens=False)["input_ids"][:MAX_DOCUMENT_TOKENS]
+    runs = []
+    try:
+        for _ in range(TIMED):
+            search = BeamSearch(model, trie)
+            search.search([ids], k=BEAMS, beams=BEAMS)
+            runs.append(search.seconds[1:])
+    except ModelError:
+        return []
     return [round(1000 * min(times), 1) for times in zip(*runs, strict=True)]
-
-
-def _time_beam(model: PreTrainedModel, ids_1T: torch.Tensor, levels: int) -> list[float]:
-    """Seconds of each level: the first reads the request, the others go on from it in each beam."""
-    times, cache = [], None
-    input_ids = ids_1T.to(model.device)
-    with torch.inference_mode():
-        for level in range(levels):
-            started = time.perf_counter()
-            output = model(input_ids=input_ids, past_key_values=cache, use_cache=True)
-            input_ids = output.logits[:, -1:].argmax(dim=-1)
-            cache = output.past_key_values
-            input_ids[0, 0].item()  # a GPU has come to the end of it
-            times.append(time.perf_counter() - started)
-            if level == 0:
-                cache.batch_repeat_interleave(BEAMS)
-                input_ids = input_ids.expand(BEAMS, 1)
-    return times
 
 
 def add(job: CodingJob, monitor: Monitor) -> Callable[[], None]:

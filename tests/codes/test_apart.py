@@ -59,7 +59,7 @@ def test_the_curve_goes_from_whole_embeddings_to_short_codes(coder: str, views: 
     assert found["pca", 32, 0, 0] <= found["pca", 48, 0, 0] == 1.0
     assert found["codes", 32, 2, 4] < found["codes", 32, 4, 16], "deeper and larger tells more"
     if coder == "residual":  # the curve's own codes of the same shape are fitted faster
-        assert these.found == pytest.approx(found["codes", 32, 2, 16], abs=0.15)
+        assert these.found == pytest.approx(found["codes", 32, 2, 16], abs=0.2)
 
 
 def test_codes_that_say_nothing_of_documents_have_no_curve() -> None:

@@ -26,7 +26,7 @@ from factory.codes.residual import ResidualCoder
 from factory.codes.saving import SavedCodebook, load_codebook, save_codebook
 from factory.codes.spelling import code_tokens, read_vocabulary
 from factory.codes.trie import Trie
-from factory.codes.vocabulary import add_code_tokens, embed_documents
+from factory.codes.vocabulary import add_code_tokens, embed_documents, tables_of
 from factory.domain.canon import tool_id
 from factory.domain.failures import InputError, ModelError
 from factory.domain.records import Tool
@@ -478,14 +478,13 @@ def test_install_save_and_load(tmp_path: Path, model_and_tokenizer: tuple[Any, A
     codebook = fit_codebook(tools, embed_documents(model, tokenizer, list(texts.values())))
     ordered = [texts[entry.tool.id] for entry in codebook.tools]
     embeddings = embed_documents(model, tokenizer, ordered)
-    norm = float(model.get_input_embeddings().weight.detach().norm(dim=1).mean())
+    norms = [float(weight.detach().norm(dim=1).mean()) for weight in tables_of(model)]
     ids = install(codebook, model, tokenizer, embeddings, how="scaled")
     rows = codebook.coder.rows(Seen(as_NVD(embeddings)), codebook.codes)
     assert rows is not None
-    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
-        written = part.weight.detach().numpy()[np.array(ids)]
-        norms = np.linalg.norm(written, axis=2)
-        assert np.abs(norms / norm - 1).max() < 1e-4
+    for weight, norm in zip(tables_of(model), norms, strict=True):
+        written = weight.detach().numpy()[np.array(ids)]
+        assert np.abs(np.linalg.norm(written, axis=2) / norm - 1).max() < 1e-4
         for position, wanted in enumerate(rows):
             unit = wanted / np.linalg.norm(wanted, axis=1)[:, None] * norm
             assert np.abs(written[position] - unit).max() < 1e-4

@@ -112,10 +112,10 @@ def test_a_real_model_keeps_its_language(coder: str) -> None:
 
 
 class Deaf:
-    """Hears rows so many times, and sees text move in the first direction alone."""
+    """Hears these shares, then nothing, and sees text move in the first direction alone."""
 
-    def __init__(self, times: int = 0) -> None:
-        self.left, self.heard = times, list[Sequence[int]]()
+    def __init__(self, *shares: float) -> None:
+        self.shares, self.heard = [*shares], list[Sequence[int]]()
 
     def distinguish(self, rows_MD: torch.Tensor) -> torch.Tensor:
         shrunk_MD = rows_MD.clone()
@@ -124,8 +124,7 @@ class Deaf:
 
     def hear(self, token_ids: Sequence[int]) -> float:
         self.heard.append(token_ids)
-        self.left -= 1
-        return LOUDEST * 2 if self.left >= 0 else LOUDEST
+        return self.shares.pop(0) if self.shares else 0.0
 
 
 def write(
@@ -170,7 +169,7 @@ def test_rows_are_made_as_they_are_called(tmp_path: Path, how: RowsName, tied: b
 def test_rows_of_names_stand_where_their_words_are(tmp_path: Path, tied: bool) -> None:
     """Output rows move to the mean row where they are heard."""
     model, tokenizer = load(tiny_model(tmp_path / "model", tied=tied))
-    listener = Deaf(times=1)
+    listener = Deaf(0.0, LOUDEST * 2)
     members, tables, written = write(model, tokenizer, "calibrated", listener, of_states=False)
     for number, (table, rows) in enumerate(zip(tables, written, strict=True)):
         mean = table.mean(axis=0)
@@ -182,15 +181,43 @@ def test_rows_of_names_stand_where_their_words_are(tmp_path: Path, tied: bool) -
 def test_output_rows_are_shortened_until_they_are_not_heard(tmp_path: Path, tied: bool) -> None:
     """Input rows of an untied model keep their length."""
     model, tokenizer = load(tiny_model(tmp_path / "model", tied=tied))
-    listener = Deaf(times=3)
+    listener = Deaf(0.0, *[LOUDEST * 2] * 3)
     _, tables, written = write(model, tokenizer, "calibrated", listener)
-    assert len(listener.heard) == 4 and len(listener.heard[0]) == 16
+    assert len(listener.heard) == 5 and len(listener.heard[0]) == 16
     for number, (table, rows) in enumerate(zip(tables, written, strict=True)):
         mean = table.mean(axis=0)
         spread = np.linalg.norm(table - mean, axis=1).mean()
         length = np.linalg.norm(rows - mean, axis=1)
         asked = number == len(tables) - 1
         assert np.abs(length / spread - (0.7**3 if asked else 1.0)).max() < 1e-5
+
+
+def test_many_tokens_are_heard_as_loud_as_their_mean_rows_make_them(tmp_path: Path) -> None:
+    """What the mean row itself takes cannot be shortened away."""
+    model, tokenizer = load(tiny_model(tmp_path / "model"))
+    listener = Deaf(LOUDEST * 4, LOUDEST * 7)
+    _, (table,), (rows,) = write(model, tokenizer, "calibrated", listener)
+    mean = table.mean(axis=0)
+    spread = np.linalg.norm(table - mean, axis=1).mean()
+    assert np.abs(np.linalg.norm(rows - mean, axis=1) / spread - 1).max() < 1e-5
+
+
+def test_numbers_without_members_stay_at_the_mean_row(tmp_path: Path) -> None:
+    """What is left of their members' mean is rounding, not a direction."""
+    model, tokenizer = load(tiny_model(tmp_path / "model"))
+    table = model.get_input_embeddings().weight.detach().numpy().copy()
+    (ids,) = add_code_tokens(tokenizer, model, code_tokens(1, 8))
+    members = np.random.default_rng(0).normal(size=(8, table.shape[1])) + 20
+    members[5] = np.delete(members, 5, axis=0).mean(axis=0) + 1e-14
+    initialise_rows(model, [ids], [[members]], [range(8)], "calibrated", Deaf(), of_states=True)
+    row = model.get_input_embeddings().weight.detach().numpy()[ids[5]]
+    assert np.linalg.norm(row - table.mean(axis=0)) < 1e-3
+
+
+def test_a_model_of_few_positions_is_read_in_short_windows(tmp_path: Path) -> None:
+    model, tokenizer = load(tiny_model(tmp_path / "model", max_positions=32))
+    read = read_language(model, tokenizer, PLAIN)
+    assert read is not None and len(tokenizer(PLAIN)["input_ids"]) > 64
 
 
 def test_what_text_moves_in_is_shrunk(tmp_path: Path) -> None:
