@@ -20,7 +20,7 @@ from factory.lab.trials.compare import Plan
 from factory.lab.trials.compare import compare as run_compare
 from factory.lab.trials.division import Divided, divide
 from factory.lab.trials.labels import fewer, load_labels
-from factory.lab.trials.standings import READ_AS, load_ranking, make_tables, rank
+from factory.lab.trials.standings import READ_AS, Standing, load_ranking, make_tables, rank
 from factory.lab.trials.variants import choose_variants, parse_sweeps
 from factory.score.toolbench.ranking import BM25, EmbSim
 from factory.train.curriculum import need_codes, train_setup
@@ -116,7 +116,7 @@ def compare(
     _refuse_unknown(against, [each.name for each in (*variants, *baselines)])
     outcome = asyncio.run(run_compare(plan, baselines, lambda told: err(escape(told))))
     standings = rank(outcome, load_ranking(workspace))
-    first = next((each for each in standings if each.name == against), standings[0])
+    first = find_base(standings, against)
     if as_json:
         for standing in standings:
             write_json(standing.to_json(labelled, first))
@@ -127,12 +127,20 @@ def compare(
         out()
         for line in READ_AS:
             out(f"[dim]{escape(line)}[/]")
+    if first is None:
+        err(f"no changes are shown: no trial of {escape(against)} is finished")
     if outcome.unstarted:
         err(f"{outcome.unstarted} trials were not started: the same command goes on with them")
     for name, error in outcome.failed.items():
         err(f"[red]failed[/] {escape(name)}: {escape(error.what)}")
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def find_base(standings: Sequence[Standing], against: str) -> Standing | None:
+    """What changes are from: the first one without a name; None where the named has no trial."""
+    named = (each for each in standings if each.name == against)
+    return next(named, None) if against else standings[0]
 
 
 def _refuse_unknown(name: str, known: Sequence[str]) -> None:

@@ -76,10 +76,10 @@ def tell_apart(
     width = documents_NVD[0].size
     kept_Nd, queries_Qd = coder.kept(codes), coder.project_all(queries_QVD)
     own = find_first(kept_Nd, queries_Qd, wanted)
-    views = documents_NVD.shape[1]
+    chains = len(coder.sizes) // coder.levels
     return [
         Kept("whole", width, 0, 0, find_first(_flat(documents_NVD), _flat(queries_QVD), wanted)),
-        Kept("these", kept_Nd.shape[1] // views, coder.levels, coder.size, own),
+        Kept("these", kept_Nd.shape[1] // chains, coder.levels, coder.size, own),
         *_curve(documents_NVD, asked, choose_shape(len(codes), size).size, seed, on_progress),
     ]
 

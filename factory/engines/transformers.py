@@ -18,7 +18,15 @@ from transformers import DynamicCache
 
 from factory.codes.trie import Trie
 from factory.domain.failures import ModelError
-from factory.domain.records import Completion, Constraint, FinishReason, Reply, Request
+from factory.domain.records import (
+    PROMPT_TOO_LONG,
+    Completion,
+    Constraint,
+    FinishReason,
+    Reply,
+    Request,
+)
+from factory.engines.base import unanswered
 from factory.engines.beam import BeamSearch
 from factory.engines.chat import Chat
 from factory.engines.child import run_child
@@ -137,9 +145,15 @@ class TransformersBackend(Backend):
         bound, width = self._bind(jobs[0].request), jobs[0].request.sampling.n
         assert bound is not None and bound.guide is not None
         trie = bound.guide.trie
-        prompts = [job.prompt_ids for job in jobs]
-        rankings = self._beam_over(trie).search(prompts, k=width, beams=width)
-        for job, ranking in zip(jobs, rankings, strict=True):
+        search = self._beam_over(trie)
+        fitting = [job for job in jobs if search.fits(len(job.prompt_ids), width)]
+        for job in jobs:
+            if job not in fitting:
+                num_tokens = len(job.prompt_ids)
+                answer(job.number, unanswered(job.request, PROMPT_TOO_LONG, num_tokens))
+        prompts = [job.prompt_ids for job in fitting]
+        rankings = search.search(prompts, k=width, beams=width)
+        for job, ranking in zip(fitting, rankings, strict=True):
             codes = [((*found.code, trie.end), found.score) for found in ranking.codes]
             answer(job.number, self.chat.found(job.request, codes, len(job.prompt_ids)))
 

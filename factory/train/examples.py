@@ -107,6 +107,12 @@ def examples_from_sample(
     return examples
 
 
+def own_words(tool: Tool) -> str:
+    """What a document calls its tool and says of it, without its parameters."""
+    parts = (tool.document.get("tool_name", ""), tool.name, tool.document.get("description", ""))
+    return " ".join(" ".join(map(str, parts)).replace("_", " ").split())
+
+
 def retrieve_example(query: str, tool_id: str, prompts: Prompts, origin: str) -> Example:
     """The example that teaches the code of a tool from a request that needs it."""
     asked = (Message(role="user", content=prompts.render("codes/retrieve", query=query)),)

@@ -37,7 +37,7 @@ def assigned(coder: Coder, documents: Floats) -> tuple[Code, ...]:
     return coder.assign(Seen(documents), Taken()).codes
 
 
-@pytest.mark.parametrize(("coder", "views"), [("residual", 1), ("residual", 2), ("quantized", 1)])
+@pytest.mark.parametrize(("coder", "views"), [("residual", 1), ("residual", 2), ("quantized", 2)])
 def test_the_curve_goes_from_whole_embeddings_to_short_codes(coder: str, views: int) -> None:
     documents, asked = make_asked(160, 48, views)
     codes = CodesSection(coder=coder, size=16, levels=2, quantized=QUICK)  # type: ignore[arg-type]

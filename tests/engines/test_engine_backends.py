@@ -416,6 +416,29 @@ def test_a_beam_finds_the_likeliest_codes_in_any_batch(
     assert served.sample(long)[0].completions[0].finish_reason == PROMPT_TOO_LONG
 
 
+def test_a_prompt_that_a_beam_has_no_places_for_is_one_reply(
+    trie: tuple[Trie, Constraint], model: Path, tmp_path: Path
+) -> None:
+    from factory.engines.transformers import TransformersBackend
+
+    folder = tmp_path / "chunked"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["attention_chunk_size"] = 40
+    (folder / "config.json").write_text(json.dumps(config))
+    backend = TransformersBackend(folder, settings_for("transformers"))
+    request = chat(1, trie[1], beam=True, n=3, temperature=0.0, top_k=0, max_tokens=4)
+    prompts = [[7] * 20, [7] * 60, [7] * 20]
+    replies: dict[int, Reply] = {}
+    for number, prompt in enumerate(prompts):
+        backend.add(number, request, prompt)
+    while backend.is_busy:
+        backend.step(replies.__setitem__)
+    assert replies[1] == unanswered(request, PROMPT_TOO_LONG, 60)
+    assert [len(replies[number].completions) for number in (0, 2)] == [3, 3]
+    assert {c.finish_reason for n in (0, 2) for c in replies[n].completions} == {"stop"}
+
+
 def model_config(folder: Path, vocabulary: int) -> SimpleNamespace:
     """What the processors read of vLLM's configuration."""
     model = SimpleNamespace(model=str(folder), get_vocab_size=lambda: vocabulary)

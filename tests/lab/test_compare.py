@@ -200,6 +200,27 @@ def test_a_sweep_is_a_variant_for_each_combination() -> None:
     assert [variant.codes.embedder for variant in words] == ["one", "two"]
 
 
+def test_first_rows_matter_where_codes_are_tokens_that_get_some() -> None:
+    names = ["residual", "residual, random rows", "numeric"]
+    rows = parse_sweeps(["codes.rows=mean,scaled"])
+    assert [variant.name for variant in choose_variants(Recipe(), names, rows)] == [
+        *("residual, rows=mean", "residual, rows=scaled", "residual, random rows", "numeric"),
+    ]
+    both = rows | parse_sweeps(["codes.reframe=true,false"])
+    assert [variant.name for variant in choose_variants(Recipe(), ["residual"], both)] == [
+        "residual, rows=mean, reframe=True",
+        "residual, reframe=False",
+        "residual, rows=scaled, reframe=True",
+    ]
+
+
+def test_fitting_is_what_makes_codes_and_no_training() -> None:
+    made = {"giving codes to tools": 1, "compressing documents": 2, "moving the gist tokens": 4}
+    other = {"stage of": 8, "training on examples": 16, "loading the model": 32, "asking": 64}
+    again = {"iteration of: giving all tools codes anew": 128}
+    assert make_trial("sgtc", 0, 50, phases=made | other | again).fitting == 135
+
+
 @pytest.mark.parametrize(
     ("only", "sweep", "what"),
     [
@@ -311,6 +332,7 @@ def test_a_trial_is_known_by_everything_that_decides_it(tmp_path: Path) -> None:
             for other in (
                 replace(residual, train=vary(residual.train, epochs=3)),
                 replace(residual, codes=vary(residual.codes, size=4)),
+                replace(residual, codes=vary(residual.codes, rows="mean")),
                 replace(residual, trainings=2),
                 replace(residual, stages=variants_of(residual.codes)["toolgen"].stages),
             )
@@ -335,11 +357,11 @@ def test_a_trial_is_known_by_everything_that_decides_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "trials", "jobs"),
     [
-        ("cpu", "ee046038ebb8", "2d1dcbe3a505"),
-        ("base", "71a24fcb522e", "e79bf75f8aeb"),
-        ("sgtc", "9f96c6dcf544", "143ce234b509"),
-        ("toolgen", "6c130c2815d0", "1f01eb6711a3"),
-        ("toolweaver", "77114e598341", "cc375e9be8d8"),
+        ("cpu", "eedaf0eba77e", "2d1dcbe3a505"),
+        ("base", "a05a4a7f06ca", "e79bf75f8aeb"),
+        ("sgtc", "3e58e0e1b361", "143ce234b509"),
+        ("toolgen", "96d19aaf23c2", "1f01eb6711a3"),
+        ("toolweaver", "716c801e54f6", "cc375e9be8d8"),
     ],
 )
 def test_finished_trials_are_known_by_what_they_were_stored_with(

@@ -12,6 +12,7 @@ from conftest_models import tiny_model
 from test_compare import divided, make_bench, make_plan, make_trial, write_lists
 from workspaces import ROOT, make_workspace, run_factory
 
+from factory.cli.comparing import find_base
 from factory.lab.trials.compare import Outcome, Plan, Trial, digest_trials
 from factory.lab.trials.division import divide
 from factory.lab.trials.labels import load_labels
@@ -141,6 +142,15 @@ def test_an_arm_that_calls_itself_residual_has_no_published_row(tmp_path: Path) 
     _, outcome = make_outcome(tmp_path, {"residual": [[1]]})
     (standing, _) = rank(outcome, load_ranking(Workspace(ROOT)))
     assert standing.published == {}
+
+
+def test_changes_from_what_was_not_tried_are_not_shown_from_another(tmp_path: Path) -> None:
+    plan, outcome = make_outcome(tmp_path, {"sgtc": [[1]]})
+    standings = rank(outcome, {})
+    assert [find_base(standings, name) for name in ("", "BM25")] == standings
+    assert find_base(standings, "residual") is None
+    titles = [table.title for table in make_tables(standings, plan.labelled, None)]
+    assert not any(title.startswith("against") for title in titles)
 
 
 def test_a_share_of_tools_counts_those_of_its_group_alone(tmp_path: Path) -> None:

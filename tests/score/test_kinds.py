@@ -560,6 +560,14 @@ def test_the_trie_can_be_taken_off_the_agents_codes(workspace: Workspace, tmp_pa
             assert kind.asked["constrain"] == ("on" if constrain else "off")
 
 
+def test_a_beam_without_a_trie_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    data = write_stable(tmp_path / "stable")
+    changes = {"data": str(data), "judge": "x", "decode": "beam", "constrain": False}
+    with pytest.raises(ContentError, match="a beam searches a trie") as refused:
+        load(workspace, "toolbench-completion", changes)
+    assert "constrain = true" in refused.value.remedy
+
+
 def test_pooled_requests_of_completion(workspace: Workspace, tmp_path: Path) -> None:
     data = write_stable(tmp_path / "stable") / "test_instruction"
     rows = json.loads((data / "G1_instruction.json").read_text())

@@ -366,6 +366,17 @@ def test_requests_of_toolsense_are_asked_of_a_corpus(tmp_path: Path) -> None:
     assert load_toolsense(tmp_path, None, ["hard"]).splits == ("hard",)
 
 
+def test_a_request_of_toolsense_that_is_there_twice_is_a_bad_line(tmp_path: Path) -> None:
+    write_sense(tmp_path)
+    rows = [sense(2, "easy", "Kettle&&boil"), sense(2, "hard", "Lamp&&on", "Kettle&&boil")]
+    (tmp_path / "realistic_retrieval.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    bench = load_toolsense(tmp_path, tmp_path)
+    assert [query.id for query in bench.queries] == ["easy/s2"]
+    assert bench.notes[0] == (
+        "1 of 2 lines are left out: a line before has its sample_id (realistic_retrieval.jsonl:2)"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [

@@ -29,7 +29,7 @@ from factory.codes.saving import load_codebook
 from factory.codes.trie import Trie
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, derive_seed, digest
 from factory.domain.failures import FactoryError, InputError
-from factory.domain.records import Example, Pair, Progress, Tool
+from factory.domain.records import Example, Pair, Progress
 from factory.engines.perplexity import measure_perplexity
 from factory.engines.retrieve import Retriever
 from factory.lab.trials.division import Divided
@@ -44,6 +44,7 @@ from factory.score.toolbench.ranking import BM25, ByCode, EmbSim, RetrievalResul
 from factory.train.examples import (
     code_example,
     example_to_json,
+    own_words,
     retrieve_example,
     write_examples,
 )
@@ -58,8 +59,10 @@ from factory.workspace.settings import EngineSection
 
 Report = Callable[[str], None]
 EpochsT = TypeVar("EpochsT", TrainSection, StageSection)
-FORMAT = 2
-"""Of what a trial is: ranked lists are kept since 2."""
+FORMAT = 3
+"""Of what a trial is: ranked lists are kept since 2, the way of first rows is told since 3."""
+FITTING = ("giving codes", "iteration", "compressing", "moving the gist tokens")
+"""How the phases start in which codes are made and no example is learnt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +139,7 @@ class Trial:
     @property
     def fitting(self) -> float:
         """Seconds of compression, embedding and fitting."""
-        others = ("loading", "training", "writing", "adding", "asking", "perplexity")
-        return sum(s for name, s in self.phases.items() if not name.startswith(others))
+        return sum(s for name, s in self.phases.items() if name.startswith(FITTING))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +272,7 @@ def digest_trials(plan: Plan) -> dict[str, tuple[Variant, int]]:
         return {
             "name": variant.name,
             "codes": code_values(variant.codes, plan.setup.gist_seed, version=1),
+            "rows": variant.codes.first_rows,
             "training": setup.values(),
             "trainings": variant.trainings,
         }
@@ -455,16 +458,10 @@ def make_examples(labelled: Divided, prompts: Prompts, *, described: bool = Fals
     ]
     if described:
         examples += [
-            retrieve_example(_describe_tool(tool), tool.id, prompts, "compare/described")
+            retrieve_example(own_words(tool), tool.id, prompts, "compare/described")
             for tool in labelled.tools
         ]
     return examples
-
-
-def _describe_tool(tool: Tool) -> str:
-    """What a document says of its tool, without schema: its names and its description."""
-    parts = (tool.document.get("tool_name", ""), tool.name, tool.document.get("description", ""))
-    return " ".join(" ".join(map(str, parts)).replace("_", " ").split())
 
 
 def _pairs(labelled: Divided) -> list[Pair]:

@@ -165,10 +165,16 @@ def _sweep(
     recipe: Recipe, variant: Variant, sweeps: Mapping[str, Sequence[object]]
 ) -> Iterator[Variant]:
     keys = [key for key in sweeps if _matters(key, variant)]
+    seen = set[str]()
     for values in product(*(sweeps[key] for key in keys)):
         more = dict(zip(keys, values, strict=True))
+        if more.get("codes.reframe") is False:
+            more.pop("codes.rows", None)
         told = [f"{_shorten(key, keys)}={value}" for key, value in more.items()]
         name = ", ".join((variant.name, *told))
+        if name in seen:
+            continue
+        seen.add(name)
         yield _make(recipe, name, ARMS[variant.name], more)
 
 
@@ -192,6 +198,9 @@ def _matters(key: str, variant: Variant) -> bool:
         "codes.branches": {"hierarchical"},
         "codes.digits": {"numeric"},
     }
+    if key in ("codes.reframe", "codes.rows"):
+        makes_tokens = CODERS[codes.coder].layout == "tokens"
+        return makes_tokens and (codes.reframe or key == "codes.reframe")
     if key == "codes.embedder":
         return CODERS[codes.coder].reads_documents and not gist
     return codes.coder in coders.get(key, {codes.coder})

@@ -116,6 +116,12 @@ class TaskCompletion(Asked):
                 remedy='judge = "http://127.0.0.1:8000/v1#NAME" in it, or a model folder or '
                 f"checkpoint id; once: factory score {name} --set judge=r1",
             )
+        if definition.decode == "beam" and not definition.constrain:
+            raise ContentError(
+                f"{name}: a beam searches a trie, and constrain = false takes it off",
+                where=f"eval/{name}.toml",
+                remedy='decode = "sample", or constrain = true',
+            )
         if (folder := resolve(workspace, definition.judge)).is_dir():
             definition = definition.model_copy(update={"judge": str(folder)})
         check_path(workspace, definition.reference, name, "reference")

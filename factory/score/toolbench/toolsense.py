@@ -100,7 +100,10 @@ def _read_rows(file: Path) -> tuple[list[_SenseRow], list[BadLine]]:
         try:
             if line.strip():
                 row = _read_row(parse_strict(line), where, number)
-                rows.setdefault(row.query.id, row)
+                sample_id = row.query.id.partition("/")[2]
+                if sample_id in rows:
+                    raise ValueError("a line before has its sample_id")
+                rows[sample_id] = row
         except JsonTextError:
             bad.append(BadLine(where=where, cause="not JSON"))
         except ValueError as error:
