@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory.domain.canon import query_id
 from factory.domain.records import (
     Call,
     Candidate,
@@ -221,15 +222,21 @@ def earlier_examples(
 def trained_queries(past: Source) -> frozenset[str]:
     """Query ids that the latest promoted checkpoint may have been trained on.
 
-    Its round's own examples, and those of all rounds before, which replay draws from.
+    Its round's own examples, and those of all rounds before, which replay draws from. A lesson's
+    request that others ask in the same words has an id of its own: the id of the words comes too.
     """
     sql = """
-        select distinct split_part(origin, '/', 2)
-        from example
-        where round <= (select max(round) from checkpoint where promoted and round > 0)
+        select distinct query_id, text
+        from (
+            select distinct split_part(origin, '/', 2) as query_id
+            from example
+            where round <= (select max(round) from checkpoint where promoted and round > 0)
+        )
+        left join query using (query_id)
         """
     rows = past.query(sql).rows
-    return frozenset(str(row[0]) for row in rows)
+    own = frozenset(str(each) for each, _ in rows)
+    return own | {query_id(str(text)) for _, text in rows if text is not None}
 
 
 def load_items(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> list[ItemScore]:

@@ -245,6 +245,8 @@ def test_what_a_promoted_checkpoint_was_trained_on(workspace: Workspace) -> None
     assert history.trained_queries(ledger) == frozenset()
     ledger.append({"checkpoint": [checkpoint_row(2, True)]})
     assert history.trained_queries(ledger) == {"q_1", "q_2"}
+    ledger.append({"query": [{"query_id": "q_2", "text": "Light"}]})  # type: ignore[typeddict-item]
+    assert history.trained_queries(ledger) == {"q_1", "q_2", query_id("Light")}
 
 
 def test_the_command(tmp_path: Path, workspace: Workspace) -> None:
