@@ -11,7 +11,7 @@ from typing import Any
 from factory.domain.failures import InputError
 from factory.lessons.readers import read_row
 from factory.lessons.records import Lesson, LessonRow, Lessons
-from factory.lessons.retrieval import QRELS, read_retrieval
+from factory.lessons.retrieval import QRELS, is_part, is_split, read_retrieval
 from factory.tools.sources import JSON_SUFFIXES, BadLine, read_values
 
 SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
@@ -29,7 +29,7 @@ def read_lessons(paths: Iterable[Path]) -> Lessons:
     formats: Counter[str] = Counter()
     files = [file for path in paths for file in _files(path)]
     for file in files:
-        if file.name.endswith(QRELS):
+        if is_split(file):
             found = list(read_retrieval(file, bad))
             formats["toolbench split"] += len(found)
             lessons += found
@@ -52,6 +52,8 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = sorted(each for each in path.rglob("*") if each.is_file() and _is_data(each))
+    if is_split(path):
+        return [path, *(each for each in found if not is_part(each, path))]
     if not found:
         wanted = ", ".join(SUFFIXES)
         raise InputError("the folder holds no data", where=str(path), remedy=f"name {wanted} files")

@@ -1,72 +1,83 @@
-"""The retriever's files of ToolBench: which request needs which documents, split by split.
+"""ToolBench's training requests: which request needs which APIs, without the requests of its tests.
 
-Beside `qrels.train.tsv` (request, 0, document, 1) lie `train.query.txt` (id, request) and
-`corpus.tsv` (id, document), whatever stands before these names.
+A folder as ToolBench lays it out is read whole; a `qrels.train.tsv` (request, 0, document, 1) that
+lies elsewhere is read with `train.query.txt` (id, request) and `corpus.tsv` (id, document) beside
+it, whatever stands before these names.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from factory.domain.failures import InputError
 from factory.lessons.conversations import read_documents
 from factory.lessons.records import Document, Lesson
-from factory.tools.sources import BadLine, read_values, request_text
+from factory.score.toolbench.data import (
+    ApiKey,
+    ToolBench,
+    has_training,
+    load_toolbench,
+    load_training_split,
+)
+from factory.tools.sources import BadLine, request_text
 
 QRELS = "qrels.train.tsv"
+_PARTS = frozenset(
+    {"retrieval", "instruction", "toolenv", "test_instruction", "test_query_ids", "answer"}
+    | {"solvable_queries", "corpus.jsonl", *(f"G{number}" for number in (1, 2, 3))}
+    | {f"G{number}_query.json" for number in (1, 2, 3)}
+)
+"""What of its folder is ToolBench's."""
 
 
-def read_retrieval(qrels: Path, bad: list[BadLine]) -> Iterator[Lesson]:
-    """The documents, then each request with those that it needs. Raises InputError."""
-    stem = qrels.name.removesuffix(QRELS)
-    documents = dict(_read_corpus(qrels.with_name(f"{stem}corpus.tsv"), bad))
-    for place, document in documents.values():
-        yield Lesson(where=place, documents=(document,))
-    needed: dict[str, list[Document]] = {}
-    for number, parts in _lines(qrels):
-        if len(parts) != 4 or parts[2] not in documents:
-            cause = "no row of request, 0, document, 1 whose document is in the corpus"
-            bad.append(BadLine(where=f"{qrels.name}:{number}", cause=cause))
-        elif parts[3].strip() != "0":
-            needed.setdefault(parts[0], []).append(documents[parts[2]][1])
-    queries = qrels.with_name(f"{stem}train.query.txt")
-    for number, (key, *text) in _lines(queries):
-        if key not in needed:
-            continue  # the file has a request once for each document that it needs
-        where = f"{queries.name}:{number}"
+def is_split(path: Path) -> bool:
+    """Whether read_retrieval takes a file, or a folder."""
+    return has_training(path) if path.is_dir() else path.name.endswith(QRELS)
+
+
+def is_part(file: Path, folder: Path) -> bool:
+    """Whether a file below ToolBench's folder is read with it, or is of its tests."""
+    return file.relative_to(folder).parts[0] in _PARTS
+
+
+def read_retrieval(path: Path, bad: list[BadLine]) -> Iterator[Lesson]:
+    """The documents, then each request with those that it needs. Raises ContentError."""
+    is_folder = path.is_dir()
+    bench = load_toolbench(path, split="train") if is_folder else load_training_split(path)
+    bad += (BadLine(where=_short(line.where), cause=line.cause) for line in bench.bad)
+    documents = dict(_read_apis(bench, path.name, bad))
+    for key, own in documents.items():
+        for document in own:
+            yield Lesson(where=f"{path.name} {_name(key)}", documents=(document,))
+    for query in bench.queries:
+        where = f"{path.name} {query.id}"
+        relevant = sorted(query.relevant)
+        if lost := [_name(key) for key in relevant if not documents[key]]:
+            bad.append(BadLine(where=where, cause=f"no document of {lost[0]} can be read"))
+            continue
         try:
-            query = request_text("\t".join(text))
+            text = request_text(query.text)
         except ValueError as error:
             bad.append(BadLine(where=where, cause=str(error)))
             continue
-        own = tuple(needed.pop(key))
-        yield Lesson(where=where, query=query, documents=own, names=tuple(map(_name, own)))
-    for key in needed:
-        bad.append(BadLine(where=qrels.name, cause=f"{queries.name} has no request {key}"))
+        needed = tuple(document for key in relevant for document in documents[key])
+        yield Lesson(where=where, query=text, documents=needed, names=tuple(map(_name, relevant)))
 
 
-def _name(document: Document) -> str:
-    service = document.get("tool_name")
-    return f"{service}&&{document['name']}" if service else str(document["name"])
-
-
-def _read_corpus(path: Path, bad: list[BadLine]) -> Iterator[tuple[str, tuple[str, Document]]]:
-    for where, row in read_values(path, bad):
+def _read_apis(
+    bench: ToolBench, file: str, bad: list[BadLine]
+) -> Iterator[tuple[ApiKey, tuple[Document, ...]]]:
+    for key, several in bench.documents.items():
         try:
-            (document,) = read_documents(json.loads(row["document_content"]))
-            yield str(row["docid"]), (where, document)
-        except (ValueError, LookupError, TypeError) as error:
-            bad.append(BadLine(where=where, cause=f"no document of a corpus: {error}"))
+            yield key, read_documents([each.document for each in several])
+        except ValueError as error:
+            bad.append(BadLine(where=f"{file} {_name(key)}", cause=str(error)))
+            yield key, ()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Cells of a tab-separated file, quoted as pandas writes it, with the line they end on."""
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            reader = csv.reader(stream, delimiter="\t")
-            yield from ((reader.line_num, cells) for cells in reader if cells)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read the file: {error}", where=str(path)) from error
+def _short(where: str) -> str:
+    return where.rsplit("/", 1)[-1]
+
+
+def _name(key: ApiKey) -> str:
+    return f"{key.tool}&&{key.api}"

@@ -381,11 +381,33 @@ def test_a_train_split_of_toolbench_names_the_documents_of_each_request(tmp_path
     (tmp_path / "test.query.txt").write_text("1\tNot to be taught\n")
     found = read_lessons([tmp_path])
     *documents, asked = found.items
-    assert len(documents) == 2 and not any(each.query for each in documents)
+    assert len(documents) == 1 and not any(each.query for each in documents)
     assert (asked.query, asked.calls, asked.names) == (
         f'{QUERY} "Belle"', None, ("Boats&&book_boat",),
     )  # fmt: skip
-    assert [each.where for each in found.bad] == ["qrels.train.tsv:3", "qrels.train.tsv"]
+    assert [each.where for each in found.bad] == [
+        "qrels.train.tsv:3",
+        "train.query.txt:3",
+        "qrels.train.tsv",
+    ]
+
+
+def test_the_test_requests_of_toolbenchs_folder_are_not_taught(tmp_path: Path) -> None:
+    api = TOOLBENCH | {"required_parameters": []}
+    rows = [
+        {"query_id": n, "query": text, "api_list": [api], "relevant APIs": [["Boats", "book_boat"]]}
+        for n, text in enumerate(("Taught", "Of the test"))
+    ]
+    for name in ("instruction", "test_query_ids"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "instruction" / "G1_query.json").write_text(to_json(rows))
+    (tmp_path / "test_query_ids" / "G1_instruction.json").write_text("[1]")
+    (tmp_path / "instruction" / "G2_query.json").write_text(to_json(rows))
+    write_lines(tmp_path / "own.jsonl", ROWS["plain"][1])
+    found = read_lessons([tmp_path])
+    assert [each.query for each in found.items] == ["", "Taught", QUERY]
+    (unknown,) = found.bad
+    assert unknown.where == "G2_query.json" and "no list says" in unknown.cause
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:

@@ -279,6 +279,29 @@ def _read_folder(folder: Path, wanted: Mapping[str, str], *, trains: bool) -> _P
     return pile
 
 
+def load_training_split(qrels: Path) -> ToolBench:
+    """The requests to learn of one …qrels.train.tsv, wherever it lies.
+
+    Beside it are …corpus.tsv and …train.query.txt. Raises ContentError where one cannot be read.
+    """
+    stem = qrels.name.removesuffix("qrels.train.tsv")
+    pile = _Pile()
+    keys = _read_table_of_documents(qrels.with_name(f"{stem}corpus.tsv"), pile)
+    queries = qrels.with_name(f"{stem}train.query.txt")
+    _read_qrels(queries, qrels, next(iter(TRAINING)), keys, pile, is_training=True)
+    return replace(_finish(pile), notes=())
+
+
+def _read_table_of_documents(file: Path, pile: _Pile, group: str = "") -> dict[str, ApiKey]:
+    """The APIs of a corpus.tsv by the ids of their documents."""
+    keys: dict[str, ApiKey] = {}
+    for where, row in _table(file, header=True):
+        if len(row) != 2:
+            raise ContentError("a corpus line is: id, document", where=where)
+        keys[row[0]] = pile.add_document(parse_json(row[1], where), where, group)
+    return keys
+
+
 def has_training(folder: Path) -> bool:
     """Whether load_toolbench finds files with requests to learn."""
     return any(
@@ -368,10 +391,7 @@ def _read_retrieval(folder: Path, wanted: Mapping[str, str], pile: _Pile, *, tra
     for training, number in TRAINING.items():
         for base in _retrieval_folders(folder, number):
             found = True
-            keys = {
-                docid: pile.add_document(parse_json(text, where), where, f"I{number}")
-                for where, (docid, text) in _table(base / "corpus.tsv", header=True)
-            }
+            keys = _read_table_of_documents(base / "corpus.tsv", pile, f"I{number}")
             if trains and (base / "train.query.txt").is_file():
                 files = base / "train.query.txt", base / "qrels.train.tsv"
                 _read_qrels(*files, training, keys, pile, is_training=True)
@@ -416,7 +436,9 @@ def _read_qrels(
             pile.bad.append(BadLine(where=where, cause=cause))
         elif row[3].strip() != "0":
             relevant.setdefault(row[0], set()).add(keys[row[2]])
+    asked: set[str] = set()
     for where, row in _table(queries):
+        asked.add(row[0])
         known = relevant.get(row[0], set())
         if is_training and not known:
             cause = f"no usable line of {qrels.name} has request {row[0]}"
@@ -424,6 +446,9 @@ def _read_qrels(
             continue
         pile.places.setdefault(f"{split}/{row[0]}", where)
         _add_query(pile, split, row[0], row[1] if len(row) > 1 else "", known)
+    if is_training:
+        lost = (f"{queries.name} has no request {each}" for each in relevant if each not in asked)
+        pile.bad += (BadLine(where=str(qrels), cause=cause) for cause in lost)
 
 
 def _table(file: Path, *, header: bool = False) -> Iterator[tuple[str, list[str]]]:
@@ -482,7 +507,8 @@ def _read_training_files(folder: Path, pile: _Pile, *, has_corpus: bool) -> None
             if tested := _test_ids(folder, number):
                 _read_query_file(file, split, None, pile, has_corpus=has_corpus, but=tested)
             else:
-                pile.notes.append(f"{file} is not learnt: no list says which requests are a test's")
+                cause = "it is not learnt: no list says which requests are a test's"
+                pile.bad.append(BadLine(where=str(file), cause=cause))
 
 
 def _own_files(name: str) -> tuple[str, ...]:
@@ -569,7 +595,11 @@ def _add_query(
     if query_id in pile.queries:
         return
     if not keys:
-        pile.notes.append(f"{query_id} has no relevant API and is left out")
+        cause = "has no relevant API and is left out"
+        if split in TRAINING:
+            pile.bad.append(BadLine(where=pile.places[query_id], cause=cause))
+        else:
+            pile.notes.append(f"{query_id} {cause}")
         return
     pile.queries[query_id] = ToolQuery(
         id=query_id, split=split, text=text, relevant=keys, offered=offered
