@@ -99,7 +99,8 @@ def fit(
             labels, num_wrong = _read_pairs(together or [], tools)
             num_bad += num_wrong
             named = named_together(seed_examples(workspace, settings))
-            pairs = join_pairs([*labels, *named], _pairs(past, tools, number))
+            labelled, answered = _called(past, tools, number)
+            pairs = join_pairs([*labels, *named, *labelled], answered)
         elif together:
             raise InputError(
                 f"these {codes.coder} codes look at no pairs of tools",
@@ -301,10 +302,12 @@ def known_tools(past: Source, folder: Path | None) -> list[Tool]:
     return list({tool.id: tool for tool in (*coded, *history.imported_tools(past))}.values())
 
 
-def _pairs(past: Source, tools: Sequence[Tool], number: int) -> list[Pair]:
+def _called(past: Source, tools: Sequence[Tool], number: int) -> history.CalledPairs:
     """Which tools accepted answers call together, as round `number` would be trained."""
-    pairs, written = history.called_pairs(past, number), history.written_tools(past)
-    return called_together(pairs, written, history.accepted_samples(past, number), tools, None)
+    called, written = history.called_pairs(past, number), history.written_tools(past)
+    accepted = history.accepted_samples(past, number)
+    each = (called_together(pairs, written, accepted, tools, None) for pairs in called)
+    return history.CalledPairs(*each)
 
 
 def _log(workspace: Workspace) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from factory.domain.canon import query_id
 from factory.domain.records import (
@@ -311,12 +312,17 @@ def code_answers(past: Source, checkpoint_id: str) -> frozenset[str]:
     return frozenset(answer for (answer,) in rows)
 
 
-def called_pairs(past: Source, number: int) -> list[Pair]:
-    """Tools that accepted answers up to round `number` call together, each pair once (A42).
+class CalledPairs(NamedTuple):
+    """Tools that accepted answers call together, each pair once in each list (A42)."""
 
-    A pair weighs SELF_MADE times the share of votes of each sample that has it, and 1 where people
-    labelled it, fading by round.
-    """
+    labelled: list[Pair]
+    """By rows that people labelled: 1 each, fading by round."""
+    answered: list[Pair]
+    """By a model's own answers: SELF_MADE times their share of votes, fading by round."""
+
+
+def called_pairs(past: Source, number: int) -> CalledPairs:
+    """Which tools accepted answers up to round `number` call together."""
     sql = """
         with shown as (
           select round, query_id, agreement, calls_json, unnest(
@@ -330,13 +336,17 @@ def called_pairs(past: Source, number: int) -> list[Pair]:
             from_json(calls_json, '[{"name": "varchar"}]').list_transform(lambda c: c.name),
             tool.document.name)
         )
-        select a.tool_id, b.tool_id, sum(coalesce(? * a.agreement, 1) * pow(?, ? - a.round))
+        select a.agreement is null, a.tool_id, b.tool_id,
+               sum(coalesce(? * a.agreement, 1) * pow(?, ? - a.round))
         from called a
         join called b on a.round = b.round and a.query_id = b.query_id and a.tool_id < b.tool_id
-        group by 1, 2 order by 1, 2
+        group by 1, 2, 3 order by 2, 3
         """
-    rows = past.query(sql, [number, SELF_MADE, FADING, number]).rows
-    return [Pair(a=a, b=b, weight=float(weight)) for a, b, weight in rows]
+    found = CalledPairs([], [])
+    for is_labelled, a, b, weight in past.query(sql, [number, SELF_MADE, FADING, number]).rows:
+        pairs = found.labelled if is_labelled else found.answered
+        pairs.append(Pair(a=a, b=b, weight=float(weight)))
+    return found
 
 
 def written_tools(past: Source) -> list[Tool]:
@@ -351,10 +361,21 @@ def last_codebook_version(past: Source) -> int:
     return int(past.query("select coalesce(max(version), 0) from codebook").rows[0][0])
 
 
-def language_kept(past: Source, number: int, parent_id: str) -> tuple[float, float] | None:
-    """Perplexity of plain text before the lineage's first training and after that of a round.
+class LanguageKept(NamedTuple):
+    """Perplexity of one plain text. Example: LanguageKept(14.6, 18.3, since=1, first=1)."""
 
-    Of the same text as this round's; None where it was not measured.
+    before: float
+    after: float
+    since: int
+    """Round before whose training `before` was read: the lineage's earliest with this text."""
+    first: int
+    """The lineage's first one."""
+
+
+def language_kept(past: Source, number: int, parent_id: str) -> LanguageKept | None:
+    """What a round's text read before the lineage's first training, and reads after the round's.
+
+    None where it was not measured.
     """
     sql = """
         with recursive line(checkpoint_id, round, depth) as (
@@ -365,13 +386,14 @@ def language_kept(past: Source, number: int, parent_id: str) -> tuple[float, flo
           where made.parent_id is not null and made.parent_id <> made.checkpoint_id
         ),
         trained as (select * from language where round = $number and moment = 'after')
-        select arg_max(earlier.perplexity, line.depth), any_value(trained.perplexity)
+        select arg_max(earlier.perplexity, line.depth), any_value(trained.perplexity),
+               arg_max(line.round, line.depth), (select arg_max(round, depth) from line)
         from line
         join language as earlier on earlier.round = line.round and earlier.moment = 'before'
         join trained using (text_sha)
         """
-    first, after = past.query(sql, {"parent": parent_id, "number": number}).rows[0]
-    return None if first is None else (float(first), float(after))
+    row = past.query(sql, {"parent": parent_id, "number": number}).rows[0]
+    return None if row[0] is None else LanguageKept(*row)
 
 
 def checkpoint_folder(state: Path, number: int) -> Path:

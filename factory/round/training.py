@@ -159,10 +159,12 @@ def _write_job(
     write_tools(work / "new_tools.jsonl", new_tools)
     (work / "plain.txt").write_text(plain, encoding="utf-8")
     if uses_pairs(recipe.codes):
-        pairs, written = history.called_pairs(past, this.number), history.written_tools(past)
-        pairs = called_together(pairs, written, accepted, new_tools, codebook)
+        called, written = history.called_pairs(past, this.number), history.written_tools(past)
+        labelled, answered = (
+            called_together(pairs, written, accepted, new_tools, codebook) for pairs in called
+        )
         named = named_together(seed_examples(factory.workspace, factory.settings))
-        write_pairs(work / "pairs.jsonl", join_pairs(named, pairs))
+        write_pairs(work / "pairs.jsonl", join_pairs([*named, *labelled], answered))
     return TrainingJob(
         checkpoint=Path(this.checkpoint.path),
         out=folder,

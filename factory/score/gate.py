@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from factory.domain.records import Score
+from factory.ledger.history import LanguageKept
 from factory.score.estimates import Estimate
 
 ROUNDING = 1e-9
@@ -19,21 +20,30 @@ class Decision(NamedTuple):
     """One sentence with the numbers."""
 
 
-def hold_without_language(
-    decision: Decision, kept: tuple[float, float] | None, limit: float
-) -> Decision:
+def hold_without_language(decision: Decision, kept: LanguageKept | None, limit: float) -> Decision:
     """The decision, unless the perplexity of plain text is above `limit` times what it was.
 
-    `kept` is that before the lineage's first training and now; without it, or a limit of 0, the
-    decision stands.
+    Without `kept`, or with a limit of 0, it stands. The reason says where a limit had nothing, or
+    not the lineage's first training, to be held against.
     """
-    if not limit or kept is None or kept[1] <= kept[0] * limit:
+    if not limit:
         return decision
+    if kept is None:
+        told = "perplexity of plain text was not measured, so score.language decided nothing"
+        return Decision(decision.promote, f"{decision.reason}; {told}")
+    since = ""
+    if kept.since != kept.first:
+        since = (
+            f"perplexity of plain text is compared with that before round {kept.since}: before "
+            f"round {kept.first}, the lineage's first, this text was not read"
+        )
+    if kept.after <= kept.before * limit:
+        return Decision(decision.promote, "; ".join(filter(None, (decision.reason, since))))
     reason = (
-        f"perplexity of plain text rose from {kept[0]:.1f} to {kept[1]:.1f}, more than "
-        f"{limit:g} times (score.language); else: {decision.reason}"
+        f"perplexity of plain text rose from {kept.before:.1f} to {kept.after:.1f}, more than "
+        f"{limit:g} times (score.language)"
     )
-    return Decision(False, reason)
+    return Decision(False, "; ".join(filter(None, (reason, since, f"else: {decision.reason}"))))
 
 
 def gate(before: Score, after: Score, delta: Estimate, *, tolerance: float) -> Decision:

@@ -272,7 +272,7 @@ def test_a_preview_of_quantized_codes_is_the_codebook_of_the_next_round(workspac
             seed=train.seed,
             pairs=pairs,
         )
-        for pairs in (called_pairs(ledger, 1), ())
+        for pairs in (called_pairs(ledger, 1).answered, ())
     )
     assert previewed.sha() == made.sha() != alone.sha()
 

@@ -977,13 +977,16 @@ def test_pairs_come_from_accepted_answers(tmp_path: Path) -> None:
         sample(2, "q2", [a, b, c], agreement=0.6),
         sample(2, "q3", [d]),
         sample(2, "q4", [c, d], status="rejected"),
+        sample(2, "q6", [a, b], agreement=None),
         sample(3, "q5", [c, d]),
     ]
     ledger.append({"sample": rows})
-    found = {frozenset((p.a, p.b)): p.weight for p in called_pairs(ledger, 2)}
+    found = {frozenset((p.a, p.b)): p.weight for p in called_pairs(ledger, 2).answered}
     assert found == {
         frozenset((a.id, b.id)): pytest.approx(0.3 * 0.8 + 0.3 * 0.6),
         frozenset((a.id, c.id)): pytest.approx(0.3 * 0.6),
         frozenset((b.id, c.id)): pytest.approx(0.3 * 0.6),
     }
+    (label,) = called_pairs(ledger, 3).labelled
+    assert {label.a, label.b} == {a.id, b.id} and label.weight == pytest.approx(0.8)
     assert last_codebook_version(ledger) == 0

@@ -1217,7 +1217,7 @@ def test_language_is_kept_beside_what_the_lineage_started_with(tmp_path: Path) -
             ],
         }
     )
-    assert history.language_kept(ledger, 1, "r0") == (10.0, 11.0)
-    assert history.language_kept(ledger, 4, "r3") == (10.0, 13.0)
-    assert history.language_kept(ledger, 5, "r3") == (7.0, 8.0)
+    assert history.language_kept(ledger, 1, "r0") == (10.0, 11.0, 1, 1)
+    assert history.language_kept(ledger, 4, "r3") == (10.0, 13.0, 1, 1)
+    assert history.language_kept(ledger, 5, "r3") == (7.0, 8.0, 5, 1)
     assert history.language_kept(ledger, 6, "r3") is None

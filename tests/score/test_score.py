@@ -14,6 +14,7 @@ import pytest
 from factory.domain.failures import ChildError, ContentError
 from factory.domain.records import Call, Checkpoint, Completion, ItemScore, Reply, Request, Score
 from factory.engines.replay import ReplayEngine
+from factory.ledger.history import LanguageKept
 from factory.score.calls.bfcl import check_ast, gold_calls
 from factory.score.calls.judging import judge
 from factory.score.calls.kind import Benchmark, make_request
@@ -503,22 +504,46 @@ def test_gate(after: float, promote: bool, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "limit", "promote"),
+    ("kept", "limit", "promote", "reason"),
     [
-        ((14.6, 18.3), 1.25, False),
-        ((14.6, 18.2), 1.25, True),
-        ((14.6, 1e27), 0.0, True),
-        (None, 1.25, True),
+        (
+            LanguageKept(14.6, 18.3, since=1, first=1),
+            1.25,
+            False,
+            "perplexity of plain text rose from 14.6 to 18.3, more than 1.25 times "
+            "(score.language); else: home-dev rose",
+        ),
+        (LanguageKept(14.6, 18.2, since=1, first=1), 1.25, True, "home-dev rose"),
+        (LanguageKept(14.6, 1e27, since=4, first=1), 0.0, True, "home-dev rose"),
+        (None, 0.0, True, "home-dev rose"),
+        (
+            None,
+            1.25,
+            True,
+            "home-dev rose; perplexity of plain text was not measured, so score.language decided "
+            "nothing",
+        ),
+        (
+            LanguageKept(14.6, 18.2, since=4, first=1),
+            1.25,
+            True,
+            "home-dev rose; perplexity of plain text is compared with that before round 4: before "
+            "round 1, the lineage's first, this text was not read",
+        ),
     ],
 )
 def test_a_checkpoint_that_lost_its_language_is_held(
-    kept: tuple[float, float] | None, limit: float, promote: bool
+    kept: LanguageKept | None, limit: float, promote: bool, reason: str
 ) -> None:
     decision = hold_without_language(Decision(True, "home-dev rose"), kept, limit)
-    assert decision.promote is promote
-    assert decision.reason.endswith("home-dev rose")
-    if not promote:
-        assert "from 14.6 to 18.3, more than 1.25 times" in decision.reason
+    assert decision == Decision(promote, reason)
+
+
+def test_a_decision_to_hold_names_the_round_that_language_is_compared_with() -> None:
+    kept = LanguageKept(1.0, 2.0, since=4, first=1)
+    held, reason = hold_without_language(Decision(True, "home-dev rose"), kept, 1.5)
+    assert not held
+    assert "before round 4" in reason and reason.endswith("not read; else: home-dev rose")
 
 
 def test_gate_compares_one_benchmark() -> None:
