@@ -42,6 +42,7 @@ from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors, load_model, make_savable
 from factory.engines.turn import turn_of
+from factory.train.examples import own_words
 from factory.train.job import TrainingSetup
 from factory.train.preview import CodingJob, Preview, advise, describe
 from factory.workspace.folder import Workspace
@@ -219,12 +220,6 @@ def _tell_apart(
         on_progress=monitor.progress,
     )
     return found, words
-
-
-def own_words(tool: Tool) -> str:
-    """What a document calls its tool and says of it, without its parameters."""
-    parts = (tool.document.get("tool_name", ""), tool.name, tool.document.get("description", ""))
-    return " ".join(" ".join(map(str, parts)).replace("_", " ").split())
 
 
 def _time_levels(subject: UntrainedModel, codebook: Codebook) -> list[float]:
