@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from factory.domain.canon import to_json
 from factory.domain.jsontext import JsonTextError, parse_strict, show
 from factory.domain.records import Call
 from factory.lessons.conversations import (
@@ -112,7 +113,8 @@ def _read_bfcl(row: Row, where: str) -> Iterator[Lesson]:
     """Both halves of an item, or one of them; the first allowed value of each argument counts."""
     calls: tuple[Call, ...] | None = None
     if "ground_truth" in row:
-        calls = gold_calls(_objects(row["ground_truth"], "ground_truth"))
+        truth = parse_strict(to_json(_objects(row["ground_truth"], "ground_truth")))
+        calls = gold_calls(truth)
     asked = row.get("question", row.get("query"))
     if asked is None:
         yield Lesson(where=where, calls=calls, key=str(row["id"]))

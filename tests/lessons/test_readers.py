@@ -276,6 +276,7 @@ def test_a_document_is_a_lesson_without_request(row: dict[str, Any]) -> None:
         ({"function": BOAT, "ground_truth": []}, "no reader knows"),
         ({"tools": []}, "neither a request nor a document"),
         (NOT_JSON, "NaN"),
+        ({"id": "a", "ground_truth": [{"sail": {"knots": [float("nan")]}}]}, "NaN"),
         ({"query": QUERY, "tools": [NOT_JSON]}, "NaN"),
         ({"messages": [USER, ASSISTANT | {"content": None}], "tools": [BOAT]}, "answer is empty"),
         (
