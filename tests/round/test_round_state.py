@@ -32,7 +32,8 @@ from factory.round.gate import relative, weigh
 from factory.round.round import run_round
 from factory.round.sampling import codebook_of
 from factory.round.start import abandon, memory_of, resume, start
-from factory.round.training import train
+from factory.round.training import _write_job, train
+from factory.train.job import read_pairs
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings, name_model
@@ -343,6 +344,35 @@ def test_the_gate_weighs_a_change_as_the_dev_set_weighs_its_score(
     assert decision.promote
     gained = f"{50 * 1037 / 1335:.1f}"
     assert f"mine rose from 0.0 to {gained} (+{gained} points, 95 %" in decision.reason
+
+
+def test_labelled_rows_cap_the_pairs_of_a_models_own_answers(workspace: Workspace) -> None:
+    """A42: three unanimous answers weigh 0.9, and a label of the same tools 0.8, a round later."""
+    factory = open_factory(workspace, {"codes.coder": "quantized"})
+    this = replace(start(factory, 1), number=2)
+    shown = [
+        {"id": f"t_{name}", "document": {"name": name, "arguments": {"properties": {}}}}
+        for name in "abc"
+    ]
+
+    def sample(query: str, called: str, number: int, agreement: float | None) -> dict[str, Any]:
+        return {
+            "round": number,
+            "judgement": 1,
+            "query_id": query,
+            "status": "accepted",
+            "agreement": agreement,
+            "tools_json": json.dumps(shown),
+            "calls_json": json.dumps([{"name": name, "arguments": {}} for name in called]),
+        }
+
+    answers = [sample(f"q{number}", "bc", 2, 1.0) for number in range(3)]
+    factory.ledger.append({"sample": [sample("label", "ab", 1, None), *answers]})
+    with factory.ledger.read() as past:
+        folder = history.checkpoint_folder(workspace.state, 2)
+        job = _write_job(factory, this, past, folder, [], [], None, frozenset(), "")
+    weights = {pair.a + pair.b: pair.weight for pair in read_pairs(job.pairs)}
+    assert weights == {"t_at_b": pytest.approx(0.8), "t_bt_c": pytest.approx(0.8)}
 
 
 def test_answers_must_leave_room_for_a_prompt(workspace: Workspace) -> None:
