@@ -420,7 +420,7 @@ def test_check_says_what_it_cannot_judge(sampled: Workspace, tmp_path: Path) -> 
     workspace = copy_of(sampled, tmp_path / "ws")
     done = run_factory("check", "--round", "1", cwd=workspace.root, code=2)
     assert "not finished" in done.stderr and "--abandon" in done.stderr
-    assert "no round is finished" in run_factory("check", cwd=workspace.root, code=2).stderr
+    assert "no round has answers" in run_factory("check", cwd=workspace.root, code=2).stderr
     assert "no round 7" in run_factory("check", "--round", "7", cwd=workspace.root, code=2).stderr
     done = run_factory("check", "--set", "calls.n=3", cwd=workspace.root, code=2)
     assert "vote.minimum" in done.stderr
