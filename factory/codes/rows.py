@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LOUDEST, LOUDER = 5e-3, 2.0
+LOUDEST, LOUDER = 1e-3, 2.0
 """Probability that new tokens may have together in text without codes, token by token: so much, or,
 where many tokens at the mean row have more, so many times that."""
 SHRINK, SHORTEST = 0.7, 1e-2
