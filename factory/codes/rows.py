@@ -172,18 +172,31 @@ def initialise_rows(
             case "scaled":
                 _write(weight, new, words_VD.norm(dim=1).mean() * _unit(members_MD))
             case "calibrated":
-                asked, away_MD, length = weight is tables[-1], members_MD - mean_D, 1.0
+                asked, away_MD = weight is tables[-1], members_MD - mean_D
                 if of_states:
                     away_MD = _pick([part - part.mean(axis=0) for part in parts], written)
                     away_MD = _unit(listener.distinguish(away_MD) if asked else away_MD)
                     away_MD *= (words_VD - mean_D).norm(dim=1).mean()
                 if asked:
-                    _write(weight, new, mean_D.expand(len(new), -1))
-                    loudest = max(LOUDEST, LOUDER * listener.hear(new))
-                _write(weight, new, mean_D + away_MD)
-                while asked and listener.hear(new) > loudest and length > SHORTEST:
-                    length *= SHRINK
-                    _write(weight, new, mean_D + length * away_MD)
+                    _write_unheard(weight, new, mean_D, away_MD, listener)
+                else:
+                    _write(weight, new, mean_D + away_MD)
+
+
+def _write_unheard(
+    weight: torch.Tensor,
+    new: Sequence[int],
+    mean_D: torch.Tensor,
+    away_MD: torch.Tensor,
+    listener: Listener,
+) -> None:
+    """Write rows as far from the mean row as they may be without being heard."""
+    _write(weight, new, mean_D.expand(len(new), -1))
+    loudest, length = max(LOUDEST, LOUDER * listener.hear(new)), 1.0
+    _write(weight, new, mean_D + away_MD)
+    while listener.hear(new) > loudest and length > SHORTEST:
+        length *= SHRINK
+        _write(weight, new, mean_D + length * away_MD)
 
 
 def _pick(parts: Sequence[Floats], written: Sequence[tuple[int, int]]) -> torch.Tensor:
