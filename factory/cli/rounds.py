@@ -31,6 +31,16 @@ from factory.workspace.machine import device_memory
 from factory.workspace.recipe import Resolved
 from factory.workspace.settings import Settings, load_settings
 
+Recipe = Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")]
+Model = Annotated[
+    str, typer.Option(help="Model folder, kept in factory.toml; default: the one there.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="A recipe value, e.g. train.epochs=2")
+]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")]
+
 
 def make_round(
     num_queries: Annotated[
@@ -38,19 +48,15 @@ def make_round(
     ] = 0,
     queries: Annotated[list[Path] | None, typer.Option(help="Files with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the files.")] = "",
-    recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
-    model: Annotated[
-        str, typer.Option(help="Model folder, kept in factory.toml; default: the one there.")
-    ] = "",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A recipe value, e.g. train.epochs=2")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)] = 0,
+    recipe: Recipe = "",
+    model: Model = "",
+    overrides: Overrides = None,
+    threads: Threads = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Only continue an open round.")] = False,
     abandon: Annotated[
         bool, typer.Option("--abandon", help="End the open round as it is.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run one round: sample, vote, judge, train, score, gate. Continues an open one.
 

@@ -13,7 +13,7 @@ import typer
 from factory.cli.chosen import load_settings_with, open_recipe
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_workspace
-from factory.cli.rounds import show_result
+from factory.cli.rounds import DryRun, Model, Overrides, Recipe, Threads, show_result
 from factory.cli.terminal import escape_line, note, out
 from factory.domain.failures import InputError
 from factory.ledger.history import OpenRound, open_round
@@ -32,15 +32,11 @@ def teach(
     dev: Annotated[
         float, typer.Option(help="Share of the requests to hold out by their tools.", min=0, max=1)
     ] = 0.0,
-    recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
-    model: Annotated[
-        str, typer.Option(help="Model folder, kept in factory.toml; default: the one there.")
-    ] = "",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A recipe value, e.g. train.epochs=2")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
+    recipe: Recipe = "",
+    model: Model = "",
+    overrides: Overrides = None,
+    threads: Threads = 0,
+    dry_run: DryRun = False,
 ) -> None:
     """Teach labelled rows and tool documents: judge, train, score, gate. Continues an open lesson.
 
