@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 N ?= 64
+# Processes that run tests, a file each at a time: one for each core, and 3 GiB for each.
+TESTERS ?= 2
 TORCH := torch==2.13.0+cpu
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -39,7 +41,7 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 # compare trains every coder for hours, same and house compare checkouts: run by name.
 BENCHES := $(filter-out __init__ table backbone compare same house,$(basename $(notdir $(wildcard bench/*.py))))
