@@ -27,6 +27,7 @@ from factory.engines.base import Engine
 from factory.engines.serving import serve
 from factory.judge.rulebook import Rulebook
 from factory.lab.requests import (
+    EXAMPLES,
     PROMPT,
     Find,
     Journal,
@@ -43,7 +44,7 @@ from factory.lab.requests import (
 from factory.ledger.lineage import find_checkpoint, is_address
 from factory.score.loading import load_benchmarks, load_held_out
 from factory.tools.sources import read_tools
-from factory.workspace.folder import Workspace
+from factory.workspace.folder import Workspace, file_sha
 from factory.workspace.machine import free_threads
 from factory.workspace.prompts import Prompts
 from factory.workspace.settings import Settings, load_settings
@@ -113,7 +114,7 @@ def requests(
         "tools": sorted(tool.id for tool in tools),
         "asked": [tool.id for tool in chosen],
         "plan": [per_tool, tries, temperature, seed, by, k],
-        "prompt": prompts.sha(PROMPT),
+        "prompt": [prompts.sha(PROMPT), file_sha(workspace.find(EXAMPLES))],
         "rules": rulebook.sha,
         "benchmarks": {name: len(each.items) for name, each in benchmarks.items()},
         "model": writer.fingerprint,

@@ -1,9 +1,9 @@
 """Requests for given tools, written by a model from their documents.
 
 Labelled requests are few: SGTC learns ten a tool (489,702 for 46,985). A model is asked for words
-in which a person would need a tool (prompts/requests/write.j2); they are kept where a retriever
-finds the tool back by them among all tools, and where they repeat neither each other nor a
-benchmark. Every other answer is a row with its reason.
+in which a person would need a tool (prompts/requests/write.j2), after examples; they are kept
+where a retriever finds the tool back by them among all tools, and where they repeat neither each
+other nor a benchmark. Every other answer is a row with its reason.
 
 Tools are asked for in chunks, each of which is one line of a journal, so that a killed run goes on
 where it was. An answer's seed is its tool's and its number's: the same plan gives the same rows.
@@ -17,14 +17,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from factory.codes.saving import SavedCodebook
 from factory.domain.canon import canonical_json, derive_seed, digest, normalise_text
-from factory.domain.failures import InputError
+from factory.domain.failures import ContentError, InputError
 from factory.domain.records import (
     UNANSWERED,
     Candidate,
@@ -44,9 +45,12 @@ from factory.judge.rulebook import Rulebook
 from factory.judge.sets import judge_round
 from factory.judge.verdicts import first_reject
 from factory.score.toolbench.ranking import WordIndex, embed
+from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 
 PROMPT = "requests/write"
+EXAMPLES = f"prompts/{PROMPT.partition('/')[0]}/examples.jsonl"
+"""Lines of {tool, requests}: a document, and what people said who needed it."""
 CHUNK = 16
 """Tools that are asked for at a time: what a killed run loses at most."""
 TOP_P, MAX_TOKENS = 0.95, 96
@@ -60,6 +64,8 @@ _IDENTIFIER = re.compile(r"[a-z][A-Z]|[_\d.]")
 
 Find = Callable[[Sequence[str]], Awaitable[list[list[str]]]]
 """Ids of the tools that each request needs, best first, at most k."""
+Shown: TypeAlias = tuple[dict[str, Any], list[str]]
+"""An example: a document, and requests of people who needed it."""
 Judge = Callable[[Mapping[str, str], Sequence[str]], dict[str, tuple[str, str]]]
 """Reasons and details of the requests, by id, that repeat others, kept ones or a benchmark."""
 
@@ -169,12 +175,14 @@ async def write_requests(
     `progress` hears the requests kept and those wanted. May be cancelled: what is whole is kept.
     """
     wanted = plan.per_tool * len(plan.tools)
+    examples = read_examples(prompts.workspace)
+    said = [text for _, texts in examples for text in texts]
     for turn in range(plan.tries):
         due = [tool for tool in missing(plan, state) if state.asked[tool.id] == turn]
         for start in range(0, len(due), CHUNK):
             tools = due[start : start + CHUNK]
-            rows = await _ask(plan, tools, state, engine, prompts)
-            rows = await _check(rows, state, find, judge)
+            rows = await _ask(plan, tools, state, engine, prompts, examples)
+            rows = await _check(rows, state, said, find, judge)
             names = [tool.id for tool in tools]
             journal.add(names, rows)
             state.add(names, rows)
@@ -182,7 +190,12 @@ async def write_requests(
 
 
 async def _ask(
-    plan: RequestPlan, tools: Sequence[Tool], state: State, engine: Engine, prompts: Prompts
+    plan: RequestPlan,
+    tools: Sequence[Tool],
+    state: State,
+    engine: Engine,
+    prompts: Prompts,
+    examples: Sequence[Shown],
 ) -> list[Written]:
     """What is missing of each tool's requests, read out of the model's answers."""
     asked = [
@@ -194,12 +207,7 @@ async def _ask(
         [
             Request(
                 id=f"{tool.id}/{number}",
-                messages=(
-                    Message(
-                        role="user",
-                        content=prompts.render(PROMPT, tool=tool.document, number=number),
-                    ),
-                ),
+                messages=_messages(tool, number, examples, prompts),
                 sampling=Sampling(
                     temperature=plan.temperature,
                     top_p=TOP_P,
@@ -215,6 +223,47 @@ async def _ask(
         _read(tool, number, reply.completions[0])
         for (tool, number), reply in zip(asked, replies, strict=True)
     ]
+
+
+def read_examples(workspace: Workspace) -> list[Shown]:
+    """Documents and their requests, the workspace's own or the shipped ones (EXAMPLES).
+
+    Raises ContentError for a line that is none.
+    """
+    file = workspace.find(EXAMPLES)
+    examples = list[Shown]()
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            said = [str(text) for text in row["requests"]]
+            examples.append((dict(row["tool"]), [said[0], *said[1:]]))
+        except (ValueError, LookupError, TypeError) as error:
+            raise ContentError(
+                "not an example of requests",
+                where=f"{file}:{number}",
+                remedy='a line is {"tool": {…}, "requests": ["…"]}',
+            ) from error
+    return examples
+
+
+def _messages(
+    tool: Tool,
+    number: int,
+    examples: Sequence[Shown],
+    prompts: Prompts,
+) -> tuple[Message, ...]:
+    """Examples as turns, which small models follow better than words about them; one request of
+    each, in turn, so that the answers to one tool differ."""
+
+    def ask(document: dict[str, Any]) -> Message:
+        text = prompts.render(PROMPT, tool=document, number=number)
+        return Message(role="user", content=text)
+
+    turns = [
+        (ask(shown), Message(role="assistant", content=said[number % len(said)]))
+        for shown, said in examples
+    ]
+    return (*chain.from_iterable(turns), ask(tool.document))
 
 
 def _read(tool: Tool, number: int, completion: Completion) -> Written:
@@ -235,13 +284,16 @@ def _read(tool: Tool, number: int, completion: Completion) -> Written:
     return Written(tool_id=tool.id, number=number, text=text, reason=reason)
 
 
-async def _check(rows: Sequence[Written], state: State, find: Find, judge: Judge) -> list[Written]:
-    """The rows with what retriever and rules say of those that hold a request."""
+async def _check(
+    rows: Sequence[Written], state: State, said: Sequence[str], find: Find, judge: Judge
+) -> list[Written]:
+    """The rows with what retriever and rules say of those that hold a request; one that was `said`
+    in an example repeats it."""
     read = [row for row in rows if not row.reason]
     ranked = await find([row.text for row in read]) if read else []
     found = dict(zip(map(_name, read), ranked, strict=True))
     back = {_name(row): row.text for row in read if row.tool_id in found[_name(row)]}
-    faults = judge(back, [row.text for row in state.rows if not row.reason])
+    faults = judge(back, [*said, *(row.text for row in state.rows if not row.reason)])
     return [_judged(row, found.get(_name(row)), faults.get(_name(row))) for row in rows]
 
 

@@ -16,7 +16,7 @@ from workspaces import ROOT, make_workspace, run_factory
 
 from factory.codes.saving import load_codebook
 from factory.domain.canon import tool_id
-from factory.domain.failures import InputError
+from factory.domain.failures import ContentError, InputError
 from factory.domain.records import PROMPT_TOO_LONG, Reply, Request, Tool
 from factory.engines.replay import ReplayEngine
 from factory.judge.rulebook import Rulebook
@@ -32,6 +32,7 @@ from factory.lab.requests import (
     write_requests,
 )
 from factory.score.loading import load
+from factory.tools.dialects import read_dialect
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 
@@ -197,7 +198,7 @@ def test_tools_are_found_by_the_codes_of_a_model() -> None:
 
 def test_a_document_may_lack_what_no_rule_asks_of_it(tmp_path: Path) -> None:
     bare = {"name": "f", "arguments": {"type": "dict"}}
-    assert PROMPTS.render(requests.PROMPT, tool=bare, number=0).endswith("Tool: f. \nPerson:")
+    assert PROMPTS.render(requests.PROMPT, tool=bare, number=0).endswith("Tool: f. ")
     assert requests.document_text(Tool(id="t", document=bare)) == "f. "
     silent = RequestPlan(tools=[Tool(id="t", document=bare)], per_tool=2, tries=1)
     engine = ReplayEngine(lambda request: [""])
@@ -209,6 +210,28 @@ def test_a_round_goes_on_whatever_becomes_of_this_prompt(tmp_path: Path) -> None
     own = Prompts.load(workspace)
     assert own.render(requests.PROMPT, tool=KETTLE.document, number=0) == "boil_water!"
     assert own.set_sha() == PROMPTS.set_sha()
+
+
+def test_examples_are_turns_before_the_question_and_no_answers(tmp_path: Path) -> None:
+    examples = requests.read_examples(WORKSPACE)
+    said = [text for _, texts in examples for text in texts]
+    assert len(set(said)) == len(said) and all(len(texts) > 1 for _, texts in examples)
+    for document, _ in examples:
+        assert [tool_id(read) for read in read_dialect(document)] == [tool_id(document)]
+    engine = ReplayEngine(lambda request: [request.messages[1].content])
+    state = run(engine, tmp_path / "x", RequestPlan(tools=TOOLS[:1], per_tool=2, tries=1))
+    assert [message.role for message in engine.requests[0].messages] == [
+        *("user", "assistant") * len(examples),
+        "user",
+    ]
+    assert "boil_water" in engine.requests[0].messages[-1].content
+    assert [row.text for row in state.rows] == examples[0][1][:2]
+    judge = make_judge(Rulebook.load(WORKSPACE, {}), [])
+    assert judge({"copied": said[0]}, said)["copied"][0] == "duplicate_query"
+    own = make_workspace(tmp_path / "ws", {requests.EXAMPLES: '{"tool": {}, "requests": []}\n'})
+    with pytest.raises(ContentError, match="not an example") as refused:
+        requests.read_examples(own)
+    assert refused.value.where.endswith("examples.jsonl:1")
 
 
 def write_tools(workspace: Workspace) -> None:
