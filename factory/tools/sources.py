@@ -9,16 +9,16 @@ import csv
 import json
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from factory.domain.canon import canonical_json, normalise_text, query_id, tool_id
 from factory.domain.failures import InputError
-from factory.domain.jsontext import parse_strict
+from factory.domain.jsontext import json_path, parse_strict, show, walk
 from factory.domain.plaintext import is_unicode
 from factory.domain.records import Query, Tool
-from factory.tools.dialects import read_dialect
+from factory.tools.dialects import find_tools
 
 QUERY_FIELDS = (
     *("query", "user_request", "request", "instruction", "question"),
@@ -29,6 +29,9 @@ QUERY_FIELDS = (
 MAX_QUERY_CHARACTERS = 8192
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 """Names of files that are JSON whatever is in them."""
+
+TOOL_SUFFIXES = JSON_SUFFIXES
+"""Names of a folder's files in which tools are looked for."""
 
 ItemT = TypeVar("ItemT")
 
@@ -42,12 +45,25 @@ class BadLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What was not taken as it was written. Example: Change(where="t.json:1", tool="f", what="")"""
+
+    where: str
+    tool: str
+    """Its name."""
+    what: str
+    """What was put in place, moved or dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Imported(Generic[ItemT]):
     """What a file gave."""
 
     items: tuple[ItemT, ...]
     """The usable ones, in file order."""
     bad: tuple[BadLine, ...]
+    changes: tuple[Change, ...] = ()
+    """Of the usable ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +95,105 @@ def read_queries(path: Path, field: str = "") -> Imported[Query]:
 def read_tools(
     path: Path, find_fault: Callable[[dict[str, Any]], str] = lambda _: ""
 ) -> Imported[Tool]:
-    """Tool documents of a file (JSON lines or a JSON array), in any dialect of factory.dialects.
+    """Tool documents of a file, or of a folder's JSON files, in any dialect of tools.dialects.
 
     `find_fault` says why a document cannot be used, or nothing. Documents are bounded as a
-    model's are: no NaN, at most 64 levels deep.
+    model's are: no NaN, no key twice, at most 64 levels deep.
     """
+    if path.is_dir():
+        return _read_folder(path, find_fault)
     tools: list[Tool] = []
     bad: list[BadLine] = []
-    for row in _rows(path, bad):
+    changes: list[Change] = []
+    loader = _Loader()
+    for row in _rows(path, bad, loader.load):
         try:
-            documents = read_dialect(row.value)
-            parse_strict(canonical_json(documents))
+            loader.check(row.value)
+            for found in find_tools(row.value):
+                where = f"{row.where} {found.place}".rstrip()
+                document = found.document
+                if document is None:
+                    bad.append(BadLine(where=where, cause=found.cause))
+                elif fault := _find_bounds(document) or find_fault(document):
+                    bad.append(BadLine(where=where, cause=fault))
+                else:
+                    tools.append(Tool(id=tool_id(document), document=document))
+                    name = str(document["name"])
+                    changes += (Change(where=where, tool=name, what=w) for w in found.changes)
         except (ValueError, RecursionError) as error:
             bad.append(BadLine(where=row.where, cause=str(error)))
-            continue
-        for document in documents:
-            if fault := find_fault(document):
-                bad.append(BadLine(where=row.where, cause=fault))
-            else:
-                tools.append(Tool(id=tool_id(document), document=document))
     if not tools and not bad:
         raise InputError("the file holds no tools", where=str(path))
-    return Imported(items=tuple(tools), bad=tuple(bad))
+    return Imported(items=tuple(tools), bad=tuple(bad), changes=tuple(changes))
+
+
+def _read_folder(folder: Path, find_fault: Callable[[dict[str, Any]], str]) -> Imported[Tool]:
+    """All files of a folder that may hold tools, by name."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in TOOL_SUFFIXES)
+    if not files:
+        raise InputError(
+            "the folder holds no files of tools",
+            where=str(folder),
+            remedy=f"name a file, or a folder with {', '.join(TOOL_SUFFIXES)}",
+        )
+    tools: list[Tool] = []
+    bad: list[BadLine] = []
+    changes: list[Change] = []
+    for file in files:
+        above = file.parent.relative_to(folder).as_posix()
+        start = "" if above == "." else f"{above}/"
+        try:
+            read = read_tools(file, find_fault)
+        except InputError as error:
+            bad.append(BadLine(where=f"{start}{file.name}", cause=error.what))
+            continue
+        tools += read.items
+        bad += (replace(line, where=start + line.where) for line in read.bad)
+        changes += (replace(change, where=start + change.where) for change in read.changes)
+    return Imported(items=tuple(tools), bad=tuple(bad), changes=tuple(changes))
+
+
+def _find_bounds(document: dict[str, Any]) -> str:
+    """Why no later step can carry a document unchanged; empty where it can."""
+    try:
+        parse_strict(canonical_json(document))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+class _Twice(dict[str, Any]):
+    """An object that names a key twice; the last value is kept, as json does."""
+
+    key = ""
+
+
+class _Loader:
+    """Reads JSON, and remembers which objects name a key twice."""
+
+    def __init__(self) -> None:
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._make)
+        self._found = False
+
+    def load(self, text: str) -> Any:
+        return self._decoder.decode(text)
+
+    def check(self, value: Any) -> None:
+        """Raises ValueError where an object in a value that was loaded names a key twice."""
+        if self._found:
+            for path, part in walk(value):
+                if isinstance(part, _Twice):
+                    key, place = show(part.key, 60), json_path(path)
+                    raise ValueError(f"the key {key} stands twice in one object, at {place}")
+
+    def _make(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) == len(pairs):
+            return table
+        self._found, twice = True, _Twice(table)
+        names = [name for name, _ in pairs]
+        twice.key = next(name for name in names if names.count(name) > 1)
+        return twice
 
 
 def request_text(value: Any, field: str = "") -> str:
@@ -129,7 +222,10 @@ def read_values(path: Path, bad: list[BadLine]) -> Iterator[tuple[str, Any]]:
     return ((row.where, row.value) for row in _rows(path, bad))
 
 
-def _rows(path: Path, bad: list[BadLine]) -> Iterator[_Row]:
+Load = Callable[[str], Any]
+
+
+def _rows(path: Path, bad: list[BadLine], load: Load = json.loads) -> Iterator[_Row]:
     """Values of a file with their places; what cannot be read or parsed goes to `bad`."""
     try:
         raw = path.read_bytes()
@@ -141,19 +237,19 @@ def _rows(path: Path, bad: list[BadLine]) -> Iterator[_Row]:
         raise InputError("the file is UTF-16", where=str(path), remedy="save it as UTF-8")
     text = raw.decode("utf-8", errors="replace").removeprefix("\ufeff")
     damaged = text.encode() != raw.removeprefix(BOM_UTF8)
-    for row in _parsed(path, text, bad):
+    for row in _parsed(path, text, bad, load):
         if damaged and "\ufffd" in json.dumps(row.value, ensure_ascii=False):
             bad.append(BadLine(where=row.where, cause="not UTF-8: save the file as UTF-8"))
         else:
             yield row
 
 
-def _parsed(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:
+def _parsed(path: Path, text: str, bad: list[BadLine], load: Load) -> Iterator[_Row]:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         yield from _csv_rows(path, text, "\t" if suffix == ".tsv" else ",", bad)
     elif suffix in JSON_SUFFIXES or _looks_like_json(text):
-        yield from _json_rows(path, text, bad)
+        yield from _json_rows(path, text, bad, load)
     else:
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
@@ -206,14 +302,14 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _json_rows(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:
+def _json_rows(path: Path, text: str, bad: list[BadLine], load: Load) -> Iterator[_Row]:
     """Values of an array, of a single object, or of JSON lines."""
     try:
-        value = json.loads(text)
+        value = load(text)
     except (ValueError, RecursionError) as error:
         if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
             raise InputError(f"not a JSON array: {error}", where=str(path)) from error
-        yield from _json_lines(path, text, bad)
+        yield from _json_lines(path, text, bad, load)
         return
     if isinstance(value, list):
         for number, item in enumerate(value, 1):
@@ -223,12 +319,12 @@ def _json_rows(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:
         yield _Row(f"{path.name}:{blank.count(chr(10)) + 1}", value)
 
 
-def _json_lines(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:
+def _json_lines(path: Path, text: str, bad: list[BadLine], load: Load) -> Iterator[_Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path.name}:{number}"
         try:
-            yield _Row(where, json.loads(line))
+            yield _Row(where, load(line))
         except (ValueError, RecursionError) as error:
             bad.append(BadLine(where=where, cause=f"not JSON: {error}"))

@@ -83,6 +83,30 @@ WRITTEN["mcp"] = {
     ("inputSchema" if key == "parameters" else key): part
     for key, part in WRITTEN["function"].items()
 }
+WRITTEN["anthropic"] = {
+    ("input_schema" if key == "parameters" else key): part
+    for key, part in WRITTEN["function"].items()
+}
+WRITTEN["gemini"] = {
+    ("parametersJsonSchema" if key == "parameters" else key): part
+    for key, part in WRITTEN["function"].items()
+}
+WRITTEN["bedrock"] = {
+    "toolSpec": WRITTEN["mcp"] | {"inputSchema": {"json": WRITTEN["mcp"]["inputSchema"]}}
+}
+WRITTEN["langchain"] = {
+    "name": "f",
+    "description": "Does this and that.",
+    "args": {"a": {"type": "string", **A}, "b": {"type": "number", **B}},
+}
+WRITTEN["cohere"] = {
+    "name": "f",
+    "description": "Does this and that.",
+    "parameter_definitions": {
+        "a": {"type": "str", "required": True, **A},
+        "b": {"type": "float", "required": False, **B},
+    },
+}
 WRITTEN["table"] = {key.removeprefix("api_"): part for key, part in WRITTEN["seal-tools"].items()}
 
 
@@ -371,4 +395,4 @@ def test_a_row_of_toolbenchs_corpus_is_its_document() -> None:
 
 def test_every_dialect_is_tested() -> None:
     named = set().union(*(source[1] for source in SOURCES.values()))
-    assert named | WRITTEN.keys() | {"corpus"} == DIALECTS.keys()
+    assert named | WRITTEN.keys() | {"corpus", "smolagents"} == DIALECTS.keys()
