@@ -30,9 +30,9 @@ CHILD_ONLY = frozenset(
     f"factory.{module}"
     for module in (
         "engines.beam engines.chat engines.constrain engines.embedding engines.forest "
-        "engines.grammar engines.loading engines.perplexity_child engines.processors "
-        "engines.retrieve_child engines.server engines.trainable_child engines.transformers "
-        "engines.vllm "
+        "engines.grammar engines.importing_child engines.loading engines.perplexity_child "
+        "engines.processors engines.retrieve_child engines.server engines.trainable_child "
+        "engines.transformers engines.vllm "
         "codes.gist codes.guided codes.reader "
         "train.child train.coding train.learner train.preview_child train.staging train.trainer"
     ).split()

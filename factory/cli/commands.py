@@ -72,6 +72,10 @@ Ask
 Prepare
   add-tools = data:add_tools
     Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
+  model import = models:import_model
+    Make a model folder of a GGUF file, and check its tokens, chat template and end of turn.
+  home = home:write_rows
+    Write labelled requests and tool documents of the home world, to teach or to try.
   init = content:init
     Make a workspace: settings, .gitignore and folders for your own files.
   doctor = doctor:doctor
@@ -85,6 +89,7 @@ Prepare
 """
 GROUPS = {
     "eval": "List the benchmarks; make one of your own.",
+    "model": "Model folders of other files.",
     "codes": "Codes of tools: look at them, try other ones, give new tools theirs.",
 }
 """Each group's line of help."""

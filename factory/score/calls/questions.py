@@ -20,7 +20,12 @@ from factory.domain.records import Message
 from factory.score.base import parse_json, read_text
 from factory.score.calls.bfcl import LANGUAGES
 from factory.score.calls.decode import Syntax
-from factory.score.definition import Definition, check_definition, read_definition
+from factory.score.definition import (
+    Definition,
+    check_definition,
+    first_of_each,
+    read_definition,
+)
 from factory.score.items import Item, JudgedBy
 from factory.workspace.folder import Workspace
 
@@ -46,6 +51,8 @@ class CallsDefinition(Definition):
     """Category to its name in older files."""
     judge: dict[str, JudgedBy] = Field(default_factory=dict)
     """Category to how it is judged; calls in Python where none is named."""
+    limit: int = Field(0, ge=0)
+    """Items of each category at most; 0 is all."""
     average: Literal["categories", "tooldev"] = "categories"
     prompt: PromptStyle = "own"
     syntax: Syntax = "hermes"
@@ -67,7 +74,8 @@ def load_questions(
             if item.id in items:
                 raise ContentError(f"two questions have the id {item.id}", where=path)
             items[item.id] = item
-    return definition, tuple(items.values())
+    kept = first_of_each(list(items.values()), definition.limit, lambda item: item.category)
+    return definition, tuple(kept)
 
 
 def _find_folder(definition: CallsDefinition, path: str) -> str:
