@@ -97,9 +97,11 @@ def _print_plan(plan: LessonPlan) -> None:
     rows = [row.lesson for row in plan.accepted]
     calls = sum(bool(lesson.calls) for lesson in rows)
     silent = sum(lesson.calls == () for lesson in rows)
+    paths = sum(bool(lesson.steps) for lesson in rows)
+    named = len(rows) - calls - silent - paths
     out(
         f"teaches    {len(rows)} requests ({calls} with calls, {silent} that call nothing, "
-        f"{len(rows) - calls - silent} that name their tools), {len(plan.documents)} documents"
+        f"{named} that name their tools, {paths} solved in steps), {len(plan.documents)} documents"
     )
     kinds = Counter(example.kind for example in plan.examples)
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
@@ -107,8 +109,13 @@ def _print_plan(plan: LessonPlan) -> None:
     if plan.questions:
         tools = len({n for each in plan.questions for gold in each.ground_truth for n in gold})
         out(f"dev        {len(plan.questions)} requests of {tools} tools: eval/{plan.dev}.toml")
-    if later := sum(lesson.turns_left > 0 for lesson in rows):
-        note(f"{later} conversations go on after the first answer; what follows is not taught")
+    if plan.lessons.joined:
+        note(f"{plan.lessons.joined} rows are the beginning of another one, and taught with it")
+    if plan.unstaged:
+        note(
+            f"{plan.unstaged} conversations are not taught as a whole: the recipe has no stage of "
+            "kind trajectory"
+        )
     _print_rules("held out", plan.held_out)
     _print_rules("in part", plan.in_part)
     _print_rules("left out", plan.left_out)

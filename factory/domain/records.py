@@ -386,6 +386,8 @@ class Candidate:
     answer: str = ""
     """What the label says where the right answer calls nothing; a label without either names only
     the tools that the request needs."""
+    chat: tuple[Message, ...] = ()
+    """A labelled conversation, taught turn by turn, its codes as they are in an Example."""
 
     @property
     def taught_tools(self) -> tuple[Tool, ...]:

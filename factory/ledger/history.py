@@ -53,6 +53,8 @@ class OpenRound:
 
 LESSON = "teach"
 """Stage of a round whose samples are labelled rows."""
+CONVERSATION = "conversation"
+"""Stage in `generation` of a labelled conversation: its messages, as an example has them."""
 
 
 def open_round(past: Source) -> OpenRound | None:
@@ -135,16 +137,20 @@ def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
 def accepted_samples(past: Source, number: int) -> list[Candidate]:
     """Accepted samples of a round, in draw order."""
     sql = """
-        select a.query_id, a.query, a.tools_json, a.calls_json, coalesce(label.text, '')
+        select a.query_id, a.query, a.tools_json, a.calls_json,
+               coalesce(label.answer, ''), coalesce(label.chat, '[]')
         from accepted a
         join draw d on d.round = a.round and d.query_id = a.query_id
-        left join (select round, query_id, any_value(text) as text
-                   from generation where stage = 'label' group by 1, 2) label
+        left join (select round, query_id,
+                          any_value(text) filter (stage = 'label') as answer,
+                          any_value(text) filter (stage = $chat) as chat
+                   from generation where stage in ('label', $chat) group by 1, 2) label
           on label.round = a.round and label.query_id = a.query_id
-        where a.round = ?
+        where a.round = $number
         order by d.position
         """
-    return [_read_candidate(*row) for row in past.query(sql, [number]).rows]
+    rows = past.query(sql, {"number": number, "chat": CONVERSATION}).rows
+    return [_read_candidate(*row) for row in rows]
 
 
 def round_candidates(past: Source, number: int, judgement: int) -> list[Candidate]:
@@ -162,13 +168,19 @@ def round_candidates(past: Source, number: int, judgement: int) -> list[Candidat
 
 
 def _read_candidate(
-    query_id: str, text: str, tools_json: str, calls_json: str, answer: str = ""
+    query_id: str,
+    text: str,
+    tools_json: str,
+    calls_json: str,
+    answer: str = "",
+    chat_json: str = "[]",
 ) -> Candidate:
     return Candidate(
         query=Query(id=query_id, text=text, source="ledger"),
         tools=tuple(Tool(**value) for value in json.loads(tools_json)),
         calls=tuple(Call(**value) for value in json.loads(calls_json)),
         answer=answer,
+        chat=tuple(Message(**message) for message in json.loads(chat_json)),
     )
 
 
@@ -324,10 +336,14 @@ class CalledPairs(NamedTuple):
 def called_pairs(past: Source, number: int) -> CalledPairs:
     """Which tools accepted answers up to round `number` call together."""
     sql = """
-        with shown as (
+        with trajectory as (
+          select round, query_id from generation where round <= $number
+          group by 1, 2 having bool_or(stage = $chat) and not bool_or(stage = 'label')
+        ),
+        shown as (
           select round, query_id, agreement, calls_json, unnest(
             from_json(tools_json, '[{"id": "varchar", "document": {"name": "varchar"}}]')) as tool
-          from accepted where round <= ?
+          from accepted where round <= $number
         ),
         called as (
           select round, query_id, agreement, tool.id as tool_id
@@ -335,15 +351,20 @@ def called_pairs(past: Source, number: int) -> CalledPairs:
           where list_contains(
             from_json(calls_json, '[{"name": "varchar"}]').list_transform(lambda c: c.name),
             tool.document.name)
+          union all
+          select round, query_id, agreement, tool.id as tool_id
+          from shown join trajectory using (round, query_id)
+          where calls_json = '[]'
         )
         select a.agreement is null, a.tool_id, b.tool_id,
-               sum(coalesce(? * a.agreement, 1) * pow(?, ? - a.round))
+               sum(coalesce($self_made * a.agreement, 1) * pow($fading, $number - a.round))
         from called a
         join called b on a.round = b.round and a.query_id = b.query_id and a.tool_id < b.tool_id
         group by 1, 2, 3 order by 2, 3
         """
     found = CalledPairs([], [])
-    for is_labelled, a, b, weight in past.query(sql, [number, SELF_MADE, FADING, number]).rows:
+    values = {"number": number, "self_made": SELF_MADE, "fading": FADING, "chat": CONVERSATION}
+    for is_labelled, a, b, weight in past.query(sql, values).rows:
         pairs = found.labelled if is_labelled else found.answered
         pairs.append(Pair(a=a, b=b, weight=float(weight)))
     return found

@@ -1,21 +1,22 @@
-"""Conversations of every notation as turns, and the first exchange of one as a lesson."""
+"""Conversations of every notation as turns, and what is asked, called and answered in one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 from factory.domain.canon import to_json
 from factory.domain.jsontext import parse_strict, show
 from factory.domain.records import Call
-from factory.lessons.records import Document, Lesson
+from factory.lessons.records import Document, Lesson, Speaker, Utterance
+from factory.lessons.steps import is_finish, make_trajectory
 from factory.score.calls.decode import decode
 from factory.tools.dialects import read_dialect
 from factory.tools.sources import request_text
 
-Speaker = Literal["system", "user", "assistant", "tool"]
 ROLES: Mapping[str, Speaker] = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
@@ -25,42 +26,78 @@ ROLES: Mapping[str, Speaker] = {
 """Words of OpenAI, ShareGPT, LlamaFactory and Hermes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Utterance:
-    """What one speaker says."""
-
-    speaker: Speaker
-    text: str
-    calls: tuple[Call, ...] = ()
-    """Those of the assistant."""
-
-
 def read_turns(messages: object) -> list[Utterance]:
-    """The turns of a list of messages. Raises ValueError with the message's place."""
+    """The turns of a list of messages; what an assistant thinks before it calls is one with it.
+
+    Where some message keeps its calls apart, as OpenAI does, no text is searched for calls. Raises
+    ValueError with the message's place.
+    """
     if not isinstance(messages, list) or not messages:
         raise ValueError("the conversation is no list of messages")
-    return [_read_turn(message, number) for number, message in enumerate(messages, 1)]
+    apart = any(isinstance(each, dict) and _listed_calls(each) for each in messages)
+    turns: list[Utterance] = []
+    for number, message in enumerate(_in_order(messages), 1):
+        turn = _read_turn(message, number, apart)
+        if turns and _thinks(turns[-1]) and turn.speaker == "assistant" and turn.calls:
+            thought = turns.pop()
+            text = "\n".join(filter(None, (thought.text, turn.text)))
+            turn = replace(turn, text=text, loss=thought.loss and turn.loss)
+        turns.append(turn)
+    return turns
 
 
-def _read_turn(message: object, number: int) -> Utterance:
+def _thinks(turn: Utterance) -> bool:
+    return turn.speaker == "assistant" and not turn.calls
+
+
+def _listed_calls(message: Mapping[str, Any]) -> Any:
+    return message.get("tool_calls") or message.get("function_call")
+
+
+def _in_order(messages: Sequence[Any]) -> list[Any]:
+    """Responses that name the calls they answer, in the order of these."""
+    ordered: list[Any] = []
+    ids: list[Any] = []
+    for message in messages:
+        if not isinstance(message, dict) or message.get("tool_call_id") not in ids:
+            listed = message.get("tool_calls") if isinstance(message, dict) else None
+            calls = listed if isinstance(listed, list) else []
+            ids = [call["id"] for call in calls if isinstance(call, dict) and "id" in call]
+            ordered.append(message)
+            continue
+        place = len(ordered)
+        rank = ids.index(message["tool_call_id"])
+        while place and _rank(ordered[place - 1], ids) > rank:
+            place -= 1
+        ordered.insert(place, message)
+    return ordered
+
+
+def _rank(message: Any, ids: Sequence[Any]) -> int:
+    named = message.get("tool_call_id") if isinstance(message, dict) else None
+    return ids.index(named) if named in ids else -1
+
+
+def _read_turn(message: object, number: int, apart: bool) -> Utterance:
     if not isinstance(message, dict):
         raise ValueError(f"message {number} is a {type(message).__name__}, not an object")
     word = str(message.get("role", message.get("from")))
     if word not in ROLES:
         raise ValueError(f"message {number} has the unknown role {show(word)}")
     text = _read_text(message.get("content", message.get("value")), number)
-    if ROLES[word] != "assistant":
-        return Utterance(speaker=ROLES[word], text=text)
-    listed = message.get("tool_calls") or message.get("function_call")
-    if listed and (calls := read_calls(listed)):
-        return Utterance(speaker="assistant", text=text, calls=calls)
-    if word == "function_call":
-        return Utterance(speaker="assistant", text="", calls=read_calls(text))
+    turn = Utterance(speaker=ROLES[word], text=text, number=number)
+    if turn.speaker != "assistant":
+        return turn
+    turn = replace(turn, loss=message.get("loss", True) is not False and message.get("weight") != 0)
     try:
-        calls, said = read_answer(text)
+        if (listed := _listed_calls(message)) and (calls := read_calls(listed)):
+            return replace(turn, calls=calls)
+        if word == "function_call":
+            return replace(turn, text="", calls=read_calls(text))
+        calls, said = ((), text) if apart else read_answer(text)
     except ValueError as error:
         raise ValueError(f"message {number}: {error}") from error
-    return Utterance(speaker="assistant", text=said, calls=calls)
+    return replace(turn, text=said, calls=calls)
 
 
 def _read_text(content: object, number: int) -> str:
@@ -144,13 +181,15 @@ def _find_json(text: str) -> Iterator[Any]:
             yield value
 
 
-def first_exchange(
+def read_lesson(
     turns: Sequence[Utterance],
     documents: tuple[Document, ...],
     where: str,
-    names: tuple[str, ...] = (),
 ) -> Lesson:
-    """A conversation's first request with its answer. Raises ValueError."""
+    """A conversation as a lesson: its first request with the answer, and all that follows.
+
+    One that ends with a call of Finish is an agent's trajectory. Raises ValueError.
+    """
     system = [turn.text for turn in turns if turn.speaker == "system"]
     said = [turn for turn in turns if turn.speaker != "system"]
     speakers = [turn.speaker for turn in said[:2]]
@@ -161,14 +200,32 @@ def first_exchange(
     given = documents or find_documents("\n".join(system))
     if not given and not answer.calls:
         raise ValueError("it has neither tools nor calls")
-    if not answer.calls and not answer.text:
-        raise ValueError("the answer is empty: it neither calls nor says anything")
+    _check_order(said)
+    if any(map(is_finish, said)):
+        return make_trajectory(said, given, where)
+    last = max(place for place, turn in enumerate(said) if turn.speaker == "assistant")
+    called = [call.name for turn in said for call in turn.calls]
     return Lesson(
         where=where,
         query=request_text(request.text),
         documents=given,
-        names=names or tuple(dict.fromkeys(call.name for call in answer.calls)),
+        names=tuple(dict.fromkeys(called)),
         calls=answer.calls,
-        answer=answer.text,
-        turns_left=len(said) - 2,
+        answer="" if answer.calls else answer.text,
+        turns=tuple(said[: last + 1]) if last > 1 or not answer.loss else (),
     )
+
+
+def _check_order(turns: Sequence[Utterance]) -> None:
+    """Raises ValueError for an order that no conversation has, and for an empty answer."""
+    for before, turn in pairwise(turns):
+        follows = f"message {turn.number} ({turn.speaker}) follows message {before.number}"
+        is_answered = before.speaker == "assistant" and before.calls
+        if turn.speaker == "tool" and not (before.speaker == "tool" or is_answered):
+            raise ValueError(f"{follows}, which calls nothing")
+        if turn.speaker == before.speaker != "tool":
+            raise ValueError(f"{follows} ({before.speaker})")
+        if turn.speaker == "assistant" and not turn.calls and not turn.text:
+            raise ValueError(
+                f"message {turn.number}: the answer is empty: it neither calls nor says anything"
+            )

@@ -1,21 +1,24 @@
-"""What labelled rows teach: examples of the kinds that an accepted sample gives, and `adapt`."""
+"""What labelled rows teach: examples of the kinds that an accepted sample gives, `adapt`, and whole
+conversations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from factory.domain.records import Candidate, Example, Tool
+from factory.domain.records import Candidate, Example, Message, Tool
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_document, first_reject
+from factory.lessons.records import Utterance
 from factory.train.curriculum import taught_by
 from factory.train.examples import (
     adapt_example,
     answer_example,
+    calls_text,
     code_example,
     examples_from_sample,
     unique_examples,
 )
-from factory.workspace.prompts import Prompts
+from factory.workspace.prompts import Prompts, invocation_messages
 from factory.workspace.recipe import Recipe
 
 
@@ -32,8 +35,9 @@ def lesson_examples(
 
     A request with calls gives what an accepted sample gives, with no other tools in the target of
     gen; one whose right answer calls nothing gives that answer; one that only names its tools gives
-    all but the calls. Documents are written from their descriptions (ToolDev Eq. 1) and learnt by
-    heart. A document that a rule rejects is never the target of writing.
+    all but the calls. A conversation comes besides, turn by turn, its first answer learnt only
+    where that is no example of its own. Documents are written from their descriptions (ToolDev
+    Eq. 1) and learnt by heart. A document that a rule rejects is never the target of writing.
     """
     shown = {tool.id: tool for sample in labelled for tool in sample.taught_tools}
     writable = _find_writable([*shown.values(), *documents], rulebook)
@@ -48,11 +52,52 @@ def lesson_examples(
     return unique_examples(taught_by(recipe, examples))
 
 
+def call_chat(
+    query: str,
+    tools: Sequence[Tool],
+    turns: Sequence[Utterance],
+    prompts: Prompts,
+    *,
+    is_taught: bool,
+) -> tuple[Message, ...]:
+    """A conversation in the words in which a model is asked for calls, and answers.
+
+    Responses stand in a turn of the user, as Hermes writes them: not every chat template has
+    another place for them. `is_taught` says that the first answer is an example of its own.
+    """
+    chat = [*invocation_messages(query, [tool.document for tool in tools], prompts)]
+    responses: list[str] = []
+    for place, turn in enumerate(turns[1:]):
+        if turn.speaker == "tool":
+            responses.append(f"<tool_response>\n{turn.text}\n</tool_response>")
+            continue
+        if responses:
+            chat.append(Message(role="user", content="\n".join(responses)))
+            responses = []
+        if turn.speaker == "assistant":
+            text = calls_text(turn.calls) if turn.calls else turn.text
+            is_learnt = turn.loss and not (is_taught and place == 0)
+            chat.append(Message(role="assistant", content=text, loss=is_learnt))
+        else:
+            text = prompts.render("calls/invoke", query=turn.text)
+            chat.append(Message(role="user", content=text))
+    return tuple(chat)
+
+
 def _from_label(
     sample: Candidate, writable: frozenset[str], prompts: Prompts, number: int
 ) -> list[Example]:
+    origin = f"r{number}/{sample.query.id}"
+    examples = _from_answer(sample, writable, prompts, number, origin)
+    if any(message.role == "assistant" and message.loss for message in sample.chat):
+        examples.append(Example(kind="trajectory", messages=sample.chat, origin=origin))
+    return examples
+
+
+def _from_answer(
+    sample: Candidate, writable: frozenset[str], prompts: Prompts, number: int, origin: str
+) -> list[Example]:
     if sample.answer and not sample.calls:
-        origin = f"r{number}/{sample.query.id}"
         return [answer_example(sample.query.text, sample.tools, sample.answer, prompts, origin)]
     needed = sample.taught_tools
     examples = examples_from_sample(
@@ -65,7 +110,7 @@ def _from_label(
         written=(),
     )
     unwanted = set() if sample.calls else {"invoke"}
-    if any(tool.id not in writable for tool in needed):
+    if not needed or any(tool.id not in writable for tool in needed):
         unwanted.add("gen")
     return [example for example in examples if example.kind not in unwanted]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from factory.domain.canon import query_id
 from factory.domain.failures import InputError
 from factory.lessons.readers import read_row
-from factory.lessons.records import Lesson, LessonRow, Lessons
-from factory.lessons.retrieval import QRELS, is_part, is_split, read_retrieval
+from factory.lessons.records import Fault, Lesson, LessonRow, Lessons
+from factory.lessons.retrieval import QRELS, is_part, is_split, read_retrieval, read_tested
 from factory.tools.sources import JSON_SUFFIXES, BadLine, read_values
 
 SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
@@ -21,31 +22,67 @@ SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
 def read_lessons(paths: Iterable[Path]) -> Lessons:
     """All rows of files, and of folders with what is below them.
 
-    Questions and answers that lie in two files become one lesson. Raises InputError where a path
-    is not there or nothing can be read at all.
+    Questions and answers that lie in two files become one lesson, as do the beginnings of one
+    trajectory. Raises InputError where a path is not there or nothing can be read at all.
     """
     bad: list[BadLine] = []
     lessons: list[Lesson] = []
     formats: Counter[str] = Counter()
-    files = [file for path in paths for file in _files(path)]
-    for file in files:
-        if is_split(file):
-            found = list(read_retrieval(file, bad))
-            formats["toolbench split"] += len(found)
-            lessons += found
-            continue
-        for row in _rows(file, bad):
-            try:
-                name, found = read_row(row.value, row.where)
-            except ValueError as error:
-                bad.append(BadLine(where=row.where, cause=str(error)))
-                continue
-            formats[name] += 1
-            lessons += found
+    for path in (paths := list(paths)):
+        tested = read_tested(path)
+        for file in _files(path):
+            found = _read_file(file, formats, bad)
+            lessons += (_keep_from(lesson, tested) for lesson in found)
     if not lessons and not bad:
-        raise InputError("the files hold nothing", where=", ".join(map(str, files)))
-    joined = tuple(_join(lessons, bad))
-    return Lessons(items=joined, bad=tuple(bad), formats=dict(formats))
+        raise InputError("the files hold nothing", where=", ".join(map(str, paths)))
+    items = list(_join(lessons, bad))
+    whole = tuple(_without_beginnings(items))
+    return Lessons(
+        items=whole, bad=tuple(bad), formats=dict(formats), joined=len(items) - len(whole)
+    )
+
+
+def _read_file(file: Path, formats: Counter[str], bad: list[BadLine]) -> list[Lesson]:
+    """The lessons of a file, its rows counted by their formats."""
+    lessons: list[Lesson] = []
+    if is_split(file):
+        lessons = list(read_retrieval(file, bad))
+        formats["toolbench split"] += len(lessons)
+        return lessons
+    for row in _rows(file, bad):
+        try:
+            name, found = read_row(row.value, row.where)
+        except ValueError as error:
+            bad.append(BadLine(where=row.where, cause=str(error)))
+            continue
+        formats[name] += 1
+        lessons += found
+    return lessons
+
+
+def _keep_from(lesson: Lesson, tested: frozenset[str]) -> Lesson:
+    """A trajectory of a test's request is not taught."""
+    if not lesson.steps or query_id(lesson.query) not in tested:
+        return lesson
+    fault = Fault(rule="round/eval_overlap", message="is a request of ToolBench's tests")
+    return replace(lesson, fault=fault)
+
+
+def _without_beginnings(lessons: Sequence[Lesson]) -> Iterator[Lesson]:
+    """Of trajectories that begin alike for one request those that go furthest (ToolLLaMA)."""
+    paths: dict[str, list[list[tuple[str, str]]]] = {}
+    for lesson in lessons:
+        if lesson.steps:
+            paths.setdefault(lesson.query, []).append(_path_of(lesson))
+    for lesson in lessons:
+        path = _path_of(lesson)
+        others = paths.get(lesson.query, []) if path else []
+        if not any(len(other) > len(path) and other[: len(path)] == path for other in others):
+            yield lesson
+
+
+def _path_of(lesson: Lesson) -> list[tuple[str, str]]:
+    return [(step.thought, repr(step.call)) for step in lesson.steps]
 
 
 def _files(path: Path) -> list[Path]:

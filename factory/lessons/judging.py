@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from factory.domain.canon import canonical_json, digest, query_id, tool_id
+from factory.domain.canon import canonical_json, digest, query_id
 from factory.domain.records import Candidate, HeldOut, Past, Query, Tool, Verdict
-from factory.judge.documents import find_unusable
 from factory.judge.rulebook import Rulebook
 from factory.judge.sample import Sample
 from factory.judge.sets import judge_round, open_bench
 from factory.judge.verdicts import check_calls, check_document, first_reject
-from factory.lessons.records import Document, Lesson, Lessons
+from factory.lessons.catalogue import Catalogue, make_tool, names_of
+from factory.lessons.moves import Move, find_given, find_moves, judge_moves
+from factory.lessons.records import Lesson, Lessons
 from factory.score.labelled import held_out_ids
 from factory.tools.sources import BadLine
 from factory.train.examples import calls_text
@@ -37,6 +38,9 @@ class JudgedRow:
 
     lesson: Lesson
     sample: Sample
+    given: tuple[Tool, ...] = ()
+    """Of a trajectory: the tools at hand; those of the sample are the ones it calls."""
+    moves: tuple[Move, ...] = ()
 
     @property
     def is_accepted(self) -> bool:
@@ -71,6 +75,16 @@ class JudgedRow:
         """The same row without tools: a document that is to be taught in no way."""
         candidate = replace(self.sample.candidate, tools=())
         return replace(self, sample=replace(self.sample, candidate=candidate))
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the first answer of its conversation has no loss."""
+        return any(not turn.loss for turn in self.lesson.turns[1:2])
+
+    def without_label(self) -> JudgedRow:
+        """The same row with nothing to learn but later turns."""
+        candidate = replace(self.sample.candidate, tools=(), calls=())
+        return replace(self, sample=replace(self.sample, candidate=candidate), given=self.tools)
 
     def reject(self, cause: Verdict, more: Sequence[Verdict], stage: str) -> JudgedRow:
         """The same row, fallen for `cause`."""
@@ -110,6 +124,7 @@ def judge_lessons(
     requests = [_judge_request(x, catalogue, rulebook) for x in lessons.items if x.query]
     requests = list(_without_duplicates(requests, rulebook))
     judged = _judge_together([*requests, *documents], rulebook, held_out)
+    judged = [row.without_label() if row.is_silent else row for row in judged]
     return JudgedLessons(
         requests=tuple(judged[: len(requests)]),
         documents=tuple(judged[len(requests) :]),
@@ -117,35 +132,10 @@ def judge_lessons(
     )
 
 
-class Catalogue:
-    """Tools by name, and by `tool&&api` where it is known whose they are."""
-
-    def __init__(self, tools: Iterable[Tool]) -> None:
-        self._by_name: dict[str, list[Tool]] = {}
-        for tool in tools:
-            for name in _names_of(tool):
-                self._by_name.setdefault(name, []).append(tool)
-
-    def find(self, name: str, arguments: Iterable[str] = ()) -> Tool | None:
-        """The tool of this name; of namesakes the first that knows most of these arguments."""
-        wanted = set(arguments)
-
-        def known(tool: Tool) -> int:
-            return len(wanted & tool.arguments["properties"].keys())
-
-        return max(self._by_name.get(name, []), key=known, default=None)
-
-
-def _names_of(tool: Tool) -> tuple[str, ...]:
-    """Its name, and `tool&&api` where it is known whose it is."""
-    service = tool.document.get("tool_name")
-    return (tool.name, f"{service}&&{tool.name}") if service else (tool.name,)
-
-
 def _judge_document(lesson: Lesson, rulebook: Rulebook) -> JudgedRow:
     """A document as a sample without calls; its tool is left where it can be none."""
     (document,) = lesson.documents
-    tool = _make_tool(document)
+    tool = make_tool(document)
     verdicts = check_document(dict(document), rulebook=rulebook)
     name, description = document.get("name"), document.get("description", "")
     key = tool.id if tool else canonical_json(document)
@@ -163,16 +153,20 @@ def _judge_document(lesson: Lesson, rulebook: Rulebook) -> JudgedRow:
 def _judge_request(lesson: Lesson, catalogue: Catalogue, rulebook: Rulebook) -> JudgedRow:
     """A labelled request beside the tools that it gives, or names."""
     query = Query(id=query_id(lesson.query), text=lesson.query, source=lesson.where)
+    if lesson.steps:
+        return _judge_trajectory(lesson, query, catalogue, rulebook)
     tools, verdicts = _find_tools(lesson, catalogue, rulebook)
     row = _make_row(lesson, query, tools, tuple(verdicts), stage="calls")
     names = {tool.name for tool in tools}
+    if lesson.fault is not None:
+        return row.fall(lesson.fault.rule, lesson.fault.message, stage="calls")
     if not lesson.calls:
-        found_names = {name for tool in tools for name in _names_of(tool)}
+        found_names = {name for tool in tools for name in names_of(tool)}
         missing = [name for name in lesson.names if name not in found_names]
         if missing or (lesson.calls is None and not tools):
             wanted = ", ".join(missing) or "a tool"
             return row.fall("row/no_document", f"no document of {wanted} is given", stage="tools")
-        return row
+        return _judge_later(row, rulebook)
     text = calls_text(lesson.calls)
     found = check_calls(text, tools, rulebook=rulebook, query=lesson.query, subject="sample:0")
     if (cause := first_reject(found)) is not None:
@@ -183,7 +177,46 @@ def _judge_request(lesson: Lesson, catalogue: Catalogue, rulebook: Rulebook) -> 
     if unknown := [call.name for call in lesson.calls if call.name not in names]:
         message = f"no document of {unknown[0]} is given"
         return row.fall("row/no_document", message, stage="calls")
-    return replace(row, sample=replace(row.sample, verdicts=(*row.sample.verdicts, *found)))
+    row = replace(row, sample=replace(row.sample, verdicts=(*row.sample.verdicts, *found)))
+    return _judge_later(row, rulebook)
+
+
+def _judge_later(row: JudgedRow, rulebook: Rulebook) -> JudgedRow:
+    """The calls of a conversation's later answers; their paths tell the message."""
+    names = {tool.name for tool in row.tools}
+    for turn in row.lesson.turns[2:]:
+        if not turn.calls:
+            continue
+        found = check_calls(
+            calls_text(turn.calls), row.tools, rulebook=rulebook, subject="sample:0"
+        )
+        place = f"$.messages[{turn.number - 1}]"
+        found = tuple(replace(verdict, path=place + verdict.path[1:]) for verdict in found)
+        if (cause := first_reject(found)) is not None:
+            return row.reject(cause, found, "calls")
+        if unknown := [call.name for call in turn.calls if call.name not in names]:
+            return row.fall("row/no_document", f"no document of {unknown[0]} is given")
+        row = replace(row, sample=replace(row.sample, verdicts=(*row.sample.verdicts, *found)))
+    return row
+
+
+def _judge_trajectory(
+    lesson: Lesson, query: Query, catalogue: Catalogue, rulebook: Rulebook
+) -> JudgedRow:
+    """A trajectory beside the tools that it calls: it needs them, as a label without calls says."""
+    given = find_given(lesson.documents, catalogue)
+    moves = find_moves(lesson.steps, given, catalogue)
+    called = {move.tool.id: move.tool for move in moves if move.tool is not None}
+    row = _make_row(lesson, query, tuple(called.values()), (), stage="calls")
+    row = replace(row, given=given or row.tools, moves=moves)
+    if lesson.fault is not None:
+        return row.fall(lesson.fault.rule, lesson.fault.message, stage="calls")
+    found = judge_moves(moves, given, rulebook)
+    if (cause := first_reject(found)) is not None:
+        return row.reject(cause, found, "calls")
+    if unknown := [each.step.call.name for each in moves if not (each.tool or each.is_finish)]:
+        return row.fall("row/no_document", f"no document of {unknown[0]} is given", stage="calls")
+    return replace(row, sample=replace(row.sample, verdicts=found))
 
 
 def _find_tools(
@@ -198,7 +231,7 @@ def _find_tools(
     verdicts: list[Verdict] = []
     for index, document in enumerate(lesson.documents):
         verdicts += check_document(dict(document), rulebook=rulebook, subject=f"tool:{index}")
-        if (tool := _make_tool(document)) is not None:
+        if (tool := make_tool(document)) is not None:
             tools[tool.id] = tool
     given = tuple(tools.values())
     if lesson.calls is not None or not lesson.names:
@@ -206,13 +239,6 @@ def _find_tools(
     own = Catalogue(given)
     needed = [own.find(name) or catalogue.find(name) for name in lesson.names]
     return tuple({tool.id: tool for tool in needed if tool is not None}.values()), verdicts
-
-
-def _make_tool(document: Document) -> Tool | None:
-    """The document as a tool; None where it can be none."""
-    if find_unusable(dict(document)) is not None:
-        return None
-    return Tool(id=tool_id(dict(document)), document=dict(document))
 
 
 def _make_row(
@@ -249,7 +275,8 @@ def _without_duplicates(rows: Iterable[JudgedRow], rulebook: Rulebook) -> Iterat
     for place, row in enumerate(rows):
         query = row.query
         calls = [[call.name, call.arguments] for call in row.sample.candidate.calls]
-        label = canonical_json([query.id, sorted(tool.id for tool in row.tools), calls])
+        told = digest(f"{row.lesson.steps}{row.lesson.turns}")
+        label = canonical_json([query.id, sorted(tool.id for tool in row.tools), calls, told])
         first = seen.setdefault(label, query.source)
         if query.id in ids:
             fresh = replace(query, id=f"q_{digest(f'{place} {label}')}")
@@ -268,12 +295,26 @@ def _judge_together(
     """The rows after the rules over all of them; a question of a benchmark falls in any case."""
     rules = {name: rule for name, rule in rulebook.rules.items() if name not in OF_OWN_ANSWERS}
     asked = [_as_asked(row) for row in rows if row.tools or row.lesson.query]
+    later = {row.query.id: _ask_later(row) for row in rows if row.lesson.turns}
     candidates = [candidate for candidate in asked if candidate.tools]
     with closing(open_bench()) as bench:
-        drawn = judge_round(rules, asked, Past(), held_out, stage="draw", bench=bench)
+        everything = [*asked, *(each for several in later.values() for each in several)]
+        drawn = judge_round(rules, everything, Past(), held_out, stage="draw", bench=bench)
         together = judge_round(rules, candidates, Past(), held_out, bench=bench)
     questions = held_out_ids(held_out)
+    for own, several in later.items():
+        found = (verdict for each in several for verdict in drawn.get(each.query.id, ()))
+        drawn = {**drawn, own: [*drawn.get(own, ()), *found]}
     return [_weigh(row, drawn, together, questions) for row in rows]
+
+
+def _ask_later(row: JudgedRow) -> list[Candidate]:
+    """What a conversation goes on to ask, each as a request."""
+    said = [turn.text for turn in row.lesson.turns[2:] if turn.speaker == "user"]
+    return [
+        Candidate(query=Query(id=f"{row.query.id}/{place}", text=text, source=row.query.source))
+        for place, text in enumerate(said)
+    ]
 
 
 def _as_asked(row: JudgedRow) -> Candidate:
@@ -297,6 +338,7 @@ def _weigh(
             return fallen if row.lesson.query else fallen.withdraw()
         sample = replace(row.sample, verdicts=(*row.sample.verdicts, *found))
         row = replace(row, sample=sample)
-    if row.is_accepted and row.lesson.query and query_id(row.lesson.query) in questions:
+    asked = (row.lesson.query, *(each.query.text for each in _ask_later(row)))
+    if row.is_accepted and not questions.isdisjoint(query_id(text) for text in asked if text):
         return row.fall(OVERLAP, "is a question of a benchmark", reason="eval_overlap")
     return row

@@ -1,5 +1,6 @@
 """One reader a format of labelled rows; each tells its own rows by keys that only they have.
 
+answer tree, toolllama, toolgen, transcripts   trajectories (factory.lessons.trajectories)
 conversations, messages   chats: `factory export trl`, `openai` and `sharegpt`, TRL, ToolACE, Hermes
 glaive        {system, chat} as one text each
 bfcl          {question or query, function} and {id, ground_truth}, in one row or in two files
@@ -25,15 +26,23 @@ from factory.domain.canon import to_json
 from factory.domain.jsontext import JsonTextError, parse_strict, show
 from factory.domain.records import Call
 from factory.lessons.conversations import (
-    Utterance,
     find_documents,
-    first_exchange,
     read_answer,
     read_calls,
     read_documents,
+    read_lesson,
     read_turns,
 )
-from factory.lessons.records import Document, Lesson
+from factory.lessons.records import Document, Lesson, Utterance
+from factory.lessons.trajectories import (
+    is_toolgen,
+    is_toolllama,
+    is_transcripts,
+    read_toolgen,
+    read_toolllama,
+    read_transcripts,
+    read_tree,
+)
 from factory.score.calls.bfcl import gold_calls
 from factory.score.calls.decode import decode
 from factory.tools.dialects import read_dialect
@@ -78,7 +87,7 @@ def _read_conversation(row: Row, where: str) -> Iterator[Lesson]:
     turns = read_turns(row.get("messages", row.get("conversations")))
     if isinstance(row.get("system"), str):
         turns.insert(0, Utterance(speaker="system", text=row["system"]))
-    yield first_exchange(turns, read_documents(row.get("tools")), where)
+    yield read_lesson(turns, read_documents(row.get("tools")), where)
 
 
 _GLAIVE_TURN = re.compile(r"(?:^|\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE):")
@@ -97,7 +106,7 @@ def _read_glaive(row: Row, where: str) -> Iterator[Lesson]:
             message["tool_calls"] = _glaive_call(call[1])
         messages.append(message | {"content": text})
     documents = find_documents(row["system"]) if isinstance(row.get("system"), str) else ()
-    yield first_exchange(read_turns(messages), documents, where)
+    yield read_lesson(read_turns(messages), documents, where)
 
 
 def _glaive_call(text: str) -> Any:
@@ -363,6 +372,10 @@ def _is_chat(value: object) -> bool:
 
 
 READERS: Mapping[str, RowReader] = {
+    "answer tree": RowReader(_has("answer_generation"), read_tree),
+    "toolllama": RowReader(is_toolllama, read_toolllama),
+    "toolgen": RowReader(is_toolgen, read_toolgen),
+    "transcripts": RowReader(is_transcripts, read_transcripts),
     "messages": RowReader(_has("messages"), _read_conversation),
     "conversations": RowReader(_has("conversations"), _read_conversation),
     "glaive": RowReader(_has("chat"), _read_glaive),

@@ -5,12 +5,48 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from factory.domain.records import Call
 from factory.tools.sources import BadLine
 
 Document = Mapping[str, Any]
+Speaker = Literal["system", "user", "assistant", "tool"]
+Part = Literal["thought", "action", "input"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utterance:
+    """What one speaker says."""
+
+    speaker: Speaker
+    text: str
+    calls: tuple[Call, ...] = ()
+    """Those of the assistant."""
+    loss: bool = True
+    """Of the assistant: whether it is learnt, or only stands there."""
+    number: int = 0
+    """Of the message, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LessonStep:
+    """A step of an agent: what it thinks, the one call that it makes, and what comes back."""
+
+    thought: str
+    call: Call
+    """By the name that the row gives the tool; FINISH ends the trajectory."""
+    response: str = ""
+    silent: frozenset[Part] = frozenset()
+    """Its turns without loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Why a row is not taught although it can be read."""
+
+    rule: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +71,11 @@ class Lesson:
     """What is said where nothing is called."""
     key: str = ""
     """Under which another row has the rest of this one: BFCL keeps questions and answers apart."""
-    turns_left: int = 0
-    """Turns of its conversation that follow the answer."""
+    turns: tuple[Utterance, ...] = ()
+    """The whole conversation from the request on, where it goes on after the first answer."""
+    steps: tuple[LessonStep, ...] = ()
+    """The whole trajectory of an agent, in place of calls."""
+    fault: Fault | None = None
 
     @property
     def file(self) -> str:
@@ -65,3 +104,5 @@ class Lessons:
     """The others."""
     formats: Mapping[str, int]
     """Rows by the reader that took them."""
+    joined: int = 0
+    """Rows that are the beginning of another one, with which they are taught."""

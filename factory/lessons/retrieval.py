@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from factory.domain.canon import query_id
+from factory.domain.failures import InputError
 from factory.lessons.conversations import read_documents
 from factory.lessons.records import Document, Lesson
 from factory.score.toolbench.data import (
@@ -23,7 +25,7 @@ from factory.tools.sources import BadLine, request_text
 
 QRELS = "qrels.train.tsv"
 _PARTS = frozenset(
-    {"retrieval", "instruction", "toolenv", "test_instruction", "test_query_ids", "answer"}
+    {"retrieval", "instruction", "toolenv", "test_instruction", "test_query_ids"}
     | {"solvable_queries", "corpus.jsonl", *(f"G{number}" for number in (1, 2, 3))}
     | {f"G{number}_query.json" for number in (1, 2, 3)}
 )
@@ -62,6 +64,16 @@ def read_retrieval(path: Path, bad: list[BadLine]) -> Iterator[Lesson]:
             continue
         needed = tuple(document for key in relevant for document in documents[key])
         yield Lesson(where=where, query=text, documents=needed, names=tuple(map(_name, relevant)))
+
+
+def read_tested(path: Path) -> frozenset[str]:
+    """Query ids of the tests of ToolBench's own folder; none of any other path."""
+    if not (path.is_dir() and is_split(path)):
+        return frozenset()
+    try:
+        return frozenset(query_id(query.text) for query in load_toolbench(path).queries)
+    except InputError:
+        return frozenset()
 
 
 def _read_apis(

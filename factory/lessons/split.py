@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from factory.domain.canon import derive_seed, query_id
 from factory.domain.failures import InputError
+from factory.lessons.catalogue import names_of
 from factory.lessons.judging import JudgedLessons, JudgedRow
 from factory.score.labelled import Labelled, from_samples
 
@@ -52,7 +53,7 @@ def hold_out(
     order.sort(key=lambda row: derive_seed(seed, "dev", row.query.id))
     chosen, tools = _choose(order, wanted)
     held = frozenset(chosen)
-    left = [row for row in usable if not _called(row) & tools and _words(row) not in held]
+    left = [row for row in usable if not _needed(row) & tools and _words(row) not in held]
     if not chosen or not left:
         num_tools = len({name for row in usable for name in _called(row)})
         raise InputError(
@@ -94,8 +95,8 @@ def _called(row: JudgedRow) -> set[str]:
 def _needed(row: JudgedRow) -> set[str]:
     """What a row teaches: the tools it calls, or those it is said to need."""
     if row.lesson.calls is None:
-        return {tool.name for tool in row.tools}
-    return _called(row)
+        return {name for tool in row.tools for name in names_of(tool)}
+    return _called(row) | {call.name for turn in row.lesson.turns for call in turn.calls}
 
 
 def _keep(row: JudgedRow, held: frozenset[str], tools: frozenset[str], name: str) -> JudgedRow:

@@ -13,15 +13,17 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from factory.domain.records import Candidate, Checkpoint, Example, Tool
+from factory.domain.canon import to_json
+from factory.domain.records import Candidate, Checkpoint, Example, Message, Tool
 from factory.engines.trainable import check_trainable
 from factory.ledger import history
-from factory.ledger.history import LESSON, OpenRound
+from factory.ledger.history import CONVERSATION, LESSON, OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint
 from factory.ledger.rows import stage_row, tool_rows
 from factory.ledger.tables import Batch, GenerationRow, ToolRow, merge
-from factory.lessons.examples import lesson_examples
+from factory.lessons.examples import call_chat, lesson_examples
 from factory.lessons.judging import JudgedLessons, JudgedRow, judge_lessons
+from factory.lessons.moves import agent_chat
 from factory.lessons.records import Lessons
 from factory.lessons.split import HELD_OUT, hold_out
 from factory.round.factory import Factory
@@ -36,7 +38,9 @@ from factory.round.start import (
 )
 from factory.score.labelled import Labelled, is_free, write_benchmark
 from factory.score.loading import load_benchmarks
+from factory.score.toolbench.turns import TEMPLATES, Turns
 from factory.workspace.folder import Workspace
+from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import vary
 
 
@@ -56,6 +60,8 @@ class LessonPlan:
     """Name of the dev set."""
     examples: tuple[Example, ...]
     """What is taught, replay left out."""
+    unstaged: int = 0
+    """Conversations of which no stage of the recipe teaches the later turns."""
 
     @property
     def accepted(self) -> list[JudgedRow]:
@@ -96,6 +102,7 @@ class LessonPlan:
             "formats": dict(self.lessons.formats),
             "requests": len(self.accepted),
             "documents": len(self.documents),
+            "conversations": sum(bool(row.moves or row.lesson.turns) for row in self.accepted),
             "questions": len(self.questions),
             "left_out": len(self.left_out),
             "examples": dict(kinds),
@@ -123,24 +130,46 @@ def plan_lesson(factory: Factory, lessons: Lessons, dev: float = 0.0) -> LessonP
         number=number, lessons=lessons, judged=judged, questions=questions, dev=name, examples=()
     )
     examples = lesson_examples(
-        [_as_labelled(row, factory.recipe.train.no_call) for row in plan.accepted],
+        [_as_labelled(factory, row) for row in plan.accepted],
         plan.documents,
         rulebook=factory.rulebook,
         prompts=factory.prompts,
         recipe=factory.recipe,
         number=number,
     )
-    return replace(plan, examples=tuple(examples))
+    stages = factory.recipe.stage
+    has_stage = not stages or any("trajectory" in stage.kinds for stage in stages)
+    unstaged = 0 if has_stage else sum(example.kind == "trajectory" for example in examples)
+    return replace(plan, examples=tuple(examples), unstaged=unstaged)
 
 
-def _as_labelled(row: JudgedRow, no_call: str) -> Candidate:
-    return replace(row.sample.candidate, answer=_answer(row, no_call))
+def _as_labelled(factory: Factory, row: JudgedRow) -> Candidate:
+    answer = _answer(row, factory.recipe.train.no_call)
+    return replace(row.sample.candidate, answer=answer, chat=_chat(factory, row))
+
+
+def _chat(factory: Factory, row: JudgedRow) -> tuple[Message, ...]:
+    """The row's conversation, in the agent's words or those of calls; empty for any other row."""
+    lesson = row.lesson
+    if row.moves:
+        turns = Turns(Prompts(factory.workspace, TEMPLATES))
+        by_code = factory.recipe.codes.are_made
+        return agent_chat(lesson.query, row.moves, row.given, turns, by_code=by_code)
+    if not lesson.turns:
+        return ()
+    return call_chat(
+        lesson.query,
+        row.given or row.tools,
+        lesson.turns,
+        factory.prompts,
+        is_taught=not row.is_silent,
+    )
 
 
 def _answer(row: JudgedRow, no_call: str) -> str:
     """What is said where the right answer calls nothing; empty for any other row."""
     lesson = row.lesson
-    if lesson.calls is None or lesson.calls:
+    if lesson.calls is None or lesson.calls or row.is_silent:
         return ""
     return lesson.answer or no_call
 
@@ -205,16 +234,22 @@ def _gated_by(factory: Factory, dev: str) -> Factory:
 
 
 def _label_rows(factory: Factory, plan: LessonPlan) -> list[GenerationRow]:
-    """What labels say where nothing is called, which no other table holds."""
-    answers = {row.query.id: _answer(row, factory.recipe.train.no_call) for row in plan.accepted}
+    """What no other table holds of labels: what is said where nothing is called, conversations."""
+    labelled = [_as_labelled(factory, row) for row in plan.accepted]
+    answers = {each.query.id: each.answer for each in labelled if each.answer}
+    chats = {
+        each.query.id: to_json([message.to_json() for message in each.chat])
+        for each in labelled
+        if each.chat
+    }
     return [
         {
             "round": plan.number,
             "query_id": each,
-            "stage": "label",
+            "stage": stage,
             "subject": "",
             "sample_index": 0,
-            "text": answer,
+            "text": text,
             "finish_reason": "stop",
             "num_prompt_tokens": 0,
             "num_tokens": 0,
@@ -224,8 +259,8 @@ def _label_rows(factory: Factory, plan: LessonPlan) -> list[GenerationRow]:
             "prompt_sha": "",
             "checkpoint_id": "",
         }
-        for each, answer in answers.items()
-        if answer
+        for stage, texts in (("label", answers), (CONVERSATION, chats))
+        for each, text in texts.items()
     ]
 
 

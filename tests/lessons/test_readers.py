@@ -200,7 +200,8 @@ def test_a_row_of_every_format_gives_the_request_the_tool_and_the_call(name: str
 
 def test_every_reader_has_a_row() -> None:
     tried = {reader for reader, _ in ROWS.values()}
-    assert READERS.keys() - tried == {"toolbench", "needed", "document"}
+    others = {"answer tree", "toolllama", "toolgen", "transcripts"}  # test_trajectories
+    assert READERS.keys() - tried == {"toolbench", "needed", "document", *others}
 
 
 @pytest.mark.parametrize(
@@ -242,9 +243,10 @@ def test_an_answer_that_calls_is_a_call(text: str, name: str) -> None:
     assert lesson.answer == "" and lesson.names == ("book_boat",)
 
 
-def test_what_follows_the_first_answer_is_counted() -> None:
-    assert read_one(ROWS["hermes"][1]).turns_left == 2
-    assert read_one(ROWS["glaive"][1]).turns_left == 2
+def test_what_follows_the_first_answer_is_kept() -> None:
+    for name in ("hermes", "glaive"):
+        speakers = [turn.speaker for turn in read_one(ROWS[name][1]).turns]
+        assert speakers == ["user", "assistant", "tool", "assistant"]
 
 
 @pytest.mark.parametrize("row", [BOAT, DOCUMENT, {"document_content": to_json(DOCUMENT)}])

@@ -23,8 +23,6 @@ from factory.domain.failures import ContentError
 from factory.domain.records import PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, Checkpoint, Request, Tool
 from factory.engines.replay import ReplayEngine
 from factory.score.toolbench.agent import (
-    FINISH,
-    MAX_RESPONSE,
     Agent,
     Codes,
     Decode,
@@ -45,6 +43,7 @@ from factory.score.toolbench.judge import (
     to_converted,
     to_prediction,
 )
+from factory.score.toolbench.turns import FINISH, MAX_RESPONSE
 from factory.score.toolbench.virtual import VirtualApi
 from factory.tools.schema import read_tool
 from factory.workspace.folder import Workspace
@@ -713,13 +712,13 @@ def test_converted_answers_of_ours_come_back(tmp_path: Path) -> None:
     script = scripted(thought=["Water."], action=[FIRST, "Finish"], input=['{"cups": 2}', ANSWER])
     made = solve(make_agent(ReplayEngine(script)), NAMES)
     file = tmp_path / "ours.json"
-    file.write_text(json.dumps({"7": to_converted(made)}))
+    file.write_text(json.dumps({"7": to_converted(made, DOCUMENTS)}))
     found = read_predictions(file)["7"]
     assert found.finished
     assert found.final_answer == "It boils."
     assert "Water." in found.trajectory and "cups" in found.trajectory
     giving_up = replace(made, final_answer="")
-    file.write_text(json.dumps({"7": to_converted(giving_up)}))
+    file.write_text(json.dumps({"7": to_converted(giving_up, DOCUMENTS)}))
     assert read_predictions(file)["7"].final_answer == ""
 
 

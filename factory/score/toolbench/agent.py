@@ -33,53 +33,27 @@ from factory.score.toolbench.data import (
     ApiDocument,
     ApiKey,
     ToolQuery,
-    environment_name,
     keys_of_tools,
     to_tool,
+)
+from factory.score.toolbench.turns import (
+    FINISH,
+    FINISH_DOCUMENT,
+    FINISH_TOOL,
+    MAX_RESPONSE,
+    MAX_TURNS,
+    Turns,
+    action_name,
+    documentation_of,
+    gt_head,
+    is_repeat,
+    read_ending,
 )
 from factory.score.toolbench.virtual import VirtualApi
 from factory.workspace.prompts import Prompts
 
-MAX_TURNS = 16
-"""Steps of an attempt (§3.4)."""
-MAX_RESPONSE = 1024
-"""Characters of an API's response that the agent sees (§3.4)."""
 TEMPERATURES = (0.0, 0.6, 1.0, 1.0, 1.0)
 """Of the attempts, one after the other, while the last one gave up (§3.4)."""
-EXCUSES = ("i'm sorry", "i’m sorry", "apologize")
-"""In a final answer they count as giving up (§3.4)."""
-FINISH = ApiKey("", "Finish")
-"""The action that ends a trajectory."""
-FINISH_DOCUMENT: Mapping[str, Any] = {
-    "name": "Finish",
-    "description": "Ends the task: with an answer for the user, or by giving up to start again.",
-    "required": [
-        {
-            "name": "return_type",
-            "type": "string",
-            "description": "give_answer or give_up_and_restart",
-        }
-    ],
-    "optional": [
-        {
-            "name": "final_answer",
-            "type": "string",
-            "description": "What the user is told, whole; needed with give_answer",
-        }
-    ],
-}
-FINISH_TOOL: Mapping[str, Any] = {
-    "name": "Finish",
-    "arguments": {
-        "type": "dict",
-        "properties": {
-            "return_type": {"type": "string", "enum": ["give_answer", "give_up_and_restart"]},
-            "final_answer": {"type": "string"},
-        },
-        "required": ["return_type"],
-    },
-}
-"""What FINISH_DOCUMENT says, as a tool's document."""
 Decode = Literal["sample", "beam"]
 BEAMS = 5
 """Branches of the beam that searches for the action's code (SGTC, ToolGen)."""
@@ -212,7 +186,7 @@ class Names:
 
     @property
     def listing(self) -> Sequence[str]:
-        return [*map(environment_name, self.keys), FINISH.api]
+        return [*map(action_name, self.keys), FINISH.api]
 
     def __contains__(self, key: ApiKey) -> bool:
         return key == FINISH or key in self.keys
@@ -222,7 +196,7 @@ class Names:
         return next((key for key in (*self.keys, FINISH) if self.write(key) == name), None)
 
     def write(self, key: ApiKey) -> str:
-        return FINISH.api if key == FINISH else environment_name(key)
+        return action_name(key)
 
 
 ActionSpace: TypeAlias = Codes | Names
@@ -288,8 +262,7 @@ class Agent:
         temperature: float,
     ) -> Trajectory:
         """One attempt from the start."""
-        system = self.templates.render("agent", tools=list(actions.listing))
-        turns = [Message(role="system", content=system), Message(role="user", content=query.text)]
+        turns = list(Turns(self.templates).open(query.text, actions.listing))
         trajectory = Trajectory(
             query_id=query.id,
             query=query.text,
@@ -299,13 +272,11 @@ class Agent:
             reason="max_turns",
             attempts=attempt,
         )
-        seen: set[tuple[ApiKey, str]] = set()
+        seen: dict[ApiKey, list[str]] = {}
         head = ""
         if setting == "gt":
             # The tools at hand are named at the head of the plan (§3.4).
-            named = [actions.write(key) for key in sorted(query.relevant) if key in actions]
-            if named:
-                head = f"I am using one of the following tools: [{', '.join(named)}]. "
+            head = gt_head([actions.write(key) for key in sorted(query.relevant) if key in actions])
         for number in range(self.max_turns):
             name = f"{query.id}/{attempt}/{number}"
             step = await self._step(name, turns, actions, temperature, "" if number else head)
@@ -315,10 +286,10 @@ class Agent:
             if step.key == FINISH:
                 return _finish(trajectory, step.arguments)
             if step.key is not None:
-                call = (step.key, "".join(step.arguments.split()))
-                if call in seen:
+                inputs = seen.setdefault(step.key, [])
+                if is_repeat(step.arguments, inputs):
                     return replace(trajectory, reason="repeated")
-                seen.add(call)
+                inputs.append(step.arguments)
         return trajectory
 
     async def _step(
@@ -349,13 +320,10 @@ class Agent:
             turns.append(Message(role="assistant", content=text))
             return text
 
-        def ask(template: str, **variables: Any) -> None:
-            text = self.templates.render(template, **variables)
-            turns.append(Message(role="user", content=text))
-
+        asked = Turns(self.templates)
         if (thought := await say("thought", self.max_tokens, None)) is None:
             return turns[-1].content
-        ask("action")
+        turns.append(asked.ask_action())
         if (action := await say("action", actions.max_tokens, actions.constraint)) is None:
             return turns[-1].content
         key = actions.read(action)
@@ -363,7 +331,7 @@ class Agent:
             known = to_json({"error": f"there is no tool {action.strip()!r}", "response": ""})
             turns.append(Message(role="user", content=known))
             return Step(thought=thought, action=action, key=None, arguments="", response=known)
-        ask("input", documentation=self._documentation(key))
+        turns.append(asked.ask_input(self._documentation(key)))
         bound = self._input_constraint(key) if self.constrain_inputs else None
         if (arguments := await say("input", self.max_tokens, bound)) is None:
             return turns[-1].content
@@ -398,31 +366,23 @@ class Agent:
         return found.text[:MAX_RESPONSE]
 
     def _documentation(self, key: ApiKey) -> Mapping[str, Any]:
-        """Name, description, required and optional parameters (§3.4)."""
+        """Of the tool that the API is; of an API that is none as ToolBench describes it."""
         if key == FINISH:
             return FINISH_DOCUMENT
-        document = self.documents[key][0].document
+        first = self.documents[key][0]
+        if (tool := to_tool(first)) is not None:
+            return documentation_of(tool.document)
         return {
             "name": key.api,
-            "description": document.get("api_description", ""),
-            "required": document.get("required_parameters", []),
-            "optional": document.get("optional_parameters", []),
+            "description": first.document.get("api_description", ""),
+            "required": first.document.get("required_parameters", []),
+            "optional": first.document.get("optional_parameters", []),
         }
 
 
 def _finish(trajectory: Trajectory, text: str) -> Trajectory:
     """The trajectory ended by Finish with this input."""
-    try:
-        arguments = parse_strict(text)
-        return_type = str(arguments["return_type"])
-        answer = str(arguments.get("final_answer", ""))
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return replace(trajectory, reason="finish_json")
-    excuse = any(excuse in answer.lower() for excuse in EXCUSES)
-    gave_up = return_type != "give_answer" or excuse
+    end = read_ending(text)
     return replace(
-        trajectory,
-        return_type=return_type,
-        final_answer=answer,
-        reason="gave_up" if gave_up else "",
+        trajectory, return_type=end.return_type, final_answer=end.final_answer, reason=end.reason
     )

@@ -55,6 +55,7 @@ from factory.score.toolbench.judge import (
     to_prediction,
 )
 from factory.score.toolbench.ranking import BM25, EmbSim, Ranker
+from factory.score.toolbench.turns import TEMPLATES, TURNS_VERSION
 from factory.score.toolbench.virtual import VirtualApi
 from factory.workspace.folder import Workspace
 from factory.workspace.models import fingerprint
@@ -145,7 +146,7 @@ class TaskCompletion(Asked):
         return self.bench.notes
 
     def basis(self, setup: Setup) -> str:
-        templates, of = Prompts(setup.workspace, "eval/toolbench"), self.definition
+        templates, of = Prompts(setup.workspace, TEMPLATES), self.definition
         names = ("agent", "action", "input", "simulate", "judge_answer", "judge_trajectory")
         shas = [templates.sha(name) for name in (*names, "judge_pair")]
         files = [_files_sha(resolve(setup.workspace, x)) for x in (of.cache, of.reference) if x]
@@ -157,7 +158,7 @@ class TaskCompletion(Asked):
             listed = ["names", WORDS if of.retriever == WORDS else fingerprint(folder), of.top]
         asked = [self.data_sha, of.setting, of.constrain_inputs, of.runs]
         asked += [*decoded, *switched, *listed]
-        judged = [self.find_judge(setup).fingerprint, RULES_VERSION]
+        judged = [self.find_judge(setup).fingerprint, RULES_VERSION, TURNS_VERSION]
         return digest(canonical_json([*asked, *judged, shas, files]))
 
     @property
@@ -196,7 +197,7 @@ class TaskCompletion(Asked):
 
     async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
         of, workspace = self.definition, setup.workspace
-        templates, state = Prompts(workspace, "eval/toolbench"), workspace.state / "toolbench"
+        templates, state = Prompts(workspace, TEMPLATES), workspace.state / "toolbench"
         wanted = None
         if of.reference:
             known = read_predictions(resolve(workspace, of.reference))
@@ -302,7 +303,7 @@ class TaskCompletion(Asked):
             value=mark,
             reason="" if mark == 1 else made.reason or worst.lower(),
             message=f"judged {', '.join(statuses)}",
-            answer=to_json(to_converted(made)),
+            answer=to_json(to_converted(made, self.bench.documents)),
             detail={
                 **self.asked,
                 "statuses": statuses,
@@ -332,9 +333,20 @@ class TaskCompletion(Asked):
         return make_card(ordered, means, notes=notes)
 
     def answers(self, items: Sequence[ItemScore]) -> Mapping[str, Any]:
-        """By request, in StableToolBench's converted form."""
-        answered = {item.item.removeprefix("SoPR/"): item.answer for item in items if item.answer}
-        return {request: json.loads(answer) for request, answer in answered.items()}
+        """By request, in StableToolBench's converted form, and whether the judge found it solved.
+
+        Of a test nothing may be taught: each says whose question it is.
+        """
+        asked = {"benchmark": self.name, "split": self.split}
+        return {
+            item.item.removeprefix("SoPR/"): {
+                **json.loads(item.answer),
+                **asked,
+                "solved": item.correct,
+            }
+            for item in items
+            if item.answer
+        }
 
     def beside(self, table: PublishedTable, card: Scorecard) -> Mapping[str, float]:
         lines = [(line.name.removesuffix("-Inst"), line.estimate) for line in card.categories]

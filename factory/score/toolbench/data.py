@@ -636,13 +636,19 @@ def keys_of_tools(documents: Iterable[ApiDocument]) -> dict[str, ApiKey]:
 
 def environment_name(key: ApiKey) -> str:
     """The name under which ToolBench's environment calls an API (§3.1); not an identity."""
+    return f"{standard_name(key.api)}_for_{_standardise(key.tool)}"[-64:]
 
-    def standardise(text: str) -> str:
-        plain = re.sub(r"[^0-9a-zA-Z]", "_", text).lower()
-        plain = re.sub(r"_+", "_", plain).strip("_")
-        return f"get_{plain}" if plain[:1].isdigit() else plain
 
-    api = standardise(key.api)
-    if api in ("from", "class", "return", "false", "true", "id", "and"):
-        api = f"is_{api}"
-    return f"{api}_for_{standardise(key.tool)}"[-64:]
+def standard_name(text: str) -> str:
+    """The name under which ToolBench's environment has an API of a tool, or a parameter."""
+    plain = _standardise(text)
+    return f"is_{plain}" if plain in _RESERVED else plain
+
+
+_RESERVED = ("from", "class", "return", "false", "true", "id", "and")
+
+
+def _standardise(text: str) -> str:
+    plain = re.sub(r"[^0-9a-zA-Z]", "_", text).lower()
+    plain = re.sub(r"_+", "_", plain).strip("_")
+    return f"get_{plain}" if plain[:1].isdigit() else plain

@@ -21,7 +21,9 @@ from factory.domain.canon import derive_seed, to_json
 from factory.domain.failures import ContentError
 from factory.domain.records import Message, Request, Sampling
 from factory.engines.base import Engine
-from factory.score.toolbench.agent import FINISH, Trajectory
+from factory.score.toolbench.agent import Trajectory
+from factory.score.toolbench.data import ApiDocument, ApiKey
+from factory.score.toolbench.turns import FINISH, action_name
 from factory.workspace.prompts import Prompts
 
 Status = Literal["Solved", "Unsure", "Unsolved", "Unjudged"]
@@ -296,23 +298,29 @@ def read_predictions(file: Path) -> dict[str, Prediction]:
         ) from error
 
 
-def to_converted(trajectory: Trajectory) -> dict[str, Any]:
-    """A trajectory in StableToolBench's converted form, for its own evaluator and for others."""
+def to_converted(
+    trajectory: Trajectory, documents: Mapping[ApiKey, Sequence[ApiDocument]]
+) -> dict[str, Any]:
+    """A trajectory in StableToolBench's converted form, for its own evaluator and for others.
+
+    The tools that it calls are among `available_tools`, so that it can be taught.
+    """
     nodes: list[dict[str, Any]] = [{"role": "user", "message": trajectory.query}]
     for step in trajectory.steps:
         nodes.append({"role": "assistant", "message": step.thought})
         call = {
-            "name": step.action if step.key is None else step.key.api,
+            "name": step.action if step.key is None else action_name(step.key),
             "arguments": step.arguments,
             "response": step.response,
         }
         nodes.append({"role": "tool", "message": str(call)})
+    called = dict.fromkeys(step.key for step in trajectory.steps if step.key in documents)
     tree: list[dict[str, Any]] = []
     for node in reversed(nodes):
         tree = [{**node, "next": tree}]
     return {
         "query": trajectory.query,
-        "available_tools": [],
+        "available_tools": [_describe(documents[key][0]) for key in called if key is not None],
         "answer": {
             "method": "tool-factory",
             "total_steps": len(nodes),
@@ -320,6 +328,16 @@ def to_converted(trajectory: Trajectory) -> dict[str, Any]:
             "answer_details": tree,
         },
     }
+
+
+def _describe(document: ApiDocument) -> dict[str, Any]:
+    return {key: value for key, value in document.document.items() if key in _DESCRIBED}
+
+
+_DESCRIBED = frozenset(
+    {"category_name", "tool_name", "tool_description", "api_name", "name", "api_description"}
+    | {"description", "required_parameters", "optional_parameters"}
+)
 
 
 def _read_prediction(row: Mapping[str, Any]) -> Prediction:

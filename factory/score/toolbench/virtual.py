@@ -162,7 +162,7 @@ def _read_cache(file: Path) -> dict[str, ApiResponse]:
         for written, value in table.items():
             arguments = parse_text(written or "{}")
             if isinstance(arguments, dict):
-                found[canonical_json(arguments)] = _to_response(value, "cache")
+                found[canonical_json(arguments)] = to_response(value, "cache")
         return found
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ContentError(f"not a file of recorded responses: {error}", where=str(file)) from error
@@ -176,11 +176,12 @@ def _read_response(text: str) -> ApiResponse:
     except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict) and "response" in value:
-        return _to_response(value, "simulated")
+        return to_response(value, "simulated")
     return ApiResponse(error="", response=text.strip(), source="simulated")
 
 
-def _to_response(value: Any, source: Source) -> ApiResponse:
+def to_response(value: Any, source: Source) -> ApiResponse:
+    """A response of whatever form: {error, response}, or what an API said."""
     if not isinstance(value, dict):
         value = {"response": value}
     body = value.get("response", "")
