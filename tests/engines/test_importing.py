@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from conftest_models import CHAT_TEMPLATE, tiny_model
-from workspaces import run_factory
+from workspaces import ROOT, run_factory
 
 from factory.domain.failures import FactoryError, InputError, MissingError, ModelError
 from factory.engines.chat import Chat
-from factory.engines.importing import find_gguf, import_gguf
+from factory.engines.importing import CARRIERS, find_gguf, import_gguf
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: requirements/cpu.lock")
 from factory.engines import importing_child  # noqa: E402
@@ -87,8 +89,8 @@ def write_gguf(
     writer.add_token_types(
         [gguf.TokenType.CONTROL if each in special else gguf.TokenType.NORMAL for each in tokens]
     )
-    merges = tokenizer.backend_tokenizer.model.__getstate__()
-    writer.add_token_merges(read_merges(merges))
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_eos_token_id(tokens.index(end))
     writer.add_pad_token_id(tokens.index("<|pad|>"))
     if template:
@@ -101,15 +103,6 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return file
-
-
-def read_merges(state: bytes) -> list[str]:
-    """The merges of a pickled BPE model, which is JSON."""
-    import json
-
-    return [
-        " ".join(pair) if isinstance(pair, list) else pair for pair in json.loads(state)["merges"]
-    ]
 
 
 def name_tensor(name: str) -> str:
@@ -245,6 +238,16 @@ def test_a_folder_is_never_overwritten_and_gguf_is_named(
     monkeypatch.setitem(sys.modules, "gguf", None)
     missing = import_now(file, tmp_path / "new")
     assert isinstance(missing, MissingError) and "tool-factory[gguf]" in missing.remedy
+
+
+def test_every_short_name_has_an_extra_of_the_version_that_make_installs() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    lock = (ROOT / "requirements" / "real.lock").read_text("utf-8").splitlines()
+    for name, carrier in CARRIERS.items():
+        (pin,) = (each for each in extras[name] if each.startswith(carrier))
+        assert pin in lock
 
 
 def test_a_short_name_is_the_file_of_an_installed_package(
