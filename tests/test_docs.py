@@ -24,6 +24,7 @@ from factory.cli.commands import COMMANDS, load
 from factory.codes.config import CODERS
 from factory.domain.records import ExampleKind
 from factory.judge.rulebook import Rule, Rulebook
+from factory.lab.ablation.plan import AblationBenchmark, AblationPlan, AblationVariant
 from factory.ledger.schema import define_views, load_migrations
 from factory.report.export import Format
 from factory.score.definition import Definition
@@ -285,6 +286,23 @@ def test_every_key_has_a_line_with_its_default(page: str, section: BaseModel) ->
     for key, default in leaves_of(section):
         assert rows[f"`{key}`"][1] == f"`{json.dumps(default)}`", key
         assert rows[f"`{key}`"][2], key
+
+
+def test_every_plan_has_a_section_and_every_key_of_one_a_line() -> None:
+    page = "docs/reproduce.md"
+    sections = sections_of(page)
+    for plan in (ROOT / "plans").glob("*.toml"):
+        (text,) = (text for title, text in sections.items() if title.startswith(f"{plan.stem}:"))
+        assert all(word in text for word in ("**Bring**", "**Time**", "**Differs**")), plan
+        assert f"factory ablate {plan.stem} --out" in text
+    rows = {row[0]: row for row in rows_of(page)}
+    own = AblationPlan.model_construct()
+    for key, field in AblationPlan.model_fields.items():
+        default = getattr(own, key, None)
+        wanted = "" if field.is_required() or key in ("benchmark", "variant") else default
+        assert rows[f"`{key}`"][1] == (wanted if wanted == "" else f"`{json.dumps(default)}`"), key
+    named = names_in(page)
+    assert named >= {*AblationBenchmark.model_fields, *AblationVariant.model_fields}
 
 
 def line_of(rule: Rule) -> list[str]:

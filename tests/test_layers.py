@@ -217,7 +217,7 @@ def test_no_module_has_a_name_of_factory_boy() -> None:
 
 
 def test_content_folders_hold_no_python() -> None:
-    for folder in ("prompts", "rules", "rounds", "eval"):
+    for folder in ("prompts", "rules", "rounds", "eval", "plans"):
         assert not list((ROOT / folder).rglob("*.py"))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from workspaces import ROOT
 
-CONTENT = ("prompts", "rules", "rounds", "eval")
+CONTENT = ("prompts", "rules", "rounds", "eval", "plans")
 
 
 @pytest.fixture(scope="module")

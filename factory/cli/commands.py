@@ -28,6 +28,8 @@ Make
     Run one round: sample, vote, judge, train, score, gate. Continues an open one.
   teach = teach:teach
     Teach labelled rows and tool documents: judge, train, score, gate. Continues an open lesson.
+  ablate = ablation:run_ablation
+    What does each part do? Run a plan's variants from one parent, scored after each step.
   seed = seed:seed
     Train the embedded model from scratch on the home world; an hour or two on a CPU.
   score = score:score

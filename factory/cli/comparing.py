@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +15,13 @@ from factory.cli.opening import open_workspace
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, print_table, write_json
 from factory.codes.saving import load_codebook
-from factory.domain.failures import InputError
+from factory.domain.failures import FactoryError, InputError
 from factory.lab.trials.compare import Plan
 from factory.lab.trials.compare import compare as run_compare
 from factory.lab.trials.division import Divided, divide
 from factory.lab.trials.labels import fewer, load_labels
 from factory.lab.trials.standings import READ_AS, Standing, load_ranking, make_tables, rank
+from factory.lab.trials.tables import TrialTable
 from factory.lab.trials.variants import choose_variants, parse_sweeps
 from factory.score.toolbench.ranking import BM25, EmbSim
 from factory.train.curriculum import need_codes, train_setup
@@ -113,7 +114,7 @@ def compare(
     folders = [workspace.model_folder(name) for name in sorted(named)] or [base]
     embedders = [EmbSim(folder=each, threads=threads, log=to / "embed.log") for each in folders]
     baselines: list[BM25 | EmbSim] = [BM25(), *embedders]
-    _refuse_unknown(against, [each.name for each in (*variants, *baselines)])
+    refuse_unknown(against, [each.name for each in (*variants, *baselines)])
     outcome = asyncio.run(run_compare(plan, baselines, lambda told: err(escape(told))))
     standings = rank(outcome, load_ranking(workspace))
     first = find_base(standings, against)
@@ -121,19 +122,29 @@ def compare(
         for standing in standings:
             write_json(standing.to_json(labelled, first))
     else:
-        for table in make_tables(standings, labelled, first):
-            out(f"\n[bold]{escape(table.title)}[/]")
-            print_table(table.columns, table.rows)
-        out()
-        for line in READ_AS:
-            out(f"[dim]{escape(line)}[/]")
+        print_tables(make_tables(standings, labelled, first), READ_AS)
     if first is None:
         err(f"no changes are shown: no trial of {escape(against)} is finished")
-    if outcome.unstarted:
-        err(f"{outcome.unstarted} trials were not started: the same command goes on with them")
-    for name, error in outcome.failed.items():
+    tell_end(outcome.unstarted, outcome.failed)
+
+
+def print_tables(tables: Sequence[TrialTable], read_as: Sequence[str]) -> None:
+    """Tables of trials, and what a reader must know."""
+    for table in tables:
+        out(f"\n[bold]{escape(table.title)}[/]")
+        print_table(table.columns, table.rows)
+    out()
+    for line in read_as:
+        out(f"[dim]{escape(line)}[/]")
+
+
+def tell_end(unfinished: int, failed: Mapping[str, FactoryError]) -> None:
+    """What is left to do, and what failed, for which the command exits with 1."""
+    if unfinished:
+        err(f"{unfinished} trials are not finished: the same command goes on with them")
+    for name, error in failed.items():
         err(f"[red]failed[/] {escape(name)}: {escape(error.what)}")
-    if outcome.failed:
+    if failed:
         raise typer.Exit(1)
 
 
@@ -143,7 +154,8 @@ def find_base(standings: Sequence[Standing], against: str) -> Standing | None:
     return next(named, None) if against else standings[0]
 
 
-def _refuse_unknown(name: str, known: Sequence[str]) -> None:
+def refuse_unknown(name: str, known: Sequence[str]) -> None:
+    """Raise InputError where the row that `--against` names is none of them."""
     if name and name not in known:
         remedy = f"--against one of {'; '.join(known)}"
         raise InputError(f"nothing here is called {name!r}", remedy=remedy)

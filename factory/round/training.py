@@ -29,6 +29,7 @@ from factory.score.rows import codebook_row
 from factory.train.curriculum import (
     called_together,
     documents_to_learn,
+    learnt_share,
     named_together,
     own_examples,
     seed_examples,
@@ -58,6 +59,8 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
         factory.monitor.stage("prepare training")
         held_out = held_out_ids(factory.all_benchmarks)
         accepted = [sample for sample in accepted if sample.query.id not in held_out]
+        if not this.is_lesson:
+            accepted = learnt_share(accepted, factory.recipe)
         codebook = codebook_of(factory, this)
         if this.is_lesson:
             documents = history.taught_documents(past, this.number)

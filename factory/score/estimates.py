@@ -93,6 +93,29 @@ def _subtract(old: ItemScore, new: ItemScore) -> ItemScore:
     return replace(new, value=new.mark - old.mark, detail=detail)
 
 
+def average(several: Sequence[Sequence[ItemScore]]) -> list[ItemScore]:
+    """The items that several scores, such as those of seeds, have in common: means of their marks
+    and of the numbers of their details.
+    """
+    first, *others = several
+    if not others:
+        return list(first)
+    found = [{item.item: item for item in items} for items in several]
+    shared = [item.item for item in first if all(item.item in each for each in found)]
+    return [_average([each[name] for each in found]) for name in shared]
+
+
+def _average(items: Sequence[ItemScore]) -> ItemScore:
+    details = [item.detail for item in items]
+    numbers = {
+        key: float(np.mean([detail[key] for detail in details]))
+        for key, value in items[0].detail.items()
+        if _is_number(value) and all(_is_number(detail.get(key)) for detail in details)
+    }
+    mark = float(np.mean([item.mark for item in items]))
+    return replace(items[0], value=mark, detail={**items[0].detail, **numbers})
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -1,4 +1,4 @@
-"""One checkpoint on one benchmark, outside a round: served, scored, written down.
+"""One checkpoint on benchmarks, outside a round: served, scored, written down.
 
 Its rows stand under the round that made the checkpoint (0 for a model that was given), so that
 `round_delta` compares it with its parent as if both had been scored in that round. A baseline's
@@ -46,17 +46,28 @@ async def evaluate(
     What stands behind an address may change, so it is always asked. Raises FactoryError where the
     model cannot be served.
     """
+    (measured,) = await evaluate_all(setup, [benchmark], checkpoint, allow_public=allow_public)
+    return measured
+
+
+async def evaluate_all(
+    setup: Setup,
+    benchmarks: Sequence[Scorable],
+    checkpoint: Checkpoint,
+    *,
+    allow_public: bool = False,
+) -> list[Measured]:
+    """The same for several benchmarks, with one engine for all that ask it; kept one by one."""
     remote = is_address(checkpoint.path)
-    if remote and isinstance(benchmark, SelfServed):
-        raise InputError(
-            f"{benchmark.name} needs the checkpoint's folder, not its server",
-            where=checkpoint.path,
-            remedy="--checkpoint with an id or a model folder",
-        )
-    basis = benchmark.basis(setup)
-    missing = find_missing(setup, checkpoint.id, [(benchmark, basis)], again=remote)
-    if not missing:
-        return _stored(setup, checkpoint.id, "checkpoint", benchmark, basis)
+    for benchmark in benchmarks:
+        if remote and isinstance(benchmark, SelfServed):
+            raise InputError(
+                f"{benchmark.name} needs the checkpoint's folder, not its server",
+                where=checkpoint.path,
+                remedy="--checkpoint with an id or a model folder",
+            )
+    bases = [(benchmark, benchmark.basis(setup)) for benchmark in benchmarks]
+    missing = find_missing(setup, checkpoint.id, bases, again=remote)
 
     def start(num_engines: int) -> contextlib.AbstractAsyncContextManager[Engine]:
         return serve(
@@ -70,13 +81,23 @@ async def evaluate(
 
     number = None if remote else lineage.round_of(setup.ledger, checkpoint.id)
     new: Batch = {}
-    if number is None and not remote:
+    if missing and number is None and not remote:
         new = given_rows(checkpoint, load_codebook(Path(checkpoint.path)))
-    setup.monitor.stage(f"score {benchmark.name} on {checkpoint.id}", len(benchmark.items) or None)
+    scored: dict[str, Measured] = {}
     async with Keeper(setup, checkpoint, missing, start) as keeper:
-        items = await keeper.score(missing[0])
-    _store(setup, {**missing[0].rows(number or 0, checkpoint.id, items), **new})
-    return Measured(system=checkpoint.id, kind="checkpoint", items=items, is_new=True)
+        for each in sorted(missing, key=lambda x: isinstance(x.benchmark, SelfServed)):
+            name, num_items = each.benchmark.name, len(each.benchmark.items)
+            setup.monitor.stage(f"score {name} on {checkpoint.id}", num_items or None)
+            items = await keeper.score(each)
+            _store(setup, {**each.rows(number or 0, checkpoint.id, items), **new})
+            new = {}
+            scored[name] = Measured(
+                system=checkpoint.id, kind="checkpoint", items=items, is_new=True
+            )
+    return [
+        scored.get(benchmark.name) or _stored(setup, checkpoint.id, "checkpoint", benchmark, basis)
+        for benchmark, basis in bases
+    ]
 
 
 async def evaluate_baseline(setup: Setup, benchmark: Scorable, baseline: Baseline) -> Measured:

@@ -59,6 +59,14 @@ def own_examples(
     return unique_examples(taught_by(recipe, examples))
 
 
+def learnt_share(accepted: Sequence[Candidate], recipe: Recipe) -> list[Candidate]:
+    """The share `train.accepted` of the samples, in their order; their ids decide which."""
+    wanted = round(recipe.train.accepted * len(accepted))
+    order = sorted(accepted, key=lambda x: derive_seed(recipe.seed, "learnt", x.query.id))
+    kept = {sample.query.id for sample in order[:wanted]}
+    return [sample for sample in accepted if sample.query.id in kept]
+
+
 def taught_by(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
     """The examples that the recipe teaches: without codes, none that names a tool by code."""
     return [example for example in examples if recipe.codes.are_made or not names_by_code(example)]

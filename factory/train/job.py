@@ -81,7 +81,8 @@ class TrainingSetup:
 
 _OWN = ("seed", "gist_seed", "dtype", "version")
 _OF_EXAMPLES = (
-    *("replay", "replay_limit", "history", "documents", "gen_target", "no_call", "min_accepted"),
+    *("replay", "replay_limit", "history", "documents", "gen_target", "no_call"),
+    *("accepted", "min_accepted"),
 )
 """Keys of [train] that decide which examples there are: a training is known by these themselves."""
 

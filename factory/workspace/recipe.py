@@ -241,7 +241,7 @@ class VoteSection(Section):
 class TrainSection(Section):
     """Training (algorithms §1.2, §8, A10, A11)."""
 
-    LATER = frozenset({"no_call"})
+    LATER = frozenset({"accepted", "no_call"})
 
     method: Literal["full", "lora"] = "lora"
     """All weights, or low-rank adapters on all linear layers plus the rows of the code tokens."""
@@ -276,6 +276,8 @@ class TrainSection(Section):
     no_call: str = Field("None of these tools can do that.", min_length=1)
     """What a lesson teaches to say where a row's right answer calls nothing, in no words of its
     own."""
+    accepted: float = Field(1.0, ge=0, le=1)
+    """Share of a round's accepted samples that is learnt; 0 is replay alone, a control."""
     min_accepted: int = Field(8, ge=1)
     """Fewer accepted samples than this and the round does not train."""
 

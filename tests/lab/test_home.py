@@ -8,9 +8,9 @@ from random import Random
 from typing import Any, Literal
 
 import pytest
-from home_files import benchmark_files, write_benchmark
 
 from factory.lab.home import words
+from factory.lab.home.files import benchmark_files, write_benchmark
 from factory.lab.home.world import (
     CATEGORIES,
     FreshItem,

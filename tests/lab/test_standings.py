@@ -18,13 +18,13 @@ from factory.lab.trials.division import divide
 from factory.lab.trials.labels import load_labels
 from factory.lab.trials.standings import (
     RANKING,
-    Spread,
     Standing,
     change,
     load_ranking,
     make_tables,
     rank,
 )
+from factory.lab.trials.tables import Spread
 from factory.lab.trials.variants import choose_variants
 from factory.score.published import load_published
 from factory.score.toolbench.ranking import BM25, evaluate

@@ -533,8 +533,8 @@ def fresh_item(number: int) -> FreshItem:
     return draw_item(rng, "fresh", category, rng.choice(("seed", "fresh")), catalogue=False)
 
 
-def _held_items(split: Split, per_category: int) -> list[FreshItem]:
-    rng = Random(f"home items {split}")
+def _held_items(split: Split, per_category: int, seed: str = "") -> list[FreshItem]:
+    rng = Random(f"home items {split}{seed}")
     return [
         draw_item(rng, split, category, "seed" if number % 2 else "fresh", catalogue=True)
         for category in CATEGORIES
@@ -550,6 +550,11 @@ def home_items() -> list[FreshItem]:
 def dev_items() -> list[FreshItem]:
     """The development set of the gate: 100 items a category."""
     return _held_items("dev", 100)
+
+
+def other_home_items(per_category: int, seed: int) -> list[FreshItem]:
+    """More items of the benchmark's tools and values, by another seed of its generator."""
+    return _held_items("home", per_category, f" {seed}")
 
 
 def home_stream() -> Iterator[Query]:

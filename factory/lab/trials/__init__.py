@@ -1,1 +1,1 @@
-"""Coders compared as the papers compare them: equal trainings, one table."""
+"""Trials that are kept, with their tables; coders compared as the papers compare them."""

@@ -11,12 +11,11 @@ plain text before and after.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from math import comb
@@ -33,6 +32,7 @@ from factory.domain.records import Example, Pair, Progress
 from factory.engines.perplexity import measure_perplexity
 from factory.engines.retrieve import Retriever
 from factory.lab.trials.division import Divided
+from factory.lab.trials.keeping import Deadline, Report, run_trials
 from factory.lab.trials.rankings import (
     rank_baselines,
     rankings_path,
@@ -57,7 +57,6 @@ from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import CodesSection, StageSection, TrainSection, vary
 from factory.workspace.settings import EngineSection
 
-Report = Callable[[str], None]
 EpochsT = TypeVar("EpochsT", TrainSection, StageSection)
 FORMAT = 3
 """Of what a trial is: ranked lists are kept since 2, the way of first rows is told since 3."""
@@ -163,50 +162,41 @@ async def compare(plan: Plan, baselines: Sequence[BM25 | EmbSim], report: Report
     Returned are the trials of this plan, in its order; `plan.out` keeps those of others too. A
     trial that fails is told of, and the others go on. Raises what the baselines raise.
     """
-    start = time.monotonic()
+    deadline = Deadline(plan.seconds)
     _refuse_too_few(plan)
-    plan.out.mkdir(parents=True, exist_ok=True)
-    path = plan.out / "trials.jsonl"
     marks = digest_trials(plan)
-    rows = _read_trials(path, report) if path.exists() else []
-    lists = {mark: read_rankings(rankings_path(plan.out, mark), plan.labelled) for mark in marks}
-    found = {mark: each for mark, each in lists.items() if each is not None}
-    kept = {row["digest"]: Trial(**row) for row in rows if row.get("digest") in found}
-    if kept:
-        report(f"{len(kept)} of {len(marks)} trials are known and not run again: {path}")
-    if len(rows) > len(kept):
-        others = len(rows) - len(kept)
-        report(f"left alone, not asked for here: {others} other trials of {path}")
+    found: dict[str, RetrievalResult] = {}
+    before: list[float | None] = []
+
+    def read(row: dict[str, Any]) -> Trial | None:
+        lists = read_rankings(rankings_path(plan.out, row["digest"]), plan.labelled)
+        if lists is None:
+            return None
+        found[row["digest"]] = lists
+        return Trial(**row)
+
+    async def run(mark: str) -> Trial:
+        if not before:
+            before.append(await _perplexity(plan, plan.model))
+        trial, found[mark] = await _try(plan, *marks[mark], mark, before[0])
+        return trial
+
     ranked = await rank_baselines(baselines, plan.labelled, plan.out)
-    failed: dict[str, FactoryError] = {}
-    unstarted = 0
-    before: float | None = None
-    for mark, (variant, seed) in marks.items():
-        if mark in kept:
-            continue
-        if plan.seconds is not None and time.monotonic() - start > plan.seconds:
-            unstarted += 1
-            continue
-        name = f"{variant.name}, seed {seed}"
-        report(name)
-        try:
-            if before is None:
-                before = await _perplexity(plan, plan.model)
-            kept[mark], found[mark] = await _try(plan, variant, seed, mark, before)
-        except FactoryError as error:
-            failed[name] = error
-            report(f"{name} failed: {error}")
-            continue
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(kept[mark])) + "\n")
-        if plan.discard:
-            _discard(plan, variant, seed, mark)
+    course = await run_trials(
+        {mark: f"{variant.name}, seed {seed}" for mark, (variant, seed) in marks.items()},
+        plan.out,
+        read,
+        run,
+        report,
+        deadline=deadline,
+        discard=(lambda mark: _discard(plan, *marks[mark], mark)) if plan.discard else None,
+    )
     return Outcome(
-        trials=tuple(kept[mark] for mark in marks if mark in kept),
-        found={mark: found[mark] for mark in marks if mark in kept},
+        trials=tuple(course.trials[mark] for mark in marks if mark in course.trials),
+        found={mark: found[mark] for mark in marks if mark in course.trials},
         baselines=tuple(ranked),
-        failed=failed,
-        unstarted=unstarted,
+        failed=course.failed,
+        unstarted=course.unfinished,
     )
 
 
@@ -218,19 +208,6 @@ def _refuse_too_few(plan: Plan) -> None:
                 f"{num_tools} tools are learnt, and codes are made of {variant.codes.min_tools}",
                 remedy="give more documents, hold out fewer, or --set codes.min_tools=2",
             )
-
-
-def _read_trials(path: Path, report: Report) -> list[dict[str, Any]]:
-    """Kept trials. A line that was cut short is ended, told of, and its trial run again."""
-    text, rows = path.read_text("utf-8", errors="replace"), []
-    if text and not text.endswith("\n"):
-        path.write_text(text + "\n", "utf-8")
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            report(f"no trial, left alone: {path}:{number}")
-    return rows
 
 
 def digest_trials(plan: Plan) -> dict[str, tuple[Variant, int]]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from factory.lab.trials.compare import Outcome, Trial
 from factory.lab.trials.division import GROUPS, Divided, Group
+from factory.lab.trials.tables import Cell, Spread, TrialTable, cell, spread, to_record
 from factory.score.estimates import Estimate, combine
 from factory.score.published import load_published
 from factory.score.toolbench.data import SPLITS, ToolQuery
@@ -62,29 +63,8 @@ CODES_COLUMNS = (
     "if used together, %", "perplexity", "after", "fitting, s", "training, min", "all, min",
 )  # fmt: skip
 
-Cell = str | int | None
 Values = Mapping[str, Mapping[str, float]]
 """Percent by split (of a published table: by variant) and metric."""
-
-
-class Spread(NamedTuple):
-    """Mean and standard deviation over seeds. Example: str(Spread(71.3, 0.8)) == "71.3 ±0.8"."""
-
-    mean: float
-    sd: float | None
-    """None of a single value."""
-
-    def __str__(self) -> str:
-        return f"{self.mean:,.1f}" + ("" if self.sd is None else f" ±{self.sd:,.1f}")
-
-
-class TrialTable(NamedTuple):
-    """What print_table takes."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[Cell, ...]]
-    """None is an empty cell."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,7 +162,7 @@ class Standing:
             },
             "groups": {
                 group: {
-                    "share_found@5": _to_json(self.share_found(labelled, group)),
+                    "share_found@5": to_record(self.share_found(labelled, group)),
                     "splits": {
                         name: self._to_json(of_group, WITH_INTERVAL)
                         for name, queries in [*_sets(labelled).items(), (ALL, asked)]
@@ -195,7 +175,7 @@ class Standing:
                 metric: value._asdict() for metric in METRICS if (value := self.over_seeds(metric))
             },
             "change": {
-                metric: _to_json(change(against, self, metric, asked)) for metric in WITH_INTERVAL
+                metric: to_record(change(against, self, metric, asked)) for metric in WITH_INTERVAL
             }
             if against and against is not self
             else None,
@@ -213,7 +193,7 @@ class Standing:
     def _to_json(
         self, queries: Sequence[ToolQuery], metrics: Sequence[str], *, by_split: bool = False
     ) -> dict[str, Any]:
-        estimates = {m: _to_json(self.estimate(m, queries, by_split=by_split)) for m in metrics}
+        estimates = {m: to_record(self.estimate(m, queries, by_split=by_split)) for m in metrics}
         return {"num_requests": len(queries), **estimates}
 
 
@@ -233,18 +213,6 @@ def _estimate(marks: Mapping[ToolQuery, float], *, by_split: bool = False) -> Es
         return None
     groups = {split: np.array(values, dtype=np.float64) for split, values in splits.items()}
     return combine(groups, dict.fromkeys(groups, 1 / len(groups)))
-
-
-def _to_json(estimate: Estimate | None) -> dict[str, float] | None:
-    return None if estimate is None else estimate._asdict()
-
-
-def spread(values: Iterable[float]) -> Spread | None:
-    """Their mean and standard deviation; None of no values."""
-    found = list(values)
-    if not found:
-        return None
-    return Spread(float(np.mean(found)), float(np.std(found)) if len(found) > 1 else None)
 
 
 def load_ranking(workspace: Workspace) -> dict[str, dict[str, float]]:
@@ -329,18 +297,12 @@ def _retrieval_row(
 ) -> tuple[Cell, ...]:
     published = "/".join(f"{value:.1f}" for value in standing.published.values())
     cells = (
-        _cell(
+        cell(
             standing.estimate(metric, queries, by_split=by_split), bare=metric not in WITH_INTERVAL
         )
         for metric in COLUMNS
     )
     return (standing.name, *cells, published or None)
-
-
-def _cell(estimate: Estimate | None, *, bare: bool = False) -> str | None:
-    if estimate is None or bare:
-        return None if estimate is None else f"{estimate.value:.1f}"
-    return f"{estimate.value:.1f} ({estimate.low:.1f} to {estimate.high:.1f})"
 
 
 def _group_table(
@@ -368,12 +330,12 @@ def _group_table(
             [
                 (
                     standing.name,
-                    _cell(standing.estimate("ndcg@1", whole)),
-                    _cell(standing.estimate("ndcg@5", whole)),
-                    _cell(standing.share_found(labelled, group)),
+                    cell(standing.estimate("ndcg@1", whole)),
+                    cell(standing.estimate("ndcg@5", whole)),
+                    cell(standing.share_found(labelled, group)),
                     *([str(standing.far) if standing.far else None] if far else []),
                     *(
-                        _cell(standing.estimate("ndcg@1", of), bare=True)
+                        cell(standing.estimate("ndcg@1", of), bare=True)
                         for of in splits.values()
                         if len(splits) > 1
                     ),
@@ -397,8 +359,8 @@ def _change_table(
         [
             (
                 standing.name,
-                *(_cell(change(against, standing, m, asked)) for m in ("ndcg@1", "ndcg@5")),
-                *(_cell(change(against, standing, "ndcg@5", of)) for of in wholes.values()),
+                *(cell(change(against, standing, m, asked)) for m in ("ndcg@1", "ndcg@5")),
+                *(cell(change(against, standing, "ndcg@5", of)) for of in wholes.values()),
             )
             for standing in standings
             if standing is not against

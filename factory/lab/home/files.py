@@ -3,7 +3,7 @@
 `home_<category>.json` has one question a line, `possible_answer/home_<category>.json` the allowed
 values of every argument. An optional parameter that the request does not mention may be omitted.
 
-They are written anew by: python tests/lab/home_files.py eval/home
+They are written anew by: python -m factory.lab.home.files eval/home
 """
 
 from __future__ import annotations
@@ -59,12 +59,17 @@ def benchmark_files(items: list[FreshItem]) -> dict[str, str]:
     return files
 
 
+def write_items(folder: Path, items: list[FreshItem]) -> None:
+    """Write a set's questions and answers."""
+    (folder / "possible_answer").mkdir(parents=True, exist_ok=True)
+    for path, text in benchmark_files(items).items():
+        (folder / path).write_text(text, encoding="utf-8")
+
+
 def write_benchmark(folder: Path) -> None:
     """Write the benchmark to `folder` and the development set to `folder/dev`."""
-    for target, items in ((folder, home_items()), (folder / "dev", dev_items())):
-        (target / "possible_answer").mkdir(parents=True, exist_ok=True)
-        for path, text in benchmark_files(items).items():
-            (target / path).write_text(text, encoding="utf-8")
+    write_items(folder, home_items())
+    write_items(folder / "dev", dev_items())
 
 
 if __name__ == "__main__":
