@@ -76,9 +76,12 @@ def run_ablation(
     settings = load_settings_with(workspace, "", threads)
     loaded = load_plan(workspace, plan)
     values = parse_overrides(overrides)
-    variants = _choose(settle(loaded, workspace, settings, model=model, values=values), only)
-    name = against or loaded.against
-    refuse_unknown(name, [PARENT, *(each.name for each in variants)])
+    settled = settle(loaded, workspace, settings, model=model, values=values)
+    variants = _choose(settled, only)
+    refuse_unknown(loaded.against, [PARENT, *(each.name for each in settled)])
+    known = [PARENT, *(each.name for each in variants)]
+    refuse_unknown(against, known)
+    name = against or (loaded.against if loaded.against in known else PARENT)
     published = _published(workspace, loaded)
     monitor = make_monitor()
     seconds = 60 * minutes if minutes else None

@@ -187,8 +187,6 @@ def test_unknown_plans_and_rows_are_refused(tmp_path: Path) -> None:
     assert "no plan learnin" in done.stderr and "learning, mine" in done.stderr
     done = run_factory("ablate", "mine", *out, "--against", "me", cwd=workspace.root, code=2)
     assert "parent; today; no vote" in done.stderr
-    done = run_factory("ablate", "mine", *out, "--only", "me", cwd=workspace.root, code=2)
-    assert "the variants are today; no vote" in done.stderr
     done = run_factory("ablate", "mine", *out, "--dry-run", cwd=workspace.root)
     assert "today: 2 rounds of 8" in done.stderr and "home-more (8)" in done.stderr
     assert "3 trials" in done.stderr and not list(tmp_path.glob("out/*/.factory"))
