@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workspaces import ROOT, make_workspace, run_factory
@@ -22,7 +24,7 @@ from factory.lab.ablation.results import (
 )
 from factory.lab.ablation.standings import Ablated, describe_row, make_ablation_tables, shares
 from factory.lab.home.world import home_items, other_home_items
-from factory.round.ablation import prepare
+from factory.round.ablation import Ablation, ablate, prepare
 from factory.score.base import Scorable
 from factory.score.estimates import average
 from factory.score.loading import defined, load
@@ -174,10 +176,10 @@ def test_a_plan_that_cannot_be_run_is_refused_with_the_reason(
     assert caught.value.where or caught.value.remedy
 
 
-def prepare_in(workspace: Workspace, plan: AblationPlan, out: Path, seeds: int = 0):  # type: ignore[no-untyped-def]
+def prepare_in(workspace: Workspace, plan: AblationPlan, out: Path, **values: Any) -> Ablation:
     settings = load_settings(workspace)
     variants = settle(plan, workspace, settings)
-    return prepare(plan, variants, workspace, settings, out, PlainMonitor(), seeds=seeds)
+    return prepare(plan, variants, workspace, settings, out, PlainMonitor(), **values)
 
 
 def test_unknown_plans_and_rows_are_refused(tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_unknown_plans_and_rows_are_refused(tmp_path: Path) -> None:
     assert "3 trials" in done.stderr and not list(tmp_path.glob("out/*/.factory"))
 
 
-def digests(ablation) -> dict[str, str]:  # type: ignore[no-untyped-def]
+def digests(ablation: Ablation) -> dict[str, str]:
     return {trial.name: trial.digest for trial in ablation.trials}
 
 
@@ -229,6 +231,15 @@ def test_a_trial_is_known_by_what_decides_it_not_by_its_name(tmp_path: Path) -> 
     ):  # fmt: skip
         found = changed(text, more)
         assert {name for name in found if found[name] == first[name]} == {*same}
+
+
+def test_nothing_is_started_after_the_time(tmp_path: Path) -> None:
+    workspace, plan = make_plan(tmp_path / "ws")
+    ablation = prepare_in(workspace, plan, tmp_path / "out", seconds=-1)
+    ran = asyncio.run(ablate(ablation, PlainMonitor(), print))
+    assert ran.unfinished == 3 and not ran.failed
+    assert [row.name for row in ran.rows] == ["parent", "today", "no vote"]
+    assert make_ablation_tables(ran.rows, ablation.benchmarks) == []
 
 
 def test_paths_and_contents_of_the_workspace_reach_the_trials(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ FILE = "trials.jsonl"
 Report = Callable[[str], None]
 
 
-class Kept(Protocol):
+class KeptTrial(Protocol):
     """A finished trial: a dataclass of JSON values, known by its digest."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -25,14 +25,14 @@ class Kept(Protocol):
     def digest(self) -> str: ...
 
 
-KeptT = TypeVar("KeptT", bound=Kept)
+TrialT = TypeVar("TrialT", bound=KeptTrial)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course(Generic[KeptT]):
+class Course(Generic[TrialT]):
     """How far a list of trials came."""
 
-    trials: Mapping[str, KeptT]
+    trials: Mapping[str, TrialT]
     """Those that are finished, by digest."""
     failed: Mapping[str, FactoryError]
     """What stopped a trial, by its name."""
@@ -54,13 +54,13 @@ class Deadline:
 async def run_trials(
     names: Mapping[str, str],
     out: Path,
-    read: Callable[[dict[str, Any]], KeptT | None],
-    run: Callable[[str], Awaitable[KeptT | None]],
+    read: Callable[[dict[str, Any]], TrialT | None],
+    run: Callable[[str], Awaitable[TrialT | None]],
     report: Report,
     *,
     deadline: Deadline,
     discard: Callable[[str], None] | None = None,
-) -> Course[KeptT]:
+) -> Course[TrialT]:
     """Run every trial that `out` does not have yet, and keep it there once it is finished.
 
     Args:
@@ -75,7 +75,7 @@ async def run_trials(
     path = out / FILE
     out.mkdir(parents=True, exist_ok=True)
     rows = _read_rows(path, report) if path.exists() else []
-    kept: dict[str, KeptT] = {}
+    kept: dict[str, TrialT] = {}
     for row in rows:
         if row.get("digest") in names and (trial := read(row)) is not None:
             kept[trial.digest] = trial
@@ -111,7 +111,7 @@ async def run_trials(
 
 
 def _read_rows(path: Path, report: Report) -> list[dict[str, Any]]:
-    """Kept trials. A line that was cut short is ended, told of, and its trial run again."""
+    """KeptTrial trials. A line that was cut short is ended, told of, and its trial run again."""
     text, rows = path.read_text("utf-8", errors="replace"), []
     if text and not text.endswith("\n"):
         path.write_text(text + "\n", "utf-8")
