@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,46 +16,81 @@ from factory.domain.records import Tool
 from factory.judge.documents import find_unusable
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_document, first_reject
-from factory.ledger.history import imported_ids
+from factory.ledger.history import imported_ids, imported_names
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
-from factory.tools.sources import BadLine, read_tools
+from factory.tools.sources import BadLine, Change, read_tools
 from factory.workspace.folder import Workspace
 from factory.workspace.settings import load_settings
 
 MAX_BAD_LINES_SHOWN = 20
+MAX_NAMES_SHOWN = 5
 
 
 def add_tools(
-    files: Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")],
+    files: Annotated[list[Path], typer.Argument(help="JSON or YAML: tools, OpenAPI; or a folder.")],
+    deprecated: Annotated[
+        bool, typer.Option("--deprecated", help="Take deprecated operations of OpenAPI too.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print what was changed in each document.")
+    ] = False,
 ) -> None:
-    """Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
+    """Import tool documents: OpenAPI, MCP, OpenAI, BFCL, ToolBench and similar formats.
 
     They get codes in the next training, which learns their documents by heart, and are retrieved
     as candidates from then on. A given catalogue is taken as it is: what the rules would reject of
     a model is said, and only what can be neither coded nor called is left out.
 
     factory add-tools my_apis.jsonl
+
+    factory add-tools openapi.yaml --report
     """
     workspace = open_workspace()
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
-        known = imported_ids(ledger)
+        known, names = imported_ids(ledger), imported_names(ledger)
         num_bad = 0
         for file in files:
-            imported = read_tools(file, find_fault)
+            imported = read_tools(file, find_fault, deprecated=deprecated)
             fresh = {tool.id: tool for tool in imported.items if tool.id not in known}
             known |= fresh.keys()
+            _note_names(fresh.values(), names)
             ledger.append({"tool": tool_rows(0, fresh.values(), file.name)})
             out(
                 f"{escape(file.name)}: {len(fresh)} tools added, "
                 f"{len(imported.items) - len(fresh)} known already, {len(imported.bad)} bad"
             )
             num_bad += report_bad_lines(imported.bad)
+            _report(imported.changes, whole=report)
             note_rules(imported.items, workspace)
         ledger.fold()
     if num_bad:
         raise typer.Exit(1)
+
+
+def _note_names(tools: Iterable[Tool], names: set[str]) -> None:
+    """Say which names are borne by several tools; `names` are those before, and get the new."""
+    borne = Counter(tool.name for tool in tools)
+    shared = sorted(name for name, count in borne.items() if count > 1 or name in names)
+    names |= borne.keys()
+    if shared:
+        listed = ", ".join(shared[:MAX_NAMES_SHOWN])
+        more = f" and {len(shared) - MAX_NAMES_SHOWN} more" if len(shared) > MAX_NAMES_SHOWN else ""
+        note(
+            f"{len(shared)} names are borne by several tools: {listed}{more}. Each is coded, but "
+            "only one of a name can be a candidate of a request"
+        )
+
+
+def _report(changes: Sequence[Change], *, whole: bool) -> None:
+    """What was not taken as it was written: each of it, or how much there is."""
+    if whole:
+        for change in changes:
+            out(escape("  ".join(filter(None, (change.where, change.tool, change.what)))))
+    elif changes:
+        num = len({change.where for change in changes})
+        note(f"{num} documents were not taken as they were written: --report says what changed")
 
 
 def find_fault(document: dict[str, Any]) -> str:

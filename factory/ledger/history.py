@@ -281,6 +281,12 @@ def imported_ids(past: Source) -> set[str]:
     return {row[0] for row in past.query(sql).rows}
 
 
+def imported_names(past: Source) -> set[str]:
+    """Names of the tools that a user imported."""
+    sql = "select distinct name from tool where origin not in ('round', 'checkpoint')"
+    return {row[0] for row in past.query(sql).rows}
+
+
 def imported_tools(past: Source) -> list[Tool]:
     """Tool documents a user imported, in import order."""
     sql = """

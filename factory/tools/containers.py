@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from factory.domain.jsontext import JsonTextError, parse_strict
@@ -24,6 +25,21 @@ class Held(NamedTuple):
 
     place: str
     value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A tool's document in a value, or why there is none. Example: Found(place="", cause="…")."""
+
+    place: str
+    """Where it stands in the value; empty for the value itself."""
+    document: Document | None = None
+    cause: str = ""
+    """What is wrong with it; empty where there is a document."""
+    left_out: str = ""
+    """Why it was not wanted; empty where it was."""
+    changes: tuple[str, ...] = ()
+    """What was put in place, moved or dropped."""
 
 
 class Opened(NamedTuple):

@@ -9,12 +9,13 @@ written too: benchmarks are scored on them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from factory.domain.canon import CATEGORY
 from factory.domain.jsontext import JsonTextError, parse_strict, show
-from factory.tools.containers import Document, name_shape, open_container
+from factory.tools.containers import Document, Found, name_shape, open_container
+from factory.tools.openapi import OpenApi, is_openapi
 from factory.tools.references import Inliner, has_references
 from factory.tools.schema import TOOLDEV, make_validator, read_type, respell, to_json_schema
 
@@ -31,19 +32,6 @@ class Dialect(NamedTuple):
     """What it reads; schemas under other keys would be lost, so they are refused."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A tool's document in a value, or why there is none. Example: Found(place="", cause="…")."""
-
-    place: str
-    """Where it stands in the value; empty for the value itself."""
-    document: Document | None = None
-    cause: str = ""
-    """What is wrong with it; empty where there is a document."""
-    changes: tuple[str, ...] = ()
-    """What was put in place, moved or dropped."""
-
-
 def read_dialect(value: object) -> tuple[Document, ...]:
     """A tool, or a service with several, in whatever dialect it is. Raises ValueError.
 
@@ -52,14 +40,27 @@ def read_dialect(value: object) -> tuple[Document, ...]:
     """
     documents = []
     for found in find_tools(value):
-        if found.document is None:
+        if found.cause:
             raise ValueError(f"{found.place}: {found.cause}" if found.place else found.cause)
-        documents.append(found.document)
+        if found.document is not None:
+            documents.append(found.document)
     return tuple(documents)
 
 
-def find_tools(value: Any, place: str = "", server: str = "") -> Iterator[Found]:
-    """Every tool of a value, whatever it stands in; one that cannot be read costs no other."""
+def find_tools(value: Any, *, deprecated: bool = False) -> Iterator[Found]:
+    """Every tool of a value, whatever it stands in; one that cannot be read costs no other.
+
+    Operations of OpenAPI that are `deprecated` are left out unless they are asked for.
+    """
+    yield from _find(value, "", "", deprecated)
+
+
+def _find(value: Any, place: str, server: str, deprecated: bool) -> Iterator[Found]:
+    if is_openapi(value):
+        for found in OpenApi(value).tools(deprecated):
+            document = _respell(found.document) if found.document is not None else None
+            yield replace(found, place=f"{place} {found.place}".lstrip(), document=document)
+        return
     changes: list[str] = []
     try:
         opened = open_container(value)
@@ -78,7 +79,7 @@ def find_tools(value: Any, place: str = "", server: str = "") -> Iterator[Found]
         return
     for inner, part in opened.parts:
         whole = f"{place}.{inner}" if place else inner
-        yield from find_tools(part, whole, opened.server or server)
+        yield from _find(part, whole, opened.server or server, deprecated)
     if opened.cause:
         yield Found(place=place, cause=opened.cause)
 

@@ -8,7 +8,7 @@ Only a circle cannot be: it is refused, or cut where the caller says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urldefrag
 
 Schema = dict[str, Any]
@@ -54,6 +54,17 @@ def has_references(schema: object) -> bool:
     return isinstance(schema.get("definitions"), dict)
 
 
+_NONE = 10**9
+
+
+class _Known(NamedTuple):
+    """What a reference names, once it is copied."""
+
+    schema: Any
+    size: int
+    notes: list[str]
+
+
 class Inliner:
     """Copies schemas of one document with what they refer to in place of each reference.
 
@@ -64,10 +75,15 @@ class Inliner:
         """`root` is what pointers start from. Circles raise ValueError unless they are `cut`."""
         self.root = root
         self._cut = cut
-        self._notes = notes if notes is not None else []
-        self._left = MAX_COPIED
         self._open: list[str] = []
+        self._outermost = _NONE
         self._named: dict[str, Any] | None = None
+        self._known: dict[str, _Known] = {}
+        self.begin(notes if notes is not None else [])
+
+    def begin(self, notes: list[str], most: int = MAX_COPIED) -> None:
+        """What is copied from here on adds to `notes`, and has `most` schemas at most."""
+        self._notes, self._most, self._left = notes, most, most
 
     def copy(self, schema: object) -> Any:
         """The schema without references. Raises ValueError for one that names nothing here."""
@@ -77,7 +93,7 @@ class Inliner:
             return schema
         self._left -= 1
         if self._left < 0:
-            raise ValueError(f"with its references in place it has over {MAX_COPIED:,} schemas")
+            raise ValueError(f"with its references in place it has over {self._most:,} schemas")
         out: Schema = {}
         reference = None
         for key, part in schema.items():
@@ -88,29 +104,56 @@ class Inliner:
             elif key in _INNER:
                 out[key] = self.copy(part)
             elif key in NAMES:
-                self._note(f"{key} left out")
+                self.note(f"{key} left out")
             else:
                 out[key] = part
-        return out if reference is None else self._resolve(reference, out)
+        if reference is None:
+            return self.finish(out)
+        whole = join(self._resolve(reference), out)
+        return self.finish(whole) if isinstance(whole, dict) else whole
 
-    def _resolve(self, reference: str, beside: Schema) -> Any:
+    def finish(self, schema: Schema) -> Schema:
+        """A schema whose parts are copied, as it is to be; may change it. Done again, it stays."""
+        return schema
+
+    def note(self, note: str) -> None:
+        """Something that was not kept as it was written; said once."""
+        if note not in self._notes:
+            self._notes.append(note)
+
+    def _resolve(self, reference: str) -> Any:
+        """What a reference names, copied once: later copies share it."""
+        known = self._known.get(reference)
+        if known is not None:
+            self._left -= known.size
+            for note in known.notes:
+                self.note(note)
+            return known.schema
         target = self.find(reference)
         if reference in self._open or len(self._open) > 60:
             if not self._cut:
                 raise ValueError(f"the reference {reference} goes in a circle: no end of schemas")
-            self._note(f"circle cut at {reference}")
-            return _stub(target) | beside
+            self.note(f"circle cut at {reference}")
+            if reference in self._open:
+                self._outermost = min(self._outermost, self._open.index(reference))
+            return _stub(target)
+        return self._copy_target(reference, target)
+
+    def _copy_target(self, reference: str, target: object) -> Any:
+        depth, outermost, left, notes = len(self._open), self._outermost, self._left, self._notes
         self._open.append(reference)
+        self._outermost, self._notes = _NONE, [f"{reference} put in place"]
         try:
             found = self.copy(target)
         finally:
             self._open.pop()
-        self._note(f"{reference} put in place")
-        return join(found, beside)
-
-    def _note(self, note: str) -> None:
-        if note not in self._notes:
-            self._notes.append(note)
+            inner, self._notes = self._notes, notes
+        for note in inner:
+            self.note(note)
+        if self._outermost >= depth:  # cut at nothing outside: the same wherever it stands
+            self._known[reference] = _Known(found, left - self._left, inner)
+        self._outermost = min(self._outermost, outermost)
+        return found
 
     def find(self, reference: str) -> Any:
         """What a reference names, with its own references. Raises ValueError."""

@@ -182,11 +182,13 @@ def respell(schema: object, words: Mapping[str, str] = JSON_SCHEMA) -> Any:
     """
     if isinstance(schema, list):
         return [respell(part, words) for part in schema]
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, dict | Mapping):
         return schema
     out: Schema = {}
     for key, part in schema.items():
-        if key == "type":
+        if key == "type" and isinstance(part, str) and WORDS.get(part):
+            out.setdefault("type", words[WORDS[part]])
+        elif key == "type":
             fragment = read_type(part)
             spelled = {"type": part} if fragment is None else _spell(fragment, words)
             out |= {name: value for name, value in spelled.items() if name not in out}

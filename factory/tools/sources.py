@@ -19,6 +19,7 @@ from factory.domain.jsontext import json_path, parse_strict, show, walk
 from factory.domain.plaintext import is_unicode
 from factory.domain.records import Query, Tool
 from factory.tools.dialects import find_tools
+from factory.tools.yamltext import YAML_SUFFIXES, YamlError, load_yaml
 
 QUERY_FIELDS = (
     *("query", "user_request", "request", "instruction", "question"),
@@ -30,7 +31,7 @@ MAX_QUERY_CHARACTERS = 8192
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 """Names of files that are JSON whatever is in them."""
 
-TOOL_SUFFIXES = JSON_SUFFIXES
+TOOL_SUFFIXES = (*JSON_SUFFIXES, *YAML_SUFFIXES)
 """Names of a folder's files in which tools are looked for."""
 
 ItemT = TypeVar("ItemT")
@@ -93,15 +94,19 @@ def read_queries(path: Path, field: str = "") -> Imported[Query]:
 
 
 def read_tools(
-    path: Path, find_fault: Callable[[dict[str, Any]], str] = lambda _: ""
+    path: Path,
+    find_fault: Callable[[dict[str, Any]], str] = lambda _: "",
+    *,
+    deprecated: bool = False,
 ) -> Imported[Tool]:
     """Tool documents of a file, or of a folder's JSON files, in any dialect of tools.dialects.
 
-    `find_fault` says why a document cannot be used, or nothing. Documents are bounded as a
+    `find_fault` says why a document cannot be used, or nothing; operations of OpenAPI that are
+    `deprecated` are left out unless they are wanted. Documents are bounded as a
     model's are: no NaN, no key twice, at most 64 levels deep.
     """
     if path.is_dir():
-        return _read_folder(path, find_fault)
+        return _read_folder(path, find_fault, deprecated)
     tools: list[Tool] = []
     bad: list[BadLine] = []
     changes: list[Change] = []
@@ -109,10 +114,12 @@ def read_tools(
     for row in _rows(path, bad, loader.load):
         try:
             loader.check(row.value)
-            for found in find_tools(row.value):
+            for found in find_tools(row.value, deprecated=deprecated):
                 where = f"{row.where} {found.place}".rstrip()
                 document = found.document
-                if document is None:
+                if found.left_out:
+                    changes.append(Change(where=where, tool="", what=found.left_out))
+                elif document is None:
                     bad.append(BadLine(where=where, cause=found.cause))
                 elif fault := _find_bounds(document) or find_fault(document):
                     bad.append(BadLine(where=where, cause=fault))
@@ -122,12 +129,14 @@ def read_tools(
                     changes += (Change(where=where, tool=name, what=w) for w in found.changes)
         except (ValueError, RecursionError) as error:
             bad.append(BadLine(where=row.where, cause=str(error)))
-    if not tools and not bad:
+    if not tools and not bad and not changes:
         raise InputError("the file holds no tools", where=str(path))
     return Imported(items=tuple(tools), bad=tuple(bad), changes=tuple(changes))
 
 
-def _read_folder(folder: Path, find_fault: Callable[[dict[str, Any]], str]) -> Imported[Tool]:
+def _read_folder(
+    folder: Path, find_fault: Callable[[dict[str, Any]], str], deprecated: bool
+) -> Imported[Tool]:
     """All files of a folder that may hold tools, by name."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in TOOL_SUFFIXES)
     if not files:
@@ -143,7 +152,7 @@ def _read_folder(folder: Path, find_fault: Callable[[dict[str, Any]], str]) -> I
         above = file.parent.relative_to(folder).as_posix()
         start = "" if above == "." else f"{above}/"
         try:
-            read = read_tools(file, find_fault)
+            read = read_tools(file, find_fault, deprecated=deprecated)
         except InputError as error:
             bad.append(BadLine(where=f"{start}{file.name}", cause=error.what))
             continue
@@ -248,6 +257,8 @@ def _parsed(path: Path, text: str, bad: list[BadLine], load: Load) -> Iterator[_
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         yield from _csv_rows(path, text, "\t" if suffix == ".tsv" else ",", bad)
+    elif suffix in YAML_SUFFIXES:
+        yield from _yaml_rows(path, text, bad)
     elif suffix in JSON_SUFFIXES or _looks_like_json(text):
         yield from _json_rows(path, text, bad, load)
     else:
@@ -317,6 +328,25 @@ def _json_rows(path: Path, text: str, bad: list[BadLine], load: Load) -> Iterato
     else:
         blank = text[: len(text) - len(text.lstrip())]
         yield _Row(f"{path.name}:{blank.count(chr(10)) + 1}", value)
+
+
+def _yaml_rows(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:
+    """Values of a list, or each document of the file."""
+    documents = load_yaml(text)
+    number = 0
+    while True:
+        number += 1
+        try:
+            value = next(documents)
+        except StopIteration:
+            return
+        except YamlError as error:
+            bad.append(BadLine(where=path.name, cause=str(error)))
+            return
+        where = path.name if number == 1 else f"{path.name}#{number}"
+        listed = value if isinstance(value, list) else [value]
+        for index, item in enumerate(listed, 1):
+            yield _Row(f"{where}[{index}]" if listed is value else where, item)
 
 
 def _json_lines(path: Path, text: str, bad: list[BadLine], load: Load) -> Iterator[_Row]:

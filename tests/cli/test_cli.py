@@ -447,9 +447,9 @@ def test_busy_ledger_does_not_stop_reading_or_adding(workspace: Path, tmp_path: 
 def test_add_tools_reports_bad_lines_and_keeps_the_rest(workspace: Path, tmp_path: Path) -> None:
     tools = tmp_path / "tools.jsonl"
     good = '{"name": "f", "description": "Does this.", "parameters": {"type": "object"}}\n'
-    true = '"parameters": {"type": "object", "properties": {"x": true}}'
+    true = '"parameters": {"type": "object", "properties": {"x": 5}}'
     unusable = '{"name": "g", "description": "Does that.", ' + true + "}\n"
-    nan = unusable.replace("true", '{"type": "number", "description": "n", "default": NaN}')
+    nan = unusable.replace("5", '{"type": "number", "description": "n", "default": NaN}')
     text = good + '{"no": "name"}\n' + '{"name": "h"}\n' + unusable + nan
     tools.write_text(text, encoding="utf-8")
     done = run_factory("add-tools", str(tools), cwd=workspace, code=1)
@@ -464,6 +464,26 @@ def test_add_tools_reports_bad_lines_and_keeps_the_rest(workspace: Path, tmp_pat
     done = run_factory("add-tools", str(tools), cwd=workspace, code=1)
     assert "0 tools added, 2 known already, 3 bad" in done.stdout
     assert "break rules" not in done.stderr
+
+
+def test_add_tools_says_what_it_changed_and_which_names_are_shared(
+    workspace: Path, tmp_path: Path
+) -> None:
+    get = {"operationId": "f", "description": "Does this and that."}
+    paths = {"/x": {"get": get, "put": {"deprecated": True}}, "/y": {"get": {**get, "x": 1}}}
+    spec = {"swagger": "2.0", "info": {"title": "Shop"}, "paths": paths}
+    (tmp_path / "api.json").write_text(json.dumps(spec), encoding="utf-8")
+    done = run_factory("add-tools", str(tmp_path / "api.json"), cwd=workspace)
+    assert "api.json: 2 tools added, 0 known already, 0 bad" in done.stdout
+    assert "2 documents were not taken as they were written" in done.stderr
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"name": "f", "description": "Another one."}\n', encoding="utf-8")
+    done = run_factory("add-tools", str(file), cwd=workspace)
+    assert "1 names are borne by several tools: f." in done.stderr
+    options = ("--report", "--deprecated")
+    done = run_factory("add-tools", str(tmp_path / "api.json"), *options, cwd=workspace)
+    assert "1 tools added, 2 known already" in done.stdout
+    assert "api.json:1 GET /y  get_y  named get_y after its method and path" in done.stdout
 
 
 def test_resume_without_an_open_round(workspace: Path, tmp_path: Path) -> None:
