@@ -32,6 +32,7 @@ from factory.lab.ablation.standings import (
     describe_row,
     make_ablation_tables,
 )
+from factory.ledger.lock import WorkspaceLock
 from factory.round.ablation import Ablation, ablate, prepare
 from factory.score.published import PublishedTable, load_published
 from factory.workspace.folder import Workspace
@@ -85,7 +86,7 @@ def run_ablation(
     published = _published(workspace, loaded)
     monitor = make_monitor()
     seconds = 60 * minutes if minutes else None
-    with monitor:
+    with WorkspaceLock(to), monitor:
         ablation = prepare(
             loaded, variants, workspace, settings, to, monitor,
             seeds=seeds, seconds=seconds, discard=discard,

@@ -148,7 +148,7 @@ def prepare(
     """
     refuse_taken(plan, workspace)
     template = _write_template(plan, workspace, settings, out)
-    benchmarks = load_scored(plan, template)
+    benchmarks = load_scored(plan, template, workspace.root)
     pool = _read_pool(plan, workspace, settings)
     text = _read_text(plan, workspace, benchmarks)
     parents = _parents(variants)
@@ -156,7 +156,7 @@ def prepare(
         FORMAT,
         Prompts.load(template).set_sha(),
         digest(text),
-        settings.engine.model_dump(exclude={"threads", "max_restarts"}),
+        settings.engine.model_dump(include={"backend", "dtype", "max_model_len"}),
     ]
     asked = "" if pool is None else digest(canonical_json([query.text for query in pool]))
     models = {each.model: template.model_folder(each.model) for each in parents}
@@ -164,24 +164,29 @@ def prepare(
     own = {model: folder / "replay.jsonl" for model, folder in models.items()}
     replays = {m: workspace.root / settings.replay if settings.replay else own[m] for m in own}
 
-    def make(settled: Settled, seed: int) -> TrialPlan:
-        recipe = settled.with_seed(seed)
-        setup = _setup(template, settings, recipe, monitor)
-        known = [
-            *shared,
-            weights[settled.model],
-            *((b.name, b.basis(setup)) for b in benchmarks.values()),
+    def decide(settled: Settled) -> list[object]:
+        """What decides a variant's trials besides their seed."""
+        setup = _setup(template, settings, settled.recipe, monitor)
+        bases = [(name, benchmark.basis(setup)) for name, benchmark in benchmarks.items()]
+        if not settled.steps:
+            return [*shared, weights[settled.model], *bases]
+        replay = replays[settled.model]
+        return [
+            *(*shared, weights[settled.model], *bases),
+            Rulebook.load(template, settled.rules).sha,
+            [_sha_of(path) for path in settled.teach],
+            settled.rounds,
+            settled.gold,
+            asked,
+            file_sha(replay) if replay.exists() else "",
         ]
+
+    decided = {id(settled): decide(settled) for settled in (*parents, *variants)}
+
+    def make(settled: Settled, seed: int) -> TrialPlan:
+        known = [*decided[id(settled)]]
         if settled.steps:
-            known += [
-                recipe.known_by(),
-                Rulebook.load(template, settled.rules).sha,
-                [_sha_of(path) for path in settled.teach],
-                settled.rounds,
-                settled.gold,
-                asked,
-                file_sha(replays[settled.model]) if replays[settled.model].exists() else "",
-            ]
+            known.append(settled.with_seed(seed).known_by())
         return TrialPlan(settled=settled, seed=seed, digest=digest(canonical_json(known), 16))
 
     return Ablation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -245,19 +246,20 @@ def test_nothing_is_started_after_the_time(tmp_path: Path) -> None:
 def test_paths_and_contents_of_the_workspace_reach_the_trials(tmp_path: Path) -> None:
     """A definition with data of the workspace is copied with an absolute path; models are not."""
     text = SMALL + '\n[[benchmark]]\nname = "language"\n'
+    text += '\n[[benchmark]]\nname = "home"\ndata = "data/home"\nlimit = 1\n'
     workspace, plan = make_plan(tmp_path / "ws", text)
     definition = (ROOT / "eval" / "language.toml").read_text("utf-8")
     (workspace.root / "eval" / "language.toml").write_text(
         definition.replace('data = ""', 'data = "data/plain.txt"')
     )
-    (workspace.root / "data").mkdir()
+    shutil.copytree(ROOT / "eval" / "home", workspace.root / "data" / "home")
     (workspace.root / "data" / "plain.txt").write_text("Once upon a time. " * 50)
     (workspace.root / "rounds" / "own").mkdir()
     (workspace.root / "rounds" / "own" / "model.safetensors").write_bytes(b"weights")
     (workspace.root / "prompts" / "mine.txt").write_text("kept")
     before = sorted(path for path in workspace.root.rglob("*") if path.is_file())
     ablation = prepare_in(workspace, plan, tmp_path / "out")
-    assert {"home-more", "language"} == set(ablation.benchmarks)
+    assert {"home-more", "language", "home[limit=1]"} == set(ablation.benchmarks)
     copied = ablation.template.root
     assert str(workspace.root / "data" / "plain.txt") in (copied / "eval/language.toml").read_text()
     assert (copied / "prompts" / "mine.txt").exists() and not (copied / "rounds" / "own").exists()

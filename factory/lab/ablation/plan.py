@@ -319,11 +319,14 @@ def refuse_taken(plan: AblationPlan, workspace: Workspace) -> None:
             )
 
 
-def load_scored(plan: AblationPlan, workspace: Workspace) -> dict[str, Scorable]:
-    """The plan's benchmarks by their full names. Raises FactoryError where one cannot be scored."""
+def load_scored(plan: AblationPlan, workspace: Workspace, root: Path) -> dict[str, Scorable]:
+    """The plan's benchmarks by their full names; paths that it gives are relative to `root`.
+
+    Raises FactoryError where one cannot be scored.
+    """
     found: dict[str, Scorable] = {}
     for of in plan.benchmark:
-        benchmark = load(workspace, of.name, absolute(of.changes, workspace.root))
+        benchmark = load(workspace, of.name, absolute(of.changes, root))
         found[benchmark.name] = benchmark
     return found
 

@@ -111,7 +111,7 @@ async def run_trials(
 
 
 def _read_rows(path: Path, report: Report) -> list[dict[str, Any]]:
-    """KeptTrial trials. A line that was cut short is ended, told of, and its trial run again."""
+    """Kept trials. A line that was cut short is ended, told of, and its trial run again."""
     text, rows = path.read_text("utf-8", errors="replace"), []
     if text and not text.endswith("\n"):
         path.write_text(text + "\n", "utf-8")
