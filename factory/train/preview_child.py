@@ -58,16 +58,11 @@ BEAMS, TIMED = 5, 3
 
 
 class UntrainedModel:
-    """A checkpoint's model, loaded when first asked: another embedder may do without it."""
+    """A checkpoint's model, loaded when first asked."""
 
     def __init__(self, folder: Path, monitor: Monitor) -> None:
         self.folder = folder
         self._monitor = monitor
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether it was asked: what only wants a figure does not load it."""
-        return "model" in vars(self)
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -123,7 +118,7 @@ def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
     apart, words = _tell_apart(codebook, documents_ND, job, setup, reader, monitor)
     own = None if codes.embedder or not reads_documents(codes) else documents_ND
     language: dict[str, str] = {}
-    if codebook.tokens and (job.out is not None or subject.is_loaded):
+    if codebook.tokens:
         language = _install(job, setup, codebook, subject, own, monitor)
         if times := _time_levels(subject, codebook):
             costs["decoding, ms a level"] = times

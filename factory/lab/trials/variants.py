@@ -61,6 +61,10 @@ _TOOLGEN_STAGES = [
     {"name": "memorise", "kinds": ["code"]},
     {"name": "retrieve", "kinds": ["retrieve"]},
 ]
+_ROWS_FIRST = [
+    {"name": "rows", "kinds": ["code", "retrieve"], "rows_only": True, "epochs": 0.25},
+    {"name": "all", "kinds": ["code", "retrieve"]},
+]
 ARMS: Mapping[str, Arm] = {
     **{
         name: Arm(sets={"codes.coder": name})
@@ -87,9 +91,12 @@ ARMS: Mapping[str, Arm] = {
         sets={**_TOOLWEAVER, "codes.quantized.sinkhorn": "off", "codes.quantized.index": "exact"}
     ),
     "toolgen": Arm(sets={"codes.coder": "atomic", "stage": _TOOLGEN_STAGES}),
+    "atomic, rows first": Arm(sets={"codes.coder": "atomic", "stage": _ROWS_FIRST}),
+    "residual, rows first": Arm(sets={**_RESIDUAL, "stage": _ROWS_FIRST}),
 }
 """By name. SGTC is compression to its early stop, merged into the one backbone, rows made of the
 tools' own states, and two whole iterations (Table 9, App. C); `residual` is its clustering alone.
+`rows first` moves the new rows alone for a quarter of an epoch more, the model frozen.
 ToolWeaver is its published losses and mapping, in the recipe's sizes and budget. ToolGen learns
 documents, then requests; its third stage, trajectories, has no data here."""
 
