@@ -13,6 +13,7 @@ from factory.domain.failures import InputError
 from factory.lessons.readers import read_row
 from factory.lessons.records import Fault, Lesson, LessonRow, Lessons
 from factory.lessons.retrieval import QRELS, is_part, is_split, read_retrieval, read_tested
+from factory.lessons.toolalpaca import is_api, split_api
 from factory.tools.sources import JSON_SUFFIXES, BadLine, read_values
 
 SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
@@ -110,7 +111,17 @@ def _is_data(file: Path) -> bool:
 def _rows(file: Path, bad: list[BadLine]) -> Iterator[LessonRow]:
     values = _parquet_values(file) if file.suffix.lower() == ".parquet" else read_values(file, bad)
     for where, value in values:
-        yield LessonRow(where=where, value=value)
+        row = LessonRow(where=where, value=value)
+        yield from _split(row, bad) if is_api(value) else (row,)
+
+
+def _split(row: LessonRow, bad: list[BadLine]) -> Iterator[LessonRow]:
+    """The rows of an API of ToolAlpaca; what follows the first fault is lost with it."""
+    try:
+        yield from split_api(row)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        cause = str(error) if isinstance(error, ValueError) else repr(error)
+        bad.append(BadLine(where=row.where, cause=f"toolalpaca: {cause}"))
 
 
 def _parquet_values(file: Path) -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ seal-tools    {query, calling}; documents are in its tool.jsonl
 callnavi      {question, ground_truth: {API, parameters}}; documents are in its APISchema
 toolbench     {query, api_list, relevant APIs}
 needed        {query, tool}: names of tools, alone or as ToolSense and MetaTool write them
+toolalpaca    one request of an API (factory.lessons.toolalpaca)
 sgd           {services, turns} of dialogues; documents are in its schema.json
 snips         {INTENT: [{data: [{text, entity}]}]}
 apibank       {instruction, input, expected_output or output}
@@ -34,6 +35,7 @@ from factory.lessons.conversations import (
     read_turns,
 )
 from factory.lessons.records import Document, Lesson, Utterance
+from factory.lessons.toolalpaca import is_request, read_request
 from factory.lessons.trajectories import (
     is_toolgen,
     is_toolllama,
@@ -398,6 +400,7 @@ READERS: Mapping[str, RowReader] = {
     "seal-tools": RowReader(_has("query", "calling"), _read_seal_tools),
     "toolbench": RowReader(_has("query", "api_list"), _read_toolbench),
     "needed": RowReader(_has("query", "tool"), _read_needed),
+    "toolalpaca": RowReader(is_request, read_request),
     "sgd": RowReader(_has("services", "turns"), _read_sgd),
     "snips": RowReader(_is_snips, _read_snips),
     "apibank": RowReader(

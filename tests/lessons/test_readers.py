@@ -60,6 +60,16 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "ground_truth": [{"book_boat": {"day": ["Sunday"]}}],
         },
     ),
+    "toolalpaca": (
+        "toolalpaca",
+        {
+            "request": {
+                "input": QUERY,
+                "actions": [{"Action": "book_boat", "Action_Input": '{"day": "Sunday"}'}],
+            },
+            "functions": [BOAT],
+        },
+    ),
     "plain": ("plain", {"query": QUERY, "tools": [BOAT], "calls": [CALL]}),
     "xlam": ("plain", {"query": QUERY, "tools": to_json([BOAT]), "answers": to_json([CALL])}),
     "trl": (
