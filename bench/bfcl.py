@@ -78,22 +78,19 @@ def compare_pass(limit: int, max_tokens: int, rounds: int, threads: int) -> None
     from factory.workspace.prompts import Prompts
 
     workspace = Workspace(ROOT)
-    benchmark = Benchmark.load(workspace, "bfcl").narrow(limit=limit)
+    benchmark = Benchmark.load(workspace, "bfcl").narrow(limit=limit, max_tokens=max_tokens)
     prompts = Prompts.load(workspace)
     with tempfile.TemporaryDirectory() as name:
         folder = models.tiny_model(Path(name) / "model", max_positions=32_768)
         chat = Chat(folder)
-        ids = [
-            chat.encode(make_request(benchmark, item, prompts, max_tokens))
-            for item in benchmark.items
-        ]
+        ids = [chat.encode(make_request(benchmark, item, prompts)) for item in benchmark.items]
         job = Path(name) / "job.json"
         job.write_text(json.dumps({"model": str(folder), "ids": ids, "max_tokens": max_tokens}))
         plain: list[float] = []
         scored: list[float] = []
         for _ in range(rounds):
             plain.append(_run_plain(job, threads))
-            scored.append(asyncio.run(_run_scored(folder, benchmark, prompts, max_tokens, threads)))
+            scored.append(asyncio.run(_run_scored(folder, benchmark, prompts, threads)))
     ways = {"vLLM, same prompts, nothing else": min(plain), "factory score": min(scored)}
     print_table(
         f"{len(ids)} BFCL items in flight, {sum(map(len, ids)):,} prompt tokens, at most "
@@ -109,9 +106,7 @@ def _settings(threads: int) -> EngineSection:
     return EngineSection(backend="vllm", threads=threads, max_model_len=32_768)
 
 
-async def _run_scored(
-    folder: Path, benchmark: Benchmark, prompts: Prompts, max_tokens: int, threads: int
-) -> float:
+async def _run_scored(folder: Path, benchmark: Benchmark, prompts: Prompts, threads: int) -> float:
     """Seconds of `score` on a running engine."""
     from factory.domain.records import Checkpoint
     from factory.engines.opening import open_engine
@@ -126,7 +121,7 @@ async def _run_scored(
     )
     try:
         started = time.perf_counter()
-        await benchmark.ask(engine, prompts, max_tokens)
+        await benchmark.ask(engine, prompts)
         return time.perf_counter() - started
     finally:
         await engine.close()

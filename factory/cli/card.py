@@ -214,6 +214,23 @@ def _print_scores(past: Source, number: int) -> None:
         if after is not None:
             text += f" → {_score(after, low_after, high_after):<20} {after - before:+.1f}"
         out(text)
+    _print_cut(past, number)
+
+
+def _print_cut(past: Source, number: int) -> None:
+    """How many answers of each model a limit cut, by benchmark."""
+    sql = """
+        select benchmark, model, json_extract_string(nullif(detail_json, ''), '$.cut') as cut_by,
+               count(*) as answers
+        from round_score as score
+        join item_score using (checkpoint_id, benchmark, basis)
+        where score.round = ? and score.category = 'overall' and cut_by is not null
+        group by all order by benchmark, model desc, cut_by
+        """
+    rows = past.query(sql, [number]).rows
+    for benchmark, model, limit, answers in rows:
+        whose = "the parent's" if model == "parent" else "the new model's"
+        out(f"  {escape(benchmark)}: {answers} of {whose} answers cut at {limit}")
 
 
 def _score(value: float, low: float | None, high: float | None) -> str:

@@ -38,7 +38,10 @@ def open_recipe(
     workspace: Workspace, settings: Settings, name: str = "", overrides: list[str] | None = None
 ) -> Resolved:
     """The named recipe, else that of factory.toml, with the values of --set."""
-    return load_recipe(workspace, name or settings.recipe, parse_overrides(overrides))
+    resolved = load_recipe(workspace, name or settings.recipe, parse_overrides(overrides))
+    for sentence in resolved.retired:
+        note(sentence)
+    return resolved
 
 
 def load_settings_with(workspace: Workspace, model: str, threads: int) -> Settings:

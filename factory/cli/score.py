@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from factory.cli.chosen import load_settings_with, open_recipe, parse_overrides
+from factory.cli.chosen import load_settings_with, parse_overrides
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_workspace
 from factory.cli.terminal import escape, out, print_table, write_json
@@ -90,9 +90,8 @@ def score(
     benchmark = load(workspace, name, {**given, **{k: v for k, v in flags.items() if v}})
     tables = list(load_published(workspace, name))
     settings = load_settings_with(workspace, "", threads)
-    resolved = open_recipe(workspace, settings)
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
-        setup = Setup.load(workspace, settings, resolved, monitor)
+        setup = Setup.load(workspace, settings, monitor)
         setup.ledger.fold()
         for note in benchmark.notes:
             monitor.note(note)
@@ -140,7 +139,7 @@ def _to_record(
         "unit": benchmark.unit,
         **benchmark.asked,
         "items": len(systems[0][0].items),
-        **{key: first[key] for key in ("categories", "averages", "details", "reasons")},
+        **{key: first[key] for key in ("categories", "averages", "details", "reasons", "cut")},
         "others": others,
         "change": changed,
         "published": [
@@ -153,7 +152,7 @@ def _to_record(
 def _card_record(card: Scorecard) -> dict[str, object]:
     parts = {"categories": card.categories, "averages": card.averages, "details": card.details}
     records = {name: [_line_record(line) for line in lines] for name, lines in parts.items()}
-    return {**records, "reasons": dict(card.reasons)}
+    return {**records, "reasons": dict(card.reasons), "cut": dict(card.cut)}
 
 
 def _line_record(line: Line) -> dict[str, object]:
@@ -197,6 +196,8 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
         for name in ("ceiling", "strict", "note")
         if any(getattr(line, name) not in (None, "") for line in lines)
     }
+    if card.cut:
+        extra["cut"] = [line.cut for line in lines]
     rows: Cells = []
     for number, line in enumerate(lines):
         cells = (
@@ -205,7 +206,7 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
             else (line.num_items, f"{line.estimate.value:.2f}", _interval(line))
         )
         rest = (_cell(values[number]) for values in extra.values())
-        rows.append((_name(line), *cells, *rest))
+        rows.append((line.title, *cells, *rest))
     head = measured.system if measured else ""
     print_table((head, "items", "score", "95 % interval", *extra), rows)
     _print_missing(card)
@@ -214,6 +215,9 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
             "  [dim]strict: answers that neither call nor try to; the official score also counts "
             "calls that cannot be read[/]"
         )
+    if card.cut:
+        cut = ", ".join(f"{count} at {limit}" for limit, count in card.cut)
+        out(f"cut answers    {cut}: what they would have gone on to say is not judged")
     if card.reasons:
         shown = ", ".join(f"{count} {reason}" for reason, count in card.reasons[:REASONS_SHOWN])
         out(f"wrong because  {escape(shown)}")
@@ -222,11 +226,7 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
 def _print_missing(card: Scorecard) -> None:
     for line in card.averages:
         if line.missing:
-            out(f"  [dim]{escape(_name(line))} needs {escape(', '.join(line.missing))}[/]")
-
-
-def _name(line: Line) -> str:
-    return f"{line.scheme}: {line.name}" if line.scheme else line.name
+            out(f"  [dim]{escape(line.title)} needs {escape(', '.join(line.missing))}[/]")
 
 
 def _interval(line: Line, sign: str = "") -> str:
@@ -273,7 +273,7 @@ def _print_details(systems: Systems, change: Scorecard | None) -> None:
 def _print_change(before: Measured, change: Scorecard) -> None:
     """What each category and average of a card changed by."""
     rows: Cells = [
-        (_name(line), line.num_items, f"{line.estimate.value:+.2f}", _interval(line, "+"))
+        (line.title, line.num_items, f"{line.estimate.value:+.2f}", _interval(line, "+"))
         for line in (*change.categories, *change.averages)
         if line.estimate
     ]

@@ -59,7 +59,7 @@ from factory.tools.sources import read_queries
 from factory.workspace.folder import CONTENT_FOLDERS, MARKER, Workspace, file_sha, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import Recipe, Resolved, load_recipe
+from factory.workspace.recipe import Recipe, load_recipe
 from factory.workspace.settings import Settings, load_settings
 
 FORMAT = 1
@@ -164,10 +164,11 @@ def prepare(
     own = {model: folder / "replay.jsonl" for model, folder in models.items()}
     replays = {m: workspace.root / settings.replay if settings.replay else own[m] for m in own}
 
+    setup = Setup.load(template, settings, monitor)
+    bases = [(name, benchmark.basis(setup)) for name, benchmark in benchmarks.items()]
+
     def decide(settled: Settled) -> list[object]:
         """What decides a variant's trials besides their seed."""
-        setup = _setup(template, settings, settled.recipe, monitor)
-        bases = [(name, benchmark.basis(setup)) for name, benchmark in benchmarks.items()]
         if not settled.steps:
             return [*shared, weights[settled.model], *bases]
         replay = replays[settled.model]
@@ -353,10 +354,6 @@ def _sha_of(path: Path) -> str:
     """Of a file, or of all files of a folder."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return digest(canonical_json([file_sha(file) for file in files if file.is_file()]))
-
-
-def _setup(workspace: Workspace, settings: Settings, recipe: Recipe, monitor: Monitor) -> Setup:
-    return Setup.load(workspace, settings, Resolved(RECIPE, recipe, {}), monitor)
 
 
 def _workspace_of(ablation: Ablation, trial: TrialPlan) -> Workspace:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from factory.domain.failures import RecipeError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Query
 from factory.engines.serving import engine_settings
@@ -15,7 +16,7 @@ from factory.judge.rulebook import Rulebook
 from factory.ledger.database import Ledger
 from factory.ledger.rows import stage_row
 from factory.ledger.tables import Batch
-from factory.score.base import Scorable, Setup, check_room
+from factory.score.base import Scorable, Setup
 from factory.score.loading import load_benchmarks, load_held_out
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
@@ -67,7 +68,6 @@ class Factory:
             workspace=self.workspace,
             settings=self.settings,
             prompts=self.prompts,
-            max_tokens=self.recipe.score.max_tokens,
             ledger=self.ledger,
             monitor=self.monitor,
         )
@@ -89,6 +89,17 @@ class Factory:
         """Write a stage's rows and its end in one append: a kill leaves both or neither."""
         self.ledger.append({**(rows or {}), "stage": [stage_row(number, stage, started, detail)]})
         self.ledger.fold()
+
+
+def check_room(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
+    """Raise RecipeError where the longest answer leaves no room for a prompt."""
+    if resolved.recipe.longest_answer >= settings.engine.max_model_len:
+        raise RecipeError(
+            f"max_tokens {resolved.recipe.longest_answer} leaves no room for a prompt in "
+            f"engine.max_model_len {settings.engine.max_model_len}",
+            where=f"recipe {resolved.name} and {workspace.marker}",
+            remedy="raise engine.max_model_len in factory.toml, or lower max_tokens",
+        )
 
 
 def load_factory(

@@ -17,7 +17,7 @@ from factory.domain.jsontext import show
 from factory.domain.records import Call, Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.child import Child
-from factory.score.asking import ask_all, explain_unanswered, grade, greedy
+from factory.score.asking import ask_all, explain_ending, grade, greedy
 from factory.score.base import Asked, Setup, find_data, make_item, read_json
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
@@ -205,7 +205,7 @@ async def score_apibank(
         requests.append(greedy(f"apibank/{turn.category}/{turn.id}", chat, max_tokens))
     replies = await ask_all(engine, requests, progress)
     grades = [
-        explain_unanswered(judge_answer(turn, reply.completions[0].text), reply)
+        explain_ending(judge_answer(turn, reply.completions[0].text), reply)
         for turn, reply in zip(turns, replies, strict=True)
     ]
     if simulator is None:

@@ -9,10 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from factory.domain.records import UNANSWERED, ItemScore, Message, Reply, Request, Role, Sampling
+from factory.domain.records import (
+    CONTEXT_FULL,
+    UNANSWERED,
+    Completion,
+    ItemScore,
+    Message,
+    Reply,
+    Request,
+    Role,
+    Sampling,
+)
 from factory.engines.base import Engine
 
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+CUT_BY = {"length": "max_tokens", CONTEXT_FULL: "engine.max_model_len"}
+"""The limit that an answer reached, by its finish reason."""
 
 
 def grade(
@@ -83,6 +95,12 @@ async def ask_all(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def cut_of(completion: Completion) -> dict[str, str]:
+    """What an item's detail says of a cut answer: `cut` with the limit that it reached."""
+    limit = CUT_BY.get(completion.finish_reason)
+    return {"cut": limit} if limit else {}
+
+
 def explain_unanswered(score: ItemScore, reply: Reply) -> ItemScore:
     """The item as it is, or with the reason why the engine gave no answer to it."""
     reason = reply.completions[0].finish_reason
@@ -90,6 +108,12 @@ def explain_unanswered(score: ItemScore, reply: Reply) -> ItemScore:
         return score
     message = f"the engine gave no answer to a prompt of {reply.num_prompt_tokens} tokens"
     return replace(score, reason=reason, message=message)
+
+
+def explain_ending(score: ItemScore, reply: Reply) -> ItemScore:
+    """The item with the limit that cut its answer, or the reason why there is none."""
+    detail = {**score.detail, **cut_of(reply.completions[0])}
+    return replace(explain_unanswered(score, reply), detail=detail)
 
 
 def to_messages(rows: Sequence[Mapping[str, object]]) -> tuple[Message, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from factory.domain.failures import ContentError, RecipeError
+from factory.domain.failures import ContentError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Checkpoint, ItemScore, Score, Unit
 from factory.engines.base import Engine
@@ -25,7 +25,6 @@ from factory.score.items import Item
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import Resolved
 from factory.workspace.settings import Settings
 
 
@@ -36,24 +35,18 @@ class Setup:
     workspace: Workspace
     settings: Settings
     prompts: Prompts
-    max_tokens: int
-    """Of an answer with calls."""
     ledger: Ledger
     monitor: Monitor
 
     @classmethod
-    def load(
-        cls, workspace: Workspace, settings: Settings, resolved: Resolved, monitor: Monitor
-    ) -> Setup:
-        """Raises FactoryError where a prompt is broken, or an answer would leave no room for it."""
+    def load(cls, workspace: Workspace, settings: Settings, monitor: Monitor) -> Setup:
+        """Raises FactoryError where a prompt is broken."""
         prompts = Prompts.load(workspace)
         prompts.check()
-        check_room(workspace, settings, resolved)
         return cls(
             workspace=workspace,
             settings=settings,
             prompts=prompts,
-            max_tokens=resolved.recipe.score.max_tokens,
             ledger=Ledger(workspace.state, on_busy=monitor.note),
             monitor=monitor,
         )
@@ -69,17 +62,6 @@ class Setup:
     def log(self, name: str) -> Path:
         """Where the output of a child goes."""
         return self.workspace.state / "logs" / "score" / f"{name}.log"
-
-
-def check_room(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
-    """Raise RecipeError where the longest answer leaves no room for a prompt."""
-    if resolved.recipe.longest_answer >= settings.engine.max_model_len:
-        raise RecipeError(
-            f"max_tokens {resolved.recipe.longest_answer} leaves no room for a prompt in "
-            f"engine.max_model_len {settings.engine.max_model_len}",
-            where=f"recipe {resolved.name} and {workspace.marker}",
-            remedy="raise engine.max_model_len in factory.toml, or lower max_tokens",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +116,10 @@ class Scorable(ABC):
         """
         card = self.card(subtract(before, after))
         categories, averages = (
-            tuple(replace(line, ceiling=None, strict=None, note="") for line in lines)
+            tuple(replace(line, ceiling=None, strict=None, note="", cut=0) for line in lines)
             for lines in (card.categories, card.averages)
         )
-        return replace(card, categories=categories, averages=averages, reasons=())
+        return replace(card, categories=categories, averages=averages, reasons=(), cut=())
 
     def summary(self, checkpoint: str, items: Sequence[ItemScore]) -> Score:
         """The score of a checkpoint's items, as the ledger keeps it."""
@@ -166,7 +148,7 @@ class Scorable(ABC):
         return {} if overall is None else {"overall": overall}
 
     @property
-    def asked(self) -> Mapping[str, str]:
+    def asked(self) -> Mapping[str, str | int]:
         """How its questions are put, where that is chosen."""
         return {}
 

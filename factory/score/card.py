@@ -50,11 +50,18 @@ class Line:
     """Percent of true abstentions, where nothing is to be called."""
     num_items: int = 0
     """Items it is made of."""
+    cut: int = 0
+    """How many of them have an answer that a limit cut."""
     missing: tuple[str, ...] = ()
     metric: str = ""
     """What is measured where a benchmark has several measures: `ndcg@5`."""
     note: str = ""
     """What else is to be known of it, such as the spread of a judge's runs."""
+
+    @property
+    def title(self) -> str:
+        """Its name on the card and in the ledger. Example: `tooldev: live`."""
+        return f"{self.scheme}: {self.name}" if self.scheme else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +74,8 @@ class Scorecard:
     """By convention; the first is the overall score of the ledger."""
     reasons: tuple[tuple[str, int], ...]
     """Why items are wrong, the most frequent first."""
+    cut: tuple[tuple[str, int], ...] = ()
+    """The limits that answers reached, with how many items they are of."""
     details: tuple[Line, ...] = ()
     """The benchmark's other measures, by category."""
 
@@ -90,6 +99,8 @@ def make_card(
     """
     marks = group_marks(items)
     ceilings, strict, notes = ceilings or {}, strict or {}, notes or {}
+    cut = [(item.category, item.detail["cut"]) for item in items if "cut" in item.detail]
+    num_cut = Counter(category for category, _ in cut)
 
     def line(average: Average) -> Line:
         scheme, name, weights = average
@@ -104,6 +115,7 @@ def make_card(
             ceiling=combine(ceilings, weights).value if ceilings else None,
             strict=sum(w * strict[category] for category, w in weights.items()) if whole else None,
             num_items=sum(len(marks[category]) for category in weights),
+            cut=sum(num_cut[category] for category in weights),
         )
 
     lines = [line(average) for average in averages]
@@ -118,10 +130,12 @@ def make_card(
                 ceiling=100 * float(ceilings[name].mean()) if ceilings else None,
                 strict=strict.get(name),
                 num_items=len(values),
+                cut=num_cut[name],
                 note=notes.get(name, ""),
             )
             for name, values in marks.items()
         ),
         averages=tuple(lines),
         reasons=tuple(Counter(item.reason for item in items if not item.correct).most_common()),
+        cut=tuple(Counter(limit for _, limit in cut).most_common()),
     )

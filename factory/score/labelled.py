@@ -12,16 +12,17 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.domain.canon import query_id
+from factory.domain.canon import query_id, to_json
 from factory.domain.failures import InputError
 from factory.domain.jsontext import parse_strict
 from factory.domain.records import Call, Candidate, HeldOut
 from factory.score.calls.bfcl import OMITTABLE, check_ast, gold_calls
 from factory.score.calls.kind import Benchmark
+from factory.score.calls.questions import MAX_TOKENS
 from factory.score.definition import Split
 from factory.tools.dialects import read_dialect, to_function
 from factory.tools.sources import BadLine
@@ -139,7 +140,7 @@ def write_benchmark(
         present = [c for c in CATEGORIES if any(item.category == c for item in unique)]
         for category in present:
             _write_category(folder, category, [i for i in unique if i.category == category])
-        marker.write_text(_definition(name, title, split, present), encoding="utf-8")
+        marker.write_text(_definition(name, title, split, present, unique), encoding="utf-8")
         return Benchmark.load(workspace, name)
     except BaseException:
         shutil.rmtree(folder)
@@ -176,7 +177,9 @@ def _write_category(folder: Path, category: str, items: Sequence[Labelled]) -> N
         path.write_text("".join(lines), encoding="utf-8")
 
 
-def _definition(name: str, title: str, split: Split, categories: Sequence[str]) -> str:
+def _definition(
+    name: str, title: str, split: Split, categories: Sequence[str], items: Sequence[Labelled]
+) -> str:
     return (
         f"# Score it: factory score {name}\n"
         "# A round rejects requests that overlap its questions, and trains on none of them.\n"
@@ -185,6 +188,15 @@ def _definition(name: str, title: str, split: Split, categories: Sequence[str]) 
         f'split = "{split}"\n'
         f'questions = "{name}"\n'
         f"categories = {json.dumps(list(categories))}\n"
+        f"max_tokens = {max(MAX_TOKENS, *map(_most_tokens, items))}\n"
+    )
+
+
+def _most_tokens(item: Labelled) -> int:
+    """Tokens that its label may take in Hermes tags: no tokenizer needs more than one a byte."""
+    calls = gold_calls(item.ground_truth)
+    return sum(
+        len(f"<tool_call>\n{to_json(asdict(call))}\n</tool_call>\n".encode()) for call in calls
     )
 
 

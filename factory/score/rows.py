@@ -25,13 +25,18 @@ def scored_rows(
     *,
     with_questions: bool,
 ) -> Batch:
-    """A checkpoint's score as a whole and by category, its items, and the questions if wanted."""
+    """A checkpoint's score as a whole, by category and average, its items, the questions if wanted.
+
+    An average is a category by the name that the card gives it: `tooldev: live`.
+    """
     result = benchmark.summary(checkpoint_id, items)
     overall = (result.value, result.low, result.high, result.num_items)
     parts = {
         name: (value, *result.intervals.get(name, (None, None)), None)
         for name, value in result.categories.items()
     }
+    _, *others = [line for line in benchmark.card(items).averages if line.estimate]
+    averages = {line.title: (*line.estimate, line.num_items) for line in others if line.estimate}
     now = datetime.now(UTC)
     rows: Batch = {
         "score": [
@@ -48,7 +53,11 @@ def scored_rows(
                 "unit": result.unit,
                 "scored_at": now,
             }
-            for category, (value, low, high, num_items) in {"overall": overall, **parts}.items()
+            for category, (value, low, high, num_items) in {
+                "overall": overall,
+                **parts,
+                **averages,
+            }.items()
         ],
         "item_score": [
             {

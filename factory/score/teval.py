@@ -18,7 +18,7 @@ from factory.domain.jsontext import show
 from factory.domain.records import Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.serving import engine_settings
-from factory.score.asking import ask_all, explain_unanswered, grade, greedy, parse_text, to_messages
+from factory.score.asking import ask_all, explain_ending, grade, greedy, parse_text, to_messages
 from factory.score.base import Asked, Setup, check_path, find_data, make_item, read_json, resolve
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
@@ -239,7 +239,7 @@ async def score_teval(
         for item, reply in zip(items, replies, strict=True)
         for category in categories(item)
     }
-    return [explain_unanswered(each, by_item[each.item]) for each in grades]
+    return [explain_ending(each, by_item[each.item]) for each in grades]
 
 
 # Plans ------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ class Section(BaseModel):
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+RETIRED = {"score.max_tokens": "how long an answer may be is max_tokens of eval/NAME.toml"}
+"""Keys that recipes had before: they decide nothing any more, and what does."""
 
 
 def vary(section: SectionT, **values: Any) -> SectionT:
@@ -345,7 +347,6 @@ class ScoreSection(Section):
     language: float = Field(0.0, ge=0)
     """How many times the perplexity of plain text that the lineage started with a checkpoint may
     have before it is held; 0 is no limit."""
-    max_tokens: int = Field(512, gt=0)
 
 
 class Recipe(Section):
@@ -387,8 +388,8 @@ class Recipe(Section):
 
     @property
     def longest_answer(self) -> int:
-        """New tokens that any stage may ask for."""
-        return max(self.tools.max_tokens, self.calls.max_tokens, self.score.max_tokens)
+        """New tokens that sampling may ask for."""
+        return max(self.tools.max_tokens, self.calls.max_tokens)
 
     @property
     def sha(self) -> str:
@@ -404,6 +405,8 @@ class Resolved:
     recipe: Recipe
     origins: dict[str, str]
     """Dotted key to the file or flag that set it."""
+    retired: tuple[str, ...] = ()
+    """Sentences about RETIRED keys that its files have."""
 
     def lines(self) -> Iterator[tuple[str, str, str]]:
         """(key, value, origin) of every knob; of a stage, what it has of its own."""
@@ -438,15 +441,29 @@ def load_recipe(workspace: Workspace, name: str, overrides: Mapping[str, str]) -
         current = str(table.get("extends", ""))
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    retired: list[str] = []
     for path, table in reversed(chain):
+        retired += [f"{path}: {RETIRED[key]}, not {key}" for key in _drop_retired(table)]
         for key, value in flatten(table):
             _put(merged, key, value)
             origins[key] = path
     for key, text in overrides.items():
+        if key in RETIRED:
+            raise RecipeError(f"{key} decides nothing", where=f"--set {key}", remedy=RETIRED[key])
         _put(merged, key, parse_value(key, text))
         origins[key] = "flag"
     where = f"rounds/{name}.toml" + (" and --set" if overrides else "")
-    return Resolved(name, _check(merged, where), origins)
+    return Resolved(name, _check(merged, where), origins, tuple(retired))
+
+
+def _drop_retired(table: dict[str, Any]) -> list[str]:
+    """The RETIRED keys that a recipe's table had."""
+    flat = dict(flatten(table))
+    dropped = [key for key in RETIRED if key in flat]
+    for key in dropped:
+        section, _, name = key.partition(".")
+        del table[section][name]
+    return dropped
 
 
 def _check(table: Mapping[str, Any], where: str) -> Recipe:
@@ -465,7 +482,9 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def load_stored_recipe(name: str, text: str) -> Resolved:
     """The recipe of a ledger row. Raises RecipeError where this version cannot read it."""
-    return Resolved(name, _check(json.loads(text), f"the ledger's recipe {name}"), {})
+    table = json.loads(text)
+    _drop_retired(table)
+    return Resolved(name, _check(table, f"the ledger's recipe {name}"), {})
 
 
 def mend(

@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from factory.score.intervals import round_estimates
 from factory.score.loading import load
 from factory.score.rows import scored_rows
 from factory.workspace.folder import Workspace
-from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -45,9 +45,7 @@ def judge_at_random(benchmark: Scorable, seed: int) -> list[ItemScore]:
 
 def fill_ledger(workspace: Workspace, benchmarks: Sequence[Scorable]) -> Ledger:
     """A round whose two models were scored, as a round writes it."""
-    settings = load_settings(workspace)
-    resolved = load_recipe(workspace, settings.recipe, {})
-    setup = Setup.load(workspace, settings, resolved, PlainMonitor())
+    setup = Setup.load(workspace, load_settings(workspace), PlainMonitor())
     ledger = setup.ledger
     made = {"round": 1, "parent_id": "base", "promoted": True}
     ledger.append(
@@ -66,6 +64,7 @@ def fill_ledger(workspace: Workspace, benchmarks: Sequence[Scorable]) -> Ledger:
     for seed, name in enumerate(("base", "r1-ab")):
         for benchmark in benchmarks:
             items, basis = judge_at_random(benchmark, seed), benchmark.basis(setup)
+            items[0] = replace(items[0], detail={"cut": "max_tokens"})
             ledger.append(scored_rows(1, name, benchmark, items, basis, with_questions=False))
     return ledger
 
@@ -114,6 +113,8 @@ def test_every_number_of_a_category_is_the_same_everywhere(
         assert (line["low"], line["high"]) == (row["low"], row["high"]) and row["low"] < row["high"]
         assert line["value"] == pytest.approx(row["points"]) == pytest.approx(delta)
     assert len(deltas) == 10
+    assert scored["home"]["cut"] == {"max_tokens": 1}
+    assert "home: 1 of the new model's answers cut at max_tokens" in card
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from factory.round.round import run_round
 from factory.round.sampling import codebook_of
 from factory.round.start import abandon, memory_of, resume, start
 from factory.round.training import _write_job, train
+from factory.score.loading import load
 from factory.train.job import read_pairs
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
@@ -309,13 +310,14 @@ def test_scores_of_other_prompts_do_not_count(workspace: Workspace) -> None:
     factory = open_factory(workspace)
     dev = factory.benchmarks["home-dev"]
     basis = dev.basis(factory.setup)
-    longer = replace(factory, resolved=load_recipe(workspace, "cpu", {"score.max_tokens": "100"}))
-    assert dev.basis(longer.setup) != basis
+    longer = load(workspace, "home-dev", {"max_tokens": 1000})
+    other = longer.basis(factory.setup)
+    assert other != basis
     factory.ledger.append(
         {"score": [{"checkpoint_id": "c", "benchmark": "home-dev", "basis": basis}]}
     )
     assert history.is_scored(factory.ledger, "c", "home-dev", basis)
-    assert not history.is_scored(factory.ledger, "c", "home-dev", dev.basis(longer.setup))
+    assert not history.is_scored(factory.ledger, "c", "home-dev", other)
 
 
 def test_test_set_cannot_gate(workspace: Workspace) -> None:

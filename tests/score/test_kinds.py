@@ -943,9 +943,7 @@ def load_whole(workspace: Workspace) -> Factory:
 
 
 def open_setup(workspace: Workspace) -> Setup:
-    settings = load_settings(workspace)
-    resolved = load_recipe(workspace, settings.recipe, {})
-    return Setup.load(workspace, settings, resolved, PlainMonitor())
+    return Setup.load(workspace, load_settings(workspace), PlainMonitor())
 
 
 def test_a_basis_tells_data_options_and_prompts_apart(workspace: Workspace, tmp_path: Path) -> None:

@@ -82,13 +82,23 @@ def test_labelled_lines_become_a_benchmark_that_is_scored(
     assert made.categories == ("simple", "multiple", "parallel")
     assert len(made.items) == 4, "the same request counts once"
     assert made.split == "test" and read_definition(workspace, "lamps")["held_out"] is True
+    assert made.max_tokens == 512
     right = '<tool_call>{"name": "set_lamp", "arguments": {"room": "hall"}}</tool_call>'
     engine = ReplayEngine(lambda _: [right])
     prompts = Prompts.load(workspace)
-    marks = asyncio.run(made.ask(engine, prompts, 64))
+    marks = asyncio.run(made.ask(engine, prompts))
     result = made.summary("tiny", marks)
     assert result.categories == {"simple": 100, "multiple": 100, "parallel": 0}
     assert {mark.reason for mark in marks} == {"", "wrong_count"}
+
+
+def test_a_long_label_gets_the_tokens_that_it_may_need(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    gold = {"set_lamp": {"room": ["hall " * 200]}}
+    items, _ = read(tmp_path, line(), line(question="Long", ground_truth=gold))
+    made = write_benchmark(workspace, "lamps", "Lamps", "test", items)
+    assert 1000 < made.max_tokens < 1200
 
 
 @pytest.mark.parametrize(

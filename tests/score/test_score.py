@@ -269,7 +269,7 @@ def run_score(
     benchmark: Benchmark, workspace: Workspace, answers: dict[str, list[str]]
 ) -> tuple[Score, list[ItemScore]]:
     engine = ReplayEngine(answers, checkpoint=CHECKPOINT)
-    items = asyncio.run(benchmark.ask(engine, Prompts.load(workspace), 64))
+    items = asyncio.run(benchmark.ask(engine, Prompts.load(workspace)))
     return benchmark.summary(CHECKPOINT.id, items), items
 
 
@@ -342,8 +342,8 @@ def test_judge(text: str, finish_reason: str, reason: str) -> None:
 
 
 def test_request_is_greedy_and_shows_the_documents(workspace: Workspace) -> None:
-    benchmark = Benchmark.load(workspace, "tiny")
-    request = make_request(benchmark, benchmark.items[1], Prompts.load(workspace), 64)
+    benchmark = Benchmark.load(workspace, "tiny").narrow(max_tokens=64)
+    request = make_request(benchmark, benchmark.items[1], Prompts.load(workspace))
     assert (request.sampling.n, request.sampling.temperature) == (1, 0.0)
     assert request.sampling.max_tokens == 64
     system, user = request.messages
@@ -391,7 +391,6 @@ def test_all_items_are_in_flight_at_once(workspace: Workspace) -> None:
         items = await benchmark.ask(
             MeetingEngine(inner, len(benchmark.items)),
             Prompts.load(workspace),
-            64,
             progress=lambda done, all_items: heard.append((done, all_items)),
         )
         return benchmark.summary(CHECKPOINT.id, items)
@@ -407,7 +406,7 @@ def test_a_dead_engine_ends_the_scoring(workspace: Workspace) -> None:
         inner = ReplayEngine(gold_answers(benchmark), checkpoint=CHECKPOINT)
         engine = MeetingEngine(inner, len(benchmark.items), broken="score/tiny/parallel_1")
         with pytest.raises(ChildError):
-            await benchmark.ask(engine, Prompts.load(workspace), 64)
+            await benchmark.ask(engine, Prompts.load(workspace))
         return engine.num_cancelled
 
     assert asyncio.run(run()) == 5

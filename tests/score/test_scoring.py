@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 from bfcl_oracle import INSTALL, data_folder
+from tokenizers import Tokenizer
 from workspaces import ROOT, make_workspace, run_factory
 
 from factory.cli.monitor import PlainMonitor
+from factory.cli.score import _print_card
+from factory.domain.canon import to_json
 from factory.domain.failures import ContentError, InputError, MissingError, ModelError
 from factory.domain.records import Checkpoint, Completion, ItemScore, Message, Reply, Request
 from factory.engines.chat import Chat
 from factory.engines.replay import ReplayEngine
-from factory.ledger import lineage
+from factory.ledger import history, lineage
 from factory.ledger.lineage import find_checkpoint
 from factory.score.base import Scorable, Setup
 from factory.score.calls.bfcl import OVERALL, gold_calls
@@ -29,7 +32,6 @@ from factory.score.items import Item
 from factory.score.keeper import find_missing
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings
 
 SIZES = {
@@ -184,12 +186,12 @@ def test_own_prompt_keeps_the_chat_before_the_query(bfcl: Benchmark) -> None:
             Message(role="user", content="Two."),
         ),
     )
-    own = make_request(bfcl, item, PROMPTS, 64)
+    own = make_request(bfcl, item, PROMPTS)
     assert [message.role for message in own.messages] == ["system", "user", "assistant", "user"]
     assert own.messages[0].content.endswith("\n\nToday is Monday.")
     assert own.messages[-1].content == "One.\n\nTwo."
     assert not own.tools
-    chat = make_request(replace(bfcl, prompt="chat"), item, PROMPTS, 64)
+    chat = make_request(replace(bfcl, prompt="chat"), item, PROMPTS)
     assert [message.role for message in chat.messages] == ["system", "user", "assistant", "user"]
     assert chat.messages[0].content == "Today is Monday."
     assert chat.tools[0]["function"]["parameters"]["type"] == "object"
@@ -213,7 +215,7 @@ def test_the_chat_template_gets_the_tools(bfcl: Benchmark, tmp_path: Path) -> No
     folder = tiny_model(tmp_path / "model")
     names = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}"
     (folder / "chat_template.jinja").write_text(names + "|{{ messages[0].content }}")
-    request = make_request(replace(bfcl, prompt="chat"), item_of(bfcl, "multiple"), PROMPTS, 64)
+    request = make_request(replace(bfcl, prompt="chat"), item_of(bfcl, "multiple"), PROMPTS)
     chat = Chat(folder)
     assert chat.decode(chat.encode(request)) == "book.table|Book in Rome, multiple_0."
     assert chat.decode(chat.encode(replace(request, tools=()))).startswith("|")
@@ -226,7 +228,7 @@ def test_the_usual_adds_nothing_to_a_basis() -> None:
 
     items = [[i.id, i.query, i.functions, i.ground_truth] for i in home.items]
     shas = [PROMPTS.sha(name) for name in ("calls/system", "calls/invoke")]
-    assert score_basis(home, PROMPTS, 512) == digest(canonical_json([items, shas, 512]))
+    assert score_basis(home, PROMPTS) == digest(canonical_json([items, shas, 512]))
 
 
 def test_a_basis_tells_ways_of_asking_apart(bfcl: Benchmark) -> None:
@@ -238,7 +240,42 @@ def test_a_basis_tells_ways_of_asking_apart(bfcl: Benchmark) -> None:
         replace(bfcl, items=(replace(first, judge="any_call"), *bfcl.items[1:])),
         replace(bfcl, items=(replace(first, messages=first.turn * 2), *bfcl.items[1:])),
     ]
-    assert len({score_basis(each, PROMPTS, 512) for each in others}) == len(others)
+    assert len({score_basis(each, PROMPTS) for each in others}) == len(others)
+
+
+# Limits
+
+
+def test_how_long_an_answer_may_be_is_the_benchmarks(bfcl: Benchmark, tmp_path: Path) -> None:
+    """Whatever recipe the workspace has; another limit is another score under another name."""
+    assert (bfcl.max_tokens, bfcl.asked["max_tokens"]) == (1024, 1024)
+    short = bfcl.narrow(max_tokens=192)
+    assert short.name == "bfcl[max_tokens=192]"
+    assert make_request(short, item_of(bfcl, "multiple"), PROMPTS).sampling.max_tokens == 192
+    assert score_basis(short, PROMPTS) != score_basis(bfcl, PROMPTS)
+    assert bfcl.narrow(max_tokens=1024) == bfcl
+    table = (ROOT / "eval/home.toml").read_text(encoding="utf-8")
+    own = table.replace("max_tokens = 512", "max_tokens = 99")
+    none = own.replace("max_tokens = 99", "")
+    workspace = make_workspace(tmp_path / "ws", {"eval/home.toml": own, "eval/no.toml": none})
+    assert Benchmark.load(workspace, "home").max_tokens == 99
+    assert Benchmark.load(workspace, "no").max_tokens == 512
+
+
+def test_limits_hold_the_longest_gold() -> None:
+    """As the seed's tokenizer, of few words, writes it, and with half as much again to spare."""
+    tokenizer = Tokenizer.from_file(str(ROOT / "rounds/seed/tokenizer.json"))
+    names = ["home", "home-dev", *(["bfcl"] if data_folder() else [])]
+    for benchmark in (Benchmark.load(Workspace(ROOT), name) for name in names):
+        labels = [
+            "".join(
+                f"<tool_call>\n{to_json({'name': c.name, 'arguments': c.arguments})}\n</tool_call>"
+                for c in gold_calls(item.ground_truth, item.functions, item.language)
+            )
+            for item in benchmark.items
+        ]
+        longest = max(len(found.ids) for found in tokenizer.encode_batch(labels))
+        assert 1.5 * longest < benchmark.max_tokens, (benchmark.name, longest)
 
 
 # Judgement
@@ -293,6 +330,7 @@ def test_a_cut_answer_names_what_cut_it(bfcl: Benchmark, finish: str, limit: str
     reply = Reply(request_id="r", completions=(completion,), num_prompt_tokens=9)
     found = judge(item_of(bfcl, "live_relevance"), reply, "auto")
     assert found.message == f"the answer reached {limit}"
+    assert found.detail == {"cut": limit}
 
 
 # Scorecards
@@ -334,6 +372,26 @@ def test_averages_stand_side_by_side(bfcl: Benchmark) -> None:
     )
 
 
+def test_a_card_counts_the_answers_that_a_limit_cut(
+    bfcl: Benchmark, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"multiple_0": "max_tokens", "live_simple_1": "max_tokens"}
+    limits["multiple_1"] = "engine.max_model_len"
+    items = [
+        replace(mark(item, False), detail={"cut": limits[item.id]} if item.id in limits else {})
+        for item in bfcl.items
+    ]
+    card = bfcl.card(items)
+    assert card.cut == (("max_tokens", 2), ("engine.max_model_len", 1))
+    counts = {line.title: line.cut for line in (*card.categories, *card.averages)}
+    assert (counts["multiple"], counts["parallel"], counts["live_simple"]) == (2, 0, 1)
+    assert (counts["tooldev: non_live"], counts["tooldev: overall"]) == (2, 3)
+    _print_card(None, card)
+    shown = capsys.readouterr().out
+    assert "cut answers    2 at max_tokens, 1 at engine.max_model_len" in shown
+    assert not bfcl.change(items, items).cut
+
+
 def test_a_part_names_what_its_averages_lack(bfcl: Benchmark) -> None:
     part = bfcl.narrow(categories=("multiple", "irrelevance"))
     card = part.card(all_wrong(part))
@@ -348,8 +406,7 @@ def test_a_part_names_what_its_averages_lack(bfcl: Benchmark) -> None:
 
 def make_setup(folder: Path) -> Setup:
     workspace = make_workspace(folder / "ws")
-    resolved = load_recipe(workspace, "cpu", {})
-    return Setup.load(workspace, load_settings(workspace), resolved, PlainMonitor())
+    return Setup.load(workspace, load_settings(workspace), PlainMonitor())
 
 
 def store_items(
@@ -427,6 +484,23 @@ def test_rows_compare_a_checkpoint_with_its_parent(bfcl: Benchmark, tmp_path: Pa
     assert stored[0] == ("unreadable_call", "")
     assert json.loads(stored[1][1]) == [{"name": "book.table", "arguments": {"city": "Rome"}}]
     assert ask("select count(*) from benchmark_item").rows == [(len(bfcl.items),)]
+
+
+def test_averages_are_rows_with_the_cards_intervals(bfcl: Benchmark, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    base = Checkpoint(id="base", path="base", fingerprint="base")
+    store(setup, bfcl, base, {"multiple_0", "live_simple_0", "live_irrelevance_1"})
+    sql = "select category, value, low, high, num_items from score where category like '%: %'"
+    stored = {name: values for name, *values in setup.ledger.query(sql).rows}
+    items = history.load_items(setup.ledger, base.id, "bfcl", bfcl.basis(setup))
+    shown = {line.title: line for line in bfcl.card(items).averages if line.estimate}
+    del shown["tooldev: overall"]  # the row of category `overall`
+    assert stored == {name: [*x.estimate, x.num_items] for name, x in shown.items() if x.estimate}
+    assert {"tooldev: non_live", "tooldev: live", "leaderboard: live"} <= stored.keys()
+    assert stored["tooldev: live"][0] < 100
+    assert stored["leaderboard: non_live"][0] == pytest.approx(87.5)
+    stored_home = setup.ledger.query("select count(*) from score where benchmark = 'home'").rows
+    assert stored_home == [(0,)]
 
 
 def test_checkpoints_are_found_by_id_name_and_folder(tmp_path: Path) -> None:

@@ -247,6 +247,19 @@ weights = { gen = 1.0 }
 """
 
 
+def test_a_key_that_recipes_had_before_decides_nothing(tmp_path: Path) -> None:
+    text = 'extends = "cpu"\n[score]\nmax_tokens = 9\ntolerance = 2.0\n'
+    workspace = make_workspace(tmp_path, {"rounds/old.toml": text})
+    found = load_recipe(workspace, "old", {})
+    assert found.recipe.score.tolerance == 2
+    (sentence,) = found.retired
+    assert "rounds/old.toml" in sentence and "max_tokens of eval/NAME.toml" in sentence
+    stored = json.dumps({"score": {"max_tokens": 9, "tolerance": 3.0}})
+    assert load_stored_recipe("old", stored).recipe.score.tolerance == 3
+    with pytest.raises(RecipeError, match="decides nothing"):
+        load_recipe(workspace, "cpu", {"score.max_tokens": "9"})
+
+
 def test_stages_are_read_shown_and_set_by_name_or_number(tmp_path: Path) -> None:
     files = {"rounds/mine.toml": STAGES, "rounds/other.toml": 'extends = "mine"\n'}
     workspace = make_workspace(tmp_path / "ws", files)

@@ -273,8 +273,9 @@ class SeedRun:
 
     def measure(self, name: str) -> Score:
         """Greedy answers to a shipped benchmark, judged as rounds judge them."""
-        benchmark = Benchmark.load(Workspace(root=shipped_root()), name)
-        requests = [make_request(benchmark, i, self.prompts, MAX_ANSWER) for i in benchmark.items]
+        whole = Benchmark.load(Workspace(root=shipped_root()), name)
+        benchmark = replace(whole, max_tokens=MAX_ANSWER)
+        requests = [make_request(benchmark, item, self.prompts) for item in benchmark.items]
         replies = self._answer(requests)
         scores = [judge(item, reply) for item, reply in zip(benchmark.items, replies, strict=True)]
         return summarise(name, "seed", scores)

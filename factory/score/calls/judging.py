@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from factory.domain.records import CONTEXT_FULL, UNANSWERED, Completion, ItemScore, Reply
+from factory.domain.records import UNANSWERED, Completion, ItemScore, Reply
 from factory.judge.reading import ParsedCalls
+from factory.score.asking import CUT_BY, cut_of
 from factory.score.calls.bfcl import LANGUAGES, RIGHT, AstVerdict, check_ast
 from factory.score.calls.decode import Syntax, decode, is_abstention
 from factory.score.items import Item
@@ -36,6 +37,7 @@ def judge(item: Item, reply: Reply, syntax: Syntax = "hermes") -> ItemScore:
         message=verdict.message,
         answer=completion.text,
         calls=None if parsed.calls is None else tuple(parsed.calls),
+        detail=cut_of(completion),
     )
 
 
@@ -46,8 +48,8 @@ def _find_unreadable(
     if completion.finish_reason in UNANSWERED:
         message = f"the engine gave no answer to a prompt of {num_prompt_tokens} tokens"
         return AstVerdict(False, completion.finish_reason, message)
-    if parsed.calls is None and completion.finish_reason in ("length", CONTEXT_FULL):
-        limit = "max_tokens" if completion.finish_reason == "length" else "engine.max_model_len"
+    if parsed.calls is None and completion.finish_reason in CUT_BY:
+        limit = CUT_BY[completion.finish_reason]
         return AstVerdict(False, "truncated", f"the answer reached {limit}")
     if parsed.calls is None or parsed.failure:
         return AstVerdict(False, parsed.failure, parsed.message)

@@ -30,7 +30,7 @@ from factory.score.calls.bfcl import (
 )
 from factory.score.calls.decode import Syntax
 from factory.score.calls.judging import judge
-from factory.score.calls.questions import PromptStyle, load_questions
+from factory.score.calls.questions import MAX_TOKENS, PromptStyle, load_questions
 from factory.score.card import Average, Groups, Scorecard, make_card
 from factory.score.definition import check_definition, first_of_each
 from factory.score.estimates import group_marks, group_values, summarise
@@ -50,6 +50,7 @@ class Changes(BaseModel):
     limit: int = Field(0, ge=0)
     prompt: PromptStyle | None = None
     syntax: Syntax | None = None
+    max_tokens: int = Field(0, ge=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class Benchmark(Asked):
     """How the question is put."""
     syntax: Syntax = "hermes"
     """How calls are read out of the answer."""
+    max_tokens: int = MAX_TOKENS
+    """New tokens of an answer."""
 
     @classmethod
     def load(cls, workspace: Workspace, name: str, data: Path | None = None) -> Benchmark:
@@ -79,6 +82,7 @@ class Benchmark(Asked):
             average=definition.average,
             prompt=definition.prompt,
             syntax=definition.syntax,
+            max_tokens=definition.max_tokens,
         )
 
     @classmethod
@@ -95,10 +99,12 @@ class Benchmark(Asked):
         limit: int = 0,
         prompt: PromptStyle | None = None,
         syntax: Syntax | None = None,
+        max_tokens: int = 0,
     ) -> Benchmark:
         """A part of the benchmark, or another way to ask it, under a name that says so.
 
-        No categories are all, and so is a limit of 0 (the first items of each category).
+        No categories are all, and so is a limit of 0 (the first items of each category);
+        `max_tokens` of 0 is the definition's.
         """
         unknown = [category for category in categories if category not in self.categories]
         if unknown:
@@ -109,35 +115,37 @@ class Benchmark(Asked):
             )
         kept = [i for i in self.items if not categories or i.category in categories]
         kept = first_of_each(kept, limit, lambda item: item.category)
-        prompt, syntax = prompt or self.prompt, syntax or self.syntax
+        asked: dict[str, Any] = {
+            "prompt": prompt or self.prompt,
+            "syntax": syntax or self.syntax,
+            "max_tokens": max_tokens or self.max_tokens,
+        }
         marks = [
             "+".join(categories),
             f"limit={limit}" if limit else "",
-            f"prompt={prompt}" if prompt != self.prompt else "",
-            f"syntax={syntax}" if syntax != self.syntax else "",
+            *(f"{key}={value}" for key, value in asked.items() if value != self.asked[key]),
         ]
         variant = ",".join(mark for mark in marks if mark)
-        return replace(self, variant=variant, items=tuple(kept), prompt=prompt, syntax=syntax)
+        return replace(self, variant=variant, items=tuple(kept), **asked)
 
     @property
-    def asked(self) -> Mapping[str, str]:
-        return {"prompt": self.prompt, "syntax": self.syntax}
+    def asked(self) -> Mapping[str, str | int]:
+        return {"prompt": self.prompt, "syntax": self.syntax, "max_tokens": self.max_tokens}
 
     def basis(self, setup: Setup) -> str:
-        return score_basis(self, setup.prompts, setup.max_tokens)
+        return score_basis(self, setup.prompts)
 
     async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
-        return await self.ask(engine, setup.prompts, setup.max_tokens, setup.progress)
+        return await self.ask(engine, setup.prompts, setup.progress)
 
     async def ask(
         self,
         engine: Engine,
         prompts: Prompts,
-        max_tokens: int,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[ItemScore]:
         """Every item, judged, in the benchmark's order; what the engine raises ends the scoring."""
-        requests = [make_request(self, item, prompts, max_tokens) for item in self.items]
+        requests = [make_request(self, item, prompts) for item in self.items]
         replies = await ask_all(engine, requests, progress)
         return [judge(i, reply, self.syntax) for i, reply in zip(self.items, replies, strict=True)]
 
@@ -170,12 +178,13 @@ class Benchmark(Asked):
         return values
 
 
-def make_request(benchmark: Benchmark, item: Item, prompts: Prompts, max_tokens: int) -> Request:
+def make_request(benchmark: Benchmark, item: Item, prompts: Prompts) -> Request:
     """One item's prompt, to be answered greedily."""
     own = benchmark.prompt == "own"
     messages = _own_messages(item, prompts) if own else _join_neighbours(item.turn)
     tools = () if own else item.openai_tools
-    return greedy(f"score/{benchmark.name}/{item.id}", messages, max_tokens, tools)
+    name = f"score/{benchmark.name}/{item.id}"
+    return greedy(name, messages, benchmark.max_tokens, tools)
 
 
 def _own_messages(item: Item, prompts: Prompts) -> tuple[Message, ...]:
@@ -198,7 +207,7 @@ def _join_neighbours(messages: Sequence[Message]) -> tuple[Message, ...]:
     )
 
 
-def score_basis(benchmark: Benchmark, prompts: Prompts, max_tokens: int) -> str:
+def score_basis(benchmark: Benchmark, prompts: Prompts) -> str:
     """Hash of what a score depends on besides the checkpoint: items, prompts, length.
 
     What is as usual adds nothing: our prompt and syntax, one user message, calls in Python.
@@ -212,7 +221,7 @@ def score_basis(benchmark: Benchmark, prompts: Prompts, max_tokens: int) -> str:
     }
     if (benchmark.prompt, benchmark.syntax) != ("own", "hermes"):
         unusual[""] = [benchmark.prompt, benchmark.syntax]
-    parts = [items, shas, max_tokens]
+    parts = [items, shas, benchmark.max_tokens]
     return digest(canonical_json([*parts, unusual] if unusual else parts))
 
 

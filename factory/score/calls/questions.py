@@ -32,6 +32,8 @@ from factory.workspace.folder import Workspace
 PromptStyle = Literal["own", "chat"]
 """The factory's invocation prompt, or the model's chat template with its tools argument."""
 ROLES = ("system", "user", "assistant")
+MAX_TOKENS = 512
+"""New tokens of an answer where a definition names no other limit."""
 
 
 class CallsDefinition(Definition):
@@ -56,6 +58,8 @@ class CallsDefinition(Definition):
     average: Literal["categories", "tooldev"] = "categories"
     prompt: PromptStyle = "own"
     syntax: Syntax = "hermes"
+    max_tokens: int = Field(MAX_TOKENS, gt=0)
+    """New tokens of an answer."""
 
 
 def load_questions(
