@@ -31,7 +31,7 @@ Cells = list[tuple[object, ...]]
 Systems = list[tuple[Measured, Scorecard]]
 """The checkpoint, the one before it if any, and baselines, each with what its items say."""
 Style = Literal["own", "chat"]
-Syntax = Literal["hermes", "json", "python", "llama", "mistral", "auto"]
+Syntax = Literal["hermes", "json", "python", "llama", "mistral", "auto", "official"]
 
 
 def score(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,9 @@ from factory.domain.jsontext import show
 from factory.domain.records import Call, Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.child import Child
-from factory.score.asking import ask_all, explain_ending, grade, greedy
+from factory.score.asking import ask_all, explain_ending, grade, greedy, parse_text
 from factory.score.base import Asked, Setup, find_data, make_item, read_json
+from factory.score.calls.decode import Reading, decode_beside
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
 from factory.workspace.folder import Workspace
@@ -35,6 +36,8 @@ class ApiBankDefinition(Definition):
     limit: int = Field(0, ge=0)
     """Turns of each level; 0 is all."""
     max_tokens: int = Field(256, gt=0)
+    syntax: Reading = "auto"
+    """Calls that are read besides its own `[Name(key='value')]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,12 @@ class ApiBank(Asked):
         asked = [[x.id, x.category, x.instruction, x.dialogue] for x in self.turns]
         expected = [[x.expected.name, x.expected.arguments] for x in self.turns]
         of = self.definition
-        return digest(canonical_json([asked, expected, of.simulate, of.max_tokens]))
+        parts = [asked, expected, of.simulate, of.max_tokens]
+        return digest(canonical_json(parts if of.syntax == "official" else [*parts, of.syntax]))
+
+    @property
+    def asked(self) -> Mapping[str, str | int]:
+        return {"syntax": self.definition.syntax, "max_tokens": self.definition.max_tokens}
 
     async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
         return await score_apibank(
@@ -79,6 +87,7 @@ class ApiBank(Asked):
             simulator=self.folder.resolve() if self.definition.simulate else None,
             log=setup.log("apibank"),
             max_tokens=self.definition.max_tokens,
+            syntax=self.definition.syntax,
             progress=setup.progress,
         )
 
@@ -179,6 +188,30 @@ def parse_call(text: str) -> Call | None:
     return Call(name=name, arguments=arguments)
 
 
+def read_call(text: str, expected: Call, syntax: Reading) -> Call | None:
+    """The call of an answer: in API-Bank's form, else the only one that `decode` finds.
+
+    A decoded value that is the expected one is spelt as that, another as Python prints it: what is
+    due was written as text.
+    """
+    if (official := parse_call(text)) is not None:
+        return official
+    calls = decode_beside(text, syntax)
+    if len(calls) != 1:
+        return None
+    arguments = {
+        key: _spell(value, expected.arguments.get(key)) for key, value in calls[0].arguments.items()
+    }
+    return Call(name=calls[0].name, arguments=arguments)
+
+
+def _spell(value: Any, due: Any) -> str:
+    if isinstance(value, str):
+        return value
+    meant = parse_text(due) if isinstance(due, str) else None
+    return str(due) if type(meant) is type(value) and meant == value else str(value)
+
+
 def _as_text(node: ast.expr, source: str) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
@@ -192,6 +225,7 @@ async def score_apibank(
     simulator: Path | None = None,
     log: Path | None = None,
     max_tokens: int = 256,
+    syntax: Reading = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ItemScore]:
     """Each turn graded; `simulator` is API-Bank's folder, `log` takes its output.
@@ -205,21 +239,21 @@ async def score_apibank(
         requests.append(greedy(f"apibank/{turn.category}/{turn.id}", chat, max_tokens))
     replies = await ask_all(engine, requests, progress)
     grades = [
-        explain_ending(judge_answer(turn, reply.completions[0].text), reply)
+        explain_ending(judge_answer(turn, reply.completions[0].text, syntax), reply)
         for turn, reply in zip(turns, replies, strict=True)
     ]
     if simulator is None:
         return grades
     assert log is not None
-    return await _simulate(simulator, log, turns, grades)
+    return await _simulate(simulator, log, turns, grades, syntax)
 
 
-def judge_answer(turn: DueCall, answer: str) -> ItemScore:
+def judge_answer(turn: DueCall, answer: str, syntax: Reading) -> ItemScore:
     """One answer by comparing arguments as written."""
-    call, expected = parse_call(answer), turn.expected
+    call, expected = read_call(answer, turn.expected, syntax), turn.expected
     reason, message = "", ""
     if call is None:
-        reason, message = "no_tool_call", "the answer holds no [Name(key='value', …)]"
+        reason, message = "no_tool_call", "the answer holds no call, or several"
     elif call.name != expected.name:
         reason = "wrong_tool"
         message = f"calls {show(call.name)} where {show(expected.name)} is expected"
@@ -237,14 +271,18 @@ def judge_answer(turn: DueCall, answer: str) -> ItemScore:
 
 
 async def _simulate(
-    folder: Path, log: Path, turns: Sequence[DueCall], grades: Sequence[ItemScore]
+    folder: Path,
+    log: Path,
+    turns: Sequence[DueCall],
+    grades: Sequence[ItemScore],
+    syntax: Reading,
 ) -> list[ItemScore]:
     """Grades again where a call to the right API was made: both calls are executed."""
     child = await Child.start("factory.score.apibank_simulator", str(folder), threads=1, log=log)
     try:
         found = []
         for turn, each in zip(turns, grades, strict=True):
-            call = parse_call(each.answer)
+            call = read_call(each.answer, turn.expected, syntax)
             if call is not None and call.name == turn.expected.name:
                 message = {"name": call.name, "given": call.arguments}
                 await child.send({**message, "expected": turn.expected.arguments})

@@ -15,11 +15,12 @@ from pydantic import Field
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError, InputError, MissingError
 from factory.domain.jsontext import show
-from factory.domain.records import Checkpoint, ItemScore, Message
+from factory.domain.records import Call, Checkpoint, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.serving import engine_settings
 from factory.score.asking import ask_all, explain_ending, grade, greedy, parse_text, to_messages
 from factory.score.base import Asked, Setup, check_path, find_data, make_item, read_json, resolve
+from factory.score.calls.decode import Reading, decode_beside
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
 from factory.score.toolbench.ranking import embed
@@ -37,6 +38,8 @@ class TEvalDefinition(Definition):
     limit: int = Field(0, ge=0)
     """Questions of each file; 0 is all."""
     max_tokens: int = Field(1024, gt=0)
+    syntax: Reading = "auto"
+    """Calls that are read where an answer has not the form that its question asks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,12 @@ class TEval(Asked):
         ]
         of = self.definition
         mark = fingerprint(resolve(setup.workspace, of.embedder)) if of.embedder else ""
-        return digest(canonical_json([asked, mark, of.max_tokens]))
+        parts = [asked, mark, of.max_tokens]
+        return digest(canonical_json(parts if of.syntax == "official" else [*parts, of.syntax]))
+
+    @property
+    def asked(self) -> Mapping[str, str | int]:
+        return {"syntax": self.definition.syntax, "max_tokens": self.definition.max_tokens}
 
     async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
 
@@ -96,6 +104,7 @@ class TEval(Asked):
             self.questions,
             embed_texts if self.definition.embedder else None,
             max_tokens=self.definition.max_tokens,
+            syntax=self.definition.syntax,
             progress=setup.progress,
         )
 
@@ -214,6 +223,7 @@ async def score_teval(
     embed: Embed | None,
     *,
     max_tokens: int = 1024,
+    syntax: Reading = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ItemScore]:
     """Every question graded; a question of retrieve+understand gives two grades, a plan too.
@@ -230,10 +240,10 @@ async def score_teval(
     plans = [
         (item, answer) for item, answer in zip(items, answers, strict=True) if item.task == "plan"
     ]
-    grades = await _grade_plans(plans, embed)
+    grades = await _grade_plans(plans, embed, syntax)
     for item, answer in zip(items, answers, strict=True):
         if item.task != "plan":
-            grades += [_grade_call(item, answer, task) for task in item.task.split("+")]
+            grades += [_grade_call(item, answer, task, syntax) for task in item.task.split("+")]
     by_item = {
         f"{category}/{item.id}": reply
         for item, reply in zip(items, replies, strict=True)
@@ -246,11 +256,11 @@ async def score_teval(
 
 
 async def _grade_plans(
-    plans: Sequence[tuple[TEvalQuestion, str]], embed: Embed | None
+    plans: Sequence[tuple[TEvalQuestion, str]], embed: Embed | None, syntax: Reading
 ) -> list[ItemScore]:
     """Plans graded, all their texts embedded at once."""
     read = [
-        (_strip(read_plan(item, answer)), _strip(_read_plan(item.truth) or ()))
+        (_strip(read_plan(item, answer, syntax)), _strip(_read_plan(item.truth) or ()))
         for item, answer in plans
     ]
     texts = sorted(
@@ -336,11 +346,16 @@ def _strip(plan: Sequence[Planned]) -> list[Planned]:
     return list(plan[:-1]) if plan and plan[-1].name == FINISH else list(plan)
 
 
-def read_plan(item: TEvalQuestion, answer: str) -> list[Planned]:
+def read_plan(item: TEvalQuestion, answer: str, syntax: Reading) -> list[Planned]:
     """The calls that an answer plans, in order; none where it cannot be read."""
-    if item.form == "json":
-        return _read_plan(read_value(answer, "[", "]")) or []
-    found = []
+    if item.form == "json" and (plan := _read_plan(read_value(answer, "[", "]"))):
+        return plan
+    found = [
+        Planned(name=call.name, arguments=str(call.arguments))
+        for call in decode_beside(answer, syntax)
+    ]
+    if found or item.form == "json":
+        return found
     for line in answer.replace(". ", "\n").split("\n"):
         places = [(line.find(name), name) for name in item.tools if name in line]
         if places:
@@ -360,17 +375,21 @@ def _read_plan(value: Any) -> list[Planned] | None:
 # Calls ------------------------------------------------------------------------------------
 
 
-def _grade_call(item: TEvalQuestion, answer: str, task: str) -> ItemScore:
+def _grade_call(item: TEvalQuestion, answer: str, task: str, syntax: Reading) -> ItemScore:
     """The name (retrieve) or the arguments (understand) of one call."""
     reason = "wrong_tool" if task == "retrieve" else "wrong_value"
-    if item.form == "str":
-        value = _name_in(answer, item.truth) if task == "retrieve" else _equal(answer, item.truth)
-    elif not isinstance(call := read_value(answer, "{", "}"), dict):
+    calls = decode_beside(answer, syntax)
+    call = calls[0] if len(calls) == 1 else None
+    if item.form == "str" and task == "retrieve":
+        value = _name_in(answer, item.truth, call)
+    elif item.form == "str":
+        value = _equal(answer, item.truth, call)
+    elif not isinstance(given := _read_object(answer, call), dict):
         value, reason = 0.0, "call_json"
     elif task == "retrieve":
-        value = float(str(call.get("name", "")) == str(item.truth.get("name", "")))
+        value = float(str(given.get("name", "")) == str(item.truth.get("name", "")))
     else:
-        value = arguments_share(call.get("args"), item.truth.get("args"))
+        value = arguments_share(given.get("args"), item.truth.get("args"))
     return grade(
         item=item.id,
         category=f"{task}_{item.form}",
@@ -390,19 +409,39 @@ def arguments_share(given: Any, truth: Any) -> float:
     return sum(str(given.get(key)) == str(value) for key, value in truth.items()) / len(truth)
 
 
-def _name_in(answer: str, truth: Mapping[str, Any]) -> float:
-    """Whether the answer mentions the expected tool and no other `a.b` or FinishAction."""
+def _read_object(answer: str, call: Call | None) -> Any:
+    """The object that T-Eval asks for, `args` in it; else a call in another writing as one."""
+    given = read_value(answer, "{", "}")
+    if call is None or (isinstance(given, dict) and "args" in given):
+        return given
+    return {"name": call.name, "args": call.arguments}
+
+
+def _name_in(answer: str, truth: Mapping[str, Any], call: Call | None) -> float:
+    """Whether the answer mentions the expected tool and no other `a.b` or FinishAction.
+
+    Of an answer that is a call whether it calls that tool: its arguments mention nothing.
+    """
     name = str(truth.get("name", ""))
+    if call is not None:
+        return float(call.name == name)
     mentioned = re.findall(r"\w+\.\w+", answer) + re.findall(FINISH, answer)
     return float(bool(name) and name in answer and all(each == name for each in mentioned))
 
 
-def _equal(answer: str, truth: Mapping[str, Any]) -> float:
-    """Arguments in plain text: those of an object by share, others as text without quotes."""
+def _equal(answer: str, truth: Mapping[str, Any], call: Call | None) -> float:
+    """Arguments in plain text: those of an object by share, others as text without quotes.
+
+    Where an answer is a call instead, its arguments; for plain text its only one.
+    """
     expected = truth.get("args")
     if isinstance(expected, dict):
-        return arguments_share(read_value(answer, "{", "}"), expected)
-    return float(answer.strip().strip("'\"") == str(expected))
+        given = read_value(answer, "{", "}")
+        is_object = isinstance(given, dict) and not expected.keys().isdisjoint(given)
+        return arguments_share(given if is_object or call is None else call.arguments, expected)
+    if answer.strip().strip("'\"") == str(expected):
+        return 1.0
+    return float(call is not None and [*map(str, call.arguments.values())] == [str(expected)])
 
 
 def read_value(text: Any, start: str = "", end: str = "") -> Any:

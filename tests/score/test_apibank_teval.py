@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,40 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from workspaces import make_workspace
 
+from factory.cli.monitor import PlainMonitor
+from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError, InputError, MissingError
 from factory.domain.records import PROMPT_TOO_LONG, Call, ItemScore, Reply, Request
 from factory.engines.base import unanswered
 from factory.engines.replay import ReplayEngine
 from factory.score import apibank, teval
 from factory.score.asking import grade
+from factory.score.base import Setup
 from factory.score.estimates import combine, group_marks
+from factory.score.loading import load
+from factory.workspace.settings import load_settings
+
+
+def write_calls(syntax: str, *calls: tuple[str, dict[str, Any]]) -> str:
+    """Calls as a family of models writes them."""
+    rows = [json.dumps({"name": name, "arguments": values}) for name, values in calls]
+    match syntax:
+        case "hermes":
+            return "\n".join(f"<tool_call>\n{row}\n</tool_call>" for row in rows)
+        case "json":
+            return f"[{', '.join(rows)}]" if len(rows) > 1 else rows[0]
+        case "llama":
+            return "".join(f"<function={n}>{json.dumps(v)}</function>" for n, v in calls)
+        case "mistral":
+            return f"[TOOL_CALLS] [{', '.join(rows)}]"
+        case _:
+            texts = (f"{n}({', '.join(f'{k}={v!r}' for k, v in of.items())})" for n, of in calls)
+            return ", ".join(texts) if len(calls) == 1 else f"[{', '.join(texts)}]"
+
+
+SYNTAXES = ("hermes", "json", "python", "llama", "mistral")
 
 
 def means_of(items: Sequence[ItemScore]) -> dict[str, float]:
@@ -129,6 +156,53 @@ def test_apibank_grades(tmp_path: Path) -> None:
     assert [m.role for m in engine.requests[0].messages] == ["system", "user"]
 
 
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_apibank_reads_a_right_call_in_every_writing(tmp_path: Path, syntax: str) -> None:
+    right = [
+        ("SetLamp", {"level": "high", "room": "hall"}),
+        ("Sum", {"a": 1, "b": [2, 3]}),
+        ("ToolSearcher", {"keywords": "lamp"}),
+    ]
+    folder = write_apibank(tmp_path)
+
+    def reasons(*answers: str, **options: Any) -> list[str]:
+        return [each.reason for each in score_apibank(folder, answer_with(*answers), **options)]
+
+    texts = [write_calls(syntax, call) for call in right]
+    assert reasons(*texts) == ["", "", ""]
+    assert reasons(*texts, syntax=syntax) == ["", "", ""]
+    assert reasons(*texts, syntax="official") == ["no_tool_call"] * 3
+    wrong = [("SetLamp", {"level": "low"}), ("Sum", {"a": True, "b": [2, 3]}), ("Lamps", {})]
+    assert reasons(*(write_calls(syntax, call) for call in wrong)) == [
+        "wrong_value",
+        "wrong_value",
+        "wrong_tool",
+    ]
+    assert reasons(texts[0], texts[1], write_calls(syntax, right[2], right[0]))[2] != ""
+
+
+def test_other_readings_are_other_scores(tmp_path: Path) -> None:
+    """What was kept before such answers were read is that of the official reading."""
+    folders = {"apibank": tmp_path / "bank", "teval": tmp_path / "teval"}
+    write_apibank(folders["apibank"])
+    write_teval(folders["teval"])
+    workspace = make_workspace(tmp_path / "ws")
+    setup = Setup.load(workspace, load_settings(workspace), PlainMonitor())
+    for name, folder in folders.items():
+        kinds = [
+            load(workspace, name, {"data": str(folder), "syntax": syntax})
+            for syntax in ("official", *SYNTAXES, "auto")
+        ]
+        assert len({kind.basis(setup) for kind in kinds}) == len(kinds)
+        assert kinds[0].name == f"{name}[syntax=official]"
+        assert kinds[0].asked["syntax"] == "official"
+    bank = load(workspace, "apibank", {"data": str(folders["apibank"]), "syntax": "official"})
+    assert isinstance(bank, apibank.ApiBank)
+    asked = [[x.id, x.category, x.instruction, x.dialogue] for x in bank.turns]
+    expected = [[x.expected.name, x.expected.arguments] for x in bank.turns]
+    assert bank.basis(setup) == digest(canonical_json([asked, expected, False, 256]))
+
+
 def test_what_the_engine_never_answered_is_said(tmp_path: Path) -> None:
     class Short(ReplayEngine):
         async def sample(self, requests: Sequence[Request]) -> list[Reply]:
@@ -183,13 +257,14 @@ class ToolManager:
 def test_apibanks_simulator_has_the_last_word(tmp_path: Path) -> None:
     folder = write_apibank(tmp_path / "bank")
     (folder / "tool_manager.py").write_text(SIMULATOR)
-    rows = [turn(n, CALLS[0]) for n in range(4)]
+    rows = [turn(n, CALLS[0]) for n in range(5)]
     (folder / "level-1-api.json").write_text(json.dumps(rows))
     engine = answer_with(
         "[SetLamp(room='hall', level='HIGH')]",
         "[SetLamp(room='attic', level='high')]",
         "[SetLamp(room='hall', speed='high')]",
         "[Other(room='hall')]",
+        write_calls("hermes", ("SetLamp", {"room": "hall", "level": "HIGH"})),
         "nothing",
     )
     options = {"simulator": folder, "log": tmp_path / "simulator.log"}
@@ -199,6 +274,7 @@ def test_apibanks_simulator_has_the_last_word(tmp_path: Path) -> None:
         "wrong_result",
         "wrong_result",
         "wrong_tool",
+        "",
         "no_tool_call",
     ]
     assert "KeyError" in grades[1].message
@@ -260,9 +336,11 @@ def by_task(answers: dict[str, str]) -> ReplayEngine:
     return ReplayEngine(answer)
 
 
-def score_teval(folder: Path, answers: dict[str, str], embed: Any = None) -> dict[str, float]:
+def score_teval(
+    folder: Path, answers: dict[str, str], embed: Any = None, **options: Any
+) -> dict[str, float]:
     items = teval.load_teval(folder)
-    return means_of(asyncio.run(teval.score_teval(by_task(answers), items, embed)))
+    return means_of(asyncio.run(teval.score_teval(by_task(answers), items, embed, **options)))
 
 
 @pytest.mark.parametrize("version", ["_v2", "_v1", "_v2_subset", ""])
@@ -306,8 +384,60 @@ def test_teval_loads_and_good_answers_get_full_marks(tmp_path: Path, version: st
     ],
 )
 def test_teval_grades(tmp_path: Path, task: str, answer: str, category: str, value: float) -> None:
-    means = score_teval(write_teval(tmp_path), {**GOOD, task: answer})
-    assert means[category] == pytest.approx(100 * value)
+    folder = write_teval(tmp_path)
+    for syntax in ("auto", "official"):
+        means = score_teval(folder, {**GOOD, task: answer}, syntax=syntax)
+        assert means[category] == pytest.approx(100 * value)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_teval_reads_right_calls_in_every_writing(tmp_path: Path, syntax: str) -> None:
+    plan = write_calls(syntax, *((row["name"], row["args"]) for row in PLAN[:2]))
+    step = write_calls(syntax, ("Home.lamp", {"room": "hall", "level": 2}))
+    answers = {
+        **dict.fromkeys(("plan_json", "plan_str"), plan),
+        **dict.fromkeys(("retrieve_str", "retrieve+understand_json"), step),
+        "understand_str": write_calls(syntax, ("Home.lamp", {"room": "hall"})),
+    }
+    folder = write_teval(tmp_path)
+    assert set(score_teval(folder, answers).values()) == {100}
+    official = score_teval(folder, answers, syntax="official")
+    assert official["plan_json"] == official["understand_json"] == official["understand_str"] == 0
+    wrong = write_calls(syntax, ("Home.heat", {"room": "Home.lamp", "level": 2}))
+    means = score_teval(folder, dict.fromkeys(GOOD, wrong))
+    assert (means["retrieve_str"], means["retrieve_json"]) == (0, 0)
+    assert (means["understand_str"], means["understand_json"]) == (0, 50)
+
+
+def test_arguments_whose_truth_is_an_object_are_read_alone_or_in_a_call(tmp_path: Path) -> None:
+    folder = write_teval(tmp_path)
+    table = {"q1": {"origin_prompt": PROMPT, "ground_truth": NEXT}}
+    (folder / "understand_str_v2.json").write_text(json.dumps(table))
+    for answer, value in (
+        (json.dumps(NEXT["args"]), 100),
+        (json.dumps({"room": "hall", "name": "x", "arguments": {}}), 50),
+        (write_calls("hermes", ("Home.lamp", NEXT["args"])), 100),
+        (write_calls("json", ("Home.lamp", {"room": "hall"})), 50),
+        ("hall", 0),
+    ):
+        assert score_teval(folder, {**GOOD, "understand_str": answer})["understand_str"] == value
+
+
+def test_what_is_cut_is_said_of_every_kind(tmp_path: Path) -> None:
+    class Cut(ReplayEngine):
+        async def sample(self, requests: Sequence[Request]) -> list[Reply]:
+            return [
+                replace(reply, completions=(replace(reply.completions[0], finish_reason="length"),))
+                for reply in await super().sample(requests)
+            ]
+
+    turns = apibank.load_apibank(write_apibank(tmp_path / "bank"))
+    items = teval.load_teval(write_teval(tmp_path / "data"))
+    for grades in (
+        asyncio.run(apibank.score_apibank(Cut(lambda _: ["I would"]), turns)),
+        asyncio.run(teval.score_teval(Cut(lambda _: ["I would"]), items, None)),
+    ):
+        assert {each.detail["cut"] for each in grades} == {"max_tokens"}
 
 
 def test_tevals_score_is_the_mean_of_three_means() -> None:

@@ -34,6 +34,8 @@ from factory.domain.records import Call
 from factory.judge.reading import MAX_BLOCKS, ParsedCalls, parse_calls
 
 Syntax = Literal["hermes", "json", "python", "llama", "mistral", "auto"]
+Reading = Literal["official", "hermes", "json", "python", "llama", "mistral", "auto"]
+"""Of a benchmark with a form of its own, which is always read; `official` reads nothing else."""
 MAX_PYTHON_CHARS = 20_000
 """Longest answer that is read as Python calls."""
 WORDS = {"true": True, "false": False, "null": None}
@@ -87,6 +89,11 @@ def decode(text: str, syntax: Syntax) -> ParsedCalls:
             text=text, calls=(), failure="no_tool_call", message=f"no call in {show(text)}"
         )
     return ParsedCalls(text=text, calls=calls)
+
+
+def decode_beside(text: str, reading: Reading) -> tuple[Call, ...]:
+    """The calls of an answer that has not a benchmark's own form; none where only that counts."""
+    return () if reading == "official" else tuple(decode(text, reading).calls or ())
 
 
 def is_abstention(text: str) -> bool:
