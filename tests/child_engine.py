@@ -1,14 +1,14 @@
 """Child process of test_engines.py: speaks the engines' protocol, without a model.
 
-The prompt says what happens: `die`, `die once FILE`, `fail`, `never`, else an answer. A model
-folder with the file `dies` kills it while it loads; `loads` there gets a byte for each start.
+The prompt says what happens: `die`, `die once FILE`, `fail`, `never`, `where`, else an answer. A
+model folder with the file `dies` kills it while it loads; `loads` there gets a byte for each start.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ def act(channel: Channel, message: dict[str, Any]) -> None:
         raise ModelError("the trie is gone", remedy="make it")
     elif prompt == "never":
         return
+    elif prompt == "where":
+        gpus, threads = os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]
+        request = replace(request, prompt=f"{gpus} of {threads} threads")
     reply = asdict(answer(request))
     channel.send({"type": "reply", "number": message["number"], "reply": reply})
 

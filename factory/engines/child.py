@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ _SETTINGS = """
 """
 CHILD_ENV: dict[str, str] = dict(setting.split("=") for setting in _SETTINGS.split())
 """What every child's environment sets: no network, no telemetry, no stray output, one process."""
+LAUNCHED = re.compile(
+    "(LOCAL_|GROUP_|ROLE_|NODE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|FORCE_COLOR|CLICOLOR_FORCE|"
+    "(OMPI|PMI|PMIX|MV2|MPI|PRTE|HYDRA|TORCHELASTIC|ACCELERATE|FSDP|DEEPSPEED|SMDATAPARALLEL)_.*"
+)
+"""What a cluster's launcher leaves for its own processes, by which a library in a child would wait
+for ranks that do not exist, and what colours a log."""
 
 CHANNEL_FD = "FACTORY_CHANNEL_FD"
 PARENT_PID = "FACTORY_PARENT_PID"
@@ -48,9 +55,13 @@ STOP_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
 
 
-def child_environment(threads: int) -> dict[str, str]:
-    """The environment of a child that may use `threads` CPU threads."""
-    environment = {**os.environ, **CHILD_ENV, "OMP_NUM_THREADS": str(threads)}
+def child_environment(threads: int, gpus: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of a child that may use `threads` CPU threads, and these GPUs if any are
+    named; not its launcher's, should the command be one process of several."""
+    inherited = {key: value for key, value in os.environ.items() if not LAUNCHED.fullmatch(key)}
+    environment = {**inherited, **CHILD_ENV, "OMP_NUM_THREADS": str(threads)}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     root = Path(__file__).resolve().parents[2]
     if root.name not in ("site-packages", "dist-packages"):
         paths = [environment.get("PYTHONPATH", ""), str(root)]
@@ -74,11 +85,13 @@ class Child:
     _log_start: int
 
     @classmethod
-    async def start(cls, module: str, *args: str, threads: int, log: Path) -> Child:
+    async def start(
+        cls, module: str, *args: str, threads: int, log: Path, gpus: Sequence[str] = ()
+    ) -> Child:
         """Run `python -m module args…`; its stdout and stderr are appended to the file `log`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
-        environment = child_environment(threads)
+        environment = child_environment(threads, gpus)
         environment[CHANNEL_FD] = str(theirs.fileno())
         environment[PARENT_PID] = str(os.getpid())
         with theirs, log.open("ab") as output:

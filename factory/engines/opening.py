@@ -8,6 +8,8 @@ from pathlib import Path
 from factory.domain.failures import InputError, MissingError
 from factory.domain.records import Checkpoint
 from factory.engines.process import ProcessEngine
+from factory.engines.replicas import Replicas
+from factory.workspace.machine import visible_gpus
 from factory.workspace.models import INSTALL, check_model_folder, is_installed
 from factory.workspace.settings import EngineSection
 
@@ -35,31 +37,64 @@ def choose_backend(backend: str, notify: Callable[[str], None]) -> str:
     return backend
 
 
+def gpus_of_copies(settings: EngineSection, backend: str) -> list[tuple[str, ...]]:
+    """The GPUs of each copy of the model; none named where a copy takes what there is.
+
+    Raises InputError for what the backend cannot do, MissingError where there are too few GPUs.
+    """
+    each, copies = settings.tensor_parallel, settings.data_parallel
+    if each > 1 and backend == "transformers":
+        raise InputError(
+            "the transformers engine keeps a copy of the model whole, on one device",
+            where=f"engine.tensor_parallel = {each}",
+            remedy=f"{INSTALL['vllm'].split(', ')[0]}, or set engine.data_parallel instead",
+        )
+    gpus = visible_gpus()
+    if not gpus or each * copies == 1:
+        return [()] * copies
+    if each * copies > len(gpus):
+        raise MissingError(
+            f"{copies} copies of the model on {each} GPUs each take {each * copies} GPUs; this "
+            f"machine has {len(gpus)}",
+            where="factory.toml [engine]",
+            remedy="lower engine.tensor_parallel or engine.data_parallel",
+        )
+    return [gpus[copy * each : (copy + 1) * each] for copy in range(copies)]
+
+
 async def open_engine(
     checkpoint: Checkpoint,
     *,
     settings: EngineSection,
     log_folder: Path,
     notify: Callable[[str], None],
-) -> ProcessEngine:
-    """Start a child that serves `checkpoint` and wait until it is ready.
+) -> ProcessEngine | Replicas:
+    """Start a child that serves `checkpoint`, or several, and wait until it is ready.
 
     `async with await open_engine(checkpoint, settings=…, …) as engine: …`
 
-    The child's output goes to `engine-<backend>.log` in `log_folder`; `notify` is told once what a
-    person should know (a slow backend, a restart and its cause). `threads` are at least 1.
+    The child's output goes to `engine-<backend>.log` in `log_folder`, that of further copies to
+    `engine-<backend>-2.log` and on; `notify` is told once what a person should know (a slow
+    backend, a restart and its cause). `threads`, at least 1, are shared by the copies.
 
     Raises ModelError for a folder that cannot be served or whose weights have another fingerprint
     than `checkpoint`, ChildError for a child that died too often, and what choose_backend raises.
     """
     chosen = choose_backend(settings.backend, notify)
     check_model_folder(Path(checkpoint.path))
-    engine = ProcessEngine(
-        BACKENDS[chosen],
-        checkpoint,
-        settings=settings,
-        log=log_folder / f"engine-{chosen}.log",
-        notify=notify,
-    )
+    copies = gpus_of_copies(settings, chosen)
+    shared = settings.model_copy(update={"threads": max(1, settings.threads // len(copies))})
+    engines = [
+        ProcessEngine(
+            BACKENDS[chosen],
+            checkpoint,
+            settings=shared,
+            log=log_folder / f"engine-{chosen}{f'-{number}' if number > 1 else ''}.log",
+            notify=notify,
+            gpus=gpus,
+        )
+        for number, gpus in enumerate(copies, 1)
+    ]
+    engine = engines[0] if len(engines) == 1 else Replicas(engines)
     await engine.start()
     return engine

@@ -51,12 +51,15 @@ class ProcessEngine(Closing):
         settings: EngineSection,
         log: Path,
         notify: Callable[[str], None],
+        gpus: Sequence[str] = (),
     ) -> None:
+        """`gpus` are those that the child sees; without any, it sees what the command does."""
         self._module = module
         self.checkpoint = checkpoint
         self._settings = settings
         self._log = log
         self._notify = notify
+        self._gpus = gpus
         self._child: Child | None = None
         self._ready = False
         self._numbers = itertools.count()
@@ -207,7 +210,9 @@ class ProcessEngine(Closing):
     async def _serve_until_death(self) -> None:
         """Run one child until it dies; it was `_ready` if it had loaded the model."""
         self._ready = False
-        self._child = await Child.start(self._module, threads=self._settings.threads, log=self._log)
+        self._child = await Child.start(
+            self._module, threads=self._settings.threads, log=self._log, gpus=self._gpus
+        )
         await self._child.send(
             {"type": "open", "path": self.checkpoint.path, "settings": self._settings.model_dump()}
         )

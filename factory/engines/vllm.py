@@ -28,6 +28,8 @@ from factory.workspace.settings import EngineSection
 # Before vLLM is imported, which compiles helpers then. Without a GPU torch.compile stays off: even
 # with enforce_eager, a helper of the log-probabilities wants a C++ compiler and 20 s, for no gain.
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+# The workers of tensor_parallel: a fork would copy the channel's thread in the middle of its work.
+os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 if not torch.cuda.is_available():
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
@@ -192,43 +194,55 @@ class VllmBackend(Backend):
         )
 
 
-def load_engine(folder: Path, settings: EngineSection) -> LLMEngine:
-    """Start vLLM on the CPU or a GPU, as its build has it."""
+def engine_arguments(folder: Path, settings: EngineSection) -> EngineArgs:
+    """How vLLM serves the model, on the CPU or on GPUs, as its build has it.
+
+    `data_parallel` is not among them: each copy is an engine of its own (engines/replicas.py).
+    """
     on_cpu = current_platform.is_cpu()
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        length = served_length(config, settings)
-        arguments: dict[str, Any] = {
-            "model": str(folder),
-            "dtype": settings.dtype,
-            "max_model_len": length,
-            "max_num_seqs": settings.max_batch,
-            "skip_tokenizer_init": True,
-            # A multimodal model's own input processor would need the tokenizer.
-            "language_model_only": True,
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-            "logits_processors": [TrieSlotProcessor if _has_slots(on_cpu) else TrieProcessor],
+    length = served_length(AutoConfig.from_pretrained(folder, local_files_only=True), settings)
+    arguments: dict[str, Any] = {
+        "model": str(folder),
+        "dtype": settings.dtype,
+        "max_model_len": length,
+        "max_num_seqs": settings.max_batch,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "skip_tokenizer_init": True,
+        # A multimodal model's own input processor would need the tokenizer.
+        "language_model_only": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "logits_processors": [TrieSlotProcessor if _has_slots(on_cpu) else TrieProcessor],
+    }
+    if on_cpu:
+        arguments |= {
+            "enforce_eager": True,
+            "block_size": 32,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(length, MIN_BATCHED_TOKENS),
+            "kv_cache_memory_bytes": int(settings.memory_gib * 2**30),
         }
-        if on_cpu:
-            arguments |= {
-                "enforce_eager": True,
-                "block_size": 32,
-                "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(length, MIN_BATCHED_TOKENS),
-                "kv_cache_memory_bytes": int(settings.memory_gib * 2**30),
-            }
-        else:
-            arguments |= {"gpu_memory_utilization": settings.gpu_memory}
-        return LLMEngine.from_engine_args(EngineArgs(**arguments))
+    else:
+        arguments |= {"gpu_memory_utilization": settings.gpu_memory}
+    return EngineArgs(**arguments)
+
+
+def load_engine(folder: Path, settings: EngineSection) -> LLMEngine:
+    """Start vLLM. Raises ModelError with vLLM's reason where it does not serve the model so."""
+    try:
+        return LLMEngine.from_engine_args(engine_arguments(folder, settings))
     except (ValueError, OSError, VLLMError) as error:
         raise ModelError(
             f"vLLM cannot serve this model: {error}",
             where=str(folder),
             remedy="for memory, change max_model_len or "
-            f"{'memory_gib' if on_cpu else 'gpu_memory or max_batch'} in factory.toml [engine]; "
+            f"{_memory_keys()} in factory.toml [engine]; "
             'else set backend = "transformers" there',
         ) from error
+
+
+def _memory_keys() -> str:
+    return "memory_gib" if current_platform.is_cpu() else "gpu_memory or max_batch"
 
 
 def _has_slots(on_cpu: bool) -> bool:

@@ -114,9 +114,17 @@ def training_memory(model: Path, micro_batch_size: int, length: int, gpu: bool) 
     )
 
 
+def visible_gpus() -> tuple[str, ...]:
+    """Names of the GPUs that a command may use, as CUDA_VISIBLE_DEVICES has them; () is none."""
+    number = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(number))))
+    names = (name.strip() for name in named.split(","))
+    return tuple(name for name in names if name and not name.startswith("-")) if number else ()
+
+
 def device_memory() -> tuple[str, int | None]:
     """`GPU` or `machine`, and its bytes; None where the GPU's driver does not tell."""
-    if not list(Path("/dev").glob("nvidia[0-9]*")):
+    if not visible_gpus():
         return "machine", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=0"]
     try:

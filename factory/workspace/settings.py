@@ -16,6 +16,8 @@ from factory.workspace.recipe import RuleSetting, Section
 class EngineSection(Section):
     """The machine and the engine on it; also what an engine's child is told."""
 
+    LATER = frozenset({"tensor_parallel", "data_parallel"})
+
     backend: Literal["auto", "vllm", "transformers"] = "auto"
     """auto is vLLM where it is installed."""
     threads: int = Field(0, ge=0)
@@ -27,6 +29,10 @@ class EngineSection(Section):
     """KV cache of vLLM on the CPU, in GiB."""
     gpu_memory: float = Field(0.9, gt=0, le=1)
     """Share of the device's memory that vLLM takes on a GPU, weights included."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that share one copy of the model (vLLM)."""
+    data_parallel: int = Field(1, ge=1)
+    """Copies of the model, each in a child of its own on GPUs of its own."""
     max_batch: int = Field(256, gt=0)
     """Sequences that decode at a time; a request's n samples are never split by transformers."""
     max_restarts: int = Field(3, ge=0)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from factory.domain.failures import FactoryError, InputError, ModelError
-from factory.engines.child import CHILD_ENV, Channel, Child
+from factory.engines.child import CHILD_ENV, Channel, Child, child_environment
 
 Body = Callable[[Child], Awaitable[Any]]
 
@@ -204,6 +204,27 @@ def test_the_environment_keeps_children_off_the_network() -> None:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
         assert CHILD_ENV[name] == "1"
     assert CHILD_ENV["VLLM_HOST_IP"] == "127.0.0.1"
+
+
+def test_children_do_not_take_themselves_for_ranks_of_a_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By these a one-process training waits for others, or trains as one of many."""
+    launched = (
+        "WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK NODE_RANK MASTER_ADDR MASTER_PORT "
+        "OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_RANK PMI_SIZE PMI_RANK PMIX_RANK MV2_COMM_WORLD_SIZE "
+        "MPI_LOCALRANKID TORCHELASTIC_RUN_ID ACCELERATE_USE_FSDP ACCELERATE_MIXED_PRECISION "
+        "FSDP_VERSION FORCE_COLOR"
+    ).split()
+    kept = {"HOME": "/h", "PATH": "/bin", "CUDA_VISIBLE_DEVICES": "3", "RANKING": "1"}
+    for name in launched:
+        monkeypatch.setenv(name, "2")
+    for name, value in kept.items():
+        monkeypatch.setenv(name, value)
+    environment = child_environment(1)
+    assert not environment.keys() & set(launched)
+    assert kept.items() <= environment.items()
+    assert child_environment(1, ("0", "2"))["CUDA_VISIBLE_DEVICES"] == "0,2"
 
 
 def test_a_worker_module_run_by_hand_says_what_it_is() -> None:

@@ -445,6 +445,17 @@ def model_config(folder: Path, vocabulary: int) -> SimpleNamespace:
     return SimpleNamespace(model_config=model, speculative_config=None)
 
 
+def test_the_gpus_of_a_copy_reach_vllm(model: Path) -> None:
+    from factory.engines.vllm import engine_arguments
+
+    settings = EngineSection(threads=1, max_model_len=64, tensor_parallel=2, data_parallel=3)
+    arguments = engine_arguments(model, settings)
+    assert arguments.tensor_parallel_size == 2
+    parallel = arguments.create_engine_config().parallel_config
+    assert (parallel.tensor_parallel_size, parallel.world_size) == (2, 2)
+    assert parallel.data_parallel_size == 1  # each copy is an engine of its own
+
+
 def test_vllm_tells_its_rows_apart(model: Path, trie: tuple[Trie, Constraint]) -> None:
     """vLLM's first interface: requests enter, move and leave the rows of its batch."""
     import torch

@@ -213,6 +213,58 @@ def test_a_cancelled_call_takes_its_requests_back(
     assert [path.name for path in (tmp_path / "model").glob("aborted-*")] == ["aborted-1"]
 
 
+def test_copies_share_the_requests_and_die_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """engine.data_parallel: a child for each copy, on GPUs of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setitem(opening.BACKENDS, "transformers", "child_engine")
+    monkeypatch.setattr(opening, "visible_gpus", lambda: ("5", "7"))
+    folder = write_folder(tmp_path / "model")
+    where = Checkpoint(id="c", path=str(folder), fingerprint=fingerprint(folder))
+    copies = {"threads": 4, "data_parallel": 2, "backend": "transformers"}
+
+    async def run() -> tuple[list[list[Reply]], str]:
+        async with await open_engine(
+            where,
+            settings=SETTINGS.model_copy(update=copies),
+            log_folder=tmp_path,
+            notify=lambda text: None,
+        ) as engine:
+            assert engine.checkpoint == where
+            answers = [await engine.sample([ask("where", n=n, seed=4) for n in (1, 2, 1, 1)])]
+            answers.append(await engine.sample([ask(f"die once {tmp_path / 'died'}")]))
+            assert engine.num_restarts == 1
+            with pytest.raises(ModelError, match="the trie is gone") as failed:
+                await engine.sample([ask("fail"), ask("never")])
+        return answers, failed.value.remedy
+
+    (first, second), remedy = asyncio.run(run())
+    wheres = [reply.completions[0].text for reply in first]
+    assert wheres == [f"{gpu} of 2 threads 4" for gpu in (5, 7, 5, 5)]
+    assert len(first[1].completions) == 2 and remedy == "make it"
+    assert second[0].completions[0].text.endswith("died 0")
+    assert (folder / "loads").read_text() == "..."  # two copies, and one again
+    assert {path.name for path in tmp_path.glob("*.log")} == {
+        "engine-transformers.log",
+        "engine-transformers-2.log",
+    }
+
+
+def test_copies_need_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "visible_gpus", lambda: ("0", "1", "3"))
+    four = EngineSection(tensor_parallel=2, data_parallel=2)
+    with pytest.raises(MissingError, match="take 4 GPUs; this machine has 3"):
+        opening.gpus_of_copies(four, "vllm")
+    two = EngineSection(tensor_parallel=2)
+    assert opening.gpus_of_copies(two, "vllm") == [("0", "1")]
+    assert opening.gpus_of_copies(EngineSection(), "vllm") == [()]
+    with pytest.raises(InputError, match="on one device"):
+        opening.gpus_of_copies(two, "transformers")
+    monkeypatch.setattr(opening, "visible_gpus", lambda: ())
+    assert opening.gpus_of_copies(four, "vllm") == [(), ()]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
