@@ -95,7 +95,7 @@ def lower(schema: Any) -> Any:
         return schema
     out: dict[str, Any] = {}
     for key, part in schema.items():
-        if key in ("properties", "dependentSchemas"):
+        if key in ("properties", "patternProperties", "dependentSchemas"):
             out[key] = {name: lower(inner) for name, inner in part.items()}
         elif key in ("enum", "const", "required", "type"):
             out[key] = part

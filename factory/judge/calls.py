@@ -15,7 +15,7 @@ from factory.domain.records import Call, Tool
 from factory.judge.findings import MAX_VERDICTS, Finding, explain, suggest
 from factory.judge.keys import make_key
 from factory.judge.reading import ParsedCalls
-from factory.tools.schema import TooMuchWork, bounded_work, read_tool
+from factory.tools.schema import TooMuchWork, bounded_work, is_named, read_tool
 
 _WORD = re.compile(r"\w+")
 _PLAIN_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -76,7 +76,7 @@ def _judge_error(error: ValidationError, call: Call, tool: Tool) -> Iterator[Fin
         rule = "call/object_nested_schema" if path else "call/unknown_argument"
         known = error.schema.get("properties", {})
         for name in error.instance:
-            if name not in known:
+            if not is_named(name, error.schema):
                 owner = "the object" if path else f"tool {show(call.name, 60)}"
                 message = f"{show(name, 60)} is no argument of {owner}{suggest(name, known)}"
                 yield Finding(rule, (*path, name), message)

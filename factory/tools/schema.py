@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
@@ -21,8 +22,10 @@ from jsonschema.validators import extend
 
 from factory.domain.canon import canonical_json
 from factory.domain.records import Tool
+from factory.tools.closing import close
 from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
+from factory.tools.references import POINTERS, SCHEMA_LISTS, SCHEMAS
 
 Schema = dict[str, Any]
 
@@ -46,23 +49,11 @@ JSON_SCHEMA = dict(zip(_KINDS, _KINDS, strict=True))
 TOOLDEV = dict(zip(_KINDS, _TOOLDEV, strict=True))
 """JSON Schema's words as ToolDev and BFCL spell them."""
 
-REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor"})
-"""Keywords that name another schema. A tool document stands alone, so they are refused."""
+REFERENCES = frozenset({*POINTERS, "$id", "$anchor", "$dynamicAnchor"})
+"""Keywords that name another schema. A tool document stands alone, so they are put in place."""
 UNSUPPORTED = frozenset({"patternProperties", "unevaluatedProperties", "unevaluatedItems"})
-"""Keywords whose cost or meaning cannot be bounded by one schema."""
-_SCHEMA_MAPS = ("properties", "dependentSchemas")
-_SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-
-_SCHEMAS = (
-    "items",
-    "additionalProperties",
-    "contains",
-    "propertyNames",
-    "not",
-    "if",
-    "then",
-    "else",
-)
+"""Keywords that no grammar expresses: they hold, but a model is not to write them."""
+_SCHEMA_MAPS = ("properties", "patternProperties", "dependentSchemas")
 
 _PLAIN = (
     *("enum", "const", "default", "pattern", "format", "minLength", "maxLength", "multipleOf"),
@@ -128,11 +119,12 @@ def read_type(word: object, depth: int = 0) -> Schema | None:
 def to_json_schema(schema: object) -> Any:
     """A parameter's schema in JSON Schema 2020-12, known keywords only.
 
-    Objects that declare properties are closed unless they say otherwise: an argument that the
-    document does not name is an invented one. Keywords with values of the wrong kind are dropped;
-    the judge of documents reports them as schema_invalid.
+    Objects that declare properties are closed as a whole (tools.closing). Keywords with values of
+    the wrong kind are dropped; the judge of documents reports them as schema_invalid.
     """
-    return _read(schema, (), [])
+    read = _read(schema, (), [])
+    close(read)
+    return read
 
 
 def _read(schema: object, path: tuple[str | int, ...], parts: list[Part]) -> Any:
@@ -144,30 +136,61 @@ def _read(schema: object, path: tuple[str | int, ...], parts: list[Part]) -> Any
     kind, out = read_type(schema.get("type")) if "type" in schema else None, dict[str, Any]()
     parts.append(Part(path, schema, kind, out))
     inner: Schema = {}
-    for key in (*_SCHEMA_LISTS, *_SCHEMAS):
+    for key in (*SCHEMA_LISTS, *SCHEMAS):
         if key in schema:
             read = _read_list if isinstance(schema[key], list) else _read
             inner[key] = read(schema[key], (*path, key), parts)
     for key in _SCHEMA_MAPS:
         if isinstance(schema.get(key), Mapping):
             inner[key] = {
-                name: _read(part, (*path, key, name), parts) for name, part in schema[key].items()
+                name: _as_object(_read(part, (*path, key, name), parts))
+                for name, part in schema[key].items()
             }
     # Validators go through keywords in this order, and so do findings.
     out |= kind or {}
     out |= {key: schema[key] for key in _PLAIN if key in schema and _is_plausible(key, schema[key])}
     out |= {key: inner[key] for key in _SCHEMA_MAPS if key in inner}
     out |= {
-        key: inner[key] for key in _SCHEMA_LISTS if isinstance(schema.get(key), list) and inner[key]
+        key: inner[key] for key in SCHEMA_LISTS if isinstance(schema.get(key), list) and inner[key]
     }
-    out |= {key: inner[key] for key in _SCHEMAS if isinstance(schema.get(key), Mapping | bool)}
+    out |= {key: inner[key] for key in SCHEMAS if isinstance(schema.get(key), Mapping | bool)}
+    _read_older(schema, out, inner, path, parts)
+    return out
+
+
+def _read_older(
+    schema: Mapping[str, Any],
+    out: Schema,
+    inner: Schema,
+    path: tuple[str | int, ...],
+    parts: list[Part],
+) -> None:
+    """What earlier drafts say in other keywords, in the words of 2020-12."""
     if isinstance(schema.get("items"), list):
         out["prefixItems"] = inner["items"]
-    if out.get("properties"):
-        out.setdefault("additionalProperties", False)
+    rest = out.pop("additionalItems", None)
+    if "prefixItems" in out and rest is not None:
+        out.setdefault("items", rest)
+    dependencies = schema.get("dependencies")
+    for name, part in dependencies.items() if isinstance(dependencies, Mapping) else ():
+        if _is_plausible("required", part):
+            out["dependentRequired"] = {**out.get("dependentRequired", {}), name: part}
+        elif isinstance(part, Mapping | bool):
+            read = _read(part, (*path, "dependencies", name), parts)
+            out["dependentSchemas"] = {**out.get("dependentSchemas", {}), name: read}
+    for bound in ("Minimum", "Maximum"):  # draft 4
+        limit = schema.get(bound.lower())
+        if schema.get(f"exclusive{bound}") is True and _is_plausible("minimum", limit):
+            out[f"exclusive{bound}"] = out.pop(bound.lower())
     if schema.get("nullable") is True and isinstance(out.get("type"), str):
         out["type"] = [out["type"], "null"]
-    return out
+
+
+def _as_object(schema: Any) -> Any:
+    """A boolean schema as an object, as readers of properties expect them."""
+    if isinstance(schema, bool):
+        return {} if schema else {"not": {}}
+    return schema
 
 
 def _read_list(schemas: list[Any], path: tuple[str | int, ...], parts: list[Part]) -> list[Any]:
@@ -196,7 +219,7 @@ def respell(schema: object, words: Mapping[str, str] = JSON_SCHEMA) -> Any:
             out[key] = {name: respell(inner, words) for name, inner in part.items()}
         elif key == "items" and isinstance(part, list):
             out["prefixItems"] = respell(part, words)
-        elif key in _SCHEMA_LISTS or key in _SCHEMAS:
+        elif key in SCHEMA_LISTS or key in SCHEMAS:
             out[key] = respell(part, words)
         else:
             out[key] = part
@@ -248,6 +271,7 @@ def read_document(document: Mapping[str, Any]) -> ReadTool:
     """A document, which may lack whatever a tool must have: the rules say so."""
     parts: list[Part] = []
     arguments = _read(document.get("arguments"), ("arguments",), parts)
+    close(arguments)
     schema = _close(arguments if isinstance(arguments, dict) else {})
     return ReadTool(
         parts=tuple(parts),
@@ -373,6 +397,86 @@ def _check_pattern(
         yield ValidationError("does not match the pattern")
 
 
+def _matches(pattern: str, name: str) -> bool:
+    try:
+        compiled = compile_pattern(pattern)
+    except PatternError:
+        return False
+    _WORK.spend(compiled.weigh(name))
+    return compiled.search(name)
+
+
+def is_named(name: str, schema: Schema) -> bool:
+    """Whether an object's schema says itself what stands under a name."""
+    if name in schema.get("properties", {}):
+        return True
+    return any(_matches(pattern, name) for pattern in schema.get("patternProperties", {}))
+
+
+def _check_pattern_properties(
+    validator: Draft202012Validator, patterns: Schema, instance: object, schema: Schema
+) -> Iterator[ValidationError]:
+    if isinstance(instance, dict):
+        for pattern, part in patterns.items():
+            for name, value in instance.items():
+                if _matches(pattern, name):
+                    yield from validator.descend(value, part, path=name, schema_path=pattern)
+
+
+def _check_additional(
+    validator: Draft202012Validator, rest: Any, instance: object, schema: Schema
+) -> Iterator[ValidationError]:
+    if not isinstance(instance, dict) or rest is True:
+        return
+    others = [name for name in instance if not is_named(name, schema)]
+    if rest is False and others:
+        yield ValidationError(f"does not take {', '.join(map(repr, others))}")
+    elif isinstance(rest, dict):
+        for name in others:
+            yield from validator.descend(instance[name], rest, path=name)
+
+
+def _check_unevaluated(
+    validator: Draft202012Validator, rest: Any, instance: object, schema: Schema
+) -> Iterator[ValidationError]:
+    if isinstance(instance, dict):
+        seen = _evaluated(validator, schema, instance, "unevaluatedProperties")
+        for name in instance.keys() - seen:
+            if not validator.evolve(schema=rest).is_valid(instance[name]):
+                yield ValidationError(f"does not take {name!r}")
+
+
+def _evaluated(
+    validator: Draft202012Validator, schema: Any, instance: Mapping[str, Any], but: str = ""
+) -> set[str]:
+    """Names of an object that a schema, all keywords `but` one, says something of (core, 11.3)."""
+    if not isinstance(schema, dict):
+        return set()
+    if schema.keys() & {"additionalProperties", "unevaluatedProperties"} - {but}:
+        return set(instance)
+    seen = {name for name in instance if is_named(name, schema)}
+    parts = [part for key in ("allOf", "anyOf", "oneOf") for part in schema.get(key, ())]
+    dependent = schema.get("dependentSchemas", {})
+    parts += [part for name, part in dependent.items() if name in instance]
+    if "if" in schema:
+        holds = validator.evolve(schema=schema["if"]).is_valid(instance)
+        parts += [schema["if"], schema.get("then")] if holds else [schema.get("else")]
+    for part in parts:
+        if part is not None and validator.evolve(schema=part).is_valid(instance):
+            seen |= _evaluated(validator, part, instance)
+    return seen
+
+
+def _check_multiple(
+    validator: Draft202012Validator, step: Any, instance: object, schema: Schema
+) -> Iterator[ValidationError]:
+    """By decimal digits, as both are written: 19.99 is a multiple of 0.01."""
+    if isinstance(instance, int | float) and not isinstance(instance, bool):
+        quotient = Fraction(str(instance)) / Fraction(str(step))
+        if quotient.denominator != 1:
+            yield ValidationError(f"is not a multiple of {step}")
+
+
 def _check_unique(
     validator: Draft202012Validator, unique: bool, instance: object, schema: Schema
 ) -> Iterator[ValidationError]:
@@ -380,11 +484,22 @@ def _check_unique(
         _WORK.spend(2 * len(instance))
         seen: set[str] = set()
         for item in instance:
-            text = canonical_json(item)
+            text = canonical_json(_without_point(item))
             if text in seen:
                 yield ValidationError("holds an item twice")
                 return
             seen.add(text)
+
+
+def _without_point(value: Any) -> Any:
+    """A value with 1 for 1.0, which is the same number."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_without_point(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _without_point(part) for name, part in value.items()}
+    return value
 
 
 def _is_integer(checker: object, instance: object) -> bool:
@@ -413,6 +528,7 @@ _WEIGHTS: dict[str, Callable[[Any, Any], int]] = {
     **dict.fromkeys(
         ("items", "contains", "propertyNames"), lambda value, instance: 2 * _length(instance)
     ),
+    "unevaluatedItems": lambda value, instance: 20 * _length(instance),
     "properties": lambda value, instance: 3 * len(value),
     "prefixItems": lambda value, instance: 5 * min(len(value), _length(instance)),
     "enum": lambda value, instance: len(value) * (1 + _length(instance) // 8),
@@ -424,6 +540,13 @@ _WEIGHTS: dict[str, Callable[[Any, Any], int]] = {
 StrictValidator = extend(
     Draft202012Validator,
     {keyword: _weighed(keyword, weigh) for keyword, weigh in _WEIGHTS.items()}
-    | {"pattern": _check_pattern, "uniqueItems": _check_unique},
+    | {
+        "pattern": _check_pattern,
+        "uniqueItems": _check_unique,
+        "patternProperties": _check_pattern_properties,
+        "additionalProperties": _check_additional,
+        "unevaluatedProperties": _check_unevaluated,
+        "multipleOf": _check_multiple,
+    },
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
 )

@@ -120,6 +120,16 @@ def test_a_body_that_may_be_left_out_is_whole_or_not_there() -> None:
         ({"type": "array", "items": {"type": "integer"}}, {"body": [1]}, {"body": ["1"]}),
         ({"type": "string"}, {"body": "x"}, {}),
         (
+            {
+                "oneOf": [
+                    {"type": "object", "properties": {"a": {}}, "required": ["a"]},
+                    {"type": "object", "properties": {"b": {}}, "required": ["b"]},
+                ]
+            },
+            {"b": 1},
+            {"c": 1},
+        ),
+        (
             {"type": "object", "properties": {"a": {}, "b": {}}, "minProperties": 1},
             {"a": 1},
             {},
