@@ -23,9 +23,10 @@ from factory.ledger.lock import WorkspaceLock
 from factory.report.page import write_reports
 from factory.round.factory import load_factory
 from factory.round.round import run_round
-from factory.round.start import abandon, memory_of
+from factory.round.start import abandon
 from factory.tools.sources import Imported, read_queries
 from factory.train.curriculum import unlearnt_tools
+from factory.train.memory import check_training, memory_of, num_processes
 from factory.workspace.folder import Workspace
 from factory.workspace.machine import device_memory
 from factory.workspace.recipe import Resolved
@@ -151,11 +152,18 @@ def _print_plan(
             f"{resolved.recipe.train.documents} a round at most (train.documents)"
         )
     out(f"engine     {settings.engine.backend}, {factory.settings.engine.threads} threads")
-    if resolved.recipe.train.method == "full":
-        device, memory = device_memory()
-        takes = memory_of(resolved.recipe, Path(parent.path), gpu=device == "GPU")
-        has = f", of {memory / 2**30:.1f} of the {device}" if memory else ""
-        out(f"memory     {takes}{has}")
+    check_training(resolved.recipe)
+    device, memory = device_memory()
+    takes = memory_of(
+        resolved.recipe,
+        Path(parent.path),
+        gpu=device == "GPU",
+        dtype=settings.engine.dtype,
+    )
+    number = num_processes(resolved.recipe.train)
+    on = f" on each of {number} GPUs" if number > 1 and device == "GPU" else ""
+    has = f", of {memory / 2**30:.1f} of the {device}" if memory else ""
+    out(f"memory     {takes}{on}{has}")
     names = [f"{each.name} ({len(each.items)})" for each in factory.benchmarks.values()]
     out(f"benchmarks {', '.join(names)}")
     out()

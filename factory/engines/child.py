@@ -237,7 +237,7 @@ class Channel:
                 "This module is a worker process of the factory, not a command",
                 remedy="run `factory --help`",
             )
-        _die_with_parent(int(os.environ.pop(PARENT_PID)))
+        die_with_parent(int(os.environ.pop(PARENT_PID)))
         connection = socket.socket(fileno=int(os.environ.pop(CHANNEL_FD)))
         connection.set_inheritable(False)
         return cls(connection)
@@ -308,7 +308,7 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent's thread ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -13,6 +13,7 @@ from factory.codes.saving import load_codebook
 from factory.domain.canon import to_json
 from factory.domain.failures import DiskError, InputError, MissingError
 from factory.domain.records import Checkpoint, Query
+from factory.engines.opening import choose_backend, gpus_of_copies
 from factory.engines.trainable import check_trainable
 from factory.lab.home.world import home_stream
 from factory.ledger import history
@@ -25,18 +26,17 @@ from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
 from factory.score.loading import load_benchmarks
 from factory.score.rows import given_rows
-from factory.workspace.machine import (
-    TrainingMemory,
-    device_memory,
-    disk_needed,
-    installed_versions,
-    training_memory,
-)
+from factory.train.memory import check_training, memory_of
+from factory.workspace.machine import device_memory, disk_needed, installed_versions
 from factory.workspace.models import check_model_folder
-from factory.workspace.recipe import Recipe, load_stored_recipe, mend
+from factory.workspace.recipe import load_stored_recipe, mend
 from factory.workspace.settings import Settings, name_model
 
 HOME_DEV = "home-dev"
+TAKE_LESS = (
+    "--set train.method=lora (the recipes of papers have a -lora beside them), "
+    "train.optimizer=adamw_8bit, or train.processes for several GPUs"
+)
 GATE_SAYS_LITTLE = (
     "the gate asks home-dev, the made-up world of the embedded model, which says little about this "
     "one: `factory eval new NAME FILE --split dev` makes a dev set of your own requests, "
@@ -221,28 +221,27 @@ def _check_machine(factory: Factory, model: Path) -> None:
             where=str(state),
             remedy="free some space, or `factory init` a workspace on another disk",
         )
-    if factory.recipe.train.method == "full":
-        device, memory = device_memory()
-        needed_memory = memory_of(factory.recipe, model, gpu=device == "GPU")
-        told = f"training all weights takes {needed_memory}; this {device} has "
-        if memory is not None and needed_memory.fixed > memory:
-            raise MissingError(
-                f"{told}{memory / 2**30:.1f} GiB",
-                where=f"recipe {factory.resolved.name}",
-                remedy="--recipe base, or --set train.method=lora",
-            )
-        if memory is not None and needed_memory.fixed + needed_memory.activations > memory:
-            factory.monitor.note(
-                f"{told}{memory / 2**30:.1f} GiB: long examples may not fit; "
-                "--set train.max_length or train.micro_batch_size lower them"
-            )
-
-
-def memory_of(recipe: Recipe, model: Path, *, gpu: bool) -> TrainingMemory:
-    """What training all weights as the recipe says takes, in its largest stage."""
-    settled = [stage.settle(recipe.train) for stage in recipe.stage] or [recipe.train]
-    most = max(settled, key=lambda train: train.micro_batch_size * train.max_length)
-    return training_memory(model, most.micro_batch_size, most.max_length, gpu)
+    check_training(factory.recipe)
+    gpus_of_copies(
+        factory.settings.engine, choose_backend(factory.settings.engine.backend, lambda _: None)
+    )
+    device, memory = device_memory()
+    needed_memory = memory_of(
+        factory.recipe, model, gpu=device == "GPU", dtype=factory.settings.engine.dtype
+    )
+    what = "all weights" if factory.recipe.train.method == "full" else "adapters"
+    told = f"training {what} takes {needed_memory}; this {device} has "
+    if memory is not None and needed_memory.fixed > memory:
+        raise MissingError(
+            f"{told}{memory / 2**30:.1f} GiB",
+            where=f"recipe {factory.resolved.name}",
+            remedy=TAKE_LESS if what == "all weights" else "train a smaller model",
+        )
+    if memory is not None and needed_memory.total > memory:
+        factory.monitor.note(
+            f"{told}{memory / 2**30:.1f} GiB: long examples may not fit; "
+            "--set train.max_length or train.micro_batch_size lower them"
+        )
 
 
 def _round_row(factory: Factory, this: OpenRound, num_queries: int, now: datetime) -> RoundRow:

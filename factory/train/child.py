@@ -44,9 +44,11 @@ from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
 from factory.train.job import DONE_FILE, StageFigures, TrainingJob, read_tools
 from factory.train.learner import Learner, Send, encode_for, load_learner
+from factory.train.memory import num_processes
 from factory.train.run import NEED_LESS
 from factory.train.staging import has_rows, limits_for, restore_forward, run_stages
 from factory.train.trainer import Reporter, code_ids_of
+from factory.workspace.machine import visible_gpus
 from factory.workspace.models import fingerprint
 
 
@@ -65,7 +67,14 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
         raise learner.turn.fault
     parent, reporter = learner.codebook, Reporter(send)
     language = Moments(learner, job)
-    given, encoded, stages = _learn(learner, job, examples, new_tools, reporter, send, language)
+    try:
+        given, encoded, stages = _learn(learner, job, examples, new_tools, reporter, send, language)
+    except RuntimeError:
+        if learner.team is not None:
+            learner.team.follow_the_dead()
+        raise
+    if learner.team is not None:
+        learner.team.close()
     language.read("after", given.codebook)
     figures = {
         "num_tokens": reporter.tokens,
@@ -261,12 +270,13 @@ def mend_libraries() -> None:
 
 def main(channel: Channel, arguments: list[str]) -> None:
     """The child: `python -m factory.train.child '<job as JSON>'`."""
-    # One GPU: with several, the trainer would wrap the model in DataParallel. Nothing has asked for
-    # one so far, the imports neither.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     mend_libraries()
     job = TrainingJob.from_json(json.loads(arguments[0]))
+    # One GPU a process: with several, the trainer would wrap the model in DataParallel. Nothing has
+    # asked for one so far, the imports neither.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[:1]
+    gpus = visible_gpus()[: num_processes(job.setup.train)]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus or visible)
     try:
         done = train(job, channel.send)
     except (MemoryError, RuntimeError) as error:

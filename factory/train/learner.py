@@ -24,6 +24,8 @@ from factory.engines.loading import make_savable
 from factory.engines.turn import Turn, turn_of
 from factory.train.encoding import EncodedSet, encode_all
 from factory.train.job import TrainingJob
+from factory.train.memory import num_processes
+from factory.train.team import Team
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 
@@ -69,6 +71,8 @@ class Learner:
     """What its chat template writes around an answer."""
     gpu: bool
     """Whether it is on a GPU."""
+    team: Team | None = None
+    """The processes that share its training, where there are several."""
 
     @property
     def max_positions(self) -> int:
@@ -108,4 +112,5 @@ def load_learner(job: TrainingJob) -> Learner:
         prompts=prompts,
         turn=turn_of(model, tokenizer),
         gpu=gpu,
+        team=Team(processes, gpu) if (processes := num_processes(job.setup.train)) > 1 else None,
     )

@@ -13,6 +13,7 @@ from factory.domain.failures import ChildError, MissingError
 from factory.domain.records import CodeAlias, Fluency, GivenCode, Progress
 from factory.engines.child import Child
 from factory.train.job import StageFigures, TrainingJob, TrainingResult
+from factory.train.memory import check_optimizer
 from factory.workspace.models import check_model_folder
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "sklearn")
@@ -46,6 +47,7 @@ async def run_training(
     next one would end the same way), and the child's own failures.
     """
     need_libraries()
+    check_optimizer(job.setup.train)
     check_model_folder(job.checkpoint)
     line = json.dumps(job.to_json())
     for attempt in range(max_restarts + 1):

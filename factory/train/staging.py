@@ -109,7 +109,10 @@ def _run(
         )
         with frozen:
             trainer.train()
-    learner.model = trainer.model
+        if learner.team is not None:
+            learner.team.collect(trainer.model, learner.model)
+        else:
+            learner.model = trainer.model
     return reporter.end()
 
 

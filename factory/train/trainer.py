@@ -6,6 +6,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
@@ -14,6 +16,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import (
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
     TrainerControl,
@@ -29,10 +32,21 @@ from factory.domain.records import IGNORED, ExampleKind
 from factory.train.encoding import Encoded
 from factory.train.job import ROW_RATE, TrainingSetup
 from factory.train.learner import Learner, Send
+from factory.train.memory import CHECKPOINTED
 from factory.train.stages import Stage, kind_weights
+from factory.train.team import SHARDING, allow_sharding
+from factory.workspace.recipe import OptimizerName, TrainSection
 
 Batch: TypeAlias = dict[str, torch.Tensor]
 KINDS: tuple[ExampleKind, ...] = get_args(ExampleKind)
+OPTIMIZERS: dict[OptimizerName, str] = {
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
+"""Names of transformers."""
+BLANK = -1
+"""Kind of the row without loss that fills up the micro-batches of several processes."""
 
 
 def code_ids_of(learner: Learner, codebook: Codebook | None) -> list[int]:
@@ -41,6 +55,17 @@ def code_ids_of(learner: Learner, codebook: Codebook | None) -> list[int]:
         return []
     names = [token for position in codebook.tokens for token in position]
     return sorted(int(number) for number in learner.tokenizer.convert_tokens_to_ids(names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """How a stage is trained, in values that JSON holds: what all its processes are told."""
+
+    arguments: dict[str, Any]
+    """Of SFTConfig."""
+    code_weight: float
+    kind_weights: Sequence[float]
+    """By a kind's place in KINDS."""
 
 
 def make_trainer(
@@ -53,7 +78,9 @@ def make_trainer(
 ) -> WeightedTrainer:
     """What trains the learner's model on the examples; `folder` it insists on, but leaves empty.
 
-    By default as [train] says. Adapters that the model has from a stage before go on.
+    By default as [train] says. Adapters that the model has from a stage before go on. Where several
+    processes share the training, they are told of it, and the trainer's model is a shell that the
+    learner's gets its weights from (Team.collect).
     """
     stage = stage or Stage(train=setup.train, seed=setup.seed)
     code_ids = code_ids_of(learner, codebook)
@@ -67,21 +94,49 @@ def make_trainer(
         }
         for e, positions in zip(examples, coded, strict=True)
     ]
-    fresh = stage.train.method == "lora" and not isinstance(learner.model, PeftModel)
-    trainer = WeightedTrainer(
-        model=learner.model,
-        args=_arguments(learner, setup, stage, folder),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=learner.tokenizer,
-        peft_config=_lora_config(learner, code_ids, setup) if fresh else None,
-    )
     by_kind = kind_weights(stage, examples)
-    weight = 1.0 if by_kind else _code_weight(examples, coded, stage.train.code_share)
-    weights = [by_kind.get(kind, 1.0) for kind in KINDS]
-    trainer.data_collator = _collate_with_weights(trainer.data_collator, weight, weights)
+    plan = StagePlan(
+        arguments=_arguments(learner, setup, stage, folder),
+        code_weight=1.0 if by_kind else _code_weight(examples, coded, stage.train.code_share),
+        kind_weights=[by_kind.get(kind, 1.0) for kind in KINDS],
+    )
+    model, is_lora = learner.model, stage.train.method == "lora"
+    fresh = is_lora and not isinstance(model, PeftModel)
+    if learner.team is not None:
+        blank = {"input_ids": [0, 0], "labels": [IGNORED, IGNORED], "coded": [], "kind": BLANK}
+        dataset = Dataset.from_list([*rows, blank])
+        model = learner.team.share(model, learner.tokenizer, dataset, asdict(plan), Path(folder))
+    else:
+        dataset = Dataset.from_list(rows)
+    adapters = _lora_config(learner, code_ids, setup) if fresh else None
+    trainer = build_trainer(model, learner.tokenizer, dataset, plan, adapters)
+    if is_lora:
+        trainer.optimizer = _two_rates(trainer, stage.train)
+    return trainer
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    plan: StagePlan,
+    adapters: LoraConfig | None = None,
+) -> WeightedTrainer:
+    """The trainer of this process."""
+    arguments = SFTConfig(**plan.arguments)
+    if arguments.fsdp:
+        allow_sharding(arguments)
+    trainer = WeightedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=adapters,
+    )
+    trainer.data_collator = _collate_with_weights(
+        trainer.data_collator, plan.code_weight, plan.kind_weights
+    )
     trainer.remove_callback(PrinterCallback)
-    if stage.train.method == "lora":
-        trainer.optimizer = _two_rates(trainer.model, stage.train.learning_rate)
     return trainer
 
 
@@ -168,14 +223,24 @@ def _collate_with_weights(
     return collate_all
 
 
-def _arguments(learner: Learner, setup: TrainingSetup, stage: Stage, folder: str) -> SFTConfig:
+def _arguments(learner: Learner, setup: TrainingSetup, stage: Stage, folder: str) -> dict[str, Any]:
     """Settings of TRL; on a CPU without packing, checkpoints of activations or extra copies."""
     train = stage.train
-    big = sum(weight.numel() for weight in learner.model.parameters()) > 500_000_000
-    return SFTConfig(
+    num_weights = sum(weight.numel() for weight in learner.model.parameters())
+    saves = learner.gpu and num_weights >= CHECKPOINTED
+    processes = 1 if learner.team is None else learner.team.size
+    shared: dict[str, Any] = {}
+    if processes > 1:
+        # Without a sync each micro-batch, every process would keep all gradients whole.
+        accumulation = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
+        sharding = {**SHARDING, "activation_checkpointing": saves}
+        shared = {"fsdp": True, "fsdp_config": sharding, "accelerator_config": accumulation}
+    if train.optimizer != "adamw":
+        shared["optim"] = OPTIMIZERS[train.optimizer]
+    return dict(
         output_dir=folder,
         per_device_train_batch_size=train.micro_batch_size,
-        gradient_accumulation_steps=train.batch_size // train.micro_batch_size,
+        gradient_accumulation_steps=train.batch_size // (train.micro_batch_size * processes),
         num_train_epochs=train.epochs,
         learning_rate=train.learning_rate,
         lr_scheduler_type="cosine",
@@ -184,7 +249,7 @@ def _arguments(learner: Learner, setup: TrainingSetup, stage: Stage, folder: str
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         bf16=_computes_in_bfloat16(learner.gpu, setup.dtype),
-        gradient_checkpointing=learner.gpu and big,
+        gradient_checkpointing=saves and processes == 1,
         use_cpu=not learner.gpu,
         dataloader_pin_memory=learner.gpu,
         include_num_input_tokens_seen="non_padding",
@@ -194,6 +259,7 @@ def _arguments(learner: Learner, setup: TrainingSetup, stage: Stage, folder: str
         report_to="none",
         disable_tqdm=True,
         seed=stage.seed,
+        **shared,
     )
 
 
@@ -211,12 +277,16 @@ class StepsByLength:
 
     A step's micro-batches then hardly pad, and its gradient is that of the same examples in any
     order. Transformers' own `batch_rebalance` does as much, but repeats examples to fill the last
-    step. Example: list(StepsByLength([5, 9, 7], step=3, seed=0)) == [1, 2, 0].
+    step. Several processes take its micro-batches in turn, so that theirs are of like length too,
+    and the epoch is filled up to whole turns by the index after the last example's, of a blank row.
+    Example: list(StepsByLength([5, 9, 7], step=3, seed=0)) == [1, 2, 0].
     """
 
-    def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
-        """Take the examples' lengths in tokens, and the examples of an optimizer step."""
+    def __init__(self, lengths: Sequence[int], step: int, seed: int, turn: int = 1) -> None:
+        """Take the examples' lengths in tokens, and the examples of an optimizer step and of a turn
+        of all processes."""
         self._lengths, self._step, self._seed = lengths, step, seed
+        self._num_blanks = -len(lengths) % turn
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -224,14 +294,16 @@ class StepsByLength:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._lengths) + self._num_blanks
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self)).tolist()
+        number = len(self._lengths)
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(number).tolist()
         for start in range(0, len(order), self._step):
             yield from sorted(
                 order[start : start + self._step], key=self._lengths.__getitem__, reverse=True
             )
+        yield from [number] * self._num_blanks
 
 
 class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
@@ -245,30 +317,41 @@ class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(**values)
         self._nats_K = torch.zeros(len(KINDS), device=self.args.device)
         self._tokens_K = torch.zeros(len(KINDS), device=self.args.device)
+        self.losses: dict[str, float] = {}
+        """Nats a token by kind in the steps that were logged last, not weighted; no kind without
+        tokens."""
 
-    def take_losses(self) -> dict[str, float]:
-        """Nats a token by kind since the last time, not weighted; no kind without tokens."""
-        nats, tokens = self._nats_K.tolist(), self._tokens_K.tolist()
-        self._nats_K.zero_()
-        self._tokens_K.zero_()
-        return {
-            kind: nat / count for kind, nat, count in zip(KINDS, nats, tokens, strict=True) if count
-        }
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Settle the losses of each kind, over all processes, before anyone is told of the step."""
+        if "loss" in logs:
+            sums = torch.stack([self._nats_K, self._tokens_K])
+            nats, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
+            self._nats_K.zero_()
+            self._tokens_K.zero_()
+            by_kind = zip(KINDS, nats, tokens, strict=True)
+            self.losses = {kind: nat / count for kind, nat, count in by_kind if count}
+        super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> StepsByLength:
         """Steps of examples drawn at random, their micro-batches of like length."""
+        kinds = self.train_dataset["kind"]
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        turn = self.args.train_batch_size * self.accelerator.num_processes
         return StepsByLength(
-            [len(ids) for ids in self.train_dataset["input_ids"]],
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            [length for length, kind in zip(lengths, kinds, strict=True) if kind != BLANK],
+            turn * self.args.gradient_accumulation_steps,
             self.args.seed,
+            turn if self.accelerator.num_processes > 1 else 1,
         )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor]:
-        """The micro-batches of one step, and the sum of their weights in place of a count."""
+        """The micro-batches of one step, and in place of a count the sum of all their weights,
+        those of other processes too."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return samples, sum(sample["weights"].sum() for sample in samples)
+        weight = sum(sample["weights"].sum() for sample in samples)
+        return samples, self.accelerator.reduce(weight.to(device), reduction="sum")
 
     def compute_loss(
         self,
@@ -277,7 +360,8 @@ class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """This micro-batch's part of the step's weighted mean."""
+        """This micro-batch's part of the step's weighted mean, times the processes: what they have
+        is averaged, gradients and losses alike."""
         assert num_items_in_batch is not None  # what get_batch_samples gave
         weights_BT, kinds_B = inputs.pop("weights"), inputs.pop("kinds")
         score = score_fused if inputs["input_ids"].is_cuda else score_answers
@@ -285,9 +369,17 @@ class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         weights_BL = weights_BT[:, place_L]
         real_BL = weights_BL > 0
         nats_B = -(log_probs_BL.detach() * real_BL).sum(dim=1)
-        self._nats_K.index_add_(0, kinds_B, nats_B.to(self._nats_K))
-        self._tokens_K.index_add_(0, kinds_B, real_BL.sum(dim=1).to(self._tokens_K))
-        return -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(model.device)
+        # A blank row has neither nats nor tokens.
+        places_B = kinds_B.clamp(min=0)
+        self._nats_K.index_add_(0, places_B, nats_B.to(self._nats_K))
+        self._tokens_K.index_add_(0, places_B, real_BL.sum(dim=1).to(self._tokens_K))
+        part = -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(log_probs_BL.device)
+        return part * self.accelerator.num_processes
+
+    def _track_num_input_tokens(self, inputs: Batch) -> None:
+        """Count the tokens of examples, not those of blank rows."""
+        mask_BT = inputs["attention_mask"] * (inputs["kinds"] != BLANK)[:, None]
+        super()._track_num_input_tokens({**inputs, "attention_mask": mask_BT})
 
 
 def score_fused(model: PreTrainedModel, inputs: Batch) -> tuple[torch.Tensor, slice]:
@@ -323,15 +415,20 @@ def _lora_config(learner: Learner, code_ids: Sequence[int], setup: TrainingSetup
     )
 
 
-def _two_rates(model: PreTrainedModel, rate: float) -> torch.optim.Optimizer:
-    """AdamW with ROW_RATE times the learning rate for the code tokens' rows."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+def _two_rates(trainer: WeightedTrainer, train: TrainSection) -> torch.optim.Optimizer:
+    """The optimizer with ROW_RATE times the learning rate for the code tokens' rows."""
+    rate = train.learning_rate
+    trained = [(name, p) for name, p in trainer.model.named_parameters() if p.requires_grad]
     rows = [p for name, p in trained if _is_row(name)]
     rest = [p for name, p in trained if not _is_row(name)]
     groups = [{"params": rest, "lr": rate}]
     if rows:
         groups.append({"params": rows, "lr": rate * ROW_RATE})
-    return torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
+    make, values = trainer.get_optimizer_cls_and_kwargs(trainer.args)
+    optimizer: torch.optim.Optimizer = make(groups, **{**values, "lr": rate, "weight_decay": 0.0})
+    return optimizer
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
@@ -391,7 +488,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             "seconds": round(self.seconds + time.monotonic() - self._started, 3),
             "stage": self._stage.number,
             "stage_name": self._stage.name or None,
-            "losses": self._trainer.take_losses(),
+            "losses": self._trainer.losses,
         }
         self.log.append(step)
         self._send({"type": "progress", **step})

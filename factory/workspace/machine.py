@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 
 def free_threads() -> int:
@@ -56,64 +54,6 @@ def weights_bytes(model: Path) -> int:
     return sum(f.stat().st_size for f in model.iterdir() if f.suffix in (".safetensors", ".bin"))
 
 
-def num_weights(model: Path) -> int:
-    """Weights in a model folder's files; those of files other than safetensors have 2 bytes."""
-    number = 0
-    for file in model.iterdir():
-        if file.suffix == ".safetensors":
-            with file.open("rb") as opened:
-                head = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-            shapes = (entry["shape"] for name, entry in head.items() if name != "__metadata__")
-            number += sum(map(math.prod, shapes))
-        elif file.suffix == ".bin":
-            number += file.stat().st_size // 2
-    return number
-
-
-class TrainingMemory(NamedTuple):
-    """Bytes that training all weights takes, on the device that trains."""
-
-    weights: int
-    """Masters in single precision."""
-    gradients: int
-    moments: int
-    """Adam's two."""
-    activations: int
-    """Of a forward pass over examples of the longest length, the head's on a CPU among them."""
-
-    @property
-    def fixed(self) -> int:
-        """What any example takes."""
-        return self.weights + self.gradients + self.moments
-
-    def __str__(self) -> str:
-        names = {"weights": self.weights, "gradients": self.gradients, "moments": self.moments}
-        parts = ", ".join(f"{name} {_gib(size)}" for name, size in names.items())
-        total = _gib(self.fixed + self.activations)
-        return f"{total} GiB at most ({parts}, activations up to {_gib(self.activations)})"
-
-
-def training_memory(model: Path, micro_batch_size: int, length: int, gpu: bool) -> TrainingMemory:
-    """What training all weights of a model folder takes, examples of `length` tokens at once.
-
-    A layer keeps 11 floats a token and unit of width, and 4 a unit of its feed-forward part. Above
-    half a billion weights a GPU keeps only the layers' inputs, and one layer at a time whole.
-    """
-    config = json.loads((model / "config.json").read_text("utf-8"))
-    config |= config.get("text_config") or {}
-    number, single = num_weights(model), 4
-    width, layers = config.get("hidden_size", 0), config.get("num_hidden_layers", 0)
-    tokens = micro_batch_size * min(length, config.get("max_position_embeddings") or length)
-    layer = 11 * width + 4 * config.get("intermediate_size", 4 * width)
-    saves = gpu and number > 500_000_000
-    floats = layers * width + layer if saves else layers * layer
-    if not gpu:
-        floats += 3 * config.get("vocab_size", 0)  # logits, their logarithms and their gradient
-    return TrainingMemory(
-        single * number, single * number, 2 * single * number, single * tokens * floats
-    )
-
-
 def visible_gpus() -> tuple[str, ...]:
     """Names of the GPUs that a command may use, as CUDA_VISIBLE_DEVICES has them; () is none."""
     number = len(list(Path("/dev").glob("nvidia[0-9]*")))
@@ -134,8 +74,12 @@ def device_memory() -> tuple[str, int | None]:
         return "GPU", None
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f}"
+def computes_halves() -> bool:
+    """Whether the processor computes in bfloat16; where the system does not tell, no."""
+    try:
+        return " avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
 
 
 def disk_needed(model: Path) -> int:

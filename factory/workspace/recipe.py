@@ -240,13 +240,22 @@ class VoteSection(Section):
     """Most votes win, whatever their number (ToolDev as published)."""
 
 
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+
+
 class TrainSection(Section):
     """Training (algorithms §1.2, §8, A10, A11)."""
 
-    LATER = frozenset({"accepted", "no_call"})
+    LATER = frozenset({"accepted", "no_call", "optimizer", "processes"})
 
     method: Literal["full", "lora"] = "lora"
     """All weights, or low-rank adapters on all linear layers plus the rows of the code tokens."""
+    optimizer: OptimizerName = "adamw"
+    """Adam with decoupled decay; its moments in 8 bits, paged to the machine's memory, or both
+    (bitsandbytes, on a GPU)."""
+    processes: int = Field(1, ge=0)
+    """Processes that share all weights, gradients and moments, one a GPU (FSDP); 0 is one for each
+    GPU. LoRA has one."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak, reached after `warmup_ratio` of the steps, then cosine to 0."""
     epochs: float = Field(1.0, gt=0)
@@ -285,8 +294,26 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> TrainSection:
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError("batch_size must be a multiple of micro_batch_size")
+        if self.batch_size % self.turn:
+            raise ValueError(f"batch_size must be a multiple of {self.turn_name}")
+        return self
+
+    @property
+    def turn(self) -> int:
+        """Examples that all processes see at once."""
+        return self.micro_batch_size * max(1, self.processes)
+
+    @property
+    def turn_name(self) -> str:
+        """The keys that a batch is divided by."""
+        return "micro_batch_size" + (" times processes" if self.processes > 1 else "")
+
+    @model_validator(mode="after")
+    def _processes_share_what_can_be_shared(self) -> TrainSection:
+        if self.processes > 1 and self.method == "lora":
+            raise ValueError("processes above 1 share all weights: they need method full")
+        if self.processes > 1 and self.optimizer != "adamw":
+            raise ValueError(f"processes above 1 share Adam's moments: not {self.optimizer}")
         return self
 
 
@@ -379,10 +406,14 @@ class Recipe(Section):
     def _batches_of_stages_divide(self) -> Recipe:
         for number, stage in enumerate(self.stage, 1):
             train = stage.settle(self.train)
-            if train.batch_size % train.micro_batch_size:
+            if train.batch_size % train.turn:
                 raise ValueError(
                     f"stage {stage.name or number}: batch_size ({train.batch_size}) must be a "
-                    f"multiple of micro_batch_size ({train.micro_batch_size})"
+                    f"multiple of {train.turn_name} ({train.turn})"
+                )
+            if stage.rows_only and train.processes > 1:
+                raise ValueError(
+                    f"stage {stage.name or number}: rows_only trains in one process (processes = 1)"
                 )
         return self
 

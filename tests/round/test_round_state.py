@@ -31,10 +31,11 @@ from factory.round.factory import Factory, load_factory
 from factory.round.gate import relative, weigh
 from factory.round.round import run_round
 from factory.round.sampling import codebook_of
-from factory.round.start import abandon, memory_of, resume, start
+from factory.round.start import abandon, resume, start
 from factory.round.training import _write_job, train
 from factory.score.loading import load
 from factory.train.job import read_pairs
+from factory.train.memory import memory_of
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings, name_model
@@ -387,7 +388,8 @@ def test_big_model_is_not_fully_fine_tuned(
 ) -> None:
     """The figure is in the error; what only the longest examples take is a note."""
     factory = open_factory(workspace)
-    needed = memory_of(factory.recipe, workspace.model_folder(factory.settings.model), gpu=False)
+    model = workspace.model_folder(factory.settings.model)
+    needed = memory_of(factory.recipe, model, gpu=False)
     monkeypatch.setattr("factory.round.start.device_memory", lambda: ("machine", needed.fixed - 1))
     with pytest.raises(MissingError, match=r"all weights takes .*GiB at most \(weights"):
         start(factory, 1)

@@ -15,7 +15,7 @@ from factory.train.curriculum import train_setup
 from factory.train.stages import stages_of
 from factory.workspace.checking import want_list
 from factory.workspace.folder import Workspace
-from factory.workspace.recipe import Section, load_recipe, load_stored_recipe, mend
+from factory.workspace.recipe import Section, load_recipe, load_stored_recipe, mend, vary
 from factory.workspace.settings import load_settings, name_model
 
 RECIPES = sorted(path.stem for path in (ROOT / "rounds").glob("*.toml"))
@@ -33,6 +33,18 @@ def test_recipes_of_papers_train_as_published(name: str) -> None:
     """Algorithms §2.5, §3.3, §4.7: 3 % warm-up, a plain loss, trajectories of 6,144 tokens."""
     train = train_setup(load_recipe(Workspace(ROOT), name, {}).recipe, 1, "auto", 1).train
     assert (train.warmup_ratio, train.code_share, train.max_length) == (0.03, 0, 6144)
+
+
+@pytest.mark.parametrize("name", ["toolgen", "sgtc", "toolweaver"])
+def test_a_papers_recipe_has_a_variant_for_one_gpu(name: str) -> None:
+    """Adapters at the rates of base; all else is the paper's, its stages too."""
+    own, base, whole = (
+        load_recipe(Workspace(ROOT), recipe, {}).recipe for recipe in (f"{name}-lora", "base", name)
+    )
+    keys = ("method", "learning_rate", "lora_rank", "lora_alpha")
+    assert [getattr(own.train, key) for key in keys] == [getattr(base.train, key) for key in keys]
+    published = {key: getattr(whole.train, key) for key in keys}
+    assert vary(own, extends="base", train=vary(own.train, **published)) == whole
 
 
 ENDING = ("trajectory", "invoke", "gen", "adapt")
