@@ -31,7 +31,7 @@ from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
 from factory.engines.importing import ImportedModel, WeightType
 from factory.engines.loading import make_savable
-from factory.engines.turn import Turn, end_ids, read_turn
+from factory.engines.turn import Turn, end_ids, read_turn, render
 from factory.workspace.models import check_model_folder
 
 PLAIN = (
@@ -217,10 +217,9 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 def _check_written(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises ModelError where the folder is not whole, or reads a chat as other tokens."""
     check_model_folder(folder)
-    asked = Message(role="user", content=PLAIN)
-    request = Request(id="probe", messages=(asked,), sampling=Sampling())
-    chat = [{"role": asked.role, "content": asked.content}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    asked = (Message(role="user", content=PLAIN),)
+    request = Request(id="probe", messages=asked, sampling=Sampling())
+    text = render(tokenizer, [{"role": "user", "content": PLAIN}], answer_next=True)
     wanted = tokenizer.encode(text, add_special_tokens=False)
     if Chat(folder).encode(request)[: len(wanted)] != wanted:
         raise ModelError(
