@@ -139,19 +139,18 @@ def _read_steps(messages: Sequence[Row]) -> tuple[list[LessonStep], tuple[Docume
         if text.startswith(_ASKS_INPUT):
             documents += _read_documentation(text.removeprefix(_ASKS_INPUT), name or "")
         elif role == "assistant":
-            part: Part = "input" if name is not None else "thought"
-            if name is None and (token or expects_action):
-                part, name = "action", token["name"] if token else text
-            elif name is not None:
-                call = _make_call(name, text, number)
-                steps.append(LessonStep(thought="\n".join(thoughts), call=call))
-                name, thoughts = None, []
-            elif text:
+            is_action = bool(token) or expects_action
+            part: Part = "input" if name is not None else "action" if is_action else "thought"
+            if message.get("loss", True) is False:
+                silent.add(part)
+            if part == "thought":
                 thoughts.append(text)
-            silent |= {part} if message.get("loss", True) is False else set()
-            if part == "input":
-                steps[-1] = replace(steps[-1], silent=frozenset(silent))
-                silent = set()
+            elif part == "action":
+                name = token["name"] if token else text
+            else:
+                call, thought = _make_call(str(name), text, number), "\n".join(thoughts)
+                steps.append(LessonStep(thought=thought, call=call, silent=frozenset(silent)))
+                name, thoughts, silent = None, [], set()
             expects_action = False
         elif role == "user" and _ASKS_ACTION.fullmatch(text):
             expects_action = True

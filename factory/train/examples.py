@@ -235,10 +235,10 @@ def _message(row: object, where: str) -> Message:
         raise ContentError("a message is an object with `role` and a text `content`", where=where)
     if row.get("role") not in ("system", "user", "assistant", "tool"):
         raise ContentError(f"unknown role {row.get('role')!r}", where=where)
-    if row["role"] == "assistant" and not row["content"].strip():
-        raise ContentError("an empty answer would teach to say nothing", where=where)
     if not isinstance(loss := row.get("loss", True), bool):
         raise ContentError(f"`loss` of a message is true or false, not {loss!r}", where=where)
+    if row["role"] == "assistant" and loss and not row["content"].strip():
+        raise ContentError("an empty answer would teach to say nothing", where=where)
     # Only what an assistant says can be learnt: without loss the others are no other messages.
     return Message(
         role=row["role"], content=row["content"], loss=loss or row["role"] != "assistant"

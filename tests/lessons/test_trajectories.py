@@ -33,10 +33,11 @@ from factory.score.loading import load
 from factory.score.toolbench.agent import ActionSpace, Agent, Codes, Names, Trajectory
 from factory.score.toolbench.data import ApiKey, ToolQuery, read_document, to_tool
 from factory.score.toolbench.judge import to_converted
-from factory.score.toolbench.turns import MAX_RESPONSE, TEMPLATES, Turns
+from factory.score.toolbench.turns import MAX_RESPONSE, TEMPLATES, Turns, shown_response
 from factory.score.toolbench.virtual import VirtualApi
 from factory.tools.sources import BadLine
 from factory.train.encoding import encode, render
+from factory.train.examples import example_from_json, example_to_json
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import Recipe
@@ -335,6 +336,23 @@ def test_the_agents_prompts_and_answers_are_the_trained_ones_token_for_token(
     assert len(sent) == 8 and (codebook.code_text(row.tools[0].id) in texts) is by_code
 
 
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        ('{"error": "", "response": "caf\\u00e9"}', '{"error": "", "response": "café"}'),
+        ('{"error": null, "response": {"a": 1}}', '{"error": "", "response": "{\\"a\\": 1}"}'),
+        ('{"error": "", "response": "caf\\u00e9 au...', '{"error": "", "response": "café au'),
+        ('{"error": "", "response": "caf\\u00...', '{"error": "", "response": "caf'),
+        ('{"error": "", "response": "a\\\\\\"b\\...', '{"error": "", "response": "a\\\\\\"b'),
+        ('{"error": "", "response": "a\\\\...', '{"error": "", "response": "a\\\\...'),
+        ("warm", '{"error": "", "response": "warm"}'),
+        ('{"status": 5}', '{"error": "", "response": "{\\"status\\": 5}"}'),
+    ],
+)
+def test_a_response_is_shown_as_the_agent_sees_it(recorded: str, shown: str) -> None:
+    assert shown_response(recorded) == shown
+
+
 def test_a_turn_without_loss_stays_without() -> None:
     silent = [dict(message) for message in TOOLGEN["conversations"]]
     for place in (2, 4, 10):
@@ -350,16 +368,17 @@ def test_what_the_agent_leaves_behind_is_read_back_and_taught(tmp_path: Path) ->
     texts[0] = f"I am using one of the following tools: [{', '.join(NAMES)}]. {texts[0]}"
     made, _ = play(texts, Names((BOIL, BAKE)), recorded(tmp_path))
     saved = json.loads(to_json(to_converted(made, DOCUMENTS)))
-    row = judge_one({"mine/1": saved | {"benchmark": "mine", "split": "dev", "solved": True}})
+    given_up: Trajectory = replace(made, steps=made.steps[:1])
+    row, *others = judge(
+        {"mine/1": saved | {"benchmark": "mine", "split": "dev", "solved": True}},
+        {"mine/1": saved | {"benchmark": "toolbench-completion", "split": "test"}},
+        {"mine/1": saved | {"solved": False}},
+        {"mine/1": to_converted(given_up, DOCUMENTS)},
+    ).requests
     assert row.is_accepted, row.sample.cause
     assert chat_of(row, by_code=False) == chat
-    given_up: Trajectory = replace(made, steps=made.steps[:1])
-    for more, rule in (
-        ({"split": "test", "benchmark": "toolbench-completion"}, "round/eval_overlap"),
-        ({"solved": False}, "row/unsolved"),
-    ):
-        assert judge_one({"mine/1": saved | more}).rule == rule
-    assert judge_one({"mine/1": to_converted(given_up, DOCUMENTS)}).rule == "row/unfinished"
+    rules = [other.rule for other in others]
+    assert rules == ["round/eval_overlap", "row/unsolved", "row/unfinished"]
 
 
 def test_of_branches_the_one_that_answers_is_read() -> None:
@@ -554,7 +573,9 @@ def test_a_trajectory_teaches_itself_and_the_tools_that_it_calls() -> None:
     )
     kinds = [example.kind for example in made]
     assert sorted(kinds) == ["code", "code", "gen", "retrieve", "retrieve", "trajectory"]
-    assert made[kinds.index("trajectory")].messages == labelled.chat
+    whole = made[kinds.index("trajectory")]
+    assert whole.messages == labelled.chat
+    assert example_from_json(json.loads(to_json(example_to_json(whole))), "here") == whole
 
 
 CHAT = chat(

@@ -38,6 +38,7 @@ from factory.engines.replay import ReplayEngine
 from factory.engines.serving import engine_settings
 from factory.ledger.database import Ledger
 from factory.ledger.lineage import find_checkpoint
+from factory.lessons.readers import read_row
 from factory.report.page import Pages
 from factory.round import scoring
 from factory.round.factory import Factory, load_factory
@@ -456,6 +457,12 @@ def test_completion(
         assert found["categories"][0]["note"] == note
         answers = read_predictions(saved)
         assert {each.final_answer for each in answers.values()} == {"It boils."}
+        rows = json.loads(saved.read_text())
+        lessons = read_row(rows, saved.name)[1]
+        assert {each.fault and each.fault.rule for each in lessons} == {"round/eval_overlap"}
+        own = {key: row | {"split": "dev"} for key, row in rows.items()}
+        calls = [step.call.name for step in read_row(own, saved.name)[1][0].steps]
+        assert calls == ["boil_for_kettle", "Finish"] and rows["I1-Inst/1"]["solved"]
         kept = workspace.state / "toolbench" / "made_up.jsonl"
         assert [json.loads(line)["response"] for line in kept.read_text().splitlines()] == [
             "boiled"

@@ -121,15 +121,24 @@ def key_of(document: Mapping[str, Any]) -> ApiKey:
 
 
 def shown_response(text: str) -> str:
-    """A recorded response as the agent sees it: {error, response}, its first characters."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict) and {"error", "response"} <= value.keys():
-        return to_response(value, "cache").text[:MAX_RESPONSE]
+    """A recorded response as the agent sees it: {error, response}, its first characters.
+
+    One that was cut when it was recorded, as ToolBench's are, ends where it was cut.
+    """
+    for whole, closing in ((text, ""), (_DANGLING.sub("", text), _CLOSING)):
+        try:
+            value = json.loads(whole + closing)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and {"error", "response"} <= value.keys():
+            return to_response(value, "cache").text.removesuffix(closing)[:MAX_RESPONSE]
     was_cut = text.startswith('{"error": ')
     return (text if was_cut else to_response({"response": text}, "cache").text)[:MAX_RESPONSE]
+
+
+_CLOSING = '"}'
+_DANGLING = re.compile(r"(?:\\(?:u[0-9a-f]{0,3})?)?(?:\.\.\.)?\Z", re.IGNORECASE)
+"""What ToolBench writes where it cuts, and an escape that it cuts in two."""
 
 
 class Ending(NamedTuple):
