@@ -40,7 +40,7 @@ gold = true
 """
 
 
-def wait_for_samples(out: Path, seconds: float = 300) -> Path:
+def wait_for_samples(out: Path, seconds: float = 900) -> Path:
     """The workspace of the first trial that has sampled something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
