@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,15 +12,18 @@ import typer
 
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import err_some, escape, note, out
+from factory.domain.failures import InputError
 from factory.domain.jsontext import json_path
 from factory.domain.records import Tool
+from factory.engines.toolserver import ask_server
 from factory.judge.documents import find_unusable
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_document, first_reject
 from factory.ledger.history import imported_ids, imported_names
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
-from factory.tools.sources import BadLine, Change, read_tools
+from factory.tools.functions import read_functions
+from factory.tools.sources import BadLine, Change, Imported, make_tools, read_tools
 from factory.workspace.folder import Workspace
 from factory.workspace.settings import load_settings
 
@@ -28,7 +32,17 @@ MAX_NAMES_SHOWN = 5
 
 
 def add_tools(
-    files: Annotated[list[Path], typer.Argument(help="JSON or YAML: tools, OpenAPI; or a folder.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="JSON or YAML: tools, OpenAPI; or a folder.")
+    ] = None,
+    python: Annotated[
+        list[str] | None,
+        typer.Option("--python", help="module:function, or module: imported, nothing is called."),
+    ] = None,
+    mcp: Annotated[
+        list[str] | None,
+        typer.Option("--mcp", help="An MCP server: its command, or an address of your network."),
+    ] = None,
     deprecated: Annotated[
         bool, typer.Option("--deprecated", help="Take deprecated operations of OpenAPI too.")
     ] = False,
@@ -45,20 +59,25 @@ def add_tools(
     factory add-tools my_apis.jsonl
 
     factory add-tools openapi.yaml --report
+
+    factory add-tools --python my_package.tools:book_table
+
+    factory add-tools --mcp "npx -y @modelcontextprotocol/server-filesystem ."
     """
+    if not (files or python or mcp):
+        raise InputError("no tools are named", remedy="factory add-tools FILE, --python or --mcp")
     workspace = open_workspace()
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
         known, names = imported_ids(ledger), imported_names(ledger)
         num_bad = 0
-        for file in files:
-            imported = read_tools(file, find_fault, deprecated=deprecated)
+        for name, imported in _read(files or [], python or [], mcp or [], deprecated):
             fresh = {tool.id: tool for tool in imported.items if tool.id not in known}
             known |= fresh.keys()
             _note_names(fresh.values(), names)
-            ledger.append({"tool": tool_rows(0, fresh.values(), file.name)})
+            ledger.append({"tool": tool_rows(0, fresh.values(), name)})
             out(
-                f"{escape(file.name)}: {len(fresh)} tools added, "
+                f"{escape(name)}: {len(fresh)} tools added, "
                 f"{len(imported.items) - len(fresh)} known already, {len(imported.bad)} bad"
             )
             num_bad += report_bad_lines(imported.bad)
@@ -67,6 +86,25 @@ def add_tools(
         ledger.fold()
     if num_bad:
         raise typer.Exit(1)
+
+
+def _read(
+    files: Sequence[Path], python: Sequence[str], mcp: Sequence[str], deprecated: bool
+) -> Iterator[tuple[str, Imported[Tool]]]:
+    """What each source gives, by the name that it is kept under."""
+    for file in files:
+        yield file.name, read_tools(file, find_fault, deprecated=deprecated)
+    for target in python:
+        made = read_functions(target)
+        module = target.partition(":")[0]
+        note(f"{module} was imported, which runs its top level; no function was called")
+        rows = ((name, part) for name, part in made if not isinstance(part, str))
+        lost = (BadLine(where=name, cause=part) for name, part in made if isinstance(part, str))
+        read = make_tools(rows, find_fault)
+        yield target, replace(read, bad=(*lost, *read.bad))
+    for server in mcp:
+        answer = ask_server(server)
+        yield str(answer.get("server", server)), make_tools([(server, answer)], find_fault)
 
 
 def _note_names(tools: Iterable[Tool], names: set[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -33,6 +33,9 @@ JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 TOOL_SUFFIXES = (*JSON_SUFFIXES, *YAML_SUFFIXES)
 """Names of a folder's files in which tools are looked for."""
+
+FindFault = Callable[[dict[str, Any]], str]
+"""Why a document cannot be used; empty where it can."""
 
 ItemT = TypeVar("ItemT")
 
@@ -95,7 +98,7 @@ def read_queries(path: Path, field: str = "") -> Imported[Query]:
 
 def read_tools(
     path: Path,
-    find_fault: Callable[[dict[str, Any]], str] = lambda _: "",
+    find_fault: FindFault = lambda _: "",
     *,
     deprecated: bool = False,
 ) -> Imported[Tool]:
@@ -107,15 +110,32 @@ def read_tools(
     """
     if path.is_dir():
         return _read_folder(path, find_fault, deprecated)
+    bad: list[BadLine] = []
+    loader = _Loader()
+    rows = ((row.where, row.value) for row in _rows(path, bad, loader.load))
+    read = make_tools(rows, find_fault, deprecated=deprecated, check=loader.check)
+    bad += read.bad
+    if not read.items and not bad and not read.changes:
+        raise InputError("the file holds no tools", where=str(path))
+    return replace(read, bad=tuple(bad))
+
+
+def make_tools(
+    rows: Iterable[tuple[str, Any]],
+    find_fault: FindFault = lambda _: "",
+    *,
+    deprecated: bool = False,
+    check: Callable[[Any], None] = lambda _: None,
+) -> Imported[Tool]:
+    """The tools of values with their places; see read_tools. `check` raises ValueError for one."""
     tools: list[Tool] = []
     bad: list[BadLine] = []
     changes: list[Change] = []
-    loader = _Loader()
-    for row in _rows(path, bad, loader.load):
+    for row, value in rows:
         try:
-            loader.check(row.value)
-            for found in find_tools(row.value, deprecated=deprecated):
-                where = f"{row.where} {found.place}".rstrip()
+            check(value)
+            for found in find_tools(value, deprecated=deprecated):
+                where = f"{row} {found.place}".rstrip()
                 document = found.document
                 if found.left_out:
                     changes.append(Change(where=where, tool="", what=found.left_out))
@@ -128,15 +148,11 @@ def read_tools(
                     name = str(document["name"])
                     changes += (Change(where=where, tool=name, what=w) for w in found.changes)
         except (ValueError, RecursionError) as error:
-            bad.append(BadLine(where=row.where, cause=str(error)))
-    if not tools and not bad and not changes:
-        raise InputError("the file holds no tools", where=str(path))
+            bad.append(BadLine(where=row, cause=str(error)))
     return Imported(items=tuple(tools), bad=tuple(bad), changes=tuple(changes))
 
 
-def _read_folder(
-    folder: Path, find_fault: Callable[[dict[str, Any]], str], deprecated: bool
-) -> Imported[Tool]:
+def _read_folder(folder: Path, find_fault: FindFault, deprecated: bool) -> Imported[Tool]:
     """All files of a folder that may hold tools, by name."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in TOOL_SUFFIXES)
     if not files:
