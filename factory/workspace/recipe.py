@@ -246,7 +246,7 @@ OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"
 class TrainSection(Section):
     """Training (algorithms §1.2, §8, A10, A11)."""
 
-    LATER = frozenset({"accepted", "no_call", "optimizer", "processes"})
+    LATER = frozenset({"accepted", "no_call", "optimizer", "processes", "row_rate"})
 
     method: Literal["full", "lora"] = "lora"
     """All weights, or low-rank adapters on all linear layers plus the rows of the code tokens."""
@@ -266,6 +266,8 @@ class TrainSection(Section):
     """Examples of one forward pass, of like length; a step's gradients add up over its passes."""
     max_length: int = Field(4096, gt=0)
     """Longest example in tokens; longer ones are dropped and counted."""
+    row_rate: float = Field(0.0, ge=0)
+    """Learning rate of the code tokens' rows by that of the rest; 0: 5 with lora, 1 with full."""
     lora_rank: int = Field(16, gt=0)
     lora_alpha: int = Field(32, gt=0)
     warmup_ratio: float = Field(0.1, ge=0, le=1)
@@ -314,6 +316,8 @@ class TrainSection(Section):
             raise ValueError("processes above 1 share all weights: they need method full")
         if self.processes > 1 and self.optimizer != "adamw":
             raise ValueError(f"processes above 1 share Adam's moments: not {self.optimizer}")
+        if self.processes != 1 and self.row_rate not in (0, 1):
+            raise ValueError("row_rate moves rows in one process only (processes = 1)")
         return self
 
 

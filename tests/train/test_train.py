@@ -54,7 +54,7 @@ from factory.train.examples import code_example, examples_from_sample, write_exa
 from factory.train.job import TrainingJob, TrainingResult, TrainingSetup, write_pairs, write_tools
 from factory.train.learner import load_learner
 from factory.train.run import run_training
-from factory.train.trainer import StepsByLength, score_answers, score_fused
+from factory.train.trainer import FasterRows, StepsByLength, score_answers, score_fused
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
@@ -763,6 +763,30 @@ def test_a_step_is_cut_by_length_and_every_epoch_is_another_order() -> None:
             step = [lengths[row] for row in order[start : start + 16]]
             assert step == sorted(step, reverse=True)
     assert {*epochs[0][:16]} != {*epochs[1][:16]}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_first_step_of_rows_is_as_long_as_their_rate(tied: bool, tmp_path: Path) -> None:
+    """Adam's first step is the learning rate, whatever the gradient: of the rows so many times."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_model(tmp_path / "tiny", tied=tied)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rows, ids = [3, 5, 9], torch.tensor([[1, 3, 5, 9, 2, 5]])
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    before = [table.detach().clone() for table in tables]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, eps=1e-30)
+    faster = FasterRows(model, rows, 25.0)
+    model(input_ids=ids, labels=ids).loss.backward()
+    faster.on_pre_optimizer_step()
+    optimizer.step()
+    faster.on_optimizer_step()
+    for table, old in zip(tables, before, strict=True):
+        moved = (table.detach() - old).abs()
+        assert torch.allclose(moved[rows], torch.full_like(moved[rows], 0.025), rtol=1e-2)
+        assert moved[1].max() <= 0.00101 and moved[2].max() <= 0.00101
+    assert (tables[0] is tables[1]) is tied
 
 
 @pytest.mark.parametrize("make", [tiny_model, tiny_multimodal])
