@@ -838,12 +838,12 @@ def test_a_job_is_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "sha", "digest"),
     [
-        ("cpu", "f1b30547886bdace", "be1831f778b6"),
-        ("base", "7637c0d5b54b16b3", "474ea3605418"),
-        ("sgtc", "4539f7bc25eace7e", "de526866ee67"),
-        ("toolgen", "e092d2b799642ac2", "88d770ca59d1"),
-        ("tooldev", "b36720ffd2d69eed", "4f35460e8eff"),
-        ("toolweaver", "250815e57ba7ac1c", "2d30dc1d9b88"),
+        ("cpu", "b6cf39e202af4f80", "be1831f778b6"),
+        ("base", "4bf0b68c9f718f62", "474ea3605418"),
+        ("sgtc", "c0e612493723c3d1", "de526866ee67"),
+        ("toolgen", "2ff801a2b3377272", "88d770ca59d1"),
+        ("tooldev", "71792e2c8f3d1d1b", "4f35460e8eff"),
+        ("toolweaver", "7ba7b844506f7b02", "2d30dc1d9b88"),
     ],
 )
 def test_a_recipe_and_a_finished_training_are_known_by_what_they_were_stored_with(
