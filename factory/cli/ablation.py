@@ -13,7 +13,7 @@ from factory.cli.chosen import load_settings_with, parse_overrides
 from factory.cli.comparing import print_tables, refuse_unknown, tell_end
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_workspace
-from factory.cli.rounds import Threads
+from factory.cli.options import Threads
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, write_json
 from factory.domain.canon import to_json

@@ -14,6 +14,7 @@ from factory.cli.codes import Checkpoint, load_codes, print_advice, print_figure
 from factory.cli.data import find_fault, note_rules, report_bad_lines
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.options import Documents, Overrides, Recipe
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, print_table, write_json
 from factory.codes.config import uses_pairs
@@ -43,14 +44,10 @@ from factory.workspace.settings import load_settings
 
 
 def fit(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Tool documents; default: those known here.")
-    ] = None,
+    files: Documents = None,
     checkpoint: Checkpoint = None,
-    recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A value, e.g. codes.coder=quantized")
-    ] = None,
+    recipe: Recipe = "",
+    overrides: Overrides = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Write the model with these codes there.")
     ] = None,

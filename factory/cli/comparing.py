@@ -12,6 +12,7 @@ import typer
 from factory.cli.chosen import open_recipe
 from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_workspace
+from factory.cli.options import Overrides, Recipe
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, print_table, write_json
 from factory.codes.saving import load_codebook
@@ -66,10 +67,8 @@ def compare(
     discard: Annotated[
         bool, typer.Option("--discard", help="Delete the checkpoints of finished trials.")
     ] = False,
-    recipe: Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")] = "",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A value, e.g. train.epochs=3")
-    ] = None,
+    recipe: Recipe = "",
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Which codes suit these tools? Train and score every coder under one budget.

@@ -17,6 +17,7 @@ from factory.cli.coding import known_tools
 from factory.cli.data import report_bad_lines
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.options import AllowPublic, Documents
 from factory.cli.terminal import err, escape, note, out, print_table
 from factory.codes.saving import load_codebook
 from factory.domain.canon import derive_seed
@@ -51,9 +52,7 @@ from factory.workspace.settings import Settings, load_settings
 
 
 def requests(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Tool documents; default: those known here.")
-    ] = None,
+    files: Documents = None,
     to: Annotated[
         Path, typer.Option("--out", help="Requests that are kept; the others go beside.")
     ] = Path("requests.jsonl"),
@@ -74,9 +73,7 @@ def requests(
     ] = 0,
     temperature: Annotated[float, typer.Option(help="Of the answers.", min=0, max=2)] = 0.8,
     seed: Annotated[int, typer.Option(help="Of the answers and of --limit.")] = 0,
-    allow_public: Annotated[
-        bool, typer.Option("--allow-public-host", help="Ask a server on a public address.")
-    ] = False,
+    allow_public: AllowPublic = False,
 ) -> None:
     """Have a model write requests for tools, from their documents.
 

@@ -11,6 +11,7 @@ import typer
 from factory.cli.chosen import open_checkpoint
 from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_workspace
+from factory.cli.options import Threads
 from factory.cli.terminal import err, escape, out, print_table, write_json
 from factory.domain.failures import InputError
 from factory.domain.plaintext import shorten
@@ -37,7 +38,7 @@ def retrieve(
     exact: Annotated[
         bool, typer.Option("--exact", help="Widen the beam until no better tool can be missed.")
     ] = False,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)] = 0,
+    threads: Threads = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a query.")] = False,
 ) -> None:
     """Find the tools a checkpoint names for a request, most likely first, with their codes.

@@ -13,6 +13,7 @@ from factory.cli.chosen import load_settings_with, open_recipe
 from factory.cli.data import report_bad_lines
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_workspace
+from factory.cli.options import DryRun, Model, Overrides, Recipe, Threads
 from factory.cli.terminal import err, escape, out, print_table
 from factory.domain.failures import FactoryError, InputError
 from factory.domain.records import Query
@@ -31,16 +32,6 @@ from factory.workspace.folder import Workspace
 from factory.workspace.machine import device_memory
 from factory.workspace.recipe import Resolved
 from factory.workspace.settings import Settings, load_settings
-
-Recipe = Annotated[str, typer.Option(help="Recipe; default: factory.toml's.")]
-Model = Annotated[
-    str, typer.Option(help="Model folder, kept in factory.toml; default: the one there.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="A recipe value, e.g. train.epochs=2")
-]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")]
 
 
 def make_round(

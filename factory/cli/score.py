@@ -13,6 +13,7 @@ import typer
 from factory.cli.chosen import load_settings_with, parse_overrides
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_workspace
+from factory.cli.options import AllowPublic, Threads
 from factory.cli.terminal import escape, out, print_table, write_json
 from factory.ledger.lineage import find_checkpoint
 from factory.ledger.lock import WorkspaceLock
@@ -58,10 +59,8 @@ def score(
         list[str] | None, typer.Option("--set", help="A key of its definition, e.g. judge=r1")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the answers as JSON.")] = None,
-    allow_public: Annotated[
-        bool, typer.Option("--allow-public-host", help="Let requests leave your network.")
-    ] = False,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)] = 0,
+    allow_public: AllowPublic = False,
+    threads: Threads = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Score a checkpoint on a benchmark of any kind, with intervals and published rows beside.

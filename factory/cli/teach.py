@@ -13,7 +13,8 @@ import typer
 from factory.cli.chosen import load_settings_with, open_recipe
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_workspace
-from factory.cli.rounds import DryRun, Model, Overrides, Recipe, Threads, show_result
+from factory.cli.options import DryRun, Model, Overrides, Recipe, Threads
+from factory.cli.rounds import show_result
 from factory.cli.terminal import escape_line, note, out
 from factory.domain.failures import InputError
 from factory.ledger.history import OpenRound, open_round
