@@ -44,7 +44,7 @@ from factory.engines.base import Engine
 from factory.judge.rulebook import Rulebook
 from factory.judge.sets import judge_round
 from factory.judge.verdicts import first_reject
-from factory.score.toolbench.ranking import WordIndex, embed
+from factory.score.toolbench.ranking import WordIndex, best, embed
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 
@@ -338,9 +338,10 @@ def make_judge(rulebook: Rulebook, benchmarks: Sequence[HeldOut]) -> Judge:
 def by_words(tools: Sequence[Tool], k: int) -> Find:
     """BM25 over the documents. Raises MissingError where bm25s is not installed."""
     index = WordIndex([document_text(tool) for tool in tools])
+    ids = [tool.id for tool in tools]
 
     async def find(texts: Sequence[str]) -> list[list[str]]:
-        return [_best(scores_N, tools, k, above=0.0) for scores_N in index.scores(texts)]
+        return [best(scores_N, ids, k, above=0.0) for scores_N in index.scores(texts)]
 
     return find
 
@@ -348,6 +349,7 @@ def by_words(tools: Sequence[Tool], k: int) -> Find:
 def by_embeddings(tools: Sequence[Tool], k: int, *, folder: Path, threads: int, log: Path) -> Find:
     """Cosine of a model's embeddings (factory.engines.embedding); raises what `embed` raises."""
     documents: list[np.ndarray[Any, np.dtype[np.float32]]] = []
+    ids = [tool.id for tool in tools]
 
     async def unit(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
         vectors_ND = await embed(folder, texts, threads=threads, log=log)
@@ -358,7 +360,7 @@ def by_embeddings(tools: Sequence[Tool], k: int, *, folder: Path, threads: int, 
         if not documents:
             documents.append(await unit([document_text(tool) for tool in tools]))
         queries_QD = await unit(texts)
-        return [_best(documents[0] @ query_D, tools, k) for query_D in queries_QD]
+        return [best(documents[0] @ query_D, ids, k) for query_D in queries_QD]
 
     return find
 
@@ -410,17 +412,6 @@ def document_text(tool: Tool) -> str:
     ]
     text = ". ".join([*whose, tool.name, str(of.get("description", "")), *parameters])
     return text.replace("_", " ")
-
-
-def _best(
-    scores_N: np.ndarray[Any, np.dtype[np.float32]],
-    tools: Sequence[Tool],
-    k: int,
-    above: float = -np.inf,
-) -> list[str]:
-    """Ids of the best, ties in the tools' order."""
-    places = np.argsort(-scores_N, kind="stable")[:k]
-    return [tools[place].id for place in places if scores_N[place] > above]
 
 
 def output_rows(state: State, tools: Sequence[Tool]) -> Iterator[tuple[bool, dict[str, Any]]]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,9 @@ SETTINGS = ("multi-domain", "in-domain")
 """Search all APIs, or those of the request's group (§2.8)."""
 BASELINE_DEPTH = 100
 """Tools that a baseline returns; generative systems return their 5 beams (§7.1)."""
+
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +163,10 @@ class BM25:
     ) -> list[list[ApiKey | None]]:
         """Best first. Raises MissingError where bm25s is not installed."""
         index = WordIndex([document.text for document in space])
-        return [_best(scores_N, space, self.depth, above=0.0) for scores_N in index.scores(queries)]
+        keys = [document.key for document in space]
+        return [
+            [*best(scores_N, keys, self.depth, above=0.0)] for scores_N in index.scores(queries)
+        ]
 
 
 class WordIndex:
@@ -214,7 +220,8 @@ class EmbSim:
         vectors_ND = await embed(self.folder, texts, threads=self.threads, log=self.log)
         unit_ND = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
         documents_ND, queries_QD = unit_ND[: len(space)], unit_ND[len(space) :]
-        return [_best(documents_ND @ query_D, space, self.depth) for query_D in queries_QD]
+        keys = [document.key for document in space]
+        return [[*best(documents_ND @ query_D, keys, self.depth)] for query_D in queries_QD]
 
 
 async def embed(
@@ -264,16 +271,16 @@ Ranker: TypeAlias = BM25 | EmbSim | ByCode
 is an answer that names no tool, which takes a rank."""
 
 
-def _best(
+def best(
     scores_N: np.ndarray[Any, np.dtype[np.float32]],
-    space: Sequence[ApiDocument],
+    keys: Sequence[Key],
     depth: int,
     above: float = -math.inf,
-) -> list[ApiKey | None]:
-    """The `depth` best tools: an API counts once, by its best document; ties in corpus order."""
-    ranked: dict[ApiKey, None] = {}
+) -> list[Key]:
+    """The `depth` best keys of those scored, each once, by its best place; ties in their order."""
+    ranked: dict[Key, None] = {}
     for place in np.argsort(-scores_N, kind="stable"):
         if len(ranked) == depth or scores_N[place] <= above:
             break
-        ranked.setdefault(space[place].key)
+        ranked.setdefault(keys[place])
     return list(ranked)
