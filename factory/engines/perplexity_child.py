@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from factory.codes.language import read_windows
 from factory.domain.failures import InputError
 from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
@@ -17,37 +19,16 @@ from factory.engines.loading import load_model
 from factory.engines.perplexity import STRIDES, WINDOW, Perplexity
 
 
-def windows(num_tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Windows that count no token twice: the first token that the model sees, one past the last,
-    and the first whose loss counts. ValueError unless 0 < stride <= window.
-    """
-    if not 0 < stride <= window:
-        raise ValueError(f"a stride of {stride} does not fit a window of {window}")
-    counted = 1
-    for begin in range(0, num_tokens, stride):
-        end = min(begin + window, num_tokens)
-        # A window's first token has nothing before it: side by side, it stays uncounted.
-        counted = max(counted, begin + 1)
-        if counted < end:
-            yield begin, end, counted
-        counted = end
-        if end == num_tokens:
-            return
-
-
 def window_losses(
     model: PreTrainedModel, token_ids: Sequence[int], window: int, stride: int
 ) -> list[tuple[float, int]]:
     """(nats, tokens counted) of each window of one text under a causal model."""
-    losses = []
     ids_T = torch.tensor(token_ids, device=model.device)
     with torch.inference_mode():
-        for begin, end, counted in windows(len(token_ids), window, stride):
-            logits_TV = model(input_ids=ids_T[None, begin : end - 1]).logits[0].float()
-            chosen_TV = logits_TV[counted - begin - 1 :]
-            loss = torch.nn.functional.cross_entropy(chosen_TV, ids_T[counted:end], reduction="sum")
-            losses.append((float(loss), end - counted))
-    return losses
+        return [
+            (float(cross_entropy(logits_TV, tokens_T, reduction="sum")), len(tokens_T))
+            for logits_TV, tokens_T in read_windows(model, ids_T, window, stride)
+        ]
 
 
 def compute_perplexity(

@@ -11,9 +11,10 @@ from conftest_models import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.codes.language import windows
 from factory.domain.failures import InputError, ModelError
 from factory.engines.perplexity import measure_perplexity
-from factory.engines.perplexity_child import compute_perplexity, windows
+from factory.engines.perplexity_child import compute_perplexity
 
 TEXT = "What is the weather in Oslo tomorrow? Book a table for 4 people on Friday.\n" * 6
 
