@@ -39,7 +39,7 @@ round: $(VENV)/ready
 # SmolLM2-135M-Instruct, taught on labelled rows of the home world, in a workspace of its own. Each
 # step is done once; a lesson that was cut short goes on. HELD_OUT of the rows make the dev set.
 REAL := .real
-REAL_N ?= 32
+REAL_N ?= 64
 ROWS ?= 120
 HELD_OUT ?= 0.25
 FACTORY := $(abspath $(BIN))/factory
