@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from conftest_models import tiny_model
@@ -13,58 +14,27 @@ from test_stages import run, weights_of
 from test_train import SETUP, TOOLS, but, make_examples, make_job, train_once
 
 from factory.domain.failures import MissingError, RecipeError
-from factory.domain.records import Progress
+from factory.train import team
 from factory.train.memory import check_training, num_processes
-from factory.train.trainer import StepsByLength
+from factory.train.trainer import OPTIMIZERS, StepsByLength
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import StageSection, TrainSection, load_recipe
+from factory.workspace.recipe import OptimizerName, StageSection, TrainSection, load_recipe
 
 FIND = StageSection(name="find", kinds=("code", "retrieve"))
 CALL = StageSection(name="call", kinds=("gen", "invoke"), weights={"gen": 2})
 
 
-def helpers() -> list[int]:
-    """Processes that help a training child of this one."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    return [
-        pid
-        for pid in pids
-        if "factory.train.helper" in _read(pid, "cmdline") and _parent(_parent(pid)) == os.getpid()
-    ]
-
-
-def _read(pid: int, name: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def _parent(pid: int) -> int:
-    fields = _read(pid, "stat").rsplit(")", 1)[-1].split()
-    return int(fields[1]) if fields else 0
-
-
 @pytest.mark.slow
-def test_two_processes_train_as_one_does_and_survive_a_kill(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     """Steps, losses by kind, tokens and weights, where steps and examples do not divide evenly."""
     base = tiny_model(tmp_path / "base", max_positions=1024)
     examples = make_examples(TOOLS[:21], Prompts.load(Workspace(shipped_root())))
     setup = replace(but(SETUP, epochs=1, batch_size=16, micro_batch_size=2), stages=(FIND, CALL))
     alone, _ = run(tmp_path / "one", base, examples, setup, TOOLS[:21])
     setup = replace(setup, train=setup.train.model_copy(update={"processes": 2}))
-    killed: list[int] = []
-
-    def kill_a_helper(progress: Progress) -> None:
-        if not killed and progress.step == 4:
-            killed.extend(helpers())
-            os.kill(killed[0], signal.SIGKILL)
-
     job = make_job(tmp_path / "two", base, examples, TOOLS[:21], setup)
-    both = train_once(job, on_progress=kill_a_helper, max_restarts=1)
-    assert len(killed) == 1 and "SIGKILL" in both.notices[0] and not helpers()
-    assert both.result.restarts == 1
+    both = train_once(job)
     assert len(both.result.log) == len(alone["log"]) == 6
     for step, wanted in zip(both.result.log, alone["log"], strict=True):
         for key in ("step", "steps", "tokens", "learning_rate", "stage"):
@@ -79,6 +49,35 @@ def test_two_processes_train_as_one_does_and_survive_a_kill(tmp_path: Path) -> N
         assert (ours[name] - weight).abs().max() < 1e-4, name
         if name in start and start[name].shape == weight.shape:
             assert (start[name] - weight).abs().max() > 1e-3, name
+
+
+def test_a_helpers_death_is_the_childs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same signal or exit code, so that the command starts all of them again, or does not;
+    a failure while all live is the child's own."""
+    ends: list[int] = []
+    monkeypatch.setattr(team, "end_as", ends.append)
+    these = team.Team(3, gpu=False)
+    these._helpers = [subprocess.Popen(["sleep", "60"], text=True) for _ in range(2)]
+    try:
+        these.follow_the_dead(seconds=0)
+        assert ends == []
+        these._helpers[1].kill()
+        these.follow_the_dead(seconds=30)
+        assert ends == [-signal.SIGKILL]
+    finally:
+        for helper in these._helpers:
+            helper.kill()
+            helper.wait()
+
+
+def test_optimizers_have_the_names_that_transformers_knows() -> None:
+    from transformers.training_args import OptimizerNames
+
+    assert {"adamw", *OPTIMIZERS} == set(get_args(OptimizerName))
+    for name, theirs in OPTIMIZERS.items():
+        paged, eight = name.startswith("paged"), name.endswith("8bit")
+        assert OptimizerNames(theirs).value == theirs
+        assert ("paged" in theirs, "8bit" in theirs) == (paged, eight)
 
 
 def test_a_step_is_dealt_out_whole_and_filled_with_blanks_at_the_end() -> None:
