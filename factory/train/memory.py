@@ -109,7 +109,7 @@ def training_memory(
     )
     layer = 11 * width + 4 * config.get("intermediate_size", 4 * width)
     saves = gpu and number >= CHECKPOINTED
-    # On a CPU in single precision, transposed, their logarithms and gradient, and in half precision.
+    # On a CPU in half and single precision, transposed, their logarithms and gradient.
     logits = (5 if halves else 4) * tokens * vocabulary
     if gpu:  # a tile, and the head's gradient before it joins the others
         logits = min(tokens * vocabulary, HEAD_TILE) + in_single
