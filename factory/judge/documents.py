@@ -216,6 +216,8 @@ def _judge_values(part: Part) -> Iterator[Finding]:
             if not validator.is_valid(choice):
                 message = f"{show(choice)} is not a {show(part.written.get('type'))}"
                 yield Finding("tool/enum_type_mismatch", (*part.path, "enum", index), message)
+    if isinstance(default, float) and default.is_integer():
+        default = int(default)  # a default is no call: 5.0 is the integer 5 (JSON Schema 6.1.1)
     if default is not None and not make_validator(part.schema).is_valid(default):
         kind = show(part.written.get("type"), 40)
         message = f"the default {show(default)} does not fit its own schema, {kind}"

@@ -94,12 +94,26 @@ def check_calls(
         message = f"{len(calls)} calls, at most {limit} are allowed"
         findings.append(Finding("call/too_many_calls", (), message))
     by_name = {tool.name: tool for tool in tools}
+    shared = _find_shared(tools) if len(by_name) < len(tools) else {}
     for index, call in enumerate(calls):
-        findings += judge_call(call, index, by_name)
+        for tool in shared.get(call.name, ()):
+            by_name[call.name] = tool
+            if not any(judge_call(call, index, by_name)):
+                break
+        else:
+            findings += judge_call(call, index, by_name)
     findings += judge_duplicates(calls, by_name)
     if query and rulebook.rule("call/ungrounded_value").active:
         findings += judge_grounding(calls, by_name, query)
     return tuple(_make_verdicts(findings, rulebook, subject)) if findings else ()
+
+
+def _find_shared(tools: Sequence[Tool]) -> dict[str, list[Tool]]:
+    """Tools whose name others bear too: a call of it is right if it fits one of them."""
+    found: dict[str, list[Tool]] = {}
+    for tool in tools:
+        found.setdefault(tool.name, []).append(tool)
+    return {name: same for name, same in found.items() if len(same) > 1}
 
 
 def check_vote(result: Vote, *, rulebook: Rulebook) -> tuple[Verdict, ...]:

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from workspaces import ROOT
 
+from factory.domain.records import Tool
+from factory.judge.rulebook import Rulebook
+from factory.judge.verdicts import check_calls
 from factory.tools.schema import arguments_schema, make_validator, read_document, read_tool
 from factory.tools.sources import read_tools
+from factory.workspace.folder import Workspace, shipped_root
 
 CASES = ROOT.parent / "shared" / "cases"
 
@@ -167,3 +171,45 @@ def test_calls_of_others_documents_get_the_right_verdict() -> None:
         if read_tool(tool).validator.is_valid(call["arguments"]) is not row["valid"]:
             wrong.append(row)
     assert len(rows) > 30 and not wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "valid"),
+    [
+        ("date-time", "2024-02-29T10:00:00Z", True),
+        ("date-time", "2024-02-29t10:00:00.123456789z", True),
+        ("date-time", "2023-02-29T10:00:00Z", False),
+        ("date-time", "2024-05-01T10:00Z", False),
+        ("date-time", "2024-05-01T10:00:00", False),
+        ("date-time", "1998-12-31T23:59:60Z", True),
+        ("date-time", "1998-12-31T15:59:60.5-08:00", True),
+        ("date-time", "1998-12-31T22:59:60Z", False),
+        ("time", "08:30:06+00:20", True),
+        ("time", "01:29:60+01:30", True),
+        ("time", "23:59:60+01:00", False),
+        ("time", "08:30:06", False),
+        ("time", "08:30Z", False),
+        ("time", "24:00:00Z", False),
+        ("time", "08:30:06+24:00", False),
+        ("time", "0৮:30:06Z", False),
+        ("date", "2024-13-01", False),
+        ("date", "2024-1৪-01", False),
+    ],
+)
+def test_times_are_those_of_rfc_3339(name: str, text: str, valid: bool) -> None:
+    assert make_validator({"type": "string", "format": name}).is_valid(text) is valid
+
+
+def test_a_call_of_a_shared_name_may_fit_any_tool_that_bears_it() -> None:
+    shipped = Rulebook.load(Workspace(shipped_root()))
+
+    def bear(name: str) -> Tool:
+        arguments = {"type": "dict", "properties": {name: {"type": "integer"}}, "required": [name]}
+        document = {"name": "f", "description": "Does this.", "arguments": arguments}
+        return Tool(id=f"t_{name}", document=document)
+
+    tools = [bear("a"), bear("b")]
+    for given, reasons in ({"a": 1}, set()), ({"b": 1}, set()), ({"c": 1}, {"unknown_argument"}):
+        answer = f"<tool_call>{json.dumps({'name': 'f', 'arguments': given})}</tool_call>"
+        found = {verdict.reason for verdict in check_calls(answer, tools, rulebook=shipped)}
+        assert found >= reasons and bool(found) is bool(reasons)
