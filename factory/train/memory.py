@@ -10,9 +10,9 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from factory.domain.failures import MissingError, RecipeError
+from factory.domain.failures import MissingError, ModelError, RecipeError
 from factory.workspace.machine import computes_halves, visible_gpus
 from factory.workspace.models import is_installed
 from factory.workspace.recipe import Recipe, TrainSection
@@ -131,16 +131,33 @@ def training_memory(
 
 def weight_shapes(model: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of a model folder's weights by name; other files than safetensors count as one weight
-    of 2 bytes a number."""
+    of 2 bytes a number. Raises ModelError for a file that is none."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in model.iterdir():
         if file.suffix == ".safetensors":
-            with file.open("rb") as opened:
-                head = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-            shapes |= {k: tuple(v["shape"]) for k, v in head.items() if k != "__metadata__"}
+            shapes |= {k: tuple(v["shape"]) for k, v in _read_head(file).items()}
         elif file.suffix == ".bin":
             shapes[file.name] = (file.stat().st_size // HALF,)
     return shapes
+
+
+def _read_head(file: Path) -> dict[str, Any]:
+    """What a safetensors file says of its weights, by name."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if length > file.stat().st_size:
+                raise ValueError("its head is longer than the file")
+            head: dict[str, Any] = json.loads(opened.read(length))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"this is no file of weights: {error}",
+            where=str(file),
+            remedy="fetch the model again; a file of some hundred bytes is a pointer of git-lfs: "
+            "`git lfs pull` fetches what it points to",
+        ) from error
+    head.pop("__metadata__", None)
+    return head
 
 
 def _adapter_weights(shapes: dict[str, tuple[int, ...]], tables: Iterable[str], rank: int) -> int:

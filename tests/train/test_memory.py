@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest_models import tiny_model
 
+from factory.domain.failures import ModelError
 from factory.train.memory import memory_of, training_memory, weight_shapes
 from factory.workspace.recipe import Recipe, TrainSection, vary
 
@@ -96,3 +97,11 @@ def test_the_largest_stage_decides(tmp_path: Path) -> None:
     told = memory_of(recipe, folder, gpu=False, dtype="float32")
     alone = vary(recipe.train, max_length=128)
     assert told == training_memory(folder, alone, gpu=False, halves=False)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"", b"{}"])
+def test_a_file_without_weights_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="no file of weights") as caught:
+        weight_shapes(tmp_path)
+    assert caught.value.where.endswith("model.safetensors") and "git lfs" in caught.value.remedy
