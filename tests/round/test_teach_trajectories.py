@@ -59,10 +59,13 @@ def trajectory(n: int, end: object = FINAL) -> dict[str, object]:
 
 
 def write_recipe() -> str:
-    """ToolGen's stages, each once over its examples."""
+    """ToolGen's stages, each once over its examples, but a tenth of the documents: the embedded
+    model's tools get codes anew, and are 400.
+    """
     toolgen = tomllib.loads((ROOT / "rounds" / "toolgen.toml").read_text(encoding="utf-8"))
     stages = [
         f'[[stage]]\nname = "{stage["name"]}"\nkinds = {json.dumps(stage["kinds"])}\n'
+        f"epochs = {0.1 if stage['kinds'] == ['code'] else 1}\n"
         for stage in toolgen["stage"]
     ]
     return "\n".join((RECIPE, *stages))
