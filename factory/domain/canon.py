@@ -40,8 +40,13 @@ def query_id(text: str) -> str:
     return "q_" + digest(normalise_text(text).casefold())
 
 
-def tool_id(document: dict[str, Any]) -> str:
-    """Content id of a tool document, over all keys but CATEGORY: where a catalogue files a tool."""
+def tool_id(document: dict[str, Any], text: str = "") -> str:
+    """Content id of a tool document, over all keys but CATEGORY: where a catalogue files a tool.
+
+    `text` is its canonical JSON, where that is known already.
+    """
+    if text and CATEGORY not in document:
+        return "t_" + digest(text)
     content = {key: part for key, part in document.items() if key != CATEGORY}
     return "t_" + digest(canonical_json(content))
 

@@ -141,10 +141,12 @@ def make_tools(
                     changes.append(Change(where=where, tool="", what=found.left_out))
                 elif document is None:
                     bad.append(BadLine(where=where, cause=found.cause))
-                elif fault := _find_bounds(document) or find_fault(document):
-                    bad.append(BadLine(where=where, cause=fault))
                 else:
-                    tools.append(Tool(id=tool_id(document), document=document))
+                    text, fault = _write(document)
+                    if fault := fault or find_fault(document):
+                        bad.append(BadLine(where=where, cause=fault))
+                        continue
+                    tools.append(Tool(id=tool_id(document, text), document=document))
                     name = str(document["name"])
                     changes += (Change(where=where, tool=name, what=w) for w in found.changes)
         except (ValueError, RecursionError) as error:
@@ -178,13 +180,14 @@ def _read_folder(folder: Path, find_fault: FindFault, deprecated: bool) -> Impor
     return Imported(items=tuple(tools), bad=tuple(bad), changes=tuple(changes))
 
 
-def _find_bounds(document: dict[str, Any]) -> str:
-    """Why no later step can carry a document unchanged; empty where it can."""
+def _write(document: dict[str, Any]) -> tuple[str, str]:
+    """A document's canonical text, and why no later step can carry it; one of them is empty."""
     try:
-        parse_strict(canonical_json(document))
+        text = canonical_json(document)
+        parse_strict(text)
     except ValueError as error:
-        return str(error)
-    return ""
+        return "", str(error)
+    return text, ""
 
 
 class _Twice(dict[str, Any]):
