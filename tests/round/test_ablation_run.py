@@ -40,17 +40,17 @@ gold = true
 """
 
 
-def wait_for_samples(out: Path, seconds: float = 900) -> Path:
-    """The workspace of the first trial that has sampled something."""
+def wait_for_draw(out: Path, process: subprocess.Popen[bytes], seconds: float = 900) -> Path:
+    """The workspace of the first round, once it has drawn; the command must not end before."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and process.poll() is None:
         for folder in out.glob("round-0-*[0-9a-f]"):
             if (folder / ".factory").exists():
                 (row,) = ask(folder, "select count(*) as n from draw")
                 if row["n"]:
                     return folder
         time.sleep(0.2)
-    raise AssertionError("no trial has drawn a request")
+    raise AssertionError(f"no trial has drawn a request; exit code {process.poll()}")
 
 
 @pytest.mark.slow
@@ -66,11 +66,13 @@ def test_a_plan_is_run_continued_after_a_kill_and_known_again(tmp_path: Path) ->
     arguments = ["ablate", "small", "--out", str(out), "--discard"]
     process = subprocess.Popen(
         [sys.executable, "-m", "factory", *arguments], cwd=workspace,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    folder = wait_for_samples(out)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        folder = wait_for_draw(out, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
     done = run_factory(*arguments, cwd=workspace)
     assert "1 of 3 trials are known" in done.stderr and "continuing round 1" in done.stderr
