@@ -256,8 +256,7 @@ def _messages(
     each, in turn, so that the answers to one tool differ."""
 
     def ask(document: dict[str, Any]) -> Message:
-        text = prompts.render(PROMPT, tool=document, number=number)
-        return Message(role="user", content=text)
+        return Message(role="user", content=prompts.render(PROMPT, tool=document))
 
     turns = [
         (ask(shown), Message(role="assistant", content=said[number % len(said)]))

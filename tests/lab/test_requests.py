@@ -198,7 +198,7 @@ def test_tools_are_found_by_the_codes_of_a_model() -> None:
 
 def test_a_document_may_lack_what_no_rule_asks_of_it(tmp_path: Path) -> None:
     bare = {"name": "f", "arguments": {"type": "dict"}}
-    assert PROMPTS.render(requests.PROMPT, tool=bare, number=0).endswith("Tool: f. ")
+    assert PROMPTS.render(requests.PROMPT, tool=bare).endswith("Tool: f. ")
     assert requests.document_text(Tool(id="t", document=bare)) == "f. "
     silent = RequestPlan(tools=[Tool(id="t", document=bare)], per_tool=2, tries=1)
     engine = ReplayEngine(lambda request: [""])
@@ -208,7 +208,7 @@ def test_a_document_may_lack_what_no_rule_asks_of_it(tmp_path: Path) -> None:
 def test_a_round_goes_on_whatever_becomes_of_this_prompt(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "ws", {"prompts/requests/write.j2": "{{ tool.name }}!"})
     own = Prompts.load(workspace)
-    assert own.render(requests.PROMPT, tool=KETTLE.document, number=0) == "boil_water!"
+    assert own.render(requests.PROMPT, tool=KETTLE.document) == "boil_water!"
     assert own.set_sha() == PROMPTS.set_sha()
 
 
