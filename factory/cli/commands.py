@@ -73,7 +73,7 @@ Ask
 
 Prepare
   add-tools = data:add_tools
-    Import tool documents: OpenAI, BFCL, ToolBench, ToolDev and similar formats.
+    Import tool documents: OpenAPI, MCP, OpenAI, BFCL, ToolBench and similar formats.
   model import = models:import_model
     Make a model folder of a GGUF file, and check its tokens, chat template and end of turn.
   home = home:write_rows
