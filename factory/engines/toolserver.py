@@ -30,7 +30,7 @@ def ask_server(target: str) -> dict[str, Any]:
     is_address = target.startswith(("http://", "https://"))
     if is_address:
         resolve(target)
-    elif not shlex.split(target):
+    elif not _words(target):
         raise InputError("--mcp names no command and no address", remedy='--mcp "npx my-server"')
     try:
         return asyncio.run(asyncio.wait_for(_ask(target, is_address), SECONDS))
@@ -43,10 +43,18 @@ def ask_server(target: str) -> dict[str, Any]:
         ) from error
 
 
+def _words(command: str) -> list[str]:
+    """Raises InputError for a quote without its other half."""
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"--mcp is no command: {error}", where=command) from error
+
+
 async def _ask(target: str, is_address: bool) -> dict[str, Any]:
     from mcp import Client, StdioServerParameters
 
-    words = [] if is_address else shlex.split(target)
+    words = [] if is_address else _words(target)
     server = target if is_address else StdioServerParameters(command=words[0], args=words[1:])
     tools: list[dict[str, Any]] = []
     async with Client(server) as client:

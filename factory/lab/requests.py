@@ -57,7 +57,9 @@ TOP_P, MAX_TOKENS = 0.95, 96
 """Of an answer."""
 REPEATS = ("round/duplicate_query", "round/near_duplicate_query")
 """Rules between requests; those of the stage `draw` compare with benchmarks."""
-_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)]|(?:request|user|question|person)\s*:)\s*", re.IGNORECASE)
+_MARK = re.compile(
+    r"^\s*(?:(?:[-*•]|\d+[.)])\s|(?:request|user|question|person)\s*:)\s*", re.IGNORECASE
+)
 _QUOTES = "\"'“”‘’«»` "
 _BLANK = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|_{3,}")
 _IDENTIFIER = re.compile(r"[a-z][A-Z]|[_\d.]")
@@ -268,7 +270,7 @@ def _messages(
 def _read(tool: Tool, number: int, completion: Completion) -> Written:
     """The request in an answer: its first line, without marks and quotes around it."""
     lines = [line for line in completion.text.splitlines() if line.strip()]
-    text = _MARK.sub("", lines[0]).strip(_QUOTES) if lines else ""
+    text = _unquote(_MARK.sub("", lines[0]).strip()) if lines else ""
     reason = ""
     if completion.finish_reason in UNANSWERED:
         reason = completion.finish_reason
@@ -281,6 +283,13 @@ def _read(tool: Tool, number: int, completion: Completion) -> Written:
     elif _IDENTIFIER.search(tool.name) and tool.name.casefold() in text.casefold():
         reason = "names_tool"
     return Written(tool_id=tool.id, number=number, text=text, reason=reason)
+
+
+def _unquote(text: str) -> str:
+    """Without the quotes that stand around the whole; `Play "Hello"` keeps its own."""
+    while len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
+        text = text[1:-1].strip()
+    return text
 
 
 async def _check(

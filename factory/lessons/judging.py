@@ -275,7 +275,10 @@ def _without_duplicates(rows: Iterable[JudgedRow], rulebook: Rulebook) -> Iterat
     for place, row in enumerate(rows):
         query = row.query
         calls = [[call.name, call.arguments] for call in row.sample.candidate.calls]
-        told = digest(f"{row.lesson.steps}{row.lesson.turns}")
+        steps = [replace(step, silent=frozenset()) for step in row.lesson.steps]
+        silent = [sorted(step.silent) for step in row.lesson.steps]
+        turns = [replace(turn, number=0) for turn in row.lesson.turns]
+        told = digest(f"{steps}{silent}{turns}")
         label = canonical_json([query.id, sorted(tool.id for tool in row.tools), calls, told])
         first = seen.setdefault(label, query.source)
         if query.id in ids:
@@ -302,9 +305,10 @@ def _judge_together(
         drawn = judge_round(rules, everything, Past(), held_out, stage="draw", bench=bench)
         together = judge_round(rules, candidates, Past(), held_out, bench=bench)
     questions = held_out_ids(held_out)
+    drawn = dict(drawn)
     for own, several in later.items():
-        found = (verdict for each in several for verdict in drawn.get(each.query.id, ()))
-        drawn = {**drawn, own: [*drawn.get(own, ()), *found]}
+        if found := [verdict for each in several for verdict in drawn.get(each.query.id, ())]:
+            drawn[own] = [*drawn.get(own, ()), *found]
     return [_weigh(row, drawn, together, questions) for row in rows]
 
 

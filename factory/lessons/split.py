@@ -41,7 +41,7 @@ def hold_out(
     with the words of a question is held out with it. Raises InputError where nothing is left on
     either side.
     """
-    usable = [row for row in judged.requests if row.is_accepted and row.lesson.calls]
+    usable = [row for row in judged.requests if row.is_accepted and row.sample.candidate.calls]
     questions: dict[str, Labelled] = {}
     order: list[JudgedRow] = []
     for row in usable:

@@ -14,6 +14,7 @@ from factory.domain.canon import to_json
 from factory.domain.jsontext import show
 from factory.domain.records import Call
 from factory.lessons.records import Document, Fault, Lesson, LessonStep, Part, Utterance
+from factory.score.toolbench.data import ApiKey, environment_name
 from factory.score.toolbench.turns import FINISH, MAX_TURNS, is_repeat, read_ending
 from factory.tools.sources import request_text
 
@@ -110,8 +111,11 @@ def _as_api(document: Document) -> Document:
     if said is None or not document["name"].endswith(ending):
         return document
     schema = document["arguments"]
+    api = document["name"].removesuffix(ending)
+    if environment_name(ApiKey(said["tool"], api)) != document["name"]:
+        return document  # cut to 64 characters: calls name it as it stands
     return {
-        "name": document["name"].removesuffix(ending),
+        "name": api,
         "description": said["text"] or "",
         "arguments": {key: part for key, part in schema.items() if key != "optional"},
         "tool_name": said["tool"],
@@ -122,6 +126,8 @@ def _find_fault(steps: Sequence[LessonStep]) -> Fault | None:
     """Why our agent would not end well on these steps; None where it would."""
     if not steps or steps[-1].call.name != FINISH.api:
         return Fault(rule="row/unfinished", message=f"no Finish after {len(steps)} steps")
+    if any(step.call.name == FINISH.api for step in steps[:-1]):
+        return Fault(rule="row/unfinished", message="it goes on after Finish")
     end = read_ending(to_json(steps[-1].call.arguments))
     if end.reason == "finish_json":
         message = f"Finish has no return_type in {show(steps[-1].call.arguments)}"

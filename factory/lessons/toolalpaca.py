@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from factory.domain.canon import to_json
 from factory.domain.jsontext import JsonTextError, parse_strict, show
 from factory.domain.records import Call
 from factory.lessons.conversations import read_documents, read_lesson
@@ -20,7 +21,7 @@ from factory.tools.containers import Found
 from factory.tools.openapi import OpenApi, is_openapi
 from factory.tools.sources import request_text
 
-_UNKNOWN = re.compile(r"\$\{|\"\{[^\"{}]*\}\"")
+_UNKNOWN = re.compile(r"\$\{|\"\{[^\"{}]+\}\"")
 """A value that an earlier action returns, or none: ${animeId from searchAnime}, "{start date}"."""
 
 
@@ -41,8 +42,8 @@ def split_api(row: LessonRow) -> Iterator[LessonRow]:
         yield LessonRow(where=f"{row.where} {function['name']}", value=function)
     instances = row.value.get("Instances")
     asked, answers = row.value["Instructions"], row.value.get("Golden_Answers")
-    if instances is not None:
-        given = list(instances)
+    if answers is None and (instances or not asked):
+        given = list(instances or ())
     elif answers is None:
         raise ValueError(f"its {len(asked)} requests have no Golden_Answers, and no Instances")
     elif len(asked) != len(answers):
@@ -89,7 +90,7 @@ def _read_turns(instance: Mapping[str, Any]) -> Iterator[Utterance]:
 
 
 def _read_action(name: Any, given: Any) -> Call:
-    if _UNKNOWN.search(str(given)):
+    if _UNKNOWN.search(given if isinstance(given, str) else to_json(given)):
         raise ValueError(f"{show(name)} takes a value that is not known yet: {show(given)}")
     try:
         arguments = parse_strict(given) if isinstance(given, str) else given

@@ -87,8 +87,10 @@ def _read_react(text: str, number: int) -> Utterance:
 
 def _listed_functions(text: str) -> Any:
     """The list that ends a system message, as Python prints it."""
-    start = text.find("[{")
-    return parse_text(text[start:].strip()) if start >= 0 else None
+    for found in re.finditer(r"\[\{", text):
+        if isinstance(listed := parse_text(text[found.start() :].strip()), list):
+            return listed
+    return None
 
 
 # ToolGen ----------------------------------------------------------------------------------
@@ -217,7 +219,8 @@ def _read_transcript(row: Row, where: str) -> Lesson:
                 raise ValueError(f"node {number} is no call: {show(node['message'])}")
             call = _make_call(str(made["name"]), made.get("arguments"), number)
             thought = "\n".join(filter(None, thoughts))
-            response = "" if call.name == FINISH.api else str(made.get("response") or "")
+            said = "" if call.name == FINISH.api else made.get("response") or ""
+            response = said if isinstance(said, str) else to_json(said)
             steps.append(LessonStep(thought=thought, call=call, response=response))
             thoughts = []
     lesson = lesson_of(where, row["query"], read_documents(row.get("available_tools")), steps)

@@ -66,8 +66,10 @@ FORMAT = 1
 """Of what a trial is."""
 RECIPE = "ablation"
 """Its recipe in its workspace: rounds/ablation.toml."""
-TEMPLATE = "workspace"
+TEMPLATE = ".template"
 """Folder, beside the trials, of what all their workspaces have in common."""
+MADE = ".made-by-ablate"
+"""A file that says that the folder may be written anew."""
 STRIDE = 512
 """Tokens between windows of the perplexity."""
 
@@ -287,8 +289,15 @@ def _write_template(
 ) -> Workspace:
     """A workspace with the own content of the user's, without models and ledger."""
     template = Workspace((out / TEMPLATE).resolve())
+    if template.root.exists() and not (template.root / MADE).is_file():
+        raise InputError(
+            "the folder was not made by factory ablate",
+            where=str(template.root),
+            remedy="name another --out",
+        )
     shutil.rmtree(template.root, ignore_errors=True)
     template.root.mkdir(parents=True)
+    (template.root / MADE).touch()
     _write_marker(workspace.marker, template.marker, _own_values(workspace, settings))
     for folder in CONTENT_FOLDERS:
         if workspace.root == shipped_root() or not (workspace.root / folder).is_dir():

@@ -42,6 +42,13 @@ class Found:
     """What was put in place, moved or dropped."""
 
 
+def unreadable(error: Exception) -> str:
+    """The cause of a document that a reader gave up on, expecting another shape or not."""
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"not of the shape that its form has ({type(error).__name__}: {error})"
+
+
 class Opened(NamedTuple):
     """A value that holds tools."""
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from factory.domain.canon import CATEGORY
 from factory.domain.jsontext import JsonTextError, parse_strict, show
-from factory.tools.containers import Document, Found, name_shape, open_container
+from factory.tools.containers import Document, Found, name_shape, open_container, unreadable
 from factory.tools.openapi import OpenApi, is_openapi
 from factory.tools.references import Inliner, has_references
 from factory.tools.schema import TOOLDEV, make_validator, read_type, respell, to_json_schema
@@ -69,8 +69,8 @@ def _find(value: Any, place: str, server: str, deprecated: bool) -> Iterator[Fou
             dialect = DIALECTS[name]
             documents = [_respell(one) for one in dialect.read(value, changes)]
             _refuse_unread(value, dialect.keys)
-    except ValueError as error:
-        yield Found(place=place, cause=str(error))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        yield Found(place=place, cause=unreadable(error))
         return
     if opened is None:
         service = {"tool_name": server} if server else {}

@@ -68,8 +68,9 @@ def read_functions(target: str) -> list[tuple[str, Document | str]]:
         name = getattr(each, "__name__", path)
         try:
             made.append((name, read_function(each)))
-        except (ValueError, TypeError, NameError) as error:
-            made.append((name, str(error)))
+        except Exception as error:  # annotations are the user's own code too
+            told = isinstance(error, ValueError | TypeError | NameError)
+            made.append((name, str(error) if told else f"{type(error).__name__}: {error}"))
     return made
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from factory.domain.jsontext import show
-from factory.tools.containers import Document, Found
+from factory.tools.containers import Document, Found, unreadable
 from factory.tools.references import Inliner, Schema
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
@@ -93,8 +93,8 @@ class OpenApi:
         changes: list[str] = []
         try:
             document = self._make(path, method, item, changes, names)
-        except ValueError as error:
-            return Found(place=place, cause=str(error))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            return Found(place=place, cause=unreadable(error))
         return Found(place=place, document=document, changes=tuple(dict.fromkeys(changes)))
 
     def _make(
@@ -103,11 +103,14 @@ class OpenApi:
         operation = item[method]
         self._request.begin(changes)
         arguments = [*self._parameters(item, operation, changes)]
-        body = self._body(operation, arguments, changes)
+        body = self._body(item, operation, arguments, changes)
         name = operation.get("operationId")
         if not isinstance(name, str) or not name.strip() or name.strip() in names:
-            taken = f": {name} is taken" if name in names else ""
-            name = _name_after(method, path)
+            taken = f": {name} is taken" if isinstance(name, str) and name.strip() else ""
+            plain = name = _name_after(method, path)
+            number = 2
+            while name in names:
+                name, number = f"{plain}_{number}", number + 1
             changes.append(f"named {name} after its method and path{taken}")
         names.add(name.strip())
         document: Document = {
@@ -130,8 +133,7 @@ class OpenApi:
         """Those of the path, then the operation's, which replace them by place and name."""
         found: dict[tuple[str, str], Document] = {}
         for owner in (item, operation):
-            listed = owner.get("parameters")
-            for part in listed if isinstance(listed, list) else ():
+            for part in _listed(owner, "parameters"):
                 part = self._request.follow(part)
                 if not isinstance(part, dict) or not isinstance(part.get("name"), str):
                     raise ValueError(f"{show(part, 60)} is a parameter without a name")
@@ -158,9 +160,11 @@ class OpenApi:
         text = part.get("description")
         return {**schema, "description": text} if isinstance(text, str) and text else schema
 
-    def _body(self, operation: Document, arguments: list[Argument], changes: list[str]) -> Body:
+    def _body(
+        self, item: Document, operation: Document, arguments: list[Argument], changes: list[str]
+    ) -> Body:
         """The body's properties as arguments; what cannot stand beside others becomes one."""
-        written, name, required = self._written_body(operation)
+        written, name, required = self._written_body(item, operation)
         if written is None:
             return Body({})
         schema = self._request.copy(written)
@@ -177,7 +181,7 @@ class OpenApi:
         arguments.append(Argument(name, "body", _as_object(schema), required))
         return Body({})
 
-    def _written_body(self, operation: Document) -> tuple[Any, str, bool]:
+    def _written_body(self, item: Document, operation: Document) -> tuple[Any, str, bool]:
         """The body's schema as it is written, its name, and whether a call must have it."""
         body = operation.get("requestBody")
         if body is not None:
@@ -187,7 +191,7 @@ class OpenApi:
                 raise ValueError("its requestBody has no content")
             written = _first_schema(content) if content else None
             return written, str(body.get("x-body-name", "body")), body.get("required") is True
-        for part in operation.get("parameters") or ():
+        for part in (*_listed(operation, "parameters"), *_listed(item, "parameters")):
             part = self._request.follow(part)
             if isinstance(part, dict) and part.get("in") == "body":
                 name = part.get("name")
@@ -270,7 +274,7 @@ class _Converter(Inliner):
                 self.note(f"{name} left out: {self._one_way}")
 
 
-_OUTSIDE = ("title", "description", "default")
+_OUTSIDE = ("title", "description", "default", "readOnly", "writeOnly", "deprecated")
 
 
 def _allow_null(schema: Schema) -> Schema:
@@ -325,14 +329,20 @@ def _is_object(schema: Any) -> bool:
         return False
     if schema.get("type") == "object" or isinstance(schema.get("properties"), dict):
         return bool(schema.get("type", "object") == "object")
-    branches = [part for key in ("oneOf", "anyOf") for part in schema.get(key) or ()]
+    branches = [part for key in ("oneOf", "anyOf") for part in _listed(schema, key)]
     return bool(branches) and all(map(_is_object, branches))
 
 
 def _names_any(schema: Schema) -> bool:
     """Whether an object, or each of its alternatives, names a property."""
-    branches = [part for key in ("oneOf", "anyOf") for part in schema.get(key) or ()]
+    branches = [part for key in ("oneOf", "anyOf") for part in _listed(schema, key)]
     return bool(schema.get("properties")) or (bool(branches) and all(map(_names_any, branches)))
+
+
+def _listed(value: Document, key: str) -> list[Any]:
+    """The list at a key; anything else that stands there means nothing."""
+    listed = value.get(key)
+    return listed if isinstance(listed, list) else []
 
 
 def _merge(schema: Any) -> Schema | None:
@@ -343,7 +353,7 @@ def _merge(schema: Any) -> Schema | None:
         return None
     if schema.get("type", "object") not in ("object", ["object", "null"]):
         return None
-    parts = [_merge(part) for part in schema.get("allOf") or ()]
+    parts = [_merge(part) for part in _listed(schema, "allOf")]
     own = schema.get("properties") or {}
     if any(part is None for part in parts) or not isinstance(own, dict):
         return None
@@ -355,7 +365,7 @@ def _merge(schema: Any) -> Schema | None:
         for name, inner in part["properties"].items():
             before = properties.get(name, inner)
             properties[name] = inner if before == inner else {"allOf": [before, inner]}
-        names = part.get("required") or []
+        names = _listed(part, "required")
         required += [name for name in names if isinstance(name, str) and name not in required]
         if part.get("additionalProperties", False) is not False:
             rest.setdefault("additionalProperties", part["additionalProperties"])

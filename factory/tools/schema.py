@@ -108,8 +108,8 @@ def read_type(word: object, depth: int = 0) -> Schema | None:
     text = word.strip().lower().removesuffix(", optional")
     if text in WORDS:
         return {"type": WORDS[text]} if WORDS[text] else {}
-    if "|" in text:
-        return _read_union(_split(text, "|"), depth)
+    if len(alternatives := _split(text, "|")) > 1:
+        return _read_union(alternatives, depth)
     if text.endswith("[]"):
         return _read_items(text[:-2], depth)
     match = re.fullmatch(r"([a-z]+)\s*[\[<(](.*)[\]>)]", text)
@@ -289,9 +289,14 @@ def _read_union(words: list[Any], depth: int) -> Schema | None:
     if any(not part for part in known):
         return {}
     if all(set(part) == {"type"} for part in known):
-        names = list(dict.fromkeys(part["type"] for part in known))
+        kinds = [part["type"] for part in known]
+        names = list(dict.fromkeys(k for kind in kinds for k in _as_list(kind)))
         return {"type": names[0] if len(names) == 1 else names}
     return {"anyOf": known}
+
+
+def _as_list(kind: Any) -> list[Any]:
+    return kind if isinstance(kind, list) else [kind]
 
 
 def _read_items(word: str, depth: int) -> Schema | None:

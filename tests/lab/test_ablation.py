@@ -454,3 +454,12 @@ def test_the_share_of_accepted_samples_that_is_learnt_keeps_their_order() -> Non
 
     assert kept(0) == [] and len(kept(0.3)) == 3 and kept(0.3) == sorted(kept(0.3))
     assert set(kept(0.3)) < set(kept(0.6)) and kept(0.5) != kept(0.5, seed=1)
+
+
+def test_a_folder_that_is_not_its_own_is_left_alone(tmp_path: Path) -> None:
+    workspace, plan = make_plan(tmp_path / "ws")
+    (tmp_path / "out" / ".template").mkdir(parents=True)
+    (tmp_path / "out" / ".template" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="not made by factory ablate"):
+        prepare_in(workspace, plan, tmp_path / "out")
+    assert (tmp_path / "out" / ".template" / "mine.txt").exists()

@@ -283,3 +283,21 @@ def test_the_command_with_a_model_and_an_embedder(tmp_path: Path) -> None:
     before = (workspace.root / "out" / "asked.jsonl").read_bytes()
     assert "going on" not in shown and command().count("requests for") == 1
     assert (workspace.root / "out" / "asked.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("2.5 cups of flour in grams?", "2.5 cups of flour in grams?"),
+        ("-5 degrees Celsius in Fahrenheit?", "-5 degrees Celsius in Fahrenheit?"),
+        ('Play the song "Hello"', 'Play the song "Hello"'),
+        ('2) "Boil some water."', "Boil some water."),
+        ("Request: boil water", "boil water"),
+    ],
+)
+def test_marks_of_lists_and_quotes_around_all_go_and_nothing_else(
+    answer: str, text: str, tmp_path: Path
+) -> None:
+    plan = RequestPlan(tools=TOOLS[:1], per_tool=1, tries=1)
+    (row,) = run(ReplayEngine(lambda request: [answer]), tmp_path / "x", plan).rows
+    assert row.text == text

@@ -105,10 +105,12 @@ def test_a_broken_operation_leaves_the_others(tmp_path: Path) -> None:
     ("changes", "documents", "cause"),
     [
         ({"Golden_Answers": None}, 2, "its 1 requests have no Golden_Answers"),
+        ({"Golden_Answers": None, "Instances": []}, 2, "its 1 requests have no Golden_Answers"),
         ({"Golden_Answers": []}, 2, "1 requests and 0 answers"),
         ({"Golden_Answers": [[]]}, 2, "no action answers"),
         ({"Golden_Answers": [[BOOK | {"Action_Input": '{"days": ${days}}'}]]}, 2, "not known yet"),
         ({"Golden_Answers": [[BOOK | {"Action_Input": '{"d": "{day}"}'}]]}, 2, "not known yet"),
+        ({"Golden_Answers": [[BOOK | {"Action_Input": {"d": "{day}"}}]]}, 2, "not known yet"),
         ({"Golden_Answers": [[BOOK | {"Action_Input": "{days"}]]}, 2, "is no JSON"),
         ({"Golden_Answers": [[BOOK | {"Action_Input": "[1]"}]]}, 2, "not an object"),
         ({"Golden_Answers": [[{"Act": "x"}]]}, 2, "looks like toolalpaca, and is not"),
@@ -147,3 +149,13 @@ def test_the_real_files(name: str, documents: int, requests: int, bad: int) -> N
     called = {call.name for each in asked for call in each.calls or ()}
     known = {document["name"] for each in found.items for document in each.documents}
     assert len(called - known) == (2 if asked else 0)  # getDetails, and an optional action
+
+
+def test_right_answers_are_taught_and_no_models_own(tmp_path: Path) -> None:
+    tried = {"input": "Book it.", "output": "No.", "intermediate_steps": []}
+    for instances in ([], [tried]):
+        *_, asked = read(tmp_path, Instances=instances).items
+        assert asked.query == "Book the Belle for two days." and len(asked.calls) == 1
+    empty = BOOK | {"Action_Input": '{"filter": "{}"}'}
+    *_, asked = read(tmp_path, Golden_Answers=[[empty]]).items
+    assert asked.calls[0].arguments == {"filter": "{}"}

@@ -673,3 +673,49 @@ def test_real_answer_trees() -> None:
     rules = [row.rule for row in judged.requests]
     counts = {rule: rules.count(rule) for rule in set(rules)}
     assert counts == {"": 5, "row/gave_up": 6, "row/repeated": 2, "row/unfinished": 2}
+
+
+def test_nothing_is_taught_after_finish() -> None:
+    turns = TOOLGEN["conversations"]
+    fault = read_one({"conversations": [*turns, *turns[3:]]}).fault
+    assert fault is not None and fault.message == "it goes on after Finish"
+
+
+def test_a_response_may_be_an_object() -> None:
+    made = {"name": NAMES[0], "arguments": to_json(INPUTS[0]), "response": RESPONSES[0]}
+    nodes = (NODES[0], NODES[1], ("tool", made), *NODES[3:], FINISHED)
+    assert read_one({"1": transcript(*nodes)}) == read_one({"1": transcript(*NODES, FINISHED)})
+
+
+def test_no_question_is_made_of_an_answer_without_loss() -> None:
+    silent = [chat(CALLS | {"loss": False}, ANSWERED, SAYS) | {"id": n} for n in range(2)]
+    rows = [
+        {"query": f"Do number {n}", "tools": [function(n % 2)],
+         "calls": [{"name": NAMES[n % 2], "arguments": {"is_id": "a"}}]}
+        for n in range(4)
+    ]  # fmt: skip
+    split = hold_out(judge(*rows, *silent), 0.5, "taught-1", seed=0)
+    assert split.questions and all(each.ground_truth for each in split.questions)
+
+
+def test_a_name_that_was_cut_stays_as_calls_have_it() -> None:
+    name = "_of_all_the_movies_by_x_and_year_for_imdb_movie_database_service"
+    said = (
+        'This is the subfunction for tool "imdb_movie_database_service", you can use this tool.'
+        'The description of this function is: "Lists movies."'
+    )
+    parameters = {"type": "object", "properties": {}, "required": [], "optional": []}
+    function = {"name": name, "description": said, "parameters": parameters}
+    step = {
+        "role": "assistant",
+        "content": "I look.",
+        "tool_calls": [{"id": "1", "function": call(name, {})}],
+    }
+    answered = {"role": "tool", "tool_call_id": "1", "content": json.dumps(RESPONSES[0])}
+    row = {
+        "messages": [MESSAGES["messages"][0], step, answered, MESSAGES["messages"][-1]],
+        "tools": [{"type": "function", "function": each} for each in (function, FUNCTIONS[-1])],
+    }
+    lesson = read_one(row)
+    assert [each["name"] for each in lesson.documents] == [name] and lesson.names == (name,)
+    assert judge_one(row).is_accepted

@@ -147,3 +147,16 @@ def test_what_is_not_there_is_told(module: str) -> None:
         read_functions(f"{module}:bake")
     with pytest.raises(InputError, match="cannot be imported: ModuleNotFoundError"):
         read_functions("no_such_module_of_cakes:bake")
+
+
+def test_an_annotation_that_cannot_be_read_costs_its_function_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_annotations.py").write_text(
+        "def bad(x: 'a number') -> int:\n    'Does it.'\n\n\n"
+        "def good(x: int) -> int:\n    'Does it.'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (_, cause), (name, document) = read_functions("odd_annotations")
+    assert isinstance(cause, str) and "SyntaxError" in cause
+    assert name == "good" and not isinstance(document, str)

@@ -399,3 +399,43 @@ def test_yaml_files_of_tools(tmp_path: Path) -> None:
     file = tmp_path / "t.yml"
     file.write_text("- {name: f}\n- name: g\n---\nname: h\n", encoding="utf-8")
     assert [tool.name for tool in read_tools(file).items] == ["f", "g", "h"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "object", "required": True, "properties": {"a": {"type": "string"}}},
+        {"anyOf": True},
+        {"allOf": {}},
+    ],
+)
+def test_an_odd_operation_costs_no_other(body: Any) -> None:
+    other = {"get": {"operationId": "g", "parameters": []}}
+    found = list(find_tools(spec({"/a": put(body), "/b": other})))
+    assert [each.document["name"] for each in found if each.document] in (["f", "g"], ["g"])
+    assert all(each.document or each.cause for each in found)
+
+
+def test_operations_without_names_are_numbered_apart() -> None:
+    bare: dict[str, Any] = {"get": {"operationId": ["x"]}}
+    found = list(find_tools(spec({"/a/b": bare, "/a-b": bare})))
+    assert [each.document and each.document["name"] for each in found] == ["get_a_b", "get_a_b_2"]
+
+
+def test_what_only_answers_hold_is_left_out_also_where_it_may_be_null() -> None:
+    kind = {"allOf": [{"type": "string"}], "readOnly": True, "nullable": True}
+    schema = {
+        "type": "object",
+        "required": ["kind", "name"],
+        "properties": {"kind": kind, "name": {"type": "string"}},
+    }
+    assert arguments(spec({"/a": put(schema)}))["required"] == ["name"]
+
+
+def test_a_body_of_the_path_is_its_operations_too() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    item = {
+        "parameters": [{"in": "body", "name": "b", "required": True, "schema": schema}],
+        "post": {"operationId": "f"},
+    }
+    assert arguments(spec({"/a": item}, "2.0"))["required"] == ["a"]

@@ -277,3 +277,15 @@ def test_a_tool_is_compiled_once_by_its_id_and_document() -> None:
 
     assert read_tool(tool("int")) is read_tool(tool("int"))
     assert not read_tool(tool("str")).validator.is_valid({"x": 1})
+
+
+@pytest.mark.parametrize(
+    "word", ["Optional[int] | str", "Union[Optional[int], str]", ["integer|null", "string"]]
+)
+def test_alternatives_of_alternatives_are_flat(word: Any) -> None:
+    assert read_type(word) == {"type": ["integer", "null", "string"]}
+    assert read_type("Optional[int|str]") == {"type": ["integer", "string", "null"]}
+    assert read_type("list[int|str]") == {
+        "type": "array",
+        "items": {"type": ["integer", "string"]},
+    }

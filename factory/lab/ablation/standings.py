@@ -124,7 +124,7 @@ def _score_table(
 ) -> TrialTable:
     seeds = max(len(row.trials) for row in rows)
     cards = {
-        (row.name, step): benchmark.card(row.items(step, benchmark.name))
+        (id(row), step): benchmark.card(row.items(step, benchmark.name))
         for row in rows
         for step in row.steps
     }
@@ -133,7 +133,7 @@ def _score_table(
     lines: list[tuple[Cell, ...]] = []
     for row in rows:
         for step in row.steps:
-            card = cards[row.name, step]
+            card = cards[id(row), step]
             line = overall(card)
             found = parts(card)
             first, second = _changes(row, step, benchmark, against)
