@@ -13,7 +13,7 @@ from factory.cli.chosen import load_settings_with, parse_overrides
 from factory.cli.comparing import print_tables, refuse_unknown, tell_end
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_workspace
-from factory.cli.options import Threads
+from factory.cli.options import Discard, Threads
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, write_json
 from factory.domain.canon import to_json
@@ -52,9 +52,7 @@ def run_ablation(
     minutes: Annotated[
         float, typer.Option(help="Start no step after so many; 0 is no bound.", min=0)
     ] = 0,
-    discard: Annotated[
-        bool, typer.Option("--discard", help="Delete the checkpoints of finished trials.")
-    ] = False,
+    discard: Discard = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="A recipe value for every variant.")
     ] = None,

@@ -12,7 +12,7 @@ import typer
 from factory.cli.chosen import open_recipe
 from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_workspace
-from factory.cli.options import Overrides, Recipe
+from factory.cli.options import Discard, Overrides, Recipe
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, print_table, write_json
 from factory.codes.saving import load_codebook
@@ -64,9 +64,7 @@ def compare(
     minutes: Annotated[
         float, typer.Option(help="Start no trial after so many; 0 is no bound.", min=0)
     ] = 0,
-    discard: Annotated[
-        bool, typer.Option("--discard", help="Delete the checkpoints of finished trials.")
-    ] = False,
+    discard: Discard = False,
     recipe: Recipe = "",
     overrides: Overrides = None,
     as_json: Json = False,

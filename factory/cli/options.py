@@ -15,6 +15,9 @@ Model = Annotated[
     str, typer.Option(help="Model folder, kept in factory.toml; default: the one there.")
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)]
+Discard = Annotated[
+    bool, typer.Option("--discard", help="Delete the checkpoints of finished trials.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")]
 Documents = Annotated[
     list[Path] | None, typer.Argument(help="Tool documents; default: those known here.")

@@ -147,8 +147,7 @@ def only_rows(model: PreTrainedModel, code_ids: Sequence[int]) -> Iterator[None]
     """Freeze everything but the rows of these tokens, which PEFT or the tables themselves hold."""
     flags = [(weight, weight.requires_grad) for weight in model.parameters()]
     rows = [weight for name, weight in model.named_parameters() if _is_row(name)]
-    tables = (model.get_input_embeddings(), model.get_output_embeddings())
-    whole = [] if rows else list({id(table.weight): table.weight for table in tables}.values())
+    whole = [] if rows else _tables_of(model)
     for weight, _ in flags:
         weight.requires_grad_(False)
     for weight in (*rows, *whole):
@@ -162,6 +161,12 @@ def only_rows(model: PreTrainedModel, code_ids: Sequence[int]) -> Iterator[None]
             hook.remove()
         for weight, flag in flags:
             weight.requires_grad_(flag)
+
+
+def _tables_of(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """The (W, D) weights of input rows and head; one where they are tied."""
+    parts = (model.get_input_embeddings(), model.get_output_embeddings())
+    return list({id(part.weight): part.weight for part in parts}.values())
 
 
 def _keep_rows(code_ids: Sequence[int]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -438,8 +443,7 @@ class FasterRows(TrainerCallback):  # type: ignore[misc]
     """Lengthens each step of some rows of the tables: Adam's step at so many times its rate."""
 
     def __init__(self, model: PreTrainedModel, row_ids: Sequence[int], rate: float) -> None:
-        tables = (model.get_input_embeddings(), model.get_output_embeddings())
-        self._tables = list({id(table.weight): table.weight for table in tables}.values())
+        self._tables = _tables_of(model)
         self._rows, self._rate = torch.tensor(row_ids, device=model.device), rate
         self._before = list[torch.Tensor]()
 
