@@ -55,6 +55,8 @@ LESSON = "teach"
 """Stage of a round whose samples are labelled rows."""
 CONVERSATION = "conversation"
 """Stage in `generation` of a labelled conversation: its messages, as an example has them."""
+TURNS = "turns"
+"""Stage in `generation` of the same: its turns and tools, before any prompt was made of them."""
 
 
 def open_round(past: Source) -> OpenRound | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +12,7 @@ from typing import Any
 from factory.domain.canon import to_json
 from factory.domain.jsontext import parse_strict, show
 from factory.domain.records import Call
-from factory.lessons.records import Document, Lesson, Speaker, Utterance
+from factory.lessons.records import PARTS, Document, Lesson, Part, Speaker, Utterance
 from factory.lessons.steps import is_finish, make_trajectory
 from factory.score.calls.decode import decode
 from factory.tools.dialects import read_dialect
@@ -88,16 +89,38 @@ def _read_turn(message: object, number: int, apart: bool) -> Utterance:
     turn = Utterance(speaker=ROLES[word], text=text, number=number)
     if turn.speaker != "assistant":
         return turn
-    turn = replace(turn, loss=message.get("loss", True) is not False and message.get("weight") != 0)
+    turn = replace(
+        turn,
+        loss=message.get("loss", True) is not False and message.get("weight") != 0,
+        silent=_read_silent(message.get("silent") or (), number),
+    )
     try:
         if (listed := _listed_calls(message)) and (calls := read_calls(listed)):
             return replace(turn, calls=calls)
         if word == "function_call":
-            return replace(turn, text="", calls=read_calls(text))
+            thought, text = split_thought(text)
+            return replace(turn, text=thought, calls=read_calls(text))
         calls, said = ((), text) if apart else read_answer(text)
     except ValueError as error:
         raise ValueError(f"message {number}: {error}") from error
     return replace(turn, text=said, calls=calls)
+
+
+def _read_silent(names: object, number: int) -> frozenset[Part]:
+    """Parts of an agent's turn without loss, as `factory export` writes them."""
+    listed = names if isinstance(names, list | tuple) else [names]
+    if unknown := [name for name in listed if name not in PARTS]:
+        raise ValueError(f"message {number} has {show(unknown[0])}, no part of a turn, as silent")
+    return frozenset(part for part in PARTS if part in listed)
+
+
+_THOUGHT = re.compile(r"<think>\n(.*?)\n</think>\n\n(.*)", re.DOTALL)
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """What LlamaFactory's `function_call` thinks before it calls, and its calls."""
+    found = _THOUGHT.fullmatch(text)
+    return (found[1].strip(), found[2]) if found else ("", text)
 
 
 def _read_text(content: object, number: int) -> str:

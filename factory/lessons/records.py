@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from factory.domain.records import Call
@@ -13,6 +13,7 @@ from factory.tools.sources import BadLine
 Document = Mapping[str, Any]
 Speaker = Literal["system", "user", "assistant", "tool"]
 Part = Literal["thought", "action", "input"]
+PARTS: tuple[Part, ...] = ("thought", "action", "input")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class Utterance:
     """Those of the assistant."""
     loss: bool = True
     """Of the assistant: whether it is learnt, or only stands there."""
+    silent: frozenset[Part] = field(default=frozenset(), repr=False)
+    """Of an agent's turn that is learnt: its parts without loss."""
     number: int = 0
     """Of the message, from 1."""
 

@@ -8,14 +8,22 @@ an attempt has (algorithms §3.4).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from factory.domain.canon import to_json
 from factory.domain.jsontext import show
 from factory.domain.records import Call
-from factory.lessons.records import Document, Fault, Lesson, LessonStep, Part, Utterance
+from factory.lessons.records import PARTS, Document, Fault, Lesson, LessonStep, Utterance
 from factory.score.toolbench.data import ApiKey, environment_name
-from factory.score.toolbench.turns import FINISH, MAX_TURNS, is_repeat, read_ending
+from factory.score.toolbench.turns import (
+    FINISH,
+    MAX_TURNS,
+    action_name,
+    is_repeat,
+    key_of,
+    read_ending,
+)
 from factory.tools.sources import request_text
 
 _BEGIN = "Begin!"
@@ -66,9 +74,7 @@ def _steps_of(turn: Utterance, responses: list[str], *, is_last: bool) -> list[L
         raise ValueError(
             f"message {turn.number} makes {wanted} calls, {len(responses)} of them are answered"
         )
-    silent: frozenset[Part] = (
-        frozenset() if turn.loss else frozenset(("thought", "action", "input"))
-    )
+    silent = turn.silent if turn.loss else frozenset(PARTS)
     answers = iter(responses)
     return [
         LessonStep(
@@ -120,6 +126,21 @@ def _as_api(document: Document) -> Document:
         "arguments": {key: part for key, part in schema.items() if key != "optional"},
         "tool_name": said["tool"],
     }
+
+
+def as_function(document: Mapping[str, Any]) -> dict[str, Any]:
+    """An API as the function that ToolBench makes of it, which `_as_api` reads; parameters keep
+    their names. Any other tool as it is.
+    """
+    key = key_of(document)
+    if not key.tool:
+        return dict(document)
+    service = environment_name(key._replace(api="x")).removeprefix("x_for_")
+    said = f'This is the subfunction for tool "{service}", you can use this tool.'
+    if text := document.get("description"):
+        said += f'The description of this function is: "{text}"'
+    named = {"name": action_name(key), "description": said}
+    return named | {"arguments": document["arguments"]}
 
 
 def _find_fault(steps: Sequence[LessonStep]) -> Fault | None:

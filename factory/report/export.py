@@ -7,6 +7,9 @@ sharegpt   conversations and tools (LlamaFactory)
 xlam       id, query, answers and tools (xLAM, APIGen)
 parquet    the rows of the view `accepted`
 
+A conversation that was taught is written whole (factory.report.conversations); xlam and parquet
+have its first answer.
+
 An Arrow column has one type for all rows: objects of different tools become one struct with
 everybody's keys, missing ones filled with null, and a column that holds 5 and 5.0 becomes floats.
 So what differs from row to row is JSON text wherever a loader makes Arrow of a file: a call's
@@ -32,6 +35,7 @@ from factory.domain.canon import to_json
 from factory.domain.failures import DiskError, InputError
 from factory.judge.reading import parse_calls
 from factory.ledger.database import Ledger
+from factory.report.conversations import BUILDERS
 from factory.tools.schema import respell
 
 if TYPE_CHECKING:
@@ -41,14 +45,19 @@ Format = Literal["trl", "dpo", "openai", "sharegpt", "xlam", "parquet"]
 Line = dict[str, Any]
 
 SAMPLES = """
-select round, query_id, query, tools_json, calls_json, agreement, label.text as answer
+select round, query_id, query, tools_json, calls_json, agreement,
+       label.answer, label.turns, coalesce(label.is_chat, false) as is_chat
 from accepted
-left join (select round, query_id, any_value(text) as text
-           from generation where stage = 'label' group by 1, 2) label using (round, query_id)
+left join (select round, query_id,
+                  any_value(text) filter (stage = 'label') as answer,
+                  any_value(text) filter (stage = 'turns') as turns,
+                  bool_or(stage = 'conversation') as is_chat
+           from generation where stage in ('label', 'turns', 'conversation')
+           group by 1, 2) label using (round, query_id)
 where $round = 0 or round = $round
 order by round, query_id
 """
-"""With what a label says where its right answer calls nothing."""
+"""With what a label says where its right answer calls nothing, or its conversation."""
 PAIRS = """
 with answers as (
   select round, query_id,
@@ -185,18 +194,42 @@ def _lines(
             row = dict(zip(stream.columns, values, strict=True))
             if to == "dpo":
                 yield from _preferences(row, pairs)
-            elif to != "parquet" and row["calls_json"] == "[]" and not row["answer"]:
-                continue  # a label that names the tools and not the calls
-            elif to == "openai" and (cause := _openai_fault(row)):
-                done.left_out.append(f"{row['query_id']}: {cause}")
-            else:
-                yield _BUILDERS[to](row, next(numbers))
+            elif to == "parquet":
+                yield row
+            elif line := _line_of(row, to, numbers, done):
+                yield line
+
+
+def _line_of(row: Line, to: Format, numbers: Iterator[int], done: Export) -> Line | None:
+    """The line of an accepted sample; None for one that says nothing, or is left out."""
+    cause = ""
+    if row["turns"] and to in BUILDERS:
+        kept = json.loads(row["turns"])
+        row = row | {"tools": kept["tools"]}
+        try:
+            line = BUILDERS[to](kept["turns"]) | {"tools": _tools_as(row, to)}
+        except ValueError as error:
+            cause = f"its conversation has {error}"
+    elif row["calls_json"] == "[]" and not row["answer"]:
+        if not row["is_chat"]:
+            return None  # a label that names the tools and not the calls
+        cause = f"{to} has no trajectories"
+        if to in BUILDERS:
+            cause = "an earlier version taught it and did not keep its turns: teach it once more"
+    else:
+        line = _BUILDERS[to](row, next(numbers))
+    if to == "openai":
+        cause = cause or _openai_fault(row)
+    if cause:
+        done.left_out.append(f"{row['query_id']}: {cause}")
+        return None
+    return line
 
 
 def _to_trl(row: Line, number: int) -> Line:
     return {
         "messages": [_user(row["query"]), _answered(row)],
-        "tools": _tools_text(row),
+        "tools": _tools_as(row, "trl"),
     }
 
 
@@ -218,7 +251,7 @@ def _preferences(row: Line, pairs: int) -> Iterator[Line]:
             "prompt": [_user(row["query"])],
             "chosen": [_called(split_calls(row["calls_json"]))],
             "rejected": [lost],
-            "tools": _tools_text(row),
+            "tools": _tools_as(row, "trl"),
         }
 
 
@@ -243,7 +276,7 @@ def _to_openai(row: Line, number: int) -> Line:
     answer = {"role": "assistant", "tool_calls": called} if calls else _answered(row)
     return {
         "messages": [_user(row["query"]), answer],
-        "tools": [{"type": "function", "function": function} for function in _functions(row)],
+        "tools": _tools_as(row, "openai"),
         "parallel_tool_calls": len(calls) > 1,
     }
 
@@ -266,7 +299,7 @@ def _to_sharegpt(row: Line, number: int) -> Line:
             {"from": "human", "value": row["query"]},
             answer if texts else {"from": "gpt", "value": row["answer"]},
         ],
-        "tools": to_json(_functions(row)),
+        "tools": _tools_as(row, "sharegpt"),
     }
 
 
@@ -304,7 +337,6 @@ _BUILDERS: dict[str, Callable[[Line, int], Line]] = {
     "openai": _to_openai,
     "sharegpt": _to_sharegpt,
     "xlam": _to_xlam,
-    "parquet": lambda row, number: row,
 }
 
 
@@ -329,11 +361,21 @@ def _function_call(call: CallText) -> Line:
 
 
 def _functions(row: Line) -> list[dict[str, Any]]:
-    return [function_of(tool["document"]) for tool in json.loads(row["tools_json"])]
+    """Those of its conversation, where it has one."""
+    documents = row.get("tools")
+    if documents is None:
+        documents = [tool["document"] for tool in json.loads(row["tools_json"])]
+    return [function_of(document) for document in documents]
 
 
-def _tools_text(row: Line) -> str:
-    return to_json([{"type": "function", "function": each} for each in _functions(row)])
+def _tools_as(row: Line, to: Format) -> Any:
+    if to == "sharegpt":
+        return to_json(_functions(row))
+    return _wrapped(row) if to == "openai" else to_json(_wrapped(row))
+
+
+def _wrapped(row: Line) -> list[Line]:
+    return [{"type": "function", "function": function} for function in _functions(row)]
 
 
 def _write_json_lines(path: Path, lines: Iterator[Line]) -> int:
@@ -376,7 +418,10 @@ def arrow_schema(to: Format) -> pa.Schema:
     text = pa.string()
     function = pa.struct([("name", text), ("arguments", text)])
     call = pa.struct([("type", text), ("function", function)])
-    message = pa.struct([("role", text), ("content", text), ("tool_calls", pa.list_(call))])
+    fields = [("role", text), ("content", text), ("tool_calls", pa.list_(call))]
+    if to == "trl":
+        fields += [("loss", pa.bool_()), ("silent", pa.list_(text))]
+    message = pa.struct(fields)
     if to == "parquet":
         texts = ["query_id", "query", "tools_json", "calls_json"]
         columns = [("round", pa.int32()), *((name, text) for name in texts)]

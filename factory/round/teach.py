@@ -17,12 +17,13 @@ from factory.domain.canon import to_json
 from factory.domain.records import Candidate, Checkpoint, Example, Message, Tool
 from factory.engines.trainable import check_trainable
 from factory.ledger import history
-from factory.ledger.history import CONVERSATION, LESSON, OpenRound
+from factory.ledger.history import CONVERSATION, LESSON, TURNS, OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint
 from factory.ledger.rows import stage_row, tool_rows
 from factory.ledger.tables import Batch, GenerationRow, ToolRow, merge
 from factory.lessons.examples import call_chat, lesson_examples
 from factory.lessons.judging import JudgedLessons, JudgedRow, judge_lessons
+from factory.lessons.keeping import kept_conversation
 from factory.lessons.moves import agent_chat
 from factory.lessons.records import Lessons
 from factory.lessons.split import HELD_OUT, hold_out
@@ -242,6 +243,8 @@ def _label_rows(factory: Factory, plan: LessonPlan) -> list[GenerationRow]:
         for each in labelled
         if each.chat
     }
+    kept = {row.query.id: kept_conversation(row) for row in plan.accepted}
+    turns = {each: to_json(conversation) for each, conversation in kept.items() if conversation}
     return [
         {
             "round": plan.number,
@@ -259,7 +262,7 @@ def _label_rows(factory: Factory, plan: LessonPlan) -> list[GenerationRow]:
             "prompt_sha": "",
             "checkpoint_id": "",
         }
-        for stage, texts in (("label", answers), (CONVERSATION, chats))
+        for stage, texts in (("label", answers), (CONVERSATION, chats), (TURNS, turns))
         for each, text in texts.items()
     ]
 
