@@ -23,7 +23,8 @@ from factory.ledger.history import imported_ids, imported_names
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
 from factory.tools.functions import read_functions
-from factory.tools.sources import BadLine, Change, Imported, make_tools, read_tools
+from factory.tools.rowfiles import BadLine
+from factory.tools.sources import Change, Imported, make_tools, read_tools
 from factory.workspace.folder import Workspace
 from factory.workspace.settings import load_settings
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from factory.domain.canon import query_id
 from factory.domain.failures import InputError
@@ -14,9 +13,12 @@ from factory.lessons.readers import read_row
 from factory.lessons.records import Fault, Lesson, LessonRow, Lessons
 from factory.lessons.retrieval import QRELS, is_part, is_split, read_retrieval, read_tested
 from factory.lessons.toolalpaca import is_api, split_api
-from factory.tools.sources import JSON_SUFFIXES, BadLine, read_values
+from factory.tools.bytefiles import PACKED_SUFFIXES
+from factory.tools.rowfiles import JSON_SUFFIXES, SEPARATORS, BadLine
+from factory.tools.sources import read_values
 
-SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
+PLAIN_SUFFIXES = (*JSON_SUFFIXES, *SEPARATORS, ".parquet")
+SUFFIXES = (*PLAIN_SUFFIXES, *(a + b for a in PLAIN_SUFFIXES for b in PACKED_SUFFIXES))
 """Files that are read of a folder; one that is named is read whatever its suffix."""
 
 
@@ -93,7 +95,7 @@ def _files(path: Path) -> list[Path]:
     if is_split(path):
         return [path, *(each for each in found if not is_part(each, path))]
     if not found:
-        wanted = ", ".join(SUFFIXES)
+        wanted = ", ".join(PLAIN_SUFFIXES)
         raise InputError("the folder holds no data", where=str(path), remedy=f"name {wanted} files")
     return found
 
@@ -109,8 +111,7 @@ def _is_data(file: Path) -> bool:
 
 
 def _rows(file: Path, bad: list[BadLine]) -> Iterator[LessonRow]:
-    values = _parquet_values(file) if file.suffix.lower() == ".parquet" else read_values(file, bad)
-    for where, value in values:
+    for where, value in read_values(file, bad):
         row = LessonRow(where=where, value=value)
         yield from _split(row, bad) if is_api(value) else (row,)
 
@@ -122,24 +123,6 @@ def _split(row: LessonRow, bad: list[BadLine]) -> Iterator[LessonRow]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         cause = str(error) if isinstance(error, ValueError) else repr(error)
         bad.append(BadLine(where=row.where, cause=f"toolalpaca: {cause}"))
-
-
-def _parquet_values(file: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        rows = parquet.read_table(file).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read the file: {error}", where=str(file)) from error
-    return ((f"{file.name}[{number}]", _without_null(row)) for number, row in enumerate(rows, 1))
-
-
-def _without_null(value: Any) -> Any:
-    """A value without the keys that a struct has only because another row has them."""
-    if isinstance(value, dict):
-        return {key: _without_null(part) for key, part in value.items() if part is not None}
-    return [_without_null(part) for part in value] if isinstance(value, list) else value
 
 
 def _join(lessons: Iterable[Lesson], bad: list[BadLine]) -> Iterator[Lesson]:

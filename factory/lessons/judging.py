@@ -21,7 +21,7 @@ from factory.lessons.catalogue import Catalogue, make_tool, names_of
 from factory.lessons.moves import Move, find_given, find_moves, judge_moves
 from factory.lessons.records import Lesson, Lessons
 from factory.score.labelled import held_out_ids
-from factory.tools.sources import BadLine
+from factory.tools.rowfiles import BadLine
 from factory.train.examples import calls_text
 
 DUPLICATE, OVERLAP = "round/duplicate_query", "round/eval_overlap"

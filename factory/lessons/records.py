@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from factory.domain.records import Call
-from factory.tools.sources import BadLine
+from factory.tools.rowfiles import BadLine
 
 Document = Mapping[str, Any]
 Speaker = Literal["system", "user", "assistant", "tool"]

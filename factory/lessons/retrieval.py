@@ -21,7 +21,8 @@ from factory.score.toolbench.data import (
     load_toolbench,
     load_training_split,
 )
-from factory.tools.sources import BadLine, request_text
+from factory.tools.rowfiles import BadLine
+from factory.tools.sources import request_text
 
 QRELS = "qrels.train.tsv"
 _PARTS = frozenset(

@@ -25,7 +25,7 @@ from factory.score.calls.kind import Benchmark
 from factory.score.calls.questions import MAX_TOKENS
 from factory.score.definition import Split
 from factory.tools.dialects import read_dialect, to_function
-from factory.tools.sources import BadLine
+from factory.tools.rowfiles import BadLine
 from factory.workspace.folder import Workspace
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")

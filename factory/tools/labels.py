@@ -16,7 +16,8 @@ from typing import Any
 
 from factory.domain.failures import InputError
 from factory.domain.records import Pair, Tool
-from factory.tools.sources import BadLine, Imported, read_values, request_text
+from factory.tools.rowfiles import BadLine
+from factory.tools.sources import Imported, read_values, request_text
 
 MOST_TOOLS = 64
 """Tools of one line, at most: each is paired with each."""

@@ -5,9 +5,7 @@ A line that cannot be used is a BadLine with file, line and cause; the rest is i
 
 from __future__ import annotations
 
-import csv
 import json
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,8 @@ from factory.domain.jsontext import json_path, parse_strict, show, walk
 from factory.domain.plaintext import is_unicode
 from factory.domain.records import Query, Tool
 from factory.tools.dialects import find_tools
-from factory.tools.yamltext import YAML_SUFFIXES, YamlError, load_yaml
+from factory.tools.rowfiles import JSON_SUFFIXES, BadLine, FileRow, read_rows
+from factory.tools.yamltext import YAML_SUFFIXES
 
 QUERY_FIELDS = (
     *("query", "user_request", "request", "instruction", "question"),
@@ -28,9 +27,7 @@ QUERY_FIELDS = (
 """Names under which files keep the request, most specific first."""
 
 MAX_QUERY_CHARACTERS = 8192
-JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-"""Names of files that are JSON whatever is in them."""
-
+STRAY_STRING = "a text alone is a request only in a file of nothing else"
 TOOL_SUFFIXES = (*JSON_SUFFIXES, *YAML_SUFFIXES)
 """Names of a folder's files in which tools are looked for."""
 
@@ -38,14 +35,6 @@ FindFault = Callable[[dict[str, Any]], str]
 """Why a document cannot be used; empty where it can."""
 
 ItemT = TypeVar("ItemT")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadLine:
-    """A line that was not imported. Example: BadLine(where="q.jsonl:7", cause="not JSON: …")."""
-
-    where: str
-    cause: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,21 +59,15 @@ class Imported(Generic[ItemT]):
     """Of the usable ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    where: str
-    value: Any
-
-
 def read_queries(path: Path, field: str = "") -> Imported[Query]:
-    """Requests of a file: JSON lines, a JSON array, CSV or TSV with a header, or plain lines.
+    """Requests of a file, in any form that tools.rowfiles reads.
 
     `field` names the key that holds the request; empty looks for QUERY_FIELDS in their order.
     Raises InputError where the file cannot be read or nobody can tell which field it is.
     """
     queries: list[Query] = []
     bad: list[BadLine] = []
-    for row in _rows(path, bad):
+    for row in _without_stray_strings(path, bad):
         try:
             text = request_text(row.value, field)
         except ValueError as error:
@@ -94,6 +77,19 @@ def read_queries(path: Path, field: str = "") -> Imported[Query]:
     if not queries and not bad:
         raise InputError("the file holds no requests", where=str(path))
     return Imported(items=tuple(queries), bad=tuple(bad))
+
+
+def _without_stray_strings(path: Path, bad: list[BadLine]) -> Iterator[FileRow]:
+    """Rows of a file. A bare JSON string is one only where the file has nothing else."""
+    are_strings: bool | None = None
+    for row in read_rows(path, bad):
+        if isinstance(row.value, str) and row.form != "lines":
+            if are_strings is None:
+                are_strings = all(isinstance(other.value, str) for other in read_rows(path, []))
+            if not are_strings:
+                bad.append(BadLine(where=row.where, cause=STRAY_STRING))
+                continue
+        yield row
 
 
 def read_tools(
@@ -112,7 +108,7 @@ def read_tools(
         return _read_folder(path, find_fault, deprecated)
     bad: list[BadLine] = []
     loader = _Loader()
-    rows = ((row.where, row.value) for row in _rows(path, bad, loader.load))
+    rows = ((row.where, row.value) for row in read_rows(path, bad, loader.decoder))
     read = make_tools(rows, find_fault, deprecated=deprecated, check=loader.check)
     bad += read.bad
     if not read.items and not bad and not read.changes:
@@ -200,11 +196,8 @@ class _Loader:
     """Reads JSON, and remembers which objects name a key twice."""
 
     def __init__(self) -> None:
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._make)
+        self.decoder = json.JSONDecoder(object_pairs_hook=self._make)
         self._found = False
-
-    def load(self, text: str) -> Any:
-        return self._decoder.decode(text)
 
     def check(self, value: Any) -> None:
         """Raises ValueError where an object in a value that was loaded names a key twice."""
@@ -247,133 +240,4 @@ def request_text(value: Any, field: str = "") -> str:
 
 def read_values(path: Path, bad: list[BadLine]) -> Iterator[tuple[str, Any]]:
     """Places and values of a file's rows, for readers of other formats; what is no row is `bad`."""
-    return ((row.where, row.value) for row in _rows(path, bad))
-
-
-Load = Callable[[str], Any]
-
-
-def _rows(path: Path, bad: list[BadLine], load: Load = json.loads) -> Iterator[_Row]:
-    """Values of a file with their places; what cannot be read or parsed goes to `bad`."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"cannot read the file: {error.strerror}", where=str(path), remedy="check the path"
-        ) from error
-    if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        raise InputError("the file is UTF-16", where=str(path), remedy="save it as UTF-8")
-    text = raw.decode("utf-8", errors="replace").removeprefix("\ufeff")
-    damaged = text.encode() != raw.removeprefix(BOM_UTF8)
-    for row in _parsed(path, text, bad, load):
-        if damaged and "\ufffd" in json.dumps(row.value, ensure_ascii=False):
-            bad.append(BadLine(where=row.where, cause="not UTF-8: save the file as UTF-8"))
-        else:
-            yield row
-
-
-def _parsed(path: Path, text: str, bad: list[BadLine], load: Load) -> Iterator[_Row]:
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        yield from _csv_rows(path, text, "\t" if suffix == ".tsv" else ",", bad)
-    elif suffix in YAML_SUFFIXES:
-        yield from _yaml_rows(path, text, bad)
-    elif suffix in JSON_SUFFIXES or _looks_like_json(text):
-        yield from _json_rows(path, text, bad, load)
-    else:
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                yield _Row(f"{path.name}:{number}", line)
-
-
-def _csv_rows(path: Path, text: str, delimiter: str, bad: list[BadLine]) -> Iterator[_Row]:
-    """Records by the header's names. After a line that is not CSV it goes on with the next one."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    header: list[str] = []
-    start = 0
-    while start < len(lines):
-        rest = (f"{lines[index]}\n" for index in range(start, len(lines)))
-        reader = csv.reader(rest, delimiter=delimiter, strict=True)
-        begin = first = start
-        start = len(lines)
-        try:
-            for record in reader:
-                where = f"{path.name}:{first + 1}"
-                first = begin + reader.line_num
-                if not header:
-                    header = record
-                elif any(record[len(header) :]):
-                    cause = f"has {len(record)} fields, the header {len(header)}: quotes missing?"
-                    bad.append(BadLine(where=where, cause=cause))
-                elif record:
-                    yield _Row(where, dict(zip(header, record, strict=False)))
-        except csv.Error as error:
-            if not header:
-                raise InputError(f"the header is not CSV: {error}", where=str(path)) from error
-            bad.append(BadLine(where=f"{path.name}:{first + 1}", cause=f"not CSV: {error}"))
-            start = first + 1
-
-
-def _looks_like_json(text: str) -> bool:
-    """Whether the text is one JSON value, or most of its lines are objects or strings."""
-    text = text.strip()
-    if text[:1] in ("[", "{") and _is_json(text):
-        return True
-    lines = [line for line in text.splitlines() if line.strip()]
-    good = sum(line.lstrip()[0] in '{["' and _is_json(line) for line in lines)
-    return good * 2 > len(lines)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _json_rows(path: Path, text: str, bad: list[BadLine], load: Load) -> Iterator[_Row]:
-    """Values of an array, of a single object, or of JSON lines."""
-    try:
-        value = load(text)
-    except (ValueError, RecursionError) as error:
-        if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
-            raise InputError(f"not a JSON array: {error}", where=str(path)) from error
-        yield from _json_lines(path, text, bad, load)
-        return
-    if isinstance(value, list):
-        for number, item in enumerate(value, 1):
-            yield _Row(f"{path.name}[{number}]", item)
-    else:
-        blank = text[: len(text) - len(text.lstrip())]
-        yield _Row(f"{path.name}:{blank.count(chr(10)) + 1}", value)
-
-
-def _yaml_rows(path: Path, text: str, bad: list[BadLine]) -> Iterator[_Row]:
-    """Values of a list, or each document of the file."""
-    documents = load_yaml(text)
-    number = 0
-    while True:
-        number += 1
-        try:
-            value = next(documents)
-        except StopIteration:
-            return
-        except YamlError as error:
-            bad.append(BadLine(where=path.name, cause=str(error)))
-            return
-        where = path.name if number == 1 else f"{path.name}#{number}"
-        listed = value if isinstance(value, list) else [value]
-        for index, item in enumerate(listed, 1):
-            yield _Row(f"{where}[{index}]" if listed is value else where, item)
-
-
-def _json_lines(path: Path, text: str, bad: list[BadLine], load: Load) -> Iterator[_Row]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name}:{number}"
-        try:
-            yield _Row(where, load(line))
-        except (ValueError, RecursionError) as error:
-            bad.append(BadLine(where=where, cause=f"not JSON: {error}"))
+    return ((row.where, row.value) for row in read_rows(path, bad))

@@ -17,7 +17,7 @@ from factory.lessons.readers import read_row
 from factory.lessons.records import Lessons
 from factory.lessons.split import hold_out
 from factory.score.loading import load
-from factory.tools.sources import BadLine
+from factory.tools.rowfiles import BadLine
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import Recipe

@@ -35,7 +35,7 @@ from factory.score.toolbench.data import ApiKey, ToolQuery, read_document, to_to
 from factory.score.toolbench.judge import to_converted
 from factory.score.toolbench.turns import MAX_RESPONSE, TEMPLATES, Turns, shown_response
 from factory.score.toolbench.virtual import VirtualApi
-from factory.tools.sources import BadLine
+from factory.tools.rowfiles import BadLine
 from factory.train.encoding import encode, render
 from factory.train.examples import example_from_json, example_to_json
 from factory.workspace.folder import Workspace

@@ -25,7 +25,8 @@ from factory.score.toolbench.data import (
     load_toolbench,
     to_tool,
 )
-from factory.tools.sources import JSON_SUFFIXES, BadLine, read_tools, read_values
+from factory.tools.rowfiles import JSON_SUFFIXES, BadLine
+from factory.tools.sources import read_tools, read_values
 
 FROM_THE_TEST = (
     "there are only requests of a test: two thirds of them are learnt and a third is asked, which "

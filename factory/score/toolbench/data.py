@@ -19,7 +19,7 @@ from factory.score.base import find_data, parse_json, read_json, read_text
 from factory.score.definition import Definition, first_of_each
 from factory.score.items import Item
 from factory.tools.dialects import read_dialect
-from factory.tools.sources import BadLine
+from factory.tools.rowfiles import BadLine
 from factory.workspace.folder import Workspace
 
 

@@ -23,7 +23,7 @@ from factory.score.toolbench.data import (
     read_document,
 )
 from factory.tools.dialects import toolsense_apis
-from factory.tools.sources import BadLine
+from factory.tools.rowfiles import BadLine
 
 COMPLEXITIES = ("easy", "medium", "hard")
 FILE = "realistic_retrieval.jsonl"

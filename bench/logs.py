@@ -1,0 +1,127 @@
+"""`python -m bench.logs`: memory and speed of reading a log of requests, by its size.
+
+Logs of `--small` and `--large` MiB are made, of rows with a conversation, its tools and its calls.
+Each way of reading runs in a process of its own, so that its peak memory is its own. Reading the
+file whole is the alternative. The memory of a stream is the same for both sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.table import Cell, peak_rss_mib, print_machine, print_table
+from factory.tools.rowfiles import read_rows
+
+SMALL_MIB, LARGE_MIB, WHOLE_MIB = 64, 1024, 64
+FORMS = ("lines", "array", "pretty")
+
+
+def make_rows(seed: int) -> Iterator[dict[str, Any]]:
+    """Rows of a chat log, without end."""
+    draw = random.Random(seed)
+    properties = {"day": {"type": "string"}, "people": {"type": "integer"}}
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": name,
+                "description": f"To {name} {'it ' * 60}",
+                "parameters": {"type": "object", "properties": properties},
+            },
+        }
+        for name in ("book_boat", "book_table", "move_meeting")
+    ]
+    while True:
+        number = draw.getrandbits(48)
+        arguments = json.dumps({"day": f"day {number}", "people": number % 9})
+        call = {
+            "id": "c",
+            "type": "function",
+            "function": {"name": "book_boat", "arguments": arguments},
+        }
+        yield {
+            "messages": [
+                {"role": "system", "content": "You book what people ask for. " * 8},
+                {
+                    "role": "user",
+                    "content": f"Book a boat for day {number} and {number % 9} people",
+                },
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+            ],
+            "tools": tools,
+        }
+
+
+def make_log(path: Path, form: str, size: int) -> None:
+    """A file of about `size` bytes."""
+    between = {"lines": "\n", "array": ",\n", "pretty": "\n"}[form]
+    written = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[" if form == "array" else "")
+        for row in make_rows(1):
+            text = json.dumps(row, indent=2 if form == "pretty" else None)
+            file.write((between if written else "") + text)
+            written += len(text)
+            if written > size:
+                break
+        file.write("]" if form == "array" else "\n")
+
+
+def read(way: str, path: Path) -> None:
+    """Read a log one way, and print how many rows it has, and the memory."""
+    before = peak_rss_mib()
+    if way == "whole":
+        count = len([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    else:
+        count = sum(1 for _ in read_rows(path, []))
+    print(json.dumps([count, before, peak_rss_mib()]))
+
+
+def measure(way: str, path: Path) -> list[Cell]:
+    """Rows, MiB a second, and the peak memory of a process that does nothing else."""
+    code = (
+        "import sys, time; from pathlib import Path; from bench.logs import read; "
+        "start = time.process_time(); read(sys.argv[1], Path(sys.argv[2])); "
+        "print(time.process_time() - start)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, way, str(path)], capture_output=True, text=True, check=True
+    )
+    first, seconds = done.stdout.splitlines()
+    count, before, peak = json.loads(first)
+    mib = path.stat().st_size / 2**20
+    return [mib, count, mib / float(seconds), peak, peak - before]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", type=int, default=SMALL_MIB, help="MiB of the smaller logs")
+    parser.add_argument("--large", type=int, default=LARGE_MIB, help="MiB of the larger logs")
+    parser.add_argument("--whole", type=int, default=WHOLE_MIB, help="most MiB to read whole")
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
+    arguments = parser.parse_args()
+    print_machine()
+    rows: list[list[Cell]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for form in arguments.forms:
+            for size in (arguments.small, arguments.large):
+                path = Path(folder) / f"{form}.jsonl"
+                make_log(path, form, size << 20)
+                rows.append([form, "stream", *measure("stream", path)])
+                if form == "lines" and size <= arguments.whole:
+                    rows.append([form, "whole", *measure("whole", path)])
+                path.unlink()
+    columns = ("layout", "way", "MiB", "rows", "MiB/s", "peak MiB", "above start")
+    print_table("Logs read", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
