@@ -9,7 +9,7 @@ import typer
 
 from factory.cli.data import report_bad_lines
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.terminal import escape, out, print_table, write_json
+from factory.cli.terminal import escape, note, out, print_table, write_json
 from factory.ledger import history
 from factory.score.definition import read_definition
 from factory.score.labelled import from_samples, read_ids, read_labelled, write_benchmark
@@ -27,8 +27,9 @@ def new(
 ) -> None:
     """Make a benchmark of labelled requests, which no round then trains on.
 
-    FILE has JSON lines of question, function and ground_truth as BFCL writes them; or one query id
-    a line, of accepted samples that you have read and found right (`factory show ID`).
+    FILE has rows of question, function and ground_truth as BFCL writes them, [] where no call is
+    right; or one query id a line, of accepted samples that you have read and found right (`factory
+    show ID`).
 
     factory eval new my-apis labelled.jsonl
 
@@ -45,6 +46,8 @@ def new(
     num_bad = report_bad_lines(tuple(bad))
     made = write_benchmark(workspace, name, title or name, split, items)
     out(f"eval/{escape(name)}.toml: {len(made.items)} items, {num_bad} bad lines")
+    if again := len(items) - len(made.items):
+        note(f"{again} rows ask the same of the same functions as another one, and count once")
     for category in made.categories:
         count = sum(item.category == category for item in made.items)
         out(f"  {category:<18} {count}")

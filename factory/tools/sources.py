@@ -107,7 +107,7 @@ def read_tools(
     if path.is_dir():
         return _read_folder(path, find_fault, deprecated)
     bad: list[BadLine] = []
-    loader = _Loader()
+    loader = StrictLoader()
     rows = ((row.where, row.value) for row in read_rows(path, bad, loader.decoder))
     read = make_tools(rows, find_fault, deprecated=deprecated, check=loader.check)
     bad += read.bad
@@ -192,7 +192,7 @@ class _Twice(dict[str, Any]):
     key = ""
 
 
-class _Loader:
+class StrictLoader:
     """Reads JSON, and remembers which objects name a key twice."""
 
     def __init__(self) -> None:
@@ -238,6 +238,8 @@ def request_text(value: Any, field: str = "") -> str:
     return text
 
 
-def read_values(path: Path, bad: list[BadLine]) -> Iterator[tuple[str, Any]]:
+def read_values(
+    path: Path, bad: list[BadLine], decoder: json.JSONDecoder | None = None
+) -> Iterator[tuple[str, Any]]:
     """Places and values of a file's rows, for readers of other formats; what is no row is `bad`."""
-    return ((row.where, row.value) for row in read_rows(path, bad))
+    return ((row.where, row.value) for row in read_rows(path, bad, decoder))

@@ -104,14 +104,14 @@ def test_a_long_label_gets_the_tokens_that_it_may_need(
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("oops", "oops"),
+        ("oops", "not JSON"),
         ("[1]", "question"),
         (line(question=""), "empty"),
         (line(question=[[], []]), "2 turns"),
         (line(function=None), "function"),
         (line(function=[]), "function"),
         (line(function={"name": "x"}), "expected call"),
-        (line(ground_truth=[]), "ground_truth"),
+        (line(ground_truth=None), "ground_truth"),
         (line(ground_truth={"set_heat": {}}), "expected call"),
         (line(ground_truth={"set_lamp": {"room": [7]}}), ""),
         (line(ground_truth={"set_lamp": {"level": [1]}}), "label"),

@@ -131,7 +131,7 @@ def _load(
             messages=messages,
             judge=judge,
         )
-        _check_item(item, where)
+        check_item(item, where)
         yield item
 
 
@@ -200,8 +200,8 @@ def _read_turn(question: list[Any], where: str) -> tuple[Message, ...]:
     return messages
 
 
-def _check_item(item: Item, where: str) -> None:
-    """Every function and expected call has the form that judging relies on."""
+def check_item(item: Item, where: str) -> None:
+    """Every function and expected call has the form that judging relies on; else ContentError."""
     for function in item.functions:
         if not isinstance(function, dict):
             raise ContentError("a function must be an object", where=where)
