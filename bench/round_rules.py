@@ -20,7 +20,8 @@ from factory.domain.canon import query_id, tool_id
 from factory.domain.records import Call, Candidate, Past, PastQuery, Query, Tool
 from factory.judge.rulebook import Rule, Rulebook
 from factory.judge.sets import judge_round
-from factory.judge.similarity import describe, fold_words
+from factory.judge.similarity import describe
+from factory.judge.wording import fold_words
 from factory.lab.home.world import FreshItem, fresh_item
 from factory.score.calls.kind import Benchmark
 from factory.score.items import Item

@@ -405,6 +405,8 @@ class PastQuery:
     round_number: int
     id: str
     text: str
+    calls: tuple[Call, ...] = ()
+    """The calls that won; empty where they are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

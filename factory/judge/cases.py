@@ -218,7 +218,10 @@ class SetCase(CaseContent):
             {rule.id: rule},
             [sample.candidate() for sample in self.candidates],
             Past(
-                queries=[PastQuery(round_number=1, id=p.query.id, text=p.query.text) for p in past],
+                queries=[
+                    PastQuery(round_number=1, id=p.query.id, text=p.query.text, calls=p.calls)
+                    for p in past
+                ],
                 tools=list({tool.id: tool for p in past for tool in p.tools}.values()),
             ),
             [_Questions("case", items)],

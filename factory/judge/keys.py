@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from json.encoder import JSONEncoder, encode_basestring
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from factory.domain.canon import normalise_text
 from factory.domain.records import Call, Tool
@@ -19,6 +20,15 @@ _REFERENCE = re.compile(
 _PLAIN = JSONEncoder(ensure_ascii=False, check_circular=False)
 _quote: Callable[[str], str] = encode_basestring
 _IGNORED = str.maketrans("'", '"', " ,./-_*^")
+_TELLING = re.compile(
+    r"(?<=\d)[ ,./_*^-]+(?=\d)"  # 2024-1-12, 12.50, 1/2
+    r"|(?<![^\s(\[,:=])-(?=\S)|(?<![^\s(\[,:=-])\.(?=\d)"  # -5, .5, -x
+    r"|(?<=[^\W_])\s*[*^/]+\s*(?=[^\W_])"  # a*b
+    r"|(?<![^\W_][^\W_])(?<=[^\W_])-(?=\d|[^\W_](?![^\W_]))"  # x-1, a-b
+)
+"""Signs that BFCL's scorer drops and that make another value of a text."""
+_IN_LINES = re.compile(r"[\n\r\v\f\x85\u2028\u2029]")
+_TRAILING = re.compile(r"[^\S\n]+$", re.MULTILINE)
 _WHOLE_FLOATS = 2**53
 
 
@@ -96,8 +106,12 @@ class _KeyWriter:
     def _fold(self, text: str) -> str:
         if self.several and _REFERENCE.search(text):
             self.refers = True
-        text = text if text.isascii() and text.isalnum() else normalise_text(text)
-        return text.lower().translate(_IGNORED) if self.loose else text
+        if text.isascii() and text.isalnum():
+            return text.lower() if self.loose else text
+        if _IN_LINES.search(text.strip()):
+            return _fold_lines(text)
+        text = normalise_text(text)
+        return _fold_loosely(text) if self.loose else text
 
     def _write_object(self, value: Mapping[str, Any], schema: Any) -> str:
         properties = schema.get("properties", {}) if isinstance(schema, dict) else {}
@@ -118,6 +132,25 @@ class _KeyWriter:
         if known.get("uniqueItems") is True:
             parts.sort()
         return "[" + ",".join(parts) + "]"
+
+
+def _fold_lines(text: str) -> str:
+    """A text of several lines: code and tables mean something by their white space."""
+    lines = normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+    return _TRAILING.sub("", lines).strip("\n")
+
+
+def _fold_loosely(text: str) -> str:
+    """The text as BFCL's scorer compares it, but for signs that make another value of it.
+
+    >>> _fold_loosely("New York, N.Y."), _fold_loosely("2024-1-12")
+    ('newyorkny', '2024-1-12')
+    """
+    text, parts, start = text.lower(), [], 0
+    for found in _TELLING.finditer(text):
+        parts += [text[start : found.start()].translate(_IGNORED), found[0].strip() or " "]
+        start = found.end()
+    return "".join((*parts, text[start:].translate(_IGNORED)))
 
 
 def _write_float(value: float) -> str:

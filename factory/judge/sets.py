@@ -22,8 +22,10 @@ from factory.domain.failures import ContentError
 from factory.domain.jsontext import walk
 from factory.domain.plaintext import printable, storable
 from factory.domain.records import Call, Candidate, HeldOut, Past, PastQuery, Tool, Verdict
+from factory.judge.keys import make_key
 from factory.judge.rulebook import Rule, RuleStage
-from factory.judge.similarity import Lists, describe, fold_words
+from factory.judge.similarity import Lists, describe
+from factory.judge.wording import fold_wording, fold_words, read_sense
 from factory.ledger.database import READER_CONFIG
 from factory.ledger.interrupt import interrupted_after
 from factory.tools.schema import read_type
@@ -36,26 +38,33 @@ MAX_FINDINGS = 16
 MESSAGE_CHARS = 400
 """Longest message kept."""
 
+SENSE = "struct(marks varchar[], signs varchar[], units varchar[], heard varchar[])"
+"""What nearly equal texts must have in common to ask the same (factory.judge.wording)."""
+
 TABLES = {
-    "candidate": """
+    "candidate": f"""
 create table candidate (
   place bigint,          -- order in which requests came: history first, then by draw
   query_id varchar,
   query varchar,
-  words varchar,         -- its words, case folded, one blank between them
+  words varchar,         -- its words and signs, case folded, one blank between them
+  sense {SENSE},
   wording varchar,       -- the words with numbers and the values of its calls masked as _
   calls_json varchar,    -- the calls that won the vote
+  calls_key varchar,     -- equal where calls mean the same; null without calls
   shingles uinteger[],   -- distinct hashes of the words' character 5-grams
   bands ubigint[],       -- MinHash bands of the shingles: near-duplicates share at least one
   grams ubigint[]        -- distinct hashes of the word 8-grams
 )""",
-    "history": """
+    "history": f"""
 create table history (   -- earlier rounds' accepted samples
   place bigint,
   round integer,
   query_id varchar,
   query varchar,
   words varchar,
+  sense {SENSE},
+  calls_key varchar,
   shingles uinteger[],
   bands ubigint[],
   grams ubigint[]
@@ -78,12 +87,13 @@ create table tool (      -- every document of the round and its history, once
   shingles uinteger[],   -- of the description's words
   bands ubigint[]
 )""",
-    "benchmark": """
+    "benchmark": f"""
 create table benchmark ( -- every question that the model is scored on
   item varchar,          -- benchmark and item id, e.g. home/simple_7
   sha varchar,           -- hash of the benchmark's content
   query varchar,
   words varchar,
+  sense {SENSE},
   shingles uinteger[],
   bands ubigint[],
   grams ubigint[]
@@ -104,6 +114,12 @@ create macro jaccard_of(a, b) as
   len(list_intersect(a, b)) / greatest(1, len(a) + len(b) - len(list_intersect(a, b)))
 """
 """Jaccard similarity of two lists of distinct values."""
+
+SAME_SENSE = """
+create macro same_sense(a, b) as
+  a.marks = b.marks and list_has_all(a.heard, b.units) and list_has_all(b.heard, a.units)
+"""
+"""Whether two texts have the same numbers with sign and unit, operators, emoji and negations."""
 
 
 def judge_round(
@@ -144,7 +160,7 @@ def judge_round(
 def open_bench() -> duckdb.DuckDBPyConnection:
     """A connection with the tables, empty, that reaches nothing outside and cannot be unlocked."""
     con = duckdb.connect(config=READER_CONFIG | LIMITS)
-    for ddl in (*TABLES.values(), JACCARD):
+    for ddl in (*TABLES.values(), JACCARD, SAME_SENSE):
         con.execute(ddl)
     con.execute("set enable_external_access = false")
     con.execute("set lock_configuration = true")
@@ -236,18 +252,19 @@ def _refuse(rule: Rule, message: str, remedy: str) -> ContentError:
 
 
 def _candidate_rows(candidates: Sequence[Candidate], num_before: int) -> pa.Table:
-    columns, words = _text_columns([candidate.query.text for candidate in candidates])
+    texts = [candidate.query.text for candidate in candidates]
     return _table(
         place=range(num_before, num_before + len(candidates)),
         query_id=[candidate.query.id for candidate in candidates],
         wording=[
-            _mask(text, candidate.calls) for text, candidate in zip(words, candidates, strict=True)
+            _mask(text, candidate.calls) for text, candidate in zip(texts, candidates, strict=True)
         ],
         calls_json=[
             canonical_json([{"name": c.name, "arguments": c.arguments} for c in candidate.calls])
             for candidate in candidates
         ],
-        **columns,
+        calls_key=[_calls_key(candidate.calls) for candidate in candidates],
+        **_query_columns(texts),
     )
 
 
@@ -256,8 +273,14 @@ def _history_rows(queries: Sequence[PastQuery]) -> pa.Table:
         place=range(len(queries)),
         round=[query.round_number for query in queries],
         query_id=[query.id for query in queries],
-        **_text_columns([query.text for query in queries])[0],
+        calls_key=[_calls_key(query.calls) for query in queries],
+        **_query_columns([query.text for query in queries]),
     )
+
+
+def _calls_key(calls: Sequence[Call]) -> str | None:
+    """What calls say, as the loose key of votes does; None where there is no call."""
+    return make_key(calls, {}, loose=True).text if calls else None
 
 
 def _candidate_tool_rows(candidates: Sequence[Candidate]) -> pa.Table:
@@ -278,7 +301,7 @@ def _distinct_tools(candidates: Sequence[Candidate], past: Past) -> list[Tool]:
 
 
 def _tool_rows(tools: Sequence[Tool]) -> pa.Table:
-    columns, _ = _text_columns([str(tool.document.get("description", "")) for tool in tools])
+    columns = _text_columns([str(tool.document.get("description", "")) for tool in tools])
     return _table(
         tool_id=[tool.id for tool in tools],
         place=range(len(tools)),
@@ -296,7 +319,7 @@ def _benchmark_rows(benchmarks: Sequence[HeldOut]) -> pa.Table:
     return _table(
         item=[f"{each.name}/{item.id}" for each, item in items],
         sha=[shas[each.name] for each, _ in items],
-        **_text_columns([item.query for _, item in items])[0],
+        **_query_columns([item.query for _, item in items]),
     )
 
 
@@ -352,32 +375,50 @@ def _fold_name(name: str) -> str:
     return "_".join(part.lower() for part in parts) or name
 
 
-def _mask(words: str, calls: Iterable[Call]) -> str:
-    """The wording: numbers and the calls' values masked."""
+def _mask(text: str, calls: Iterable[Call]) -> str:
+    """The wording of a text: its words, numbers and the calls' values masked."""
     values = {
-        fold_words(str(leaf))
+        fold_wording(str(leaf))
         for call in calls
         for _, leaf in walk(call.arguments)
         if leaf is not None and not isinstance(leaf, dict | list | bool)
     }
+    words = fold_wording(text)
     longest = sorted(filter(None, values), key=lambda value: (-len(value), value))
     if longest:
         words = re.sub(rf"\b(?:{'|'.join(map(re.escape, longest))})\b", "_", words)
     return re.sub(r"\b\d+\b", "_", words)
 
 
-def _text_columns(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Columns query, words, shingles, bands and grams; the words once more."""
+def _query_columns(texts: Sequence[str]) -> dict[str, Any]:
+    """Those of _text_columns, and sense."""
+    columns = _text_columns(texts)
+    senses = [read_sense(str(storable(words)))._asdict() for words in columns["words"]]
+    columns["sense"] = pa.array(senses, _SENSE)
+    return columns
+
+
+def _text_columns(texts: Sequence[str]) -> dict[str, Any]:
+    """Columns query, words, shingles, bands and grams."""
     words = [fold_words(text) for text in texts]
     features = describe(words)
-    columns = {
+    return {
         "query": texts,
         "words": words,
         "shingles": _list_column(features.shingles, "uint32"),
         "bands": _list_column(features.bands, "uint64"),
         "grams": _list_column(features.grams, "uint64"),
     }
-    return columns, words
+
+
+_SENSE = pa.struct(
+    {
+        "marks": pa.list_(pa.string()),
+        "signs": pa.list_(pa.string()),
+        "units": pa.list_(pa.string()),
+        "heard": pa.list_(pa.string()),
+    }
+)
 
 
 def _list_column(lists: Lists, dtype: str) -> pa.Array:

@@ -12,14 +12,14 @@ Everything is a function of the text alone, the same on every machine.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from factory.judge.wording import close_up
 
 SHINGLE = 5
 """Characters of a shingle (A43)."""
@@ -31,7 +31,6 @@ CHUNK = 4096
 """Texts worked on at once: bounds memory."""
 
 Hashes = NDArray[np.uint64]
-_WORD = re.compile(r"\w+")
 
 
 class Lists(NamedTuple):
@@ -54,24 +53,14 @@ class Features(NamedTuple):
     """Distinct hashes of each text's word 8-grams, sorted; empty below eight words."""
 
 
-def fold_words(text: str) -> str:
-    """The words of a text, case folded, one blank between them; its signs where it has no words.
-
-    >>> fold_words("Book  a table: for FOUR!")
-    'book a table for four'
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(_WORD.findall(folded)) or " ".join(folded.split())
-
-
 def describe(texts: Sequence[str]) -> Features:
-    """Features of texts that fold_words has made."""
+    """Features of texts that fold_words (factory.judge.wording) has made."""
     parts = [_describe(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)]
     return Features(*(_join(lists) for lists in zip(*parts, strict=True))) if parts else _EMPTY
 
 
 def _describe(texts: Sequence[str]) -> Features:
-    padded = [text.ljust(SHINGLE, "\0") for text in texts]
+    padded = [close_up(text).ljust(SHINGLE, "\0") for text in texts]
     letters = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), "<u4")
     shingles = _distinct(_windows(letters.astype(np.uint64), [len(t) for t in padded], SHINGLE, 32))
     ids: dict[str, int] = {}

@@ -2,8 +2,8 @@
 
 A sample's calls become a key; samples with the same key are one class; the largest class wins if
 it has enough votes out of n. The strict key keeps everything that BFCL's scorer can tell apart
-exactly, the loose key compares strings as that scorer does. Nothing is coerced: "5" is no vote
-for 5.
+exactly, the loose key compares strings as that scorer does, but for signs that make another value:
+12.50 is no vote for 1250. Nothing is coerced: "5" is no vote for 5.
 """
 
 from __future__ import annotations

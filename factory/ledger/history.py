@@ -189,7 +189,7 @@ def _read_candidate(
 def accepted_before(past: Source, number: int) -> Past:
     """Requests and tool documents that the rounds before `number` accepted, as judged last."""
     sql = """
-        select a.round, a.query_id, a.query
+        select a.round, a.query_id, a.query, a.calls_json
         from accepted a
         join draw d on d.round = a.round and d.query_id = a.query_id
         where a.round < ?
@@ -209,7 +209,15 @@ def accepted_before(past: Source, number: int) -> Past:
         """
     tools = past.query(sql, [number]).rows
     return Past(
-        queries=[PastQuery(round_number=r, id=id_, text=text) for r, id_, text in queries],
+        queries=[
+            PastQuery(
+                round_number=r,
+                id=id_,
+                text=text,
+                calls=tuple(Call(**call) for call in json.loads(calls_json)),
+            )
+            for r, id_, text, calls_json in queries
+        ],
         tools=[Tool(**json.loads(tool)) for (tool,) in tools],
     )
 

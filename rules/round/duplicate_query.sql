@@ -1,4 +1,5 @@
--- Requests equal to an earlier one up to case, punctuation and white space. The first is kept.
+-- Requests equal to an earlier one up to case, punctuation and white space; signs that mean something
+-- (-5, 5 %, C++, 👍) stay. The first is kept.
 with asked as (
   select place, query_id, words, 'round ' || round as whence from history
   union all

@@ -1,9 +1,12 @@
 -- Requests whose character 5-grams are nearly those of an earlier one; the first is kept. A text is
 -- compared with the first and the two previous ones of each MinHash band it is in, never with all.
+-- One that asks for other numbers, signs or negations, or was answered by other calls, is none.
 with asked as (
-  select place, query_id, words, shingles, bands, 'round ' || round as whence from history
+  select place, query_id, words, sense, calls_key, shingles, bands, 'round ' || round as whence
+  from history
   union all
-  select place, query_id, words, shingles, bands, 'this round' as whence from candidate
+  select place, query_id, words, sense, calls_key, shingles, bands, 'this round' as whence
+  from candidate
 ),
 banded as (
   select place, unnest(bands) as band from asked
@@ -33,6 +36,8 @@ alike as (
   join candidate on candidate.place = pair.place
   join asked as other on other.place = pair.other and other.place < candidate.place
   where candidate.words <> other.words
+    and (candidate.calls_key = other.calls_key) is not false
+    and same_sense(candidate.sense, other.sense)
 )
 select
   query_id,

@@ -20,7 +20,8 @@ from factory.judge import sets as judge_rounds
 from factory.judge.cases import check_content, judge_case
 from factory.judge.rulebook import Rule, Rulebook
 from factory.judge.sets import TABLES, _fold_name, _mask, judge_round, open_bench
-from factory.judge.similarity import describe, fold_words
+from factory.judge.similarity import describe
+from factory.judge.wording import Sense, fold_words, read_sense
 from factory.lab.home.world import FreshItem, fresh_item, home_items
 from factory.score.calls.kind import Benchmark
 from factory.score.items import Item
@@ -124,20 +125,120 @@ def test_near_duplicates_are_those_of_all_pairs() -> None:
             words[rng.randrange(len(words))] = rng.choice(("soon", "blue", "seven"))
         texts.append(" ".join(words))
     candidates = [ask(text) for text in dict.fromkeys(texts)]
-    values, ends = describe(
-        [fold_words(t) for t in (*earlier, *(c.query.text for c in candidates))]
-    )[0]
+    folded = [fold_words(t) for t in (*earlier, *(c.query.text for c in candidates))]
+    values, ends = describe(folded)[0]
+    senses = [read_sense(words) for words in folded]
     sets = [set(values[a:b].tolist()) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
     limit = SETS["round/near_duplicate_query"].limits["min_jaccard"]
     truth = {
         candidate.query.id
         for number, candidate in enumerate(candidates, len(earlier))
-        if any(len(sets[number] & s) / len(sets[number] | s) >= limit for s in sets[:number])
+        if any(
+            len(sets[number] & sets[n]) / len(sets[number] | sets[n]) >= limit
+            and _is_same(senses[number], senses[n])
+            for n in range(number)
+        )
     }
     names = ("round/duplicate_query", "round/near_duplicate_query")
     found = judge_round({name: SETS[name] for name in names}, candidates, past(*earlier), [])
     assert 20 < len(truth) < len(candidates)
     assert set(found) == truth
+
+
+def _is_same(one: Sense, other: Sense) -> bool:
+    return one.marks == other.marks and (
+        {*one.units} <= {*other.heard} and {*other.units} <= {*one.heard}
+    )
+
+
+PAIRS = [
+    ("Set it to -5 degrees in the freezer", "Set it to 5 degrees in the freezer", False),
+    ("Set it to \N{MINUS SIGN}5 in the freezer", "set it to -5 in the freezer!", True),
+    (
+        "Run 5 km with Ann along the river today",
+        "Run 5 miles with Ann along the river today",
+        False,
+    ),
+    (
+        "Run 5 km with Ann along the river and back on Sunday in the morning",
+        "Run 5km with Ann along the river and back on Sunday in the morning",
+        True,
+    ),
+    ("Wake me at 7:30 in the big bedroom", "Wake me at 7.30 in the big bedroom", False),
+    (
+        "Wake me in the bedroom beside the garden with my favourite song at 7",
+        "Wake me in the bedroom beside the garden with my favourite song at 7, please",
+        True,
+    ),
+    ("Convert 1.5 cups of this to gram", "Convert 15 cups of this to gram", False),
+    ("Tell me whether x > 3 in all of the rows", "Tell me whether x < 3 in all of the rows", False),
+    ("What is 12 + 4 in the decimal system?", "What is 12 - 4 in the decimal system?", False),
+    ("Give the list to the shop in C", "Give the list to the shop in C#", False),
+    ("Say I am fine \N{GRINNING FACE} to her", "Say I am fine \N{CRYING FACE} to her", False),
+    ("Answer Ann with :) in the group", "Answer Ann with :( in the group", False),
+    ("Play some music I have heard today", "Play some music I haven't heard today", False),
+    (
+        "Don't play the music in the living room and in the bedroom of the children tonight",
+        "Do not play the music in the living room and in the bedroom of the children tonight",
+        True,
+    ),
+    ("Book the flight with three stops to Rome", "Book the flight with two stops to Rome", False),
+    ("Schalte das Licht in der Küche ein", "Schalte das Licht in der Küche nicht ein", False),
+    (
+        "お風呂を沸かしてから照明を消してください",
+        "お風呂を沸かしてから照明を消さないでください",
+        False,
+    ),
+    ("明天早上七点叫我起床，然后打开灯", "明天早上七点叫我起床然后打开灯。", True),
+    ("ปลุกฉันตอนเจ็ดโมงเช้าแล้วเปิดไฟในครัว", "ปลุกฉันตอนเจ็ดโมงเช้าแล้วเปิดไฟในครัวค่ะ", True),
+    ("लाल बत्ती को बंद कर दो", "लाल बत्ता को बंद कर दो", False),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), PAIRS)
+def test_requests_are_the_same_only_if_they_ask_the_same(one: str, other: str, same: bool) -> None:
+    assert _found(one, other) == ([True] * 3 if same else [False] * 3)
+
+
+def test_pairs_of_the_cases() -> None:
+    path = ROOT.parent / "shared" / "cases" / "pairs.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        pair = json.loads(line)
+        for one, other in (("a", "b"), ("b", "a")):
+            assert any(_found(pair[one], pair[other])) is pair["same"], pair
+
+
+def _found(one: str, other: str) -> list[bool]:
+    """Whether the second is a repetition of the first: in a round, in history, of a benchmark."""
+    bench = make_benchmark([ask(one)])
+    rounds = [
+        judge_round(SETS, [ask(one), ask(other)], Past(), []),
+        judge_round(SETS, [ask(other)], past(one), []),
+        judge_round(SETS, [ask(other)], Past(), [bench], stage="draw"),
+    ]
+    return [query_id(other) in found for found in rounds]
+
+
+KINDS = ("hotel", "hostel")
+
+
+def test_a_near_duplicate_that_other_calls_answer_is_none() -> None:
+    texts = [
+        f"Please find a {kind} with a pool in the old town of Oslo for the weekend"
+        for kind in KINDS
+    ]
+    one, other = (
+        ask(text, calls=[Call(name="find", arguments={"kind": kind})])
+        for text, kind in zip(texts, KINDS, strict=True)
+    )
+    same = replace(other, calls=(Call(name="find", arguments={"kind": "Hotel"}),))
+    before = PastQuery(round_number=1, id=one.query.id, text=texts[0], calls=one.calls)
+    for history, candidates in ((Past(), [one]), (Past(queries=[before]), [])):
+        assert judge_round(SETS, [*candidates, other], history, []) == {}
+        found = judge_round(SETS, [*candidates, same], history, [])
+        assert [v.reason for v in found[same.query.id]] == ["near_duplicate_query"]
 
 
 def test_the_first_in_draw_order_is_kept_and_named() -> None:
@@ -190,8 +291,8 @@ def test_names_are_compared_without_their_spelling(name: str, folded: str) -> No
 
 def test_wording_masks_values_and_numbers() -> None:
     call = Call(name="f", arguments={"city": "New York", "days": 3, "tags": ["a (b)"], "ok": True})
-    words = fold_words("Is it true: weather in New York for 3 days, a (b), at 7?")
-    assert _mask(words, [call]) == "is it true weather in _ for _ days _ at _"
+    text = "Is it true: weather in New York for 3 days, a (b), at 7?"
+    assert _mask(text, [call]) == "is it true weather in _ for _ days _ at _"
 
 
 # -- what SQL may do -------------------------------------------------------------------------------

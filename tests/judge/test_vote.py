@@ -246,9 +246,52 @@ def test_loose_key_is_that_of_bfcl() -> None:
     def key(text: str) -> str:
         return loose_key([Call(name="cancel", arguments={"id": text})], TOOLS)
 
-    assert key("New York, N.Y.") == key("new york-N/Y*^_")
+    assert key("New York, N.Y.") == key("new york-NY*^_") == key("New York NY")
+    assert key("room-5") == key("Room 5") and key("e-mail") == key("E mail")
     assert key("it's") == key('it"s')
     assert key("Oslo!") != key("Oslo")
+
+
+CODE = "if x:\n    y()\nz()"
+APART = [
+    ("2024-1-12", "2024-11-2"),
+    ("2024-01-12", "20240112"),
+    ("12.50", "1250"),
+    ("12,50", "1250"),
+    ("12 50", "1250"),
+    ("-5", "5"),
+    ("(-5)", "(5)"),
+    (".5", "5"),
+    ("-.5", ".5"),
+    ("1/2", "12"),
+    ("2^3", "2*3"),
+    ("x-1", "x1"),
+    ("x-y", "xy"),
+    ("a*b", "a/b"),
+    ("-rf", "rf"),
+    ("5 - 3", "5 3"),
+    ("1, 23", "12, 3"),
+    (CODE, "if x:\n    y()\n    z()"),
+    (CODE, "if x: y() z()"),
+    ("    f()\ng()", "f()\ng()"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), APART)
+def test_no_key_makes_one_value_of_two(one: str, other: str) -> None:
+    for key in (canonical_key, loose_key):
+        keys = {key([Call(name="cancel", arguments={"id": text})], TOOLS) for text in (one, other)}
+        assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(CODE, CODE.replace("\n", " \r\n") + "\n"), ("a  b ", "a b")]
+)
+def test_line_ends_and_outer_white_space_are_no_difference(one: str, other: str) -> None:
+    keys = {
+        canonical_key([Call(name="cancel", arguments={"id": text})], TOOLS) for text in (one, other)
+    }
+    assert len(keys) == 1
 
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
