@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from importlib import metadata
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -63,6 +64,9 @@ def check_import_name() -> None:
 def call() -> int:
     """Run the command line; its exit code."""
     session = {"debug": False}  # click's context carries it as `obj`
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what its encoding lacks is written as an escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         check_import_name()
         code = app(standalone_mode=False, obj=session)

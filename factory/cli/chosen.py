@@ -7,22 +7,32 @@ from pathlib import Path
 
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.terminal import note
-from factory.domain.failures import RecipeError
+from factory.domain.failures import InputError, RecipeError
 from factory.domain.records import Checkpoint
 from factory.ledger.database import Source
-from factory.ledger.lineage import base_checkpoint, next_checkpoint
+from factory.ledger.lineage import (
+    base_checkpoint,
+    find_checkpoint,
+    is_address,
+    next_checkpoint,
+)
 from factory.workspace.folder import Workspace
 from factory.workspace.models import check_model_folder
 from factory.workspace.recipe import Resolved, load_recipe
 from factory.workspace.settings import Settings, load_settings
 
 
-def open_checkpoint(folder: Path | None) -> Path:
-    """The named model folder, else that of the checkpoint which the next round starts from."""
-    if folder is None:
-        with open_ledger().read() as past:
-            folder = Path(find_next(past).path)
-    folder = folder.expanduser().resolve()
+def open_checkpoint(wanted: str) -> Path:
+    """The folder of a checkpoint by its id (`r2`) or folder, else of the one that is next."""
+    with open_ledger().read() as past:
+        if not wanted:
+            path = find_next(past).path
+        elif is_address(wanted):
+            raise InputError("the codes of a server's model cannot be read", where=wanted)
+        else:
+            workspace = open_workspace()
+            path = find_checkpoint(workspace, load_settings(workspace), past, wanted).path
+    folder = Path(path).expanduser().resolve()
     check_model_folder(folder)
     return folder
 

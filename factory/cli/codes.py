@@ -19,12 +19,13 @@ from factory.domain.failures import InputError
 from factory.train.preview import advise, describe
 
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="Model folder; default: as the next round.", show_default=False)
+    str,
+    typer.Option(help="Id (r2) or model folder; default: as the next round.", show_default=False),
 ]
 ToolName = Annotated[str, typer.Argument(help="A tool's name, its id, or its code.")]
 
 
-def stats(checkpoint: Checkpoint = None, as_json: Json = False) -> None:
+def stats(checkpoint: Checkpoint = "", as_json: Json = False) -> None:
     """Figures of a checkpoint's codes.
 
     factory codes stats
@@ -37,7 +38,7 @@ def stats(checkpoint: Checkpoint = None, as_json: Json = False) -> None:
         print_advice(advise(codebook))
 
 
-def show(tool: ToolName, checkpoint: Checkpoint = None, as_json: Json = False) -> None:
+def show(tool: ToolName, checkpoint: Checkpoint = "", as_json: Json = False) -> None:
     """One tool: its code, how it came to it, and its document.
 
     factory codes show find_hotel
@@ -57,7 +58,7 @@ def show(tool: ToolName, checkpoint: Checkpoint = None, as_json: Json = False) -
 def similar(
     tool: ToolName,
     limit: Annotated[int, typer.Option("-k", help="Tools to show.", min=1)] = 10,
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoint = "",
     as_json: Json = False,
 ) -> None:
     """Tools whose codes differ in the fewest positions (Hamming distance).

@@ -45,7 +45,7 @@ from factory.workspace.settings import load_settings
 
 def fit(
     files: Documents = None,
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoint = "",
     recipe: Recipe = "",
     overrides: Overrides = None,
     to: Annotated[
@@ -183,7 +183,7 @@ def _print_apart(preview: Preview) -> None:
 
 def add(
     files: Annotated[list[Path], typer.Argument(help="JSON lines or JSON arrays.")],
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoint = "",
 ) -> None:
     """Give the tools of a file codes in a checkpoint of this workspace, without training.
 

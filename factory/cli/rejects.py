@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 from typing import Annotated
 
 import typer
 
-from factory.cli.opening import open_ledger
+from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.sql import Json, tell_more, write_records
 from factory.cli.terminal import escape_line, inline, out, out_indented
 from factory.domain.failures import InputError
 from factory.domain.plaintext import shorten
+from factory.judge.rulebook import Rulebook
 from factory.ledger.database import Rows, Source
 from factory.ledger.history import last_round
+from factory.workspace.settings import load_settings
 
 FALLEN = """
 select rejected.*
@@ -70,7 +74,9 @@ def rejects(
     is_list = bool(reason or rule or samples)
     filters = {"reason": reason, "rule": rule, "tool": tool, "text": text}
     with open_ledger().read() as past:
-        number = round_number or latest_round(past)
+        number = _find_round(past, round_number) if round_number else latest_round(past)
+        _check_known(past, "rule", rule)
+        _check_known(past, "reason", reason)
         wanted = {"round": number, **filters}
         rows = past.query(LISTED if is_list else COUNTS, wanted, limit=limit or None)
     if as_json:
@@ -92,6 +98,33 @@ def latest_round(past: Source) -> int:
     if number := last_round(past):
         return number
     raise InputError("the ledger holds no round yet", remedy="factory round --n 64")
+
+
+def _find_round(past: Source, number: int) -> int:
+    """The number of a round that is there. Raises InputError."""
+    latest = latest_round(past)
+    if 1 <= number <= latest:
+        return number
+    raise InputError(f"there is no round {number}", remedy=f"--round 1 to --round {latest}")
+
+
+def _check_known(past: Source, column: str, wanted: str) -> None:
+    """Raises InputError for a rule (or pattern) or reason that neither rules nor ledger know."""
+    if not wanted:
+        return
+    workspace = open_workspace()
+    rules = Rulebook.load(workspace, load_settings(workspace).rules).rules.values()
+    known = {rule.id if column == "rule" else rule.reason for rule in rules}
+    rows = past.query(f"select distinct {column} from verdict union select {column} from rejected")
+    known |= {str(name) for (name,) in rows.rows if name}
+    if wanted in known or (column == "rule" and fnmatch.filter(known, wanted)):
+        return
+    near = difflib.get_close_matches(wanted, sorted(known), n=1, cutoff=0.0)
+    raise InputError(
+        f"no {column} is called {wanted}",
+        where=f"--{column} {wanted}",
+        remedy=f"did you mean {near[0]}? `factory rules` lists all",
+    )
 
 
 def _print_reasons(rows: Rows) -> None:

@@ -32,8 +32,8 @@ def retrieve(
     queries: Annotated[Path | None, typer.Option(help="A file with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the file.")] = "",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Model folder with codes; default: as the next round.")
-    ] = None,
+        str, typer.Option(help="Id (r2) or model folder with codes; default: as the next round.")
+    ] = "",
     beams: Annotated[int, typer.Option(help="Branches kept at each step; 0: k.", min=0)] = 0,
     exact: Annotated[
         bool, typer.Option("--exact", help="Widen the beam until no better tool can be missed.")

@@ -7,11 +7,12 @@ is inert; for programs it is written as it is, past rich.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape as escape_markup
+from rich.markup import escape as escape_tags
 from rich.table import Table
 from rich.text import Text
 
@@ -70,6 +71,21 @@ def out_indented(text: object, indent: int = 2, style: str = "") -> None:
 def inline(value: object) -> str:
     """`value` as text on one line: line breaks and tabs are shown as escapes too."""
     return clean(value).replace("\n", "\\n").replace("\t", "\\t")
+
+
+_ESCAPED_BRACKET = re.compile(r"(\\+\[)(?![a-z#/@][^\[]*?\])")
+
+
+def escape_markup(text: str) -> str:
+    """Text that rich prints as it is, whatever comes after it.
+
+    rich takes a backslash before any bracket for an escape; one at the end is before an empty tag.
+    """
+    escaped = escape_tags(_ESCAPED_BRACKET.sub(r"\\\1", text))
+    if not text.endswith("\\"):
+        return escaped
+    body = escaped.rstrip("\\")
+    return body + "\\\\" * (len(text) - len(text.rstrip("\\"))) + "[none][/none]"
 
 
 def escape(value: object) -> str:

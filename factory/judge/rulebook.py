@@ -104,6 +104,10 @@ class Rulebook:
     sha: str
     """Hash of every rule file and setting."""
     cases: tuple[Case, ...] = field(default=(), repr=False)
+    settled: frozenset[str] = frozenset()
+    """Rules that factory.toml sets: no recipe changes them."""
+    plain: Rulebook | None = field(default=None, repr=False)
+    """The same before a recipe's [rules]; None where there are none."""
 
     @classmethod
     def load(
@@ -116,9 +120,7 @@ class Rulebook:
         rules = {rule.id: rule for rule in _read_rules(workspace)}
         settings = settings or {}
         for rule_id, setting in settings.items():
-            rule = _find(rules, rule_id)
-            changes = {"active": False} if setting == "off" else {"severity": setting}
-            rules[rule_id] = replace(rule, **changes)
+            rules[rule_id] = _set(_find(rules, rule_id), setting)
         schema = _read_schema(workspace.find(DOCUMENT_SCHEMA), rules)
         files = chain(
             workspace.walk("rules", ".toml"),
@@ -130,11 +132,33 @@ class Rulebook:
             document_validator=make_validator(schema),
             sha=digest(files_sha(files) + canonical_json(dict(settings)), 16),
             cases=tuple(_read_cases(workspace, rules)),
+            settled=frozenset(settings),
         )
+
+    def under(self, recipe_rules: Mapping[str, RuleSetting]) -> Rulebook:
+        """These rules as a recipe's [rules] has them, in place of another recipe's.
+
+        What factory.toml says of a rule stays. Raises ContentError for a rule that is not there.
+        """
+        plain = self.plain or self
+        rules = dict(plain.rules)
+        for rule_id, setting in recipe_rules.items():
+            rule = _find(rules, rule_id)
+            if rule_id not in plain.settled:
+                rules[rule_id] = _set(rule, setting)
+        if rules == plain.rules:
+            return plain
+        sha = digest(plain.sha + canonical_json(dict(recipe_rules)), 16)
+        return replace(plain, rules=rules, sha=sha, plain=plain)
 
     def rule(self, rule_id: str) -> Rule:
         """The rule of an id; ContentError naming the nearest where there is none."""
         return _find(self.rules, rule_id)
+
+
+def _set(rule: Rule, setting: RuleSetting) -> Rule:
+    changes: dict[str, Any] = {"active": False} if setting == "off" else {"severity": setting}
+    return replace(rule, **changes)
 
 
 class _RuleFile(BaseModel):

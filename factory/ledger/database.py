@@ -100,6 +100,9 @@ class Stream:
         self.columns = tuple(str(column[0]) for column in found)
         self.types = tuple(str(column[1]) for column in found)
         """DuckDB's types: `VARCHAR`, `TIMESTAMP`, `DECIMAL(5,2)`, …"""
+        if any(_ZONED in kind for kind in self.types):
+            with self._bounded():
+                con.execute(_in_utc(statements[0].query, self.types), parameters)
 
     def __iter__(self) -> Iterator[list[tuple[Any, ...]]]:
         """Batches of rows. Raises InputError like `Ledger.query`."""
@@ -139,6 +142,27 @@ class Stream:
         if self._left_seconds is not None:
             # Only time in here counts: whoever reads the rows may be slow.
             self._left_seconds = max(0.0, self._left_seconds - (time.monotonic() - started))
+
+
+_ZONED = "TIMESTAMP WITH TIME ZONE"
+
+
+def _in_utc(sql: str, types: Sequence[str]) -> str:
+    """The same with its zoned times in UTC, without a zone as the ledger's own are.
+
+    DuckDB needs pytz to give Python a zoned time.
+    """
+    names = [f"c{number}" for number in range(len(types))]
+    values = [
+        name
+        if _ZONED not in kind
+        else f"make_timestamp(epoch_us({name}))"
+        if kind == _ZONED
+        else f"{name}::varchar"
+        for name, kind in zip(names, types, strict=True)
+    ]
+    inner = sql.strip().rstrip(";")
+    return f"select {', '.join(values)} from (\n{inner}\n) as zoned({', '.join(names)})"
 
 
 class Source(ABC):

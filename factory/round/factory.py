@@ -112,7 +112,8 @@ def load_factory(
     keep_model: bool = False,
 ) -> Factory:
     """Load and check all content. Raises FactoryError with the file that is broken."""
-    prompts, rulebook = Prompts.load(workspace), Rulebook.load(workspace, settings.rules)
+    prompts = Prompts.load(workspace)
+    rulebook = Rulebook.load(workspace, settings.rules).under(resolved.recipe.rules)
     check_content(prompts, rulebook)
     check_room(workspace, settings, resolved)
     return Factory(

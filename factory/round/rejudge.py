@@ -126,6 +126,7 @@ def rejudge(
         resolved = load_stored_recipe(this["recipe_name"], this["recipe_json"])
         if given is not None:
             resolved = mend(resolved, given, ("vote.",))
+        rulebook = rulebook.under(resolved.recipe.rules)
         folder = workspace.root / this["path"]
         codebook = load_codebook(folder) if folder.is_dir() else None
         recorded = _read_samples(past, number, rulebook, codebook)

@@ -74,7 +74,8 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
         return factory, None
     resolved = mend(load_stored_recipe(this.recipe_name, this.recipe_json), factory.resolved)
     benchmarks = load_benchmarks(factory.workspace, resolved.recipe)
-    factory = replace(factory, resolved=resolved, benchmarks=benchmarks)
+    rulebook = factory.rulebook.under(resolved.recipe.rules)
+    factory = replace(factory, resolved=resolved, benchmarks=benchmarks, rulebook=rulebook)
     if "sample" not in this.stages_done and this.content_sha != factory.content_sha:
         raise InputError(
             f"prompts or rules have changed since round {this.number} began",

@@ -383,7 +383,7 @@ class ScoreSection(Section):
 class Recipe(Section):
     """How a round is made; at most thirty or so knobs."""
 
-    LATER = frozenset({"stage"})
+    LATER = frozenset({"stage", "rules"})
 
     extends: str = ""
     num_queries: int = Field(1000, gt=0)
@@ -399,6 +399,8 @@ class Recipe(Section):
     stage: tuple[StageSection, ...] = ()
     """What a training does one after the other; none: all kinds together, as [train] says."""
     score: ScoreSection = ScoreSection()
+    rules: dict[str, RuleSetting] = {}
+    """Rules that are off, warn or reject in this recipe's rounds; factory.toml's [rules] win."""
 
     @model_validator(mode="after")
     def _minimum_can_be_reached(self) -> Recipe:

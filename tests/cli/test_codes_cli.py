@@ -17,6 +17,7 @@ from factory.cli.monitor import PlainMonitor
 from factory.codes.codebook import Codebook
 from factory.codes.picture import draw_space
 from factory.codes.saving import load_codebook
+from factory.ledger.database import Ledger
 
 
 @pytest.fixture
@@ -50,6 +51,21 @@ def test_stats_show_and_similar_read_the_shipped_codes(workspace: Path) -> None:
     assert [(row["tool_id"], row["distance"]) for row in rows] == [
         (other.tool.id, distance) for other, distance in codebook.similar(entry.tool.id, 3)
     ]
+
+
+def test_a_checkpoint_is_named_by_its_id(workspace: Path) -> None:
+    path = str(ROOT / "rounds" / "seed")
+    row = {"round": 2, "checkpoint_id": "r2-abc", "path": path, "fingerprint": "f"}
+    Ledger(workspace / ".factory").append({"checkpoint": [row]})
+    by_id = run_factory("codes", "stats", "--checkpoint", "r2", cwd=workspace).stdout
+    assert by_id == run_factory("codes", "stats", "--checkpoint", path, cwd=workspace).stdout
+    done = run_factory("codes", "stats", "--checkpoint", "r99", cwd=workspace, code=2)
+    assert "there is no checkpoint 'r99'" in done.stderr
+    served = "http://localhost:1/v1#x"
+    assert (
+        "server"
+        in run_factory("codes", "stats", "--checkpoint", served, cwd=workspace, code=2).stderr
+    )
 
 
 def test_what_is_not_there_is_said(workspace: Path, tmp_path: Path) -> None:

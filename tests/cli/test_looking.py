@@ -18,7 +18,7 @@ from workspaces import ROOT, make_workspace, run_factory
 
 from factory.cli.jsonview import MAX_LINES, Remark, lay_out, side_by_side
 from factory.cli.sql import jsonable
-from factory.cli.terminal import inline, print_table
+from factory.cli.terminal import escape, inline, print_table
 from factory.domain.jsontext import json_path
 from factory.domain.plaintext import clean
 from factory.ledger.database import Ledger
@@ -270,7 +270,7 @@ def test_rejects_are_counted_with_shares_and_an_example(workspace: Path) -> None
         (["--reason", "wrong_type"], ["q_1", "q_3"]),
         (["--rule", "vote/vote_tie"], ["q_2"]),
         (["--rule", "call/*"], ["q_1", "q_3"]),
-        (["--rule", "call"], []),
+        (["--rule", "call/wrong_type", "--text", "nothing"], []),
         (["--samples", "--tool", "book_table"], ["q_1", "q_3"]),
         (["--samples", "--tool", "other_tool"], ["q_2"]),
         (["--samples", "--tool", "book"], []),
@@ -278,7 +278,7 @@ def test_rejects_are_counted_with_shares_and_an_example(workspace: Path) -> None
         (["--samples", "--text", "%"], ["q_2"]),
         (["--samples", "--text", "t_a"], ["q_2"]),
         (["--samples", "--text", "'; drop"], []),
-        (["--samples", "--round", "2"], []),
+        (["--samples", "--round", "1", "--text", "FRIDAY"], ["q_1"]),
         (["--samples", "--limit", "2"], ["q_1", "q_2"]),
     ],
 )
@@ -289,6 +289,48 @@ def test_rejects_are_filtered(workspace: Path, options: list[str], ids: list[str
 def test_what_was_filtered_for_is_said_where_nothing_is_found(workspace: Path) -> None:
     done = run_factory("rejects", "--tool", "x\x1b[1m", "--text", "y", cwd=workspace)
     assert done.stdout == "round 1: nothing was rejected with tool x\\x1b[1m, text y\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "what", "remedy"),
+    [
+        (["--round", "99"], "there is no round 99", "--round 1 to --round 1"),
+        (["--round", "-1"], "there is no round -1", "--round 1 to --round 1"),
+        (["--rule", "call/wrong_typ"], "no rule is called", "did you mean call/wrong_type?"),
+        (["--rule", "call"], "no rule is called", "`factory rules` lists all"),
+        (["--reason", "wrong_typ", "--json"], "no reason is called", "did you mean wrong_type?"),
+    ],
+)
+def test_what_rejects_cannot_have_is_an_error(
+    workspace: Path, options: list[str], what: str, remedy: str
+) -> None:
+    done = run_factory("rejects", *options, cwd=workspace, code=2)
+    assert what in done.stderr and remedy in done.stderr and not done.stdout
+
+
+@given(st.text(st.sampled_from("\\[]/ab@#.= é"), max_size=12), st.sampled_from(["", "[dim]x[/]"]))
+def test_printed_text_keeps_its_backslashes_and_brackets(text: str, after: str) -> None:
+    assert Text.from_markup(escape(text) + after).plain == text + ("x" if after else "")
+
+
+def test_times_with_a_zone_are_answered_in_utc(workspace: Path) -> None:
+    noon = "timestamptz '2024-05-01 12:00:00+02'"
+    query = f"select now() > '2020-01-01' as ok, {noon} as noon, [{noon}] as more"
+    (row,) = run_factory("sql", query, "--json", cwd=workspace).stdout.splitlines()
+    assert json.loads(row)["ok"] is True and json.loads(row)["noon"] == "2024-05-01T10:00:00"
+    assert "2024" in run_factory("sql", query + ";", cwd=workspace).stdout
+    run_factory("sql", "select now()", cwd=workspace)
+
+
+def test_a_terminal_that_lacks_letters_shows_escapes(workspace: Path) -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for command in (["--help"], ["rules"], ["rejects"], ["sql", "select 'é…' as é"]):
+        done = run_factory(*command, cwd=workspace, environment=ascii_only)
+        assert done.stdout.isascii()
+    assert "\\xe9\\u2026" in done.stdout
+    assert (
+        "error:" in run_factory("é", cwd=workspace, environment=ascii_only, code=2).stderr.lower()
+    )
 
 
 # -- show ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from factory.judge.cases import judge_case, run_cases
 from factory.judge.rulebook import DOCUMENT_SCHEMA, Case, Rulebook
 from factory.judge.verdicts import check_calls
 from factory.workspace.folder import Workspace, shipped_root
-from factory.workspace.recipe import RuleSetting
+from factory.workspace.recipe import RuleSetting, load_recipe
 
 SHIPPED = Workspace(shipped_root())
 RULEBOOK = Rulebook.load(SHIPPED)
@@ -117,7 +117,7 @@ def test_every_reason_code_has_a_rule() -> None:
 def test_only_noted_rules_are_warnings() -> None:
     warnings = {rule.id for rule in RULEBOOK.rules.values() if rule.severity == "warn"}
     assert warnings == {
-        *("call/repaired_json", "call/ungrounded_value", "call/extra_text"),
+        *("call/repaired_json", "call/ungrounded_value", "call/extra_text", "call/duplicate_call"),
         *("round/duplicate_tool", "round/near_duplicate_tool"),
     }
 
@@ -128,6 +128,18 @@ def test_settings_switch_rules(setting: RuleSetting, severities: list[str]) -> N
     assert [v.severity for v in check_calls("Hello.", [], rulebook=rulebook)] == severities
     assert rulebook.sha != RULEBOOK.sha
     assert run_cases(rulebook) == []
+
+
+def test_a_recipe_switches_rules_where_factory_toml_does_not() -> None:
+    tooldev = load_recipe(SHIPPED, "tooldev", {}).recipe.rules
+    under = RULEBOOK.under(tooldev)
+    assert under.rules["call/duplicate_call"].severity == "reject"
+    assert under.sha not in ("", RULEBOOK.sha) and under.under(tooldev).sha == under.sha
+    assert under.under({}) is RULEBOOK.under({}) is RULEBOOK
+    mine = Rulebook.load(SHIPPED, {"call/duplicate_call": "off"})
+    assert mine.under(tooldev) is mine and not mine.rules["call/duplicate_call"].active
+    with pytest.raises(ContentError, match="no rule call/duplicate_cal"):
+        RULEBOOK.under({"call/duplicate_cal": "off"})
 
 
 def test_unknown_setting_names_the_nearest_rule() -> None:

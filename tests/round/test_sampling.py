@@ -172,7 +172,6 @@ def test_agreement_is_accepted_with_every_raw_output() -> None:
         (TOOLS, [call(city="Lisbon")] * 5, "calls", "missing_required"),
         (TOOLS, [call(people=4, table=1)] * 5, "calls", "unknown_argument"),
         (TOOLS, [RIGHT.replace("book_table", "book_room")] * 5, "calls", "unknown_tool"),
-        (TOOLS, [RIGHT + "\n" + RIGHT] * 5, "calls", "duplicate_call"),
     ],
 )
 def test_rejections_carry_stage_and_reason(
@@ -181,6 +180,12 @@ def test_rejections_carry_stage_and_reason(
     sample = outcome(tools, calls)
     assert (sample["status"], sample["stage"], sample["reason"]) == ("rejected", stage, reason)
     assert sample["message"] and sample["rule"]
+
+
+def test_the_same_call_twice_is_warned_of_and_accepted() -> None:
+    rows = run(ReplayEngine(answer(TOOLS, [RIGHT + "\n" + RIGHT] * 5)))
+    assert {v["severity"] for v in rows["verdict"] if v["reason"] == "duplicate_call"} == {"warn"}
+    assert rows["sample"][0]["status"] == "accepted"
 
 
 def test_all_samples_are_judged_not_only_the_winner() -> None:
