@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?", default=Path(".factory/real-sets"))
     parser.add_argument("--per-tool", type=int, default=5, help="requests of a tool to learn")
     parser.add_argument("--tools", type=int, default=500, help="documents of StableToolBench")
-    parser.add_argument("--distractors", type=int, default=2)
+    parser.add_argument("--labelled", type=int, default=170, help="requests of Seal-Tools to teach")
+    parser.add_argument("--documents", type=int, default=160, help="of its documents to teach")
+    parser.add_argument("--distractors", type=int, default=2, help="offered beside what is called")
     parser.add_argument("--most-calls", type=int, default=3, help="of a request of Seal-Tools")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -167,9 +169,9 @@ def make_seal_tools(
     draw.shuffle(seen)
     hidden = [row for name, row in documents.items() if name in unseen]
     return {
-        "documents.jsonl": seen,
+        "documents.jsonl": seen[: options.documents],
         "unseen.jsonl": hidden,
-        "labelled.jsonl": labelled,
+        "labelled.jsonl": labelled[: options.labelled],
         "held-out.jsonl": questions,
     }
 

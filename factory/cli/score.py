@@ -24,6 +24,8 @@ from factory.score.loading import changeable_keys, load
 from factory.score.published import PublishedTable, load_published
 from factory.workspace.recipe import parse_value
 
+LINES = ("categories", "averages", "details", "per_call")
+"""Of a card."""
 REASONS_SHOWN = 8
 """Reasons listed on the screen."""
 AVERAGES = ("non_live", "live", "overall")
@@ -138,7 +140,7 @@ def _to_record(
         "unit": benchmark.unit,
         **benchmark.asked,
         "items": len(systems[0][0].items),
-        **{key: first[key] for key in ("categories", "averages", "details", "reasons", "cut")},
+        **{key: first[key] for key in (*LINES, "reasons", "cut")},
         "others": others,
         "change": changed,
         "published": [
@@ -149,7 +151,7 @@ def _to_record(
 
 
 def _card_record(card: Scorecard) -> dict[str, object]:
-    parts = {"categories": card.categories, "averages": card.averages, "details": card.details}
+    parts = {name: getattr(card, name) for name in LINES}
     records = {name: [_line_record(line) for line in lines] for name, lines in parts.items()}
     return {**records, "reasons": dict(card.reasons), "cut": dict(card.cut)}
 
@@ -217,6 +219,13 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
     if card.cut:
         cut = ", ".join(f"{count} at {limit}" for limit, count in card.cut)
         out(f"cut answers    {cut}: what they would have gone on to say is not judged")
+    if card.per_call:
+        shares = ", ".join(
+            f"{line.metric} {line.estimate.value:.1f} {_interval(line)}"
+            for line in card.per_call
+            if line.estimate
+        )
+        out(f"single calls   {shares}")
     if card.reasons:
         shown = ", ".join(f"{count} {reason}" for reason, count in card.reasons[:REASONS_SHOWN])
         out(f"wrong because  {escape(shown)}")

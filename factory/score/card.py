@@ -78,6 +78,8 @@ class Scorecard:
     """The limits that answers reached, with how many items they are of."""
     details: tuple[Line, ...] = ()
     """The benchmark's other measures, by category."""
+    per_call: tuple[Line, ...] = ()
+    """How an item's single calls fare, where one wrong call makes the item wrong."""
 
 
 def by_requests(counts: Mapping[str, int]) -> dict[str, float]:

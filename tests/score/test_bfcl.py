@@ -35,6 +35,7 @@ from factory.score.calls.bfcl import (
     CodeLanguage,
     check_ast,
     gold_calls,
+    match_calls,
 )
 
 Official = Callable[[Question, Answer], bool]
@@ -194,6 +195,28 @@ def test_call_table(calls: list[Call], gold: list[Any], reason: str) -> None:
     verdict = check_ast(calls, [BOOK, RING], gold)
     assert (verdict.correct, verdict.reason) == (not reason, reason)
     assert bool(verdict.message) is not verdict.correct
+
+
+# (calls, expected calls, how many are named, how many fit)
+MATCHED: list[tuple[list[Call], list[Any], tuple[int, int]]] = [
+    ([], [FOUR], (0, 0)),
+    ([book(people=4)], [FOUR, SIX], (1, 1)),
+    ([book(people=7), OSLO_6], [FOUR, SIX], (2, 1)),
+    ([OSLO_6, book(people=4), RING_UP], [FOUR, SIX], (2, 2)),
+    ([book(people=4), book(people=4)], [FOUR, RUNG], (1, 1)),
+    ([RING_UP, RING_UP], [FOUR, RUNG], (1, 1)),
+    ([Call(name="ring_up", arguments={})], [RUNG], (0, 0)),
+]
+
+
+@pytest.mark.parametrize(("calls", "gold", "counts"), MATCHED)
+def test_single_calls_are_matched(
+    calls: list[Call], gold: list[Any], counts: tuple[int, int]
+) -> None:
+    assert match_calls(calls, [BOOK, RING], gold) == counts
+    # An item is right where nothing is left over on either side.
+    right = counts[1] == len(gold) == len(calls)
+    assert right or not check_ast(calls, [BOOK, RING], gold).correct
 
 
 def test_message_names_the_expected_call_and_the_value() -> None:

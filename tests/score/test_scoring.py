@@ -18,7 +18,7 @@ from factory.cli.monitor import PlainMonitor
 from factory.cli.score import _print_card
 from factory.domain.canon import to_json
 from factory.domain.failures import ContentError, InputError, MissingError, ModelError
-from factory.domain.records import Checkpoint, Completion, ItemScore, Message, Reply, Request
+from factory.domain.records import Call, Checkpoint, Completion, ItemScore, Message, Reply, Request
 from factory.engines.chat import Chat
 from factory.engines.replay import ReplayEngine
 from factory.ledger import history, lineage
@@ -262,16 +262,20 @@ def test_how_long_an_answer_may_be_is_the_benchmarks(bfcl: Benchmark, tmp_path: 
     assert Benchmark.load(workspace, "no").max_tokens == 512
 
 
+def write_calls(calls: Sequence[Call]) -> str:
+    return "".join(
+        f"<tool_call>\n{to_json({'name': c.name, 'arguments': c.arguments})}\n</tool_call>"
+        for c in calls
+    )
+
+
 def test_limits_hold_the_longest_gold() -> None:
     """As the seed's tokenizer, of few words, writes it, and with half as much again to spare."""
     tokenizer = Tokenizer.from_file(str(ROOT / "rounds/seed/tokenizer.json"))
     names = ["home", "home-dev", *(["bfcl"] if data_folder() else [])]
     for benchmark in (Benchmark.load(Workspace(ROOT), name) for name in names):
         labels = [
-            "".join(
-                f"<tool_call>\n{to_json({'name': c.name, 'arguments': c.arguments})}\n</tool_call>"
-                for c in gold_calls(item.ground_truth, item.functions, item.language)
-            )
+            write_calls(gold_calls(item.ground_truth, item.functions, item.language))
             for item in benchmark.items
         ]
         longest = max(len(found.ids) for found in tokenizer.encode_batch(labels))
@@ -390,6 +394,29 @@ def test_a_card_counts_the_answers_that_a_limit_cut(
     shown = capsys.readouterr().out
     assert "cut answers    2 at max_tokens, 1 at engine.max_model_len" in shown
     assert not bfcl.change(items, items).cut
+
+
+def test_single_calls_are_marked_beside_the_item(capsys: pytest.CaptureFixture[str]) -> None:
+    home = Benchmark.load(Workspace(ROOT), "home").narrow(categories=("parallel",), limit=3)
+    due = [gold_calls(item.ground_truth, item.functions) for item in home.items]
+    given = [due[0], due[1][:-1], ()]
+    items = []
+    for item, calls in zip(home.items, given, strict=True):
+        completion = Completion(
+            text=write_calls(calls), token_ids=(), finish_reason="stop", logprob=0.0
+        )
+        reply = Reply(request_id="r", completions=(completion,), num_prompt_tokens=9)
+        items.append(judge(item, reply))
+    part = 2 * (len(due[1]) - 1) / (2 * len(due[1]) - 1)
+    assert [item.detail["exact"] for item in items] == [1, part, 0]
+    card = home.card(items)
+    assert [(line.metric, line.num_items) for line in card.per_call] == [("named", 3), ("exact", 3)]
+    values = [line.estimate.value for line in card.per_call if line.estimate]
+    assert values == pytest.approx([100 * (1 + part) / 3] * 2)
+    _print_card(None, card)
+    assert f"single calls   named {values[0]:.1f} [" in capsys.readouterr().out
+    changes = [line.estimate for line in home.change(items, items).per_call]
+    assert [change and change.value for change in changes] == [0, 0]
 
 
 def test_a_part_names_what_its_averages_lack(bfcl: Benchmark) -> None:

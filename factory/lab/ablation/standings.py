@@ -129,6 +129,7 @@ def _score_table(
         for step in row.steps
     }
     names = list(dict.fromkeys(name for card in cards.values() for name in parts(card)))
+    calls = list(dict.fromkeys(x.metric for card in cards.values() for x in card.per_call))
     named = against if against is not None and against.trials else None
     lines: list[tuple[Cell, ...]] = []
     for row in rows:
@@ -136,6 +137,7 @@ def _score_table(
             card = cards[id(row), step]
             line = overall(card)
             found = parts(card)
+            single = {x.metric: x.estimate for x in card.per_call}
             first, second = _changes(row, step, benchmark, against)
             lines.append((
                 row.name,
@@ -143,6 +145,7 @@ def _score_table(
                 cell(line.estimate) if line else None,
                 *([_over_seeds(row, step, benchmark)] if seeds > 1 else []),
                 *(cell(found.get(name), bare=True) for name in names),
+                *(cell(single.get(metric)) for metric in calls),
                 cell(first, sign="+"),
                 *([cell(second, sign="+")] if named else []),
             ))  # fmt: skip
@@ -156,6 +159,7 @@ def _score_table(
             "overall",
             *(["over seeds"] if seeds > 1 else []),
             *names,
+            *(f"calls {metric}" for metric in calls),
             "from its parent",
             *([f"against {named.name}"] if named else []),
         ),
@@ -304,7 +308,7 @@ def _score_record(
     card = benchmark.card(items)
     first, second = _changes(row, step, benchmark, against)
     line = overall(card)
-    lines = (*card.averages, *card.categories, *card.details)
+    lines = (*card.averages, *card.categories, *card.details, *card.per_call)
     return {
         "unit": benchmark.unit,
         "items": len(items),

@@ -12,6 +12,7 @@ may be left out. Type words are BFCL's (`dict`, `float`, `tuple`, `any`), not JS
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -154,6 +155,28 @@ def check_ast(
         else:
             return _nearest_miss(faults, position, len(ground_truth))
     return RIGHT
+
+
+def match_calls(
+    calls: Sequence[Call],
+    functions: Sequence[Function],
+    ground_truth: Sequence[Gold],
+    language: CodeLanguage = PYTHON,
+) -> tuple[int, int]:
+    """How many expected calls have a given one of the same name, and one that fits them whole.
+
+    A given call serves one expected call of each count.
+    """
+    expected = Counter(name for gold in ground_truth for name in gold)
+    named = (expected & Counter(call.name for call in calls)).total()
+    left, exact = list(calls), 0
+    for gold in ground_truth:
+        for index, call in enumerate(left):
+            if _find_fault(call, functions, gold, language) is None:
+                del left[index]
+                exact += 1
+                break
+    return named, exact
 
 
 def item_word(schema: Mapping[str, Any], language: CodeLanguage) -> str | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from factory.domain.records import UNANSWERED, Completion, ItemScore, Reply
 from factory.judge.reading import ParsedCalls
 from factory.score.asking import CUT_BY, cut_of
-from factory.score.calls.bfcl import LANGUAGES, RIGHT, AstVerdict, check_ast
+from factory.score.calls.bfcl import LANGUAGES, RIGHT, AstVerdict, check_ast, match_calls
 from factory.score.calls.decode import Syntax, decode, is_abstention
 from factory.score.items import Item
+
+PER_CALL = ("named", "exact")
+"""Measures of single calls: the right tool is called; and with the right arguments."""
 
 
 def judge(item: Item, reply: Reply, syntax: Syntax = "hermes") -> ItemScore:
@@ -37,8 +40,18 @@ def judge(item: Item, reply: Reply, syntax: Syntax = "hermes") -> ItemScore:
         message=verdict.message,
         answer=completion.text,
         calls=None if parsed.calls is None else tuple(parsed.calls),
-        detail=cut_of(completion),
+        detail={**cut_of(completion), **_match(item, parsed)},
     )
+
+
+def _match(item: Item, parsed: ParsedCalls) -> dict[str, float]:
+    """F1 of the single calls, by name and whole; empty where no certain calls are due."""
+    if item.judge not in LANGUAGES:
+        return {}
+    given = parsed.calls or ()
+    hits = match_calls(given, item.functions, item.ground_truth, item.language)
+    whole = len(given) + len(item.ground_truth)
+    return {metric: 2 * count / whole for metric, count in zip(PER_CALL, hits, strict=True)}
 
 
 def _find_unreadable(

@@ -29,11 +29,11 @@ from factory.score.calls.bfcl import (
     gold_calls,
 )
 from factory.score.calls.decode import Syntax
-from factory.score.calls.judging import judge
+from factory.score.calls.judging import PER_CALL, judge
 from factory.score.calls.questions import MAX_TOKENS, PromptStyle, load_questions
-from factory.score.card import Average, Groups, Scorecard, make_card
+from factory.score.card import Average, Groups, Line, Scorecard, make_card
 from factory.score.definition import check_definition, first_of_each
-from factory.score.estimates import group_marks, group_values, summarise
+from factory.score.estimates import combine, group_marks, group_values, summarise
 from factory.score.items import Item
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
@@ -151,12 +151,13 @@ class Benchmark(Asked):
 
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
         ordered = self.ordered(items)
-        return make_card(
+        card = make_card(
             ordered,
             _averages(self, group_marks(ordered)),
             ceilings=group_ceilings(self),
             strict=_share_of_abstentions(self, items),
         )
+        return replace(card, per_call=_per_call(ordered))
 
     @property
     def weights(self) -> Mapping[str, float] | None:
@@ -223,6 +224,21 @@ def score_basis(benchmark: Benchmark, prompts: Prompts) -> str:
         unusual[""] = [benchmark.prompt, benchmark.syntax]
     parts = [items, shas, benchmark.max_tokens]
     return digest(canonical_json([*parts, unusual] if unusual else parts))
+
+
+def _per_call(items: Sequence[ItemScore]) -> tuple[Line, ...]:
+    """Means over the items that expect certain calls."""
+    of = {name: [x.detail[name] for x in items if name in x.detail] for name in PER_CALL}
+    return tuple(
+        Line(
+            name="per call",
+            metric=name,
+            estimate=combine({name: np.array(values)}, {name: 1.0}),
+            num_items=len(values),
+        )
+        for name, values in of.items()
+        if values
+    )
 
 
 IRRELEVANCE = {"irrelevance": 0.5, "live_irrelevance": 0.5}
