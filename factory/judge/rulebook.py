@@ -24,6 +24,7 @@ from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError
 from factory.domain.jsontext import walk
 from factory.domain.records import Severity
+from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
 from factory.tools.schema import Schema, StrictValidator, make_validator
 from factory.workspace.checking import check_table, read_toml
@@ -252,7 +253,7 @@ def _read_schema(file: Path, rules: Mapping[str, Rule]) -> Schema:
     """The document schema: valid, self-contained, and every x-rule names a rule."""
     try:
         schema: Schema = json.loads(file.read_text(encoding="utf-8"))
-        StrictValidator.check_schema(schema)
+        StrictValidator.check_schema(schema, format_checker=CHECKER)
     except (ValueError, SchemaError) as error:
         what = error.message if isinstance(error, SchemaError) else str(error)
         raise ContentError(f"not a JSON Schema: {what}", where=str(file)) from error

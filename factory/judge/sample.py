@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
 from factory.domain.canon import to_json
+from factory.domain.jsontext import show
 from factory.domain.records import (
     CONTEXT_FULL,
     ENGINE_DIED,
@@ -165,6 +166,13 @@ class Trail:
                 rulebook=self.judgement.rulebook,
                 subject=f"code:{tool_id}",
             )
+
+    def note_namesakes(self, tools: Sequence[Tool]) -> None:
+        """Note retrieved tools that are left out because a candidate has their name."""
+        for tool in tools:
+            message = f"retrieved and not shown: a candidate is called {show(tool.name, 60)} too"
+            found = _make_verdict("code", "name_taken", message)
+            self._verdicts.append(replace(found, subject=f"code:{tool.id}", severity="warn"))
 
     def judge_calls(self, tools: tuple[Tool, ...], reply: Reply) -> Sample:
         """Vote on the answers to a query with these tools, and judge each of them (A5)."""

@@ -28,7 +28,7 @@ from factory.judge.similarity import Lists, describe
 from factory.judge.wording import fold_wording, fold_words, read_sense
 from factory.ledger.database import READER_CONFIG
 from factory.ledger.interrupt import interrupted_after
-from factory.tools.schema import read_type
+from factory.tools.words import read_type
 
 TIMEOUT_SECONDS = 300.0
 """The longest that one rule may run."""

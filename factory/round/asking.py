@@ -19,7 +19,7 @@ from factory.domain.records import (
 )
 from factory.engines.base import Engine
 from factory.ledger.tables import GenerationRow
-from factory.round.sampler import Proposal
+from factory.round.sampler import Proposal, find_namesakes
 from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
 from factory.workspace.recipe import Recipe
 
@@ -37,6 +37,8 @@ class Asking:
     """The checkpoint's codes; None where it has none yet."""
     generations: list[GenerationRow] = field(default_factory=list)
     """Every answer so far, in order of the stages."""
+    namesakes: list[Tool] = field(default_factory=list)
+    """Retrieved tools that are not shown, because one that is shown has their name."""
 
     async def write_tools(self) -> Reply:
         """One sample of candidate tools at the recipe's temperature (algorithms §1.4)."""
@@ -100,14 +102,17 @@ class Asking:
         )
         (reply,) = await self.engine.sample([request])
         self._keep("retrieve", "", request, reply, "codes/retrieve")
+        likeliest = sorted(reply.completions, key=lambda c: -c.logprob)
+        found = [t for each in likeliest if (t := codebook.tool_of(each.text)) is not None]
         retrieved: list[Tool] = []
         names = {tool.name for tool in tools}
-        for completion in sorted(reply.completions, key=lambda c: -c.logprob):
-            tool = codebook.tool_of(completion.text)
-            if tool is not None and tool.name not in names:
+        for tool in found:
+            if tool.name not in names:
                 names.add(tool.name)
                 retrieved.append(tool)
-        return (*tools, *retrieved[: codes.keep])
+        shown = (*tools, *retrieved[: codes.keep])
+        self.namesakes.extend(find_namesakes(found, shown))
+        return shown
 
     async def call(self, shown: tuple[Tool, ...]) -> Reply:
         """n samples of calls by top-k sampling (algorithms §1.4, A4)."""

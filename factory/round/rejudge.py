@@ -28,7 +28,7 @@ from factory.judge.verdicts import check_tools
 from factory.ledger import history
 from factory.ledger.database import Ledger, Source
 from factory.ledger.tables import Batch, JudgementRow, merge
-from factory.round.sampler import Proposal, sample_query
+from factory.round.sampler import Proposal, find_namesakes, sample_query
 from factory.score.loading import load_benchmarks, load_held_out
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import Resolved, load_stored_recipe, mend
@@ -57,6 +57,15 @@ class Recorded:
             for completion in reply.completions[:1]
             if stage == "propose" and book is not None
         ]
+
+    @property
+    def namesakes(self) -> list[Tool]:
+        """As its codes, read with the codebook of today, say."""
+        reply = self.replies.get(("retrieve", ""))
+        if reply is None or self.codebook is None:
+            return []
+        found = [self.codebook.tool_of(each.text) for each in reply.completions]
+        return find_namesakes([tool for tool in found if tool is not None], self.shown)
 
     async def show(self, tools: tuple[Tool, ...]) -> tuple[Tool, ...] | None:
         """What was shown then, without the documents of its own that fall now."""
@@ -266,7 +275,7 @@ def _read_replies(past: Source, number: int) -> dict[str, dict[tuple[str, str], 
         """
         select query_id, stage, subject, num_prompt_tokens, text, finish_reason, num_tokens, logprob
         from generation
-        where round = ? and stage in ('tools', 'propose', 'calls')
+        where round = ? and stage in ('tools', 'propose', 'retrieve', 'calls')
         order by query_id, stage, subject, sample_index
         """,
         [number],

@@ -7,7 +7,7 @@ query waits for the slowest one of a stage.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from factory.domain.records import Completion, Query, Reply, Tool, Verdict
@@ -26,6 +26,10 @@ class Proposal(NamedTuple):
 class Answerer(Protocol):
     """Who answers for one query: a model that is asked, or the record of an earlier round."""
 
+    @property
+    def namesakes(self) -> Sequence[Tool]:
+        """Retrieved tools that were not shown, because one that was has their name."""
+
     async def write_tools(self) -> Reply | None:
         """One answer with tool documents; None where that was never asked."""
 
@@ -37,6 +41,13 @@ class Answerer(Protocol):
 
     async def call(self, shown: tuple[Tool, ...]) -> Reply:
         """n answers with calls."""
+
+
+def find_namesakes(found: Iterable[Tool], shown: Sequence[Tool]) -> list[Tool]:
+    """The tools that are not shown and whose name one of the shown has: a call means that one."""
+    ids, names = {tool.id for tool in shown}, {tool.name for tool in shown}
+    left = {tool.id: tool for tool in found if tool.id not in ids and tool.name in names}
+    return list(left.values())
 
 
 async def sample_query(
@@ -55,6 +66,7 @@ async def sample_query(
     proposals, shown = await asyncio.gather(answerer.propose_codes(tools), answerer.show(tools))
     for proposal in proposals:
         trail.judge_code(proposal.tool_id, proposal.completion, valid=proposal.valid)
+    trail.note_namesakes(answerer.namesakes)
     if shown is None:
         return trail.close_unasked("calls")
     # Of a record only: what passes now was not shown then, and cannot have been called.

@@ -17,7 +17,8 @@ from factory.domain.jsontext import JsonTextError, parse_strict, show
 from factory.tools.containers import Document, Found, name_shape, open_container, unreadable
 from factory.tools.openapi import OpenApi, is_openapi
 from factory.tools.references import Inliner, has_references
-from factory.tools.schema import TOOLDEV, make_validator, read_type, respell, to_json_schema
+from factory.tools.schema import TOOLDEV, make_validator, respell, to_json_schema
+from factory.tools.words import read_type
 
 Read = Callable[[Any, list[str]], list[Document]]
 """Documents of a value, type words as they come; what is changed on the way is added to the list.

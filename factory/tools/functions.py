@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,34 @@ def _schema_of(annotation: Any, name: str) -> Document:
 def _place(part: Document, schema: Document) -> Document:
     """A parameter's schema, its definitions moved to where the references look for them."""
     definitions = part.pop("$defs", {})
-    if definitions:
-        schema.setdefault("$defs", {}).update(definitions)
-    return part
+    known = schema.setdefault("$defs", {}) if definitions else {}
+    names: dict[str, str] = {}
+    for name, definition in definitions.items():
+        free, number = name, 2
+        while free in known and known[free] != definition:
+            free, number = f"{name}_{number}", number + 1
+        names[f"#/$defs/{name}"] = f"#/$defs/{free}"
+    renamed = {old: new for old, new in names.items() if old != new}
+    for name, definition in definitions.items():
+        known[names[f"#/$defs/{name}"].removeprefix("#/$defs/")] = _point(definition, renamed)
+    placed: Document = _point(part, renamed)
+    return placed
+
+
+def _point(schema: Any, names: Mapping[str, str]) -> Any:
+    """A schema whose references have other names."""
+    if not names:
+        return schema
+    if isinstance(schema, list):
+        return [_point(part, names) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: names.get(part, part)
+        if key == "$ref" and isinstance(part, str)
+        else _point(part, names)
+        for key, part in schema.items()
+    }
 
 
 def _default_of(default: Any) -> Document:

@@ -231,8 +231,10 @@ class _Converter(Inliner):
 
     def __init__(self, root: Document, one_way: str) -> None:
         """`one_way` marks properties that only go the other way."""
-        super().__init__(root, cut=True)
         self._one_way = one_way
+        self._away: set[str] = set()
+        """Names that were left out so far, in whatever schema."""
+        super().__init__(root, cut=True)
 
     def follow(self, value: Any) -> Any:
         """What a reference to a parameter, a body, a response or a path names."""
@@ -257,6 +259,8 @@ class _Converter(Inliner):
         properties = schema.get("properties")
         if isinstance(properties, dict):
             self._drop_one_way(schema, properties)
+        if self._away and "allOf" in schema:
+            schema = self._require_less(schema, _names_of(schema))
         return _allow_null(schema) if "nullable" in schema else schema
 
     def _drop_one_way(self, schema: Schema, properties: Schema) -> None:
@@ -265,6 +269,7 @@ class _Converter(Inliner):
             for name, part in properties.items()
             if isinstance(part, dict) and part.get(self._one_way) is True
         }
+        self._away |= away
         if away:
             kept = {name: part for name, part in properties.items() if name not in away}
             schema["properties"] = kept
@@ -272,6 +277,27 @@ class _Converter(Inliner):
                 schema["required"] = [name for name in schema["required"] if name not in away]
             for name in sorted(away):
                 self.note(f"{name} left out: {self._one_way}")
+
+    def _require_less(self, schema: Any, names: set[str]) -> Any:
+        """A composition whose parts require no name that went away and that none has any more."""
+        if not isinstance(schema, dict):
+            return schema
+        out = dict(schema)
+        if isinstance(required := schema.get("required"), list):
+            gone = self._away - names
+            out["required"] = [name for name in required if name not in gone]
+        if isinstance(schema.get("allOf"), list):
+            out["allOf"] = [self._require_less(part, names) for part in schema["allOf"]]
+        return out
+
+
+def _names_of(schema: Any) -> set[str]:
+    """Properties that a schema and its allOf name."""
+    if not isinstance(schema, dict):
+        return set()
+    properties = schema.get("properties")
+    names = set(properties) if isinstance(properties, dict) else set()
+    return names.union(*map(_names_of, _listed(schema, "allOf")))
 
 
 _OUTSIDE = ("title", "description", "default", "readOnly", "writeOnly", "deprecated")

@@ -2,14 +2,15 @@ r"""Regular expressions with a time bound: the `pattern` keyword of a tool's sch
 
 A backtracking engine takes exponential time on patterns that a model (or a user's tool) may well
 write. RE2 takes time linear in the text, whatever the pattern, and refuses what needs backtracking:
-look-around and back-references. Its \w, \d and \s are ASCII, as in JavaScript; here they take what
-they take in Python's `re`, in every pattern. Only \b knows no letters but ASCII's in RE2.
+look-around and back-references. What a pattern means is ECMA-262's, as JSON Schema has it (core,
+6.4): \w, \d and \b are ASCII's, \s knows Unicode's blanks, `.` stops at each of four line ends, `$`
+is the very end, and a character is a code point.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -21,23 +22,62 @@ MAX_TEXT = 4096
 """Longest text that is matched, unless the pattern has one length; a longer one does not match."""
 
 _MEMBERS = {
-    "w": r"\p{L}\p{N}_",
-    "W": r"\p{M}\p{Z}\p{S}\p{C}\p{Pd}\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Po}‿⁀⁔︳︴﹍-﹏＿",
-    "d": r"\p{Nd}",
-    "D": r"\P{Nd}",
-    "s": r"\t-\r\x1c-\x20\x85\xa0\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}",
-    "S": r"\x00-\x08\x0e-\x1b\x21-\x84\x86-\x9f\xa1-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027}"
-    r"\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff}",
+    "s": r"\t-\r \xa0\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}",
+    "S": r"\x00-\x08\x0e-\x1f\x21-\x9f\xa1-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027}"
+    r"\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{fefe}\x{ff00}-\x{10ffff}",
 }
-r"""What `re` takes for \w and its like, as RE2 writes it inside brackets."""
+r"""What ECMA-262 takes for \s and \S, as RE2 writes it inside brackets; \w and \d are its own."""
+_NO_LINE_END = r"[^\n\r\x{2028}\x{2029}]"
+_CODE_POINT = re.compile(r"\\x\{([0-9a-f]+)\}")
+_PLAIN_MEMBERS = {
+    "w": "A-Za-z0-9_",
+    "W": r"\x00-/:-@\[-^`{-\U0010ffff",
+    "d": "0-9",
+    "D": r"\x00-/:-\U0010ffff",
+} | {key: _CODE_POINT.sub(lambda m: f"\\U{m[1]:0>8}", text) for key, text in _MEMBERS.items()}
+"""The same, and ASCII's classes, as `re` writes them inside brackets."""
+_LETTERS = r"\p{L}\p{N}_"
+r"""What `re` calls \w; with it alone a pattern of Unicode's letters is one for `re`."""
+_CATEGORIES = {
+    "Letter": "L",
+    "Lowercase_Letter": "Ll",
+    "Uppercase_Letter": "Lu",
+    "Titlecase_Letter": "Lt",
+    "Modifier_Letter": "Lm",
+    "Other_Letter": "Lo",
+    "Mark": "M",
+    "Nonspacing_Mark": "Mn",
+    "Number": "N",
+    "Decimal_Number": "Nd",
+    "digit": "Nd",
+    "Letter_Number": "Nl",
+    "Other_Number": "No",
+    "Punctuation": "P",
+    "punct": "P",
+    "Symbol": "S",
+    "Math_Symbol": "Sm",
+    "Currency_Symbol": "Sc",
+    "Separator": "Z",
+    "Space_Separator": "Zs",
+    "Other": "C",
+    "Control": "Cc",
+    "cntrl": "Cc",
+    "Format": "Cf",
+}
+"""ECMA-262's long names of general categories; RE2 knows the short ones, and scripts."""
 
-_ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|[dDwWsSbBAnrtfv]|[^A-Za-z0-9])", re.S)
+_ESCAPE = re.compile(
+    r"\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,6}\}|c[A-Za-z]|0(?![0-9])"
+    r"|[pP]\{[\w=]+\}|[dDwWsSbBAnrtfv]|[^A-Za-z0-9])",
+    re.S,
+)
 _SET = re.compile(r"\[\^?\]?(?>(?:\[:\w+:\]|\\.|[^\\\]])*)\]", re.S)
-_PART = re.compile(rf"{_ESCAPE.pattern}|{_SET.pattern}|\$", re.S)
+_PART = re.compile(rf"{_ESCAPE.pattern}|{_SET.pattern}|\$|\.", re.S)
 _PLAIN = r"[^\\()|\[*+?{]*"
 _ONE_REPEAT = re.compile(rf"{_PLAIN}(?:(?:[*+?]|\{{\d{{1,4}}(?:,\d{{0,4}})?\}})\??{_PLAIN})?")
 _FIXED_REPEAT = re.compile(r"\{\d{1,4}\}(?![*+?{])")
 _ANY_ESCAPE = re.compile(r"\\(.)", re.S)
+_FLAGS = re.compile(r"\(\?[a-zA-Z]*[smx]")
 _SET_OPERATION = re.compile(r"--|&&|~~|\|\||\[[^\\\]]*\[")
 _NEEDS_BACKTRACKING = re.compile(r"\(\?<?[=!]|\\[1-9]")
 
@@ -61,14 +101,14 @@ class Pattern:
         bare = _FIXED_REPEAT.sub("", _PART.sub("x", text))
         self._has_one_length = not set("(|*+?{") & set(bare)
         # With one repetition and no choice there is one length to try, so `re` is bounded too. It
-        # knows counts beyond RE2's thousand, and \w{1,99} costs it no 100,000 states.
+        # knows counts beyond RE2's thousand, and \p{L}{1,99} costs it no 100,000 states.
         self._plain: re.Pattern[str] | None = None
         if _ONE_REPEAT.fullmatch(bare) and not _SET_OPERATION.search(text):
             self._plain = _compile_plain(text)
         self._size = 0
         if self._plain is None:
-            self._size = _compile(text, _respell).programsize
-            self._automaton = _compile(text, _widen)
+            self._automaton = _compile(text)
+            self._size = self._automaton.programsize
 
     def weigh(self, text: str) -> int:
         """About how many microseconds a search takes at most: RE2 may go all ways side by side."""
@@ -92,16 +132,44 @@ def compile_pattern(text: str) -> Pattern:
 
 def _compile_plain(text: str) -> re.Pattern[str] | None:
     """For `re`, the end being the very end; None where `re` does not take it."""
+    if r"\p" in text.replace(_LETTERS, ""):
+        return None
+    any_point = "." if _FLAGS.search(text) else "[^\n\r\u2028\u2029]"
     try:
-        return re.compile(_PART.sub(lambda part: r"\Z" if part[0] == "$" else part[0], text))
+        return re.compile(_PART.sub(lambda part: _spell_plain(part[0], any_point), text))
     except re.error:
         return None
 
 
-def _compile(text: str, spell: Callable[[re.Match[str]], str]) -> Any:
+def _spell_plain(part: str, any_point: str) -> str:
+    """An escape, a set, `.` or `$` as `re` spells it."""
+    if part in ("$", "."):
+        return r"\Z" if part == "$" else any_point
+    if part in (r"\b", r"\B"):
+        return f"(?a:{part})"
+    text = part.replace(_LETTERS, r"\w") if _LETTERS in part else _members(part, _PLAIN_MEMBERS)
+    text = _ESCAPE.sub(_spell_plain_escape, text)
+    return text if part[0] == "[" or text == part or len(part) > 2 else f"[{text}]"
+
+
+def _spell_plain_escape(escape: re.Match[str]) -> str:
+    kind = escape[0][1]
+    if kind == "c":
+        return f"\\x{ord(escape[0][2]) % 32:02x}"
+    if kind == "u" and escape[0][2] == "{":
+        return f"\\U{escape[0][3:-1]:0>8}"
+    return r"\x00" if kind == "0" else escape[0]
+
+
+def _members(part: str, members: Mapping[str, str]) -> str:
+    return _ANY_ESCAPE.sub(lambda mark: members.get(mark[1], mark[0]), part)
+
+
+def _compile(text: str) -> Any:
+    any_point = "." if _FLAGS.search(text) else _NO_LINE_END
     try:
-        pattern = _PART.sub(spell, text).encode("utf-8", "surrogatepass")
-        return re2.compile(pattern, _OPTIONS)
+        pattern = _PART.sub(lambda part: _respell(part[0], any_point), text)
+        return re2.compile(pattern.encode("utf-8", "surrogatepass"), _OPTIONS)
     except re2.error as error:
         message = error.args[0].decode("utf-8", "replace")
         if _NEEDS_BACKTRACKING.search(text):
@@ -109,23 +177,25 @@ def _compile(text: str, spell: Callable[[re.Match[str]], str]) -> Any:
         raise PatternError(message) from None
 
 
-def _respell(part: re.Match[str]) -> str:
-    """An escape, also inside a set, as RE2 spells it."""
-    return _ESCAPE.sub(_respell_escape, part[0])
+def _respell(part: str, any_point: str) -> str:
+    """An escape, a set or `.` as RE2 spells it."""
+    if part == ".":
+        return any_point
+    text = _ESCAPE.sub(_respell_escape, part)
+    widened = _members(text, _MEMBERS)
+    return widened if part[0] == "[" or widened == text else f"[{widened}]"
 
 
 def _respell_escape(escape: re.Match[str]) -> str:
     mark = escape[0][1]
     if mark == "u":
-        return rf"\x{{{escape[0][2:]}}}"
+        return rf"\x{{{escape[0][2:].strip('{}')}}}"
+    if mark == "c":
+        return f"\\x{ord(escape[0][2]) % 32:02x}"
+    if mark in "pP":
+        name = escape[0][3:-1].rpartition("=")[2]
+        return f"\\{mark}{{{_CATEGORIES.get(name, name)}}}"
+    if mark == "0":
+        return r"\x00"
     # RE2 takes a backslash before ASCII's signs alone.
     return mark if mark == "_" or mark > "\x7f" else escape[0]
-
-
-def _widen(part: re.Match[str]) -> str:
-    r"""The same, with classes of Unicode for \w and its like."""
-    text = _respell(part)
-    members = _ANY_ESCAPE.sub(
-        lambda mark: _MEMBERS[mark[1]] if mark[1] in _MEMBERS else mark[0], text
-    )
-    return members if text[0] == "[" or members == text else f"[{members}]"

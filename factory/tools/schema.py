@@ -7,7 +7,6 @@ one JSON Schema (algorithms A46), against which calls are judged without any coe
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,22 +25,9 @@ from factory.tools.closing import close
 from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
 from factory.tools.references import POINTERS, SCHEMA_LISTS, SCHEMAS
+from factory.tools.words import WORDS, read_type
 
 Schema = dict[str, Any]
-
-WORDS: dict[str, str] = {
-    **dict.fromkeys(("string", "str", "text", "char", "character", "enum", "date"), "string"),
-    **dict.fromkeys(("time", "datetime", "binary", "file", "credentials"), "string"),
-    **dict.fromkeys(("date (yyyy-mm-dd)", "time (24-hour hh:mm)"), "string"),
-    **dict.fromkeys(("integer", "int", "long", "short", "byte"), "integer"),
-    **dict.fromkeys(("number", "float", "double", "decimal"), "number"),
-    **dict.fromkeys(("boolean", "bool"), "boolean"),
-    **dict.fromkeys(("array", "list", "tuple", "set", "arraylist", "queue", "stack"), "array"),
-    **dict.fromkeys(("object", "dict", "dictionary", "map", "hashmap", "hashtable"), "object"),
-    **dict.fromkeys(("null", "none", "nonetype"), "null"),
-    **dict.fromkeys(("any", "mixed"), ""),
-}
-"""Type words in lower case, and JSON Schema's word; an empty word is no constraint."""
 
 _KINDS = ("string", "integer", "number", "boolean", "array", "object", "null", "")
 _TOOLDEV = ("string", "integer", "float", "boolean", "array", "dict", "null", "any")
@@ -62,7 +48,6 @@ _PLAIN = (
     *("dependentRequired", "required"),
 )
 
-_MAX_WORD = 200
 MAX_WORK = 1_000_000
 """Steps that one judgement may take, each one to ten microseconds."""
 
@@ -93,27 +78,6 @@ class ReadTool:
     """Names that a call must give."""
     validator: Draft202012Validator
     """Strict validator of a call's arguments."""
-
-
-def read_type(word: object, depth: int = 0) -> Schema | None:
-    """JSON Schema of a type word; None where the word is not known.
-
-    >>> read_type("List[int]")
-    {'type': 'array', 'items': {'type': 'integer'}}
-    """
-    if isinstance(word, list):
-        return _read_union(word, depth)
-    if not isinstance(word, str) or len(word) > _MAX_WORD or depth > 8:
-        return None
-    text = word.strip().lower().removesuffix(", optional")
-    if text in WORDS:
-        return {"type": WORDS[text]} if WORDS[text] else {}
-    if len(alternatives := _split(text, "|")) > 1:
-        return _read_union(alternatives, depth)
-    if text.endswith("[]"):
-        return _read_items(text[:-2], depth)
-    match = re.fullmatch(r"([a-z]+)\s*[\[<(](.*)[\]>)]", text)
-    return _read_generic(match[1], _split(match[2], ","), depth) if match else None
 
 
 def to_json_schema(schema: object) -> Any:
@@ -279,59 +243,6 @@ def read_document(document: Mapping[str, Any]) -> ReadTool:
         required=frozenset(schema["required"]),
         validator=make_validator(schema),
     )
-
-
-def _read_union(words: list[Any], depth: int) -> Schema | None:
-    parts = [read_type(word, depth + 1) for word in words[:16]]
-    known = [part for part in parts if part is not None]
-    if not parts or len(known) < len(parts):
-        return None
-    if any(not part for part in known):
-        return {}
-    if all(set(part) == {"type"} for part in known):
-        kinds = [part["type"] for part in known]
-        names = list(dict.fromkeys(k for kind in kinds for k in _as_list(kind)))
-        return {"type": names[0] if len(names) == 1 else names}
-    return {"anyOf": known}
-
-
-def _as_list(kind: Any) -> list[Any]:
-    return kind if isinstance(kind, list) else [kind]
-
-
-def _read_items(word: str, depth: int) -> Schema | None:
-    items = read_type(word, depth + 1)
-    return None if items is None else {"type": "array", "items": items}
-
-
-def _read_generic(name: str, parts: list[str], depth: int) -> Schema | None:
-    """`list[int]`, `tuple[int, str]`, `dict[str, int]`, `optional[int]`, `union[int, str]`."""
-    if name == "union":
-        return _read_union(parts, depth)
-    if name == "optional":
-        return _read_union([*parts, "null"], depth)
-    kind = WORDS.get(name)
-    inner = [read_type(part, depth + 1) for part in parts]
-    if kind not in ("array", "object") or any(part is None for part in inner):
-        return None
-    if kind == "object":
-        return {"type": "object", "additionalProperties": inner[-1]}
-    if name == "tuple" and len(inner) > 1:
-        return {"type": "array", "prefixItems": inner, "minItems": len(inner), "items": False}
-    return {"type": "array", "items": inner[0]}
-
-
-def _split(text: str, mark: str) -> list[str]:
-    """Splits at `mark` outside brackets."""
-    parts, depth, current = [], 0, ""
-    for character in text:
-        depth += (character in "[<(") - (character in "]>)")
-        if character == mark and depth == 0:
-            parts.append(current)
-            current = ""
-        else:
-            current += character
-    return [*parts, current]
 
 
 def _is_plausible(key: str, value: object) -> bool:

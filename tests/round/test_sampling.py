@@ -31,7 +31,7 @@ from factory.judge.sample import Judgement
 from factory.ledger.database import Ledger
 from factory.ledger.tables import Batch
 from factory.round.asking import Asking
-from factory.round.sampler import sample_query
+from factory.round.sampler import find_namesakes, sample_query
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import Recipe
@@ -131,6 +131,30 @@ def test_tools_are_retrieved_as_the_recipe_decodes(decode: str) -> None:
     calling = next(request for request in engine.requests if request.id.endswith("/calls"))
     shown = " ".join(message.content for message in calling.messages)
     assert codebook.tools[0].tool.name in shown
+
+
+def test_a_retrieved_namesake_is_noted_and_shadows_nobody() -> None:
+    codebook = load_codebook(ROOT / "rounds" / "seed")
+    assert codebook is not None
+    first, second, *_ = (entry.tool for entry in codebook.tools)
+    assert find_namesakes([first, second, first], [first]) == []
+    renamed = replace(second, document={**second.document, "name": first.name})
+    assert find_namesakes([first, renamed, renamed], [first]) == [renamed]
+    code = codebook.text_of(codebook.tools[0].code)
+    written = f"<tools>\n{json.dumps({**DOCUMENT, 'name': first.name})}\n</tools>"
+    called = RIGHT.replace("book_table", first.name)
+
+    def tell(request: Request) -> Sequence[str]:
+        kind = request.id.split("/")[1]
+        return {"tools": [written], "retrieve": [code], "propose": [code]}.get(kind, [called])
+
+    recipe = Recipe.model_validate({"codes": {"retrieve": 1, "keep": 1}})
+    rows = run(ReplayEngine(tell), recipe=recipe, codebook=codebook)
+    (noted,) = [v for v in rows["verdict"] if v["reason"] == "name_taken"]
+    assert (noted["severity"], noted["subject"]) == ("warn", f"code:{first.id}")
+    assert first.name in str(noted["message"])
+    (sample,) = rows["sample"]
+    assert sample["num_tools"] == 1 and sample["status"] == "accepted"
 
 
 def test_calls_are_asked_freely_where_a_schema_makes_no_grammar() -> None:

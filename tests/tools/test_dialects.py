@@ -21,7 +21,8 @@ from factory.tools.dialects import (
     to_document,
     to_function,
 )
-from factory.tools.schema import JSON_SCHEMA, TOOLDEV, WORDS, read_type, respell
+from factory.tools.schema import JSON_SCHEMA, TOOLDEV, respell
+from factory.tools.words import WORDS, read_type
 
 settings.register_profile("factory", deadline=None, derandomize=True)
 settings.load_profile("factory")

@@ -14,7 +14,7 @@ from factory.tools.functions import read_functions
 from factory.tools.schema import read_document
 
 MODULE = '''
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, Optional
 
@@ -76,6 +76,13 @@ def odd(numbers: range) -> None:
     """Takes what JSON has not."""
 
 
+Other = make_dataclass("Box", [("lid", str)])
+
+
+def pack(one: Box, other: Other, third: Box) -> None:
+    """Pack two kinds of boxes."""
+
+
 class Shop:
     def close(self, hour: int = 18) -> None:
         """Close the shop."""
@@ -117,6 +124,15 @@ def test_a_function_is_what_its_signature_and_docstring_say(module: str) -> None
     assert sys.modules[module].called == []
 
 
+def test_two_types_of_one_name_stay_two(module: str) -> None:
+    is_valid = read_document(read(f"{module}:pack")).validator.is_valid
+    one, other = {"width": 1}, {"lid": "wood"}
+    assert is_valid({"one": one, "other": other, "third": one})
+    assert not is_valid({"one": other, "other": other, "third": one})
+    assert not is_valid({"one": one, "other": one, "third": one})
+    assert not is_valid({"one": one, "other": other, "third": other})
+
+
 def test_docstrings_of_numpy_and_sphinx(module: str) -> None:
     numpy_way, sphinx_way = read(f"{module}:numpy_way"), read(f"{module}:sphinx_way")
     assert numpy_way["description"] == "Add things."
@@ -134,7 +150,9 @@ def test_docstrings_of_numpy_and_sphinx(module: str) -> None:
 
 def test_a_module_gives_its_public_functions_and_says_what_it_cannot(module: str) -> None:
     made = dict(read_functions(module))
-    assert list(made) == ["order", "numpy_way", "sphinx_way", "positional", "odd"]
+    assert list(made) == [
+        *("order", "numpy_way", "sphinx_way", "positional", "odd", "pack"),
+    ]
     assert made["positional"] == "*parts has no name to be called by"
     assert "is no type of JSON" in str(made["odd"])
     assert read(f"{module}:Shop.close")["arguments"]["properties"] == {

@@ -190,6 +190,27 @@ def test_all_of_is_merged_and_references_are_put_in_place() -> None:
     assert "id left out: readOnly" in one(value).changes
 
 
+def test_what_a_nested_all_of_requires_goes_with_what_is_read_only() -> None:
+    schemas = {
+        "Row": {
+            "type": "object",
+            "properties": {"id": {"type": "string", "readOnly": True}, "n": {"type": "string"}},
+        },
+        "Named": {"allOf": [{"$ref": "#/components/schemas/Row"}], "required": ["id", "n"]},
+        "Cake": {
+            "allOf": [
+                {"$ref": "#/components/schemas/Named"},
+                {"properties": {"of": {"$ref": "#/components/schemas/Named"}}, "required": ["id"]},
+            ]
+        },
+    }
+    reference = {"$ref": "#/components/schemas/Cake"}
+    value = spec({"/x": put(reference)}, components={"schemas": schemas})
+    assert arguments(value)["required"] == ["n"]
+    assert is_valid(value, {"n": "plum", "of": {"n": "plum"}})
+    assert not is_valid(value, {"n": "plum", "of": {}})
+
+
 @pytest.mark.parametrize(
     ("schema", "valid", "invalid"),
     [
