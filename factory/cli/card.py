@@ -11,6 +11,8 @@ from factory.cli.terminal import escape, out
 from factory.codes.graph import told_of_pairs
 from factory.domain.plaintext import shorten
 from factory.ledger.database import Ledger, Source
+from factory.round.pruning import checkpoints_of, told
+from factory.score.intervals import round_estimates
 from factory.workspace.folder import Workspace
 
 BAR_WIDTH = 24
@@ -206,13 +208,16 @@ def _print_scores(past: Source, number: int) -> None:
         order by parent.benchmark, parent.category <> 'overall', parent.category
         """
     rows = past.query(sql, [number]).rows
-    out("[bold]scores[/]  percent, 95 % interval")
+    estimates = round_estimates(past, number)
+    out("[bold]scores[/]  percent, 95 % interval; the change in points, on the same items")
     for benchmark, category, before, low, high, after, low_after, high_after, unit in rows:
         mark = f" ({unit})" if unit == "perplexity" else ""
         name = f"{benchmark}{mark}" if category == "overall" else f"  {category}"
         text = f"  {escape(name):<22} {_score(before, low, high):>20}"
         if after is not None:
             text += f" → {_score(after, low_after, high_after):<20} {after - before:+.1f}"
+            if change := estimates.get((benchmark, category, "change")):
+                text += escape(f" [{change.low:+.1f}, {change.high:+.1f}]")
         out(text)
     _print_cut(past, number)
 
@@ -258,6 +263,9 @@ def _print_places(past: Source, number: int, state: Path) -> None:
     out(f"  ledger      {escape(state / 'ledger.duckdb')}")
     if row:
         out(f"  checkpoint  {escape(state.parent / row['path'])}")
+        count, size = checkpoints_of(state)
+        more = "; `factory prune` removes what nothing needs" if count > 1 else ""
+        out(f"              {count} checkpoint{'s' * (count != 1)} here, {told(size)}{more}")
     out(f"  logs        {escape(state / 'logs' / f'r{number}')}")
     page = state / "reports" / f"r{number}.html"
     if page.exists():

@@ -24,6 +24,7 @@ from factory.ledger.rows import stage_row
 from factory.ledger.tables import Batch, JudgementRow, RoundRow, merge
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
+from factory.round.pruning import sweep
 from factory.score.loading import load_benchmarks
 from factory.score.rows import given_rows
 from factory.train.memory import check_training, memory_of
@@ -102,6 +103,7 @@ def abandon(factory: Factory) -> int:
         raise InputError("no round is open", remedy="factory round starts one")
     detail = {"reason": "abandoned by the user"}
     factory.finish(this.number, "gate", datetime.now(UTC), detail=detail)
+    sweep(factory.workspace.state)
     return this.number
 
 
@@ -131,6 +133,7 @@ def next_round(factory: Factory, past: Source, base: Checkpoint) -> OpenRound:
     """
     parent = next_checkpoint(factory.workspace, past, base, factory.monitor.note)
     check_model_folder(Path(parent.path))
+    sweep(factory.workspace.state)
     _check_machine(factory, Path(parent.path))
     if factory.recipe.score.dev == HOME_DEV and factory.settings.model != Settings().model:
         factory.monitor.note(GATE_SAYS_LITTLE)
