@@ -158,7 +158,7 @@ def _card_record(card: Scorecard) -> dict[str, object]:
 
 def _line_record(line: Line) -> dict[str, object]:
     record = asdict(line)
-    del record["estimate"]
+    del record["estimate"], record["weights"]
     return record | (line.estimate._asdict() if line.estimate else {"value": None})
 
 

@@ -202,6 +202,7 @@ class ScoreRow(TypedDict):
     basis: str
     scored_at: datetime
     unit: str
+    weights_json: str | None
 
 
 class ItemScoreRow(TypedDict):

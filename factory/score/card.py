@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +57,8 @@ class Line:
     """What is measured where a benchmark has several measures: `ndcg@5`."""
     note: str = ""
     """What else is to be known of it, such as the spread of a judge's runs."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of an average: the weight of each category."""
 
     @property
     def title(self) -> str:
@@ -118,6 +120,7 @@ def make_card(
             strict=sum(w * strict[category] for category, w in weights.items()) if whole else None,
             num_items=sum(len(marks[category]) for category in weights),
             cut=sum(num_cut[category] for category in weights),
+            weights=weights,
         )
 
     lines = [line(average) for average in averages]

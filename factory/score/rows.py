@@ -35,7 +35,8 @@ def scored_rows(
         name: (value, *result.intervals.get(name, (None, None)), None)
         for name, value in result.categories.items()
     }
-    _, *others = [line for line in benchmark.card(items).averages if line.estimate]
+    first, *others = [line for line in benchmark.card(items).averages if line.estimate]
+    weights = {line.title: line.weights for line in others} | {"overall": first.weights}
     averages = {line.title: (*line.estimate, line.num_items) for line in others if line.estimate}
     now = datetime.now(UTC)
     rows: Batch = {
@@ -52,6 +53,7 @@ def scored_rows(
                 "num_items": num_items,
                 "unit": result.unit,
                 "scored_at": now,
+                "weights_json": to_json(weights[category]) if weights.get(category) else None,
             }
             for category, (value, low, high, num_items) in {
                 "overall": overall,

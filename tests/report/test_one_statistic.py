@@ -19,6 +19,8 @@ from factory.domain.records import ItemScore
 from factory.ledger.database import Ledger
 from factory.report.page import Pages
 from factory.score.base import Scorable, Setup
+from factory.score.calls.bfcl import OVERALL
+from factory.score.calls.kind import Benchmark
 from factory.score.intervals import round_estimates
 from factory.score.loading import load
 from factory.score.rows import scored_rows
@@ -104,17 +106,50 @@ def test_every_number_of_a_category_is_the_same_everywhere(
             assert (line["low"], line["high"]) == (row["low"], row["high"])
             assert line["num_items"] == row["items"]
         told = re.escape(f"{delta:+.1f}")
+        row = change[name, category]
+        told += re.escape(f" [{row['low']:+.1f}, {row['high']:+.1f}]")
+        lines = scored[name]["change"]["averages" if category == "overall" else "categories"]
         if category == "overall":
             assert re.search(rf"{name} +{before:.1f} .* → {after:.1f} .* {told}\n", card)
-            continue
-        assert re.search(rf" {category} +{before:.1f} → {after:.1f} +{told}\n", card)
-        (line,) = (x for x in scored[name]["change"]["categories"] if x["name"] == category)
-        row = change[name, category]
+        else:
+            assert re.search(rf" {category} +{before:.1f} → {after:.1f} +{told}\n", card)
+        (line,) = (x for x in lines if x["name"] == category)
         assert (line["low"], line["high"]) == (row["low"], row["high"]) and row["low"] < row["high"]
         assert line["value"] == pytest.approx(row["points"]) == pytest.approx(delta)
     assert len(deltas) == 10
     assert scored["home"]["cut"] == {"max_tokens": 1}
     assert "home: 1 of the new model's answers cut at max_tokens" in card
+
+
+def test_the_change_of_an_average_has_its_paired_interval_on_page_and_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    home, names = load(workspace, "home"), [*OVERALL]
+    assert isinstance(home, Benchmark)
+    items = [replace(x, category=names[n % len(names)]) for n, x in enumerate(home.items)]
+    benchmark = replace(home, items=tuple(items), average="tooldev")
+    ledger = fill_ledger(workspace, [benchmark])
+    expected = benchmark.change(*(judge_at_random(benchmark, seed) for seed in (0, 1)))
+    every = (*expected.averages, *expected.categories)
+    lines = {line.title: line for line in every if line.estimate}
+    lines["overall"] = lines.pop("tooldev: overall")
+    with ledger.read() as past:
+        estimates = round_estimates(past, 1)
+        shown = Pages(past, workspace).show("changes", {"round": 1}, estimates).rows
+    assert {row["category"] for row in shown} == set(lines)
+    for row in shown:
+        found = lines[row["category"]].estimate
+        assert found is not None
+        assert row["points"] == pytest.approx(found.value)
+        assert (row["low"], row["high"]) == (found.low, found.high)
+        assert row["items"] == lines[row["category"]].num_items
+    print_card(ledger, 1, workspace)
+    card = capsys.readouterr().out
+    live = lines["tooldev: live"].estimate
+    assert live is not None
+    told = f"{live.value:+.1f} [{live.low:+.1f}, {live.high:+.1f}]"
+    assert re.search(rf"tooldev: live .*{re.escape(told)}\n", card)
 
 
 @pytest.mark.parametrize(
