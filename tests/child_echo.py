@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +13,10 @@ from typing import Any
 
 from factory.domain.failures import ModelError
 from factory.engines.child import Channel, run_child
+
+
+class OutOfMemoryError(RuntimeError):
+    """Has the name of PyTorch's."""
 
 
 def prepare(message: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +49,18 @@ def main(channel: Channel, arguments: list[str]) -> None:
                 os._exit(7)
             case "die":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            case "take":
+                resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+                bytearray(1 << 40)
+            case "wrap":
+                try:
+                    raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+                except OutOfMemoryError as error:
+                    raise ValueError("the engine core failed") from error
+            case "abort":
+                print("terminate called after throwing an instance of 'std::bad_alloc'")
+                print("\n".join("a frame" for _ in range(20)), flush=True)
+                os.abort()
             case "hang":
                 time.sleep(600)
     print("the channel is closed", flush=True)

@@ -1,7 +1,8 @@
 """Child process of test_engines.py: speaks the engines' protocol, without a model.
 
 The prompt says what happens: `die`, `die once FILE`, `fail`, `never`, `where`, else an answer. A
-model folder with the file `dies` kills it while it loads; `loads` there gets a byte for each start.
+model folder with the file `dies` ends it with that exit code while it loads; `loads` there gets a
+byte for each start.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     with (folder / "loads").open("a") as loads:
         loads.write(".")
     if (folder / "dies").exists():
-        os._exit(9)
+        os._exit(int((folder / "dies").read_text()))
     channel.send({"type": "notice", "text": "loading"})
     channel.send({"type": "ready", "fingerprint": fingerprint(folder)})
     while message := channel.receive():

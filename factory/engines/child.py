@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.domain import failures
+from factory.domain.exhausted import OUT_OF_MEMORY, is_out_of_memory
 
 _SETTINGS = """
     DO_NOT_TRACK=1 HF_HUB_DISABLE_TELEMETRY=1 RAY_USAGE_STATS_ENABLED=0
@@ -50,6 +51,8 @@ for ranks that do not exist, and what colours a log."""
 CHANNEL_FD = "FACTORY_CHANNEL_FD"
 PARENT_PID = "FACTORY_PARENT_PID"
 MAX_LINE_BYTES = 1 << 30
+SMALLER = "give it more memory: end what else uses it (`nvidia-smi`, `free -g`), or a smaller model"
+"""Remedy of a child whose memory ran out, and that has no setting for it."""
 STOP_SECONDS = 5.0
 """How long a child may take to end by itself once its channel is closed."""
 PR_SET_PDEATHSIG = 1
@@ -157,6 +160,14 @@ class Child:
         code = self._process.poll()
         return signal.Signals(-code) if code is not None and code < 0 else None
 
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether the child said so, a library in C++ did, or the system killed it."""
+        code = self._process.poll()
+        if code == -signal.SIGABRT:
+            return "std::bad_alloc" in self._tail()
+        return code in (OUT_OF_MEMORY, -signal.SIGKILL)
+
     def cause(self) -> str:
         """Why the child died: signal by name or exit code, with the log's last lines."""
         code = self._process.poll()
@@ -166,15 +177,20 @@ class Child:
             how = f"killed by {killer.name}"
             if killer == signal.SIGKILL:
                 how += " (often the system's out-of-memory killer)"
+            elif self.ran_out_of_memory:
+                how += " (out of memory)"
         else:
-            how = f"exit code {code}"
+            how = f"exit code {code}" + (" (out of memory)" if code == OUT_OF_MEMORY else "")
         lines = self._last_lines()
         return how + (f"; {self._log} ends with:\n{lines}" if lines else f"; log {self._log}")
 
-    def _last_lines(self, count: int = 6, width: int = 200) -> str:
+    def _tail(self) -> str:
         with self._log.open("rb") as log:
             log.seek(max(self._log_start, self._log.stat().st_size - 16384))
-            lines = log.read().decode("utf-8", "replace").rstrip().splitlines()
+            return log.read().decode("utf-8", "replace")
+
+    def _last_lines(self, count: int = 6, width: int = 200) -> str:
+        lines = self._tail().rstrip().splitlines()
         return "\n".join("  " + line[:width] for line in lines[-count:] if line.strip())
 
     async def _end(self, patience_seconds: float) -> None:
@@ -200,7 +216,11 @@ async def ask_once(
     try:
         await child.send(question)
         if (answer := await child.receive()) is None:
-            raise failures.ChildError(f"{work} died: {child.cause()}", where=question["folder"])
+            raise failures.ChildError(
+                f"{work} died: {child.cause()}",
+                where=question["folder"],
+                remedy=SMALLER if child.ran_out_of_memory else "",
+            )
         return answer
     finally:
         await child.stop()
@@ -295,9 +315,9 @@ def run_child(main: Callable[[Channel, list[str]], None]) -> None:
         _exit(failure.exit_code)
     except BrokenPipeError:
         _exit(1)
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
-        _exit(1)
+        _exit(OUT_OF_MEMORY if is_out_of_memory(error) else 1)
     _exit(0)
 
 

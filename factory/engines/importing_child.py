@@ -30,7 +30,7 @@ from factory.domain.records import Message, Request, Sampling
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
 from factory.engines.importing import ImportedModel, WeightType
-from factory.engines.loading import make_savable
+from factory.engines.loading import make_savable, open_to_others
 from factory.engines.turn import Turn, end_ids, read_turn, render
 from factory.workspace.models import check_model_folder
 
@@ -204,6 +204,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
         shutil.rmtree(aside, ignore_errors=True)
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        open_to_others(aside)
         _check_written(aside, tokenizer)
         aside.rename(folder)
     except (OSError, SafetensorError) as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from factory.domain.failures import ModelError
 from factory.workspace.settings import EngineSection
@@ -61,6 +64,47 @@ def make_savable(model: PreTrainedModel, folder: Path) -> None:
                 where=str(folder / "generation_config.json"),
                 remedy="take the values that it names out of the file",
             ) from error
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type of a folder's weights: as its config says, else as the first floats have it."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.dtype is not None:
+        return config.dtype
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - it is no mapping
+                if (dtype := weights.get_slice(name).get_dtype()) in _FLOATS:
+                    return _FLOATS[dtype]
+    return torch.float32
+
+
+_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def open_to_others(folder: Path, parent: Path | None = None) -> None:
+    """Let a model folder that was just written be read by other programs and other users.
+
+    Weights come from safetensors with mode 0600: files get the mode that the user's umask gives.
+    The tokenizer has the class that its `parent` has, or a name that every transformers knows.
+    """
+    path = folder / "tokenizer_config.json"
+    if path.exists():
+        config = json.loads(path.read_text("utf-8"))
+        source = parent and parent / path.name
+        before = json.loads(source.read_text("utf-8")) if source and source.exists() else {}
+        for key in {"local_files_only", "is_local"} - before.keys():
+            config.pop(key, None)
+        config["tokenizer_class"] = before.get("tokenizer_class", config.get("tokenizer_class"))
+        if config["tokenizer_class"] in (None, "TokenizersBackend"):
+            config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if isinstance(config.get("extra_special_tokens"), list):
+            # The name that transformers 4 has for a list, and 5 reads as well.
+            config["additional_special_tokens"] = config.pop("extra_special_tokens")
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    os.umask(mask := os.umask(0o077))
+    for file in folder.rglob("*"):
+        file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)
 
 
 def copy_processors(parent: Path, folder: Path) -> None:

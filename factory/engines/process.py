@@ -25,6 +25,13 @@ from factory.workspace.settings import EngineSection
 
 DEATHS_PER_RESTART = 4
 """The engine gives up after this many times `max_restarts` deaths in all."""
+NEED_LESS = (
+    "set less max_batch, max_model_len, memory_gib (CPU) or gpu_memory (GPU) in factory.toml "
+    "[engine], or end what else uses the memory (`nvidia-smi`, `free -g`); then run it again"
+)
+"""Remedy of an engine whose memory ran out."""
+MEND = "mend what the log says, then run it again"
+"""Remedy of any other that died."""
 LOADING_RESTARTS = 1
 """Deaths in a row, before the model is loaded, that are survived: the next would be the same."""
 
@@ -175,11 +182,11 @@ class ProcessEngine(Closing):
                 await self._child.stop()
 
     def _too_often(self, times: str, cause: str) -> ChildError:
+        assert self._child is not None
         return ChildError(
             f"The engine died {times}: {cause}",
             where=f"{self._module}, checkpoint {self.checkpoint.path}",
-            remedy="see the log; if it ran out of memory, set less max_batch, max_model_len, "
-            "memory_gib (CPU) or gpu_memory (GPU) in factory.toml [engine]",
+            remedy=NEED_LESS if self._child.ran_out_of_memory else MEND,
         )
 
     def _blame(self) -> None:

@@ -142,7 +142,9 @@ class Retriever(Closing):
             raise ChildError(
                 f"Retrieval ended: {self._child.cause()}",
                 where="factory.engines.retrieve_child",
-                remedy="see the log; if it ran out of memory, take fewer beams",
+                remedy="take fewer beams"
+                if self._child.ran_out_of_memory
+                else "mend what the log says",
             )
         return answer
 

@@ -24,10 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils.memory import should_reduce_batch_size
 from peft.utils.other import TrainableTokensWrapper
 from safetensors import SafetensorError
-from torch import OutOfMemoryError
 
 from factory.codes.codebook import Codebook
 from factory.codes.gist import GIST_PATH
@@ -35,10 +33,11 @@ from factory.codes.growing import refresh
 from factory.codes.language import read_language
 from factory.codes.recoding import aliases_of
 from factory.codes.saving import save_codebook
-from factory.domain.failures import ChildError, DiskError, InputError, ModelError
+from factory.domain.exhausted import is_out_of_memory
+from factory.domain.failures import ChildError, DiskError, FactoryError, InputError, ModelError
 from factory.domain.records import CodeAlias, Example, Fluency, Tool
 from factory.engines.child import Channel, run_child
-from factory.engines.loading import copy_processors
+from factory.engines.loading import copy_processors, open_to_others
 from factory.train.coding import Given, Recode, give_codes, plan_codes
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
@@ -238,6 +237,7 @@ def _save(
             "codebook": saved.summary() if saved else None,
         }
         (partial / DONE_FILE).write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        open_to_others(partial, job.checkpoint)
         _clear(job.out)
         partial.rename(job.out)
     except (OSError, SafetensorError) as error:
@@ -279,17 +279,12 @@ def main(channel: Channel, arguments: list[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus or visible)
     try:
         done = train(job, channel.send)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except Exception as error:
+        if isinstance(error, FactoryError) or not is_out_of_memory(error):
             raise
         traceback.print_exc()
         raise ChildError(f"training ran out of memory: {error!r}", remedy=NEED_LESS) from error
     channel.send({"type": "done", **done})
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether Python, a GPU or torch on the CPU had no memory to give."""
-    return isinstance(error, (MemoryError, OutOfMemoryError)) or should_reduce_batch_size(error)
 
 
 if __name__ == "__main__":

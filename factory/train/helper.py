@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from datasets import load_from_disk
 from torch import distributed
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from factory.domain.exhausted import OUT_OF_MEMORY, is_out_of_memory
 from factory.engines.child import die_with_parent
 from factory.train.team import MODEL, PLAN, ROWS, collect, join
 from factory.train.trainer import StagePlan, build_trainer
@@ -60,4 +62,10 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # The first process ends in the same way, and the command reads why.
+        os._exit(OUT_OF_MEMORY if is_out_of_memory(error) else 1)

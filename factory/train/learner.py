@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -20,7 +19,7 @@ from factory.codes.codebook import Codebook
 from factory.codes.reader import DocumentReader, load_gist
 from factory.codes.saving import load_codebook
 from factory.domain.records import Example, ExampleKind
-from factory.engines.loading import make_savable
+from factory.engines.loading import make_savable, stored_dtype
 from factory.engines.turn import Turn, turn_of
 from factory.train.encoding import EncodedSet, encode_all
 from factory.train.job import TrainingJob
@@ -85,7 +84,6 @@ def load_learner(job: TrainingJob) -> Learner:
     set_seed(job.setup.seed)
     codebook = load_codebook(job.checkpoint)
     gpu = torch.cuda.is_available()
-    stored = AutoConfig.from_pretrained(job.checkpoint, local_files_only=True).dtype
     master = torch.bfloat16 if gpu and job.setup.train.method == "lora" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         job.checkpoint, dtype=master, local_files_only=True
@@ -108,7 +106,7 @@ def load_learner(job: TrainingJob) -> Learner:
         tokenizer=tokenizer,
         codebook=codebook,
         reader=reader,
-        stored_dtype=stored or torch.float32,
+        stored_dtype=stored_dtype(job.checkpoint),
         prompts=prompts,
         turn=turn_of(model, tokenizer),
         gpu=gpu,

@@ -17,7 +17,7 @@ from factory.codes.graph import told_of_pairs
 from factory.domain.failures import ChildError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Pair, Tool
-from factory.engines.child import Child
+from factory.engines.child import SMALLER, Child
 from factory.tools.labels import Label
 from factory.train.job import TrainingSetup
 from factory.train.run import need_libraries
@@ -134,7 +134,8 @@ async def _answer(child: Child, monitor: Monitor) -> dict[str, Any]:
             return message
         getattr(monitor, kind)(**message)
     raise ChildError(
-        f"making codes failed: {child.cause()}", remedy="mend what the log says, and run it again"
+        f"making codes failed: {child.cause()}",
+        remedy=SMALLER if child.ran_out_of_memory else "mend what the log says, and run it again",
     )
 
 

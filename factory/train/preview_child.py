@@ -40,7 +40,7 @@ from factory.domain.records import Tool
 from factory.engines.beam import BeamSearch
 from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
-from factory.engines.loading import copy_processors, load_model, make_savable
+from factory.engines.loading import copy_processors, load_model, make_savable, open_to_others
 from factory.engines.turn import turn_of
 from factory.train.examples import own_words
 from factory.train.job import TrainingSetup
@@ -128,6 +128,7 @@ def fit(job: CodingJob, setup: TrainingSetup, monitor: Monitor) -> Preview:
         subject.tokenizer.save_pretrained(job.out)
         copy_processors(job.checkpoint, job.out)
         _save_codes(job.out, codebook, subject, reader)
+        open_to_others(job.out, job.checkpoint)
     left = unexplained(codebook, documents_ND)
     labels = [f"{entry.tool.name}  {codebook.text_of(entry.code)}" for entry in codebook.tools]
     title = f"{codes.coder} codes of {len(codebook)} tools"

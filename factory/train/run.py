@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,13 +59,14 @@ async def run_training(
             return _result(job, done, attempt)
         cause = child.cause()
         if child.killed_by is None:
-            raise ChildError(f"training failed: {cause}", where=str(log), remedy=MEND)
+            remedy = NEED_LESS if child.ran_out_of_memory else MEND
+            raise ChildError(f"training failed: {cause}", where=str(log), remedy=remedy)
         if attempt < max_restarts:
             notify(f"training died, starting it again ({attempt + 1}/{max_restarts}): {cause}")
     raise ChildError(
         f"training died {max_restarts + 1} times, last: {cause}",
         where=str(log),
-        remedy=NEED_LESS if child.killed_by == signal.SIGKILL else MEND,
+        remedy=NEED_LESS if child.ran_out_of_memory else MEND,
     )
 
 

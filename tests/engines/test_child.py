@@ -131,6 +131,29 @@ def test_a_death_has_a_cause(tmp_path: Path, action: str, parts: list[str]) -> N
     assert all(part in cause for part in parts), cause
 
 
+@pytest.mark.parametrize(
+    ("action", "how", "lacks"),
+    [
+        ("take", "exit code 12 (out of memory)", True),
+        ("wrap", "exit code 12 (out of memory)", True),
+        ("abort", "killed by SIGABRT (out of memory)", True),
+        ("crash", "exit code 1", False),
+        ("exit", "exit code 7", False),
+        ("die", "killed by SIGSEGV", False),
+    ],
+)
+def test_a_death_for_want_of_memory_is_known_by_what_was_raised(
+    tmp_path: Path, action: str, how: str, lacks: bool
+) -> None:
+    async def body(child: Child) -> tuple[str, bool]:
+        await child.send({"do": action})
+        assert await child.receive() is None
+        return child.cause(), child.ran_out_of_memory
+
+    cause, told = with_child(tmp_path, body)
+    assert cause.startswith(how) and told is lacks
+
+
 def test_kill_9_names_the_signal_and_only_this_childs_log_lines(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "c.log").write_text("an older child's words\n")

@@ -304,17 +304,18 @@ def test_close_cancels_what_waits_and_leaves_no_child(
     assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.parametrize(("code", "remedy"), [(9, "mend what the log says"), (12, "gpu_memory")])
 def test_a_child_that_never_gets_ready_is_an_error_of_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
 ) -> None:
-    (write_folder(tmp_path / "model") / "dies").touch()
+    (write_folder(tmp_path / "model") / "dies").write_text(str(code))
 
     async def body(engine: ProcessEngine) -> None:
         raise AssertionError("it is not ready")
 
-    with pytest.raises(ChildError, match="2 times while it loaded: exit code 9") as caught:
+    with pytest.raises(ChildError, match=f"2 times while it loaded: exit code {code}") as caught:
         with_engine(tmp_path, monkeypatch, body)
-    assert "gpu_memory" in caught.value.remedy
+    assert remedy in caught.value.remedy
     assert (tmp_path / "model" / "loads").read_text() == ".."
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -13,6 +15,7 @@ from conftest_models import tiny_model
 from test_stages import run, weights_of
 from test_train import SETUP, TOOLS, but, make_examples, make_job, train_once
 
+from factory.domain.exhausted import OUT_OF_MEMORY
 from factory.domain.failures import MissingError, RecipeError
 from factory.train import team
 from factory.train.memory import check_training, num_processes
@@ -68,6 +71,20 @@ def test_a_helpers_death_is_the_childs(monkeypatch: pytest.MonkeyPatch) -> None:
         for helper in these._helpers:
             helper.kill()
             helper.wait()
+
+
+@pytest.mark.slow
+def test_a_helper_without_memory_says_so_by_its_exit_code() -> None:
+    """It takes a petabyte where it would meet the others."""
+    code = (
+        "import runpy, sys, torch\n"
+        "torch.distributed.TCPStore = lambda *_, **__: torch.empty(1 << 50)\n"
+        f"sys.argv = ['helper', '1', '2', '1', '0', '{os.getpid()}']\n"
+        "runpy.run_module('factory.train.helper', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == OUT_OF_MEMORY, done.stderr
+    assert "can't allocate memory" in done.stderr
 
 
 def test_optimizers_have_the_names_that_transformers_knows() -> None:

@@ -26,6 +26,7 @@ from factory.codes.growing import fit_codebook
 from factory.codes.reader import DocumentReader
 from factory.codes.saving import load_codebook
 from factory.domain.canon import tool_id
+from factory.domain.exhausted import is_out_of_memory
 from factory.domain.failures import ChildError, DiskError, InputError, MissingError, ModelError
 from factory.domain.records import (
     IGNORED,
@@ -46,7 +47,6 @@ from factory.engines.loading import make_savable
 from factory.engines.opening import open_engine
 from factory.engines.retrieve import Retrieved, Retriever
 from factory.engines.turn import read_turn
-from factory.train.child import _is_out_of_memory
 from factory.train.coding import _encode_chats
 from factory.train.curriculum import train_setup
 from factory.train.encoding import encode, render
@@ -640,8 +640,8 @@ def test_a_lack_of_memory_is_known_from_other_errors() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     lacks = [lambda: bytearray(1 << 60), lambda: torch.empty(1 << 60), raise_cuda]
-    assert all(_is_out_of_memory(raised(make)) for make in lacks)
-    assert not _is_out_of_memory(raised(lambda: torch.ones(2) @ torch.ones(3)))
+    assert all(is_out_of_memory(raised(make)) for make in lacks)
+    assert not is_out_of_memory(raised(lambda: torch.ones(2) @ torch.ones(3)))
 
 
 def set_generation(folder: Path, base: Path, **values: object) -> Path:
