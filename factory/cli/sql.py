@@ -7,7 +7,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cache
@@ -162,10 +163,11 @@ def _to_json(stream: Stream) -> Iterator[str]:
 
 
 def _to_csv(stream: Stream) -> Iterator[str]:
-    """A header, then rows; NULL is an empty field."""
-    yield _csv_text([stream.columns])
+    """A header, then rows; NULL is an empty field. A terminal shows what would act on it."""
+    shown = _shown if sys.stdout.isatty() else _plain
+    yield _csv_text([stream.columns], shown)
     for batch in stream:
-        yield _csv_text(batch)
+        yield _csv_text(batch, shown)
 
 
 def _to_markdown(stream: Stream) -> Iterator[str]:
@@ -180,10 +182,16 @@ FORMS = {"json": _to_json, "csv": _to_csv, "markdown": _to_markdown}
 """What --json, --csv and --markdown write, a batch of rows at a time."""
 
 
-def _csv_text(rows: Iterable[tuple[Any, ...]]) -> str:
+def _csv_text(rows: Iterable[tuple[Any, ...]], cell: Callable[[Any], Any]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([map(_plain, row) for row in rows])
+    csv.writer(text, lineterminator="\n").writerows([map(cell, row) for row in rows])
     return text.getvalue()
+
+
+def _shown(value: Any) -> Any:
+    """A value as text in a cell, control characters as escapes; NULL stays None."""
+    found = _plain(value)
+    return clean(found) if isinstance(found, str) else found
 
 
 def _plain(value: Any) -> Any:
