@@ -1,4 +1,4 @@
-"""What may run long in DuckDB ends at a deadline or at Ctrl-C."""
+"""What may run long in DuckDB ends at a deadline, or as the command does at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 
 import duckdb
 
+STOPPING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+"""Signals that end a command; Python tells of those alone that have a handler."""
 AGAIN_SECONDS = 0.05
 """Between two interrupts: one that comes between two steps of a query is forgotten."""
 
@@ -36,7 +38,7 @@ def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> 
                 heard = told.recv(64) if select.select([told], [], [], wait)[0] else None
                 if heard == b"":
                     return
-                if heard and signal.SIGINT in heard:
+                if heard and not STOPPING.isdisjoint(heard):
                     stopped.set()
                 if stopped.is_set() or (end is not None and time.monotonic() >= end):
                     wait = AGAIN_SECONDS

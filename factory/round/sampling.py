@@ -79,10 +79,11 @@ async def _sample_all(factory: Factory, judgement: Judgement, answerers: Sequenc
             detail = ", ".join(f"{count} {status}" for status, count in sorted(tally.items()))
             factory.monitor.progress(done, detail)
     finally:
-        flusher.cancel()
-        for task in tasks:
+        for task in (flusher, *tasks):
             task.cancel()
         writer.flush()
+        # Each would otherwise tell by itself how it ended.
+        await asyncio.gather(flusher, *tasks, return_exceptions=True)
 
 
 class _Writer:

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -110,13 +111,14 @@ import runpy, signal, sys
 
 # A shell's background job ignores it, and so would whatever runs in one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-event, part = sys.argv.pop(1).split(":")
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+event, part, number = sys.argv.pop(1).split(":")
 
 def stop(name, arguments):
     global event
     if name == event and part in str(arguments[:1]):
         event = ""
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(int(number))
 
 sys.addaudithook(stop)
 runpy.run_module("factory", run_name="__main__")
@@ -126,8 +128,10 @@ ENDLESS = "select count(*) from range(100000000000) a(x), range(1000) b where a.
 
 
 @contextmanager
-def interruptible(workspace: Path, event: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", INTERRUPTIBLE, event, *arguments]
+def interruptible(
+    workspace: Path, event: str, *arguments: str, number: int = signal.SIGINT
+) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", INTERRUPTIBLE, f"{event}:{number:d}", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -136,7 +140,7 @@ def interruptible(workspace: Path, event: str, *arguments: str) -> Iterator[subp
         yield process
         _, said = process.communicate()
     assert (process.returncode, said) == (
-        130,
+        128 + number,
         "stopped; nothing is lost: `factory round` continues where it was\n",
     )
 
@@ -154,15 +158,71 @@ def test_ctrl_c_ends_with_130_wherever_it_comes(workspace: Path, event: str) -> 
         pass
 
 
-def test_ctrl_c_stops_a_query_and_says_so(workspace: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("event", ["import:rich.console", "socket.__new__:"])
+def test_a_scheduler_and_a_closed_terminal_end_a_command_too(
+    workspace: Path, event: str, number: int
+) -> None:
+    with interruptible(workspace, event, "sql", "select 1 as a", number=number):
+        pass
+
+
+def test_what_was_to_be_ignored_stays_ignored(workspace: Path) -> None:
+    """nohup, and Ctrl-C at a shell's background job, which SIGTERM ends all the same."""
+    code = INTERRUPTIBLE.replace("signal.default_int_handler", "signal.SIG_IGN").replace(
+        "event, part", "signal.signal(signal.SIGHUP, signal.SIG_IGN)\nevent, part"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ends = {signal.SIGHUP: 0, signal.SIGINT: 0, signal.SIGTERM: 143}
+    for number, end in ends.items():
+        told = f"import:duckdb:{number:d}"
+        done = subprocess.run(
+            [sys.executable, "-c", code, told, "sql", "select 1 as a", "--json"],
+            cwd=workspace, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == end, done.stderr
+        assert done.stderr.count("\n") == (end != 0)
+
+
+def test_the_first_process_of_a_container_hears_sigterm(workspace: Path) -> None:
+    inner = [sys.executable, "-m", "factory", "sql", ENDLESS, "--timeout", "1000000"]
+    new = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*new, "true"], capture_output=True).returncode:
+        pytest.skip("no PID namespace may be made here: unshare --pid --fork --mount-proc true")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*new, *inner], cwd=workspace, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        (first,) = wait_for_children(process.pid)
+        wait_for_work(process, first)
+        os.kill(first, signal.SIGTERM)
+        _, said = process.communicate()
+    assert said.startswith("stopped; nothing is lost") and said.count("\n") == 1
+    assert process.returncode == 143
+
+
+def wait_for_children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    while not (found := [int(child) for child in path.read_text().split()]):
+        time.sleep(0.05)
+    return found
+
+
+def wait_for_work(process: subprocess.Popen[str], pid: int) -> None:
+    """Its imports take less than this many seconds of a core; the query takes days."""
+    stat = Path(f"/proc/{pid}/stat")
+    while int(stat.read_text().rpartition(")")[2].split()[11]) < 5 * os.sysconf("SC_CLK_TCK"):
+        assert process.poll() is None
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_a_query_and_says_so(workspace: Path, number: int) -> None:
     """However long the machine takes to come that far: it has no deadline before the next year."""
-    with interruptible(workspace, ":", "sql", ENDLESS, "--timeout", "1000000") as process:
-        stat = Path(f"/proc/{process.pid}/stat")
-        # Its imports take less than this many seconds of a core; the query takes days.
-        while int(stat.read_text().rpartition(")")[2].split()[11]) < 5 * os.sysconf("SC_CLK_TCK"):
-            assert process.poll() is None
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+    query = ("sql", ENDLESS, "--timeout", "1000000")
+    with interruptible(workspace, ":", *query, number=number) as process:
+        wait_for_work(process, process.pid)
+        process.send_signal(number)
 
 
 def test_ctrl_c_stops_what_nobody_reads(workspace: Path) -> None:
@@ -171,6 +231,25 @@ def test_ctrl_c_stops_what_nobody_reads(workspace: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()  # it prints now, and soon waits for us
         process.send_signal(signal.SIGINT)
+
+
+def test_csv_on_a_terminal_shows_escapes_and_in_a_pipe_is_data(workspace: Path) -> None:
+    query = (
+        "sql",
+        "select 'a' || chr(27) || '[31m,' || chr(155) || chr(10) || 'b' as \"c\x1b]0;\"",
+    )
+    text = "a\x1b[31m,\x9b\nb"
+    piped = run_factory(*query, "--csv", cwd=workspace).stdout
+    assert next(csv.DictReader(io.StringIO(piped))) == {"c\x1b]0;": text}
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as screen:
+        done = subprocess.run(
+            [sys.executable, "-m", "factory", *query, "--csv"],
+            cwd=workspace, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=theirs,
+        )  # fmt: skip
+        shown = screen.read(4096).decode()
+        os.close(theirs)
+    assert done.returncode == 0 and shown == 'c\\x1b]0;\r\n"a\\x1b[31m,\\x9b\r\nb"\r\n'
 
 
 def test_limits_are_told(workspace: Path) -> None:
