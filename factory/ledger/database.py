@@ -240,12 +240,14 @@ class Ledger(Source):
         `on_busy` is told once; without it, reading gives up with BusyError.
         """
         self._on_busy = on_busy
-        if "?" in str(folder):
-            raise InputError(
-                "DuckDB cannot open a file whose path has a question mark",
-                where=str(folder),
-                remedy="rename the folder",
-            )
+        for mark, name in (("?", "question mark"), ("\\", "backslash")):
+            # DuckDB takes a backslash for a slash: it would open another folder's ledger.
+            if mark in str(folder):
+                raise InputError(
+                    f"DuckDB cannot open a file whose path has a {name}",
+                    where=str(folder),
+                    remedy="rename the folder",
+                )
         self.file = folder / "ledger.duckdb"
         self._migrations = schema.load_migrations(migrations)
         self._segments = Segments(folder / "segments", len(self._migrations))

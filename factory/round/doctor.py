@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -101,6 +102,17 @@ def _look_at_disk(workspace: Workspace) -> str:
         needed = disk_needed(workspace.model_folder(load_settings(workspace).model))
     except (FactoryError, OSError):
         needed = 0
+    folder = workspace.state if workspace.state.exists() else workspace.root
+    try:
+        # What permissions say is not all: a file system may be mounted for reading alone.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DiskError(
+            f"{folder} cannot be written to: {error.strerror}",
+            remedy="make the folder yours (`chown`, `mount -o remount,rw`), or `factory init` "
+            "a workspace elsewhere",
+        ) from error
     detail = f"{free / 2**30:.1f} GiB free at {workspace.root}, a round wants {needed / 2**30:.1f}"
     if free < needed:
         raise DiskError(detail, remedy="free some space")

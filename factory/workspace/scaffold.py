@@ -33,6 +33,12 @@ def init_workspace(folder: Path) -> Workspace:
 def eject(workspace: Workspace, path: str) -> Path:
     """Copy one shipped file into the workspace for editing. Raises InputError, ContentError."""
     source = workspace.find(path)
+    folders = (*CONTENT_FOLDERS, "plans")
+    if Path(path).parts[:1] not in [(folder,) for folder in folders]:
+        raise InputError(
+            f"{path} is no content to edit",
+            remedy=f"name a file below {', '.join(f'{folder}/' for folder in folders)}",
+        )
     target = workspace.root / path
     if target.exists():
         raise InputError(f"{path} is in the workspace already", where=str(target))

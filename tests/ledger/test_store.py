@@ -232,6 +232,8 @@ def test_folders_may_have_odd_names(tmp_path: Path) -> None:
     assert ledger.query("from draw").columns == ("round", "position", "query_id")
     with pytest.raises(InputError, match="question mark"):
         Ledger(tmp_path / "why?")
+    with pytest.raises(InputError, match="backslash"):
+        Ledger(tmp_path / "a\\b")
 
 
 # -- views -----------------------------------------------------------------------------------------

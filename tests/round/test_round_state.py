@@ -20,13 +20,20 @@ from factory.cli.chosen import load_settings_with, open_checkpoint
 from factory.cli.monitor import PlainMonitor
 from factory.cli.status import status
 from factory.domain.canon import query_id
-from factory.domain.failures import ContentError, InputError, MissingError, ModelError, RecipeError
+from factory.domain.failures import (
+    ContentError,
+    DiskError,
+    InputError,
+    MissingError,
+    ModelError,
+    RecipeError,
+)
 from factory.domain.records import Checkpoint, Query
 from factory.engines.trainable import check_trainable
 from factory.ledger import history, lineage
 from factory.ledger.database import Ledger
 from factory.ledger.lineage import find_checkpoint
-from factory.round.doctor import examine
+from factory.round.doctor import _look_at_disk, examine
 from factory.round.factory import Factory, load_factory
 from factory.round.gate import relative, weigh
 from factory.round.round import run_round
@@ -393,3 +400,11 @@ def test_big_model_is_not_fully_fine_tuned(
     monkeypatch.setattr("factory.round.start.device_memory", lambda: ("machine", needed.fixed - 1))
     with pytest.raises(MissingError, match=r"all weights takes .*GiB at most \(weights"):
         start(factory, 1)
+
+
+def test_the_doctor_tries_to_write_where_a_round_will(tmp_path: Path) -> None:
+    """Nobody may make a file in /proc, whatever its permissions say."""
+    workspace = make_workspace(tmp_path / "ws")
+    assert "GiB free" in _look_at_disk(workspace)
+    with pytest.raises(DiskError, match="cannot be written to"):
+        _look_at_disk(Workspace(Path("/proc")))

@@ -89,3 +89,13 @@ def test_init_keeps_what_is_there(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "keep"
     with pytest.raises(InputError, match="already"):
         init_workspace(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["pyproject.toml", "factory/cli/main.py", "docs"])
+def test_what_is_no_content_is_not_ejected(tmp_path: Path, path: str) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    if not (shipped_root() / path).exists():
+        pytest.skip("an installed package ships nothing else")
+    with pytest.raises(InputError, match="no content to edit"):
+        eject(workspace, path)
+    assert not (workspace.root / path).exists()
