@@ -24,8 +24,8 @@ _NAMING = ("plans", *CONTENT_FOLDERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """A checkpoint's folder. Example: Kept(path=…/checkpoints/r3, size=269_000_000, why="")."""
+class CheckpointUse:
+    """A checkpoint's folder. Example: CheckpointUse(path=…/r3, size=269_000_000, why="")."""
 
     path: Path
     size: int
@@ -36,7 +36,7 @@ class Kept:
 
 def survey(
     workspace: Workspace, settings: Settings, past: Source, dev: str, named: Sequence[str] = ()
-) -> list[Kept]:
+) -> list[CheckpointUse]:
     """The workspace's checkpoints by number, each with what needs it.
 
     Kept are what a round goes on with, the parent and the own one of an open round, the best on
@@ -58,12 +58,12 @@ def survey(
                 place = path.relative_to(workspace.root)
                 why.setdefault(folder.resolve(), f"{place} names it")
     return [
-        Kept(path=folder, size=size_of(folder), why=why.get(folder.resolve(), ""))
+        CheckpointUse(path=folder, size=size_of(folder), why=why.get(folder.resolve(), ""))
         for folder in folders
     ]
 
 
-def remove(kept: Sequence[Kept]) -> int:
+def remove(kept: Sequence[CheckpointUse]) -> int:
     """Remove the folders that nothing needs; how many bytes they had. Raises DiskError."""
     freed = 0
     for each in kept:

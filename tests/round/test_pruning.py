@@ -10,7 +10,7 @@ from workspaces import make_workspace, run_factory
 
 from factory.ledger.database import Ledger
 from factory.ledger.lineage import base_checkpoint
-from factory.round.pruning import Kept, survey, sweep
+from factory.round.pruning import CheckpointUse, survey, sweep
 from factory.workspace.folder import Workspace
 from factory.workspace.settings import load_settings
 
@@ -65,7 +65,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return made
 
 
-def why(kept: list[Kept]) -> dict[str, str]:
+def why(kept: list[CheckpointUse]) -> dict[str, str]:
     return {each.path.name: each.why for each in kept}
 
 
