@@ -32,6 +32,7 @@ def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
         _print_outcome(past, number)
         _print_funnel(past, number)
         _print_agreement(past, number)
+        _print_logged(past, number)
         _print_training(past, number)
         _print_language(past, number)
         _print_scores(past, number)
@@ -105,6 +106,17 @@ def _print_agreement(past: Source, number: int) -> None:
     )
     for votes, count in rows:
         out(f"  {votes} agree    {count:>6}  {_bar(count, total)}")
+
+
+def _print_logged(past: Source, number: int) -> None:
+    """What became of the calls that logs have beside the round's requests."""
+    sql = "select status, count(*) from logged where round = ? group by 1 order by 2 desc, 1"
+    rows = past.query(sql, [number]).rows
+    if rows:
+        listed = ", ".join(f"{count} {status}" for status, count in rows)
+        total = sum(count for _, count in rows)
+        where = f"[dim]select * from logged where round = {number}[/]"
+        out(f"[bold]logs[/]   {total} requests with logged calls: {escape(listed)}  {where}")
 
 
 def _print_training(past: Source, number: int) -> None:

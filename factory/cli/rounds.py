@@ -12,20 +12,20 @@ from factory.cli.card import print_card
 from factory.cli.chosen import load_settings_with, open_recipe
 from factory.cli.data import report_bad_lines
 from factory.cli.monitor import PlainMonitor, make_monitor
-from factory.cli.opening import open_workspace
+from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.options import DryRun, Model, Overrides, Recipe, Threads
-from factory.cli.terminal import err, escape, out, print_table
+from factory.cli.terminal import err, escape, note, out, print_table
 from factory.domain.failures import FactoryError, InputError
-from factory.domain.records import Query
+from factory.ledger import history
 from factory.ledger.database import Ledger
 from factory.ledger.history import open_round
 from factory.ledger.lineage import base_checkpoint, next_checkpoint
 from factory.ledger.lock import WorkspaceLock
+from factory.lessons.logs import Pool, read_pool
 from factory.report.page import write_reports
 from factory.round.factory import load_factory
 from factory.round.round import run_round
 from factory.round.start import abandon
-from factory.tools.sources import Imported, read_queries
 from factory.train.curriculum import unlearnt_tools
 from factory.train.memory import check_training, memory_of, num_processes
 from factory.workspace.folder import Workspace
@@ -40,6 +40,9 @@ def make_round(
     ] = 0,
     queries: Annotated[list[Path] | None, typer.Option(help="Files with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the files.")] = "",
+    mask: Annotated[
+        bool, typer.Option("--mask", help="Put names, addresses, numbers and keys out of them.")
+    ] = False,
     recipe: Recipe = "",
     model: Model = "",
     overrides: Overrides = None,
@@ -63,28 +66,55 @@ def make_round(
         _abandon(workspace, settings, resolved)
         return
     files = queries or [workspace.root / name for name in settings.queries]
-    imported = [] if resume else [read_queries(file, field) for file in files]
-    num_bad = sum(report_bad_lines(each.bad) for each in imported)
-    pool = [query for each in imported for query in each.items] if imported else None
+    pool = None
+    if files and not resume:
+        drawn = history.drawn_ids(open_ledger())
+        wanted = num_queries or resolved.recipe.num_queries
+        pool = read_pool(files, field, wanted=wanted, drawn=drawn, mask=mask)
+        _report_pool(pool, mask)
     if dry_run:
-        _print_plan(workspace, settings, resolved, num_queries, imported)
+        _print_plan(workspace, settings, resolved, num_queries, pool)
         return
     promoted = _run(workspace, settings, resolved, pool, num_queries, resume, bool(model))
-    if num_bad or not promoted:
+    if (pool is not None and pool.bad) or not promoted:
         raise typer.Exit(1)
+
+
+def _report_pool(pool: Pool, mask: bool) -> None:
+    """What could not be read, what comes from logs, and what was masked."""
+    report_bad_lines(tuple(pool.bad))
+    if pool.bad.total > len(pool.bad):
+        note(f"{pool.bad.total} lines are bad in all")
+    tools, calls = pool.num_logged
+    if tools:
+        note(
+            f"{tools} of the requests to draw come with tools of their log and {calls} with calls: "
+            "candidates, not labels"
+        )
+    if mask:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(pool.masked.items()))
+        note(f"masked in {pool.masked_rows} of {pool.size} requests: {kinds or 'nothing'}")
 
 
 def _run(
     workspace: Workspace,
     settings: Settings,
     resolved: Resolved,
-    pool: list[Query] | None,
+    pool: Pool | None,
     num_queries: int,
     resume: bool,
     keep_model: bool,
 ) -> bool:
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
-        factory = load_factory(workspace, settings, resolved, monitor, pool, keep_model=keep_model)
+        factory = load_factory(
+            workspace,
+            settings,
+            resolved,
+            monitor,
+            pool.queries if pool is not None else None,
+            pool_size=pool.size if pool is not None else 0,
+            keep_model=keep_model,
+        )
         factory.ledger.fold()
         if resume and open_round(factory.ledger) is None:
             raise InputError("no round is open", remedy="factory round --n 64 starts one")
@@ -114,7 +144,7 @@ def _print_plan(
     settings: Settings,
     resolved: Resolved,
     num_queries: int,
-    imported: list[Imported[Query]],
+    pool: Pool | None,
 ) -> None:
     """What a round would do, every knob with its origin; loads the content, starts nothing."""
     factory = load_factory(workspace, settings, resolved, PlainMonitor())
@@ -125,7 +155,6 @@ def _print_plan(
             base = base_checkpoint(workspace, factory.settings, past)
             parent = next_checkpoint(workspace, past, base, factory.monitor.note)
         unlearnt = unlearnt_tools(past, parent.id, resolved.recipe)
-    pool = sum(len(each.items) for each in imported)
     number = num_queries or resolved.recipe.num_queries
     origin = "flag" if num_queries else resolved.origins.get("num_queries", "default")
     out(f"workspace  {escape(workspace.root)}")
@@ -135,7 +164,7 @@ def _print_plan(
     out(f"model      {escape(parent.id)}  {escape(parent.path)}{kept}")
     out(
         f"queries    {number} ({escape(origin)}) from "
-        + (f"{pool} in {len(imported)} files" if imported else "the home world")
+        + (f"{pool.size} in {pool.files} files" if pool is not None else "the home world")
     )
     if unlearnt:
         out(

@@ -33,6 +33,10 @@ def teach(
     dev: Annotated[
         float, typer.Option(help="Share of the requests to hold out by their tools.", min=0, max=1)
     ] = 0.0,
+    labelled: Annotated[
+        bool,
+        typer.Option("--labelled", help="Take the calls of traces as right: people checked them."),
+    ] = False,
     recipe: Recipe = "",
     model: Model = "",
     overrides: Overrides = None,
@@ -48,7 +52,7 @@ def teach(
     workspace = open_workspace()
     settings = load_settings_with(workspace, model, threads)
     resolved = open_recipe(workspace, settings, recipe, overrides)
-    lessons = read_lessons(paths) if paths else None
+    lessons = read_lessons(paths, labelled=labelled) if paths else None
     monitor = PlainMonitor() if dry_run else make_monitor()
     with WorkspaceLock(workspace.state), monitor:
         factory = load_factory(workspace, settings, resolved, monitor, keep_model=bool(model))

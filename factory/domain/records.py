@@ -55,6 +55,18 @@ class Query:
     text: str
     source: str
     """Where it came from: file and line, `home` or `model`."""
+    log: Logged | None = None
+    """What its log has beside it, where it comes from one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """What a log has of a request: no labels, but candidates that rules and vote judge."""
+
+    tools: tuple[Tool, ...] = ()
+    """The tools that were on offer."""
+    calls: tuple[Call, ...] = ()
+    """The calls that were made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ reads the ledger, so that sampling and judging again go the same way.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
@@ -27,7 +27,8 @@ from factory.domain.records import (
     Verdict,
     Vote,
 )
-from factory.judge.reading import read_answers
+from factory.judge.keys import make_key
+from factory.judge.reading import ParsedCalls, read_answers
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote, first_reject
 from factory.judge.vote import vote
@@ -200,6 +201,9 @@ class Trail:
             self._verdicts += verdicts
             if index == result.winner:
                 calls, reject = answer.calls or (), first_reject(verdicts)
+        if self.query.log is not None and self.query.log.calls:
+            won = None if result.winner is None else answers[result.winner].calls
+            self._verdicts += self._judge_logged(self.query.log.calls, tools, won)
         if result.winner is None:
             lost = check_vote(result, rulebook=self.judgement.rulebook)
             self._verdicts += lost
@@ -207,6 +211,27 @@ class Trail:
             return self._close("rejected", "vote", cause, tools, vote=result)
         status: Status = "rejected" if reject else "accepted"
         return self._close(status, "calls", reject, tools, calls, result)
+
+    def _judge_logged(
+        self, calls: tuple[Call, ...], tools: tuple[Tool, ...], won: tuple[Call, ...] | None
+    ) -> Iterator[Verdict]:
+        """What rules and vote say of the calls of a log; they neither vote nor win."""
+        parsed = ParsedCalls(text=to_json([asdict(call) for call in calls]), calls=calls)
+        found = check_calls(
+            parsed, tools, rulebook=self.judgement.rulebook, query=self.query.text, subject=LOGGED
+        )
+        yield from found
+        if first_reject(found) is None and won is None:
+            yield _warn("unconfirmed", f"no answer won, the log has {show(parsed.text)}")
+        elif first_reject(found) is None and won is not None:
+            by_name = {tool.name: tool for tool in tools}
+            if all(
+                make_key(calls, by_name, loose=loose).text
+                != make_key(won, by_name, loose=loose).text
+                for loose in (False, True)
+            ):
+                winner = show(to_json([asdict(call) for call in won]))
+                yield _warn("differs", f"the log has {show(parsed.text)}, the vote {winner}")
 
     def close_unasked(self, stage: str, shown: tuple[Tool, ...] = ()) -> Sample:
         """The sample where a stage's answer was never sampled."""
@@ -274,6 +299,14 @@ def _make_verdict(subject: str, reason: str, message: str) -> Verdict:
         path="$",
         message=message,
     )
+
+
+LOGGED = "logged"
+"""Subject of what is found about the calls of a log."""
+
+
+def _warn(reason: str, message: str) -> Verdict:
+    return replace(_make_verdict("log", reason, message), subject=LOGGED, severity="warn")
 
 
 _NO_TOOLS = _make_verdict("tools", "no_tools", "the answer holds no tool document")

@@ -14,6 +14,7 @@ from factory.domain.records import (
     Checkpoint,
     Example,
     ItemScore,
+    Logged,
     Message,
     Pair,
     Past,
@@ -120,8 +121,24 @@ def pending_queries(past: Source, number: int) -> list[Query]:
           and query_id not in (select query_id from sample where round = d.round)
         order by d.position
         """
-    rows = past.query(sql, [number]).rows
-    return [Query(id=query_id, text=text, source=source) for query_id, text, source in rows]
+    rows, logs = past.query(sql, [number]).rows, logged_queries(past, number)
+    return [
+        Query(id=query_id, text=text, source=source, log=logs.get(query_id))
+        for query_id, text, source in rows
+    ]
+
+
+def logged_queries(past: Source, number: int) -> dict[str, Logged]:
+    """What the logs of a round's queries have beside them, by query id."""
+    sql = "select query_id, text from generation where round = ? and stage = 'log' and subject = ''"
+    logs: dict[str, Logged] = {}
+    for query, text in past.query(sql, [number]).rows:
+        row = json.loads(text)
+        logs[query] = Logged(
+            tools=tuple(Tool(**tool) for tool in row["tools"]),
+            calls=tuple(Call(**call) for call in row["calls"]),
+        )
+    return logs
 
 
 def is_scored(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> bool:

@@ -7,7 +7,38 @@ from datetime import UTC, datetime
 
 from factory.domain.canon import to_json
 from factory.domain.records import Checkpoint, Example, Progress, Tool
-from factory.ledger.tables import CheckpointRow, ExampleRow, StageRow, ToolRow, TrainingRow
+from factory.ledger.tables import (
+    CheckpointRow,
+    ExampleRow,
+    GenerationRow,
+    StageRow,
+    ToolRow,
+    TrainingRow,
+)
+
+
+def logged_row(number: int, query_id: str, stage: str, text: str) -> GenerationRow:
+    """What a log has of a query, in the place of an answer: no model of ours made it."""
+    return {
+        "round": number,
+        "query_id": query_id,
+        "stage": stage,
+        "subject": "",
+        "sample_index": 0,
+        "text": text,
+        "finish_reason": "stop",
+        "num_prompt_tokens": 0,
+        "num_tokens": 0,
+        "logprob": 0.0,
+        "seed": 0,
+        "sampling_json": "{}",
+        "prompt_sha": "",
+        "checkpoint_id": LOG,
+    }
+
+
+LOG = "log"
+"""In place of a checkpoint: who answered is not known."""
 
 
 def stage_row(

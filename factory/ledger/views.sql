@@ -143,6 +143,40 @@ left join voted on voted.round = drawn.round;
 comment on view round_yield is
 'The funnel, in queries: tools_ok got past stages draw and tools, called has a vote, voted has a winner, unjudged is neither accepted nor rejected (not finished yet, or never judged), acceptance = accepted / drawn, passed is what the rules about single samples accept, before those over the round.';
 
+create or replace view logged as
+with found as (
+  select
+    round,
+    query_id,
+    bool_or(severity = 'reject') as falls,
+    min_by(rule, (severity <> 'reject')::int) as rule,
+    min_by(message, (severity <> 'reject')::int) as message
+  from verdict join latest_judgement using (round, judgement)
+  where subject = 'logged' and (severity = 'reject' or starts_with(rule, 'log/'))
+  group by round, query_id
+)
+select
+  generation.round,
+  generation.query_id,
+  (select any_value(text) from query where query.query_id = generation.query_id) as query,
+  json_extract(generation.text, '$.calls')::varchar as calls_json,
+  case
+    when found.falls then 'rejected'
+    when found.rule = 'log/differs' then 'differs'
+    when found.rule = 'log/unconfirmed' then 'unconfirmed'
+    when latest_vote.winner is not null then 'agrees'
+    else 'unjudged'
+  end as status,
+  coalesce(found.rule, '') as rule,
+  coalesce(found.message, '') as message
+from generation
+left join found using (round, query_id)
+left join latest_vote using (round, query_id)
+where generation.stage = 'log'
+  and json_array_length(json_extract(generation.text, '$.calls')) > 0;
+comment on view logged is
+'The calls that a log has beside a request, which neither vote nor teach: rejected by a rule, agrees with or differs from the answer that won the vote, unconfirmed where none won, unjudged where it did not come to a vote.';
+
 create or replace view code_proposal as
 select
   generation.round,

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from factory.domain.canon import query_id
 from factory.domain.failures import InputError
+from factory.lessons.conversations import read_documents, read_lesson, read_turns
 from factory.lessons.readers import read_row
 from factory.lessons.records import Fault, Lesson, LessonRow, Lessons
 from factory.lessons.retrieval import QRELS, is_part, is_split, read_retrieval, read_tested
 from factory.lessons.toolalpaca import is_api, split_api
 from factory.tools.bytefiles import PACKED_SUFFIXES
+from factory.tools.logs import is_trace, open_log
 from factory.tools.rowfiles import JSON_SUFFIXES, SEPARATORS, BadLine
 from factory.tools.sources import read_values
 
@@ -22,11 +24,12 @@ SUFFIXES = (*PLAIN_SUFFIXES, *(a + b for a in PLAIN_SUFFIXES for b in PACKED_SUF
 """Files that are read of a folder; one that is named is read whatever its suffix."""
 
 
-def read_lessons(paths: Iterable[Path]) -> Lessons:
+def read_lessons(paths: Iterable[Path], *, labelled: bool = False) -> Lessons:
     """All rows of files, and of folders with what is below them.
 
-    Questions and answers that lie in two files become one lesson, as do the beginnings of one
-    trajectory. Raises InputError where a path is not there or nothing can be read at all.
+    What traces of a program tell is a label only where it is said to be `labelled`. Questions
+    and answers that lie in two files become one lesson, as do the beginnings of one trajectory.
+    Raises InputError where a path is not there or nothing can be read at all.
     """
     bad: list[BadLine] = []
     lessons: list[Lesson] = []
@@ -34,7 +37,7 @@ def read_lessons(paths: Iterable[Path]) -> Lessons:
     for path in (paths := list(paths)):
         tested = read_tested(path)
         for file in _files(path):
-            found = _read_file(file, formats, bad)
+            found = _read_file(file, formats, bad, labelled)
             lessons += (_keep_from(lesson, tested) for lesson in found)
     if not lessons and not bad:
         raise InputError("the files hold nothing", where=", ".join(map(str, paths)))
@@ -45,7 +48,9 @@ def read_lessons(paths: Iterable[Path]) -> Lessons:
     )
 
 
-def _read_file(file: Path, formats: Counter[str], bad: list[BadLine]) -> list[Lesson]:
+def _read_file(
+    file: Path, formats: Counter[str], bad: list[BadLine], labelled: bool
+) -> list[Lesson]:
     """The lessons of a file, its rows counted by their formats."""
     lessons: list[Lesson] = []
     if is_split(file):
@@ -54,13 +59,26 @@ def _read_file(file: Path, formats: Counter[str], bad: list[BadLine]) -> list[Le
         return lessons
     for row in _rows(file, bad):
         try:
-            name, found = read_row(row.value, row.where)
+            if is_trace(row.value):
+                name, found = "trace", list(_read_trace(row, labelled))
+            else:
+                name, found = read_row(row.value, row.where)
         except ValueError as error:
             bad.append(BadLine(where=row.where, cause=str(error)))
             continue
         formats[name] += 1
         lessons += found
     return lessons
+
+
+def _read_trace(row: LessonRow, labelled: bool) -> Iterator[Lesson]:
+    """The conversations of a trace. Raises ValueError with what is wrong."""
+    for talk in open_log(row.value) or ():
+        if not labelled:
+            raise ValueError(
+                "what a model did is no label: `factory teach --labelled` takes it as one"
+            )
+        yield read_lesson(read_turns(talk.messages), read_documents(talk.tools), row.where)
 
 
 def _keep_from(lesson: Lesson, tested: frozenset[str]) -> Lesson:
@@ -72,10 +90,12 @@ def _keep_from(lesson: Lesson, tested: frozenset[str]) -> Lesson:
 
 
 def _without_beginnings(lessons: Sequence[Lesson]) -> Iterator[Lesson]:
-    """Of trajectories that begin alike for one request those that go furthest (ToolLLaMA)."""
+    """Of trajectories and conversations that begin alike those that go furthest: ToolLLaMA has a
+    row for each step, a log one for each turn.
+    """
     paths: dict[str, list[list[tuple[str, str]]]] = {}
     for lesson in lessons:
-        if lesson.steps:
+        if lesson.steps or lesson.turns:
             paths.setdefault(lesson.query, []).append(_path_of(lesson))
     for lesson in lessons:
         path = _path_of(lesson)
@@ -85,6 +105,13 @@ def _without_beginnings(lessons: Sequence[Lesson]) -> Iterator[Lesson]:
 
 
 def _path_of(lesson: Lesson) -> list[tuple[str, str]]:
+    """What tells that one goes on where another ends; empty for a label alone."""
+    if lesson.turns:
+        return [(turn.text, repr((turn.speaker, turn.calls))) for turn in lesson.turns]
+    if not lesson.steps and lesson.calls is not None:
+        said = ("user", ()), ("assistant", lesson.calls)
+        texts = lesson.query, lesson.answer
+        return [(text, repr(part)) for text, part in zip(texts, said, strict=True)]
     return [(step.thought, repr(step.call)) for step in lesson.steps]
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from factory.codes.saving import SavedCodebook
-from factory.domain.canon import canonical_json, derive_seed
+from factory.domain.canon import canonical_json, derive_seed, to_json
 from factory.domain.records import (
     SCHEMA_UNSUPPORTED,
+    Completion,
     Constraint,
     Message,
     Query,
@@ -18,10 +19,17 @@ from factory.domain.records import (
     Tool,
 )
 from factory.engines.base import Engine
+from factory.ledger.rows import logged_row
 from factory.ledger.tables import GenerationRow
 from factory.round.sampler import Proposal, find_namesakes
 from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
 from factory.workspace.recipe import Recipe
+
+
+def logged_reply(query_id: str, text: str) -> Reply:
+    """What a log has, as an answer."""
+    completion = Completion(text=text, token_ids=(), finish_reason="stop", logprob=0.0)
+    return Reply(request_id=f"{query_id}/log", completions=(completion,), num_prompt_tokens=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +49,14 @@ class Asking:
     """Retrieved tools that are not shown, because one that is shown has their name."""
 
     async def write_tools(self) -> Reply:
-        """One sample of candidate tools at the recipe's temperature (algorithms §1.4)."""
+        """One sample of candidate tools at the recipe's temperature (algorithms §1.4); the tools of
+        its log, where the query comes from one that has some.
+        """
+        if self.query.log is not None and self.query.log.tools:
+            documents = to_json([tool.document for tool in self.query.log.tools])
+            text = f"<tools>\n{documents}\n</tools>"
+            self.generations.append(logged_row(self.round_number, self.query.id, "tools", text))
+            return logged_reply(self.query.id, text)
         tools = self.recipe.tools
         request = Request(
             id=f"{self.query.id}/tools",

@@ -40,6 +40,8 @@ class Factory:
     monitor: Monitor
     pool: Sequence[Query] | None
     """Queries of the user's files; None is the home world's stream."""
+    pool_size: int
+    """How many requests the files have, of which the pool may keep only those to draw."""
     benchmarks: Mapping[str, Scorable]
     """Every benchmark of the recipe, the gate's dev set included."""
     held_out: Mapping[str, Scorable]
@@ -109,6 +111,7 @@ def load_factory(
     monitor: Monitor,
     pool: Sequence[Query] | None = None,
     *,
+    pool_size: int = 0,
     keep_model: bool = False,
 ) -> Factory:
     """Load and check all content. Raises FactoryError with the file that is broken."""
@@ -125,6 +128,7 @@ def load_factory(
         ledger=Ledger(workspace.state, on_busy=monitor.note),
         monitor=monitor,
         pool=pool,
+        pool_size=pool_size,
         benchmarks=load_benchmarks(workspace, resolved.recipe),
         held_out=load_held_out(workspace),
         keep_model=keep_model,

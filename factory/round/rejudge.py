@@ -256,10 +256,10 @@ def _read_samples(
         """,
         {"number": number},
     ).rows
-    replies = _read_replies(past, number)
+    replies, logs = _read_replies(past, number), history.logged_queries(past, number)
     return [
         Recorded(
-            query=Query(id=query_id, text=text, source="ledger"),
+            query=Query(id=query_id, text=text, source="ledger", log=logs.get(query_id)),
             shown=tuple(Tool(**value) for value in json.loads(tools_json)),
             replies=replies.get(query_id, {}),
             rulebook=rulebook,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,8 +20,8 @@ from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint, round_of
-from factory.ledger.rows import stage_row
-from factory.ledger.tables import Batch, JudgementRow, RoundRow, merge
+from factory.ledger.rows import logged_row, stage_row
+from factory.ledger.tables import Batch, GenerationRow, JudgementRow, RoundRow, merge
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
 from factory.round.pruning import sweep
@@ -117,7 +117,7 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
         given = unknown_rows(past, base)
     factory.monitor.stage("draw")
     pool = home_stream() if factory.pool is None else iter(factory.pool)
-    queries = draw(pool, num_queries, drawn)
+    queries = draw(pool, num_queries, drawn, factory.pool_size)
     note_model(factory)
     if len(queries) < num_queries:
         factory.monitor.note(f"the pool has {len(queries)} fresh queries, not {num_queries}")
@@ -163,6 +163,16 @@ def unknown_rows(past: Source, base: Checkpoint) -> Batch:
     return given_rows(base, load_codebook(Path(base.path)))
 
 
+def log_rows(this: OpenRound, queries: Sequence[Query]) -> list[GenerationRow]:
+    """What the logs of queries have beside them, as the answers of nobody's model."""
+    rows: list[GenerationRow] = []
+    for query in queries:
+        if query.log is not None:
+            text = to_json(asdict(query.log))
+            rows.append(logged_row(this.number, query.id, "log", text))
+    return rows
+
+
 def write_start(factory: Factory, this: OpenRound, queries: Sequence[Query], more: Batch) -> None:
     """Append the first rows of a round and its queries with `more`, all or nothing."""
     now = datetime.now(UTC)
@@ -184,14 +194,15 @@ def write_start(factory: Factory, this: OpenRound, queries: Sequence[Query], mor
             for position, query in enumerate(queries)
         ],
         "stage": [stage_row(this.number, "draw", now, {"queries": len(queries)})],
+        "generation": log_rows(this, queries),
     }
     factory.ledger.append(merge([first, more]))
     factory.ledger.fold()
 
 
-def draw(pool: Iterable[Query], count: int, drawn: set[str]) -> list[Query]:
+def draw(pool: Iterable[Query], count: int, drawn: set[str], size: int = 0) -> list[Query]:
     """The first `count` queries of the pool that are not in `drawn`, each once; fewer where it has
-    fewer. Raises InputError where it has none.
+    fewer. Raises InputError where it has none; `size` is that of the files, where the pool is less.
 
     What is wrong with one as such, e.g. that it overlaps a benchmark, set rules of the stage `draw`
     say; it is drawn all the same, so that it is seen.
@@ -208,7 +219,7 @@ def draw(pool: Iterable[Query], count: int, drawn: set[str]) -> list[Query]:
                 break
     if not fresh:
         raise InputError(
-            f"the query pool is empty: it holds {total} queries and all have been drawn",
+            f"the query pool is empty: it holds {max(total, size)} queries and all have been drawn",
             remedy="add requests: `factory round --queries FILE`, or `queries` in factory.toml",
         )
     return fresh

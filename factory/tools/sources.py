@@ -17,7 +17,9 @@ from factory.domain.jsontext import json_path, parse_strict, show, walk
 from factory.domain.plaintext import is_unicode
 from factory.domain.records import Query, Tool
 from factory.tools.dialects import find_tools
+from factory.tools.logs import AskedTurn, is_trace, open_event, open_log, split_talk
 from factory.tools.rowfiles import JSON_SUFFIXES, BadLine, FileRow, read_rows
+from factory.tools.transcripts import Transcripts
 from factory.tools.yamltext import YAML_SUFFIXES
 
 QUERY_FIELDS = (
@@ -25,6 +27,10 @@ QUERY_FIELDS = (
     *("prompt", "text", "input", "utterance"),
 )
 """Names under which files keep the request, most specific first."""
+PLAIN_FIELDS = QUERY_FIELDS[:5]
+"""Those that no log uses: a row with a text under one of them asks that."""
+NO_TEXTS = ("null", "none", "nan", "undefined")
+"""What programs write where there is no text."""
 
 MAX_QUERY_CHARACTERS = 8192
 STRAY_STRING = "a text alone is a request only in a file of nothing else"
@@ -59,24 +65,76 @@ class Imported(Generic[ItemT]):
     """Of the usable ones."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested:
+    """A request as a file has it. Example: Requested(where="q.jsonl:7", text="Book a table")."""
+
+    where: str
+    text: str
+    asked: AskedTurn | None = None
+    """Its turn of a conversation, where it comes from a log."""
+
+
 def read_queries(path: Path, field: str = "") -> Imported[Query]:
-    """Requests of a file, in any form that tools.rowfiles reads.
+    """Requests of a file, in any form that tools.rowfiles reads; of logs each user's turn, once.
 
     `field` names the key that holds the request; empty looks for QUERY_FIELDS in their order.
     Raises InputError where the file cannot be read or nobody can tell which field it is.
     """
     queries: list[Query] = []
     bad: list[BadLine] = []
-    for row in _without_stray_strings(path, bad):
-        try:
-            text = request_text(row.value, field)
-        except ValueError as error:
-            bad.append(BadLine(where=row.where, cause=str(error)))
-            continue
-        queries.append(Query(id=query_id(text), text=text, source=row.where))
+    logged: set[str] = set()
+    for found in read_requests(path, bad, field):
+        query = Query(id=query_id(found.text), text=found.text, source=found.where)
+        if found.asked is None:
+            queries.append(query)
+        elif query.id not in logged:
+            logged.add(query.id)
+            queries.append(query)
     if not queries and not bad:
         raise InputError("the file holds no requests", where=str(path))
     return Imported(items=tuple(queries), bad=tuple(bad))
+
+
+def read_requests(path: Path, bad: list[BadLine], field: str = "") -> Iterator[Requested]:
+    """Requests of a file as a stream; a conversation's turns each time that it stands there."""
+    transcripts = Transcripts()
+    for row in _without_stray_strings(path, bad):
+        try:
+            yield from _requests_of(row, field, transcripts)
+        except (ValueError, RecursionError) as error:
+            bad.append(BadLine(where=row.where, cause=str(error)))
+        except (LookupError, TypeError, AttributeError) as error:
+            cause = f"it looks like a log, and is not: {error!r}"
+            bad.append(BadLine(where=row.where, cause=cause))
+    for where, asked in transcripts.close():
+        try:
+            yield Requested(where=where, text=request_text(asked.text), asked=asked)
+        except ValueError as error:
+            bad.append(BadLine(where=where, cause=str(error)))
+
+
+def _requests_of(row: FileRow, field: str, transcripts: Transcripts) -> Iterator[Requested]:
+    """The requests of a row: what it asks, or each turn of a user where it is a log's."""
+    value = row.value
+    is_plain = bool(field) or (
+        isinstance(value, dict) and any(isinstance(value.get(n), str) for n in PLAIN_FIELDS)
+    )
+    if is_plain or isinstance(value, str):
+        yield Requested(where=row.where, text=request_text(value, field))
+        return
+    talks = open_log(value)
+    if talks is not None:
+        asked = [each for talk in talks for each in split_talk(talk)]
+        if talks and not asked:
+            raise ValueError("the conversation holds no request of a user")
+        for each in asked:
+            yield Requested(where=row.where, text=request_text(each.text), asked=each)
+    elif (event := open_event(value)) is not None:
+        for where, each in transcripts.add(event, row.where):
+            yield Requested(where=where, text=request_text(each.text), asked=each)
+    else:
+        yield Requested(where=row.where, text=request_text(value))
 
 
 def _without_stray_strings(path: Path, bad: list[BadLine]) -> Iterator[FileRow]:
@@ -130,7 +188,9 @@ def make_tools(
     for row, value in rows:
         try:
             check(value)
-            for found in find_tools(value, deprecated=deprecated):
+            if is_trace(value):
+                value = [tool for talk in open_log(value) or () for tool in talk.tools]
+            for found in find_tools(value, deprecated=deprecated) if value != [] else ():
                 where = f"{row} {found.place}".rstrip()
                 document = found.document
                 if found.left_out:
@@ -225,12 +285,17 @@ def request_text(value: Any, field: str = "") -> str:
         if name is None:
             wanted = repr(field) if field else "any of " + ", ".join(QUERY_FIELDS)
             raise ValueError(f"has no field {wanted}; it has {', '.join(map(str, value))[:200]}")
+        more = value.get("input", value.get("context")) if name == "instruction" else None
         value = value[name]
+        if isinstance(value, str) and isinstance(more, str) and more.strip() and not field:
+            value = f"{value.strip()}\n\n{more.strip()}"  # Alpaca's and Dolly's
     if not isinstance(value, str):
         raise ValueError(f"the request is a {type(value).__name__}, not a text")
     text = value.strip()
     if not normalise_text(text):
         raise ValueError("the request is empty")
+    if text.casefold() in NO_TEXTS:
+        raise ValueError(f"the request is the text {text!r}, which stands for none")
     if not is_unicode(text):
         raise ValueError("the request holds half of a surrogate pair")
     if len(text) > MAX_QUERY_CHARACTERS:

@@ -58,6 +58,7 @@ VIEWS = {
         *("round", "drawn", "tools_ok", "called", "voted"),
         *("accepted", "rejected", "unjudged", "acceptance", "passed"),
     ),
+    "logged": ("round", "query_id", "query", "calls_json", "status", "rule", "message"),
     "vote_margin": ("round", "margin", "votes", "queries"),
     "round_score": (
         *("round", "benchmark", "category", "model", "checkpoint_id", "unit"),
