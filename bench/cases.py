@@ -20,11 +20,12 @@ from factory.domain.canon import query_id
 from factory.domain.failures import FactoryError
 from factory.domain.jsontext import show
 from factory.domain.records import Call, Candidate, HeldOut, Past, PastQuery, Query, Tool
+from factory.judge.answers import Syntax
 from factory.judge.calls import judge_call
 from factory.judge.keys import make_key
 from factory.judge.rulebook import Rulebook
 from factory.judge.sets import judge_round
-from factory.score.calls.decode import Syntax, decode
+from factory.score.calls.decode import decode
 from factory.score.labelled import read_labelled
 from factory.tools.sources import read_queries, read_tools
 from factory.workspace.folder import Workspace, shipped_root

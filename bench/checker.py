@@ -22,7 +22,7 @@ from bench.gold import DATA, read_seal_tools
 from bench.table import best_seconds, print_machine, print_table
 from factory.domain.records import Tool
 from factory.judge.cases import render_calls
-from factory.judge.reading import ParsedCalls
+from factory.judge.parsed import ParsedCalls
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls
 from factory.tools.schema import arguments_schema

@@ -443,7 +443,8 @@ def plant_keys(document: Document, arguments: Document, rng: random.Random) -> P
 def plant_prose(document: Document, arguments: Document, rng: random.Random) -> Planted:
     bare = json.dumps({"name": document["name"], "arguments": arguments})
     text = rng.choice(["I cannot do that.", "", bare, bare + "</tool_call>"])
-    return Planted(text=text, tools=[_tool(document)], fault="no_tool_call")
+    fault = "call_json" if bare in text else "no_tool_call"
+    return Planted(text=text, tools=[_tool(document)], fault=fault)
 
 
 def plant_cut(document: Document, arguments: Document, rng: random.Random) -> Planted:

@@ -22,7 +22,7 @@ from jsonschema import Draft202012Validator
 from bench.table import print_machine, print_table
 from factory.domain.canon import tool_id
 from factory.domain.records import Call, Tool, Verdict
-from factory.judge.reading import ParsedCalls
+from factory.judge.parsed import ParsedCalls
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls
 from factory.tools.dialects import read_dialect

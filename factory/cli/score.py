@@ -194,7 +194,7 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
     lines = [*card.categories, *card.averages]
     extra = {
         name: [getattr(line, name) for line in lines]
-        for name in ("ceiling", "strict", "note")
+        for name in ("ceiling", "official", "note")
         if any(getattr(line, name) not in (None, "") for line in lines)
     }
     if card.cut:
@@ -211,10 +211,10 @@ def _print_card(measured: Measured | None, card: Scorecard) -> None:
     head = measured.system if measured else ""
     print_table((head, "items", "score", "95 % interval", *extra), rows)
     _print_missing(card)
-    if "strict" in extra:
+    if "official" in extra:
         out(
-            "  [dim]strict: answers that neither call nor try to; the official score also counts "
-            "calls that cannot be read[/]"
+            "  [dim]official: BFCL's count, to which calls that cannot be read and answers that "
+            "were cut are abstentions too[/]"
         )
     if card.cut:
         cut = ", ".join(f"{count} at {limit}" for limit, count in card.cut)

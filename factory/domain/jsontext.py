@@ -84,6 +84,24 @@ def parse_strict(text: str) -> Any:
     return value
 
 
+def parse_prefix(text: str, start: int) -> tuple[Any, int]:
+    """The JSON object or array that begins at `start`, and the index after it.
+
+    Raises JsonTextError.
+
+    >>> parse_prefix('so: {"a": 1} it is', 4)
+    ({'a': 1}, 12)
+    """
+    depth = 0
+    for match in _TOKEN.finditer(text, start):
+        depth += (match[0] in "[{") - (match[0] in "]}")
+        if depth > MAX_DEPTH:
+            raise JsonTextError(f"nested deeper than {MAX_DEPTH} levels")
+        if depth == 0:
+            return parse_strict(text[start : match.end()]), match.end()
+    return parse_strict(text[start:]), len(text)
+
+
 def parse_sequence(text: str) -> tuple[list[Any], str]:
     """JSON values that follow one another, and the cause why the next one cannot be read.
 

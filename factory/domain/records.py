@@ -239,12 +239,15 @@ class Completion:
     """One sampled answer."""
 
     text: str
-    """Decoded text without special tokens; code tokens are kept."""
+    """Decoded text without special tokens, but with code tokens and, where the request has tools,
+    with those that mark calls."""
     token_ids: tuple[int, ...]
     """New token ids, the end-of-turn token included when it was sampled."""
     finish_reason: FinishReason
     logprob: float
     """Cumulative log-probability of the new tokens under the sampling model; 0 if not wanted."""
+    calls_apart: bool = False
+    """Whether a server told the calls apart from the text, where they stand in Hermes' tags now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +297,7 @@ class ItemScore:
     category: str
     correct: bool
     reason: str
-    """Empty, or why it is wrong; `unreadable_call` where BFCL counts a broken call as none."""
+    """Empty, or why it is wrong; `unreadable_call` where BFCL would count a broken call as none."""
     message: str
     answer: str
     """The model's raw text."""

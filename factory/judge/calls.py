@@ -14,7 +14,7 @@ from factory.domain.jsontext import Parts, show
 from factory.domain.records import Call, Tool
 from factory.judge.findings import MAX_VERDICTS, Finding, explain, suggest
 from factory.judge.keys import make_key
-from factory.judge.reading import ParsedCalls
+from factory.judge.parsed import ParsedCalls
 from factory.tools.schema import TooMuchWork, bounded_work, is_named, read_tool
 
 _WORD = re.compile(r"\w+")
@@ -25,6 +25,9 @@ def judge_reading(parsed: ParsedCalls) -> Iterator[Finding]:
     if parsed.extra_keys:
         message = f"keys besides name and arguments: {', '.join(parsed.extra_keys[:4])}"
         yield Finding("call/call_keys", (), message)
+    for index in parsed.foreign[:MAX_VERDICTS]:
+        message = f"not an object of a name and an object of arguments in {show(parsed.text)}"
+        yield Finding("call/call_keys", (index,), message)
     if parsed.repaired:
         message = f"quotes or trailing commas were mended in {show(parsed.text)}"
         yield Finding("call/repaired_json", (), message)

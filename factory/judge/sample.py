@@ -28,7 +28,8 @@ from factory.domain.records import (
     Vote,
 )
 from factory.judge.keys import make_key
-from factory.judge.reading import ParsedCalls, read_answers
+from factory.judge.parsed import ParsedCalls, text_arguments
+from factory.judge.reading import read_completions
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote, first_reject
 from factory.judge.vote import vote
@@ -179,7 +180,10 @@ class Trail:
         """Vote on the answers to a query with these tools, and judge each of them (A5)."""
         if (unjudged := self._find_unjudged("calls", reply)) is not None:
             return self._close("unjudged", "calls", unjudged, tools)
-        answers = read_answers(completion.text for completion in reply.completions)
+        known: dict[str, frozenset[str]] = {}
+        for tool in tools:
+            known |= text_arguments(tool.name, tool.arguments.get("properties"))
+        answers = read_completions(reply.completions, known)
         result = vote(
             answers,
             tools,

@@ -12,20 +12,13 @@ from dataclasses import dataclass
 
 from factory.domain.canon import tool_id
 from factory.domain.jsontext import json_path, show
-from factory.domain.records import CONTEXT_FULL, ENGINE_DIED, PROMPT_TOO_LONG, Tool, Verdict, Vote
+from factory.domain.records import Tool, Verdict, Vote
 from factory.judge.calls import judge_call, judge_duplicates, judge_grounding, judge_reading
 from factory.judge.documents import find_unusable, judge_document, judge_name_in_set
 from factory.judge.findings import Finding
-from factory.judge.reading import ParsedCalls, ParsedTools, parse_calls, parse_tools
+from factory.judge.parsed import CUTS, TRUNCATED, ParsedCalls, if_cut
+from factory.judge.reading import ParsedTools, parse_calls, parse_tools
 from factory.judge.rulebook import Rulebook
-
-CUTS = {
-    "length": "at the limit of new tokens",
-    CONTEXT_FULL: "where it met engine.max_model_len",
-    PROMPT_TOO_LONG: "because the prompt fills engine.max_model_len",
-    ENGINE_DIED: "where the engine ended",
-}
-"""What cut an answer short, by its finish reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +76,10 @@ def check_calls(
     if finish_reason in CUTS:
         message = f"cut after {len(parsed.text)} characters, {CUTS[finish_reason]}"
         findings.append(Finding("call/truncated", (), message))
+        parsed = if_cut(parsed, CUTS[finish_reason])
     if parsed.failure:
-        unread = [Finding(f"call/{parsed.failure}", (), parsed.message)]
+        is_said = bool(findings) and parsed.failure == TRUNCATED
+        unread = [] if is_said else [Finding(f"call/{parsed.failure}", (), parsed.message)]
         found = _make_verdicts(findings, rulebook, subject)
         return (*found, *_make_verdicts(unread, rulebook, subject, parsed.path))
     calls = parsed.calls or ()

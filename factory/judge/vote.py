@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 
 from factory.domain.records import Tool, Vote
 from factory.judge.keys import Key, emitted_text, make_key
-from factory.judge.reading import ParsedCalls, read_answers
+from factory.judge.parsed import ParsedCalls
+from factory.judge.reading import read_answers
 
 
 def vote(
@@ -82,7 +83,7 @@ def _sample_key(sample: ParsedCalls, tools: Mapping[str, Tool], *, loose: bool) 
     if not sample.calls:
         return Key(_NO_CALL, True)
     key = make_key(sample.calls, tools, loose=loose)
-    return key if not sample.extra_keys else key._replace(exact=False)
+    return key if not (sample.extra_keys or sample.foreign) else key._replace(exact=False)
 
 
 class _Ballot(NamedTuple):

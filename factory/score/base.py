@@ -116,7 +116,7 @@ class Scorable(ABC):
         """
         card = self.card(subtract(before, after))
         categories, averages = (
-            tuple(replace(line, ceiling=None, strict=None, note="", cut=0) for line in lines)
+            tuple(replace(line, ceiling=None, official=None, note="", cut=0) for line in lines)
             for lines in (card.categories, card.averages)
         )
         return replace(card, categories=categories, averages=averages, reasons=(), cut=())

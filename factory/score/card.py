@@ -2,8 +2,8 @@
 
 One set of judged items has several honest averages. ToolDev's and the leaderboard's stand side by
 side, each with its interval, with the ceiling that gold answers reach through the same checker, and
-with what is missing named. Where BFCL counts a broken call as an abstention, the strict share
-stands beside the official one. Other kinds of benchmark are laid out likewise.
+with what is missing named. Where BFCL counts a broken call as an abstention, its count stands
+beside that of true ones. Other kinds of benchmark are laid out likewise.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Line:
     """The score; None where parts of it are missing."""
     ceiling: float | None = None
     """Percent that gold answers reach."""
-    strict: float | None = None
-    """Percent of true abstentions, where nothing is to be called."""
+    official: float | None = None
+    """Percent by BFCL's count where nothing is to be called: what cannot be read is right there."""
     num_items: int = 0
     """Items it is made of."""
     cut: int = 0
@@ -94,7 +94,7 @@ def make_card(
     averages: Sequence[Average] = (),
     *,
     ceilings: Groups | None = None,
-    strict: Mapping[str, float] | None = None,
+    official: Mapping[str, float] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> Scorecard:
     """Categories in the items' order, and averages.
@@ -102,7 +102,7 @@ def make_card(
     The overall score is the first average, or the mean of the categories where that lacks one.
     """
     marks = group_marks(items)
-    ceilings, strict, notes = ceilings or {}, strict or {}, notes or {}
+    ceilings, official, notes = ceilings or {}, official or {}, notes or {}
     cut = [(item.category, item.detail["cut"]) for item in items if "cut" in item.detail]
     num_cut = Counter(category for category, _ in cut)
 
@@ -111,13 +111,13 @@ def make_card(
         missing = tuple(category for category in weights if category not in marks)
         if missing:
             return Line(scheme=scheme, name=name, missing=missing)
-        whole = weights.keys() <= strict.keys()
+        whole = weights.keys() <= official.keys()
         return Line(
             scheme=scheme,
             name=name,
             estimate=combine(marks, weights),
             ceiling=combine(ceilings, weights).value if ceilings else None,
-            strict=sum(w * strict[category] for category, w in weights.items()) if whole else None,
+            official=sum(w * official[name] for name, w in weights.items()) if whole else None,
             num_items=sum(len(marks[category]) for category in weights),
             cut=sum(num_cut[category] for category in weights),
             weights=weights,
@@ -133,7 +133,7 @@ def make_card(
                 name=name,
                 estimate=combine(marks, {name: 1.0}),
                 ceiling=100 * float(ceilings[name].mean()) if ceilings else None,
-                strict=strict.get(name),
+                official=official.get(name),
                 num_items=len(values),
                 cut=num_cut[name],
                 note=notes.get(name, ""),

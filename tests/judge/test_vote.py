@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from factory.domain.canon import tool_id
 from factory.domain.records import Call, Tool
 from factory.judge.keys import make_key
-from factory.judge.reading import MAX_BLOCKS, ParsedCalls, parse_calls
+from factory.judge.parsed import MAX_BLOCKS, ParsedCalls
+from factory.judge.reading import parse_calls
 from factory.judge.vote import vote
 
 settings.register_profile("factory", deadline=None, derandomize=True)
@@ -417,7 +418,7 @@ def test_reading_keeps_order_and_flags() -> None:
     [
         ("", "no_tool_call"),
         ("It is sunny.", "no_tool_call"),
-        ('{"name": "f", "arguments": {}}', "no_tool_call"),
+        ('{"name": "f", "arguments": {}}', "call_json"),
         (BROKEN, "call_json"),
         ("<tool_call></tool_call>", "call_json"),
         ("<tool_call>f(x=1)</tool_call>", "call_json"),
@@ -429,7 +430,7 @@ def test_reading_keeps_order_and_flags() -> None:
         ('<tool_call>{"name": "f", "arguments": {"a": "\udc00"}}</tool_call>', "call_json"),
         ('<tool_call>{"name": "f"}</tool_call>', "call_keys"),
         ('<tool_call>{"name": "f", "arguments": []}</tool_call>', "call_keys"),
-        ('<tool_call>{"name": "f", "arguments": "{}"}</tool_call>', "call_keys"),
+        ('<tool_call>{"name": "f", "arguments": "{"}</tool_call>', "call_json"),
         ('<tool_call>{"name": 1, "arguments": {}}</tool_call>', "call_keys"),
         ("<tool_call>[]</tool_call>", "call_keys"),
         ("<tool_call>{}</tool_call>" * (MAX_BLOCKS + 5), "call_keys"),

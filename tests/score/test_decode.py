@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.domain.records import Call
+from factory.judge.answers import Syntax
 from factory.judge.reading import parse_calls
-from factory.score.calls.decode import Syntax, decode, is_abstention
+from factory.score.calls.decode import decode
 
 SYNTAXES: tuple[Syntax, ...] = get_args(Syntax)
 
@@ -81,15 +82,15 @@ def test_plain_text_calls_nothing(syntax: Syntax, text: str) -> None:
     found = decode(text, syntax)
     assert (found.calls, found.failure) == ((), "no_tool_call"), found
     assert found.message
-    assert is_abstention(text)
+    assert found.kind == "abstention"
 
 
 # (syntax, text, words of the message)
 BROKEN: list[tuple[Syntax, str, str]] = [
     ("hermes", "<tool_call>{'name'</tool_call>", ""),
     ("json", ONE[:-1], "text ends"),
-    ("json", '[{"name": "f"}]', "no object of arguments"),
-    ("json", '[{"arguments": {}}]', "no object with a name"),
+    ("json", '[{"name": "f"}]', "the key arguments is missing"),
+    ("json", '[{"arguments": {}}]', "the key name is missing"),
     ("json", '{"name": "f", "arguments": {"a": NaN}}', "NaN"),
     ("json", '{"name": "f", "arguments": {"a": 1, "a": 2}}', "twice"),
     ("json", '{"name": "f", "arguments": "{"}', "text ends"),
@@ -99,8 +100,8 @@ BROKEN: list[tuple[Syntax, str, str]] = [
     ("python", "[f(a=1), 2]", "is no call"),
     ("python", "f(1)", "without a name"),
     ("python", "f(**{'a': 1})", "without a name"),
-    ("python", "f(a=1)(b=2)", "no list of arguments"),
-    ("python", "f(a=1) + g(b=2)", "no list of arguments"),
+    ("python", "f(a=1)(b=2)", "follows the calls"),
+    ("python", "f(a=1) + g(b=2)", "follows the calls"),
     ("python", "f(a=1, a=2)", "an argument twice"),
     ("python", "f(a=)", "cannot be read"),
     ("python", "f(a='\\ud800')", "surrogate"),
@@ -111,7 +112,7 @@ BROKEN: list[tuple[Syntax, str, str]] = [
     ("llama", '<function=f>{"a": 1}', "not whole"),
     ("llama", "<function=f>a=1</function>", ""),
     ("llama", f"{ONE}; nothing", ""),
-    ("mistral", "[TOOL_CALLS] none", "without calls"),
+    ("mistral", "[TOOL_CALLS] none", "no call stands"),
     ("mistral", "[TOOL_CALLS] [{", ""),
     ("mistral", 'f{"a": 1', "not closed"),
     ("mistral", 'f{"a": 1} and more', "follows the calls"),
@@ -128,12 +129,12 @@ def test_a_broken_call_is_a_failure_and_no_abstention(
         assert found.failure in ("call_json", "call_keys", "call_python")
         assert words in found.message
         assert len(found.message) < 400 and found.message.isprintable()
-    assert not is_abstention(text)
+    assert decode(text, "auto").kind != "abstention"
 
 
 def test_an_unfinished_tag_is_no_abstention() -> None:
     for text in ("<tool_call", "<tool_call {", '<tool_call>{"name": "f"', "Well: <tool_call>"):
-        assert not is_abstention(text)
+        assert decode(text, "auto").kind != "abstention"
         assert decode(text, "auto").failure in ("call_json", "call_keys")
 
 

@@ -304,10 +304,16 @@ JUDGED = [
     ("irrelevance", "No.", "stop", True, ""),
     ("irrelevance", "", "stop", True, ""),
     ("irrelevance", CALL, "stop", False, "unwanted_call"),
-    ("irrelevance", BROKEN, "stop", True, "unreadable_call"),
-    ("irrelevance", BROKEN, "length", True, "unreadable_call"),
-    ("irrelevance", REPAIRED, "stop", True, "unreadable_call"),
-    ("irrelevance", "<tool_call", "stop", True, "unreadable_call"),
+    ("irrelevance", BROKEN, "stop", False, "unreadable_call"),
+    ("irrelevance", BROKEN, "length", False, "truncated"),
+    ("irrelevance", REPAIRED, "stop", False, "unreadable_call"),
+    ("irrelevance", "I think", "length", False, "truncated"),
+    ("irrelevance", "<think>The user", "stop", False, "truncated"),
+    ("irrelevance", "<think>The user", "context_full", False, "truncated"),
+    ("irrelevance", "<function_calls><x>y</x></function_calls>", "stop", False, "unreadable_call"),
+    ("live_relevance", "I think", "length", False, "truncated"),
+    ("simple_java", "<think>The user", "length", False, "truncated"),
+    ("irrelevance", "<tool_call", "stop", False, "unreadable_call"),
     ("irrelevance", "", "prompt_too_long", False, "prompt_too_long"),
     ("live_irrelevance", "", "engine_died", False, "engine_died"),
 ]
@@ -353,7 +359,9 @@ def mark(item: Item, correct: bool, reason: str = "") -> ItemScore:
 def test_averages_stand_side_by_side(bfcl: Benchmark) -> None:
     right = {"simple_python", "live_multiple", "irrelevance", "live_irrelevance"}
     items = [
-        mark(item, item.category in right, "unreadable_call" if item.id == "irrelevance_0" else "")
+        mark(item, False, "unreadable_call")
+        if item.id == "irrelevance_0"
+        else mark(item, item.category in right)
         for item in bfcl.items
     ]
     card = bfcl.card(items[::-1])
@@ -365,8 +373,8 @@ def test_averages_stand_side_by_side(bfcl: Benchmark) -> None:
     assert value[("tooldev", "overall")] == pytest.approx(50 / 12 + 50 * 1037 / 1335)
     assert value[("leaderboard", "non_live")] == pytest.approx(100 / 12)
     assert value[("leaderboard", "live")] == pytest.approx(25)
-    assert value[("leaderboard", "irrelevance")] == 100
-    assert named[("leaderboard", "irrelevance")].strict == 75
+    assert value[("leaderboard", "irrelevance")] == 75
+    assert named[("leaderboard", "irrelevance")].official == 100
     assert value[("leaderboard", "relevance")] == 0
     missing = named[("leaderboard", "overall")]
     assert missing.estimate is None
@@ -559,7 +567,7 @@ def test_score_command_measures_once_and_shows_published_rows(tmp_path: Path) ->
     arguments = ("score", "bfcl", "--data", data, "--category", "simple_python")
     arguments = (*arguments, "--category", "irrelevance", "--threads", "1")
     first = run_factory(*arguments, cwd=folder).stdout
-    assert "scored now" in first and "strict" in first
+    assert "scored now" in first and "official" in first
     assert "published: ToolDev (ToolACE-DEV, arXiv 2505.07512), Table 1" in first
     assert "measured here" in first
     record = json.loads(run_factory(*arguments, "--json", cwd=folder).stdout)

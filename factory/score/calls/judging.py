@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from factory.domain.records import UNANSWERED, Completion, ItemScore, Reply
-from factory.judge.reading import ParsedCalls
+from factory.judge.answers import Syntax
+from factory.judge.parsed import TRUNCATED, ParsedCalls, if_cut, text_arguments
 from factory.score.asking import CUT_BY, cut_of
 from factory.score.calls.bfcl import LANGUAGES, RIGHT, AstVerdict, check_ast, match_calls
-from factory.score.calls.decode import Syntax, decode, is_abstention
+from factory.score.calls.decode import decode
 from factory.score.items import Item
 
 PER_CALL = ("named", "exact")
 """Measures of single calls: the right tool is called; and with the right arguments."""
+UNREADABLE_CALL = "unreadable_call"
+"""Nothing was to be called, and what was answered is no abstention and no call either."""
 
 
 def judge(item: Item, reply: Reply, syntax: Syntax = "hermes") -> ItemScore:
     """One reply against its item.
 
     An answer whose JSON has to be repaired is wrong, as it is to BFCL's decoders. Where nothing is
-    to be called, an answer that cannot be read is right, as BFCL has it, but with a reason: it is
-    no abstention.
+    to be called, only an answer that neither calls nor tries to is right: to BFCL one that cannot
+    be read is right as well, and one that a limit cut.
     """
     completion = reply.completions[0]
-    parsed = decode(completion.text, syntax)
+    syntax = "hermes" if completion.calls_apart else syntax
+    parsed = decode(completion.text, syntax, _texts(item.functions))
+    if completion.finish_reason in CUT_BY:
+        parsed = if_cut(parsed, f"at {CUT_BY[completion.finish_reason]}")
     verdict = _find_unreadable(parsed, completion, reply.num_prompt_tokens)
     if item.judge in LANGUAGES:
         verdict = verdict or check_ast(
@@ -30,7 +39,7 @@ def judge(item: Item, reply: Reply, syntax: Syntax = "hermes") -> ItemScore:
     elif item.judge == "any_call":
         verdict = verdict or RIGHT
     elif completion.finish_reason not in UNANSWERED:
-        verdict = _judge_abstention(verdict, parsed, completion.text)
+        verdict = _judge_abstention(verdict, parsed)
     assert verdict is not None
     return ItemScore(
         item=item.id,
@@ -54,6 +63,16 @@ def _match(item: Item, parsed: ParsedCalls) -> dict[str, float]:
     return {metric: 2 * count / whole for metric, count in zip(PER_CALL, hits, strict=True)}
 
 
+def _texts(functions: Sequence[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+    """Of each function, the arguments that are text."""
+    found: dict[str, frozenset[str]] = {}
+    for function in functions:
+        parameters = function.get("parameters")
+        properties = parameters.get("properties") if isinstance(parameters, dict) else None
+        found |= text_arguments(str(function.get("name")), properties)
+    return found
+
+
 def _find_unreadable(
     parsed: ParsedCalls, completion: Completion, num_prompt_tokens: int
 ) -> AstVerdict | None:
@@ -71,13 +90,13 @@ def _find_unreadable(
     return None
 
 
-def _judge_abstention(unreadable: AstVerdict | None, parsed: ParsedCalls, text: str) -> AstVerdict:
-    """Right where no call can be read (BFCL's irrelevance)."""
+def _judge_abstention(unreadable: AstVerdict | None, parsed: ParsedCalls) -> AstVerdict:
+    """Right where the answer neither calls nor tries to."""
     if unreadable is None:
         names = ", ".join(call.name for call in parsed.calls or ())
         return AstVerdict(False, "unwanted_call", f"calls {names} where nothing is to be called")
-    if is_abstention(text):
+    if parsed.kind == "abstention":
         return RIGHT
-    return AstVerdict(
-        True, "unreadable_call", f"a call that BFCL cannot read: {unreadable.message}"
-    )
+    if unreadable.reason == TRUNCATED:
+        return unreadable
+    return AstVerdict(False, UNREADABLE_CALL, f"a call that cannot be read: {unreadable.message}")

@@ -17,6 +17,8 @@ from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError
 from factory.domain.records import Checkpoint, ItemScore, Message, Request, Score
 from factory.engines.base import Engine
+from factory.judge.answers import Syntax
+from factory.judge.parsed import TRUNCATED
 from factory.score.asking import ask_all, greedy
 from factory.score.base import Asked, Setup, resolve
 from factory.score.calls.bfcl import (
@@ -28,8 +30,7 @@ from factory.score.calls.bfcl import (
     check_ast,
     gold_calls,
 )
-from factory.score.calls.decode import Syntax
-from factory.score.calls.judging import PER_CALL, judge
+from factory.score.calls.judging import PER_CALL, UNREADABLE_CALL, judge
 from factory.score.calls.questions import MAX_TOKENS, PromptStyle, load_questions
 from factory.score.card import Average, Groups, Line, Scorecard, make_card
 from factory.score.definition import check_definition, first_of_each
@@ -155,7 +156,7 @@ class Benchmark(Asked):
             ordered,
             _averages(self, group_marks(ordered)),
             ceilings=group_ceilings(self),
-            strict=_share_of_abstentions(self, items),
+            official=_official_abstentions(self, items),
         )
         return replace(card, per_call=_per_call(ordered))
 
@@ -208,6 +209,10 @@ def _join_neighbours(messages: Sequence[Message]) -> tuple[Message, ...]:
     )
 
 
+_JUDGED_BY = {"no_call": "true abstention"}
+"""Judges that judge otherwise than they did under their name: older scores are not theirs."""
+
+
 def score_basis(benchmark: Benchmark, prompts: Prompts) -> str:
     """Hash of what a score depends on besides the checkpoint: items, prompts, length.
 
@@ -216,7 +221,7 @@ def score_basis(benchmark: Benchmark, prompts: Prompts) -> str:
     items = [[item.id, item.query, item.functions, item.ground_truth] for item in benchmark.items]
     shas = [prompts.sha(name) for name in ("calls/system", "calls/invoke")]
     unusual: dict[str, object] = {
-        item.id: [item.judge, [message.to_json() for message in item.turn]]
+        item.id: [_JUDGED_BY.get(item.judge, item.judge), [m.to_json() for m in item.turn]]
         for item in benchmark.items
         if item.judge != "python" or len(item.turn) > 1
     }
@@ -256,11 +261,12 @@ def _gold_is_right(item: Item) -> bool:
     return check_ast(calls, item.functions, item.ground_truth, item.language).correct
 
 
-def _share_of_abstentions(benchmark: Benchmark, items: Sequence[ItemScore]) -> dict[str, float]:
-    """Percent of answers that neither call nor try to, in each category that asks for it."""
+def _official_abstentions(benchmark: Benchmark, items: Sequence[ItemScore]) -> dict[str, float]:
+    """Percent of answers of which no call can be read, in each category where none is due."""
     asked = {item.category for item in benchmark.items if item.judge == "no_call"}
+    unread = (UNREADABLE_CALL, TRUNCATED)
     abstained = [
-        (x.category, float(x.correct and not x.reason)) for x in items if x.category in asked
+        (x.category, float(x.correct or x.reason in unread)) for x in items if x.category in asked
     ]
     return {name: 100 * float(of.sum()) / len(of) for name, of in group_values(abstained).items()}
 

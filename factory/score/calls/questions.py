@@ -17,9 +17,9 @@ from pydantic import Field
 
 from factory.domain.failures import ContentError, MissingError
 from factory.domain.records import Message
+from factory.judge.answers import Syntax
 from factory.score.base import parse_json, read_text
 from factory.score.calls.bfcl import LANGUAGES
-from factory.score.calls.decode import Syntax
 from factory.score.definition import (
     Definition,
     check_definition,
