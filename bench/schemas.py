@@ -96,7 +96,7 @@ def _example(schema: Any) -> Any:
         return [_example(schema.get("items", {}))] * max(1, schema.get("minItems", 1))
     low = schema.get("minimum", 1)
     plain = {"integer": low, "number": low, "boolean": True, "null": None}
-    return plain.get(kind, "text" + "x" * max(0, schema.get("minLength", 0) - 4))
+    return plain.get(str(kind), "text" + "x" * max(0, schema.get("minLength", 0) - 4))
 
 
 if __name__ == "__main__":
