@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from factory.cli.apart import go_on_apart
 from factory.cli.opening import open_ledger
 from factory.cli.terminal import err, escape_line, out, out_indented, print_table, write
 from factory.domain.failures import InputError
@@ -87,6 +88,7 @@ def sql(
     if not query and not chosen:
         _print_listing(ledger)
         return
+    go_on_apart(timeout)
     if limit is None and not chosen:
         limit = SCREEN_ROWS
     with ledger.read() as past:

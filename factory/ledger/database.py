@@ -399,6 +399,8 @@ class Ledger(Source):
                 con.execute("use stored")
             else:
                 self._unite(con, names, also, has_file, current)
+            # DuckDB would draw one into stdout, among the answer, where Python seems interactive.
+            con.execute("set enable_progress_bar = false")
             con.execute("set enable_external_access = false")
             con.execute("set lock_configuration = true")
             con.execute("begin transaction read only")

@@ -16,6 +16,14 @@ STOPPING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 """Signals that end a command; Python tells of those alone that have a handler."""
 AGAIN_SECONDS = 0.05
 """Between two interrupts: one that comes between two steps of a query is forgotten."""
+GRACE_SECONDS = 1.0
+"""From a deadline to the end of a process that is here for one query alone."""
+_ends: list[bool] = []
+
+
+def end_at_deadlines() -> None:
+    """Let the system end this process (SIGALRM) where DuckDB goes on after a deadline."""
+    _ends.append(True)
 
 
 @contextmanager
@@ -26,6 +34,8 @@ def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> 
     descriptor at once. Raises duckdb.InterruptException for the deadline and KeyboardInterrupt for
     Ctrl-C, also where Python's own was lost in a callback.
     """
+    if _ends and seconds is not None:
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
     told, tell = socket.socketpair()
     tell.setblocking(False)
     stopped = threading.Event()
@@ -61,6 +71,8 @@ def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> 
             raise KeyboardInterrupt from error
         raise
     finally:
+        if _ends:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         if is_main:
             signal.set_wakeup_fd(others)
         tell.close()

@@ -209,9 +209,10 @@ def wait_for_children(pid: int) -> list[int]:
 
 
 def wait_for_work(process: subprocess.Popen[str], pid: int) -> None:
-    """Its imports take less than this many seconds of a core; the query takes days."""
-    stat = Path(f"/proc/{pid}/stat")
-    while int(stat.read_text().rpartition(")")[2].split()[11]) < 5 * os.sysconf("SC_CLK_TCK"):
+    """Until its child computes: most is imported before, and the query takes days."""
+    (child,) = wait_for_children(pid)
+    stat = Path(f"/proc/{child}/stat")
+    while int(stat.read_text().rpartition(")")[2].split()[11]) < 2 * os.sysconf("SC_CLK_TCK"):
         assert process.poll() is None
         time.sleep(0.1)
 
@@ -231,6 +232,38 @@ def test_ctrl_c_stops_what_nobody_reads(workspace: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()  # it prints now, and soon waits for us
         process.send_signal(signal.SIGINT)
+
+
+SLOW = "select levenshtein(repeat('ab', 500000), repeat('ba', 500000))"
+"""One call of one function, in which DuckDB looks for no interrupt."""
+
+
+def test_one_long_function_ends_at_the_deadline(workspace: Path) -> None:
+    done = run_factory("sql", SLOW, "--timeout", "0.5", cwd=workspace, code=2)
+    assert "took longer than 0.5 s" in done.stderr and not done.stdout
+
+
+def test_one_long_function_ends_at_ctrl_c(workspace: Path) -> None:
+    with interruptible(workspace, ":", "sql", SLOW, "--timeout", "1000000") as process:
+        (child,) = wait_for_children(process.pid)
+        wait_for_work(process, process.pid)
+        process.send_signal(signal.SIGINT)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_query_cannot_take_all_memory() -> None:
+    code = (
+        "import os\n"
+        "from factory.cli.apart import MEMORY_BYTES, THREAD_BYTES, go_on_apart\n"
+        "go_on_apart(9.0)\n"
+        "try: bytearray(MEMORY_BYTES + THREAD_BYTES * os.cpu_count() + 1)\n"
+        "except MemoryError: print('bounded', bytearray(1 << 20)[0])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "bounded 0\n"
 
 
 def test_csv_on_a_terminal_shows_escapes_and_in_a_pipe_is_data(workspace: Path) -> None:

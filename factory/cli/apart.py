@@ -1,0 +1,75 @@
+"""A user's query in a process of its own, which the system ends where DuckDB does not.
+
+DuckDB looks for an interrupt between its steps: one call of a scalar function may run for minutes
+and take any memory. The child goes on with the command; its parent waits, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import typer
+
+from factory.domain.failures import InputError
+from factory.engines.child import die_with_parent
+from factory.ledger.interrupt import end_at_deadlines
+
+MEMORY_BYTES = 5 << 30
+"""Address space beyond what the command has: DuckDB's own limit, and room for its answer."""
+THREAD_BYTES = 80 << 20
+"""Of each thread: its stack and what the allocator sets aside for it."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def go_on_apart(timeout: float) -> None:
+    """Return in a child that lives no longer than this command, and has hard limits.
+
+    Raises typer.Exit in the parent, with the child's exit code; InputError where the system ended
+    it; KeyboardInterrupt where a signal stopped either.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        die_with_parent(parent)
+        for number in (*STOPPING, signal.SIGALRM):
+            # By the system, at once: Python would have to wait for DuckDB.
+            signal.signal(number, signal.SIG_DFL)
+        end_at_deadlines()
+        _limit_memory()
+        return
+    try:
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        raise typer.Exit(code)
+    if -code in STOPPING:
+        signal.raise_signal(-code)
+        raise KeyboardInterrupt
+    if -code == signal.SIGALRM:
+        raise InputError(
+            f"the query took longer than {timeout:g} s and was stopped",
+            remedy="narrow it with `where round = …` or `limit …`, or allow more time",
+        )
+    raise InputError(
+        f"the query was ended by {signal.Signals(-code).name}",
+        remedy="it may have needed more memory than there is: narrow it",
+    )
+
+
+def _limit_memory() -> None:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    has = pages * os.sysconf("SC_PAGE_SIZE")
+    wanted = has + MEMORY_BYTES + THREAD_BYTES * (os.cpu_count() or 1)
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY or wanted < most:
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, wanted))
