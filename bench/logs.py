@@ -3,6 +3,10 @@
 Logs of `--small` and `--large` MiB are made, of rows with a conversation, its tools and its calls.
 Each way of reading runs in a process of its own, so that its peak memory is its own. Reading the
 file whole is the alternative. The memory of a stream is the same for both sizes.
+
+A file of `--toolgen` MiB is made too, as ToolGen's trajectories are: one array of conversations,
+1.6 GB of them. It is read as a stream, as a stream of lessons (what `factory teach` makes of each
+row, none of them kept), and by json.load.
 """
 
 from __future__ import annotations
@@ -18,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.table import Cell, peak_rss_mib, print_machine, print_table
+from factory.lessons.readers import read_row
 from factory.tools.rowfiles import read_rows
+from factory.tools.sources import read_values
 
 SMALL_MIB, LARGE_MIB, WHOLE_MIB = 64, 1024, 64
 FORMS = ("lines", "array", "pretty")
+TOOLGEN_MIB = 1638
 
 
 def make_rows(seed: int) -> Iterator[dict[str, Any]]:
@@ -60,25 +67,73 @@ def make_rows(seed: int) -> Iterator[dict[str, Any]]:
         }
 
 
+def make_trajectories(seed: int) -> Iterator[dict[str, Any]]:
+    """Rows of ToolGen's, without end: three APIs called one after the other, then Finish."""
+    draw = random.Random(seed)
+
+    def said(role: str, content: str) -> dict[str, Any]:
+        return {"role": role, "content": content, "loss": role == "assistant"}
+
+    def turns(token: str, given: dict[str, Any], answer: str) -> list[dict[str, Any]]:
+        shown: dict[str, Any] = {
+            "name": token,
+            "description": f"To ask {token}. " * 8,
+            "required": [],
+        }
+        shown["optional"] = [{"name": "day", "type": "STRING", "description": "Which day."}]
+        return [
+            said("assistant", f"Next I need {token}, because it knows the day. " * 4),
+            said("user", "Generate the action."),
+            said("assistant", token),
+            said("user", f"Please give the input. Here is the documentation: {shown}"),
+            said("assistant", json.dumps(given)),
+            *([said("tool", answer)] if answer else []),
+        ]
+
+    final = {"return_type": "give_answer", "final_answer": "It is done."}
+    while True:
+        numbers = draw.sample(range(1000), 3)
+        steps = [
+            turn
+            for n in numbers
+            for turn in turns(
+                f"<<Service {n % 50}&&Api {n}>>",
+                {"day": f"day {n}"},
+                json.dumps({"error": "", "response": f"all of day {n} " * 40}),
+            )
+        ]
+        asked = said("user", f"Tell me of day {draw.getrandbits(48)}\nBegin!\n")
+        rules = said("system", "You are an agent. Generate an action token, then its input. " * 6)
+        yield {"conversations": [rules, asked, *steps, *turns("<<Finish>>", final, "")]}
+
+
 def make_log(path: Path, form: str, size: int) -> None:
     """A file of about `size` bytes."""
-    between = {"lines": "\n", "array": ",\n", "pretty": "\n"}[form]
+    is_array = form in ("array", "toolgen")
+    between = ",\n" if is_array else "\n"
+    rows = make_trajectories(1) if form == "toolgen" else make_rows(1)
     written = 0
     with path.open("w", encoding="utf-8") as file:
-        file.write("[" if form == "array" else "")
-        for row in make_rows(1):
+        file.write("[" if is_array else "")
+        for row in rows:
             text = json.dumps(row, indent=2 if form == "pretty" else None)
             file.write((between if written else "") + text)
             written += len(text)
             if written > size:
                 break
-        file.write("]" if form == "array" else "\n")
+        file.write("]" if is_array else "\n")
 
 
 def read(way: str, path: Path) -> None:
     """Read a log one way, and print how many rows it has, and the memory."""
     before = peak_rss_mib()
-    if way == "whole":
+    if way == "json.load":
+        with path.open(encoding="utf-8") as file:
+            count = len(json.load(file))
+    elif way == "lessons":
+        values = read_values(path, [])
+        count = sum(bool(read_row(value, where)[1]) for where, value in values)
+    elif way == "whole":
         count = len([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
     else:
         count = sum(1 for _ in read_rows(path, []))
@@ -98,7 +153,8 @@ def measure(way: str, path: Path) -> list[Cell]:
     first, seconds = done.stdout.splitlines()
     count, before, peak = json.loads(first)
     mib = path.stat().st_size / 2**20
-    return [mib, count, mib / float(seconds), peak, peak - before]
+    rate = count / float(seconds)
+    return [mib, count, rate, mib / float(seconds), peak, peak - before]
 
 
 def main() -> None:
@@ -106,7 +162,8 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=SMALL_MIB, help="MiB of the smaller logs")
     parser.add_argument("--large", type=int, default=LARGE_MIB, help="MiB of the larger logs")
     parser.add_argument("--whole", type=int, default=WHOLE_MIB, help="most MiB to read whole")
-    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
+    parser.add_argument("--toolgen", type=int, default=TOOLGEN_MIB, help="MiB of trajectories")
+    parser.add_argument("--forms", nargs="*", default=FORMS, choices=FORMS)
     arguments = parser.parse_args()
     print_machine()
     rows: list[list[Cell]] = []
@@ -119,7 +176,12 @@ def main() -> None:
                 if form == "lines" and size <= arguments.whole:
                     rows.append([form, "whole", *measure("whole", path)])
                 path.unlink()
-    columns = ("layout", "way", "MiB", "rows", "MiB/s", "peak MiB", "above start")
+        if arguments.toolgen:
+            path = Path(folder) / "trajectories.json"
+            make_log(path, "toolgen", arguments.toolgen << 20)
+            for way in ("stream", "lessons", "json.load"):
+                rows.append(["toolgen", way, *measure(way, path)])
+    columns = ("layout", "way", "MiB", "rows", "rows/s", "MiB/s", "peak MiB", "above start")
     print_table("Logs read", columns, rows)
 
 
