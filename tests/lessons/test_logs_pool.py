@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workspaces import ROOT
 
 from factory.domain.canon import query_id
 from factory.domain.failures import InputError
@@ -142,3 +143,13 @@ def test_snapshots_of_one_conversation_are_one_lesson(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     read = read_lessons([file])
     assert [len(lesson.turns) for lesson in read.items] == [6, 0] and read.joined == 2
+
+
+def test_case_of_a_chat_is_a_labelled_call() -> None:
+    path = ROOT.parent / "shared" / "cases" / "requests" / "q02_openai_chat.jsonl"
+    if not path.exists():
+        pytest.skip(f"the cases are not here: {path}")
+    (lesson,) = read_lessons([path]).items
+    assert lesson.calls is not None and lesson.calls[0].arguments == {"day": "Sunday"}
+    (query,) = read_pool([path], wanted=5).queries
+    assert query.log is not None and query.log.calls == lesson.calls
