@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any]], str]
+Answer = Callable[[dict[str, Any]], str | dict[str, Any]]
+"""The text of an answer, or its whole choice."""
 
 
 class Server(ThreadingHTTPServer):
@@ -50,12 +51,16 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         if "prompt" in body:
             choice = {"text": body["prompt"][::-1], "finish_reason": "length"}
+            if "logprobs" in body:
+                choice["logprobs"] = {"token_logprobs": [None, -0.5, -1.0]}
         else:
             content = self.server.answer(body)
             choice = {
                 "message": {"role": "assistant", "content": content},
                 "finish_reason": "stop",
             }
+            if isinstance(content, dict):
+                choice = content
             if body["logprobs"]:
                 choice["logprobs"] = {"content": [{"logprob": -0.5}, {"logprob": -0.25}]}
         return {"choices": [choice], "usage": {"prompt_tokens": 7}}

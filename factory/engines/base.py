@@ -57,6 +57,8 @@ def check_request(request: Request) -> None:
             )
     if bool(request.messages) == (request.prompt is not None):
         raise InputError("A request needs either messages or a prompt", where=request.id)
+    if request.tools and request.prompt is not None:
+        raise InputError("Tools go with messages: a raw prompt has no template", where=request.id)
     if request.constraint is not None and (fault := _find_fault(request.constraint)):
         raise InputError(f"The constraint {fault}", where=request.id)
     if sampling.beam and not (request.constraint and request.constraint.is_one_code):

@@ -111,12 +111,15 @@ class Chat:
             )
         return {"marker": marker, "until": closing[0] if closing else None}
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of an answer: without its end token and special tokens, code tokens are kept."""
+    def decode(self, token_ids: Sequence[int], *, marked: bool = False) -> str:
+        """Text of an answer: without its end token and special tokens, code tokens are kept.
+
+        With `marked` special tokens are kept too: many models mark their calls with them.
+        """
         ended = bool(token_ids) and token_ids[-1] in self.end_ids
         text: str = self.tokenizer.decode(
             list(token_ids[:-1] if ended else token_ids),
-            skip_special_tokens=True,
+            skip_special_tokens=not marked,
             clean_up_tokenization_spaces=False,
         )
         return text
@@ -143,7 +146,7 @@ class Chat:
         ):
             finish_reason = SCHEMA_UNSUPPORTED
         return Completion(
-            text=self.decode(token_ids),
+            text=self.decode(token_ids, marked=bool(request.tools)),
             token_ids=tuple(token_ids),
             finish_reason=finish_reason,
             logprob=logprob if request.logprob else 0.0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import re
 import socket
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from factory.domain.failures import InputError, MissingError
 from factory.domain.records import (
+    CONTEXT_FULL,
     ENGINE_DIED,
     PROMPT_TOO_LONG,
     Checkpoint,
@@ -37,6 +39,10 @@ FIRST_WAIT_SECONDS = 0.5
 """Before the second try; doubled each time."""
 TIMEOUT_SECONDS = 600.0
 """For one answer."""
+_TOOLS_REMEDY = (
+    "; a server that takes no tools needs an option for it (vLLM: --enable-auto-tool-choice "
+    "--tool-call-parser NAME), or --prompt own"
+)
 TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
 """Status codes of a server that may answer later."""
 
@@ -124,9 +130,13 @@ class HttpEngine(Closing):
             body["top_k"] = sampling.top_k
         if request.prompt is not None:
             path, body["prompt"] = "completions", request.prompt
+            if request.logprob:
+                body["logprobs"] = 1
         else:
             path, body["logprobs"] = "chat/completions", request.logprob
             body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
+            if request.tools:
+                body["tools"] = list(request.tools)
         async with self._slots:
             response = await self._post(path, body)
         if response.status_code in TRY_AGAIN:
@@ -137,7 +147,8 @@ class HttpEngine(Closing):
             raise InputError(
                 f"the server refuses: {response.status_code} {response.text[:300]}",
                 where=f"{self._url}, {request.id}",
-                remedy="check the address (it usually ends in /v1) and the model's name there",
+                remedy="check the address (it usually ends in /v1) and the model's name there"
+                + (_TOOLS_REMEDY if request.tools else ""),
             )
         return _read_answer(response, f"{self._url}, {request.id}")
 
@@ -215,15 +226,52 @@ def _read_answer(response: httpx.Response, where: str) -> dict[str, Any]:
 
 
 def _completion(answer: dict[str, Any], request: Request) -> Completion:
-    """One choice; token ids are only known from servers that tell them."""
+    """One choice; token ids are only known from servers that tell them.
+
+    Calls that the server tells apart are written after the text, in Hermes' tags: what it gives as
+    arguments stands there as it is, so that what is no JSON cannot be read.
+    """
     choice = answer["choices"][0]
+    message = choice.get("message") or {}
     text = choice.get("text")
     if text is None:
-        text = (choice.get("message") or {}).get("content") or ""
-    tokens = (choice.get("logprobs") or {}).get("content") or ()
+        text = message.get("content") or ""
+    calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
+    if isinstance(message.get("function_call"), dict):
+        calls.append({"function": message["function_call"]})
     return Completion(
-        text=text,
+        text="\n".join(filter(None, (text, *map(_write_call, calls)))),
         token_ids=tuple(choice.get("token_ids") or ()),
-        finish_reason="length" if choice["finish_reason"] == "length" else "stop",
-        logprob=float(sum(token["logprob"] for token in tokens)) if request.logprob else 0.0,
+        finish_reason=_finish_reason(answer, request),
+        logprob=_logprob(choice) if request.logprob else 0.0,
+        calls_apart=bool(calls),
     )
+
+
+def _write_call(call: dict[str, Any]) -> str:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    name = json.dumps(function.get("name"), ensure_ascii=False)
+    return (
+        f'<tool_call>\n{{"name": {name}, "arguments": {arguments.strip() or "{}"}}}\n</tool_call>'
+    )
+
+
+def _finish_reason(answer: dict[str, Any], request: Request) -> FinishReason:
+    """`length` before `max_tokens` means that the window is full; a filter gives no answer."""
+    reason = answer["choices"][0]["finish_reason"]
+    if reason == "length":
+        used = (answer.get("usage") or {}).get("completion_tokens")
+        is_full = isinstance(used, int) and 0 < used < request.sampling.max_tokens
+        return CONTEXT_FULL if is_full else "length"
+    return ENGINE_DIED if reason in ("content_filter", "error", "abort") else "stop"
+
+
+def _logprob(choice: dict[str, Any]) -> float:
+    """Of a chat's tokens, or of a raw prompt's."""
+    found = choice.get("logprobs") or {}
+    tokens = [token["logprob"] for token in found.get("content") or ()]
+    return float(sum(tokens or [each for each in found.get("token_logprobs") or () if each]))

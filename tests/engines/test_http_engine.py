@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from factory.domain.failures import InputError, MissingError
 from factory.domain.records import (
     ENGINE_DIED,
     PROMPT_TOO_LONG,
+    Call,
     Constraint,
     Message,
     Request,
@@ -21,6 +22,7 @@ from factory.domain.records import (
 )
 from factory.engines import http
 from factory.engines.http import HttpEngine, resolve
+from factory.judge.reading import parse_calls
 
 pytest.importorskip("httpx", reason="no httpx: pip install 'tool-factory[http]'")
 
@@ -70,6 +72,77 @@ def test_a_raw_prompt_goes_to_completions(server: Server) -> None:
     (reply,) = ask(server, Request(id="p", prompt="abc", sampling=Sampling()))
     assert (reply.completions[0].text, reply.completions[0].finish_reason) == ("cba", "length")
     assert server.seen[0]["path"] == "/v1/completions"
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def call(arguments: object) -> dict[str, Any]:
+    called = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    message = {"role": "assistant", "content": None, "tool_calls": [called]}
+    return {"message": message, "finish_reason": "tool_calls"}
+
+
+def test_every_field_of_a_request_is_sent_or_refused() -> None:
+    """A field that is added to either record has to be thought of here."""
+    sampling = Sampling(n=2, temperature=0.5, top_k=3, top_p=0.9, max_tokens=7, seed=11)
+    request = Request(
+        id="r", sampling=sampling, messages=chat("", "one").messages, tools=(TOOL,), logprob=True
+    )
+    sent = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "max_tokens": 7, "logprobs": True}
+    with serving(lambda body: "x") as server:
+        ask(server, request)
+        assert {body["seed"] for body in server.seen} == {11, 12}, "n and seed"
+        for body in server.seen:
+            assert sent.items() <= body.items() and body["tools"] == [TOOL]
+            assert [m["role"] for m in body["messages"]] == ["system", "user"]
+        raw = replace(request, messages=(), tools=(), prompt="abc")
+        (reply,) = ask(server, raw)
+        assert (server.seen[-1]["prompt"], reply.completions[0].logprob) == ("abc", -1.5)
+        number = len(server.seen)
+        for refused in (
+            replace(raw, tools=(TOOL,)),
+            replace(request, constraint=Constraint(tools=({},))),
+            replace(request, sampling=replace(sampling, beam=True)),
+        ):
+            with pytest.raises(InputError):
+                ask(server, refused)
+        assert len(server.seen) == number, "nothing of it is sent"
+    assert {field.name for field in fields(Sampling)} == {
+        *("n", "temperature", "top_k", "top_p", "max_tokens", "seed", "beam")
+    }
+    assert {field.name for field in fields(Request)} == {
+        *("id", "sampling", "messages", "prompt", "constraint", "tools", "logprob")
+    }
+
+
+@pytest.mark.parametrize(
+    ("choice", "kind", "finish"),
+    [
+        (call('{"a": 1}'), "calls", "stop"),
+        (call({"a": 1}), "calls", "stop"),
+        (call('{"a": '), "unreadable", "stop"),
+        (call("</tool_call>"), "unreadable", "stop"),
+        ({**call('{"a": 1}'), "finish_reason": "length"}, "calls", "length"),
+        ({"message": {"content": "So"}, "finish_reason": "length"}, "abstention", "length"),
+        (
+            {"message": {"content": ""}, "finish_reason": "content_filter"},
+            "abstention",
+            ENGINE_DIED,
+        ),
+        ({"message": {"content": "No."}, "finish_reason": "stop"}, "abstention", "stop"),
+    ],
+)
+def test_calls_and_endings_of_a_server_are_read(
+    choice: dict[str, Any], kind: str, finish: str
+) -> None:
+    request = replace(chat("a", "one"), tools=(TOOL,), logprob=False)
+    with serving(lambda body: choice) as server:
+        ((completion,),) = [reply.completions for reply in ask(server, request)]
+    found = parse_calls(completion.text)
+    assert (found.kind, completion.finish_reason) == (kind, finish), found
+    if kind == "calls":
+        assert found.calls == (Call(name="f", arguments={"a": 1}),) and completion.calls_apart
 
 
 def test_a_busy_server_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
