@@ -30,6 +30,7 @@ def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
     out()
     with ledger.read() as past:
         _print_outcome(past, number)
+        _print_gate(past, number)
         _print_funnel(past, number)
         _print_agreement(past, number)
         _print_logged(past, number)
@@ -62,6 +63,41 @@ def _print_outcome(past: Source, number: int) -> None:
     made = f" → {escape(row['made'])}" if row["made"] else ""
     out(f"[bold]round {number}[/]  {escape(row['parent'])}{made}  {verdict}")
     out(f"  {escape(json.loads(row['detail_json'])['reason'])}")
+
+
+def _print_gate(past: Source, number: int) -> None:
+    """Whom the new checkpoint met, and how much of a difference is noise."""
+    rows = past.query("select * from gate where round = ?", [number]).records()
+    for measure in dict.fromkeys(row["measure"] for row in rows):
+        of_measure = [row for row in rows if row["measure"] == measure]
+        first = of_measure[0]
+        noise = "not measured" if first["noise"] is None else f"{first['noise']:.1f}"
+        out(
+            f"[bold]gate[/]  {measure} on {escape(first['benchmark'])}, "
+            f"tolerance {first['tolerance']:.3g} points, noise {noise}"
+        )
+        for row in of_measure:
+            whose = f"{row['opponent']} {row['opponent_id']}"
+            whose += " in chat" if row["prompt"] == "chat" else ""
+            if row["before"] is None:
+                text = "no score to compare with"
+            else:
+                interval = escape(f"[{row['low']:+.1f}, {row['high']:+.1f}]")
+                text = f"{row['before']:.1f} → {row['after']:.1f}  {row['delta']:+.1f} {interval}"
+            out(f"  {escape(whose)}  {text}  {row['verdict']}")
+    sql = "select source, figure, value, first, since, held from variety where round = ?"
+    figures = past.query(sql, [number]).records()
+    for source, since in dict.fromkeys((row["source"], row["since"]) for row in figures):
+        told = ", ".join(
+            f"{row['figure']} {row['value']:.3g} of {row['first']:.3g}"
+            + (" (held)" if row["held"] else "")
+            for row in figures
+            if row["source"] == source
+        )
+        out(f"  variety of {source}, beside {escape(since)}: {told}")
+    sql = "select detail_json from stage where round = ? and stage = 'gate'"
+    for told in json.loads(_one(past, sql, [number])["detail_json"]).get("notes", ()):
+        out(f"  {escape(told)}")
 
 
 def _print_funnel(past: Source, number: int) -> None:

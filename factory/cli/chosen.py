@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.terminal import note
+from factory.cli.terminal import escape, note
 from factory.domain.failures import InputError, RecipeError
 from factory.domain.records import Checkpoint
 from factory.ledger.database import Source
 from factory.ledger.lineage import (
+    Best,
     base_checkpoint,
+    best_checkpoint,
     find_checkpoint,
     is_address,
     next_checkpoint,
@@ -23,10 +25,10 @@ from factory.workspace.settings import Settings, load_settings
 
 
 def open_checkpoint(wanted: str) -> Path:
-    """The folder of a checkpoint by its id (`r2`) or folder, else of the one that is next."""
+    """The folder of a checkpoint by its id (`r2`) or folder, else of the best one so far."""
     with open_ledger().read() as past:
         if not wanted:
-            path = find_next(past).path
+            path = find_best(past).checkpoint.path
         elif is_address(wanted):
             raise InputError("the codes of a server's model cannot be read", where=wanted)
         else:
@@ -37,11 +39,24 @@ def open_checkpoint(wanted: str) -> Path:
     return folder
 
 
+def find_best(past: Source) -> Best:
+    """The best checkpoint so far, which commands take. Raises FactoryError without one."""
+    workspace = open_workspace()
+    base = base_checkpoint(workspace, load_settings(workspace), past, exact=False)
+    return best_checkpoint(workspace, past, base, note)
+
+
 def find_next(past: Source) -> Checkpoint:
     """The checkpoint that the next round starts from. Raises FactoryError without one."""
     workspace = open_workspace()
     base = base_checkpoint(workspace, load_settings(workspace), past, exact=False)
-    return next_checkpoint(workspace, past, base, note)
+    return next_checkpoint(workspace, past, base)
+
+
+def describe_best(best: Best) -> str:
+    """`r2-1a2b3c  home-dev 54.2  /…/r2`: the best checkpoint with the score that says so."""
+    score = "" if best.value is None else f"  {best.benchmark} {best.value:.1f}"
+    return f"{escape(best.checkpoint.id)}{escape(score)}  {escape(best.checkpoint.path)}"
 
 
 def open_recipe(

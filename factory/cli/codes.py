@@ -20,7 +20,7 @@ from factory.train.preview import advise, describe
 
 Checkpoint = Annotated[
     str,
-    typer.Option(help="Id (r2) or model folder; default: as the next round.", show_default=False),
+    typer.Option(help="Id (r2) or model folder; default: the best so far.", show_default=False),
 ]
 ToolName = Annotated[str, typer.Argument(help="A tool's name, its id, or its code.")]
 

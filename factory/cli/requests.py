@@ -66,7 +66,7 @@ def requests(
     ] = "bm25",
     k: Annotated[int, typer.Option("-k", help="The tool is among so many found.", min=1)] = 10,
     model: Annotated[
-        str, typer.Option(help="Checkpoint id, folder or address#NAME; default: as the next round.")
+        str, typer.Option(help="Checkpoint id, folder or address#NAME; default: the best so far.")
     ] = "",
     minutes: Annotated[
         float, typer.Option(help="Stop then; run it again to go on. 0: never.", min=0)

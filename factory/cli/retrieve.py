@@ -32,7 +32,7 @@ def retrieve(
     queries: Annotated[Path | None, typer.Option(help="A file with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the file.")] = "",
     checkpoint: Annotated[
-        str, typer.Option(help="Id (r2) or model folder with codes; default: as the next round.")
+        str, typer.Option(help="Id (r2) or model folder with codes; default: the best so far.")
     ] = "",
     beams: Annotated[int, typer.Option(help="Branches kept at each step; 0: k.", min=0)] = 0,
     exact: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from factory.cli.card import print_card
-from factory.cli.chosen import load_settings_with, open_recipe
+from factory.cli.chosen import describe_best, find_best, load_settings_with, open_recipe
 from factory.cli.data import report_bad_lines
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_ledger, open_workspace
@@ -24,6 +24,7 @@ from factory.ledger.lock import WorkspaceLock
 from factory.lessons.logs import Pool, read_pool
 from factory.report.page import write_reports
 from factory.round.factory import load_factory
+from factory.round.opponents import doubt_of_gate
 from factory.round.round import run_round
 from factory.round.start import abandon
 from factory.train.curriculum import unlearnt_tools
@@ -47,6 +48,7 @@ def make_round(
     model: Model = "",
     overrides: Overrides = None,
     threads: Threads = 0,
+    rounds: Annotated[int, typer.Option(help="Rounds in a row, the open one included.", min=1)] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Only continue an open round.")] = False,
     abandon: Annotated[
         bool, typer.Option("--abandon", help="End the open round as it is.")
@@ -55,7 +57,11 @@ def make_round(
 ) -> None:
     """Run one round: sample, vote, judge, train, score, gate. Continues an open one.
 
+    The next round starts from the latest promoted checkpoint; other commands take the best so far.
+
     factory round --n 64
+
+    factory round --n 2000 --rounds 3
 
     factory round --n 200 --queries requests.jsonl --set calls.n=7
     """
@@ -69,14 +75,20 @@ def make_round(
     pool = None
     if files and not resume:
         drawn = history.drawn_ids(open_ledger())
-        wanted = num_queries or resolved.recipe.num_queries
+        wanted = rounds * (num_queries or resolved.recipe.num_queries)
         pool = read_pool(files, field, wanted=wanted, drawn=drawn, mask=mask)
         _report_pool(pool, mask)
     if dry_run:
         _print_plan(workspace, settings, resolved, num_queries, pool)
         return
-    promoted = _run(workspace, settings, resolved, pool, num_queries, resume, bool(model))
-    if (pool is not None and pool.bad) or not promoted:
+    outcomes = [
+        _run(workspace, settings, resolved, pool, num_queries, resume and not number, bool(model))
+        for number in range(rounds)
+    ]
+    if rounds > 1:
+        with open_ledger().read() as past:
+            out(f"\n[bold]best[/]  {describe_best(find_best(past))}")
+    if (pool is not None and pool.bad) or not any(outcomes):
         raise typer.Exit(1)
 
 
@@ -186,5 +198,7 @@ def _print_plan(
     out(f"memory     {takes}{on}{has}")
     names = [f"{each.name} ({len(each.items)})" for each in factory.benchmarks.values()]
     out(f"benchmarks {', '.join(names)}")
+    if doubt := doubt_of_gate(settings, resolved.recipe):
+        out(f"gate       {escape(doubt)}")
     out()
     print_table(("knob", "value", "from"), list(resolved.lines()))

@@ -44,7 +44,7 @@ def score(
     checkpoint: Annotated[
         str,
         typer.Option(
-            help="Id (r3), model folder, http://host:port/v1#NAME; default: as the next round."
+            help="Id (r3), model folder, http://host:port/v1#NAME; default: the best so far."
         ),
     ] = "",
     before: Annotated[str, typer.Option(help="Another one to compare it with, likewise.")] = "",

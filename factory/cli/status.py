@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from factory.cli.card import sparkline
-from factory.cli.chosen import find_next
+from factory.cli.chosen import describe_best, find_best, find_next
 from factory.cli.opening import open_ledger
 from factory.cli.sql import Json
 from factory.cli.terminal import escape, note, out, print_table, write_json
@@ -82,19 +82,23 @@ def _benchmarks(scores: list[Record]) -> list[str]:
 
 
 def _describe_next(past: Source) -> str:
-    """What `factory round` goes on with: the open round, else the checkpoint it starts from."""
-    if (this := history.open_round(past)) is not None:
-        pending = len(history.pending_queries(past, this.number))
-        return (
-            f"\nround {this.number} is open: {pending} queries without a sample; done: "
-            f"{', '.join(sorted(this.stages_done))}. `factory round` continues it."
-        )
+    """What `factory round` goes on with: the open round, else the checkpoint it starts from; and
+    the best checkpoint, which other commands take.
+    """
     try:
-        checkpoint = find_next(past)
+        lines = [f"best  {describe_best(find_best(past))}"]
+        following = find_next(past)
+        next_line = f"next  {escape(following.id)}  {escape(following.path)}"
     except FactoryError as error:
         note(f"{error.what}: {error.where}")
-        return ""
-    return f"\nnext  {escape(checkpoint.id)}  {escape(checkpoint.path)}"
+        lines, next_line = [], ""
+    if (this := history.open_round(past)) is not None:
+        pending = len(history.pending_queries(past, this.number))
+        next_line = (
+            f"round {this.number} is open: {pending} queries without a sample; done: "
+            f"{', '.join(sorted(this.stages_done))}. `factory round` continues it."
+        )
+    return "".join(f"\n{line}" for line in (*lines, next_line) if line)
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -106,6 +107,33 @@ def lessons(past: Source) -> frozenset[int]:
     return frozenset(number for (number,) in rows)
 
 
+def first_round_of(past: Source, line: Sequence[str]) -> int | None:
+    """The earliest round, lessons apart, that began from one of these checkpoints."""
+    sql = """
+        select min(round) from round
+        where list_contains($line, checkpoint_id)
+          and round not in (select round from stage where stage = $lesson)
+        """
+    found = past.query(sql, {"line": list(line), "lesson": LESSON}).rows[0][0]
+    return None if found is None else int(found)
+
+
+def drawn_texts(past: Source, number: int) -> list[str]:
+    """The requests of a round, in draw order."""
+    sql = """
+        select q.text from draw d
+        join (select query_id, any_value(text) as text from query group by 1) q using (query_id)
+        where d.round = ? order by d.position
+        """
+    return [str(text) for (text,) in past.query(sql, [number]).rows]
+
+
+def vote_entropy(past: Source, number: int) -> float:
+    """Mean entropy of a round's votes in bits, 0 where there were none."""
+    sql = "select coalesce(avg(entropy), 0) from latest_vote where round = ?"
+    return float(past.query(sql, [number]).rows[0][0])
+
+
 def drawn_ids(past: Source) -> set[str]:
     return {query_id for (query_id,) in past.query("select query_id from draw").rows}
 
@@ -151,6 +179,16 @@ def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
     """Whether the questions of a basis are stored."""
     sql = "select 1 from benchmark_item where benchmark = ? and basis = ?"
     return bool(past.query(sql, [benchmark, basis], limit=1).rows)
+
+
+def measured_noise(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> float | None:
+    """Points that two passes of a checkpoint differ by; None where that was not measured."""
+    sql = """
+        select points from noise where checkpoint_id = ? and benchmark = ? and basis = ?
+        order by measured_at
+        """
+    rows = past.query(sql, [checkpoint_id, benchmark, basis], limit=1).rows
+    return float(rows[0][0]) if rows else None
 
 
 def accepted_samples(past: Source, number: int) -> list[Candidate]:
@@ -277,6 +315,16 @@ def trained_queries(past: Source) -> frozenset[str]:
     rows = past.query(sql).rows
     own = frozenset(str(each) for each, _ in rows)
     return own | {query_id(str(text)) for _, text in rows if text is not None}
+
+
+def what_changed(past: Source, benchmark: str, before: str, after: str) -> list[str]:
+    """The parts of a ruler in which two bases of a benchmark differ; none where none is known."""
+    sql = """
+        select part from ruler
+        where benchmark = ? and basis in (?, ?)
+        group by part having count(distinct sha) > 1 order by part
+        """
+    return [part for (part,) in past.query(sql, [benchmark, before, after]).rows]
 
 
 def load_items(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> list[ItemScore]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from factory.domain.failures import InputError
 from factory.domain.records import Checkpoint
@@ -60,6 +61,58 @@ def promoted_checkpoint(past: Source, base: Checkpoint) -> Checkpoint:
     return promoted[-1] if promoted else base
 
 
+class Best(NamedTuple):
+    """The best checkpoint of a lineage so far. Example: Best(r2, "home-dev", 55.0)."""
+
+    checkpoint: Checkpoint
+    benchmark: str = ""
+    """What says so: the gate's own set; empty where nothing has compared them."""
+    value: float | None = None
+
+
+class Ruler(NamedTuple):
+    """What scores must have in common to be compared. Example: Ruler("home-dev", "9f3c…")."""
+
+    benchmark: str
+    basis: str
+    """As in the table score."""
+
+
+def last_ruler(past: Source, base: Checkpoint) -> tuple[int, Ruler] | None:
+    """The gate's last comparison of calls in the lineage of `base`, with its round."""
+    sql = """
+        select round, benchmark, basis, checkpoint_id
+        from gate where measure = 'calls' order by round desc
+        """
+    line = descendants(past, base)
+    found = (row for row in past.query(sql).rows if row[3] in line)
+    return next(((number, Ruler(name, basis)) for number, name, basis, _ in found), None)
+
+
+def find_best(past: Source, base: Checkpoint, ruler: Ruler | None = None) -> Best:
+    """The checkpoint in force (`base`, or promoted) of the highest score; of equal ones the latest.
+
+    By the ruler, without one by that of the gate's last decision: scores by any other are not
+    compared. Where nothing has been decided, or the latest promoted one has no score by that
+    decision's ruler, it is that one: nothing says that another is better.
+    """
+    promoted = [each for each in descendants(past, base).values() if each is not None]
+    in_force = [base, *promoted]
+    last = last_ruler(past, base) if ruler is None else (0, ruler)
+    if last is None:
+        return Best(in_force[-1])
+    sql = """
+        select checkpoint_id, arg_max(value, scored_at)
+        from score where benchmark = ? and basis = ? and category = 'overall' group by 1
+        """
+    values = {name: float(value) for name, value in past.query(sql, [*last[1]]).rows}
+    scored = [each for each in in_force if each.id in values]
+    if not scored or (ruler is None and in_force[-1].id not in values):
+        return Best(in_force[-1])
+    best = max(reversed(scored), key=lambda each: values[each.id])
+    return Best(best, last[1].benchmark, values[best.id])
+
+
 def round_of_another(past: Source, base: Checkpoint) -> tuple[int, str] | None:
     """Number and starting checkpoint of the latest round, where it was of another model."""
     sql = "select round, checkpoint_id from round order by round desc"
@@ -105,8 +158,8 @@ def find_checkpoint(
     """The one checkpoint that a command means by a word.
 
     `wanted` is an id of the ledger, whole or its name (`r3`); a model folder; an address
-    `http://host:port/v1#name`, which is the path then; or "", the one that the next round starts
-    from (`notify`: see next_checkpoint). Raises InputError, ModelError.
+    `http://host:port/v1#name`, which is the path then; or "", the best one so far (`notify`: see
+    next_checkpoint). Raises InputError, ModelError.
     """
     if is_address(wanted):
         url, _, name = wanted.partition("#")
@@ -119,7 +172,7 @@ def find_checkpoint(
         return Checkpoint(id=wanted, path=wanted, fingerprint=wanted)
     if not wanted:
         base = base_checkpoint(workspace, settings, past)
-        return next_checkpoint(workspace, past, base, notify)
+        return best_checkpoint(workspace, past, base, notify).checkpoint
     found = find_checkpoints(past, wanted)
     if len(found) > 1:
         ids = ", ".join(checkpoint.id for checkpoint in found)
@@ -146,12 +199,33 @@ def next_checkpoint(
     base: Checkpoint,
     notify: Callable[[str], None] | None = None,
 ) -> Checkpoint:
-    """What every command goes on with unless a flag names another: the latest promoted descendant
-    of factory.toml's model (`base`), or that model itself.
+    """What the next round starts from: the latest promoted descendant of factory.toml's model
+    (`base`), or that model itself.
 
     `notify` is told where the latest round was of another model.
     """
-    found = promoted_checkpoint(past, base)
+    return _settle(workspace, past, base, promoted_checkpoint(past, base), notify)
+
+
+def best_checkpoint(
+    workspace: Workspace,
+    past: Source,
+    base: Checkpoint,
+    notify: Callable[[str], None] | None = None,
+) -> Best:
+    """What every other command takes unless a flag names another: find_best, `notify` likewise."""
+    best = find_best(past, base)
+    return best._replace(checkpoint=_settle(workspace, past, base, best.checkpoint, notify))
+
+
+def _settle(
+    workspace: Workspace,
+    past: Source,
+    base: Checkpoint,
+    found: Checkpoint,
+    notify: Callable[[str], None] | None,
+) -> Checkpoint:
+    """`found` with its whole path."""
     if notify is not None and (other := round_of_another(past, base)):
         notify(
             f"the latest round, {other[0]}, was of {other[1]}; factory.toml names another model, "

@@ -253,6 +253,65 @@ class LanguageRow(TypedDict):
     text_sha: str
 
 
+class GateRow(TypedDict):
+    """A new checkpoint beside one opponent of the gate."""
+
+    round: int
+    checkpoint_id: str
+    measure: str
+    opponent: str
+    opponent_id: str
+    benchmark: str
+    basis: str
+    prompt: str
+    before: float | None
+    after: float | None
+    delta: float | None
+    low: float | None
+    high: float | None
+    num_items: int
+    tolerance: float
+    noise: float | None
+    verdict: str
+    message: str
+
+
+class NoiseRow(TypedDict):
+    """What two passes of one model over one benchmark differ by."""
+
+    checkpoint_id: str
+    benchmark: str
+    basis: str
+    points: float
+    num_changed: int
+    num_items: int
+    round: int
+    measured_at: datetime
+
+
+class RulerRow(TypedDict):
+    """One part of what a score was measured with."""
+
+    benchmark: str
+    basis: str
+    part: str
+    sha: str
+
+
+class VarietyRow(TypedDict):
+    """How varied a new checkpoint is, by one figure."""
+
+    round: int
+    checkpoint_id: str
+    source: str
+    figure: str
+    value: float
+    first: float
+    since: str
+    allowed: float
+    held: bool
+
+
 class Batch(TypedDict, total=False):
     """Rows to append together, by table."""
 
@@ -276,6 +335,10 @@ class Batch(TypedDict, total=False):
     benchmark_item: Sequence[BenchmarkItemRow]
     code_alias: Sequence[CodeAliasRow]
     language: Sequence[LanguageRow]
+    gate: Sequence[GateRow]
+    noise: Sequence[NoiseRow]
+    ruler: Sequence[RulerRow]
+    variety: Sequence[VarietyRow]
 
 
 def by_table(batch: Batch) -> Mapping[str, Sequence[Mapping[str, object]]]:

@@ -47,7 +47,7 @@ HERE = Path(__file__).resolve().parent
 ROUND_SECTIONS: Mapping[str, Sequence[str]] = {
     "Yield": ("funnel", "reasons", "rules"),
     "Votes": ("agreement", "margins"),
-    "Scores": ("scores", "changes"),
+    "Scores": ("scores", "changes", "opponents"),
     "Training": ("loss", "examples"),
     "Tools and codes": ("tool-use", "types", "calls", "lengths", "tools", "codes", "codebook"),
     "Variety and drift": ("variety", "tool-variety", "drift"),

@@ -12,7 +12,7 @@ from factory.domain.failures import DiskError, InputError
 from factory.domain.records import Checkpoint
 from factory.ledger import history
 from factory.ledger.database import Source
-from factory.ledger.lineage import base_checkpoint, find_checkpoints, promoted_checkpoint
+from factory.ledger.lineage import base_checkpoint, find_best, find_checkpoints, promoted_checkpoint
 from factory.workspace.folder import CONTENT_FOLDERS, MARKER, Workspace
 from factory.workspace.settings import Settings
 
@@ -117,6 +117,7 @@ def _needed(
 ) -> Iterator[tuple[Checkpoint, str]]:
     base = base_checkpoint(workspace, settings, past, exact=False)
     yield promoted_checkpoint(past, base), "the next round starts from it"
+    yield find_best(past, base).checkpoint, "the best so far"
     if (this := history.open_round(past)) is not None:
         yield this.checkpoint, f"round {this.number} started from it"
     for name in named:

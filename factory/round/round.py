@@ -8,8 +8,8 @@
  6 vote    the answers agree on one, and rules judge documents, calls and vote
  7 judge   rules over the round as a whole: duplicates, overlap with benchmarks   judging.py
  8 train   a new checkpoint on what was accepted, each of its tools with a code   training.py
- 9 score   the new checkpoint
-10 gate    promote it, or keep the parent                                         gate.py
+ 9 score   the new checkpoint, and whom it is to meet where a score is missing
+10 gate    promote it, or keep the parent                        opponents.py, gate.py
 
 Steps 3 to 6 are one coroutine a query (sampler.py). Each step is skipped where the ledger says
 that it is done, so a round that was killed anywhere continues with the step it was in; within
@@ -25,7 +25,7 @@ from factory.round.factory import Factory
 from factory.round.gate import RoundResult, decide
 from factory.round.judging import judge
 from factory.round.sampling import sample
-from factory.round.scoring import score_answers, score_weights, serve
+from factory.round.scoring import score_answers, score_opponents, score_weights, serve
 from factory.round.start import begin
 from factory.round.training import train
 
@@ -41,6 +41,7 @@ async def finish_round(factory: Factory, this: OpenRound) -> RoundResult:
     async with serve(factory, this, this.checkpoint) as parent:
         await score_answers(factory, this, parent)
         await sample(factory, this, parent)
+        await score_opponents(factory, this, parent)
         await score_weights(factory, this, parent)
     judge(factory, this)
     trained = await train(factory, this)
@@ -48,4 +49,5 @@ async def finish_round(factory: Factory, this: OpenRound) -> RoundResult:
         async with serve(factory, this, trained) as child:
             await score_answers(factory, this, child)
             await score_weights(factory, this, child)
+        await score_opponents(factory, this)
     return decide(factory, this, trained)

@@ -1,22 +1,33 @@
-"""Steps 2 and 9: a round's checkpoint on every benchmark of the recipe."""
+"""Steps 2 and 9: a round's checkpoint on every benchmark of the recipe; the gate's opponents."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from factory.domain.records import Checkpoint
 from factory.engines import serving
 from factory.engines.base import Engine
+from factory.ledger import history
 from factory.ledger.history import OpenRound
 from factory.round.factory import Factory
-from factory.score.base import Asked, SelfServed
+from factory.round.opponents import Rival, find_rivals, noise_row, ruler_of, turned
+from factory.score.base import Asked, Scorable, SelfServed
 from factory.score.keeper import Keeper, Missing, find_missing
 
 
-def serve(factory: Factory, this: OpenRound, checkpoint: Checkpoint) -> Keeper:
-    """A checkpoint of the round: its engine starts where something is left to ask it."""
+def serve(
+    factory: Factory,
+    this: OpenRound,
+    checkpoint: Checkpoint,
+    benchmarks: Iterable[Scorable] | None = None,
+) -> Keeper:
+    """A checkpoint of the round: its engine starts where something is left to ask it.
+
+    Without `benchmarks`, all of the recipe are to be scored.
+    """
 
     @contextlib.asynccontextmanager
     async def start(num_engines: int) -> AsyncIterator[Engine]:
@@ -34,7 +45,8 @@ def serve(factory: Factory, this: OpenRound, checkpoint: Checkpoint) -> Keeper:
             yield engine
 
     setup = factory.setup
-    bases = [(benchmark, benchmark.basis(setup)) for benchmark in factory.benchmarks.values()]
+    wanted = factory.benchmarks.values() if benchmarks is None else benchmarks
+    bases = [(benchmark, benchmark.basis(setup)) for benchmark in wanted]
     return Keeper(setup, checkpoint, find_missing(setup, checkpoint.id, bases), start)
 
 
@@ -53,8 +65,46 @@ async def score_weights(factory: Factory, this: OpenRound, model: Keeper) -> Non
             await _score(factory, this, model, missing)
 
 
-async def _score(factory: Factory, this: OpenRound, model: Keeper, missing: Missing) -> None:
-    stage = "score parent" if model.checkpoint.id == this.checkpoint.id else "score new"
+async def score_opponents(factory: Factory, this: OpenRound, parent: Keeper | None = None) -> None:
+    """What the gate will ask of the best one so far and the model that was given.
+
+    With `parent` only where it is one of them, by its open engine; else by engines of their own.
+    """
+    with factory.ledger.read() as past:
+        rivals = find_rivals(factory, this, past)
+    for rival in rivals:
+        is_parent = rival.checkpoint.id == this.checkpoint.id
+        if parent is not None and is_parent:
+            bases = [(asked, asked.basis(factory.setup)) for asked in rival.sets]
+            missing = find_missing(factory.setup, rival.checkpoint.id, bases)
+            await _score_rival(factory, this, rival, parent, missing)
+        elif parent is None and Path(rival.checkpoint.path).is_dir():
+            async with serve(factory, this, rival.checkpoint, rival.sets) as model:
+                await _score_rival(factory, this, rival, model, model.missing)
+
+
+async def _score_rival(
+    factory: Factory, this: OpenRound, rival: Rival, model: Keeper, lacking: Sequence[Missing]
+) -> None:
+    for missing in lacking:
+        await model.engine()
+        await _score(factory, this, model, missing, f"score {rival.role}")
+    if (dev := rival.twice) is None:
+        return
+    stage, ruler = f"score {rival.role} again: {dev.name}", ruler_of(factory, dev)
+    engine, started = await model.engine(), datetime.now(UTC)
+    factory.monitor.stage(stage, len(dev.items))
+    second = await turned(dev).score(factory.setup, rival.checkpoint, engine)
+    first = history.load_items(factory.ledger, rival.checkpoint.id, *ruler)
+    row = noise_row(this.number, rival.checkpoint, ruler, dev, first, second)
+    factory.finish(this.number, stage, started, {"noise": [row]})
+
+
+async def _score(
+    factory: Factory, this: OpenRound, model: Keeper, missing: Missing, stage: str = ""
+) -> None:
+    is_parent = model.checkpoint.id == this.checkpoint.id
+    stage = stage or ("score parent" if is_parent else "score new")
     name, num_items = missing.benchmark.name, len(missing.benchmark.items)
     factory.monitor.stage(f"{stage} on {name}", num_items or None)
     started = datetime.now(UTC)

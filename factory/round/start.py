@@ -24,6 +24,7 @@ from factory.ledger.rows import logged_row, stage_row
 from factory.ledger.tables import Batch, GenerationRow, JudgementRow, RoundRow, merge
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
+from factory.round.opponents import doubt_of_gate
 from factory.round.pruning import sweep
 from factory.score.loading import load_benchmarks
 from factory.score.rows import given_rows
@@ -31,17 +32,11 @@ from factory.train.memory import check_training, memory_of
 from factory.workspace.machine import device_memory, disk_needed, installed_versions
 from factory.workspace.models import check_model_folder
 from factory.workspace.recipe import load_stored_recipe, mend
-from factory.workspace.settings import Settings, name_model
+from factory.workspace.settings import name_model
 
-HOME_DEV = "home-dev"
 TAKE_LESS = (
     "--set train.method=lora (the recipes of papers have a -lora beside them), "
     "train.optimizer=adamw_8bit, or train.processes for several GPUs"
-)
-GATE_SAYS_LITTLE = (
-    "the gate asks home-dev, the made-up world of the embedded model, which says little about this "
-    "one: `factory eval new NAME FILE --split dev` makes a dev set of your own requests, "
-    "`factory teach FILE --dev 0.1` holds one out; score.dev names it"
 )
 
 
@@ -135,8 +130,8 @@ def next_round(factory: Factory, past: Source, base: Checkpoint) -> OpenRound:
     check_model_folder(Path(parent.path))
     sweep(factory.workspace.state)
     _check_machine(factory, Path(parent.path))
-    if factory.recipe.score.dev == HOME_DEV and factory.settings.model != Settings().model:
-        factory.monitor.note(GATE_SAYS_LITTLE)
+    if doubt := doubt_of_gate(factory.settings, factory.recipe):
+        factory.monitor.note(doubt)
     return OpenRound(
         number=history.last_round(past) + 1,
         recipe_name=factory.resolved.name,

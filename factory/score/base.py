@@ -105,6 +105,10 @@ class Scorable(ABC):
     def basis(self, setup: Setup) -> str:
         """Hash of what a score depends on besides the checkpoint."""
 
+    def ruler(self, setup: Setup) -> Mapping[str, str]:
+        """Hashes of the parts of the basis, where it can be told what of it has changed."""
+        return {}
+
     @abstractmethod
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
         """What judged items say, in whatever order they are."""

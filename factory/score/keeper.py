@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.base import Closing, Engine
@@ -23,12 +23,21 @@ class Missing:
     """Hash of what the score depends on besides the checkpoint."""
     with_questions: bool
     """Whether it lacks the questions of this basis too."""
+    ruler: Mapping[str, str] = field(default_factory=dict)
+    """What its basis is made of."""
 
     def rows(self, number: int, system: str, items: Sequence[ItemScore]) -> Batch:
         """The score as ledger rows under round `number`."""
-        return scored_rows(
+        rows = scored_rows(
             number, system, self.benchmark, items, self.basis, with_questions=self.with_questions
         )
+        if self.with_questions and self.ruler:
+            name, basis = self.benchmark.name, self.basis
+            rows["ruler"] = [
+                {"benchmark": name, "basis": basis, "part": part, "sha": sha}
+                for part, sha in self.ruler.items()
+            ]
+        return rows
 
 
 def find_missing(
@@ -45,6 +54,7 @@ def find_missing(
                 benchmark=benchmark,
                 basis=basis,
                 with_questions=not history.knows_questions(past, benchmark.name, basis),
+                ruler=benchmark.ruler(setup),
             )
             for benchmark, basis in bases
             if again or not history.is_scored(past, system, benchmark.name, basis)

@@ -104,19 +104,31 @@ def _show(value: object) -> str:
 
 
 def load_benchmarks(workspace: Workspace, recipe: Recipe) -> dict[str, Scorable]:
-    """The recipe's benchmarks and the gate's dev set, by name."""
-    names = dict.fromkeys((*recipe.score.benchmarks, recipe.score.dev))
+    """The recipe's benchmarks and the gate's own sets, by name."""
+    score = recipe.score
+    names = dict.fromkeys((*score.benchmarks, score.dev, score.abstain))
     benchmarks = {name: load(workspace, name) for name in names if name}
-    dev = benchmarks.get(recipe.score.dev)
-    if dev is not None and (dev.split != "dev" or not isinstance(dev, Benchmark)):
-        raise ContentError(
-            f"score.dev is {dev.name}, a {dev.split} set: choosing by it would spoil its score"
-            if dev.split != "dev"
-            else f"score.dev is {dev.name}, which is not answered by calls",
-            where=f"eval/{dev.name}.toml",
-            remedy='name a benchmark of calls with split = "dev", or none: --set score.dev=""',
-        )
+    for key, name in (("score.dev", score.dev), ("score.abstain", score.abstain)):
+        if name:
+            _check_decides(key, benchmarks[name])
     return benchmarks
+
+
+def _check_decides(key: str, dev: Scorable) -> None:
+    """Raise ContentError unless the set may decide promotion, as the key wants it to."""
+    fault = ""
+    if dev.split != "dev":
+        fault = f"a {dev.split} set: choosing by it would spoil its score"
+    elif not isinstance(dev, Benchmark):
+        fault = "which is not answered by calls"
+    elif key == "score.abstain" and any(item.judge != "no_call" for item in dev.items):
+        fault = "of which some questions are to be answered by a call"
+    if fault:
+        raise ContentError(
+            f"{key} is {dev.name}, {fault}",
+            where=f"eval/{dev.name}.toml",
+            remedy=f'name a benchmark of calls with split = "dev", or none: --set {key}=""',
+        )
 
 
 def plain_text(benchmarks: Mapping[str, Scorable], recipe: Recipe) -> str:

@@ -36,11 +36,13 @@ class Section(BaseModel):
         """What a recipe or a training is known by, so that a new key changes nothing by itself."""
         known: dict[str, Any] = {}
         for key, value in self:
+            if key in self.LATER and value == type(self).model_fields[key].default:
+                continue
             if isinstance(value, Section):
                 known[key] = value.known_by()
             elif isinstance(value, tuple) and any(isinstance(each, Section) for each in value):
                 known[key] = [each.known_by() for each in value]
-            elif key not in self.LATER or value != type(self).model_fields[key].default:
+            else:
                 known[key] = value
         return known
 
@@ -364,20 +366,45 @@ STAGE_KEYS = (
 """Keys of [train] that a stage may have of its own."""
 
 
+class CollapseSection(Section):
+    """When a model that repeats itself is held, beside the first of its lineage; 0 is no limit.
+
+    Answers are compared with those to the same questions, samples with as many of round 1.
+    """
+
+    words: float = Field(0.5, ge=0, le=1)
+    """Least share of the different words that it may keep."""
+    tools: float = Field(0.5, ge=0, le=1)
+    """Of the different tools called."""
+    values: float = Field(0.5, ge=0, le=1)
+    """Of the entropy of argument values."""
+    votes: float = Field(0.2, ge=0, le=1)
+    """Of the mean entropy of votes."""
+    repeats: float = Field(0.3, ge=0, le=1)
+    """Share of requests that may repeat an earlier one of their round, above that of round 1."""
+
+
 class ScoreSection(Section):
     """Which benchmarks are scored, and how the gate decides (algorithms A11c, A45)."""
 
-    LATER = frozenset({"language"})
+    LATER = frozenset({"language", "abstain", "base", "collapse"})
 
     benchmarks: tuple[str, ...] = ("home",)
     """Reported before and after; never used for selection."""
     dev: str = "home-dev"
     """The gate's own set; an empty name is no gate."""
+    abstain: str = ""
+    """The gate's set of requests that are to be answered without a call; an empty name is none."""
+    base: tuple[Literal["own", "chat"], ...] = ("own", "chat")
+    """How the model that was given is asked the gate's set, as an opponent of every checkpoint:
+    `chat` where its template shows tools. Without any it is none, and no noise is measured."""
     tolerance: float = Field(1.0, ge=0)
-    """Points the dev score may fall before the new checkpoint is held."""
+    """Points the dev score may fall below the parent, the best so far or the model that was given
+    before the new checkpoint is held; at least the noise between two passes of one model."""
     language: float = Field(0.0, ge=0)
     """How many times the perplexity of plain text that the lineage started with a checkpoint may
     have before it is held; 0 is no limit."""
+    collapse: CollapseSection = CollapseSection()
 
 
 class Recipe(Section):

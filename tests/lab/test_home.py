@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from itertools import combinations, islice
 from random import Random
 from typing import Any, Literal
@@ -10,7 +12,8 @@ from typing import Any, Literal
 import pytest
 
 from factory.lab.home import words
-from factory.lab.home.files import benchmark_files, write_benchmark
+from factory.lab.home.abstain import LACKS, quiet_items
+from factory.lab.home.files import benchmark_files, dev_quiet_items, quiet_files, write_benchmark
 from factory.lab.home.world import (
     CATEGORIES,
     FreshItem,
@@ -23,7 +26,8 @@ from factory.lab.home.world import (
     home_stream,
     pairs,
 )
-from factory.workspace.folder import shipped_root
+from factory.score.calls.kind import Benchmark
+from factory.workspace.folder import Workspace, shipped_root
 
 TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str, "integer": int, "float": float, "boolean": bool, "array": list,
@@ -150,6 +154,31 @@ def test_shipped_benchmark_is_what_the_generator_writes(folder: str) -> None:
     for path, text in benchmark_files(items).items():
         shipped = shipped_root() / "eval" / "home" / folder / path
         assert shipped.read_text(encoding="utf-8") == text, path
+
+
+def test_requests_without_a_call_lack_what_their_kind_says() -> None:
+    items = dev_quiet_items()
+    assert Counter(item.category for item in items) == dict.fromkeys(LACKS, 40)
+    assert len({item.query for item in items} - {item.query for item in dev_items()}) == 120
+    tools = {pair[1:] for pair in pairs("dev")}
+    for item in items:
+        nouns = [tool["description"].partition(" by ")[0].split(" ", 2)[2] for tool in item.tools]
+        assert len(item.tools) in (1, 2, 3)
+        assert {
+            (tool["name"].split("_")[0], noun) for tool, noun in zip(item.tools, nouns, strict=True)
+        } <= tools
+        named = [noun for noun in nouns if re.search(rf"\b{noun}\b", item.query)]
+        assert bool(named) == (item.category == "missing_value") or item.category == "no_tool"
+
+
+def test_shipped_requests_without_a_call_are_what_the_generator_writes(tmp_path: Any) -> None:
+    for path, text in quiet_files(dev_quiet_items()).items():
+        shipped = shipped_root() / "eval" / "home" / "abstain" / path
+        assert shipped.read_text(encoding="utf-8") == text, path
+    benchmark = Benchmark.load(Workspace(shipped_root()), "home-abstain")
+    assert benchmark.split == "dev" and len(benchmark.items) == 120
+    assert {item.judge for item in benchmark.items} == {"no_call"}
+    assert quiet_items("home", 2, " 7") != quiet_items("home", 2, " 8")
 
 
 def test_benchmark_answers_list_what_may_be_omitted(tmp_path: Any) -> None:

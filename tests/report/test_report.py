@@ -98,6 +98,16 @@ def round_rows(number: int, samples: int, text: str, extra: str) -> dict[str, li
             for step in range(1, 31)
         ],
         "example": [{"round": number, "kind": f"invoke{extra}", "origin": "q"}] * 3,
+        "gate": [
+            {
+                "round": number,
+                "measure": "calls",
+                "opponent": f"parent, best{extra}",
+                "opponent_id": parent,
+                "benchmark": f"home-dev{extra}",
+                "verdict": "passed",
+            }
+        ],
         "codebook": [{"round": number, "version": number, "coder": "residual", "num_tools": 9}],
         "checkpoint": [
             {

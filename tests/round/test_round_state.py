@@ -350,7 +350,7 @@ def test_the_gate_weighs_a_change_as_the_dev_set_weighs_its_score(
     ):
         items = [mark(item, item.category in right) for item in dev.items]
         store_items(factory.setup, 1, checkpoint.id, dev, items, dev.basis(factory.setup))
-    decision = weigh(factory, this, made)
+    decision = weigh(factory, this, made).decision
     assert decision.promote
     gained = f"{50 * 1037 / 1335:.1f}"
     assert f"mine rose from 0.0 to {gained} (+{gained} points, 95 %" in decision.reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from test_rejudge import answer as answer_query
 from workspaces import make_workspace
 
 from factory.cli.monitor import PlainMonitor
+from factory.cli.rounds import make_round
 from factory.domain.records import Checkpoint, Progress, Request
 from factory.engines.replay import ReplayEngine
 from factory.ledger.database import Ledger
@@ -25,8 +27,8 @@ from factory.workspace.models import fingerprint
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings
 
-MOST_READERS = 8
-"""One a step, besides those that read nothing."""
+MOST_READERS = 13
+"""One a step, two where opponents are looked up, besides those that read nothing."""
 
 
 def answer(request: Request) -> Sequence[str]:
@@ -53,10 +55,10 @@ async def train_nothing(job: TrainingJob, **_: object) -> TrainingResult:
     ("min_accepted", "promoted", "stages"),
     [
         (1, True, ["draw", "start engine", "score parent: home", "score parent: home-dev",
-                   "sample", "judge", "train", "start engine", "score new: home",
-                   "score new: home-dev", "gate"]),
+                   "sample", "score base again: home-dev", "judge", "train", "start engine",
+                   "score new: home", "score new: home-dev", "gate"]),
         (99, False, ["draw", "start engine", "score parent: home", "score parent: home-dev",
-                     "sample", "judge", "gate"]),
+                     "sample", "score base again: home-dev", "judge", "gate"]),
     ],
 )  # fmt: skip
 def test_a_whole_round_asks_the_ledger_once_a_step(
@@ -96,3 +98,33 @@ def test_a_whole_round_asks_the_ledger_once_a_step(
     kept = sorted(f"r1/{IDS[name]}" for name in ("good", "chatty"))
     assert [origin for (origin,) in shown] == (kept if promoted else [])
     assert num_readers <= MOST_READERS
+
+
+@pytest.mark.slow
+def test_rounds_in_a_row_end_with_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `factory round --rounds 2`: each begins where the one before it ended."""
+    workspace = make_workspace(tmp_path / "ws")
+    tiny_model(workspace.root / "model")
+    text = workspace.marker.read_text(encoding="utf-8")
+    workspace.marker.write_text(text.replace("rounds/seed", "model"), encoding="utf-8")
+    kept = [query for query in POOL if query.id in (IDS["good"], IDS["chatty"])]
+    requests = workspace.root / "requests.jsonl"
+    lines = (json.dumps({"query": query.text}) for query in kept)
+    requests.write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr("factory.engines.serving.open_engine", open_replay)
+    monkeypatch.setattr("factory.round.training.run_training", train_nothing)
+    monkeypatch.chdir(workspace.root)
+    quick = ["train.min_accepted=1", 'score.benchmarks=["home-dev"]']
+    make_round(num_queries=1, queries=[requests], overrides=quick, rounds=2)
+    with Ledger(workspace.state).read() as past:
+        made = past.query("select checkpoint_id, parent_id from lineage order by round").rows
+        noise = past.query("select points, num_changed from noise").rows
+        met = past.query("select round, opponent from gate order by 1, opponent_id").rows
+    (base, _), (first, of_base), (second, of_first) = made
+    assert (of_base, of_first) == (base, first) and noise == [(0.0, 0)]
+    assert met == [(1, "parent, best, base"), (2, "base"), (2, "parent, best")]
+    shown = capsys.readouterr().out
+    assert shown.rstrip().rpartition("\nbest  ")[2].startswith(f"{second}  home-dev 0.0")
+    assert "calls on home-dev, tolerance 1 points, noise 0.0" in shown

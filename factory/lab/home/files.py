@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from factory.lab.home.abstain import LACKS, QuietItem, quiet_items
 from factory.lab.home.world import CATEGORIES, FreshItem, dev_items, home_items
 
 
-def to_question(item: FreshItem, number: int) -> dict[str, Any]:
+def to_question(item: FreshItem | QuietItem, number: int) -> dict[str, Any]:
     """The question line of an item; documents say `parameters`, as BFCL does."""
     functions = [
         {
@@ -59,6 +61,22 @@ def benchmark_files(items: list[FreshItem]) -> dict[str, str]:
     return files
 
 
+def quiet_files(items: Sequence[QuietItem]) -> dict[str, str]:
+    """Text by relative path: questions whose right answer is no call."""
+    files = {}
+    for category in LACKS:
+        chosen = (item for item in items if item.category == category)
+        lines = (to_question(item, n) for n, item in enumerate(chosen))
+        text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+        files[f"home_{category}.json"] = text
+    return files
+
+
+def dev_quiet_items() -> list[QuietItem]:
+    """The gate's set of requests without a call: 40 a category."""
+    return quiet_items("dev", 40)
+
+
 def write_items(folder: Path, items: list[FreshItem]) -> None:
     """Write a set's questions and answers."""
     (folder / "possible_answer").mkdir(parents=True, exist_ok=True)
@@ -67,9 +85,12 @@ def write_items(folder: Path, items: list[FreshItem]) -> None:
 
 
 def write_benchmark(folder: Path) -> None:
-    """Write the benchmark to `folder` and the development set to `folder/dev`."""
+    """Write the benchmark to `folder`, the gate's sets to `folder/dev` and `folder/abstain`."""
     write_items(folder, home_items())
     write_items(folder / "dev", dev_items())
+    (folder / "abstain").mkdir(exist_ok=True)
+    for path, text in quiet_files(dev_quiet_items()).items():
+        (folder / "abstain" / path).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -442,7 +442,7 @@ def _untrained_pairs() -> frozenset[tuple[str, str]]:
     return frozenset((verb, noun) for split in UNTRAINED for _, verb, noun in pairs(split))
 
 
-def _draw_distractor(rng: Random, split: Split, near: Spec, aliased: bool) -> Spec:
+def draw_distractor(rng: Random, split: Split, near: Spec, aliased: bool) -> Spec:
     """Another tool of the split, of the same domain in two draws of three."""
     pool = pairs(split)
     if rng.random() < 0.67:
@@ -503,7 +503,7 @@ def draw_item(
     wanted = {"multiple": rng.choice((1, 2, 3)), "parallel_multiple": rng.choice((0, 1, 2))}
     candidates = list(called)
     while len(candidates) < len(called) + wanted.get(category, 0):
-        other = _draw_distractor(rng, split, called[0], aliased)
+        other = draw_distractor(rng, split, called[0], aliased)
         if other.name not in {spec.name for spec in candidates}:
             candidates.append(other)
     rng.shuffle(candidates)

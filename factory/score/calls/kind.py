@@ -40,6 +40,10 @@ from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts, invocation_messages
 
+FIRST_READING = 1
+READING: int = 1
+"""Raised when answers are read or judged otherwise than before: scores are other ones then."""
+
 
 class Changes(BaseModel):
     """What of a definition can be changed for once."""
@@ -136,6 +140,22 @@ class Benchmark(Asked):
     def basis(self, setup: Setup) -> str:
         return score_basis(self, setup.prompts)
 
+    def ruler(self, setup: Setup) -> Mapping[str, str]:
+        parts: dict[str, object] = {
+            "questions": [
+                [item.id, item.functions, [message.to_json() for message in item.turn]]
+                for item in self.items
+            ],
+            "answers": [
+                [item.id, _JUDGED_BY.get(item.judge, item.judge), item.ground_truth]
+                for item in self.items
+            ],
+            "prompt": [self.prompt, *_prompt_shas(setup.prompts)],
+            "max_tokens": self.max_tokens,
+            "reading": [self.syntax, READING],
+        }
+        return {part: digest(canonical_json(value)) for part, value in parts.items()}
+
     async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
         return await self.ask(engine, setup.prompts, setup.progress)
 
@@ -219,7 +239,7 @@ def score_basis(benchmark: Benchmark, prompts: Prompts) -> str:
     What is as usual adds nothing: our prompt and syntax, one user message, calls in Python.
     """
     items = [[item.id, item.query, item.functions, item.ground_truth] for item in benchmark.items]
-    shas = [prompts.sha(name) for name in ("calls/system", "calls/invoke")]
+    shas = _prompt_shas(prompts)
     unusual: dict[str, object] = {
         item.id: [_JUDGED_BY.get(item.judge, item.judge), [m.to_json() for m in item.turn]]
         for item in benchmark.items
@@ -227,6 +247,8 @@ def score_basis(benchmark: Benchmark, prompts: Prompts) -> str:
     }
     if (benchmark.prompt, benchmark.syntax) != ("own", "hermes"):
         unusual[""] = [benchmark.prompt, benchmark.syntax]
+    if READING != FIRST_READING:
+        unusual["reading"] = READING
     parts = [items, shas, benchmark.max_tokens]
     return digest(canonical_json([*parts, unusual] if unusual else parts))
 
@@ -244,6 +266,10 @@ def _per_call(items: Sequence[ItemScore]) -> tuple[Line, ...]:
         for name, values in of.items()
         if values
     )
+
+
+def _prompt_shas(prompts: Prompts) -> list[str]:
+    return [prompts.sha(name) for name in ("calls/system", "calls/invoke")]
 
 
 IRRELEVANCE = {"irrelevance": 0.5, "live_irrelevance": 0.5}
