@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import io
+import math
 import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from factory.domain.jsontext import MAX_DEPTH, show
+from factory.domain.jsontext import MAX_DEPTH, MAX_DIGITS, show
 from factory.domain.plaintext import is_unicode, printable
 from factory.domain.records import Call
 from factory.judge.parsed import MAX_BLOCKS, CallError
@@ -95,7 +97,8 @@ def _read_arguments(text: str) -> dict[str, Any]:
             raise _fault(f"{show(text)} is no list of arguments")
         if tree.args or any(keyword.arg is None for keyword in tree.keywords):
             raise _fault(f"{show(text)} has an argument without a name")
-        arguments = {str(k.arg): _read_node(k.value, source) for k in tree.keywords}
+        lines = [line.encode() for line in io.StringIO(source, newline="")]
+        arguments = {str(k.arg): _read_node(k.value, lines) for k in tree.keywords}
         if len(arguments) != len(tree.keywords):
             raise _fault(f"{show(text)} gives an argument twice")
         return arguments
@@ -106,26 +109,45 @@ def _read_arguments(text: str) -> dict[str, Any]:
         raise _fault(f"{show(text)} cannot be read: {cause}") from None
 
 
-def _read_node(node: ast.expr, source: str) -> Any:
+def _read_node(node: ast.expr, lines: list[bytes]) -> Any:
     """A literal's value; the source of anything else, which may name a variable."""
     match node:
         case ast.Constant(value=str() as text):
             if not is_unicode(text):
                 raise _fault("a string holds half of a surrogate pair")
             return text
-        case ast.Constant(value=None | bool() | int()):
+        case ast.Constant(value=None | bool()):
             return node.value
-        case ast.Constant(value=float() as number) if abs(number) != float("inf"):
-            return number
+        case ast.Constant(value=int() | float() as number):
+            return _bounded(number)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
+            if isinstance(number, bool):
+                raise _fault(f"-{number} is no number")
+            return -_bounded(number)
         case ast.List(elts=items) | ast.Tuple(elts=items):
-            return [_read_node(item, source) for item in items]
+            return [_read_node(item, lines) for item in items]
         case ast.Dict(keys=keys, values=values) if all(
             isinstance(key, ast.Constant) and isinstance(key.value, str) for key in keys
         ):
-            names = [key.value for key in keys if isinstance(key, ast.Constant)]
-            return dict(zip(names, (_read_node(v, source) for v in values), strict=True))
+            names = [_read_node(key, lines) for key in keys if key]
+            if len(set(names)) != len(names):
+                raise _fault("an object names a key twice")
+            return dict(zip(names, (_read_node(v, lines) for v in values), strict=True))
         case ast.Name(id=word) if word in WORDS:
             return WORDS[word]
-    return ast.get_source_segment(source, node) or ""
+    return _segment(node, lines)
+
+
+def _bounded(number: int | float) -> int | float:
+    """The number, where JSON's reader would take it too. Raises CallError."""
+    if not math.isfinite(number) if isinstance(number, float) else number >= 10**MAX_DIGITS:
+        raise _fault(f"a number is infinite or has more than {MAX_DIGITS} digits")
+    return number
+
+
+def _segment(node: ast.expr, lines: list[bytes]) -> str:
+    """The node's source; ast.get_source_segment splits all lines each time."""
+    found = lines[node.lineno - 1 : node.end_lineno]
+    found[-1] = found[-1][: node.end_col_offset]
+    found[0] = found[0][node.col_offset :]
+    return b"".join(found).decode()

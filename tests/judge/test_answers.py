@@ -237,6 +237,31 @@ def test_signs_of_a_call_that_cannot_be_read(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        f"0x{'f' * 6000}",
+        f"-1{'0' * 100}",
+        "1e999",
+        "-1e999",
+        "-True",
+        "{'b': 1, 'b': 2}",
+    ],
+)
+def test_values_of_python_that_json_does_not_know(value: str) -> None:
+    found = read_answer(f"[f(a={value})]")
+    assert (found.calls, found.failure) == (None, "call_python")
+
+
+def test_sources_of_names_are_cut_out_in_linear_time() -> None:
+    before = time.process_time()
+    (call,) = read_answer(f"[f(a=[{'b,' * 9000}])]").calls or ()
+    assert time.process_time() - before < 1
+    assert call.arguments == {"a": ["b"] * 9000}
+    (call,) = read_answer("[f(a=['é', é2,\n é3 +\r\n 1\r, d])]").calls or ()
+    assert call.arguments == {"a": ["é", "é2", "é3 +\r\n 1", "d"]}
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "<think>Let me see",
