@@ -1,8 +1,8 @@
 """Names, addresses, numbers and keys of a row, put out of it on the way in.
 
 Patterns, not a model: what they find is the same on every machine. A value gets one pseudonym
-within a row, in its text and in its calls (`EMAIL_1`); a number in a call stays a number. Dates,
-times and amounts are kept: a request is about them.
+within a row, in its text, its calls and its tools (`EMAIL_1`); a number in a call stays a number.
+Dates, times and amounts are kept: a request is about them. Time grows with the row's length.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -45,6 +46,11 @@ def _is_phone(text: str) -> bool:
     return 7 <= len(_digits(text)) <= 15 and not _DATE.fullmatch(text.strip())
 
 
+def _is_epoch(text: str) -> bool:
+    """Seconds or milliseconds since 1970, of the years 2001 to 2033."""
+    return len(text) in (10, 13) and text[0] == "1"
+
+
 def _is_secret(text: str) -> bool:
     """A long text of letters and digits mixed, as nobody's word is."""
     return sum(c.isdigit() for c in text) >= 4 and sum(c.isalpha() for c in text) >= 4
@@ -57,23 +63,54 @@ _STREET = (
 )
 _TITLES = r"(?:Mr|Mrs|Ms|Miss|Dr|Prof|Sir|Herr|Frau|Madame|Monsieur|Se\u00f1ora?)\.?"
 _SAID = r"(?:[Mm]y name is|[Nn]ame is|[Nn]ame:|[Mm]ein Name ist|[Dd]ear|[Rr]egards,|I am called)"
+_WORDS = ("Carol", "Charlotte", "Christian", "Frank", "Grace", "Jack", "Mark", "Ruth", "Victoria")
+"""Given names that are words or places too: names where a family name follows."""
+_COMMON = {
+    *map(str.casefold, _WORDS),
+    *("april", "art", "august", "bill", "black", "brown", "day", "faith", "green", "hope", "joy"),
+    *(
+        "june",
+        "king",
+        "long",
+        "may",
+        "pat",
+        "price",
+        "rich",
+        "rose",
+        "sue",
+        "white",
+        "will",
+        "young",
+    ),
+}
+"""Values that are looked for as they are written alone."""
+_CURRENCY = (
+    r"(?:[$\u20ac\u00a3\u00a5]|(?:USD|EUR|GBP|JPY|CHF|NOK|SEK|DKK|INR|CNY|dollars?|euros?|pounds?|yen|"
+    r"rupees?|yuan|kroner|kronor|kr|francs?)(?!\w))"
+)
+_AMOUNT = re.compile(
+    rf"(?<!\w){_CURRENCY}\s?(?P<after>\d{{7,}}+)|(?<![\d.,])(?P<before>\d{{7,}}+)\s?{_CURRENCY}"
+)
 _NAMES = re.compile(
-    "(?:Adam|Ahmed|Aisha|Alan|Alexander|Alice|Amy|Andrea|Andrew|Anna|Anne|Anthony|Barbara|Ben|Brian|"
-    "Carlos|Carol|Charles|Charlotte|Chloe|Chris|Christian|Christine|Claire|Daniel|David|Deborah|Diana|"
-    "Edward|Elena|Elizabeth|Ella|Emily|Emma|Eric|Erik|Eva|Fatima|Frank|George|Grace|Hannah|Hans|Helen|"
-    "Henry|Ingrid|Isabella|Jack|Jacob|James|Jane|Jason|Jennifer|Jessica|Johan|John|Jonathan|Jose|Joseph|"
+    rf"(?:(?:{'|'.join(_WORDS)})(?=\s{_NAME})|Adam|Ahmed|Aisha|Alan|Alexander|Alice|Amy|Andrea|Andrew|Anna|Anne|Anthony|Barbara|Ben|Brian|"
+    "Carlos|Charles|Chloe|Chris|Christine|Claire|Daniel|David|Deborah|Diana|"
+    "Edward|Elena|Elizabeth|Ella|Emily|Emma|Eric|Erik|Eva|Fatima|George|Hannah|Hans|Helen|"
+    "Henry|Ingrid|Isabella|Jacob|James|Jane|Jason|Jennifer|Jessica|Johan|John|Jonathan|Jose|Joseph|"
     "Joshua|Juan|Julia|Karen|Karl|Katherine|Kevin|Laura|Lars|Lena|Linda|Lisa|Lucas|Lucy|Luis|Maria|"
-    "Marie|Mark|Martin|Mary|Matthew|Michael|Mohammed|Natalie|Nicholas|Nicole|Oliver|Olivia|Patricia|"
-    "Patrick|Paul|Peter|Philip|Rachel|Rebecca|Richard|Robert|Ruth|Ryan|Samuel|Sandra|Sarah|Simon|Sophia|"
-    "Sophie|Stephen|Steven|Susan|Thomas|Timothy|Ursula|Victoria|William|Wei|Yuki|Zoe)"
+    "Marie|Martin|Mary|Matthew|Michael|Mohammed|Natalie|Nicholas|Nicole|Oliver|Olivia|Patricia|"
+    "Patrick|Paul|Peter|Philip|Rachel|Rebecca|Richard|Robert|Ryan|Samuel|Sandra|Sarah|Simon|Sophia|"
+    "Sophie|Stephen|Steven|Susan|Thomas|Timothy|Ursula|William|Wei|Yuki|Zoe)"
     rf"(?:\s{_NAME})?(?!\w)"
 )
 
 PATTERNS: tuple[PrivatePattern, ...] = (
     PrivatePattern(
-        "KEY", re.compile(r"-----BEGIN [A-Z ]*KEY-----.*?-----END [A-Z ]*KEY-----", re.DOTALL)
+        "KEY",
+        re.compile(
+            r"-----BEGIN [A-Z ]*KEY-----(?:(?!-----BEGIN ).)*?-----END [A-Z ]*KEY-----", re.DOTALL
+        ),
     ),
-    PrivatePattern("KEY", re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*")),
+    PrivatePattern("KEY", re.compile(r"(?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+")),
     PrivatePattern(
         "KEY",
         re.compile(
@@ -89,7 +126,7 @@ PATTERNS: tuple[PrivatePattern, ...] = (
         ),
         lambda text: any(c.isdigit() for c in text),
     ),
-    PrivatePattern("EMAIL", re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)*\.\w{2,}")),
+    PrivatePattern("EMAIL", re.compile(r"(?<![\w.+%-])[\w.+%-]++@[\w-]+(?:\.[\w-]+)*\.\w{2,}")),
     PrivatePattern("IP", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")),
     PrivatePattern(
         "IP", re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])")
@@ -107,10 +144,16 @@ PATTERNS: tuple[PrivatePattern, ...] = (
     ),
     PrivatePattern(
         "PHONE",
-        re.compile(r"(?<![\w.,])\(?\d{2,5}\)?[ ./-]\d{2,4}(?:[ ./-]\d{2,4}){1,3}(?![\d:])"),
+        re.compile(
+            r"(?<![\w.,])\(?\d{2,5}\)?[ ./-]\d{2,4}(?:[ ./-]\d{2,4}){1,3}(?![\d:])(?!\s?"
+            + _CURRENCY
+            + ")"
+        ),
         _is_phone,
     ),
-    PrivatePattern("NUMBER", re.compile(r"(?<![\w.,])\d{7,}(?![\w.,]?\d)")),
+    PrivatePattern(
+        "NUMBER", re.compile(r"(?<![\w.,])\d{7,}+(?![\w.,]?\d)"), lambda t: not _is_epoch(t)
+    ),
     PrivatePattern(
         "ADDRESS",
         re.compile(rf"\b\d{{1,5}}[A-Za-z]?,? (?:{_NAME} ){{1,3}}{_STREET}\b\.?"),
@@ -118,8 +161,8 @@ PATTERNS: tuple[PrivatePattern, ...] = (
     PrivatePattern(
         "ADDRESS",
         re.compile(
-            r"\b[A-Z\u00c4\u00d6\u00dc][\w\u00df-]*(?:stra\u00dfe|strasse|str\.|weg|platz|gasse|allee|gate|gata|v\u00e4gen)"
-            r" \d{1,4}\s?[a-zA-Z]?\b"
+            r"(?<![\w-])[A-Z\u00c4\u00d6\u00dc][\w-]*(?:stra\u00dfe|strasse|str\.|weg|platz|gasse|allee|gate|gata|v\u00e4gen)"
+            r" \d{1,4}(?:\s?[a-zA-Z])?\b"
         ),
     ),
     PrivatePattern("NAME", re.compile(rf"\b{_TITLES} (?P<part>{_NAME}(?: {_NAME}){{0,2}})")),
@@ -139,11 +182,51 @@ _KEYS = (
     ("PHONE", re.compile(r"(?:^|_)(?:phone|mobile|telephone)(?:_?number)?$")),
     (
         "ADDRESS",
-        re.compile(r"(?:^|_)(?:street|home|postal|shipping|billing|delivery)_?(?:address)?$"),
+        re.compile(
+            r"^address$|(?:^|_)(?:street|home|work|office|postal|mailing|shipping|billing|delivery|customer|user|contact|guest)_?address$"
+            r"|(?:^|_)street$"
+        ),
     ),
-    ("KEY", re.compile(r"(?:^|_)(?:api_?key|password|secret|access_?token|auth_?token)$")),
+    (
+        "KEY",
+        re.compile(
+            r"(?:^|_)(?:api_?key|password|passwd|passcode|pin(?:_?code)?|secret|access_?token|auth_?token)$"
+        ),
+    ),
 )
 """Arguments whose values are masked whatever they look like."""
+_AMOUNT_KEY = re.compile(r"(?:^|_)(?:amount|price|cost|total|budget|salary|revenue|income)$")
+"""Arguments whose numbers are kept."""
+_NUMBERS = ("PHONE", "CARD", "NUMBER", "ID")
+_LONG = 7
+"""Digits of a number that is masked, whatever it is."""
+_MAX_WORDS = 16
+"""Words of a value that is looked for inside of texts."""
+_WORD = re.compile(r"\w+")
+_MASKED = re.compile(r"[A-Z]+_\d+")
+
+
+@dataclass(slots=True)
+class _Pseudonym:
+    """A value that has a pseudonym, by its letters and digits alone."""
+
+    name: str
+    is_number: bool
+    edges: tuple[str, str]
+    """What stands before its first word and behind its last."""
+    forms: set[str] = field(default_factory=set)
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text of the same letters is this value, in any case, or spaced otherwise."""
+        form = " ".join(text.split())
+        if form in self.forms or form.casefold() in self.forms:
+            return True
+        is_spaced = self.is_number and len(_digits(text)) >= _LONG
+        return is_spaced and re.fullmatch(r"[\w ./()-]+", text) is not None
+
+
+def _snake(key: object) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[- ]", "_", str(key)).lower()
 
 
 class Masker:
@@ -154,48 +237,104 @@ class Masker:
         """How many values of each kind were masked."""
         self._names: dict[str, str] = {}
         self._same: dict[str, str] = {}
-        self._known: re.Pattern[str] | None = None
+        self._known: dict[str, _Pseudonym] = {}
+        self._longest = 0
+        self._numbers: dict[str, str] = {}
+        self._kept: set[str] = set()
 
     def learn(self, value: Any) -> None:
         """Take note of values that are private by their argument's name; before any text."""
         if isinstance(value, dict):
             for key, part in value.items():
-                word = re.sub(r"(?<=[a-z])(?=[A-Z])|[- ]", "_", str(key)).lower()
+                word = _snake(key)
                 kind = next((kind for kind, pattern in _KEYS if pattern.search(word)), "")
-                if kind and isinstance(part, str) and len(part.strip()) > 1:
-                    self._name(kind, part.strip())
+                for each in (part if isinstance(part, list) else [part]) if kind else ():
+                    self._learn_private(kind, each)
                 self.learn(part)
         elif isinstance(value, list):
             for part in value:
                 self.learn(part)
 
-    def mask(self, value: Any) -> Any:
-        """The value with what is private in it replaced; keys of objects stay."""
+    def _learn_private(self, kind: str, value: Any) -> None:
+        """A text, or a key or phone number of four digits and more."""
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        text = str(abs(value)) if is_number else value.strip() if isinstance(value, str) else ""
+        if len(text) < 2 or text in self._kept or _MASKED.fullmatch(text):
+            return
+        if not is_number:
+            self._name(kind, text)
+        elif kind in ("KEY", "PHONE") and len(text) >= 4:
+            self._numbers[text] = self._name(kind, text)
+
+    def mask(self, value: Any, *, below: bool = False) -> Any:
+        """The value with what is private in it replaced; keys are masked `below` the first level.
+
+        Those of the first level are names of arguments.
+        """
         if isinstance(value, str):
             return self._mask_text(value)
         if isinstance(value, dict):
-            return {key: self.mask(part) for key, part in value.items()}
+            made: dict[str, Any] = {}
+            for key, part in value.items():
+                name = self._mask_text(key) if below else key
+                while name in made:
+                    name += "_"
+                is_kept = isinstance(part, int) and _AMOUNT_KEY.search(_snake(key))
+                made[name] = part if is_kept else self.mask(part, below=True)
+            return made
         if isinstance(value, list):
-            return [self.mask(part) for part in value]
+            return [self.mask(part, below=True) for part in value]
         if isinstance(value, int) and not isinstance(value, bool):
             return self._mask_number(value)
         return value
 
     def _mask_text(self, text: str) -> str:
-        if self._names:
-            if self._known is None:
-                longest = sorted(self._names, key=len, reverse=True)
-                known = "|".join(map(re.escape, longest))
-                self._known = re.compile(rf"(?<!\w)(?:{known})(?!\w)")
-            text = self._known.sub(lambda found: self._names[found[0]], text)
+        if name := self._names.get(text.strip()):
+            return name
+        for amount in _AMOUNT.finditer(text):
+            self._kept.add(amount["after"] or amount["before"])
+        if self._known:
+            text = self._mask_known(text)
         for each in PATTERNS:
             text = each.pattern.sub(partial(self._replace, each), text)
         return text
 
+    def _mask_known(self, text: str) -> str:
+        """The text with known values replaced, at each word the longest one."""
+        words, parts = list(_WORD.finditer(text)), list[str]()
+        at = done = 0
+        while at < len(words):
+            known, count = self._find_known(text, words[at : at + _MAX_WORDS])
+            if known is None:
+                at += 1
+                continue
+            start, end = words[at].start(), words[at + count - 1].end()
+            before, behind = known.edges
+            start -= len(before) if text.endswith(before, done, start) else 0
+            end += len(behind) if text.startswith(behind, end) else 0
+            parts += (text[done:start], known.name)
+            done, at = end, at + count
+        return "".join((*parts, text[done:]))
+
+    def _find_known(self, text: str, words: list[re.Match[str]]) -> tuple[_Pseudonym | None, int]:
+        """The longest known value that begins at the first of some words, and its words."""
+        same, best, size = "", None, 0
+        end = words[0].start()
+        for count, word in enumerate(words, 1):
+            same += word[0].casefold()
+            if len(same) > self._longest or word.start() - end > 3:
+                break
+            end = word.end()
+            known = self._known.get(same)
+            if known is not None and known.is_in(text[words[0].start() : end]):
+                best, size = known, count
+        return best, size
+
     def _replace(self, pattern: PrivatePattern, found: re.Match[str]) -> str:
         named = "part" in found.re.groupindex
         part = found["part"] if named else found[0]
-        if not pattern.holds(part) or _MASKED.fullmatch(part):
+        is_kept = pattern.kind in ("NAME", "ADDRESS", "NUMBER") and part.strip() in self._kept
+        if is_kept or not pattern.holds(part) or _MASKED.fullmatch(part):
             return found[0]
         name = self._name(pattern.kind, part.strip())
         if not named:
@@ -204,24 +343,33 @@ class Masker:
         return found[0][:start] + name + found[0][start + len(part) :]
 
     def _mask_number(self, value: int) -> int:
-        """A number that the text has masked, or that is as long, as another number."""
+        """A number that is masked elsewhere, or as long, as another one of its sign and length."""
         digits = str(abs(value))
-        known = next((name for text, name in self._names.items() if _digits(text) == digits), "")
-        if not known and len(digits) < 7:
+        name = self._numbers.get(digits)
+        if name is None and (len(digits) < _LONG or digits in self._kept or _is_epoch(digits)):
             return value
-        name = known or self._name("NUMBER", digits)
-        return int("1" + "0" * (len(digits) - 1)) + int(name.rpartition("_")[2])
+        name = name or self._name("NUMBER", digits)
+        made = int("1" + "0" * (len(digits) - 1)) + int(name.rpartition("_")[2])
+        return made if value > 0 else -made
 
     def _name(self, kind: str, text: str) -> str:
-        if text not in self._names:
-            is_number = kind in ("PHONE", "CARD", "IBAN", "NUMBER", "ID")
-            same = re.sub(r"\W", "", text) if is_number else text.casefold()
-            if same not in self._same:
-                self.counts[kind] += 1
-                self._same[same] = f"{kind}_{self.counts[kind]}"
-            self._names[text] = self._same[same]
-            self._known = None
-        return self._names[text]
-
-
-_MASKED = re.compile(r"[A-Z]+_\d+")
+        if text in self._names:
+            return self._names[text]
+        is_number = kind in (*_NUMBERS, "IBAN")
+        same = re.sub(r"\W", "", text) if is_number else text.casefold()
+        if same not in self._same:
+            self.counts[kind] += 1
+            self._same[same] = f"{kind}_{self.counts[kind]}"
+        name = self._names[text] = self._same[same]
+        if kind in _NUMBERS and len(digits := _digits(text)) >= _LONG:
+            self._numbers.setdefault(digits, name)
+        words = list(_WORD.finditer(text))
+        key = "".join(word[0] for word in words).casefold()
+        if len(key) > 1:
+            start, end = words[0].start(), words[-1].end()
+            edges = (text[:start], text[end:])
+            known = self._known.setdefault(key, _Pseudonym(name, is_number, edges))
+            form = " ".join(text[start:end].split())
+            known.forms |= {form} if key in _COMMON else {form, form.casefold()}
+            self._longest = max(self._longest, len(key))
+        return name

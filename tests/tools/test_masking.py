@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -27,6 +28,8 @@ from factory.tools.masking import Masker
         ("Nach Lange Str. oder Hauptstraße 7b", "Nach Lange Str. oder ADDRESS_1"),
         ("My name is Ilse Brandt and I wait", "My name is NAME_1 and I wait"),
         ("Book for Dr. Okafor and Emma Stone", "Book for Dr. NAME_1 and NAME_2"),
+        ("Dear Mark, ask Grace Lund", "Dear NAME_1, ask NAME_2"),
+        ("Alte-Hauptstra\u00dfe 4 and E-Marktgasse 12b", "ADDRESS_1 and ADDRESS_2"),
     ],
 )
 def test_what_is_private_is_masked(text: str, masked: str) -> None:
@@ -41,6 +44,9 @@ def test_what_is_private_is_masked(text: str, masked: str) -> None:
         "Convert 1,000,000 to thousands, then add 123456",
         "Which Road is longest? Street food, please. Reset the password",
         "Use version 3.11.7 and set x to 0.125",
+        "Mark the task as done in Victoria, by the grace of Frank",
+        "Since 1700000000 or 1700000000123?",
+        "Amount 1234567 dollars, then $2345678, 12 345 678 kr and EUR 3456789",
         "Translate: The token economy is growing; mark my words, will you?",
     ],
 )
@@ -85,3 +91,100 @@ def test_arguments_tell_what_a_text_does_not() -> None:
 def test_masking_again_changes_nothing() -> None:
     once = Masker().mask("Dr. Okafor, ann@x.org, +47 22345678, password: hunter22!")
     assert Masker().mask(once) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "masked", "made"),
+    [
+        (
+            "Book a table for 1, mail bob1@example.org",
+            {"people": 1},
+            "Book a table for 1, mail EMAIL_1",
+            {"people": 1},
+        ),
+        ("To 40 Elm Street, 40 of them", {"count": 40}, "To ADDRESS_1, 40 of them", {"count": 40}),
+        (
+            "Key sk-abcdefghijklmnop1234567",
+            {"n": 1234, "at": 1700000000},
+            "Key KEY_1",
+            {"n": 1234, "at": 1700000000},
+        ),
+        ("Move it", {"by": -12345678}, "Move it", {"by": -10000001}),
+        (
+            "Pay 1234567 dollars",
+            {"sum": 1234567, "price": 7654321},
+            "Pay 1234567 dollars",
+            {"sum": 1234567, "price": 7654321},
+        ),
+        ("Call +47 22345678", {"number": 4722345678}, "Call PHONE_1", {"number": 1000000001}),
+    ],
+)
+def test_only_a_number_that_is_private_is_another(
+    text: str, arguments: Any, masked: str, made: Any
+) -> None:
+    masker = Masker()
+    masker.learn(arguments)
+    assert masker.mask(text) == masked and masker.mask(arguments) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "masked", "made"),
+    [
+        ("For zora  quill", {"guest_name": "Zora Quill"}, "For NAME_1", {"guest_name": "NAME_1"}),
+        ("I will ask Will", {"first_name": "Will"}, "I will ask NAME_1", {"first_name": "NAME_1"}),
+        (
+            "Call 555-1234 4 times",
+            {"phone": "5551234"},
+            "Call PHONE_1 4 times",
+            {"phone": "PHONE_1"},
+        ),
+        ("Or 5551234", {"phone": "+555-1234"}, "Or PHONE_1", {"phone": "PHONE_1"}),
+        ("code 4821", {"password": 4821}, "code KEY_1", {"password": 1001}),
+        ("It is (hunter!)!", {"password": "hunter!"}, "It is (KEY_1)!", {"password": "KEY_1"}),
+        ("Go", {"seats": {"ann@x.org": 2}}, "Go", {"seats": {"EMAIL_1": 2}}),
+        (
+            "To rose cottage 3",
+            {"address": "Rose Cottage 3"},
+            "To ADDRESS_1",
+            {"address": "ADDRESS_1"},
+        ),
+        (
+            "Ask Bo and Qiu",
+            {"guest_name": ["Bo", "Qiu"]},
+            "Ask NAME_1 and NAME_2",
+            {"guest_name": ["NAME_1", "NAME_2"]},
+        ),
+    ],
+)
+def test_a_known_value_goes_however_it_is_written(
+    text: str, arguments: Any, masked: str, made: Any
+) -> None:
+    masker = Masker()
+    masker.learn(arguments)
+    assert masker.mask(text) == masked and masker.mask(arguments) == made
+
+
+def test_how_something_is_sent_is_no_address() -> None:
+    masker = Masker()
+    arguments = {"shipping": "express", "delivery": "at noon", "home": "page", "billing": "monthly"}
+    masker.learn(arguments)
+    assert masker.mask(arguments) == arguments and not masker.counts
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a" * 200_000,
+        "ab1" * 70_000,
+        "eyJaaaaaaaa" * 20_000,
+        "A-" * 50_000,
+        "-----BEGIN KEY-----" * 10_000,
+        "a@b." * 25_000,
+        [f"My name is A{n} Bo, u{n}@x.org" for n in range(2_000)],
+    ],
+    ids=["letters", "mixed", "tokens", "hyphens", "headers", "addresses", "values"],
+)
+def test_time_grows_with_the_length(value: Any) -> None:
+    started = time.process_time()
+    Masker().mask(value)
+    assert time.process_time() - started < 5
