@@ -154,14 +154,20 @@ def _make_log(documents: Sequence[dict[str, object]], calls: tuple[Call, ...]) -
 def mask_query(query: Query) -> tuple[Query, Counter[str]]:
     """The query without names, addresses, numbers and keys, and how many of each it had.
 
-    A value has one pseudonym in its text and in its calls.
+    A value has one pseudonym in its text, its calls and its tools.
     """
     masker, log = Masker(), query.log
-    calls = [asdict(call) for call in log.calls] if log is not None else []
+    if log is None:
+        text = masker.mask(query.text)
+        return replace(query, id=query_id(text), text=text), masker.counts
+    calls = [asdict(call) for call in log.calls]
+    for tool in log.tools:
+        masker.keep(tool.document)
     for call in calls:
         masker.learn(call["arguments"])
     text = masker.mask(query.text)
-    if log is not None:
-        made = tuple(Call(name=c["name"], arguments=masker.mask(c["arguments"])) for c in calls)
-        log = replace(log, calls=made)
+    made = tuple(Call(name=c["name"], arguments=masker.mask(c["arguments"])) for c in calls)
+    documents = [masker.mask_document(tool.document) for tool in log.tools]
+    tools = tuple(Tool(id=tool_id(each), document=each) for each in documents)
+    log = Logged(tools=tools, calls=made)
     return replace(query, id=query_id(text), text=text, log=log), masker.counts

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from factory.domain.jsontext import walk
+
 
 class PrivatePattern(NamedTuple):
     """What is masked under a name; `group` is the part of a match that is."""
@@ -197,6 +199,11 @@ _KEYS = (
 """Arguments whose values are masked whatever they look like."""
 _AMOUNT_KEY = re.compile(r"(?:^|_)(?:amount|price|cost|total|budget|salary|revenue|income)$")
 """Arguments whose numbers are kept."""
+_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keys of a document whose objects have names of their own."""
+_VALUES = ("default", "enum", "const", "example", "examples")
+_TOLD = ("description", "title", "tool_description", "$comment")
+"""Keys of a document whose texts people wrote."""
 _NUMBERS = ("PHONE", "CARD", "NUMBER", "ID")
 _LONG = 7
 """Digits of a number that is masked, whatever it is."""
@@ -241,6 +248,17 @@ class Masker:
         self._longest = 0
         self._numbers: dict[str, str] = {}
         self._kept: set[str] = set()
+
+    def keep(self, document: Any) -> None:
+        """Take note of the choices of a tool's document; before anything else.
+
+        They are no names and addresses, and not private by an argument's name.
+        """
+        for _, part in walk(document):
+            choices = part.get("enum") if isinstance(part, dict) else None
+            if isinstance(choices, list):
+                kept = (c for c in choices if isinstance(c, str | int) and not isinstance(c, bool))
+                self._kept.update(str(c).strip().removeprefix("-") for c in kept)
 
     def learn(self, value: Any) -> None:
         """Take note of values that are private by their argument's name; before any text."""
@@ -287,6 +305,32 @@ class Masker:
         if isinstance(value, int) and not isinstance(value, bool):
             return self._mask_number(value)
         return value
+
+    def mask_document(self, value: Any) -> Any:
+        """A tool's document with what it tells masked; names, types and keys stay."""
+        if isinstance(value, list):
+            return [self.mask_document(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        made = {}
+        for key, part in value.items():
+            if key in _SCHEMAS and isinstance(part, dict):
+                made[key] = {name: self.mask_document(each) for name, each in part.items()}
+            elif key in _VALUES or (key in _TOLD and isinstance(part, str)):
+                made[key] = self._mask_told(part)
+            else:
+                made[key] = self.mask_document(part)
+        return made
+
+    def _mask_told(self, value: Any) -> Any:
+        """A value of a document: its numbers are another only where the row has masked them."""
+        if isinstance(value, int):
+            return self._mask_number(value) if str(abs(value)) in self._numbers else value
+        if isinstance(value, dict):
+            return {self._mask_text(key): self._mask_told(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self._mask_told(part) for part in value]
+        return self.mask(value)
 
     def _mask_text(self, text: str) -> str:
         if name := self._names.get(text.strip()):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from workspaces import ROOT
 
-from factory.domain.canon import query_id
+from factory.domain.canon import query_id, tool_id
 from factory.domain.failures import InputError
 from factory.lessons.files import read_lessons
 from factory.lessons.logs import MAX_TOOLS, Pool, read_pool
@@ -103,6 +103,31 @@ def test_masking_reaches_texts_and_calls_alike(tmp_path: Path) -> None:
     assert query.log is not None and query.log.calls[0].arguments["note"] == "for EMAIL_1"
     assert other.text == "Tea at 9"
     assert pool.masked == {"EMAIL": 1} and pool.masked_rows == 1
+
+
+def test_masking_reaches_the_tools_of_a_log(tmp_path: Path) -> None:
+    offered = tool("brew_tea")
+    properties = offered["function"]["parameters"]["properties"]
+    offered["function"]["description"] = "Tea; complain to boss@x.org or +47 22345678."
+    properties["to"] = {
+        "type": "string",
+        "description": "As ann@x.org",
+        "enum": ["ann@x.org", "Emma", "express"],
+        "default": "ann@x.org",
+    }
+    properties["description"] = {"type": "integer", "maximum": 12345678, "default": 4722345678}
+    asked = ("brew_tea", {"cups": 2, "to": "ann@x.org", "first_name": "Emma"})
+    (query,) = (pool := pool_of(tmp_path, chat("Tea", asked, tools=[offered]), mask=True)).queries
+    assert query.log is not None and pool.masked == {"EMAIL": 2, "PHONE": 1}
+    (found,) = query.log.tools
+    made = found.arguments["properties"]
+    assert found.document["description"] == "Tea; complain to EMAIL_2 or PHONE_1."
+    assert made["to"]["description"] == "As EMAIL_1" and made["to"]["default"] == "EMAIL_1"
+    assert made["to"]["enum"] == ["EMAIL_1", "Emma", "express"]
+    assert made["description"]["maximum"] == 12345678
+    assert made["description"]["default"] == 1000000001
+    assert found.name == "brew_tea" and found.id == tool_id(found.document)
+    assert query.log.calls[0].arguments == {"cups": 2, "to": "EMAIL_1", "first_name": "Emma"}
 
 
 def span(text: str) -> dict[str, Any]:
