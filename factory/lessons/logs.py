@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from factory.domain.canon import query_id, tool_id
+from factory.domain.canon import digest, query_id, to_json, tool_id
 from factory.domain.failures import InputError
 from factory.domain.records import Call, Logged, Query, Tool
 from factory.lessons.conversations import read_documents, read_turns
-from factory.tools.logs import AskedTurn
+from factory.tools.logs import AskedTurn, follow
 from factory.tools.masking import Masker
 from factory.tools.rowfiles import BadLine
 from factory.tools.sources import Requested, read_requests
@@ -72,18 +72,20 @@ def read_pool(
     Raises InputError for a file that cannot be read or holds no requests.
     """
     kept: dict[str, Query] = {}
+    turns: dict[str, str] = {}
     bad, masked = BadLines(), Counter[str]()
     size = rows = 0
     for file in files:
         before = size + bad.total
-        for query, counts in _read(file, field, bad, mask):
+        for query, turn, counts in _read(file, field, bad, mask):
             size += 1
             rows += bool(counts)
             masked += counts
             if query.id in kept:
-                kept[query.id] = _join(kept[query.id], query)
+                if turn and turn == turns[query.id]:
+                    kept[query.id] = _join(kept[query.id], query)
             elif len(kept) < wanted and query.id not in drawn:
-                kept[query.id] = query
+                kept[query.id], turns[query.id] = query, turn
         if size + bad.total == before:
             raise InputError("the file holds no requests", where=str(file))
     return Pool(
@@ -98,21 +100,28 @@ def read_pool(
 
 def _read(
     file: Path, field: str, bad: BadLines, mask: bool
-) -> Iterator[tuple[Query, Counter[str]]]:
+) -> Iterator[tuple[Query, str, Counter[str]]]:
+    """Each request, what is equal in all snapshots of its turn, and what was masked of it."""
     for found in read_requests(file, bad, field):
-        log = None
+        log, turn = None, ""
         if found.asked is not None:
             log, fault = _read_log(found.asked)
+            turn = _turn_key(found.asked) if log is not None else ""
             if fault:
                 bad.append(BadLine(where=found.where, cause=f"{fault}; its request is used"))
         query, counts = _make_query(found, log), Counter[str]()
         if mask:
             query, counts = mask_query(query)
-        yield query, counts
+        yield query, turn, counts
 
 
 def _make_query(found: Requested, log: Logged | None) -> Query:
     return Query(id=query_id(found.text), text=found.text, source=found.where, log=log)
+
+
+def _turn_key(asked: AskedTurn) -> str:
+    """Equal for turns with the same requests before them and the same tools."""
+    return digest(follow(asked.before, asked.text) + to_json(asked.tools))
 
 
 def _join(query: Query, other: Query) -> Query:

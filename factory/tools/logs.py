@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from factory.domain.canon import digest, query_id
 from factory.domain.jsontext import parse_strict
 
 Message = dict[str, Any]
@@ -58,6 +59,8 @@ class AskedTurn:
     answer: list[Message]
     """The messages up to the next request."""
     tools: list[Any]
+    before: str = ""
+    """What stands for the requests before it in its conversation; see follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +71,24 @@ class Event:
     messages: list[Message]
 
 
+def follow(before: str, text: str) -> str:
+    """What stands for the requests up to a text, after those that `before` stands for."""
+    return digest(f"{before}{query_id(text)}")
+
+
 def split_talk(talk: Talk) -> Iterator[AskedTurn]:
     """The requests of a conversation, first to last."""
-    text, answer = "", list[Message]()
+    text, answer, before = "", list[Message](), ""
     for message in talk.messages:
         if message["role"] == "user":
             if text:
-                yield AskedTurn(text=text, answer=answer, tools=talk.tools)
+                yield AskedTurn(text=text, answer=answer, tools=talk.tools, before=before)
+                before = follow(before, text)
             text, answer = message["content"], []
         else:
             answer.append(message)
     if text:
-        yield AskedTurn(text=text, answer=answer, tools=talk.tools)
+        yield AskedTurn(text=text, answer=answer, tools=talk.tools, before=before)
 
 
 def open_log(value: object) -> list[Talk] | None:

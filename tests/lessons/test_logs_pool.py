@@ -86,6 +86,18 @@ def test_a_later_snapshot_brings_the_calls(tmp_path: Path) -> None:
     assert pool.size == 3
 
 
+def test_calls_of_another_conversation_are_not_a_requests(tmp_path: Path) -> None:
+    called = chat("Yes", ("brew_tea", {"cups": 3}))
+    before = [{"role": "user", "content": "Coffee?"}, {"role": "assistant", "content": "Sure?"}]
+    behind = {**called, "messages": [*before, *called["messages"]]}
+    others = [behind, {**called, "tools": [tool("brew_tea"), tool("nap")]}]
+    for first in (chat("Yes"), {"query": "Yes"}):
+        query = pool_of(tmp_path, first, *others).queries[0]
+        assert query.text == "Yes" and (query.log is None or not query.log.calls)
+    yes = pool_of(tmp_path, {**behind, "messages": behind["messages"][:-1]}, behind).queries[1]
+    assert yes.log is not None and yes.log.calls
+
+
 def test_only_what_may_be_drawn_is_kept(tmp_path: Path) -> None:
     rows = [{"query": f"Pour {n}"} for n in range(50)]
     pool = pool_of(tmp_path, *rows, {"odd": 1}, wanted=3, drawn={query_id("Pour 0")})
