@@ -428,9 +428,21 @@ class _Pulled:
         self._taken.clear()
         return first[0]
 
+    def skip(self) -> int:
+        """Leave the rest of the record, until its quotes are closed; the line that it began in."""
+        is_open = sum(line.count('"') for _, line in self._taken) % 2
+        first = self.settle()
+        while is_open and (pair := self._next()) is not None:
+            is_open ^= pair[1].count('"') % 2
+        return first
+
 
 def _csv_rows(file: _RowFile, bad: list[BadLine]) -> Iterator[FileRow]:
-    """Records by the header's names. After a line that is not CSV it goes on with the next one."""
+    """Records by the header's names. After a line that is not CSV it goes on with the next one.
+
+    Nothing inside a field that is too long becomes a record.
+    """
+    csv.field_size_limit(MAX_VALUE_CHARS)
     lines = _lines(file)
     first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
     named = re.fullmatch(r"sep=(.)", first[1].strip("\"'\ufeff"))
@@ -456,7 +468,8 @@ def _csv_rows(file: _RowFile, bad: list[BadLine]) -> Iterator[FileRow]:
             if not header:
                 what = f"the header is not CSV: {error}"
                 raise InputError(what, where=str(file.path)) from error
-            where = file.place(pulled.go_back())
+            is_long = "field larger than" in str(error)
+            where = file.place(pulled.skip() if is_long else pulled.go_back())
             bad.append(BadLine(where=where, cause=f"not CSV: {error}"))
 
 

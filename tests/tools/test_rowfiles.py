@@ -145,6 +145,17 @@ def test_fields_are_separated_by_any_usual_mark(tmp_path: Path, name: str, mark:
     assert texts_of(write(tmp_path / name, text)) == [f"Send 3{mark} now"]
 
 
+def test_a_long_field_is_read_and_a_longer_one_skipped_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 'query,note\none,"' + "inside,x\n" * 20_000 + '"\ntwo,b\n'
+    assert texts_of(write(tmp_path / "a.csv", rows)) == ["one", "two"]
+    monkeypatch.setattr(rowfiles, "MAX_VALUE_CHARS", 1 << 16)
+    read = read_queries(tmp_path / "a.csv")
+    assert [query.text for query in read.items] == ["two"]
+    assert [line.where for line in read.bad] == ["a.csv:2"]
+
+
 def test_the_separator_may_be_named_as_excel_does(tmp_path: Path) -> None:
     assert texts_of(write(tmp_path / "q.csv", "sep=^\r\nid^query\r\n1^a, b; c\r\n")) == ["a, b; c"]
 
