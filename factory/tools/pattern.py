@@ -19,7 +19,9 @@ import re2
 MAX_PATTERN = 300
 """Longest pattern."""
 MAX_TEXT = 4096
-"""Longest text that is matched, unless the pattern has one length; a longer one does not match."""
+"""Longest text that is matched, unless the pattern has one length, and begins with `^` or is no
+longer than MAX_REACH; a longer one does not match."""
+MAX_REACH = 1000
 
 _MEMBERS = {
     "s": r"\t-\r \xa0\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}",
@@ -71,10 +73,15 @@ _ESCAPE = re.compile(
     r"|[pP]\{[\w=]+\}|[dDwWsSbBAnrtfv]|[^A-Za-z0-9])",
     re.S,
 )
-_SET = re.compile(r"\[\^?\]?(?>(?:\[:\w+:\]|\\.|[^\\\]])*)\]", re.S)
+_SET = re.compile(r"\[(?>(?:\[:\w+:\]|\\.|[^\\\]])*)\]", re.S)
+_EMPTY_SETS = {"[]": r"[^\x00-\x{10ffff}]", "[^]": r"[\x00-\x{10ffff}]"}
+"""ECMA-262's set of nothing and of everything, as RE2 spells them."""
+_CLASS = r"\\(?:[dDwWsS]|[pP]\{[^}]*\})"
+_CLASS_HYPHEN = re.compile(rf"(?P<before>{_CLASS})-|(?P<other>\\.)|-(?={_CLASS})", re.S)
 _PART = re.compile(rf"{_ESCAPE.pattern}|{_SET.pattern}|\$|\.", re.S)
 _PLAIN = r"[^\\()|\[*+?{]*"
 _ONE_REPEAT = re.compile(rf"{_PLAIN}(?:(?:[*+?]|\{{\d{{1,4}}(?:,\d{{0,4}})?\}})\??{_PLAIN})?")
+_REPEAT = re.compile(r"\{(\d{1,4})(,?)(\d{0,4})\}|[*+]")
 _FIXED_REPEAT = re.compile(r"\{\d{1,4}\}(?![*+?{])")
 _ANY_ESCAPE = re.compile(r"\\(.)", re.S)
 _FLAGS = re.compile(r"\(\?[a-zA-Z]*[smx]")
@@ -98,8 +105,12 @@ class Pattern:
         if len(text) > MAX_PATTERN:
             raise PatternError(f"longer than {MAX_PATTERN} characters")
         # With one letter for each escape and set, what repeats is plain to see.
-        bare = _FIXED_REPEAT.sub("", _PART.sub("x", text))
-        self._has_one_length = not set("(|*+?{") & set(bare)
+        single = _PART.sub("x", text)
+        bare = _FIXED_REPEAT.sub("", single)
+        self._is_anchored = text.startswith("^")
+        self._reach = len(text) + sum(map(_count, _REPEAT.finditer(single)))
+        has_one_length = not set("(|*+?{") & set(bare)
+        self._takes_long = has_one_length and (self._is_anchored or self._reach <= MAX_REACH)
         # With one repetition and no choice there is one length to try, so `re` is bounded too. It
         # knows counts beyond RE2's thousand, and \p{L}{1,99} costs it no 100,000 states.
         self._plain: re.Pattern[str] | None = None
@@ -111,12 +122,18 @@ class Pattern:
             self._size = self._automaton.programsize
 
     def weigh(self, text: str) -> int:
-        """About how many microseconds a search takes at most: RE2 may go all ways side by side."""
-        return min(len(text), MAX_TEXT) * self._size // 50
+        """About how many microseconds a search takes at most: RE2 may go all ways side by side.
+
+        `re` may go as far as the pattern reaches, from every place unless it is held at `^`.
+        """
+        length = len(text) if self._takes_long else min(len(text), MAX_TEXT)
+        if self._plain:
+            return (1 if self._is_anchored else length) * min(length, self._reach) // 200
+        return length * self._size // 50
 
     def search(self, text: str) -> bool:
         """Whether the pattern matches anywhere in `text`."""
-        if len(text) > MAX_TEXT and not self._has_one_length:
+        if len(text) > MAX_TEXT and not self._takes_long:
             return False
         if self._plain:
             return self._plain.search(text) is not None
@@ -128,6 +145,19 @@ class Pattern:
 def compile_pattern(text: str) -> Pattern:
     """The pattern, compiled once. Raises PatternError."""
     return Pattern(text)
+
+
+def _count(repeat: re.Match[str]) -> int:
+    """How often it repeats at most, as far as texts go."""
+    least, comma, most = repeat.groups()
+    return int(most if comma else least) if most or (not comma and least) else MAX_TEXT
+
+
+def _free_hyphens(part: str) -> str:
+    r"""A set whose hyphens beside \w and the like are themselves, as no range begins there."""
+    if part[0] != "[":
+        return part
+    return _CLASS_HYPHEN.sub(lambda m: m["other"] or rf"{m['before'] or ''}\-", part)
 
 
 def _compile_plain(text: str) -> re.Pattern[str] | None:
@@ -147,6 +177,9 @@ def _spell_plain(part: str, any_point: str) -> str:
         return r"\Z" if part == "$" else any_point
     if part in (r"\b", r"\B"):
         return f"(?a:{part})"
+    if part in _EMPTY_SETS:
+        return _EMPTY_SETS[part].replace(r"\x{10ffff}", r"\U0010ffff")
+    part = _free_hyphens(part)
     text = part.replace(_LETTERS, r"\w") if _LETTERS in part else _members(part, _PLAIN_MEMBERS)
     text = _ESCAPE.sub(_spell_plain_escape, text)
     return text if part[0] == "[" or text == part or len(part) > 2 else f"[{text}]"
@@ -181,7 +214,9 @@ def _respell(part: str, any_point: str) -> str:
     """An escape, a set or `.` as RE2 spells it."""
     if part == ".":
         return any_point
-    text = _ESCAPE.sub(_respell_escape, part)
+    if part in _EMPTY_SETS:
+        return _EMPTY_SETS[part]
+    text = _ESCAPE.sub(_respell_escape, _free_hyphens(part))
     widened = _members(text, _MEMBERS)
     return widened if part[0] == "[" or widened == text else f"[{widened}]"
 

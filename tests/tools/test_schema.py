@@ -176,6 +176,17 @@ def test_patterns_that_explode_elsewhere(pattern: str) -> None:
     assert time.process_time() - started < 2
 
 
+@pytest.mark.parametrize("pattern", ["[ab]{9999}c", "[ab]{4000}[ab]{4000}", "[ab]*c", "[ab]{9,}c"])
+def test_patterns_for_re_are_weighed_and_bounded(pattern: str) -> None:
+    compiled, text = Pattern(pattern), "ab" * 15_000
+    started = time.process_time()
+    compiled.search(text)
+    spent = (time.process_time() - started) * 1e6
+    assert spent < 500_000 and compiled.weigh(text) > 50_000
+    assert compiled.weigh("ab" * 10) < 10
+    assert Pattern(f"^{pattern}").weigh(text) < 100
+
+
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [
@@ -234,6 +245,20 @@ def test_classes_are_those_of_ecma_262_however_they_are_matched(one: str) -> Non
         (r"^[\p{L}\p{N}_][\p{L}\p{N}_ -]{0,127}$", "天気-2", True),
         (r"^[\p{L}\p{N}_][\p{L}\p{N}_ -]{0,127}$", "x" * 129, False),
         (r"^\$\.[.$]$", "$..", True),
+        (r"^[\w-z]$", "-", True),
+        (r"^[\w-z]$", "`", False),
+        (r"^([\w-z])$", "-", True),
+        (r"^[\s-_]+$", "- _", True),
+        (r"^[+-\d]$", "-", True),
+        (r"^[+-\d]$", ".", False),
+        (r"^([+-\d]|x)$", ".", False),
+        (r"^[\p{L}-z]+$", "é-", True),
+        (r"^[\\d-f]$", "e", True),
+        ("^[^]+$", "a\n", True),
+        ("^(a|[^])$", "\n", True),
+        ("[]", "a", False),
+        ("(a|[])", "b", False),
+        ("@", "a" * 9000 + "@", True),
     ],
 )
 def test_patterns_mean_what_ecma_262_says(pattern: str, text: str, matches: bool) -> None:
