@@ -21,6 +21,7 @@ from typing import Any
 
 from factory.domain.canon import digest, query_id
 from factory.domain.jsontext import parse_strict
+from factory.tools.packed import unpack, unpack_said
 
 Message = dict[str, Any]
 
@@ -154,9 +155,10 @@ def _is_message(value: object) -> bool:
         return False
     if value.get("type") in (*_CALLS, *_RESULTS) and ("call_id" in value or "name" in value):
         return True
-    return _role_of(value) in _ROLES and bool(
-        {"content", "value", "parts", "data", "kwargs", "tool_calls", "text"} & value.keys()
-    )
+    wanted = {"content", "parts", "data", "kwargs", "tool_calls"}
+    if {"role", "from"} & value.keys():  # a bare `type` beside a text is any column's
+        wanted |= {"value", "text"}
+    return _role_of(value) in _ROLES and bool(wanted & value.keys())
 
 
 def _role_of(message: Mapping[str, Any]) -> str:
@@ -287,16 +289,6 @@ def _read_calls(listed: Any) -> Any:
     return made
 
 
-def _unpack(value: Any) -> Any:
-    """A value, or what its JSON text holds."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return parse_strict(value)
-        except ValueError as error:
-            raise ValueError(f"a value of the log is text that is not JSON: {error}") from error
-    return value
-
-
 # Chats -----------------------------------------------------------------------------------------
 
 _TALKS = ("messages", "conversations", "contents")
@@ -315,7 +307,7 @@ def _asks(row: Mapping[str, Any]) -> bool:
 
 def _read_exchange(row: Mapping[str, Any], whole: Mapping[str, Any]) -> Talk:
     """A request to a model, and its response where that stands beside it."""
-    listed = _unpack(next((row[k] for k in (*_TALKS, "prompt", "input") if k in row), None))
+    listed = unpack_said(next((row[k] for k in (*_TALKS, "prompt", "input") if k in row), None))
     if isinstance(listed, dict) and "messages" in listed:
         row, listed = {**row, **listed}, listed["messages"]
     if isinstance(listed, str):
@@ -339,9 +331,22 @@ _RESPONSES = ("response", "completion", "chosen", "output", "outputs", "choices"
 def _read_response(row: Mapping[str, Any]) -> list[Message]:
     """What a model answered; nothing where that is not there."""
     for key in _RESPONSES:
-        if key in row and (found := _find_answer(_unpack(row[key]))):
+        if key in row and (found := _unpack_answer(row[key])):
             return found
     return []
+
+
+def _unpack_answer(value: Any) -> list[Message]:
+    """The messages of a response that may be JSON text; of text without messages that text."""
+    if isinstance(value, str) and value.strip() in BLANK_CALLS:
+        return []
+    try:
+        found = _find_answer(unpack(value))
+    except ValueError:
+        if not isinstance(value, str):
+            raise
+        found = []
+    return found or _find_answer(value)
 
 
 def _find_answer(value: Any) -> list[Message]:
@@ -423,7 +428,7 @@ def _attributes_of(span: Mapping[str, Any]) -> dict[str, Any] | None:
 def _plain(attributes: Any) -> dict[str, Any]:
     """Attributes as a table, from the list of keys and typed values of OTLP too."""
     if isinstance(attributes, str):
-        attributes = _unpack(attributes)
+        attributes = unpack(attributes)
     if isinstance(attributes, list):
         pairs = [each for each in attributes if isinstance(each, dict) and "key" in each]
         return {str(each["key"]): _typed(each.get("value")) for each in pairs}
@@ -452,20 +457,21 @@ def _open_span(span: Mapping[str, Any]) -> list[Talk]:
         attributes |= {key: part for key, part in inner.items() if key.startswith("gen_ai.")}
         said += _read_span_event(str(event.get("name")), inner)
     messages: list[Message] = []
-    if system := _unpack(attributes.get("gen_ai.system_instructions")):
+    if system := unpack_said(attributes.get("gen_ai.system_instructions")):
         parts = system if isinstance(system, list) else [system]
         messages += _read_parts("system", parts)
     for key in ("gen_ai.input.messages", "gen_ai.prompt", "gen_ai.output.messages"):
-        listed = _unpack(attributes.get(key))
+        listed = unpack_said(attributes.get(key))
         messages += _read_all(listed if isinstance(listed, list) else [])
         if isinstance(listed, str) and listed:
-            messages.append({"role": "user", "content": listed})
+            role = "assistant" if "output" in key else "user"
+            messages.append({"role": role, "content": listed})
     if not any(message["role"] == "user" for message in messages):
         messages = _read_dotted(attributes) or said
-    defined = _unpack(attributes.get("gen_ai.tool.definitions"))
+    defined = unpack(attributes.get("gen_ai.tool.definitions"))
     if defined == "null":
         raise ValueError("its tools are the text null")
-    tools = [_unpack(each) for each in defined] if isinstance(defined, list) else []
+    tools = [unpack(each) for each in defined] if isinstance(defined, list) else []
     tools = tools or _dotted_tools(attributes)
     return [Talk(messages=messages, tools=tools)] if messages else []
 
@@ -475,11 +481,12 @@ def _read_span_event(name: str, inner: Mapping[str, Any]) -> list[Message]:
     found = re.fullmatch(r"gen_ai\.(system|user|assistant|tool)\.message|gen_ai\.choice", name)
     if found is None:
         return []
-    body = _unpack(inner.get("message", inner))
+    body = unpack_said(inner.get("message", inner))
     body = dict(body) if isinstance(body, dict) else {"content": body}
     for key in ("content", "tool_calls", "gen_ai.event.content"):
         if key in body:
-            body[key.removeprefix("gen_ai.event.")] = _unpack(body[key])
+            opened = unpack(body[key]) if key == "tool_calls" else unpack_said(body[key])
+            body[key.removeprefix("gen_ai.event.")] = opened
     if isinstance(body.get("content"), dict):
         body |= body["content"]
     return _read_message({**body, "role": found[1] or "assistant"})
@@ -499,7 +506,7 @@ def _read_dotted(attributes: Mapping[str, Any]) -> list[Message]:
         if call := _DOTTED_CALL.fullmatch(name):
             calls.setdefault(place, {}).setdefault(int(call[1]), {})[call[2]] = value
         elif name in ("role", "content", "tool_call_id"):
-            message[name] = _unpack(value) if name == "content" else value
+            message[name] = unpack_said(value) if name == "content" else value
     for place, several in calls.items():
         made[place]["tool_calls"] = [several[number] for number in sorted(several)]
     return _read_all(made[place] for place in sorted(made))
@@ -510,9 +517,9 @@ def _dotted_tools(attributes: Mapping[str, Any]) -> list[Any]:
     for key, value in attributes.items():
         if found := _DOTTED_TOOL.fullmatch(key):
             if found[2].endswith("json_schema"):
-                tools[int(found[1])] = _unpack(value)
+                tools[int(found[1])] = unpack(value)
             else:
-                tools.setdefault(int(found[1]), {})[found[2]] = _unpack(value)
+                tools.setdefault(int(found[1]), {})[found[2]] = unpack(value)
     return [tools[number] for number in sorted(tools)]
 
 
@@ -526,7 +533,7 @@ def _open_run(run: Mapping[str, Any]) -> list[Talk]:
     ]
     if below:
         return below
-    inputs, outputs = _unpack(run.get("inputs")) or {}, _unpack(run.get("outputs")) or {}
+    inputs, outputs = unpack(run.get("inputs")) or {}, run.get("outputs") or {}
     if run.get("run_type") in ("tool", "retriever", "embedding", "parser") or not inputs:
         return []
     extra = run.get("extra") if isinstance(run.get("extra"), dict) else {}
@@ -553,7 +560,7 @@ def _open_observation(row: Mapping[str, Any]) -> list[Talk]:
         return below
     if row.get("type") not in (None, "GENERATION"):
         return []
-    given, output = _unpack(row.get("input")), _unpack(row.get("output"))
+    given, output = unpack_said(row.get("input"), _TEXTS), row.get("output")
     if given is None or given == "":
         return []
     inputs = given if isinstance(given, dict) else {"messages": given}
@@ -570,7 +577,7 @@ _TEXTS = ("input", "question", "query", "prompt", "text", "user_input")
 def _pair(inputs: Any, outputs: Any, tools: list[Any]) -> Talk:
     """What a model or chain was given and gave."""
     listed = inputs.get("messages", inputs.get("input")) if isinstance(inputs, dict) else inputs
-    listed = _unpack(listed)
+    listed = unpack_said(listed)
     if isinstance(listed, dict) and "messages" in listed:
         listed = listed["messages"]
     if isinstance(listed, list) and len(listed) == 1 and isinstance(listed[0], list):
@@ -586,7 +593,7 @@ def _pair(inputs: Any, outputs: Any, tools: list[Any]) -> Talk:
         each if isinstance(each, dict) else {"role": "user", "content": each} for each in listed
     ]
     messages = _read_all(said)
-    answer = _find_answer(outputs)
+    answer = _unpack_answer(outputs)
     # Some write the whole conversation once more as the answer.
     if len(answer) > len(messages) and answer[: len(messages)] == messages:
         answer = answer[len(messages) :]

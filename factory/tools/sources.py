@@ -101,20 +101,29 @@ def read_requests(path: Path, bad: list[BadLine], field: str = "") -> Iterator[R
     transcripts = Transcripts()
     for row in _without_stray_strings(path, bad):
         try:
-            yield from _requests_of(row, field, transcripts)
+            yield from _requests_of(row, field, transcripts, bad)
         except (ValueError, RecursionError) as error:
             bad.append(BadLine(where=row.where, cause=str(error)))
         except (LookupError, TypeError, AttributeError) as error:
             cause = f"it looks like a log, and is not: {error!r}"
             bad.append(BadLine(where=row.where, cause=cause))
     for where, asked in transcripts.close():
-        try:
-            yield Requested(where=where, text=request_text(asked.text), asked=asked)
-        except ValueError as error:
-            bad.append(BadLine(where=where, cause=str(error)))
+        yield from _turn_of(where, asked, bad)
 
 
-def _requests_of(row: FileRow, field: str, transcripts: Transcripts) -> Iterator[Requested]:
+def _turn_of(where: str, asked: AskedTurn, bad: list[BadLine]) -> Iterator[Requested]:
+    """A turn as a request; one that is none costs itself alone."""
+    try:
+        text = request_text(asked.text)
+    except ValueError as error:
+        bad.append(BadLine(where=where, cause=str(error)))
+        return
+    yield Requested(where=where, text=text, asked=asked)
+
+
+def _requests_of(
+    row: FileRow, field: str, transcripts: Transcripts, bad: list[BadLine]
+) -> Iterator[Requested]:
     """The requests of a row: what it asks, or each turn of a user where it is a log's."""
     value = row.value
     is_plain = bool(field) or (
@@ -129,10 +138,10 @@ def _requests_of(row: FileRow, field: str, transcripts: Transcripts) -> Iterator
         if talks and not asked:
             raise ValueError("the conversation holds no request of a user")
         for each in asked:
-            yield Requested(where=row.where, text=request_text(each.text), asked=each)
+            yield from _turn_of(row.where, each, bad)
     elif (event := open_event(value)) is not None:
         for where, each in transcripts.add(event, row.where):
-            yield Requested(where=where, text=request_text(each.text), asked=each)
+            yield from _turn_of(where, each, bad)
     else:
         yield Requested(where=row.where, text=request_text(value))
 

@@ -266,6 +266,50 @@ def test_what_is_broken_is_a_bad_line(tmp_path: Path, row: Any, cause: str) -> N
     assert [line.where for line in read.bad] == ["log.jsonl:2"] and cause in read.bad[0].cause
 
 
+def test_a_broken_turn_costs_itself_alone(tmp_path: Path) -> None:
+    turns = ["Stir", "null", "x" * 9000, "Pour"]
+    read = queries_of(tmp_path, {"messages": [{"role": "user", "content": t} for t in turns]})
+    assert [query.text for query in read.items] == ["Stir", "Pour"]
+    assert [line.where for line in read.bad] == ["log.jsonl:1"] * 2
+
+
+@pytest.mark.parametrize(
+    "kind", ["function", "system", "tool", "assistant", "model", "bot", "user"]
+)
+def test_a_column_named_type_makes_no_event(tmp_path: Path, kind: str) -> None:
+    read = queries_of(tmp_path, {"text": "Stir", "type": kind})
+    assert [query.text for query in read.items] == ["Stir"] and not read.bad
+
+
+@pytest.mark.parametrize("text", ["[urgent] Stir", "{stir} it", '["a", 1]', '{"a": 1}, sort it'])
+def test_a_request_may_begin_with_a_bracket(tmp_path: Path, text: str) -> None:
+    for row in (
+        {"type": "GENERATION", "input": text, "output": "x"},
+        {"input": text, "output": [CHAT[2]]},
+        {"run_type": "llm", "inputs": {"input": text}, "outputs": {}},
+        {"attributes": {"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": text}},
+        {"attributes": {"gen_ai.prompt": text, "gen_ai.system_instructions": "[Role] x"}},
+    ):
+        (found,) = requests_of(tmp_path, row)
+        assert found.text == text
+
+
+@pytest.mark.parametrize(
+    "text", ["[f(a='1')]", '{"name": "f", "arguments": {}}', '[{"name": "f"}]', '{"name": "f']
+)
+def test_an_answer_that_is_no_messages_is_kept_as_text(tmp_path: Path, text: str) -> None:
+    asked = [{"role": "user", "content": "Stir"}]
+    for row in (
+        {"prompt": asked, "completion": text},
+        {"type": "GENERATION", "input": asked, "output": text},
+        {"attributes": {"gen_ai.input.messages": asked, "gen_ai.output.messages": text}},
+        {"run_type": "llm", "inputs": {"messages": asked}, "outputs": text},
+    ):
+        (found,) = requests_of(tmp_path, row)
+        assert found.asked is not None
+        assert found.asked.answer == [{"role": "assistant", "content": text}]
+
+
 def test_spans_and_runs_without_a_model_say_nothing(tmp_path: Path) -> None:
     other = {"name": "GET", "spanId": "1", "traceId": "2", "attributes": {"http.method": "GET"}}
     tool = {"run_type": "tool", "inputs": {"input": "x"}, "outputs": {}}
