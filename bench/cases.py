@@ -191,9 +191,9 @@ def _requests(folder: Path) -> Iterator[Case]:
 
     for file in sorted((folder / "requests").glob("*")):
         got = _counted(count, file)
-        expected = REQUESTS.get(file.name)
+        expected: object = REQUESTS.get(file.name)
         if file.name == "q09_utf16le_nobom.txt" and isinstance(got, str):
-            expected, got = "named", "named" if "UTF-16" in got else got
+            expected, got = "named", ("named" if "UTF-16" in got else got)
         elif expected is None:
             expected = got if isinstance(got, str) or got[0] else (1, 0)
         yield Case("requests", file.name, expected, got)
