@@ -147,7 +147,7 @@ def write_tools(path: Path, count: int) -> None:
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
-@pytest.mark.parametrize(("count", "more"), [(0, "{"), (1, ""), (1, "{")])
+@pytest.mark.parametrize(("count", "more"), [(0, "{}"), (1, ""), (1, "{")])
 def test_too_few_documents_are_said_before_a_model_is_loaded(
     workspace: Path, count: int, more: str
 ) -> None:

@@ -331,7 +331,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         (("retrieve",), "--queries"),
         (("retrieve", "x", "--queries", "y"), "--queries"),
         (("retrieve", "x", "-k", "5", "--beams", "3"), "beam of 3"),
-        (("retrieve", "x", "--checkpoint", str(tmp_path / "none")), "does not exist"),
+        (("retrieve", "x", "--checkpoint", str(tmp_path / "none")), "there is no checkpoint"),
         (("retrieve", "x", "--checkpoint", str(plain)), "no codes"),
     ):
         done = run_factory(*arguments, cwd=workspace, code=2)

@@ -357,8 +357,8 @@ def test_a_trial_is_known_by_everything_that_decides_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "trials", "jobs"),
     [
-        ("cpu", "eedaf0eba77e", "2d1dcbe3a505"),
-        ("base", "a05a4a7f06ca", "e79bf75f8aeb"),
+        ("cpu", "d161538afaed", "8c8cc2c658db"),
+        ("base", "557801a652a1", "cf00726fb5b7"),
         ("sgtc", "3e58e0e1b361", "143ce234b509"),
         ("toolgen", "96d19aaf23c2", "1f01eb6711a3"),
         ("toolweaver", "716c801e54f6", "cc375e9be8d8"),

@@ -114,7 +114,7 @@ BROKEN: list[tuple[Syntax, str, str]] = [
     ("llama", f"{ONE}; nothing", ""),
     ("mistral", "[TOOL_CALLS] none", "no call stands"),
     ("mistral", "[TOOL_CALLS] [{", ""),
-    ("mistral", 'f{"a": 1', "not closed"),
+    ("mistral", 'f{"a": 1', "the text ends"),
     ("mistral", 'f{"a": 1} and more', "follows the calls"),
 ]
 

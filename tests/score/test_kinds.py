@@ -93,7 +93,7 @@ def ask(workspace: Workspace, sql: str) -> list[tuple[Any, ...]]:
 def test_shipped_definitions_of_other_kinds_lack_only_their_data(workspace: Workspace) -> None:
     kinds = {name: kind_of(workspace, name) for name in defined(workspace)}
     calls = {name for name, kind in kinds.items() if kind == "calls"}
-    assert calls == {"bfcl", "home", "home-dev", "home-few"}
+    assert calls == {"bfcl", "home", "home-abstain", "home-dev", "home-few"}
     assert {kind for kind in kinds.values() if kind != "calls"} == set(KINDS)
     for name, kind in kinds.items():
         if kind not in ("calls", "memory"):
@@ -925,7 +925,9 @@ def test_marks_that_move_are_flips_and_perplexity_has_a_delta(
     shown = {(each["benchmark"], each["category"]): each for each in rows}
     assert ("language", "stride 4") in shown and shown["language", "overall"]["unit"] != "percent"
     assert scores.chart is not None
-    (change,) = changes.rows
+    by_category = {each["category"]: each for each in changes.rows}
+    assert set(by_category) == {"overall", "multi-domain I1-Inst"}
+    change = by_category["overall"]
     assert (change["gained"], change["lost"]) == (1, 1)
     assert change["points"] == pytest.approx(100 * (-0.4 + 0.5) / 3)
 

@@ -507,11 +507,12 @@ def test_rows_compare_a_checkpoint_with_its_parent(bfcl: Benchmark, tmp_path: Pa
     ).rows == [(50.0, 50.0)]
     flips = ask("select item, flip, reason, query, gold_json from item_flip order by item").rows
     assert [flip[:3] for flip in flips] == [
+        ("irrelevance_0", "wrong", "unreadable_call"),
         ("multiple_0", "right", ""),
         ("multiple_1", "wrong", "call_python"),
     ]
-    assert flips[0][3] == "Book in Rome, multiple_0."
-    assert json.loads(flips[0][4]) == [{"book.table": {"city": ["Rome"]}}]
+    assert flips[1][3] == "Book in Rome, multiple_0."
+    assert json.loads(flips[1][4]) == [{"book.table": {"city": ["Rome"]}}]
     stored = ask(
         "select reason, calls_json from item_score where checkpoint_id = 'r1-abc' "
         "and item in ('irrelevance_0', 'simple_java_0') order by item"

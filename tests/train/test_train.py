@@ -838,11 +838,11 @@ def test_a_job_is_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "sha", "digest"),
     [
-        ("cpu", "b6cf39e202af4f80", "be1831f778b6"),
-        ("base", "4bf0b68c9f718f62", "474ea3605418"),
+        ("cpu", "683500722f2b454b", "bf2581d9b4d7"),
+        ("base", "d905f3a09f54bc6c", "ecfe9a10a5b0"),
         ("sgtc", "c0e612493723c3d1", "de526866ee67"),
         ("toolgen", "2ff801a2b3377272", "88d770ca59d1"),
-        ("tooldev", "71792e2c8f3d1d1b", "4f35460e8eff"),
+        ("tooldev", "fb52536e4ce075aa", "4f35460e8eff"),
         ("toolweaver", "7ba7b844506f7b02", "2d30dc1d9b88"),
     ],
 )
