@@ -17,8 +17,10 @@ from factory.ledger.tables import (
 )
 
 
-def logged_row(number: int, query_id: str, stage: str, text: str) -> GenerationRow:
-    """What a log has of a query, in the place of an answer: no model of ours made it."""
+def unsampled_row(
+    number: int, query_id: str, stage: str, text: str, checkpoint: str = ""
+) -> GenerationRow:
+    """What stands in the place of an answer, of a label or of a log: no model of ours made it."""
     return {
         "round": number,
         "query_id": query_id,
@@ -33,7 +35,7 @@ def logged_row(number: int, query_id: str, stage: str, text: str) -> GenerationR
         "seed": 0,
         "sampling_json": "{}",
         "prompt_sha": "",
-        "checkpoint_id": LOG,
+        "checkpoint_id": checkpoint,
     }
 
 

@@ -19,7 +19,7 @@ from factory.domain.records import (
     Tool,
 )
 from factory.engines.base import Engine
-from factory.ledger.rows import logged_row
+from factory.ledger.rows import LOG, unsampled_row
 from factory.ledger.tables import GenerationRow
 from factory.round.sampler import Proposal, find_namesakes
 from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
@@ -55,7 +55,9 @@ class Asking:
         if self.query.log is not None and self.query.log.tools:
             documents = to_json([tool.document for tool in self.query.log.tools])
             text = f"<tools>\n{documents}\n</tools>"
-            self.generations.append(logged_row(self.round_number, self.query.id, "tools", text))
+            self.generations.append(
+                unsampled_row(self.round_number, self.query.id, "tools", text, LOG)
+            )
             return logged_reply(self.query.id, text)
         tools = self.recipe.tools
         request = Request(

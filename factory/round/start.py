@@ -20,7 +20,7 @@ from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint, round_of
-from factory.ledger.rows import logged_row, stage_row
+from factory.ledger.rows import LOG, stage_row, unsampled_row
 from factory.ledger.tables import Batch, GenerationRow, JudgementRow, RoundRow, merge
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
@@ -164,7 +164,7 @@ def log_rows(this: OpenRound, queries: Sequence[Query]) -> list[GenerationRow]:
     for query in queries:
         if query.log is not None:
             text = to_json(asdict(query.log))
-            rows.append(logged_row(this.number, query.id, "log", text))
+            rows.append(unsampled_row(this.number, query.id, "log", text, LOG))
     return rows
 
 

@@ -19,7 +19,7 @@ from factory.engines.trainable import check_trainable
 from factory.ledger import history
 from factory.ledger.history import CONVERSATION, LESSON, TURNS, OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint
-from factory.ledger.rows import stage_row, tool_rows
+from factory.ledger.rows import stage_row, tool_rows, unsampled_row
 from factory.ledger.tables import Batch, GenerationRow, ToolRow, merge
 from factory.lessons.examples import call_chat, lesson_examples
 from factory.lessons.judging import JudgedLessons, JudgedRow, judge_lessons
@@ -246,22 +246,7 @@ def _label_rows(factory: Factory, plan: LessonPlan) -> list[GenerationRow]:
     kept = {row.query.id: kept_conversation(row) for row in plan.accepted}
     turns = {each: to_json(conversation) for each, conversation in kept.items() if conversation}
     return [
-        {
-            "round": plan.number,
-            "query_id": each,
-            "stage": stage,
-            "subject": "",
-            "sample_index": 0,
-            "text": text,
-            "finish_reason": "stop",
-            "num_prompt_tokens": 0,
-            "num_tokens": 0,
-            "logprob": 0.0,
-            "seed": 0,
-            "sampling_json": "{}",
-            "prompt_sha": "",
-            "checkpoint_id": "",
-        }
+        unsampled_row(plan.number, each, stage, text)
         for stage, texts in (("label", answers), (CONVERSATION, chats), (TURNS, turns))
         for each, text in texts.items()
     ]
