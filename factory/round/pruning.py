@@ -40,8 +40,9 @@ def survey(
     """The workspace's checkpoints by number, each with what needs it.
 
     Kept are what a round goes on with, the parent and the own one of an open round, the best on
-    the benchmark `dev`, what a file of the workspace names, and those `named`. Raises InputError
-    for a name that no checkpoint has.
+    the benchmark `dev`, what a file of the workspace names (its folder, its id such as r3 or
+    r3-0a1b2c, its fingerprint), and those `named`. Raises InputError for a name that no
+    checkpoint has.
     """
     why: dict[Path, str] = {}
     for checkpoint, reason in _needed(workspace, settings, past, dev, named):
@@ -51,8 +52,11 @@ def survey(
         why.setdefault(folder.resolve(), f"round {this.number} is open")
     folders = _folders(workspace.state)
     texts = {path: path.read_text("utf-8", "replace") for path in _files(workspace)}
+    marks = _marks(workspace, past)
     for folder in folders:
-        pattern = re.compile(rf"{FOLDER}/{folder.name}(?![\w.-])")
+        quoted = r"""["'](?:[^"'\n]*[^\w./"'\n-])?"""
+        name = rf"(?:{FOLDER}/|{quoted}){folder.name}(?:-[0-9a-f]{{6}})?(?![\w.-])"
+        pattern = re.compile("|".join((name, *map(re.escape, marks.get(folder.resolve(), ())))))
         for path, text in texts.items():
             if pattern.search(text):
                 place = path.relative_to(workspace.root)
@@ -110,6 +114,15 @@ def _files(workspace: Workspace) -> Iterator[Path]:
     yield workspace.root / MARKER
     for folder in _NAMING:
         yield from (workspace.root / folder).rglob("*.toml")
+
+
+def _marks(workspace: Workspace, past: Source) -> dict[Path, list[str]]:
+    """Fingerprints of what was made, by its folder."""
+    sql = """
+        select path, list(distinct fingerprint)
+        from checkpoint where parent_id is not null group by 1
+        """
+    return {(workspace.root / path).resolve(): marks for path, marks in past.query(sql).rows}
 
 
 def _needed(

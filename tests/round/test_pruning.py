@@ -92,6 +92,18 @@ def test_what_nothing_needs_is_removed_and_the_rest_says_why(workspace: Workspac
     assert sorted(path.name for path in folder.iterdir()) == ["r1", "r2", "r4", "r5", "r7"]
 
 
+@pytest.mark.parametrize("name", ["r3", "r3-000003", "sha256:000003", "http://r#r3"])
+def test_a_judge_by_its_name_is_kept(workspace: Workspace, name: str) -> None:
+    file = workspace.root / "eval" / "mine.toml"
+    file.parent.mkdir(exist_ok=True)
+    more = '# --before r6\nother = "x/r5 r50 r5-0"\n'
+    file.write_text(f'{more}judge = "{name}"\n', encoding="utf-8")
+    with Ledger(workspace.state).read() as past:
+        found = why(survey(workspace, load_settings(workspace), past, "home-dev"))
+    assert found["r3"] == "eval/mine.toml names it"
+    assert found["r5"] == found["r6"] == ""
+
+
 def test_what_killed_trainings_left_is_swept_and_nothing_else(workspace: Workspace) -> None:
     folder = workspace.state / "checkpoints"
     for name in ("r7.tmp", "r7.job", "r12.tmp", "mine.tmp", "r3.jobs"):
