@@ -199,7 +199,7 @@ def test_what_decides_otherwise_gives_other_scores(
     factory = open_factory(workspace)
     dev, setup = dev_of(factory), factory.setup
     before, parts = dev.basis(setup), dev.ruler(setup)
-    monkeypatch.setattr(kind, "READING", 2)
+    monkeypatch.setattr(kind, "READING", kind.READING + 1)
     after = dev.ruler(setup)
     assert dev.basis(setup) != before
     assert [part for part in parts if parts[part] != after[part]] == ["reading"]

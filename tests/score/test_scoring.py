@@ -221,14 +221,14 @@ def test_the_chat_template_gets_the_tools(bfcl: Benchmark, tmp_path: Path) -> No
     assert chat.decode(chat.encode(replace(request, tools=()))).startswith("|")
 
 
-def test_the_usual_adds_nothing_to_a_basis() -> None:
-    """Scores of benchmarks that are asked as ever stay valid."""
+def test_the_usual_adds_nothing_to_a_basis_but_how_answers_are_read() -> None:
+    """Scores of benchmarks that are asked as ever stay valid until answers are read otherwise."""
     home = Benchmark.load(Workspace(ROOT), "home")
     from factory.domain.canon import canonical_json, digest
 
     items = [[i.id, i.query, i.functions, i.ground_truth] for i in home.items]
     shas = [PROMPTS.sha(name) for name in ("calls/system", "calls/invoke")]
-    assert score_basis(home, PROMPTS) == digest(canonical_json([items, shas, 512]))
+    assert score_basis(home, PROMPTS) == digest(canonical_json([items, shas, 512, {"reading": 2}]))
 
 
 def test_a_basis_tells_ways_of_asking_apart(bfcl: Benchmark) -> None:

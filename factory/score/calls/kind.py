@@ -41,7 +41,7 @@ from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts, invocation_messages
 
 FIRST_READING = 1
-READING: int = 1
+READING: int = 2
 """Raised when answers are read or judged otherwise than before: scores are other ones then."""
 
 
