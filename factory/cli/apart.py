@@ -37,18 +37,21 @@ def go_on_apart(timeout: float) -> None:
     child = os.fork()
     if child == 0:
         die_with_parent(parent)
-        for number in (*STOPPING, signal.SIGALRM):
+        heard = [each for each in STOPPING if signal.getsignal(each) is not signal.SIG_IGN]
+        for number in (*heard, signal.SIGALRM):
             # By the system, at once: Python would have to wait for DuckDB.
             signal.signal(number, signal.SIG_DFL)
         end_at_deadlines()
         _limit_memory()
         return
     try:
-        _, status = os.waitpid(child, 0)
+        # It stays a child: a signal that comes as it ends finds it there to kill.
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     except BaseException:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         raise
+    _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         raise typer.Exit(code)

@@ -251,19 +251,47 @@ def test_one_long_function_ends_at_ctrl_c(workspace: Path) -> None:
     assert not Path(f"/proc/{child}").exists()
 
 
+def run_apart(code: str) -> str:
+    """What a script prints that goes on apart."""
+    start = "import os, signal\nfrom factory.cli.apart import go_on_apart\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", start + code], env=environment, capture_output=True, text=True
+    ).stdout
+
+
+def test_ctrl_c_that_comes_as_the_child_ends_is_no_fault() -> None:
+    """As where a terminal tells both: Python hears of it when the child was waited for."""
+    code = (
+        "def stop(*_): raise KeyboardInterrupt\n"
+        "signal.signal(signal.SIGCHLD, stop)\n"
+        "try:\n"
+        "    go_on_apart(9.0)\n"
+        "    os._exit(0)\n"
+        "except KeyboardInterrupt: print('stopped')\n"
+    )
+    assert run_apart(code) == "stopped\n"
+
+
+def test_a_query_goes_on_where_a_signal_was_to_be_ignored() -> None:
+    """nohup, and a terminal that closes."""
+    code = (
+        "for number in (signal.SIGHUP, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
+        "go_on_apart(9.0)\n"
+        "for number in (signal.SIGHUP, signal.SIGINT): os.kill(os.getpid(), number)\n"
+        "print('goes on')\n"
+    )
+    assert run_apart(code) == "goes on\n"
+
+
 def test_a_query_cannot_take_all_memory() -> None:
     code = (
-        "import os\n"
-        "from factory.cli.apart import MEMORY_BYTES, THREAD_BYTES, go_on_apart\n"
+        "from factory.cli.apart import MEMORY_BYTES, THREAD_BYTES\n"
         "go_on_apart(9.0)\n"
         "try: bytearray(MEMORY_BYTES + THREAD_BYTES * os.cpu_count() + 1)\n"
         "except MemoryError: print('bounded', bytearray(1 << 20)[0])\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout == "bounded 0\n"
+    assert run_apart(code) == "bounded 0\n"
 
 
 def test_csv_on_a_terminal_shows_escapes_and_in_a_pipe_is_data(workspace: Path) -> None:
