@@ -30,6 +30,7 @@ from factory.domain.records import (
     Request,
 )
 from factory.engines.turn import end_ids, leads_to_calls, read_turn
+from factory.workspace.chat_template import shows_tools
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -69,10 +70,19 @@ class Chat:
             self._rust.encode_special_tokens = self.tokenizer.split_special_tokens
 
     def encode(self, request: Request) -> list[int]:
-        """Token ids of the prompt and, of a chat, the lead-in; lone surrogates become `?`."""
+        """Token ids of the prompt and, of a chat, the lead-in; lone surrogates become `?`.
+
+        Raises ModelError where the chat template refuses the messages or ignores the tools.
+        """
         if request.prompt is not None:
             return self._ids(encodable(request.prompt), special=True) or [min(self.end_ids)]
         messages = [{"role": m.role, "content": encodable(m.content)} for m in request.messages]
+        if request.tools and not shows_tools(self.tokenizer.chat_template, messages, request.tools):
+            raise ModelError(
+                f"The model's chat template leaves out the tools of {request.id}",
+                where=str(self._folder),
+                remedy="ask in the factory's own prompt (--prompt own), or another chat template",
+            )
         try:
             tools = list(request.tools) or None
             text = self.tokenizer.apply_chat_template(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from factory.domain.failures import InputError
 from factory.domain.records import Checkpoint, Completion, Reply, Request
-from factory.engines.base import Closing
+from factory.engines.base import Closing, check_request
 
 NO_MODEL = Checkpoint(id="replay", path="", fingerprint="sha256:replay")
 """The checkpoint of recorded answers."""
@@ -29,8 +29,11 @@ class ReplayEngine(Closing):
 
     async def sample(self, requests: Sequence[Request]) -> list[Reply]:
         """Recorded replies; tokens are counted as words and log-probabilities are 0. Raises
-        InputError where a request has no recorded answer, or another number of them than n.
+        InputError where a request has no recorded answer, or another number of them than n, and
+        for one that no engine can answer.
         """
+        for request in requests:
+            check_request(request)
         return [self._reply(request) for request in requests]
 
     async def close(self) -> None:

@@ -23,7 +23,7 @@ from factory.round.factory import Factory
 from factory.score.calls.kind import Benchmark
 from factory.score.estimates import paired_delta
 from factory.score.gate import Measure, Opponent, Role
-from factory.workspace.models import template_shows_tools
+from factory.workspace.chat_template import read_templates, shows_tools
 from factory.workspace.recipe import Recipe
 from factory.workspace.settings import Settings
 
@@ -128,7 +128,7 @@ def _as_base_is_asked(factory: Factory, dev: Benchmark, base: Checkpoint) -> Ite
             yield dev
         elif prompt == "own":
             yield dev.narrow(prompt="own")
-        elif template_shows_tools(Path(base.path)):
+        elif shows_tools(read_templates(Path(base.path))):
             yield dev.narrow(prompt="chat", syntax="auto")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from pathlib import Path
 
 from factory.domain.failures import ModelError
@@ -50,16 +49,6 @@ def _has_inline_template(path: Path) -> bool:
     config = path / "tokenizer_config.json"
     folder = path / "additional_chat_templates"
     return folder.is_dir() or (config.exists() and '"chat_template"' in config.read_text("utf-8"))
-
-
-def template_shows_tools(path: Path) -> bool:
-    """Whether a chat template of the folder reads the tools that it is given."""
-    files = [path / "chat_template.jinja", *path.glob("additional_chat_templates/*.jinja")]
-    texts = [file.read_text("utf-8") for file in files if file.exists()]
-    config = path / "tokenizer_config.json"
-    if config.exists():
-        texts.append(json.dumps(json.loads(config.read_text("utf-8")).get("chat_template")))
-    return any("tools" in text for text in texts)
 
 
 def is_installed(package: str) -> bool:

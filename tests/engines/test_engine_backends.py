@@ -18,12 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest_models import code_names, make_tokenizer, tiny_model
+from conftest_models import CHAT_TEMPLATE, code_names, make_tokenizer, tiny_model
 from workspaces import child_pids
 
 from factory.codes.trie import Trie
 from factory.domain.canon import tool_id
-from factory.domain.failures import ModelError
+from factory.domain.failures import InputError, ModelError
 from factory.domain.jsontext import parse_strict
 from factory.domain.records import (
     CONTEXT_FULL,
@@ -76,6 +76,7 @@ TOOLS = [
         }
     ]
 ]
+NO_ARGUMENTS = TOOLS[4].document
 
 
 def settings_for(backend: Any, memory_gib: float = 0.06) -> EngineSection:
@@ -121,7 +122,10 @@ def checkpoint(folder: Path) -> Checkpoint:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = [token for level in code_names(3, 4) for token in level]
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", extra_tokens=tokens)
+    folder = tiny_model(tmp_path_factory.mktemp("models") / "tiny", extra_tokens=tokens)
+    shown = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(shown + CHAT_TEMPLATE)
+    return folder
 
 
 @pytest.fixture(scope="module", params=["vllm", "transformers"])
@@ -684,6 +688,131 @@ def test_a_log_probability_that_is_not_wanted_is_left_out(served: Served) -> Non
     assert ids(replies[:1]) == ids(replies[1:])
     assert all(one.logprob < 0 for one in replies[0].completions)
     assert all(one.logprob == 0 for one in replies[1].completions)
+
+
+def test_every_field_of_a_request_is_honoured(served: Served) -> None:
+    """Each field of a request and of its sampling: what a change of it does to the plain reply.
+
+    A field that is added has to be thought of here.
+    """
+    plain = chat(3, temperature=1.0, top_k=0)
+    greedy = chat(3, temperature=0.0)
+    tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
+    changes: dict[str, Request] = {
+        "id": dataclasses.replace(plain, id="other"),
+        "messages": dataclasses.replace(plain, messages=plain.messages[1:]),
+        "prompt": dataclasses.replace(plain, messages=(), prompt="a b"),
+        "constraint": dataclasses.replace(plain, constraint=Constraint(tools=(NO_ARGUMENTS,))),
+        "tools": dataclasses.replace(plain, tools=(tool,)),
+        "logprob": dataclasses.replace(plain, logprob=False),
+    }
+    values: dict[str, Any] = {
+        "n": 2,
+        "temperature": 0.0,
+        "top_k": 1,
+        "top_p": 1e-6,
+        "max_tokens": 4,
+        "seed": 1,
+    }
+    changes |= {
+        name: chat(3, **{"temperature": 1.0, "top_k": 0, name: value})
+        for name, value in values.items()
+    }
+    known = {field.name for record in (Request, Sampling) for field in dataclasses.fields(record)}
+    assert known == {*changes, "sampling", "beam"}, "beam: the tests of it, and of refusals, below"
+    first, best, *others = served.sample(plain, greedy, *changes.values())
+    found = dict(zip(changes, others, strict=True))
+    (samples,), (likeliest,) = ids([first]), ids([best])
+    assert len(set(samples)) == 3 and len(set(likeliest)) == 1
+    assert (first.request_id, found["id"].request_id) == ("r3", "other")
+    assert ids([found["id"], found["logprob"]]) == [samples] * 2
+    assert {one.logprob for one in found["logprob"].completions} == {0.0}
+    tok = tokenizer(served.folder)
+    lengths = {
+        name: reply.num_prompt_tokens - first.num_prompt_tokens for name, reply in found.items()
+    }
+    assert lengths["messages"] == -len(tok.encode("<|system|>You call tools.<|end|>"))
+    assert lengths["tools"] == len(tok.encode("look"))
+    assert found["prompt"].num_prompt_tokens == len(tok.encode("a b"))
+    assert [parse_strict(one.text) for one in found["constraint"].completions] == [{}] * 3
+    assert ids([found["n"]]) == [samples[:2]]
+    for name in ("temperature", "top_k", "top_p"):
+        assert ids([found[name]]) == [likeliest], name
+    assert ids([found["max_tokens"]]) == [[one[:4] for one in samples]]
+    assert not {*samples} & {*ids([found["seed"]])[0]}
+
+
+def test_every_field_of_a_constraint_is_honoured(
+    served: Served, trie: tuple[Trie, Constraint]
+) -> None:
+    catalogue, code = trie
+    hot: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "max_tokens": 120}
+    free = served.sample(chat(3, **hot))[0].completions
+    tok = tokenizer(served.folder)
+    # A text that the free samples write by themselves, as their second token or later.
+    opening, text = next(
+        (token, text)
+        for one in free
+        for token in one.token_ids[1:-4]
+        if tok.encode(text := tok.decode([token])) == [token] and text.isascii()
+    )
+    calls = Constraint(tools=(NO_ARGUMENTS,), form="calls")
+    changes = {
+        "trie": code,
+        "only": dataclasses.replace(code, only=("t_3",)),
+        "until": dataclasses.replace(code, until="\n"),
+        "after": dataclasses.replace(code, after=text, until="\n"),
+        "documents": with_arguments(code),
+        "tools": Constraint(tools=(NO_ARGUMENTS,)),
+        "form": calls,
+    }
+    assert {field.name for field in dataclasses.fields(Constraint)} == changes.keys()
+    replies = served.sample(*(chat(3, constraint, **hot) for constraint in changes.values()))
+    found = dict(zip(changes, (reply.completions for reply in replies), strict=True))
+    assert all(catalogue.lookup(one.token_ids[:-1]) is not None for one in found["trie"])
+    assert {catalogue.lookup(one.token_ids[:-1]) for one in found["only"]} == {"t_3"}
+    (close,) = tok.encode("\n")
+    for one in (*found["until"], *found["documents"]):
+        assert catalogue.lookup(one.token_ids[:3]) is not None and one.token_ids[3] == close
+    spans = 0
+    for one, unbound in zip(found["after"], free, strict=True):
+        before, _, span = split_at(one.token_ids, opening)
+        assert before == split_at(unbound.token_ids, opening)[0]
+        assert catalogue.walk(span[:3]) is not None
+        spans += len(span) > 3 and span[3] == close
+    assert spans
+    whole = [one for one in found["documents"] if one.finish_reason == "stop"]
+    for one in whole:
+        number = int(str(catalogue.lookup(one.token_ids[:3]))[2:])
+        assert_fits(one.text.partition("\n")[2], TOOLS[number])
+    assert [parse_strict(one.text) for one in found["tools"]] == [{}] * 3
+    ended = [one.text for one in found["form"] if one.finish_reason == "stop"]
+    names = {call.name for text in ended for call in parse_calls(text).calls or ()}
+    assert whole and names == {NO_ARGUMENTS["name"]}
+
+
+def split_at(
+    token_ids: tuple[int, ...], token: int
+) -> tuple[tuple[int, ...], bool, tuple[int, ...]]:
+    """What stands before the first such token and after it, and whether there is one."""
+    place = token_ids.index(token) if token in token_ids else len(token_ids)
+    return token_ids[:place], place < len(token_ids), token_ids[place + 1 :]
+
+
+def test_what_no_engine_can_do_is_refused_before_it_is_sampled(
+    served: Served, trie: tuple[Trie, Constraint]
+) -> None:
+    plain = chat(1)
+    for refused in (
+        chat(1, beam=True),
+        chat(1, dataclasses.replace(trie[1], until="\n"), beam=True),
+        chat(1, top_p=0.0),
+        chat(1, Constraint()),
+        dataclasses.replace(plain, prompt="also raw"),
+        dataclasses.replace(plain, messages=(), prompt="raw", tools=({},)),
+    ):
+        with pytest.raises(InputError):
+            served.sample(chat(2), refused)
 
 
 def test_kill_9_in_flight_changes_no_reply(served: Served) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -627,6 +627,46 @@ def test_a_guide_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         make_guide(path, (), (), 7, 9)
     with pytest.raises(InputError, match="after"):
         make_guide(path, (), (1, 8), None, 9)
+
+
+def test_every_field_of_a_request_reaches_the_replayed_answers_or_is_refused() -> None:
+    """A field that is added has to be thought of here."""
+    plain = Request(id="r", messages=(Message(role="user", content="a"),), sampling=Sampling(n=2))
+    changes: dict[str, Any] = {
+        "id": "s",
+        "sampling": Sampling(n=1, temperature=1, top_k=2, top_p=0.5, max_tokens=3, seed=4),
+        "messages": (Message(role="user", content="a b c"),),
+        "prompt": None,
+        "constraint": Constraint(trie="t"),
+        "tools": ({"type": "function"},),
+        "logprob": False,
+    }
+    assert {field.name for field in fields(Request)} == changes.keys()
+    engine = ReplayEngine(lambda request: [repr(request)])
+
+    def replay(request: Request) -> Reply:
+        return asyncio.run(engine.sample([request]))[0]
+
+    for name, value in changes.items():
+        request = replace(plain, **{name: value})
+        reply = replay(request)
+        assert [one.text for one in reply.completions] == [repr(request)] * request.sampling.n
+        assert reply.request_id == request.id, name
+    assert replay(replace(plain, messages=(), prompt="a b")).num_prompt_tokens == 2
+    asked = len(engine.requests)
+    sampling: dict[str, Any] = {"n": 0, "temperature": 3.0, "top_k": -1, "top_p": 0.0}
+    sampling |= {"max_tokens": 0, "seed": -1, "beam": True}
+    assert {field.name for field in fields(Sampling)} == sampling.keys()
+    for refused in (
+        *(replace(plain, sampling=replace(plain.sampling, **{k: v})) for k, v in sampling.items()),
+        replace(plain, prompt="also raw"),
+        replace(plain, messages=()),
+        replace(plain, messages=(), prompt="raw", tools=({},)),
+        replace(plain, constraint=Constraint()),
+    ):
+        with pytest.raises(InputError):
+            asyncio.run(engine.sample([plain, refused]))
+    assert len(engine.requests) == asked, "nothing beside it is answered"
 
 
 def test_replay_answers_from_a_table_or_a_function() -> None:

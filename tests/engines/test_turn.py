@@ -20,6 +20,7 @@ from factory.engines.turn import Turn, end_ids, read_turn
 from factory.train.encoding import Encoded, encode, encode_all
 from factory.train.examples import placeholder
 from factory.train.trainer import _code_positions, _code_weight
+from factory.workspace.chat_template import read_templates, shows_tools
 
 TRL = Path(str(find_spec("trl").origin)).parent / "chat_templates"  # type: ignore[union-attr]
 TEMPLATES = sorted(TRL.glob("*.jinja"))
@@ -313,14 +314,84 @@ def test_a_request_with_the_templates_own_tools_may_be_answered_by_a_call(tmp_pa
         ("after", "<t>{% if m.tool_calls %}CALL{% endif %}{{ m['content'] }}<end>", 1),
         ("beside", "{% if m.tool_calls %}CALL{% else %}<t>{% endif %}{{ m['content'] }}<end>", 0),
     ):
-        chat, tokenizer, turn = make_own(tmp_path / name, answering(call))
+        template = "{% for t in tools or [] %}<tail>{% endfor %}" + answering(call)
+        chat, tokenizer, turn = make_own(tmp_path / name, template)
         assert turn.lead_in == "<t>"
         prompt_ids = tokenizer.encode("<user>a<end><bot>")
         assert chat.encode(ask(messages("a"))) == [*prompt_ids, *turn.lead_ids]
         assert chat.encode(ask(messages("a"), tools=(tool,))) == [
+            *tokenizer.encode("<tail>"),
             *prompt_ids,
             *turn.lead_ids[:num],
         ]
         assert chat.encode(Request(id="raw", prompt="ab", sampling=Sampling())) == (
             tokenizer.encode("ab")
         )
+
+
+IF_SYSTEM = (
+    "{% if tools and messages[0].role == 'system' %}{{ tools | tojson(indent=2) }}{% endif %}"
+)
+"""Shows tools in some chats only."""
+
+
+def test_a_template_that_leaves_out_the_tools_of_a_request_is_refused(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    turns = answering("{% generation %}{{ m['content'] }}{% endgeneration %}<end>")
+    system = ask(messages("a", system="b"), tools=(tool,))
+    for name, head, num_shown in (
+        ("silent", "", 0),
+        ("named", "{# no tools #}{% set known = tools %}", 0),
+        ("some", IF_SYSTEM, 1),
+        ("all", "{{ tools }}", 2),
+    ):
+        chat, tokenizer, _ = make_own(folder := tmp_path / name, head + turns)
+        for number, request in enumerate((system, ask(messages("a"), tools=(tool,)))):
+            if number < num_shown:
+                assert "look" in tokenizer.decode(chat.encode(request)), name
+                continue
+            with pytest.raises(ModelError, match="leaves out the tools") as failure:
+                chat.encode(request)
+            assert str(folder) in str(failure.value) and "--prompt own" in str(failure.value)
+            assert chat.encode(replace(request, tools=()))
+        assert shows_tools(read_templates(folder)) == (num_shown == 2), "as the gate asks"
+
+
+def test_templates_show_tools_as_the_tokenizer_renders_them(tmp_path: Path) -> None:
+    from jinja2 import TemplateError
+
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": "Look.",
+            "parameters": {"type": "object", "properties": {}},
+        },
+    }
+    asked = [{"role": "user", "content": "Hello"}]
+    shown = set()
+    tokenizer = make_tokenizer()
+    for path in (path for path in TEMPLATES if not path.stem.endswith("_training")):
+        tokenizer.chat_template = path.read_text("utf-8")
+        try:
+            given, without = (
+                tokenizer.apply_chat_template(
+                    asked, tools=tools, tokenize=False, add_generation_prompt=True
+                )
+                for tools in ([tool], None)
+            )
+        except (TemplateError, TypeError):
+            continue
+        assert shows_tools(tokenizer.chat_template) == (given != without), path.stem
+        shown |= {path.stem} if given != without else set()
+    assert {"qwen3", "llama3_2"} & shown and "gemma" not in shown
+    both = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    for number, template in enumerate((both, both | {"tool_use": "{{ messages }}"})):
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder := tmp_path / str(number))
+        assert shows_tools(read_templates(folder)) == shows_tools(template) == (not number)
+    inline = tmp_path / "inline"
+    inline.mkdir()
+    for written in ("{{ tools }}", [{"name": n, "template": t} for n, t in both.items()]):
+        (inline / "tokenizer_config.json").write_text(json.dumps({"chat_template": written}))
+        assert shows_tools(read_templates(inline))
