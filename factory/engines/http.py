@@ -214,15 +214,28 @@ def _is_too_long(response: httpx.Response) -> bool:
 
 
 def _read_answer(response: httpx.Response, where: str) -> dict[str, Any]:
-    """The JSON object with at least one choice. Raises InputError."""
+    """The JSON object with at least one choice that says something. Raises InputError."""
     try:
         answer: dict[str, Any] = response.json()
         answer["choices"][0]["finish_reason"]
-    except (ValueError, LookupError, TypeError) as error:
+        _said(answer["choices"][0])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"not an answer of an OpenAI-compatible server: {response.text[:200]!r}", where=where
         ) from error
     return answer
+
+
+def _said(choice: dict[str, Any]) -> str:
+    """The text of a choice; of a content in parts, that of its text parts."""
+    text = choice.get("text")
+    if text is None:
+        text = (choice.get("message") or {}).get("content") or ""
+    if isinstance(text, list):
+        return "".join(part["text"] for part in text if part["type"] == "text")
+    if not isinstance(text, str):
+        raise TypeError(type(text).__name__)
+    return text
 
 
 def _completion(answer: dict[str, Any], request: Request) -> Completion:
@@ -233,14 +246,11 @@ def _completion(answer: dict[str, Any], request: Request) -> Completion:
     """
     choice = answer["choices"][0]
     message = choice.get("message") or {}
-    text = choice.get("text")
-    if text is None:
-        text = message.get("content") or ""
     calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
     if isinstance(message.get("function_call"), dict):
         calls.append({"function": message["function_call"]})
     return Completion(
-        text="\n".join(filter(None, (text, *map(_write_call, calls)))),
+        text="\n".join(filter(None, (_said(choice), *map(_write_call, calls)))),
         token_ids=tuple(choice.get("token_ids") or ()),
         finish_reason=_finish_reason(answer, request),
         logprob=_logprob(choice) if request.logprob else 0.0,

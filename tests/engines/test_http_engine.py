@@ -145,6 +145,25 @@ def test_calls_and_endings_of_a_server_are_read(
         assert found.calls == (Call(name="f", arguments={"a": 1}),) and completion.calls_apart
 
 
+def test_the_text_parts_of_a_content_are_its_text() -> None:
+    parts: Any = [{"type": "text", "text": "So "}, {"type": "thinking", "thinking": []}]
+    choice = {"message": {"content": [*parts, {"type": "text", "text": "be it."}]}}
+    with serving(lambda body: choice | {"finish_reason": "stop"}) as server:
+        (reply,) = ask(server, replace(chat("a", "one"), logprob=False))
+    assert reply.completions[0].text == "So be it."
+
+
+@pytest.mark.parametrize(
+    "message", ["So", {"content": 5}, {"content": ["So"]}, {"content": [{"type": "text"}]}]
+)
+def test_a_content_of_no_known_shape_is_no_answer(message: object) -> None:
+    with (
+        serving(lambda body: {"message": message, "finish_reason": "stop"}) as server,
+        pytest.raises(InputError, match="not an answer of an OpenAI-compatible server"),
+    ):
+        ask(server, replace(chat("a", "one"), logprob=False))
+
+
 def test_a_busy_server_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "FIRST_WAIT_SECONDS", 0.001)
     server.statuses = [503, 429]
