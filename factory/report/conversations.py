@@ -52,6 +52,8 @@ def to_openai(turns: Sequence[Turn]) -> Line:
         if "silent" in turn:
             raise ValueError("a turn of which only a part is learnt")
         if called := _calls(turn):
+            if waiting:
+                raise ValueError("a call without a response")
             waiting = [f"call_{count + place}" for place in range(len(called))]
             count += len(called)
             message["tool_calls"] = [

@@ -125,7 +125,7 @@ def export(
 
     A name that ends in .parquet gets Parquet, any other JSON lines. `limit` bounds the lines
     (0 is all), `pairs` the pairs of one query in the format dpo. Raises InputError where the file
-    exists, nothing is accepted or the format has another suffix, DiskError.
+    exists, nothing is accepted or can be held, or the format has another suffix, DiskError.
     """
     is_parquet = path.suffix == ".parquet"
     if is_parquet != (to == "parquet") and to not in ("trl", "dpo"):
@@ -141,6 +141,11 @@ def export(
             done.num_lines = _write_parquet(aside, lines, arrow_schema(to))
         else:
             done.num_lines = _write_json_lines(aside, lines)
+        if not done.num_lines and done.left_out:
+            raise InputError(
+                f"all samples ({len(done.left_out)}) were left out: {done.left_out[0]}",
+                remedy="choose a format that holds them: trl holds any",
+            )
         if not done.num_lines:
             what = (
                 "no accepted sample has a losing answer" if to == "dpo" else "nothing is accepted"

@@ -19,6 +19,7 @@ from factory.lessons.files import read_lessons
 from factory.lessons.judging import JudgedRow, judge_lessons
 from factory.lessons.keeping import kept_conversation
 from factory.lessons.moves import agent_chat
+from factory.report.conversations import to_openai
 from factory.report.export import Export, Format, export
 from factory.score.toolbench.turns import TEMPLATES, Turns
 from factory.workspace.folder import Workspace
@@ -212,13 +213,22 @@ def test_openais_lines_answer_each_call_by_its_id(tmp_path: Path) -> None:
     assert chat == chats(rows[2:], by_code=False)
 
 
+def test_calls_before_the_responses_to_earlier_ones_are_not_openais() -> None:
+    """The API wants each call answered before the assistant speaks again."""
+    call = {"role": "assistant", "content": "", "calls": [{"name": "f", "arguments": {}}]}
+    answer = {"role": "tool", "content": "5"}
+    assert len(to_openai([call, answer, call])["messages"]) == 3
+    with pytest.raises(ValueError, match="a call without a response"):
+        to_openai([call, call, answer, answer])
+
+
 def test_what_a_format_cannot_hold_is_left_out_by_name(tmp_path: Path) -> None:
     closing = json.loads(to_json(TRAJECTORY))
     closing["messages"][1]["content"] = "one\n</think>\n\ntwo"
     says_call = json.loads(to_json(CHAT))
     says_call["messages"][-1]["content"] = "[bake_bread(grams=5)]"
     rows = judge(*APIS, closing, says_call, folder=tmp_path)
-    with pytest.raises(Exception, match="nothing is accepted"):
+    with pytest.raises(Exception, match=r"all samples \(2\) were left out: q_\w+: its"):
         write(rows, "sharegpt", tmp_path, "jsonl")
     (tmp_path / "trl").mkdir()
     _, done = write(rows, "trl", tmp_path / "trl", "jsonl")
