@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-OUT_OF_MEMORY = 12
-"""Exit code of a child process that ended so; ENOMEM."""
+import errno
+
+OUT_OF_MEMORY = errno.ENOMEM
+"""Exit code of a child process that ended so."""
 _SIGNS = (
     "out of memory",
     "can't allocate memory",
+    "cannot allocate memory",
     "std::bad_alloc",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "No available memory for the cache blocks",
-    "Free memory on device",
+    "alloc_failed",
+    "no available memory for the cache blocks",
+    "free memory on device",
 )
-"""Of PyTorch on GPUs and CPUs, C++, cuBLAS, and vLLM before it loads."""
+"""Of PyTorch on GPUs and CPUs, the system, C++, cuBLAS and cuDNN, and vLLM before it loads; in
+lower case."""
 _RAISED = (RuntimeError, ValueError, OSError)
 
 
@@ -29,7 +33,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         names = {kind.__name__ for kind in type(each).__mro__}
         if isinstance(each, MemoryError) or "OutOfMemoryError" in names:
             return True
-        if isinstance(each, _RAISED) and any(sign in str(each) for sign in _SIGNS):
+        if isinstance(each, OSError) and each.errno == errno.ENOMEM:
+            return True
+        if isinstance(each, _RAISED) and any(sign in str(each).lower() for sign in _SIGNS):
             return True
         each = each.__cause__ or each.__context__
     return False

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from factory.domain.exhausted import is_out_of_memory
 from factory.domain.failures import ModelError
 from factory.workspace.settings import EngineSection
 
@@ -22,6 +23,8 @@ def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"transformers cannot load this model: {error}",
             where=str(folder),

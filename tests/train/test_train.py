@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -641,6 +642,9 @@ def test_a_lack_of_memory_is_known_from_other_errors() -> None:
 
     lacks = [lambda: bytearray(1 << 60), lambda: torch.empty(1 << 60), raise_cuda]
     assert all(is_out_of_memory(raised(make)) for make in lacks)
+    assert is_out_of_memory(OSError(errno.ENOMEM, "no room"))
+    assert is_out_of_memory(RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"))
+    assert is_out_of_memory(RuntimeError("CUDNN_STATUS_ALLOC_FAILED"))
     assert not is_out_of_memory(raised(lambda: torch.ones(2) @ torch.ones(3)))
 
 
