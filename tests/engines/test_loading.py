@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,21 @@ from conftest_models import tiny_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from factory.engines.loading import open_to_others, stored_dtype
+from factory.domain.failures import ModelError
+from factory.engines.loading import load_model, open_to_others, stored_dtype
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOMEM, OSError), (errno.EIO, ModelError)])
+def test_a_lack_of_memory_is_not_told_as_a_broken_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises((OSError, ModelError)) as caught:
+        load_model(tmp_path)
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
