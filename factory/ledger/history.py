@@ -107,14 +107,51 @@ def lessons(past: Source) -> frozenset[int]:
     return frozenset(number for (number,) in rows)
 
 
-def first_round_of(past: Source, line: Sequence[str]) -> int | None:
-    """The earliest round, lessons apart, that began from one of these checkpoints."""
+SAMPLED_BY = (
+    *(f"$.calls.{key}" for key in ("n", "temperature", "top_k", "top_p", "constrain")),
+    *("$.tools.temperature", "$.codes.retrieve", "$.codes.keep", "$.codes.decode"),
+)
+"""Of a recipe, what decides how varied samples are besides the model and the requests."""
+
+
+def first_round_like(past: Source, number: int, line: Sequence[str]) -> int | None:
+    """The earliest round before this one, lessons apart, that can be compared with it.
+
+    It began from one of these checkpoints, drew its requests from the same files or programs (a
+    source is `requests.jsonl:12`), sampled by the same settings and had as many imported tools.
+    """
     sql = """
-        select min(round) from round
-        where list_contains($line, checkpoint_id)
-          and round not in (select round from stage where stage = $lesson)
+        with asked as (
+          select d.round, list_sort(list(distinct regexp_replace(q.source, ':[0-9].*$', '')))
+            as sources
+          from draw d
+          join (select query_id, min(source) as source from query group by 1) q using (query_id)
+          group by 1
+        ),
+        made as (
+          select r.round, r.checkpoint_id, asked.sources,
+                 json_extract(nullif(r.recipe_json, ''), $keys) as settings,
+                 (select count(distinct tool_id) from tool
+                  where origin not in ('round', 'checkpoint')
+                    and added_at <= r.started_at) as num_tools
+          from round r left join asked using (round)
+        )
+        select min(made.round) from made
+        join made as this
+          on made.sources is not distinct from this.sources
+         and made.settings is not distinct from this.settings
+         and made.num_tools = this.num_tools
+        where this.round = $number and made.round < $number
+          and list_contains($line, made.checkpoint_id)
+          and made.round not in (select round from stage where stage = $lesson)
         """
-    found = past.query(sql, {"line": list(line), "lesson": LESSON}).rows[0][0]
+    values = {
+        "number": number,
+        "line": list(line),
+        "lesson": LESSON,
+        "keys": list(SAMPLED_BY),
+    }
+    found = past.query(sql, values).rows[0][0]
     return None if found is None else int(found)
 
 
@@ -128,10 +165,11 @@ def drawn_texts(past: Source, number: int) -> list[str]:
     return [str(text) for (text,) in past.query(sql, [number]).rows]
 
 
-def vote_entropy(past: Source, number: int) -> float:
-    """Mean entropy of a round's votes in bits, 0 where there were none."""
-    sql = "select coalesce(avg(entropy), 0) from latest_vote where round = ?"
-    return float(past.query(sql, [number]).rows[0][0])
+def vote_entropy(past: Source, number: int) -> float | None:
+    """Mean entropy of a round's votes in bits; None where there were none."""
+    sql = "select avg(entropy) from latest_vote where round = ?"
+    found = past.query(sql, [number]).rows[0][0]
+    return None if found is None else float(found)
 
 
 def drawn_ids(past: Source) -> set[str]:
@@ -178,6 +216,12 @@ def is_scored(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> b
 def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
     """Whether the questions of a basis are stored."""
     sql = "select 1 from benchmark_item where benchmark = ? and basis = ?"
+    return bool(past.query(sql, [benchmark, basis], limit=1).rows)
+
+
+def knows_ruler(past: Source, benchmark: str, basis: str) -> bool:
+    """Whether what a basis is made of is stored."""
+    sql = "select 1 from ruler where benchmark = ? and basis = ?"
     return bool(past.query(sql, [benchmark, basis], limit=1).rows)
 
 

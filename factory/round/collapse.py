@@ -59,9 +59,12 @@ def _compare_answers(
 def _compare_samples(
     factory: Factory, this: OpenRound, line: list[str], past: Source
 ) -> list[Comparison]:
-    """Beside those of the lineage's first round that is no lesson, as many of each."""
-    first = history.first_round_of(past, line)
-    if first is None or first >= this.number:
+    """Beside those of the lineage's first round of the same requests and settings, as many of each.
+
+    Samples of other requests, or drawn otherwise, are more or less varied without any collapse.
+    """
+    first = history.first_round_like(past, this.number, line)
+    if first is None:
         return []
     rounds = (this.number, first)
     samples = [history.accepted_samples(past, number) for number in rounds]
@@ -74,7 +77,8 @@ def _compare_samples(
             found.update(_figures(samples_variety(samples[place][:num_samples])))
         if num_asked >= FEWEST_SAMPLES:
             found["repeats"] = repeated(asked[place][:num_asked])
-            found["votes"] = entropies[place]
+            if (entropy := entropies[place]) is not None:
+                found["votes"] = entropy
     now, then = figures
     return compare_all("samples", now, then, f"round {first}", factory.recipe.score.collapse)
 

@@ -24,14 +24,14 @@ class Missing:
     with_questions: bool
     """Whether it lacks the questions of this basis too."""
     ruler: Mapping[str, str] = field(default_factory=dict)
-    """What its basis is made of."""
+    """What its basis is made of; empty where the ledger has that."""
 
     def rows(self, number: int, system: str, items: Sequence[ItemScore]) -> Batch:
         """The score as ledger rows under round `number`."""
         rows = scored_rows(
             number, system, self.benchmark, items, self.basis, with_questions=self.with_questions
         )
-        if self.with_questions and self.ruler:
+        if self.ruler:
             name, basis = self.benchmark.name, self.basis
             rows["ruler"] = [
                 {"benchmark": name, "basis": basis, "part": part, "sha": sha}
@@ -54,7 +54,9 @@ def find_missing(
                 benchmark=benchmark,
                 basis=basis,
                 with_questions=not history.knows_questions(past, benchmark.name, basis),
-                ruler=benchmark.ruler(setup),
+                ruler={}
+                if history.knows_ruler(past, benchmark.name, basis)
+                else benchmark.ruler(setup),
             )
             for benchmark, basis in bases
             if again or not history.is_scored(past, system, benchmark.name, basis)

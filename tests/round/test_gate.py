@@ -7,7 +7,10 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from test_scoring import answer_gold, mark, store_items
@@ -28,7 +31,7 @@ from factory.round.opponents import doubt_of_gate, gate_sets, ruler_of
 from factory.round.scoring import score_opponents
 from factory.score.calls import kind
 from factory.score.calls.kind import Benchmark, make_request
-from factory.score.keeper import Keeper
+from factory.score.keeper import Keeper, find_missing
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings, name_model
@@ -205,6 +208,28 @@ def test_what_decides_otherwise_gives_other_scores(
     assert [part for part in parts if parts[part] != after[part]] == ["reading"]
 
 
+def test_an_upgraded_ledger_learns_what_a_basis_is_made_of(workspace: Workspace) -> None:
+    """It has the questions of a time when their ruler was not kept."""
+    factory = open_factory(workspace)
+    dev, setup = dev_of(factory), factory.setup
+    ruler = ruler_of(factory, dev)
+    (missing,) = find_missing(setup, "r1-abc", [(dev, ruler.basis)])
+    items = [mark(item, place % 2 == 0) for place, item in enumerate(dev.items)]
+    rows = missing.rows(1, "r1-abc", items)
+    factory.ledger.append({"benchmark_item": rows["benchmark_item"], "score": rows["score"]})
+    for learnt in (dict(dev.ruler(setup)), {}):
+        (missing,) = find_missing(setup, "r2-abc", [(dev, ruler.basis)])
+        assert not missing.with_questions and missing.ruler == learnt
+        factory.ledger.append({"ruler": missing.rows(2, "r2-abc", items).get("ruler", [])})
+    (kept,) = factory.ledger.query("select count(*) from ruler").rows
+    assert kept == (len(dev.ruler(setup)),)
+    other = replace(dev, max_tokens=600)
+    (missing,) = find_missing(setup, "r2-abc", [(other, other.basis(setup))])
+    factory.ledger.append({"ruler": missing.rows(3, "r2-abc", items)["ruler"]})
+    with factory.ledger.read() as past:
+        assert history.what_changed(past, *ruler, other.basis(setup)) == ["max_tokens"]
+
+
 def test_noise_is_measured_once_and_is_tolerated(workspace: Workspace) -> None:
     """A model that answers some questions otherwise in another order."""
     alone = {"score.collapse.tools": "0", "score.collapse.values": "0"}
@@ -354,17 +379,35 @@ def test_a_model_that_answers_everything_with_one_tool_is_held(workspace: Worksp
     assert weigh(open_factory(workspace, limits), round_of(1, base), trained).decision.promote
 
 
-def plant(factory: Factory, number: int, texts: Sequence[str], tools: Sequence[str]) -> None:
-    """A round that accepted these requests, each answered by a call of its tool."""
+def plant(
+    factory: Factory,
+    number: int,
+    texts: Sequence[str],
+    tools: Sequence[str],
+    *,
+    source: str = "home",
+    calls: Mapping[str, float] = MappingProxyType({"n": 5, "temperature": 0.7}),
+    voted: bool = True,
+) -> None:
+    """A round that accepted these requests of a source, each answered by a call of its tool."""
     base = base_of(factory).id
-    rows: dict[str, list[dict[str, object]]] = {"round": [{"round": number, "checkpoint_id": base}]}
+    recipe = json.dumps({"calls": dict(calls)})
+    rows: dict[str, list[dict[str, object]]] = {
+        "round": [
+            {"round": number, "checkpoint_id": base, "recipe_json": recipe}
+            | {"started_at": datetime(2026, 1, number, tzinfo=UTC)}
+        ]
+    }
     for place, (text, tool) in enumerate(zip(texts, tools, strict=True)):
         key = {"round": number, "query_id": f"q_{number}_{place}"}
         document = {"name": tool, "description": f"Do what {tool} says.", "arguments": {}}
         call = {"name": tool, "arguments": {"what": f"{text} {place}"}}
         rows.setdefault("draw", []).append(key | {"position": place})
-        rows.setdefault("query", []).append({"query_id": key["query_id"], "text": text})
-        rows.setdefault("vote", []).append(key | {"judgement": 1, "entropy": 1 / number**2})
+        rows.setdefault("query", []).append(
+            {"query_id": key["query_id"], "text": text, "source": f"{source}:{place}"}
+        )
+        if voted:
+            rows.setdefault("vote", []).append(key | {"judgement": 1, "entropy": 1 / number**2})
         rows.setdefault("sample", []).append(
             key
             | {"judgement": 1, "status": "accepted", "stage": "", "reason": "", "agreement": 1.0}
@@ -403,3 +446,58 @@ def test_a_round_that_was_taught_one_thing_is_held(
     assert weigh(factory, round_of(1, base), trained).rows["variety"] == []
     plant(factory, 3, texts[:19], tools[:19])
     assert weigh(factory, round_of(3, base), trained).rows["variety"] == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"source": "own.jsonl"},
+        {"calls": {"n": 3, "temperature": 0.7}},
+        {"calls": {"n": 5, "temperature": 0.0}},
+    ],
+    ids=["own requests", "fewer answers", "another temperature"],
+)
+def test_rounds_are_compared_with_the_first_of_their_kind(
+    workspace: Workspace, changed: dict[str, Any]
+) -> None:
+    factory = open_factory(workspace, {"score.dev": ""})
+    base = base_of(factory)
+    trained = Checkpoint(id="r2-abc", path="gone", fingerprint="sha256:2")
+    plant(factory, 1, NOUNS, NOUNS)
+    plant(factory, 2, NOUNS, ["book_table"] * 30, **changed)
+    weighed = weigh(factory, round_of(2, base), trained)
+    assert weighed.decision.promote and weighed.rows["variety"] == []
+    plant(factory, 3, NOUNS, ["book_table"] * 30, **changed)
+    weighed = weigh(factory, round_of(3, base), trained)
+    assert weighed.decision.promote
+    assert {row["since"] for row in weighed.rows["variety"]} == {"round 2"}
+    plant(factory, 4, NOUNS, ["book_table"] * 30)
+    assert "where round 1 had 30" in weigh(factory, round_of(4, base), trained).decision.reason
+
+
+def test_without_votes_there_is_no_figure_of_them(workspace: Workspace) -> None:
+    factory = open_factory(workspace, {"score.dev": ""})
+    plant(factory, 1, NOUNS, NOUNS)
+    plant(factory, 2, NOUNS, NOUNS, voted=False)
+    trained = Checkpoint(id="r2-abc", path="gone", fingerprint="sha256:2")
+    weighed = weigh(factory, round_of(2, base_of(factory)), trained)
+    assert weighed.decision.promote
+    told = {row["figure"] for row in weighed.rows["variety"]}
+    assert told == {"words", "tools", "values", "repeats"}
+
+
+def test_imported_tools_begin_another_comparison(workspace: Workspace) -> None:
+    factory = open_factory(workspace, {"score.dev": ""})
+    trained = Checkpoint(id="r2-abc", path="gone", fingerprint="sha256:2")
+    plant(factory, 1, NOUNS, NOUNS)
+    tool = {
+        "tool_id": "t_own",
+        "origin": "own.json",
+        "round": 0,
+        "added_at": datetime(2026, 1, 2, tzinfo=UTC),
+    }
+    factory.ledger.append({"tool": [tool]})
+    for number in (2, 3):
+        plant(factory, number, NOUNS, NOUNS)
+        rows = weigh(factory, round_of(number, base_of(factory)), trained).rows["variety"]
+        assert {row["since"] for row in rows} == ({"round 2"} if number == 3 else set())
