@@ -141,7 +141,7 @@ def test_an_unfinished_tag_is_no_abstention() -> None:
 def test_python_values() -> None:
     text = (
         "f(i=-1, x=-2.5, s='a' 'b', t=True, n=None, j=[true, false, null], l=[1, (2, 3)], "
-        "d={'k': [1]}, v=other.name, c=datetime(2020, 1, 1), e=1 + 2, big=1e999, u={1: 2})"
+        "d={'k': [1]}, v=other.name, c=datetime(2020, 1, 1), e=1 + 2, u={1: 2})"
     )
     found = decode(text, "python").calls
     assert found == (
@@ -159,11 +159,11 @@ def test_python_values() -> None:
                 "v": "other.name",
                 "c": "datetime(2020, 1, 1)",
                 "e": "1 + 2",
-                "big": "1e999",
                 "u": "{1: 2}",
             },
         ),
     )
+    assert decode("f(big=1e999)", "python").failure == "call_python"
 
 
 def test_nothing_is_evaluated(capfd: pytest.CaptureFixture[str]) -> None:
