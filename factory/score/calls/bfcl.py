@@ -13,7 +13,7 @@ may be left out. Type words are BFCL's (`dict`, `float`, `tuple`, `any`), not JS
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -143,18 +143,33 @@ def check_ast(
         return AstVerdict(
             False, "wrong_count", f"{len(calls)} calls where {len(ground_truth)} are expected"
         )
+    pairs = _pair(calls, functions, ground_truth, language)
+    for position, faults in enumerate(pairs, start=1):
+        if faults is not None:
+            return _nearest_miss(faults, position, len(ground_truth))
+    return RIGHT
+
+
+def _pair(
+    calls: Sequence[Call],
+    functions: Sequence[Function],
+    ground_truth: Sequence[Gold],
+    language: CodeLanguage,
+) -> Iterator[list[_Fault] | None]:
+    """Of each expected call None where it takes the first call left that fits it, else the faults
+    of those left."""
     left = list(calls)
-    for position, gold in enumerate(ground_truth, start=1):
+    for gold in ground_truth:
         faults: list[_Fault] = []
         for index, call in enumerate(left):
             fault = _find_fault(call, functions, gold, language)
             if fault is None:
                 del left[index]
+                yield None
                 break
             faults.append(fault)
         else:
-            return _nearest_miss(faults, position, len(ground_truth))
-    return RIGHT
+            yield faults
 
 
 def match_calls(
@@ -169,13 +184,8 @@ def match_calls(
     """
     expected = Counter(name for gold in ground_truth for name in gold)
     named = (expected & Counter(call.name for call in calls)).total()
-    left, exact = list(calls), 0
-    for gold in ground_truth:
-        for index, call in enumerate(left):
-            if _find_fault(call, functions, gold, language) is None:
-                del left[index]
-                exact += 1
-                break
+    pairs = _pair(calls, functions, ground_truth, language)
+    exact = sum(faults is None for faults in pairs)
     return named, exact
 
 
