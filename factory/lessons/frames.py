@@ -1,0 +1,169 @@
+"""How requests begin and end, learnt from the requests themselves.
+
+"Hello, I hope to …", "Help me …, thanks." say nothing of what is asked. Which words of that kind a
+pool of requests has shows in what stands beside them: an opening that many requests share, that
+many different words follow, and that names no tool. Two openings are of a kind where they go on
+with the same words. So a request whose answer is known can be told in another request's frame,
+above all in those that the model fails in: its answer stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+LEAST = 4
+"""Requests that share an opening, at least,"""
+LEAST_SHARE = 0.004
+"""and of all requests."""
+MOST_PIECES = 8
+_SAME_NEXT = 0.4
+"""An opening that goes on with one word so often is a part of a longer one."""
+_NAMES_TOOL = 0.3
+"""A word that so often stands in the called tool's name, where it is said, is what is asked."""
+_ALIKE = 0.3
+"""Share of the first words after an opening, those of the rarer one, that two of a kind share."""
+_CLOSES = 0.5
+"""Share of an opening's requests that end alike: the end belongs to the frame."""
+_PIECE = re.compile(r"\s*(?:[^\W_]+(?:['’]\w+)?|[^\w\s]|_)")
+_STOPS = (".", "?", "!")
+
+
+class Frame(NamedTuple):
+    """Example: Frame(opening="Help me ", closing=", thanks.")."""
+
+    opening: str
+    closing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answered request. Example: Told(text="Book a table.", names=("book_table",))."""
+
+    text: str
+    names: tuple[str, ...]
+    """Of the tools that it calls."""
+
+
+class Frames:
+    """The frames of a pool of requests, by how often the model failed in them."""
+
+    def __init__(
+        self, requests: Iterable[str], answered: Iterable[Told], failed: Iterable[str]
+    ) -> None:
+        pool = [_pieces(text) for text in requests]
+        least = max(LEAST, round(LEAST_SHARE * len(pool)))
+        asked = _content_words(answered)
+        self._openings = {
+            edge: frozenset(after)
+            for edge, after in _edges(pool, least).items()
+            if asked.isdisjoint(map(_word, edge))
+        }
+        grouped: defaultdict[tuple[str, ...], list[Sequence[str]]] = defaultdict(list)
+        for pieces in pool:
+            grouped[self._opening(pieces)].append(pieces)
+        self._closings = {edge: _common_end(group) for edge, group in grouped.items()}
+        failures = Counter(self._opening(_pieces(text)) for text in failed)
+        self._weights = {
+            edge: 1 + failures[edge] for edge, group in grouped.items() if len(group) >= least
+        }
+        self._first = {
+            edge: frozenset(_word(pieces[len(edge)]) for pieces in group if len(pieces) > len(edge))
+            for edge, group in grouped.items()
+            if edge in self._weights
+        }
+
+    @property
+    def known(self) -> Mapping[Frame, int]:
+        """Frames, and 1 more than the requests that the model failed in."""
+        return {
+            Frame("".join(edge), self._closings[edge]): weight
+            for edge, weight in self._weights.items()
+        }
+
+    def retell(self, rng: Random, text: str) -> str | None:
+        """The request in another frame of its kind; None where none fits."""
+        pieces = _pieces(text)
+        edge = self._opening(pieces)
+        closing = self._closings.get(edge, "")
+        if edge not in self._weights or not text.strip().endswith(closing):
+            return None
+        rest = "".join(pieces[len(edge) :]).removesuffix(closing)
+        if not rest.strip():
+            return None
+        if not closing and rest.endswith(_STOPS):
+            rest = rest[:-1]
+        first = _word(pieces[len(edge)])
+        fitting = [
+            other
+            for other in self._weights
+            if other != edge and (first in self._first[other] or self._alike(edge, other))
+        ]
+        if not fitting:
+            return None
+        (other,) = rng.choices(fitting, [self._weights[each] for each in fitting])
+        return _tell("".join(other), rest, self._closings[other])
+
+    def _alike(self, one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+        shared = self._first[one] & self._first[other]
+        fewest = min(len(self._first[one]), len(self._first[other]))
+        return len(shared) >= LEAST and len(shared) >= _ALIKE * fewest
+
+    def _opening(self, pieces: Sequence[str]) -> tuple[str, ...]:
+        sizes = range(min(MOST_PIECES, len(pieces) - 1), 0, -1)
+        return next((e for size in sizes if (e := tuple(pieces[:size])) in self._openings), ())
+
+
+def _tell(opening: str, rest: str, closing: str) -> str:
+    rest = rest.lstrip()
+    second = rest[1:2]
+    if not opening:
+        return f"{rest[0].upper()}{rest[1:]}{closing}"
+    if not second.isupper():
+        rest = rest[0].lower() + rest[1:]
+    return f"{opening} {rest}{closing}"
+
+
+def _pieces(text: str) -> list[str]:
+    return _PIECE.findall(text.strip())
+
+
+def _word(piece: str) -> str:
+    return piece.strip().casefold()
+
+
+def _content_words(answered: Iterable[Told]) -> frozenset[str]:
+    """Words that tell which tool is to be called."""
+    said: Counter[str] = Counter()
+    named: Counter[str] = Counter()
+    for told in answered:
+        words = set(map(_word, _pieces(told.text)))
+        said.update(words)
+        named.update(words & {word for name in told.names for word in map(_word, _pieces(name))})
+    return frozenset(word for word, count in named.items() if count >= _NAMES_TOOL * said[word])
+
+
+def _edges(pool: Iterable[Sequence[str]], least: int) -> dict[tuple[str, ...], Counter[str]]:
+    """Beginnings that so many requests share and that different words follow."""
+    following: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for pieces in pool:
+        for size in range(1, min(MOST_PIECES, len(pieces) - 1) + 1):
+            following[tuple(pieces[:size])][_word(pieces[size])] += 1
+    return {
+        edge: after
+        for edge, after in following.items()
+        if (total := after.total()) >= least and after.most_common(1)[0][1] <= _SAME_NEXT * total
+    }
+
+
+def _common_end(group: Sequence[Sequence[str]]) -> str:
+    """The longest end that the requests of an opening share."""
+    ends = Counter(
+        "".join(pieces[-size:]) for pieces in group for size in range(1, min(5, len(pieces)))
+    )
+    shared = [end for end, count in ends.items() if count >= _CLOSES * len(group)]
+    return max(shared, key=len, default="")

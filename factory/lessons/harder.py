@@ -1,0 +1,376 @@
+"""Labels for what a model cannot do yet: accepted samples made harder, each right by construction.
+
+A vote only keeps what a model can do already. What is made of it here asks for more, and its answer
+follows from how it was made: the words in which other requests begin and end, two requests joined
+to one, other values put in request and calls, near tools beside the ones to call, tools and
+parameters called by other names, parameters that the request says nothing of. And requests that
+nothing can be called for: the tool withheld, or a value wanted that the request does not give.
+
+Nothing here asks a model. What comes out is judged by the same rules as what is sampled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from math import log
+from random import Random
+from typing import Any, Literal, get_args
+
+from factory.domain.canon import query_id, tool_id
+from factory.domain.records import Call, Candidate, Query, Tool
+from factory.lessons.frames import Frames, Told
+
+Way = Literal[
+    "frames", "join", "values", "distractors", "rename", "optional", "withheld", "missing"
+]
+WAYS: tuple[Way, ...] = get_args(Way)
+ABSTAINING: frozenset[Way] = frozenset({"withheld", "missing"})
+"""Ways whose right answer calls nothing."""
+NEEDS_CATALOGUE: frozenset[Way] = frozenset({"distractors", "withheld"})
+"""Ways that take tools from the catalogue."""
+
+MOST_DISTRACTORS = 3
+_ATTEMPTS = 4
+"""Draws for each sample wanted; most fail because a sample does not lend itself."""
+_LETTERS = "abcdefghkmnpqrstuvwxyz"
+JOINTS = ("{} {}", "{}\n{}", "{} Also: {}", "{} And then: {}", "First: {} Second: {}")
+"""How two requests are told in one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One sample that was made. Example: Made(way="join", origins=("q_1…", "q_2…"), …)."""
+
+    way: Way
+    origins: tuple[str, ...]
+    """Ids of the requests that it was made from."""
+    candidate: Candidate
+
+
+def make(
+    way: Way,
+    rng: Random,
+    accepted: Sequence[Candidate],
+    catalogue: Sequence[Tool],
+    count: int,
+    *,
+    requests: Sequence[str] = (),
+    failed: Sequence[str] = (),
+) -> Iterator[Made]:
+    """At most `count` samples made in one way, no two of one request with the same tools.
+
+    Fewer where the accepted ones and the catalogue do not give more. `requests` are all that were
+    drawn, `failed` those of them that the model has no accepted answer to: `frames` needs them. The
+    same random numbers and samples give the same.
+    """
+    stock = Stock(accepted, catalogue, requests, failed)
+    usable = [sample for sample in stock.samples if sample.calls]
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    for _ in range(_ATTEMPTS * count if usable else 0):
+        if len(seen) >= count:
+            return
+        made = _MAKERS[way](rng, rng.choice(usable), stock)
+        if made is None:
+            continue
+        key = (made.candidate.query.id, tuple(sorted(t.id for t in made.candidate.tools)))
+        if key not in seen:
+            seen.add(key)
+            yield made
+
+
+class Stock:
+    """What samples are made from."""
+
+    def __init__(
+        self,
+        samples: Sequence[Candidate],
+        catalogue: Sequence[Tool],
+        requests: Sequence[str] = (),
+        failed: Sequence[str] = (),
+    ) -> None:
+        self.samples = samples
+        self._catalogue = catalogue
+        self._requests = requests
+        self._failed = failed
+
+    @cached_property
+    def frames(self) -> Frames:
+        """How the requests begin and end."""
+        answered = [
+            Told(sample.query.text, tuple(call.name for call in sample.calls))
+            for sample in self.samples
+        ]
+        return Frames(self._requests, answered, self._failed)
+
+    @cached_property
+    def tools(self) -> tuple[Tool, ...]:
+        """The catalogue's and the samples', each once."""
+        shown = chain(self._catalogue, *(sample.tools for sample in self.samples))
+        return tuple({tool.id: tool for tool in shown}.values())
+
+    @cached_property
+    def values(self) -> Mapping[str, tuple[str, ...]]:
+        """Texts that were given for a parameter, by its name, in the order of the samples."""
+        found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for sample in self.samples:
+            for call in sample.calls:
+                for name, value in call.arguments.items():
+                    for text in value if isinstance(value, list) else [value]:
+                        if isinstance(text, str):
+                            found[name][text] = None
+        return {name: tuple(texts) for name, texts in found.items()}
+
+    def others(self, properties: Mapping[str, Any], name: str) -> Sequence[str]:
+        """Texts that a parameter takes: of its enum, else what others of its name were given."""
+        choices = properties.get(name, {}).get("enum")
+        return choices if isinstance(choices, list) else self.values.get(name, ())
+
+    @cached_property
+    def _by_word(self) -> Mapping[str, tuple[int, ...]]:
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for place, tool in enumerate(self.tools):
+            for word in _words_of(tool):
+                places[word].append(place)
+        return {word: tuple(found) for word, found in places.items()}
+
+    def near(self, tool: Tool, most: int) -> list[Tool]:
+        """Other tools by the words they share with this one, rare words counting more."""
+        scores: defaultdict[int, float] = defaultdict(float)
+        for word in sorted(_words_of(tool)):
+            places = self._by_word.get(word, ())
+            for place in places:
+                scores[place] += log(1 + len(self.tools) / len(places))
+        ranked = sorted(scores, key=lambda place: (-scores[place], place))
+        others = (self.tools[place] for place in ranked)
+        return [other for other in others if other.name != tool.name][:most]
+
+
+# -- ways that keep the calls --------------------------------------------------------------------
+
+
+def _frames(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """The request as others begin and end, most of all those that the model fails in."""
+    text = stock.frames.retell(rng, sample.query.text)
+    return None if text is None else _made("frames", (sample,), text, sample.tools, sample.calls)
+
+
+def _join(rng: Random, first: Candidate, stock: Stock) -> Made | None:
+    """Two requests told in one: the tools of both, the calls one after the other."""
+    second = rng.choice(stock.samples)
+    if second.query.id == first.query.id or not second.calls:
+        return None
+    tools = _unite(first.tools, second.tools)
+    if tools is None or len(first.calls) + len(second.calls) > 4:
+        return None
+    text = rng.choice(JOINTS).format(first.query.text.strip(), second.query.text.strip())
+    return _made("join", (first, second), text, _shuffled(rng, tools), first.calls + second.calls)
+
+
+def _values(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """Other values of the same kind, in the request and in the calls."""
+    text, calls = sample.query.text, list(sample.calls)
+    schemas = {tool.name: tool.arguments.get("properties", {}) for tool in sample.tools}
+    changed = False
+    for index, call in enumerate(calls):
+        arguments = dict(call.arguments)
+        for name, value in call.arguments.items():
+            swapped = _swap(rng, text, calls, value, stock.others(schemas[call.name], name))
+            if swapped is not None:
+                text, arguments[name] = swapped
+                changed = True
+        calls[index] = replace(call, arguments=arguments)
+    return _made("values", (sample,), text, sample.tools, tuple(calls)) if changed else None
+
+
+def _distractors(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """Near tools beside those that are called."""
+    names = {tool.name for tool in sample.tools}
+    called = {call.name for call in sample.calls}
+    around = rng.choice([tool for tool in sample.tools if tool.name in called])
+    near = [tool for tool in stock.near(around, 12) if tool.name not in names]
+    chosen = {tool.name: tool for tool in rng.sample(near, min(len(near), MOST_DISTRACTORS))}
+    if not chosen:
+        return None
+    tools = _shuffled(rng, (*sample.tools, *chosen.values()))
+    return _made("distractors", (sample,), sample.query.text, tools, sample.calls)
+
+
+def _rename(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """Tools and parameters called by names that say nothing: what they do, documents tell."""
+    tools: dict[str, Tool] = {}
+    renamed: dict[str, tuple[str, dict[str, str]]] = {}
+    for tool in sample.tools:
+        name = f"{rng.choice(('fn', 'tool', 'action', 'op'))}_{rng.randrange(10, 1000)}"
+        properties = tool.arguments.get("properties", {})
+        keys = {key: f"{rng.choice(_LETTERS)}{place}" for place, key in enumerate(properties)}
+        arguments = {
+            **tool.arguments,
+            "properties": {keys[key]: schema for key, schema in properties.items()},
+            "required": [keys.get(key, key) for key in tool.arguments.get("required", [])],
+        }
+        tools[name] = _tool({**tool.document, "name": name, "arguments": arguments})
+        renamed[tool.name] = (name, keys)
+    if len(tools) < len(sample.tools):
+        return None
+    calls = []
+    for call in sample.calls:
+        name, keys = renamed[call.name]
+        if not call.arguments.keys() <= keys.keys():
+            return None
+        arguments = {keys[key]: value for key, value in call.arguments.items()}
+        calls.append(Call(name=name, arguments=arguments))
+    text = sample.query.text
+    return _made("rename", (sample,), text, _shuffled(rng, tuple(tools.values())), tuple(calls))
+
+
+def _optional(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """Parameters of other tools that the request gives no value for, none of them required."""
+    tools = tuple(_widen(rng, tool, stock, required=False) or tool for tool in sample.tools)
+    if tools == sample.tools:
+        return None
+    return _made("optional", (sample,), sample.query.text, tools, sample.calls)
+
+
+# -- ways whose answer is no call ----------------------------------------------------------------
+
+
+def _withheld(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """The tools that are needed are not there, near ones are."""
+    called = {call.name for call in sample.calls}
+    left = [tool for tool in sample.tools if tool.name not in called]
+    needed = [tool for tool in sample.tools if tool.name in called]
+    near = {tool.name: tool for one in needed for tool in stock.near(one, 12)[4:]}
+    others = [tool for name, tool in near.items() if name not in called]
+    chosen = {t.name: t for t in (*left, *rng.sample(others, min(len(others), 2)))}
+    if not chosen:
+        return None
+    verb = needed[0].name.replace("_", " ")
+    answer = f"None of the tools I have can do this: {verb}."
+    tools = _shuffled(rng, tuple(chosen.values()))
+    return _made("withheld", (sample,), sample.query.text, tools, (), answer)
+
+
+def _missing(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """The tool wants something more that the request does not give: the answer asks for it."""
+    called = {call.name for call in sample.calls}
+    tool = rng.choice([tool for tool in sample.tools if tool.name in called])
+    wider = _widen(rng, tool, stock, required=True)
+    if wider is None:
+        return None
+    (name,) = wider.arguments["properties"].keys() - tool.arguments["properties"].keys()
+    answer = f"Which {name.replace('_', ' ')} do you want?"
+    tools = tuple(wider if one is tool else one for one in sample.tools)
+    return _made("missing", (sample,), sample.query.text, tools, (), answer)
+
+
+_MAKERS: Mapping[Way, Callable[[Random, Candidate, Stock], Made | None]] = {
+    "frames": _frames,
+    "join": _join,
+    "values": _values,
+    "distractors": _distractors,
+    "rename": _rename,
+    "optional": _optional,
+    "withheld": _withheld,
+    "missing": _missing,
+}
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _made(
+    way: Way,
+    of: Sequence[Candidate],
+    text: str,
+    tools: Sequence[Tool],
+    calls: tuple[Call, ...],
+    answer: str = "",
+) -> Made:
+    origins = tuple(sample.query.id for sample in of)
+    query = Query(id=query_id(text), text=text, source=f"made: {way} of {', '.join(origins)}")
+    candidate = Candidate(query=query, tools=tuple(tools), calls=calls, answer=answer)
+    return Made(way=way, origins=origins, candidate=candidate)
+
+
+def _unite(first: Sequence[Tool], second: Sequence[Tool]) -> tuple[Tool, ...] | None:
+    """The tools of both; None where two of them have one name."""
+    united = {tool.id: tool for tool in (*first, *second)}
+    names = {tool.name for tool in united.values()}
+    return tuple(united.values()) if len(names) == len(united) else None
+
+
+def _shuffled(rng: Random, tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    return tuple(rng.sample(tools, len(tools)))
+
+
+def _words_of(tool: Tool) -> frozenset[str]:
+    text = f"{tool.name} {tool.document.get('description', '')}"
+    return frozenset(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def _widen(rng: Random, tool: Tool, stock: Stock, *, required: bool) -> Tool | None:
+    """The tool with a parameter of a near tool; None where that has none that is new."""
+    own = tool.arguments.get("properties", {})
+    known = {str(schema.get("description", "")) for schema in own.values()} | own.keys()
+    for other in rng.sample(near := stock.near(tool, 8), len(near)):
+        theirs = other.arguments.get("properties", {})
+        new = {
+            name: schema
+            for name, schema in theirs.items()
+            if name not in known
+            and str(schema.get("description", "")) not in known
+            and schema.get("type") != "boolean"
+            and (not required or name in other.arguments.get("required", []))
+        }
+        if new:
+            name = rng.choice(sorted(new))
+            properties = {**own, name: new[name]}
+            order = rng.sample(sorted(properties), len(properties))
+            wanted = [*tool.arguments.get("required", []), *([name] if required else [])]
+            arguments = {
+                **tool.arguments,
+                "properties": {key: properties[key] for key in order},
+                "required": wanted,
+            }
+            return _tool({**tool.document, "arguments": arguments})
+    return None
+
+
+def _swap(
+    rng: Random, text: str, calls: Sequence[Call], value: Any, others: Sequence[str]
+) -> tuple[str, Any] | None:
+    """Text and value with another value of its kind; None where the text does not say it once."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    pattern = re.compile(rf"(?<![\w.,-]){re.escape(_written(value))}(?![\w-]|[.,]\d)")
+    uses = sum(other == value for call in calls for other in call.arguments.values())
+    if value == "" or uses != 1 or len(pattern.findall(text)) != 1:
+        return None
+    new = _another(rng, value, others)
+    if new is None or _written(new) in text:
+        return None
+    return pattern.sub(lambda _: _written(new), text), new
+
+
+def _written(value: str | int | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _another(rng: Random, value: str | int | float, others: Sequence[str]) -> Any:
+    """A number of as many digits, or another text that was given for such a parameter."""
+    if isinstance(value, int):
+        digits = len(str(abs(value)))
+        return rng.randrange(10 ** (digits - 1), 10**digits)
+    if isinstance(value, float):
+        return round(value * rng.uniform(0.5, 2.0), 1)
+    others = [text for text in others if text != value]
+    return rng.choice(others) if others else None
+
+
+def _tool(document: dict[str, Any]) -> Tool:
+    return Tool(id=tool_id(document), document=document)

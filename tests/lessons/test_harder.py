@@ -1,0 +1,197 @@
+"""What is made of accepted samples is right by construction, and harder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+
+from factory.domain.canon import query_id, tool_id
+from factory.domain.records import Call, Candidate, Query, Tool
+from factory.judge.answers import ParsedCalls
+from factory.judge.rulebook import Rulebook
+from factory.judge.verdicts import check_calls, first_reject
+from factory.lab.home.world import catalogue_specs, document, fresh_item
+from factory.lessons.frames import Frames, Told
+from factory.lessons.harder import ABSTAINING, WAYS, Made, Way, make
+from factory.train.examples import calls_text
+from factory.workspace.folder import Workspace, shipped_root
+
+
+def _sample(number: int) -> Candidate:
+    item = fresh_item(number)
+    return Candidate(
+        query=Query(id=query_id(item.query), text=item.query, source=f"home:{number}"),
+        tools=tuple(Tool(id=tool_id(each), document=each) for each in item.tools),
+        calls=tuple(Call(**call) for call in item.calls),
+    )
+
+
+SAMPLES = [_sample(number) for number in range(150)]
+REQUESTS = [fresh_item(number).query for number in range(400)]
+CATALOGUE = [Tool(id=tool_id(d), document=d) for d in map(document, catalogue_specs())]
+BY_ID = {sample.query.id: sample for sample in SAMPLES}
+KEEPING = [way for way in WAYS if way not in ABSTAINING]
+
+
+def _make(way: Way, seed: int = 0, samples: Sequence[Candidate] = SAMPLES) -> list[Made]:
+    made = make(way, Random(seed), samples, CATALOGUE, 60, requests=REQUESTS, failed=REQUESTS[150:])
+    return list(made)
+
+
+@pytest.fixture(scope="module")
+def rulebook() -> Rulebook:
+    return Rulebook.load(Workspace(shipped_root()), {})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_numbers_make_the_same(way: Way) -> None:
+    first = _make(way)
+    assert first == _make(way)
+    assert first != _make(way, seed=1)
+    assert len(first) == 60
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_two_are_one_request_with_the_same_tools(way: Way) -> None:
+    made = [each.candidate for each in _make(way)]
+    assert len({(c.query.id, frozenset(t.id for t in c.tools)) for c in made}) == len(made)
+
+
+@pytest.mark.parametrize("way", KEEPING)
+def test_calls_that_are_made_break_no_rule(way: Way, rulebook: Rulebook) -> None:
+    for made in (each.candidate for each in _make(way)):
+        text = calls_text(made.calls)
+        found = check_calls(
+            ParsedCalls(text=text, calls=made.calls),
+            made.tools,
+            rulebook=rulebook,
+            query=made.query.text,
+        )
+        assert first_reject(found) is None, (made, found)
+        assert not [v for v in found if v.reason == "ungrounded_value"], (made, found)
+
+
+def test_join_asks_for_what_both_ask() -> None:
+    for made in _make("join"):
+        first, second = (BY_ID[origin] for origin in made.origins)
+        assert first.query.text in made.candidate.query.text
+        assert second.query.text in made.candidate.query.text
+        assert made.candidate.calls == first.calls + second.calls
+
+
+def test_values_change_in_request_and_calls_alike() -> None:
+    for made in _make("values"):
+        (origin,) = (BY_ID[each] for each in made.origins)
+        pairs = zip(origin.calls, made.candidate.calls, strict=True)
+        changed = [
+            (old.arguments[name], new.arguments[name])
+            for old, new in pairs
+            for name in old.arguments
+            if old.arguments[name] != new.arguments[name]
+        ]
+        assert changed
+        assert made.candidate.query.text != origin.query.text
+
+
+def test_distractors_stand_beside_what_is_called() -> None:
+    for made in _make("distractors"):
+        (origin,) = (BY_ID[each] for each in made.origins)
+        assert {tool.id for tool in made.candidate.tools} > {tool.id for tool in origin.tools}
+        assert made.candidate.calls == origin.calls
+
+
+def test_renamed_tools_tell_what_they_do_by_their_documents() -> None:
+    for made in _make("rename"):
+        (origin,) = (BY_ID[each] for each in made.origins)
+        names = {tool.name for tool in made.candidate.tools}
+        assert names.isdisjoint(tool.name for tool in origin.tools)
+        assert [list(call.arguments.values()) for call in made.candidate.calls] == [
+            list(call.arguments.values()) for call in origin.calls
+        ]
+
+
+def test_a_withheld_tool_is_not_there() -> None:
+    for made in _make("withheld"):
+        (origin,) = (BY_ID[each] for each in made.origins)
+        called = {call.name for call in origin.calls}
+        assert called.isdisjoint(tool.name for tool in made.candidate.tools)
+        assert made.candidate.tools and made.candidate.answer and not made.candidate.calls
+
+
+def test_what_is_missing_is_required_and_asked_for() -> None:
+    for made in _make("missing"):
+        (origin,) = (BY_ID[each] for each in made.origins)
+        known = {tool.name: tool.arguments["required"] for tool in origin.tools}
+        (new,) = (
+            set(tool.arguments["required"]) - set(known[tool.name])
+            for tool in made.candidate.tools
+            if tool.arguments["required"] != known[tool.name]
+        )
+        (name,) = new
+        assert name.replace("_", " ") in made.candidate.answer
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_made_of_nothing(way: Way) -> None:
+    assert _make(way, samples=[]) == []
+
+
+def test_a_way_that_does_not_fit_gives_less() -> None:
+    lonely = list(make("join", Random(0), SAMPLES[:1], (), 5))
+    assert lonely == []
+    assert list(make("distractors", Random(0), SAMPLES[:1], (), 5)) == []
+
+
+# -- frames --------------------------------------------------------------------------------------
+
+
+def _frames(answered: int = 150) -> Frames:
+    told = [
+        Told(sample.query.text, tuple(call.name for call in sample.calls))
+        for sample in SAMPLES[:answered]
+    ]
+    return Frames(REQUESTS, told, REQUESTS[answered:])
+
+
+def test_frames_are_read_from_the_requests_alone() -> None:
+    known = {(frame.opening, frame.closing) for frame in _frames().known}
+    assert {
+        ("Help me", ", thanks."),
+        ("We have to", " soon."),
+        ("Hello, I hope to", "."),
+        ("Is it possible to", "?"),
+    } <= known
+    assert not [opening for opening, _ in known if "book" in opening or "find" in opening]
+
+
+def test_a_request_keeps_what_it_asks() -> None:
+    frames, rng = _frames(), Random(0)
+    for sample in SAMPLES:
+        told = frames.retell(rng, sample.query.text)
+        if told is None:
+            continue
+        assert told != sample.query.text
+        for call in sample.calls:
+            for value in call.arguments.values():
+                if isinstance(value, str) and value in sample.query.text:
+                    assert value in told
+
+
+def test_frames_in_which_the_model_fails_come_most() -> None:
+    things = [f"w{number}" for number in range(30)]
+    solved = [f"Give me {thing} now." for thing in things]
+    failed = [f"Would you hand over {thing}, friend?" for thing in things]
+    frames = Frames([*solved, *failed], [Told(text, ("x",)) for text in solved], failed)
+    assert frames.known == {
+        ("Give me", " now."): 1,
+        ("Would you hand over", ", friend?"): 31,
+    }
+    assert frames.retell(Random(0), "Give me w3 now.") == "Would you hand over w3, friend?"
+
+
+def test_a_handful_of_requests_has_no_frames() -> None:
+    frames = Frames(["Book a table.", "Where am I?"], [], [])
+    assert frames.retell(Random(0), "Book a table.") is None
+    assert frames.retell(Random(0), "") is None
