@@ -182,6 +182,8 @@ def _class_lines(
     chosen = winner if won and winner is not None else members[0]
     several = "s" if len(members) > 1 else ""
     title = f"class {number}: {len(members)} vote{several}, sample{several} "
+    if number < 0:
+        title = "no vote, sample "
     title = f"{'winner, ' if won else ''}{title}{' '.join(map(str, members))}"
     marks = _marks(verdicts, [f"sample:{index}" for index in (chosen, *members)])
     text = answers[chosen]["text"]

@@ -138,13 +138,14 @@ class Vote:
     margin: float
     """(votes of first - votes of second) / n."""
     entropy: float
-    """Entropy of the classes in bits, 0 when unanimous."""
+    """Entropy of the classes in bits, 0 when all votes agree."""
     decided_by: Literal["strict", "loose", "none"]
     """Which key reached the minimum."""
     reason: str
     """Empty, or vote_below_min, vote_tie, no_call_majority."""
     classes: tuple[int, ...]
-    """Class number of each sample, by the deciding key (strict if none); largest class is 0."""
+    """Class number of each sample, by the deciding key (strict if none); largest class is 0; -1 has
+    no vote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

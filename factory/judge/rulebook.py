@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -155,6 +155,12 @@ class Rulebook:
     def rule(self, rule_id: str) -> Rule:
         """The rule of an id; ContentError naming the nearest where there is none."""
         return _find(self.rules, rule_id)
+
+    def check_bar(self, bar: Iterable[str]) -> None:
+        """Raise ContentError where vote.bar names a rule that is not there."""
+        for rule_id in bar:
+            if rule_id != "reject":
+                self.rule(rule_id)
 
 
 def _set(rule: Rule, setting: RuleSetting) -> Rule:

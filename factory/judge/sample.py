@@ -7,9 +7,10 @@ reads the ledger, so that sampling and judging again go the same way.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 
 from factory.domain.canon import to_json
 from factory.domain.jsontext import show
@@ -184,17 +185,8 @@ class Trail:
         for tool in tools:
             known |= text_arguments(tool.name, tool.arguments.get("properties"))
         answers = read_completions(reply.completions, known)
-        result = vote(
-            answers,
-            tools,
-            minimum=self.judgement.vote.minimum or None,
-            plurality=self.judgement.vote.plurality,
-            logprobs=[c.logprob / max(1, len(c.token_ids)) for c in reply.completions],
-        )
-        calls: tuple[Call, ...] = ()
-        reject: Verdict | None = None
-        for index, (answer, completion) in enumerate(zip(answers, reply.completions, strict=True)):
-            verdicts = check_calls(
+        found = [
+            check_calls(
                 answer,
                 tools,
                 rulebook=self.judgement.rulebook,
@@ -202,9 +194,23 @@ class Trail:
                 finish_reason=completion.finish_reason,
                 subject=f"sample:{index}",
             )
-            self._verdicts += verdicts
-            if index == result.winner:
-                calls, reject = answer.calls or (), first_reject(verdicts)
+            for index, (answer, completion) in enumerate(
+                zip(answers, reply.completions, strict=True)
+            )
+        ]
+        self._verdicts += chain.from_iterable(found)
+        result = vote(
+            answers,
+            tools,
+            minimum=self.judgement.vote.minimum or None,
+            plurality=self.judgement.vote.plurality,
+            logprobs=[c.logprob / max(1, len(c.token_ids)) for c in reply.completions],
+            barred=_find_barred(answers, found, self.judgement.vote.bar),
+        )
+        calls: tuple[Call, ...] = ()
+        reject: Verdict | None = None
+        if result.winner is not None:
+            calls, reject = answers[result.winner].calls or (), first_reject(found[result.winner])
         if self.query.log is not None and self.query.log.calls:
             won = None if result.winner is None else answers[result.winner].calls
             self._verdicts += self._judge_logged(self.query.log.calls, tools, won)
@@ -276,6 +282,19 @@ class Trail:
         message = UNJUDGED[reason].format(tokens=reply.num_prompt_tokens)
         self._verdicts.append(_make_verdict(subject, reason, message))
         return self._verdicts[-1]
+
+
+def _find_barred(
+    answers: Sequence[ParsedCalls], found: Sequence[Sequence[Verdict]], bar: Collection[str]
+) -> frozenset[int]:
+    """Samples without a vote: those with a finding that bars. One that calls nothing keeps its
+    vote, for it says that no call is right.
+    """
+    return frozenset(
+        index
+        for index, (answer, verdicts) in enumerate(zip(answers, found, strict=True))
+        if answer.calls != () and any(v.severity in bar or v.rule in bar for v in verdicts)
+    )
 
 
 def _vote_row(judgement: Judgement, query_id: str, result: Vote) -> VoteRow:

@@ -121,7 +121,9 @@ def check_vote(result: Vote, *, rulebook: Rulebook) -> tuple[Verdict, ...]:
         "vote_tie": f"several classes have {share} each, none leads",
         "no_call_majority": f"{share} call no tool",
     }
-    finding = Finding(f"vote/{result.reason}", (), messages[result.reason])
+    barred = sum(number < 0 for number in result.classes)
+    also = f"; {barred} had no vote (vote.bar)" if barred else ""
+    finding = Finding(f"vote/{result.reason}", (), messages[result.reason] + also)
     return tuple(_make_verdicts([finding], rulebook, "vote"))
 
 

@@ -9,7 +9,7 @@ exactly, the loose key compares strings as that scorer does, but for signs that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import ceil, log2
 from typing import Literal, NamedTuple
 
@@ -26,22 +26,25 @@ def vote(
     minimum: int | None = None,
     plurality: bool = False,
     logprobs: Sequence[float] | None = None,
+    barred: Collection[int] = (),
 ) -> Vote:
     """The vote of n samples; n stays the denominator whatever can be read of them.
 
     `tools` are the candidates, whose schemas say what values mean. `minimum` votes are needed (None
     or 0: a strict majority, ceil((n + 1) / 2)); with `plurality` most votes win, whatever their
     number (ToolDev as published). `logprobs` are mean token log-probabilities of the samples.
+    `barred` samples have no vote, though they count in n: three of five that agree are three
+    votes, not all of three, so that fewer voters never make an answer surer.
     """
     parsed = read_answers(samples)
     needed = 1 if plurality else minimum or ceil((len(parsed) + 1) / 2)
     by_name = {tool.name: tool for tool in tools}
     strict = _make_keys(parsed, by_name, loose=False)
-    ballot = _Ballot.tally([key.text for key in strict], needed)
+    ballot = _Ballot.tally([key.text for key in strict], needed, barred)
     decided: Literal["strict", "loose", "none"] = "strict"
     if ballot.reason:
         keys = _make_keys(parsed, by_name, loose=True)
-        loose = _Ballot.tally([key.text for key in keys], needed)
+        loose = _Ballot.tally([key.text for key in keys], needed, barred)
         ballot, decided = (ballot, "none") if loose.reason else (loose, "loose")
     winner, reason = None, ballot.reason
     if not reason and ballot.leader == _NO_CALL:
@@ -97,12 +100,10 @@ class _Ballot(NamedTuple):
     """Why nothing won, empty where one readable class leads alone with enough votes."""
 
     @classmethod
-    def tally(cls, keys: Sequence[str], needed: int) -> _Ballot:
+    def tally(cls, keys: Sequence[str], needed: int, barred: Collection[int]) -> _Ballot:
         """Counts; each unreadable sample is a class of its own and cannot win."""
         own = [f"{key}{i}" if key == _INVALID else key for i, key in enumerate(keys)]
-        counts = dict.fromkeys(own, 0)
-        for key in own:
-            counts[key] += 1
+        counts = Counter(key for i, key in enumerate(own) if i not in barred)
         ranked = list(counts)
         if len(ranked) > 1:
             ranked.sort(key=lambda key: (-counts[key], key.startswith(_INVALID)))
@@ -110,7 +111,8 @@ class _Ballot(NamedTuple):
         sizes = tuple([counts[key] for key in ranked])
         leader = ranked[0] if ranked else _INVALID
         reason = _find_reason(sizes, leader, needed)
-        return cls(tuple([number[key] for key in own]), sizes, leader, reason)
+        classes = [-1 - i if i in barred else number[key] for i, key in enumerate(own)]
+        return cls(tuple(classes), sizes, leader, reason)
 
     @property
     def margin(self) -> float:
@@ -121,7 +123,7 @@ class _Ballot(NamedTuple):
     def entropy(self) -> float:
         if len(self.sizes) < 2:
             return 0.0
-        total = len(self.classes)
+        total = sum(self.sizes)
         return -sum(size / total * log2(size / total) for size in self.sizes)
 
 

@@ -118,6 +118,7 @@ def load_factory(
     prompts = Prompts.load(workspace)
     rulebook = Rulebook.load(workspace, settings.rules).under(resolved.recipe.rules)
     check_content(prompts, rulebook)
+    rulebook.check_bar(resolved.recipe.vote.bar)
     check_room(workspace, settings, resolved)
     return Factory(
         workspace=workspace,

@@ -136,6 +136,7 @@ def rejudge(
         if given is not None:
             resolved = mend(resolved, given, ("vote.",))
         rulebook = rulebook.under(resolved.recipe.rules)
+        rulebook.check_bar(resolved.recipe.vote.bar)
         folder = workspace.root / this["path"]
         codebook = load_codebook(folder) if folder.is_dir() else None
         recorded = _read_samples(past, number, rulebook, codebook)

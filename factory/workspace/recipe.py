@@ -236,10 +236,16 @@ class CallsSection(Section):
 class VoteSection(Section):
     """Voting (algorithms A7)."""
 
+    LATER = frozenset({"bar"})
+
     minimum: int = Field(0, ge=0)
     """Votes the winner needs; 0 is a strict majority of n."""
     plurality: bool = False
     """Most votes win, whatever their number (ToolDev as published)."""
+    bar: tuple[Annotated[str, Field(pattern="^(reject|call/[a-z_]+)$")], ...] = ()
+    """What takes a sample its vote, though it counts in n: `reject` is any rule that rejects it,
+    other words are ids of rules, which may only warn. Without any, rules judge the winner alone
+    (ToolDev as published)."""
 
 
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]

@@ -487,3 +487,108 @@ def test_what_is_written_is_read(arguments: dict[str, Any]) -> None:
     assert parse_calls(f"<tool_call>{body}</tool_call>").calls == (
         Call(name="f", arguments=arguments),
     )
+
+
+@pytest.mark.parametrize(
+    ("samples", "barred", "winner", "votes", "reason"),
+    [
+        ([FOUR, FOUR, FOUR, FIVE, SIX], {3, 4}, 0, 3, ""),
+        ([FOUR, FOUR, FOUR, FIVE, SIX], {0}, None, 2, "vote_below_min"),
+        ([FOUR, FOUR, FOUR, FIVE, FIVE], {0, 1, 2}, None, 2, "vote_below_min"),
+        ([FOUR, FOUR, FIVE, FIVE, SIX], {4}, None, 2, "vote_tie"),
+        ([FOUR] * 5, {0, 1, 2, 3, 4}, None, 0, "vote_below_min"),
+        ([NONE, NONE, NONE, FOUR, FOUR], {3, 4}, None, 3, "no_call_majority"),
+    ],
+)
+def test_barred_samples_do_not_vote_and_count_in_n(
+    samples: list[str], barred: set[int], winner: int | None, votes: int, reason: str
+) -> None:
+    result = vote(samples, TOOLS, barred=barred)
+    assert (result.num_samples, result.winner) == (5, winner)
+    assert (result.votes, result.reason) == (votes, reason)
+    assert {i for i, number in enumerate(result.classes) if number < 0} == barred
+    assert len(set(result.classes)) == len({n for n in result.classes if n >= 0}) + len(barred)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.sampled_from([FOUR, FOUR_FLOAT, FIVE, NONE, BROKEN]), min_size=1, max_size=7),
+    st.sets(st.integers(0, 6)),
+)
+def test_a_barred_sample_is_as_one_that_says_something_else_each_time(
+    samples: list[str], barred: set[int]
+) -> None:
+    """Barring cannot make a winner that had too few votes, and no barred answer wins."""
+    barred &= set(range(len(samples)))
+    result = vote(samples, TOOLS, barred=barred)
+    assert result.winner is None or result.winner not in barred
+    scattered = [BROKEN if i in barred else text for i, text in enumerate(samples)]
+    other = vote(scattered, TOOLS)
+    assert (result.winner is None) == (other.winner is None)
+    if result.winner is not None:
+        assert result.votes == other.votes and result.margin >= other.margin
+
+
+# -- what the loose key joins ------------------------------------------------------------------
+
+CALENDAR = make_tool("note", ["text"], text={"type": "string"})
+
+
+def both_notes(first: str, second: str) -> tuple[str, str]:
+    one, other = (Call(name="note", arguments={"text": text}) for text in (first, second))
+    return loose_key([one], [CALENDAR]), loose_key([other], [CALENDAR])
+
+
+def is_one_class(first: str, second: str) -> bool:
+    one, other = both_notes(first, second)
+    return one == other
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
+def test_whole_numbers_in_texts_are_joined_only_where_they_are_equal(a: int, b: int) -> None:
+    assert is_one_class(f"pay {a} now", f"Pay {b} now.") == (a == b)
+
+
+@given(
+    st.decimals(-(10**6), 10**6, places=2),
+    st.decimals(-(10**6), 10**6, places=2),
+)
+def test_decimals_in_texts_are_joined_only_where_they_are_equal(a: object, b: object) -> None:
+    assert is_one_class(f"{a} EUR", f"{b} EUR") == (str(a) == str(b))
+
+
+@given(st.dates(), st.dates(), st.sampled_from(["%Y-%m-%d", "%d/%m/%Y", "%d.%m.%Y"]))
+def test_dates_in_texts_are_joined_only_where_they_are_equal(a: Any, b: Any, form: str) -> None:
+    assert is_one_class(a.strftime(form), b.strftime(form)) == (a == b)
+
+
+@given(st.integers(1, 2999), st.integers(1, 12), st.integers(1, 28), st.integers(1, 12))
+def test_dates_without_leading_zeros_never_run_together(
+    year: int, month: int, day: int, other: int
+) -> None:
+    """2024-1-12 is not 2024-11-2."""
+    first, second = f"{year}-{month}-{day}", f"{year}-{month}{day // 10 or ''}-{other}"
+    assert not is_one_class(first, second) or first == second
+
+
+@given(st.lists(st.sampled_from(["a", "b"]), min_size=2, max_size=4), st.integers(1, 3))
+def test_indents_of_lines_are_values(lines: list[str], index: int) -> None:
+    at = index % len(lines) or 1
+    moved = [*lines[:at], f"    {lines[at]}", *lines[at + 1 :]]
+    assert not is_one_class("\n".join(lines), "\n".join(moved))
+
+
+@given(st.lists(st.from_regex("[a-z]{1,8}", fullmatch=True), min_size=1, max_size=5))
+def test_case_and_a_closing_stop_are_ways_of_writing(words: list[str]) -> None:
+    text = " ".join(words)
+    assert is_one_class(text, text.upper()) and is_one_class(text, f"{text}.")
+
+
+@given(
+    st.lists(st.from_regex("[a-z]{1,8}", fullmatch=True), min_size=1, max_size=4, unique=True),
+    st.from_regex("[a-z]{1,8}", fullmatch=True),
+)
+def test_another_word_is_another_value(words: list[str], word: str) -> None:
+    other = [*words[:-1], word]
+    same = "".join(words) == "".join(other)
+    assert is_one_class(" ".join(words), " ".join(other)) <= same

@@ -363,6 +363,11 @@ FLIPS: list[tuple[dict[str, RuleSetting], dict[str, str], dict[str, tuple[str, s
     ),
     ({}, {"minimum": "2"}, {"split": ("rejected", "vote_below_min", "accepted", "")}),
     ({}, {"minimum": "5"}, {}),
+    (
+        {},
+        {"bar": '["reject"]'},
+        {"text": ("rejected", "wrong_type", "rejected", "vote_below_min")},
+    ),
 ]
 
 

@@ -228,6 +228,45 @@ def test_plurality_and_minimum_come_from_the_recipe() -> None:
     assert outcome(TOOLS, [RIGHT] * 4 + ["?"], recipe=strict)["status"] == "rejected"
 
 
+BAR = Recipe.model_validate({"vote": {"bar": ["reject", "call/ungrounded_value"]}})
+INVENTED, FOREIGN = call(people=7, city="Lisbon"), RIGHT.replace("book_table", "book_room")
+
+
+@pytest.mark.parametrize(
+    ("calls", "free", "barred"),
+    [
+        ([RIGHT, RIGHT, call(people="4"), FOREIGN, "?"], "vote_below_min", "vote_below_min"),
+        ([RIGHT, RIGHT, RIGHT, INVENTED, INVENTED], "", ""),
+        ([FOREIGN, FOREIGN, FOREIGN, RIGHT, RIGHT], "unknown_tool", "vote_below_min"),
+        ([INVENTED] * 3 + [RIGHT] * 2, "", "vote_below_min"),
+        (["?", "?", "?", RIGHT, RIGHT], "no_call_majority", "no_call_majority"),
+    ],
+)
+def test_what_breaks_a_rule_or_is_invented_has_no_vote_where_the_recipe_bars_it(
+    calls: Sequence[str], free: str, barred: str
+) -> None:
+    assert outcome(TOOLS, calls)["reason"] == free
+    assert outcome(TOOLS, calls, recipe=BAR)["reason"] == barred
+
+
+def test_why_a_sample_did_not_vote_stays_in_the_ledger() -> None:
+    calls = [RIGHT, RIGHT, INVENTED, FOREIGN, call(people="4")]
+    rows = run(ReplayEngine(answer(TOOLS, calls)), recipe=BAR)
+    classes = json.loads(str(rows["vote"][0]["classes_json"]))
+    assert [number < 0 for number in classes] == [False, False, True, True, True]
+    assert (rows["vote"][0]["votes"], rows["vote"][0]["margin"]) == (2, 0.4)
+    found = {(v["subject"], v["reason"]) for v in rows["verdict"]}
+    assert found >= {
+        ("sample:2", "ungrounded_value"), ("sample:3", "unknown_tool"), ("sample:4", "wrong_type"),
+    }  # fmt: skip
+    assert "3 had no vote (vote.bar)" in str(rows["sample"][0]["message"])
+
+
+def test_plurality_among_those_that_may_vote() -> None:
+    plural = Recipe.model_validate({"vote": {"plurality": True, "bar": ["reject"]}})
+    assert outcome(TOOLS, [FOREIGN] * 4 + [RIGHT], recipe=plural)["status"] == "accepted"
+
+
 class ShortEngine(ReplayEngine):
     """A model whose context the invocation prompt does not fit."""
 
