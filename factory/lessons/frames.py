@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
+
+from factory.lessons.said import PIECE, Answered, folded
 
 LEAST = 4
 """Requests that share an opening, at least,"""
@@ -29,7 +30,7 @@ _ALIKE = 0.3
 """Share of the first words after an opening, those of the rarer one, that two of a kind share."""
 _CLOSES = 0.5
 """Share of an opening's requests that end alike: the end belongs to the frame."""
-_PIECE = re.compile(r"\s*(?:[^\W_]+(?:['’]\w+)?|[^\w\s]|_)")
+_PIECE = re.compile(rf"\s*(?:{PIECE.pattern})")
 _STOPS = (".", "?", "!")
 
 
@@ -40,20 +41,11 @@ class Frame(NamedTuple):
     closing: str
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """An answered request. Example: Told(text="Book a table.", names=("book_table",))."""
-
-    text: str
-    names: tuple[str, ...]
-    """Of the tools that it calls."""
-
-
 class Frames:
     """The frames of a pool of requests, by how often the model failed in them."""
 
     def __init__(
-        self, requests: Iterable[str], answered: Iterable[Told], failed: Iterable[str]
+        self, requests: Iterable[str], answered: Iterable[Answered], failed: Iterable[str]
     ) -> None:
         pool = [_pieces(text) for text in requests]
         least = max(LEAST, round(LEAST_SHARE * len(pool)))
@@ -136,14 +128,14 @@ def _word(piece: str) -> str:
     return piece.strip().casefold()
 
 
-def _content_words(answered: Iterable[Told]) -> frozenset[str]:
+def _content_words(answered: Iterable[Answered]) -> frozenset[str]:
     """Words that tell which tool is to be called."""
     said: Counter[str] = Counter()
     named: Counter[str] = Counter()
     for told in answered:
-        words = set(map(_word, _pieces(told.text)))
+        words = set(folded(told.text))
         said.update(words)
-        named.update(words & {word for name in told.names for word in map(_word, _pieces(name))})
+        named.update(words & {word for name in told.names for word in folded(name)})
     return frozenset(word for word, count in named.items() if count >= _NAMES_TOOL * said[word])
 
 

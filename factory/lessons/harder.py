@@ -23,10 +23,20 @@ from typing import Any, Literal, get_args
 
 from factory.domain.canon import query_id, tool_id
 from factory.domain.records import Call, Candidate, Query, Tool
-from factory.lessons.frames import Frames, Told
+from factory.lessons.frames import Frames
+from factory.lessons.phrases import Phrases
+from factory.lessons.said import Answered, find_values, written
 
 Way = Literal[
-    "frames", "join", "values", "distractors", "rename", "optional", "withheld", "missing"
+    "frames",
+    "phrases",
+    "join",
+    "values",
+    "distractors",
+    "rename",
+    "optional",
+    "withheld",
+    "missing",
 ]
 WAYS: tuple[Way, ...] = get_args(Way)
 ABSTAINING: frozenset[Way] = frozenset({"withheld", "missing"})
@@ -65,8 +75,8 @@ def make(
     """At most `count` samples made in one way, no two of one request with the same tools.
 
     Fewer where the accepted ones and the catalogue do not give more. `requests` are all that were
-    drawn, `failed` those of them that the model has no accepted answer to: `frames` needs them. The
-    same random numbers and samples give the same.
+    drawn, `failed` those of them that the model has no accepted answer to: `frames` and `phrases`
+    need them. The same random numbers and samples give the same.
     """
     stock = Stock(accepted, catalogue, requests, failed)
     usable = [sample for sample in stock.samples if sample.calls]
@@ -99,13 +109,18 @@ class Stock:
         self._failed = failed
 
     @cached_property
+    def _answered(self) -> list[Answered]:
+        return [Answered(sample.query.text, sample.calls) for sample in self.samples]
+
+    @cached_property
     def frames(self) -> Frames:
         """How the requests begin and end."""
-        answered = [
-            Told(sample.query.text, tuple(call.name for call in sample.calls))
-            for sample in self.samples
-        ]
-        return Frames(self._requests, answered, self._failed)
+        return Frames(self._requests, self._answered, self._failed)
+
+    @cached_property
+    def phrases(self) -> Phrases:
+        """In which words they bring in a value."""
+        return Phrases(self._answered, self._failed)
 
     @cached_property
     def tools(self) -> tuple[Tool, ...]:
@@ -159,6 +174,15 @@ def _frames(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
     return None if text is None else _made("frames", (sample,), text, sample.tools, sample.calls)
 
 
+def _phrases(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """Values brought in by the words of other requests, and most told in another's frame too."""
+    text = stock.phrases.retell(rng, sample.query.text, sample.calls)
+    if text is None:
+        return None
+    text = (stock.frames.retell(rng, text) if rng.random() < 0.5 else None) or text
+    return _made("phrases", (sample,), text, sample.tools, sample.calls)
+
+
 def _join(rng: Random, first: Candidate, stock: Stock) -> Made | None:
     """Two requests told in one: the tools of both, the calls one after the other."""
     second = rng.choice(stock.samples)
@@ -173,18 +197,18 @@ def _join(rng: Random, first: Candidate, stock: Stock) -> Made | None:
 
 def _values(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
     """Other values of the same kind, in the request and in the calls."""
-    text, calls = sample.query.text, list(sample.calls)
     schemas = {tool.name: tool.arguments.get("properties", {}) for tool in sample.tools}
-    changed = False
-    for index, call in enumerate(calls):
-        arguments = dict(call.arguments)
-        for name, value in call.arguments.items():
-            swapped = _swap(rng, text, calls, value, stock.others(schemas[call.name], name))
-            if swapped is not None:
-                text, arguments[name] = swapped
-                changed = True
-        calls[index] = replace(call, arguments=arguments)
-    return _made("values", (sample,), text, sample.tools, tuple(calls)) if changed else None
+    text, calls = sample.query.text, list(sample.calls)
+    for place in reversed(find_values(text, calls)):
+        call = calls[place.call]
+        value = call.arguments[place.name]
+        new = _another(rng, value, stock.others(schemas[call.name], place.name))
+        if new is not None and written(new) not in text:
+            text = text[: place.start] + written(new) + text[place.end :]
+            calls[place.call] = replace(call, arguments={**call.arguments, place.name: new})
+    if text == sample.query.text:
+        return None
+    return _made("values", (sample,), text, sample.tools, tuple(calls))
 
 
 def _distractors(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
@@ -270,6 +294,7 @@ def _missing(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
 
 _MAKERS: Mapping[Way, Callable[[Random, Candidate, Stock], Made | None]] = {
     "frames": _frames,
+    "phrases": _phrases,
     "join": _join,
     "values": _values,
     "distractors": _distractors,
@@ -341,34 +366,14 @@ def _widen(rng: Random, tool: Tool, stock: Stock, *, required: bool) -> Tool | N
     return None
 
 
-def _swap(
-    rng: Random, text: str, calls: Sequence[Call], value: Any, others: Sequence[str]
-) -> tuple[str, Any] | None:
-    """Text and value with another value of its kind; None where the text does not say it once."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    pattern = re.compile(rf"(?<![\w.,-]){re.escape(_written(value))}(?![\w-]|[.,]\d)")
-    uses = sum(other == value for call in calls for other in call.arguments.values())
-    if value == "" or uses != 1 or len(pattern.findall(text)) != 1:
-        return None
-    new = _another(rng, value, others)
-    if new is None or _written(new) in text:
-        return None
-    return pattern.sub(lambda _: _written(new), text), new
-
-
-def _written(value: str | int | float) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _another(rng: Random, value: str | int | float, others: Sequence[str]) -> Any:
+def _another(rng: Random, value: Any, others: Sequence[str]) -> str | int | float | None:
     """A number of as many digits, or another text that was given for such a parameter."""
     if isinstance(value, int):
         digits = len(str(abs(value)))
         return rng.randrange(10 ** (digits - 1), 10**digits)
     if isinstance(value, float):
         return round(value * rng.uniform(0.5, 2.0), 1)
-    others = [text for text in others if text != value]
+    others = [text for text in others if text != value] if isinstance(value, str) else []
     return rng.choice(others) if others else None
 
 

@@ -13,8 +13,10 @@ from factory.judge.answers import ParsedCalls
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls, first_reject
 from factory.lab.home.world import catalogue_specs, document, fresh_item
-from factory.lessons.frames import Frames, Told
+from factory.lessons.frames import Frames
 from factory.lessons.harder import ABSTAINING, WAYS, Made, Way, make
+from factory.lessons.phrases import Phrases
+from factory.lessons.said import Answered
 from factory.train.examples import calls_text
 from factory.workspace.folder import Workspace, shipped_root
 
@@ -148,10 +150,7 @@ def test_a_way_that_does_not_fit_gives_less() -> None:
 
 
 def _frames(answered: int = 150) -> Frames:
-    told = [
-        Told(sample.query.text, tuple(call.name for call in sample.calls))
-        for sample in SAMPLES[:answered]
-    ]
+    told = [Answered(sample.query.text, sample.calls) for sample in SAMPLES[:answered]]
     return Frames(REQUESTS, told, REQUESTS[answered:])
 
 
@@ -183,7 +182,11 @@ def test_frames_in_which_the_model_fails_come_most() -> None:
     things = [f"w{number}" for number in range(30)]
     solved = [f"Give me {thing} now." for thing in things]
     failed = [f"Would you hand over {thing}, friend?" for thing in things]
-    frames = Frames([*solved, *failed], [Told(text, ("x",)) for text in solved], failed)
+    frames = Frames(
+        [*solved, *failed],
+        [Answered(text, (Call(name="x", arguments={}),)) for text in solved],
+        failed,
+    )
     assert frames.known == {
         ("Give me", " now."): 1,
         ("Would you hand over", ", friend?"): 31,
@@ -195,3 +198,45 @@ def test_a_handful_of_requests_has_no_frames() -> None:
     frames = Frames(["Book a table.", "Where am I?"], [], [])
     assert frames.retell(Random(0), "Book a table.") is None
     assert frames.retell(Random(0), "") is None
+
+
+# -- phrases -------------------------------------------------------------------------------------
+
+
+def _phrases(failed: Sequence[str] = ()) -> Phrases:
+    many = [_sample(number) for number in range(600)]
+    return Phrases([Answered(sample.query.text, sample.calls) for sample in many], failed)
+
+
+def test_phrases_of_a_parameter_are_read_from_answered_requests() -> None:
+    phrases = _phrases()
+    assert {("somewhere in", ""), ("located in", ""), ("in", "")} <= set(phrases.of("city"))
+    assert ("that takes", " minutes") in phrases.of("minutes")
+    assert not [words for words, _ in phrases.of("city") if "and" in words.split()]
+
+
+def test_a_value_is_brought_in_by_other_words() -> None:
+    phrases, rng = _phrases(), Random(0)
+    call = Call(name="book_table", arguments={"city": "Rome", "minutes": 90})
+    told = {
+        phrases.retell(rng, "Book a table in Rome lasting 90 minutes.", (call,)) for _ in range(60)
+    }
+    assert "Book a table somewhere in Rome that takes 90 minutes." in told
+    assert all(text and "Rome" in text and "90" in text for text in told)
+
+
+def test_words_in_which_the_model_fails_come_most() -> None:
+    call = Call(name="book_table", arguments={"city": "Rome"})
+    failed = ["Book a seat somewhere in Oslo."] * 5000
+    told = [
+        _told
+        for phrases in [_phrases(failed)]
+        for _ in range(40)
+        if (_told := phrases.retell(Random(_), "Book a table in Rome.", (call,)))
+    ]
+    assert told.count("Book a table somewhere in Rome.") >= 35
+
+
+def test_without_answers_there_are_no_phrases() -> None:
+    call = Call(name="book_table", arguments={"city": "Rome"})
+    assert Phrases([], []).retell(Random(0), "Book a table in Rome.", (call,)) is None
