@@ -1,6 +1,6 @@
 """Child process of test_engines.py: speaks the engines' protocol, without a model.
 
-The prompt says what happens: `die`, `die once FILE`, `fail`, `never`, `where`, else an answer. A
+The prompt says: `die`, `die once FILE`, `crash`, `fail`, `never`, `where`, else it is answered. A
 model folder with the file `dies` ends it with that exit code while it loads; `loads` there gets a
 byte for each start.
 """
@@ -47,6 +47,8 @@ def act(channel: Channel, message: dict[str, Any]) -> None:
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+    elif prompt == "crash":
+        raise RuntimeError(f"cannot compute {request.id}")
     elif prompt == "fail":
         raise ModelError("the trie is gone", remedy="make it")
     elif prompt == "never":

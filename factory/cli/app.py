@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from factory.cli.commands import CommandTable
 from factory.cli.terminal import err, escape
+from factory.domain.disk import disk_remedy
 from factory.domain.failures import DiskError, EnvironmentError_, FactoryError
 
 app = typer.Typer(
@@ -105,12 +106,10 @@ def print_unexpected(error: Exception) -> int:
 
 def explain_disk(error: OSError) -> DiskError:
     """A system error about a file, as a failure with its remedy."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "free some space (`df -h`)" if full else "check that the path exists and is yours"
     return DiskError(
         f"the system refuses: {error.strerror}",
         where=str(error.filename or ""),
-        remedy=f"{remedy}; what was finished before is kept",
+        remedy=f"{disk_remedy(error)}; what was finished before is kept",
     )
 
 

@@ -249,6 +249,8 @@ class Completion:
     """Cumulative log-probability of the new tokens under the sampling model; 0 if not wanted."""
     calls_apart: bool = False
     """Whether a server told the calls apart from the text, where they stand in Hermes' tags now."""
+    fault: str = ""
+    """Why there is no answer, where a server said so or sent none that can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

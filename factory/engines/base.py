@@ -78,9 +78,11 @@ def _find_fault(constraint: Constraint) -> str:
     return ""
 
 
-def unanswered(request: Request, finish_reason: FinishReason, num_prompt_tokens: int = 0) -> Reply:
+def unanswered(
+    request: Request, finish_reason: FinishReason, num_prompt_tokens: int = 0, fault: str = ""
+) -> Reply:
     """The reply to a request that cannot be sampled: n completions without tokens."""
-    empty = Completion(text="", token_ids=(), finish_reason=finish_reason, logprob=0.0)
+    empty = Completion(text="", token_ids=(), finish_reason=finish_reason, logprob=0.0, fault=fault)
     return Reply(
         request_id=request.id,
         completions=(empty,) * request.sampling.n,

@@ -86,6 +86,8 @@ class Child:
     _writer: asyncio.StreamWriter
     _log: Path
     _log_start: int
+    raised: str = ""
+    """The exception that it ended by and where that was raised; empty where there was none."""
 
     @classmethod
     async def start(
@@ -141,6 +143,10 @@ class Child:
         message: dict[str, Any] = json.loads(line)
         if message.get("type") == "failure":
             raise _failure(message)
+        if message.get("type") == "raised":
+            self.raised = message["where"]
+            await self.stop()
+            return None
         return message
 
     async def stop(self) -> None:
@@ -317,8 +323,21 @@ def run_child(main: Callable[[Channel, list[str]], None]) -> None:
         _exit(1)
     except BaseException as error:
         traceback.print_exc()
+        with contextlib.suppress(Exception):
+            channel.send({"type": "raised", "where": place_of(error)})
+            channel.drain(STOP_SECONDS)
         _exit(OUT_OF_MEMORY if is_out_of_memory(error) else 1)
     _exit(0)
+
+
+def place_of(error: BaseException) -> str:
+    """An exception's class and the line that raised it: what two of one fault have in common.
+
+    >>> place_of(ValueError("never raised"))
+    'ValueError'
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return type(error).__name__ + (f" {frames[-1].filename}:{frames[-1].lineno}" if frames else "")
 
 
 def _exit(code: int) -> None:

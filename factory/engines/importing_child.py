@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from factory.codes.language import read_language
+from factory.domain.disk import disk_remedy
 from factory.domain.failures import DiskError, ModelError
 from factory.domain.records import Message, Request, Sampling
 from factory.engines.chat import Chat
@@ -209,7 +210,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
         aside.rename(folder)
     except (OSError, SafetensorError) as error:
         raise DiskError(
-            f"the model cannot be written: {error}", where=str(folder), remedy="free some space"
+            f"the model cannot be written: {error}", where=str(folder), remedy=disk_remedy(error)
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -4,6 +4,9 @@ Requests in flight are kept until they are answered. When the child dies, the un
 to a new one under the same seeds, so a death changes no sample (algorithms A50). Requests that
 were part of `max_restarts` deaths are suspects: they go first, one at a time, and one that kills
 the child alone is answered with ENGINE_DIED.
+
+Until something has been answered, each request that an exception ended is a suspect at once. The
+same exception over two of them, each alone, is the engine's own fault, and it stops.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.domain.failures import ChildError, FactoryError, ModelError
-from factory.domain.records import ENGINE_DIED, Checkpoint, Reply, Request
+from factory.domain.records import ENGINE_DIED, UNANSWERED, Checkpoint, Reply, Request
 from factory.engines.base import Closing, check_request, unanswered
 from factory.engines.child import Child
 from factory.engines.wire import reply_from_wire
@@ -45,6 +48,8 @@ class Pending:
     """Where its reply goes."""
     deaths: int = 0
     """Children that died while they had it."""
+    cause: str = ""
+    """Of the last of these deaths."""
 
 
 class ProcessEngine(Closing):
@@ -74,6 +79,11 @@ class ProcessEngine(Closing):
         self._unsent: deque[int] = deque()
         self._sent: set[int] = set()
         self._suspects: set[int] = set()
+        self._has_answered = False
+        self._alone: dict[int, str] = {}
+        """Requests that ended the child alone before any answer, and by which exception."""
+        self._held: set[int] = set()
+        """Requests that are given up once something else is answered, or nothing else is left."""
         self._supervisor: asyncio.Task[None] | None = None
         self._ending = False
         self._failure: FactoryError | None = None
@@ -142,11 +152,13 @@ class ProcessEngine(Closing):
             was_sent = number in self._sent
             if self._forget(number) and was_sent and self._child:
                 await self._child.send({"type": "abort", "number": number})
+        self._settle()
         await self._dispatch()
 
     def _forget(self, number: int) -> Pending | None:
         self._sent.discard(number)
         self._suspects.discard(number)
+        self._held.discard(number)
         return self._in_flight.pop(number, None)
 
     async def _supervise(self) -> None:
@@ -164,7 +176,11 @@ class ProcessEngine(Closing):
                     raise self._too_often(f"{loading_deaths} times while it loaded", cause)
                 if deaths > DEATHS_PER_RESTART * limit:
                     raise self._too_often(f"{deaths} times", cause)
-                self._blame()
+                if self._is_own_fault():
+                    raise self._too_often(
+                        f"over each request that it was given, {deaths} times", cause
+                    )
+                self._blame(cause)
                 self.num_restarts = deaths
                 self._notify(
                     f"The engine died and is restarted (death {deaths}, {len(self._in_flight)} "
@@ -189,26 +205,63 @@ class ProcessEngine(Closing):
             remedy=NEED_LESS if self._child.ran_out_of_memory else MEND,
         )
 
-    def _blame(self) -> None:
+    def _is_own_fault(self) -> bool:
+        """Whether two requests, each alone, met the same exception, and none was ever answered."""
+        assert self._child is not None
+        if self._has_answered or not self._child.raised or len(self._sent) != 1:
+            return False
+        (number,) = self._sent
+        self._alone[number] = self._child.raised
+        return [*self._alone.values()].count(self._child.raised) > 1
+
+    def _blame(self, cause: str) -> None:
         """Count the death for what the child had, and queue it again with suspects in front."""
+        assert self._child is not None
         limit = self._settings.max_restarts
+        is_probed = bool(self._child.raised) and not self._has_answered
         for number in list(self._sent):
             pending = self._in_flight[number]
             pending.deaths += 1
+            pending.cause = cause
             if pending.deaths > limit:
                 # It was a suspect, hence alone.
-                self._give_up(number)
-            elif pending.deaths >= limit:
+                self._suspects.discard(number)
+                self._held.add(number)
+            elif pending.deaths >= limit or is_probed:
                 self._suspects.add(number)
         self._sent.clear()
-        self._unsent = deque(sorted(self._in_flight, key=lambda n: (n not in self._suspects, n)))
+        self._unsent = deque(sorted(self._in_flight.keys() - self._held, key=self._turn_of))
+        self._settle()
+
+    def _turn_of(self, number: int) -> tuple[bool, int, int]:
+        """Suspects first; of these the one that was part of the fewest deaths."""
+        is_suspect = number in self._suspects
+        return not is_suspect, self._in_flight[number].deaths if is_suspect else 0, number
+
+    def _settle(self, answered: bool = False) -> None:
+        """Give up what is held, where the engine has answered another or has nothing else to do."""
+        if answered or self._in_flight.keys() <= self._held:
+            for number in sorted(self._held):
+                self._give_up(number)
+
+    def _note_answer(self) -> None:
+        """The engine answers: what killed it was at fault, and only suspects are asked alone."""
+        if not self._has_answered:
+            self._has_answered = True
+            limit = self._settings.max_restarts
+            self._suspects = {n for n in self._suspects if self._in_flight[n].deaths >= limit}
+        self._settle(answered=True)
 
     def _give_up(self, number: int) -> None:
         """Answer the request that kills the child."""
         pending = self._forget(number)
         assert pending is not None
         if not pending.future.done():
-            pending.future.set_result(unanswered(pending.request, ENGINE_DIED))
+            lines = pending.cause.splitlines()
+            fault = " ".join(
+                ["it ended the engine:", lines[0], *(x.strip() for x in lines[1:][-1:])]
+            )
+            pending.future.set_result(unanswered(pending.request, ENGINE_DIED, fault=fault))
         self._notify(
             f"Request {pending.request.id} stays unanswered: the engine died {pending.deaths} "
             "times over it, at last with no other request"
@@ -230,8 +283,12 @@ class ProcessEngine(Closing):
                 self._notify(message["text"])
             else:
                 pending = self._forget(message["number"])
+                reply = reply_from_wire(message["reply"])
                 if pending and not pending.future.done():
-                    pending.future.set_result(reply_from_wire(message["reply"]))
+                    pending.future.set_result(reply)
+                if reply.completions[0].finish_reason not in UNANSWERED:
+                    self._note_answer()
+                self._settle()
                 await self._dispatch()
 
     async def _on_ready(self, message: dict[str, Any]) -> None:

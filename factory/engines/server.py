@@ -8,11 +8,13 @@ can answer, and sends the replies; `factory.engines.process` is the other end.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from factory.domain.failures import ChildError
 from factory.domain.records import ENGINE_DIED, PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, Reply, Request
 from factory.engines.base import unanswered
 from factory.engines.chat import Chat
@@ -26,8 +28,14 @@ Answer = Callable[[int, Reply], None]
 """Takes the reply to the request of a number."""
 
 
+REFUSALS = 2
+"""So many requests refused in the same words, and none taken: the engine refuses them all."""
+HOLD_SECONDS = 0.5
+"""How long a refusal waits for another request, before anything is taken."""
+
+
 class Refused(Exception):
-    """A request that the back end does not take; str() says which and why."""
+    """A request that the back end does not take; str() says why."""
 
 
 class Backend(ABC):
@@ -66,8 +74,11 @@ class Server:
 
     def __init__(self, channel: Channel, folder: Path, backend: Backend) -> None:
         self._channel = channel
+        self._folder = folder
         self._backend = backend
-        self._has_refused = False
+        self._has_taken = False
+        self._refusals: Counter[str] = Counter()
+        self._held: list[tuple[int, Reply]] = []
         self._reading_chat = backend.chat
         if backend.reads_ahead:
             # The reading thread's own: a tokenizer serves one thread.
@@ -75,9 +86,15 @@ class Server:
             channel.prepare = self._read
 
     def serve(self) -> None:
-        """Step as long as there is work, else wait; returns when the channel closes."""
+        """Step as long as there is work, else wait; returns when the channel closes.
+
+        What is refused before anything is taken is answered once nothing else comes.
+        """
         while True:
-            message = self._channel.receive(block=not self._backend.is_busy)
+            wait = HOLD_SECONDS if self._held else None
+            message = self._channel.receive(block=not self._backend.is_busy, timeout=wait)
+            if message is None and not (self._backend.is_busy or self._channel.closed):
+                self._release()
             while message is not None:
                 self._accept(message if self._backend.reads_ahead else self._read(message))
                 message = self._channel.receive(block=False)
@@ -105,20 +122,40 @@ class Server:
             return
         try:
             self._backend.add(number, request, prompt_ids)
+            self._has_taken = True
+            self._release()
         except Refused as error:
-            self._tell_refusal(str(error))
-            self._send(number, unanswered(request, ENGINE_DIED))
+            self._refuse(request, str(error))
+            reply = unanswered(request, ENGINE_DIED, len(prompt_ids), str(error))
+            self._held.append((number, reply))
+            if self._has_taken:
+                self._release()
         except Unsupported as error:
             text = f"request {request.id} stays unanswered, its schema makes no grammar: {error}"
             self._channel.send({"type": "notice", "text": text})
             self._send(number, unanswered(request, SCHEMA_UNSUPPORTED, len(prompt_ids)))
 
-    def _tell_refusal(self, text: str) -> None:
-        """The log has every refusal, the parent is told of one."""
+    def _refuse(self, request: Request, why: str) -> None:
+        """The log has every refusal, the parent is told of one.
+
+        Raises ChildError where the engine has taken no request and refuses them in the same words.
+        """
+        text = f"the engine refuses request {request.id}, which stays unanswered: {why}"
         print(text, flush=True)
-        if not self._has_refused:
+        self._refusals[why] += 1
+        if not self._has_taken and self._refusals[why] == REFUSALS:
+            raise ChildError(
+                f"the engine refuses every request: {why}",
+                where=str(self._folder),
+                remedy="mend what it names in the model's folder or factory.toml [engine]",
+            )
+        if self._refusals.total() == 1:
             self._channel.send({"type": "notice", "text": text})
-            self._has_refused = True
+
+    def _release(self) -> None:
+        for number, reply in self._held:
+            self._send(number, reply)
+        self._held.clear()
 
     def _send(self, number: int, reply: Reply) -> None:
         self._channel.send({"type": "reply", "number": number, "reply": asdict(reply)})

@@ -90,9 +90,7 @@ class VllmBackend(Backend):
             params = self._params(request, len(prompt_ids), extra)
             self._engine.add_request(str(number), {"prompt_token_ids": prompt_ids}, params)
         except (ValueError, VLLMClientError) as error:
-            raise Refused(
-                f"vLLM refuses request {request.id}, which stays unanswered: {error}"
-            ) from error
+            raise Refused(f"vLLM: {error}") from error
         self._pending[str(number)] = request
 
     def abort(self, number: int) -> None:

@@ -41,7 +41,7 @@ NOT_SAMPLED = "not_sampled"
 UNJUDGED = {
     PROMPT_TOO_LONG: "the prompt has {tokens} tokens; raise engine.max_model_len",
     CONTEXT_FULL: "after a prompt of {tokens} tokens the answer met engine.max_model_len; raise it",
-    ENGINE_DIED: "this request ended the engine each time it was tried; its log says why",
+    ENGINE_DIED: "the engine gave no answer; its log says why",
     NOT_SAMPLED: "the rules of its round stopped it before this was asked; a new round can ask it",
 }
 """Why an answer is not judged, where its finish reason or its absence says nothing of it."""
@@ -279,7 +279,8 @@ class Trail:
         reason = reply.completions[0].finish_reason
         if any(completion.finish_reason not in UNJUDGED for completion in reply.completions):
             return None
-        message = UNJUDGED[reason].format(tokens=reply.num_prompt_tokens)
+        told = UNJUDGED[reason].format(tokens=reply.num_prompt_tokens)
+        message = reply.completions[0].fault or told
         self._verdicts.append(_make_verdict(subject, reason, message))
         return self._verdicts[-1]
 

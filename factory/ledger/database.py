@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from factory.domain.disk import disk_remedy, no_locks
 from factory.domain.failures import BusyError, DiskError, InputError
 from factory.domain.plaintext import shorten
 from factory.ledger import schema
@@ -356,7 +357,7 @@ class Ledger(Source):
                 break
             except (duckdb.IOException, duckdb.ResourceInUseException) as error:
                 held = "Could not set lock" in str(error) or "already attached" in str(error)
-                if not held:
+                if not held or no_locks(error):
                     raise
                 if time.monotonic() >= deadline:
                     raise BusyError(
@@ -485,8 +486,7 @@ class Ledger(Source):
                 raise DiskError(
                     f"the ledger cannot be used: {text}",
                     where=where,
-                    remedy="free some space (`df -h`) or mend the file's permissions; what was "
-                    "finished before is kept",
+                    remedy=f"{disk_remedy(error)}; what was finished before is kept",
                 ) from error
             raise
 

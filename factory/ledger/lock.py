@@ -7,6 +7,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from factory.domain.disk import disk_remedy
 from factory.domain.failures import BusyError, DiskError
 
 
@@ -59,5 +60,5 @@ class WorkspaceLock:
         return DiskError(
             f"the workspace cannot be locked: {error.strerror or error}",
             where=str(self.path),
-            remedy="put the workspace on a local disk with free space, in a writable folder",
+            remedy=disk_remedy(error),
         )

@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from factory.domain.disk import disk_remedy
 from factory.domain.failures import DiskError, InputError
 from factory.domain.plaintext import storable
 
@@ -57,8 +58,8 @@ class Segments:
             raise DiskError(
                 f"the ledger cannot be written: {error.strerror or error}",
                 where=str(self.folder),
-                remedy="free some space (`df -h`) or mend the folder's permissions; what was "
-                "finished before is kept, and the same command continues from there",
+                remedy=f"{disk_remedy(error)}; what was finished before is kept, and the same "
+                "command continues from there",
             ) from error
 
     def names(self) -> list[str]:

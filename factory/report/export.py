@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from factory.domain.canon import to_json
+from factory.domain.disk import disk_remedy
 from factory.domain.failures import DiskError, InputError
 from factory.judge.reading import parse_calls
 from factory.ledger.database import Ledger
@@ -159,7 +160,7 @@ def export(
         raise DiskError(
             f"the file cannot be written: {error.strerror or error}",
             where=str(path),
-            remedy="free some space (`df -h`), or choose another folder",
+            remedy=f"{disk_remedy(error)}; or choose another folder",
         ) from error
     finally:
         aside.unlink(missing_ok=True)

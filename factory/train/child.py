@@ -33,6 +33,7 @@ from factory.codes.growing import refresh
 from factory.codes.language import read_language
 from factory.codes.recoding import aliases_of
 from factory.codes.saving import save_codebook
+from factory.domain.disk import disk_remedy
 from factory.domain.exhausted import is_out_of_memory
 from factory.domain.failures import ChildError, DiskError, FactoryError, InputError, ModelError
 from factory.domain.records import CodeAlias, Example, Fluency, Tool
@@ -245,7 +246,7 @@ def _save(
         raise DiskError(
             f"the checkpoint cannot be written: {error}",
             where=str(partial),
-            remedy="free some space, then `factory round --resume`",
+            remedy=f"{disk_remedy(error)}, then `factory round --resume`",
         ) from error
     return done
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from factory.domain.canon import ENCODE_PROMPT, canonical_json, derive_seed
+from factory.domain.disk import disk_remedy
 from factory.domain.failures import ContentError, DiskError, InputError
 from factory.domain.records import Call, Example, ExampleKind, Message, Query, Tool
 from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
@@ -298,7 +299,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
         raise DiskError(
             f"cannot write the training data: {error.strerror}",
             where=str(path),
-            remedy="free some space (`df -h`), then `factory round` continues",
+            remedy=f"{disk_remedy(error)}, then `factory round` continues",
         ) from error
     return len(lines)
 

@@ -645,9 +645,10 @@ def test_a_request_that_vllm_refuses_ends_nothing(served: Served) -> None:
     restarts = served.engine.num_restarts
     fine, *refused = served.sample(chat(2), too_many, too_many)
     assert ids([fine]) == ids(served.sample(chat(2)))
-    assert refused == [unanswered(too_many, ENGINE_DIED)] * 2
+    tokens, fault = refused[0].num_prompt_tokens, refused[0].completions[0].fault
+    assert refused == [unanswered(too_many, ENGINE_DIED, tokens, fault)] * 2 and "vLLM" in fault
     assert served.engine.num_restarts == restarts
-    assert sum("vLLM refuses request r1" in note for note in served.notes) == 1
+    assert sum("engine refuses request r1" in note for note in served.notes) == 1
 
 
 def test_odd_prompts_are_answered(served: Served) -> None:

@@ -73,13 +73,14 @@ def with_engine(
     monkeypatch: pytest.MonkeyPatch,
     body: Callable[[ProcessEngine], Awaitable[Any]],
     notes: list[str] | None = None,
+    module: str = "child_engine",
 ) -> Any:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     folder = write_folder(tmp_path / "model")
 
     async def run() -> Any:
         engine = ProcessEngine(
-            "child_engine",
+            module,
             Checkpoint(id="c", path=str(folder), fingerprint=fingerprint(folder)),
             settings=SETTINGS,
             log=tmp_path / "engine.log",
@@ -87,7 +88,7 @@ def with_engine(
         )
         await engine.start()
         async with engine:
-            return await asyncio.wait_for(body(engine), 30)
+            return await asyncio.wait_for(body(engine), 60)
 
     return asyncio.run(run())
 
@@ -151,7 +152,9 @@ def test_only_the_request_that_kills_the_engine_stays_unanswered(
         together = engine.sample([ask("a"), ask("die", 2), ask("b"), ask("c", 1, 7)])
         replies, late = await asyncio.gather(together, engine.sample([ask("late")]))
         assert texts(replies) == [["a 0"], ["", ""], ["b 0"], ["c 7"]]
-        assert replies[1] == unanswered(ask("die", 2), ENGINE_DIED)
+        fault = replies[1].completions[0].fault
+        assert replies[1] == unanswered(ask("die", 2), ENGINE_DIED, fault=fault)
+        assert fault.startswith("it ended the engine: killed by SIGKILL")
         assert texts(late) == [["late 0"]]
         assert texts(await engine.sample([ask("next")])) == [["next 0"]]
         return engine.num_restarts
@@ -190,6 +193,76 @@ def test_an_engine_that_dies_over_everything_is_an_error_for_all(
 
     with_engine(tmp_path, monkeypatch, body, notes)
     assert sum("restarted" in note for note in notes) == limit
+
+
+def test_the_same_exception_over_each_request_is_the_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head size that a kernel lacks: every request met the same exception, 13 times."""
+    notes: list[str] = []
+
+    async def body(engine: ProcessEngine) -> str:
+        calls = [engine.sample([replace(ask("crash"), id=f"r{n}")]) for n in range(24)]
+        failed = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(each) for each in failed} == {ChildError}
+        return str(failed[0])
+
+    told = with_engine(tmp_path, monkeypatch, body, notes)
+    assert "died over each request that it was given, 3 times: exit code 1" in told
+    assert "RuntimeError: cannot compute r1" in told and "mend what the log says" in told
+    assert (tmp_path / "model" / "loads").read_text() == "..."
+    assert not any("stays unanswered" in note for note in notes)
+
+
+def test_a_request_that_raises_is_given_up_where_others_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> None:
+        asked = [ask("crash"), *(ask(f"q{n}") for n in range(3)), replace(ask("crash"), id="two")]
+        replies = await engine.sample(asked)
+        assert texts(replies) == [[""], ["q0 0"], ["q1 0"], ["q2 0"], [""]]
+        faults = [reply.completions[0].fault for reply in (replies[0], replies[-1])]
+        assert faults[0].startswith("it ended the engine: exit code 1")
+        assert faults[0].endswith("RuntimeError: cannot compute id of crash")
+        assert faults[1].endswith("RuntimeError: cannot compute two")
+        alone = await engine.sample([ask("crash")])
+        assert alone[0].completions[0].finish_reason == ENGINE_DIED
+
+    with_engine(tmp_path, monkeypatch, body)
+
+
+@pytest.mark.slow  # its child imports transformers
+def test_an_engine_that_refuses_all_in_the_same_words_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An end token beyond the model's rows: vLLM refused each request, which were all booked."""
+
+    async def body(engine: ProcessEngine) -> None:
+        (alone,) = await engine.sample([ask("a")])
+        assert alone.completions[0].fault == "stop_token_ids [999] out of vocab"
+        with pytest.raises(ChildError, match="refuses every request: stop_token_ids") as caught:
+            await engine.sample([ask("b"), ask("c")])
+        assert "mend what it names" in caught.value.remedy and caught.value.exit_code == 3
+        assert caught.value.where == str(tmp_path / "model")
+
+    with_engine(tmp_path, monkeypatch, body, [], "child_picky")
+
+
+@pytest.mark.slow  # its child imports transformers
+def test_a_refused_request_has_no_answer_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    async def body(engine: ProcessEngine) -> list[Reply]:
+        return await engine.sample([ask(prompt) for prompt in ("a", "ok", "b")])
+
+    replies = with_engine(tmp_path, monkeypatch, body, notes, "child_picky")
+    found = [reply.completions[0] for reply in replies]
+    assert [each.finish_reason for each in found] == [ENGINE_DIED, "stop", ENGINE_DIED]
+    refusal = "stop_token_ids [999] out of vocab"
+    assert [each.fault for each in found] == [refusal, "", refusal]
+    assert len(notes) == 1 and f"id of a, which stays unanswered: {refusal}" in notes[0]
 
 
 def test_a_failure_of_the_child_is_not_retried(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -21,6 +22,7 @@ import duckdb
 import pytest
 
 import factory.ledger.schema
+from factory.domain.disk import CHECK, disk_remedy
 from factory.domain.failures import BusyError, DiskError, InputError
 from factory.ledger import history, schema, tables
 from factory.ledger.database import Ledger
@@ -1098,6 +1100,81 @@ def test_a_file_size_limit_is_reported_like_a_full_disk(tmp_path: Path) -> None:
     assert report["append too much rows"] == 1
     assert report["left aside"] == report["left"] == []
     assert report["fold with space rows"] == 5
+
+
+NO_LOCKS = """
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <stdarg.h>
+    static int call(const char *name, int fd, int command, void *value) {
+        if (command == F_SETLK || command == F_SETLKW || command == F_GETLK) {
+            errno = %s;
+            return -1;
+        }
+        return ((int (*)(int, int, void *))dlsym(RTLD_NEXT, name))(fd, command, value);
+    }
+    #define TAKE va_list rest; va_start(rest, command); void *value = va_arg(rest, void *)
+    int fcntl(int fd, int command, ...) { TAKE; return call("fcntl", fd, command, value); }
+    int fcntl64(int fd, int command, ...) { TAKE; return call("fcntl64", fd, command, value); }
+"""
+"""A share without file locks, as DuckDB meets it: Samba, sshfs, NFS without its lock daemon."""
+FOLD_TWICE = """
+    import sys
+    from pathlib import Path
+    from factory.domain.failures import DiskError
+    from factory.ledger.database import Ledger
+    ledger = Ledger(Path(sys.argv[1]))
+    ledger.append({"draw": [{"round": 1, "position": 0, "query_id": "q_0"}]})
+    try:
+        print(ledger.fold())
+    except DiskError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("number", ["ENOLCK", "ENOTSUP"])
+@pytest.mark.parametrize("has_file", [False, True])
+def test_a_share_without_locks_is_told_of_as_that(
+    tmp_path: Path, number: str, has_file: bool
+) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler here to take the locks away with")
+    source, library = tmp_path / "locks.c", tmp_path / "locks.so"
+    source.write_text(NO_LOCKS % number)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    state = tmp_path / "state"
+    if has_file:
+        Ledger(state).append(draw(3))
+        assert Ledger(state).fold()
+    run = subprocess.run(
+        child_command(FOLD_TWICE, str(state)),
+        env=CHILD_ENVIRONMENT | {"LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "the ledger cannot be used" in run.stdout
+    assert "remedy: put the workspace on a disk with file locks" in run.stdout
+    assert "free some space" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space (`df -h`)"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "free some space (`df -h`)"),
+        (PermissionError(errno.EACCES, "Permission denied"), "mend its permissions"),
+        (OSError(errno.EROFS, "Read-only file system"), "mend its permissions"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device"), "free some"),
+        (OSError(errno.EIO, "Input/output error"), CHECK),
+    ],
+)
+def test_the_remedy_of_a_disk_is_what_the_system_said(error: Exception, remedy: str) -> None:
+    assert remedy in disk_remedy(error)
 
 
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from factory.codes.growing import fit_codebook, refresh
 from factory.codes.install import install
 from factory.codes.saving import save_codebook
 from factory.codes.vocabulary import embed_documents
+from factory.domain.disk import disk_remedy
 from factory.domain.failures import DiskError
 from factory.domain.records import (
     IGNORED,
@@ -370,7 +371,7 @@ class SeedRun:
             raise DiskError(
                 f"the checkpoint cannot be written: {error}",
                 where=str(partial),
-                remedy="free some space, or give another folder",
+                remedy=f"{disk_remedy(error)}; or give another folder",
             ) from error
 
     def _write(self, folder: Path, scores: list[Score], codes: dict[str, float]) -> None:
