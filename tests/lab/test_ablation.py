@@ -15,7 +15,7 @@ from workspaces import ROOT, make_workspace, run_factory
 from factory.cli.monitor import PlainMonitor
 from factory.domain.failures import ContentError, FactoryError, InputError, RecipeError
 from factory.domain.records import Candidate, ItemScore, Query
-from factory.lab.ablation.plan import AblationPlan, Settled, load_plan, settle
+from factory.lab.ablation.plan import AblationPlan, Settled, load_plan, settle, write_home_sets
 from factory.lab.ablation.results import (
     AblationTrial,
     StepFigures,
@@ -24,6 +24,7 @@ from factory.lab.ablation.results import (
     write_marks,
 )
 from factory.lab.ablation.standings import Ablated, describe_row, make_ablation_tables, shares
+from factory.lab.home.files import dev_quiet_items
 from factory.lab.home.world import home_items, other_home_items
 from factory.round.ablation import Ablation, ablate, prepare
 from factory.score.base import Scorable
@@ -92,7 +93,7 @@ def test_a_shipped_plan_is_whole(name: str, tmp_path: Path) -> None:
     assert len(variants) == len(plan.variant)
     assert plan.against in {"parent", *(each.name for each in variants)}
     for benchmark in plan.benchmark:
-        assert bool(benchmark.home) != (benchmark.name in {*defined(workspace), *BROUGHT})
+        assert benchmark.is_drawn != (benchmark.name in {*defined(workspace), *BROUGHT})
     tables = {table.title: table for table in load_published(workspace)}
     known = {row for title in plan.published for row in tables[title].values}
     named = {row for each in variants for row in each.published}
@@ -158,6 +159,7 @@ Edit = Callable[[str], str]
         (lambda t: t.replace("rounds = 2", 'text = "a.txt"'), InputError, "no a.txt"),
         (lambda t: t.replace("rounds = 2", 'requests = ["a.txt"]'), InputError, "no a.txt"),
         (lambda t: t.replace('"no vote"', '"gold"\ngold = true\nrounds = 0'), InputError, "gold"),
+        (lambda t: t.replace("home = 2", "home = 2\nabstain = 2"), ContentError, "two benchmarks"),
         (lambda t: t.replace("home-more", "home"), ContentError, "a benchmark home already"),
         (lambda t: t.replace("home = 2\nseed = 7", ""), ContentError, "home-more"),
         (lambda t: t.replace("home = 2\nseed = 7", "hom = 2"), ContentError, "home-more"),
@@ -266,6 +268,17 @@ def test_paths_and_contents_of_the_workspace_reach_the_trials(tmp_path: Path) ->
     assert str(workspace.root / "data" / "plain.txt") in (copied / "eval/language.toml").read_text()
     assert (copied / "prompts" / "mine.txt").exists() and not (copied / "rounds" / "own").exists()
     assert sorted(path for path in workspace.root.rglob("*") if path.is_file()) == before
+
+
+def test_a_plan_draws_requests_that_call_for_no_call(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    plan = load_plan(workspace, "learning")
+    (drawn,) = (of for of in plan.benchmark if of.abstain)
+    write_home_sets(plan, workspace)
+    benchmark = load(workspace, drawn.name, {})
+    assert len(benchmark.items) == 3 * drawn.abstain
+    asked = {item.query for item in benchmark.items}
+    assert asked.isdisjoint(item.query for item in dev_quiet_items())
 
 
 def test_drawn_home_items_are_others_of_the_same_kind() -> None:

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from factory.domain.failures import ContentError, InputError
 from factory.judge.rulebook import Rulebook
-from factory.lab.home.files import write_items
+from factory.lab.home.abstain import LACKS, quiet_items
+from factory.lab.home.files import write_items, write_quiet_items
 from factory.lab.home.world import CATEGORIES, other_home_items
 from factory.score.base import Scorable
 from factory.score.loading import load
@@ -43,7 +44,7 @@ PATHS = frozenset(
     {"data", "corpus", "embedder", "embedders", "judge", "retriever", "reference", "cache"}
 )
 """Keys of definitions that may hold a path relative to the workspace."""
-HOME_TOML = """title = "Home world, {items} more requests of its generator's seed {seed}"
+HOME_TOML = """title = "Home world, {items} more requests {what}of its generator's seed {seed}"
 split = "test"
 held_out = true
 questions = "{name}"
@@ -60,9 +61,22 @@ class AblationBenchmark(BaseModel):
     name: str = Field(min_length=1)
     """Of eval/NAME.toml."""
     home: int = Field(0, ge=0)
-    """Items a category of the home world, drawn for this plan under that name; 0: it is there."""
+    """Items a category of the home world, drawn for this plan under that name."""
+    abstain: int = Field(0, ge=0)
+    """The same, of its requests that call for no call. Neither: the benchmark is there."""
     seed: int = 0
     """Of the draw."""
+
+    @model_validator(mode="after")
+    def _check_draw(self) -> AblationBenchmark:
+        if self.home and self.abstain:
+            raise ValueError("home and abstain are two benchmarks, each with a name of its own")
+        return self
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its items are made for the plan."""
+        return bool(self.home or self.abstain)
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -293,17 +307,23 @@ def find_file(workspace: Workspace, path: str, key: str) -> Path:
 
 def write_home_sets(plan: AblationPlan, workspace: Workspace) -> None:
     """Write the sets that are drawn of the home world into a workspace's eval/."""
+    eval_folder = workspace.root / "eval"
     for of in plan.benchmark:
-        if not of.home:
+        if not of.is_drawn:
             continue
-        eval_folder = workspace.root / "eval"
+        categories = CATEGORIES if of.home else LACKS
         text = HOME_TOML.format(
-            items=len(CATEGORIES) * of.home,
+            what="" if of.home else "that call for no call, ",
+            items=len(categories) * (of.home or of.abstain),
             seed=of.seed,
             name=of.name,
-            categories=list(CATEGORIES),
+            categories=list(categories),
         )
-        write_items(eval_folder / of.name, other_home_items(of.home, of.seed))
+        if of.home:
+            write_items(eval_folder / of.name, other_home_items(of.home, of.seed))
+        else:
+            text += "[judge]\n" + "".join(f'{lack} = "no_call"\n' for lack in LACKS)
+            write_quiet_items(eval_folder / of.name, quiet_items("home", of.abstain, f" {of.seed}"))
         (eval_folder / f"{of.name}.toml").write_text(text, encoding="utf-8")
 
 
@@ -311,11 +331,11 @@ def refuse_taken(plan: AblationPlan, workspace: Workspace) -> None:
     """Raise ContentError where a set to be drawn has the name of a benchmark."""
     taken = {path for path, _ in workspace.walk("eval", ".toml")}
     for of in plan.benchmark:
-        if of.home and f"eval/{of.name}.toml" in taken:
+        if of.is_drawn and f"eval/{of.name}.toml" in taken:
             raise ContentError(
                 f"there is a benchmark {of.name} already, and the plan draws another one",
                 where=f"eval/{of.name}.toml",
-                remedy="give the drawn set another name, or leave `home` out",
+                remedy="give the drawn set another name, or leave `home` and `abstain` out",
             )
 
 

@@ -84,13 +84,18 @@ def write_items(folder: Path, items: list[FreshItem]) -> None:
         (folder / path).write_text(text, encoding="utf-8")
 
 
+def write_quiet_items(folder: Path, items: Sequence[QuietItem]) -> None:
+    """Write a set's questions; the answer to each is no call."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in quiet_files(items).items():
+        (folder / path).write_text(text, encoding="utf-8")
+
+
 def write_benchmark(folder: Path) -> None:
     """Write the benchmark to `folder`, the gate's sets to `folder/dev` and `folder/abstain`."""
     write_items(folder, home_items())
     write_items(folder / "dev", dev_items())
-    (folder / "abstain").mkdir(exist_ok=True)
-    for path, text in quiet_files(dev_quiet_items()).items():
-        (folder / "abstain" / path).write_text(text, encoding="utf-8")
+    write_quiet_items(folder / "abstain", dev_quiet_items())
 
 
 if __name__ == "__main__":
