@@ -156,12 +156,17 @@ def embed(tools: list[Tool], model: Path | None) -> Floats:
 def load_operations() -> list[Operation]:
     """The documents of the installed packages, each once, sorted by service and name."""
     found: dict[str, Operation] = {}
-    documents = [*_botocore(), *_google()]
+    documents = load_documents()
     for service, document in documents:
         identity = tool_id(document)
         found.setdefault(identity, Operation(service, Tool(id=identity, document=document)))
     print(f"{len(documents)} documents, {len(found)} of them different", flush=True)
     return sorted(found.values(), key=lambda each: (each.service, each.tool.name, each.tool.id))
+
+
+def load_documents() -> list[tuple[str, dict[str, Any]]]:
+    """Service and document of every operation; empty where neither package is installed."""
+    return [*_botocore(), *_google()]
 
 
 def _botocore() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,13 +16,14 @@ CATEGORY = "category_name"
 """Key of a tool document that says nothing of what the tool is (ToolBench's name)."""
 SEED_STRIDE = 256
 """Distance between derived seeds. An engine gives n samples the seeds s, s+1, …, s+n-1."""
+_CANONICAL = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+)
 
 
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces; NaN and Infinity are refused (ValueError)."""
-    return json.dumps(
-        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    return _CANONICAL.encode(value)
 
 
 def digest(text: str, length: int = 12) -> str:

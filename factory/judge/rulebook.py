@@ -26,6 +26,7 @@ from factory.domain.jsontext import walk
 from factory.domain.records import Severity
 from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
+from factory.tools.references import Inliner
 from factory.tools.schema import Schema, StrictValidator, make_validator
 from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace, files_sha
@@ -130,7 +131,7 @@ class Rulebook:
         )
         return cls(
             rules=rules,
-            document_validator=make_validator(schema),
+            document_validator=make_validator(_put_in_place(schema)),
             sha=digest(files_sha(files) + canonical_json(dict(settings)), 16),
             cases=tuple(_read_cases(workspace, rules)),
             settled=frozenset(settings),
@@ -270,6 +271,15 @@ def _read_schema(file: Path, rules: Mapping[str, Rule]) -> Schema:
                 _find(rules, mark)
             _check_pattern(part, file)
     return schema
+
+
+def _put_in_place(schema: Schema) -> Schema:
+    """The schema without references, which are slow to follow; one with circles as it is."""
+    try:
+        whole: Schema = Inliner(schema).copy(schema)
+    except ValueError:
+        return schema
+    return whole
 
 
 def _marks(part: Mapping[str, Any]) -> list[str]:

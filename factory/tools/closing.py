@@ -17,6 +17,8 @@ _BRANCHES = ("anyOf", "oneOf")
 _CONDITIONS = ("if", "then", "else")
 _WHOLE = ("additionalProperties", "unevaluatedProperties")
 _PARTS = frozenset((*_BRANCHES, *_CONDITIONS, "allOf", "dependentSchemas"))
+_LEAF = frozenset(("type", "default", "enum"))
+"""Keywords of most schemas, in which there is nothing to close."""
 
 
 class Share(NamedTuple):
@@ -36,6 +38,8 @@ def close(schema: Any) -> None:
 def _close(shares: Sequence[Share]) -> None:
     """Closes one place, whose own schema is the first one, and all places inside it."""
     own = shares[0].schema
+    if len(shares) == 1 and own.keys() <= _LEAF:
+        return
     parts = [*_flatten(shares)] if len(shares) > 1 or own.keys() & _PARTS else list(shares)
     names = list(dict.fromkeys(name for part in parts for name in _table(part, "properties")))
     if names and not own.keys() & {*_WHOLE}:

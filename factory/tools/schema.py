@@ -41,6 +41,8 @@ UNSUPPORTED = frozenset({"patternProperties", "unevaluatedProperties", "unevalua
 """Keywords that no grammar expresses: they hold, but a model is not to write them."""
 _SCHEMA_MAPS = ("properties", "patternProperties", "dependentSchemas")
 
+_READ_ON_SIGHT = frozenset({"type", "description", "title"})
+"""Keywords of a schema in which no other one stands: what it says is its type."""
 _PLAIN = (
     *("enum", "const", "default", "pattern", "format", "minLength", "maxLength", "multipleOf"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems"),
@@ -99,6 +101,9 @@ def _read(schema: object, path: tuple[str | int, ...], parts: list[Part]) -> Any
         return schema if isinstance(schema, bool) else {}
     kind, out = read_type(schema.get("type")) if "type" in schema else None, dict[str, Any]()
     parts.append(Part(path, schema, kind, out))
+    if _READ_ON_SIGHT.issuperset(schema):
+        out |= kind or {}
+        return out
     inner: Schema = {}
     for key in (*SCHEMA_LISTS, *SCHEMAS):
         if key in schema:
@@ -466,3 +471,43 @@ StrictValidator = extend(
     },
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
 )
+_descend_anywhere = StrictValidator.descend
+_ELSEWHERE = frozenset({"$id", "$schema"})
+"""Keywords with which a schema has a resolver, or a validator, of its own."""
+
+
+def _descend(
+    self: Any,
+    instance: Any,
+    schema: Any,
+    path: str | int | None = None,
+    schema_path: str | int | None = None,
+    resolver: Any = None,
+) -> Iterator[ValidationError]:
+    """jsonschema's own, without a new validator for each schema inside another.
+
+    Only what follows a reference, and a schema with an id or `$schema`, needs one.
+    """
+    if resolver is not None or isinstance(schema, bool) or not _ELSEWHERE.isdisjoint(schema):
+        yield from _descend_anywhere(self, instance, schema, path, schema_path, resolver)
+        return
+    for keyword, value in schema.items():
+        check = self.VALIDATORS.get(keyword)
+        for error in (check and check(self, value, instance, schema)) or ():
+            error._set(
+                validator=keyword,
+                validator_value=value,
+                instance=instance,
+                schema=schema,
+                type_checker=self.TYPE_CHECKER,
+            )
+            if keyword not in ("if", "$ref"):
+                error.schema_path.appendleft(keyword)
+            if path is not None:
+                error.path.appendleft(path)
+            if schema_path is not None:
+                error.schema_path.appendleft(schema_path)
+            yield error
+
+
+StrictValidator.descend = _descend

@@ -13,7 +13,7 @@ import pytest
 from factory.domain.failures import ContentError
 from factory.judge.cases import judge_case, run_cases
 from factory.judge.rulebook import DOCUMENT_SCHEMA, Case, Rulebook
-from factory.judge.verdicts import check_calls
+from factory.judge.verdicts import check_calls, check_document
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.recipe import RuleSetting, load_recipe
 
@@ -161,6 +161,24 @@ def test_workspace_schema_changes_the_limits(tmp_path: Path) -> None:
     schema["properties"]["description"]["minLength"] = 40
     rulebook = Rulebook.load(write(tmp_path, DOCUMENT_SCHEMA, json.dumps(schema)))
     assert any(failure.rule == "tool/desc_short" for failure in run_cases(rulebook))
+
+
+def test_references_of_a_workspace_schema_hold_in_circles_too(tmp_path: Path) -> None:
+    schema = json.loads(SHIPPED.find(DOCUMENT_SCHEMA).read_text(encoding="utf-8"))
+    again = {"$ref": "#/$defs/argument", "x-rule": "tool/schema_invalid", "maxProperties": 2}
+    schema["$defs"]["argument"]["properties"]["items"] = again
+    rulebook = Rulebook.load(write(tmp_path, DOCUMENT_SCHEMA, json.dumps(schema)))
+    items: dict[str, Any] = {"type": "array", "items": {"type": "string", "enum": ["a"], "x": 1}}
+    part = {"type": "array", "description": "Those.", "items": items}
+    arguments = {"type": "dict", "properties": {"a": part}}
+    document = {"name": "f", "description": "To find what is lost.", "arguments": arguments}
+    found = [(v.rule, v.path) for v in check_document(document, rulebook=rulebook)]
+    inside = "$.arguments.properties.a.items"
+    assert found == [
+        ("tool/prop_desc_missing", f"{inside}.description"),
+        ("tool/prop_desc_missing", f"{inside}.items.description"),
+        ("tool/schema_invalid", f"{inside}.items"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from factory.domain.jsontext import (
     MAX_DEPTH,
@@ -371,6 +372,47 @@ def test_a_tool_is_compiled_once_by_its_id_and_document() -> None:
 
     assert read_tool(tool("int")) is read_tool(tool("int"))
     assert not read_tool(tool("str")).validator.is_valid({"x": 1})
+
+
+@pytest.mark.parametrize("beside", [{}, {"$id": "urn:x"}])
+def test_errors_are_those_of_jsonschema_with_their_paths(beside: dict[str, Any]) -> None:
+    """The validator goes into parts of a schema on its own; what it says is jsonschema's."""
+    inner = {**beside, "properties": {"a b": {"type": "string", "minLength": 3}}}
+    schema = {
+        "$defs": {"word": {"enum": ["x", "y"]}},
+        "propertyNames": {"maxLength": 5},
+        "properties": {
+            "list": {"items": inner, "uniqueItems": True},
+            "ref": {"$ref": "#/$defs/word"},
+            "no": False,
+            "yes": True,
+            "kinds": {"anyOf": [{"type": "null"}, {"items": {"$ref": "#/$defs/word"}}]},
+            "if": {"if": {"type": "object"}, "then": {"required": ["z"]}},
+        },
+    }
+    broken = {
+        "list": [{"a b": 1}, {"a b": "ab"}, 3],
+        "ref": "z",
+        "no": 1,
+        "yes": 1,
+        "kinds": ["x", "q"],
+        "if": {},
+        "longer": 1,
+    }
+
+    def tell(validator: Any) -> list[object]:
+        return [
+            (
+                *(list(e.absolute_path), list(e.absolute_schema_path), e.validator),
+                *(e.validator_value, e.instance, e.schema),
+                [list(each.absolute_path) for each in e.context or ()],
+            )
+            for e in validator.iter_errors(broken)
+        ]
+
+    found = tell(make_validator(schema))
+    assert found == tell(Draft202012Validator(schema))
+    assert len(found) == 7
 
 
 @pytest.mark.parametrize(
