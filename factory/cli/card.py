@@ -16,6 +16,10 @@ from factory.score.intervals import round_estimates
 from factory.workspace.folder import Workspace
 
 BAR_WIDTH = 24
+END_OF_DRAWING = {
+    "budget": "the budget is spent; --budget raises it",
+    "pool": "all requests are drawn; --queries adds some",
+}
 WORK_STAGES = ("sample", "train", "score")
 """Stages whose time is sampling, training or scoring; the rest is the factory's own."""
 
@@ -32,6 +36,7 @@ def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
         _print_outcome(past, number)
         _print_gate(past, number)
         _print_funnel(past, number)
+        _print_accept(past, number)
         _print_agreement(past, number)
         _print_logged(past, number)
         _print_training(past, number)
@@ -120,6 +125,23 @@ def _print_funnel(past: Source, number: int) -> None:
     for status, reason, samples, message in reasons:
         name = reason if status == "rejected" else f"{reason} (unjudged)"
         out(f"    {escape(name):<22} {samples:>5}  [dim]{escape(shorten(message, 72))}[/]")
+
+
+def _print_accept(past: Source, number: int) -> None:
+    """How a round that was to accept so many samples came to them."""
+    sql = "select detail_json from stage where round = ? and stage = 'sample'"
+    rows = past.query(sql, [number]).rows
+    facts = json.loads(rows[0][0]) if rows else {}
+    if "wanted" not in facts:
+        return
+    sql = "select count(*) from stage where round = ? and stage = 'draw'"
+    waves = past.query(sql, [number]).rows[0][0]
+    out(
+        f"[bold]accept[/]  {facts['wanted']} wanted, {facts['accepted']} passed of "
+        f"{facts['drawn']} requests in {waves} waves, budget {facts['budget']}"
+    )
+    if facts["accepted"] < facts["wanted"]:
+        out(f"  fewer than wanted: {END_OF_DRAWING[facts['ended']]}")
 
 
 def _print_agreement(past: Source, number: int) -> None:

@@ -17,7 +17,7 @@ from factory.cli.options import DryRun, Model, Overrides, Recipe, Threads
 from factory.cli.terminal import err, escape, note, out, print_table
 from factory.domain.failures import FactoryError, InputError
 from factory.ledger import history
-from factory.ledger.database import Ledger
+from factory.ledger.database import Ledger, Source
 from factory.ledger.history import open_round
 from factory.ledger.lineage import base_checkpoint, next_checkpoint
 from factory.ledger.lock import WorkspaceLock
@@ -31,13 +31,19 @@ from factory.train.curriculum import unlearnt_tools
 from factory.train.memory import check_training, memory_of, num_processes
 from factory.workspace.folder import Workspace
 from factory.workspace.machine import device_memory
-from factory.workspace.recipe import Resolved
+from factory.workspace.recipe import Resolved, load_stored_recipe
 from factory.workspace.settings import Settings, load_settings
 
 
 def make_round(
     num_queries: Annotated[
         int, typer.Option("--n", help="Queries to draw; 0: the recipe's.", min=0, max=10**9)
+    ] = 0,
+    accept: Annotated[
+        int, typer.Option(help="Draw until so many samples are accepted.", min=0, max=10**9)
+    ] = 0,
+    budget: Annotated[
+        int, typer.Option(help="Queries to draw for --accept at most; 0: four each.", min=0)
     ] = 0,
     queries: Annotated[list[Path] | None, typer.Option(help="Files with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the files.")] = "",
@@ -63,20 +69,29 @@ def make_round(
 
     factory round --n 2000 --rounds 3
 
+    factory round --accept 5000 --budget 15000
+
     factory round --n 200 --queries requests.jsonl --set calls.n=7
     """
     workspace = open_workspace()
     settings = load_settings_with(workspace, model, threads)
-    resolved = open_recipe(workspace, settings, recipe, overrides)
+    wanted = [f"{key}={n}" for key, n in (("accept", accept), ("budget", budget)) if n]
+    resolved = open_recipe(workspace, settings, recipe, [*(overrides or ()), *wanted])
+    if num_queries and resolved.recipe.accept:
+        raise InputError(
+            "--n draws so many requests, --accept as many as it takes",
+            remedy="give one of them; --budget bounds --accept, --set accept=0 ends a recipe's",
+        )
     if abandon:
         _abandon(workspace, settings, resolved)
         return
     files = queries or [workspace.root / name for name in settings.queries]
     pool = None
-    if files and not resume:
-        drawn = history.drawn_ids(open_ledger())
-        wanted = rounds * (num_queries or resolved.recipe.num_queries)
-        pool = read_pool(files, field, wanted=wanted, drawn=drawn, mask=mask)
+    with open_ledger().read() as past:
+        drawn, more = history.drawn_ids(past), _drawn_by_open_round(past)
+    if files and (more or not resume):
+        most = more + rounds * (num_queries or resolved.recipe.most_drawn)
+        pool = read_pool(files, field, wanted=most, drawn=drawn, mask=mask)
         _report_pool(pool, mask)
     if dry_run:
         _print_plan(workspace, settings, resolved, num_queries, pool)
@@ -90,6 +105,15 @@ def make_round(
             out(f"\n[bold]best[/]  {describe_best(find_best(past))}")
     if (pool is not None and pool.bad) or not any(outcomes):
         raise typer.Exit(1)
+
+
+def _drawn_by_open_round(past: Source) -> int:
+    """Queries that the open round may still draw to accept what it wants."""
+    this = open_round(past)
+    if this is None or "sample" in this.stages_done:
+        return 0
+    recipe = load_stored_recipe(this.recipe_name, this.recipe_json).recipe
+    return recipe.most_drawn if recipe.accept else 0
 
 
 def _report_pool(pool: Pool, mask: bool) -> None:
@@ -167,15 +191,18 @@ def _print_plan(
             base = base_checkpoint(workspace, factory.settings, past)
             parent = next_checkpoint(workspace, past, base, factory.monitor.note)
         unlearnt = unlearnt_tools(past, parent.id, resolved.recipe)
-    number = num_queries or resolved.recipe.num_queries
-    origin = "flag" if num_queries else resolved.origins.get("num_queries", "default")
+    wanted = resolved.recipe.accept
+    origin = resolved.origins.get("accept" if wanted else "num_queries", "default")
+    number = str(num_queries or resolved.recipe.num_queries)
+    if wanted and not num_queries:
+        number = f"until {wanted} are accepted, {resolved.recipe.most_drawn} at most"
     out(f"workspace  {escape(workspace.root)}")
     out(f"round      {f'{this.number}, continued' if this else 'a new one'}")
     is_named = this is not None or settings.model == load_settings(workspace).model
     kept = "" if is_named else " (flag; a new round writes it into factory.toml)"
     out(f"model      {escape(parent.id)}  {escape(parent.path)}{kept}")
     out(
-        f"queries    {number} ({escape(origin)}) from "
+        f"queries    {number} ({'flag' if num_queries else escape(origin)}) from "
         + (f"{pool.size} in {pool.files} files" if pool is not None else "the home world")
     )
     if unlearnt:
@@ -192,8 +219,8 @@ def _print_plan(
         gpu=device == "GPU",
         dtype=settings.engine.dtype,
     )
-    number = num_processes(resolved.recipe.train)
-    on = f" on each of {number} GPUs" if number > 1 and device == "GPU" else ""
+    processes = num_processes(resolved.recipe.train)
+    on = f" on each of {processes} GPUs" if processes > 1 and device == "GPU" else ""
     has = f", of {memory / 2**30:.1f} of the {device}" if memory else ""
     out(f"memory     {takes}{on}{has}")
     names = [f"{each.name} ({len(each.items)})" for each in factory.benchmarks.values()]

@@ -165,6 +165,18 @@ def drawn_texts(past: Source, number: int) -> list[str]:
     return [str(text) for (text,) in past.query(sql, [number]).rows]
 
 
+def drawn_queries(past: Source, number: int) -> list[Query]:
+    """The queries of a round, in draw order, without their logs."""
+    sql = """
+        select query_id, q.text, q.source from draw d
+        join (select query_id, any_value(text) as text, any_value(source) as source
+              from query group by 1) q using (query_id)
+        where d.round = ? order by d.position
+        """
+    rows = past.query(sql, [number]).rows
+    return [Query(id=query_id, text=text, source=source) for query_id, text, source in rows]
+
+
 def vote_entropy(past: Source, number: int) -> float | None:
     """Mean entropy of a round's votes in bits; None where there were none."""
     sql = "select avg(entropy) from latest_vote where round = ?"

@@ -28,6 +28,7 @@ from factory.judge.verdicts import check_tools
 from factory.ledger import history
 from factory.ledger.database import Ledger, Source
 from factory.ledger.tables import Batch, JudgementRow, merge
+from factory.round.judging import find_over_round
 from factory.round.sampler import Proposal, find_namesakes, sample_query
 from factory.score.loading import load_benchmarks, load_held_out
 from factory.workspace.folder import Workspace
@@ -153,7 +154,7 @@ def rejudge(
     drawn = judge_round(rulebook.rules, asked, accepted, benchmarks, stage="draw")
     samples = asyncio.run(_judge_again(recorded, judgement, drawn))
     candidates = [sample.candidate for sample in samples if sample.status == "accepted"]
-    verdicts = judge_round(rulebook.rules, candidates, accepted, benchmarks)
+    verdicts = find_over_round(rulebook, candidates, accepted, benchmarks, resolved.recipe.accept)
     rows = _rows(judgement, samples, verdicts)
     with ledger.read(also=rows) as past:
         sql = "select status, count(*) from outcome where round = ? and judgement = ? group by 1"

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from factory.round.asking import Asking
 from factory.round.factory import Factory
 from factory.round.judging import judgement_of
 from factory.round.sampler import sample_query
+from factory.round.waves import draw_wave
 from factory.score.keeper import Keeper
 
 FLUSH_SECONDS = 1.0
@@ -28,27 +30,36 @@ FOLD_EVERY = 30
 
 
 async def sample(factory: Factory, this: OpenRound, model: Keeper) -> None:
-    """Sample every query that has no sample yet."""
+    """Sample every query that has no sample yet, and draw more while too few are accepted."""
     if "sample" in this.stages_done:
         return
     engine = await model.engine()
-    queries = history.pending_queries(factory.ledger, this.number)
-    factory.monitor.stage("sample", len(queries))
     started = datetime.now(UTC)
     codebook = codebook_of(factory, this)
-    answerers = [
-        Asking(
-            query=query,
-            round_number=this.number,
-            engine=engine,
-            prompts=factory.prompts,
-            recipe=factory.recipe,
-            codebook=codebook,
-        )
-        for query in queries
-    ]
-    await _sample_all(factory, judgement_of(factory, this), answerers)
-    factory.finish(this.number, "sample", started)
+    while True:
+        queries = history.pending_queries(factory.ledger, this.number)
+        factory.monitor.stage("sample", len(queries))
+        answerers = [
+            Asking(
+                query=query,
+                round_number=this.number,
+                engine=engine,
+                prompts=factory.prompts,
+                recipe=factory.recipe,
+                codebook=codebook,
+            )
+            for query in queries
+        ]
+        await _sample_all(factory, judgement_of(factory, this), answerers)
+        if not factory.recipe.accept:
+            factory.finish(this.number, "sample", started)
+            return
+        reached = draw_wave(factory, this)
+        if reached.ended:
+            break
+    if reached.note:
+        factory.monitor.note(reached.note)
+    factory.finish(this.number, "sample", started, detail=asdict(reached))
 
 
 def codebook_of(factory: Factory, this: OpenRound) -> SavedCodebook | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,7 +15,7 @@ from factory.domain.failures import DiskError, InputError, MissingError
 from factory.domain.records import Checkpoint, Query
 from factory.engines.opening import choose_backend, gpus_of_copies
 from factory.engines.trainable import check_trainable
-from factory.lab.home.world import home_stream
+from factory.lab.home.world import HOME_SOURCE, home_stream
 from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
@@ -56,7 +56,8 @@ async def begin(factory: Factory, num_queries: int | None = None) -> tuple[Facto
     if this is None or "train" not in this.stages_done:
         factory.monitor.stage("check the model")
         await check_trainable(Path(parent.path))
-    return factory, this or start(factory, num_queries or factory.recipe.num_queries, base)
+    wanted = num_queries or factory.recipe.accept or factory.recipe.num_queries
+    return factory, this or start(factory, wanted, base)
 
 
 def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
@@ -78,6 +79,8 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
             where=str(factory.workspace.root),
             remedy="undo the edit to continue, or end it: `factory round --abandon`",
         )
+    if resolved.recipe.accept and "sample" not in this.stages_done:
+        _check_pool(factory, history.drawn_queries(past, this.number))
     base = base_checkpoint(factory.workspace, factory.settings, past)
     stored = replace(this.checkpoint, path=str(factory.workspace.root / this.checkpoint.path))
     parent = base if stored.id == base.id else stored
@@ -89,6 +92,21 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
         "--set train.…, codes.… and score.… apply"
     )
     return factory, replace(this, checkpoint=parent)
+
+
+def _check_pool(factory: Factory, drawn: Sequence[Query]) -> None:
+    """Refuse to draw more from the home world for a round of files, or the other way round."""
+    of_home = all(query.source.startswith(HOME_SOURCE) for query in drawn)
+    if of_home == (factory.pool is None):
+        return
+    source = drawn[0].source.rpartition(":")[0] or drawn[0].source
+    raise InputError(
+        "the open round draws on until enough samples are accepted, and from "
+        + ("the home world, not from files" if of_home else f"files such as {source}"),
+        remedy="leave out --queries, and `queries` of factory.toml, to continue it"
+        if of_home
+        else "name its files to continue it: factory round --queries FILE",
+    )
 
 
 def abandon(factory: Factory) -> int:
@@ -111,10 +129,14 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
         accepted = history.accepted_before(past, this.number)
         given = unknown_rows(past, base)
     factory.monitor.stage("draw")
-    pool = home_stream() if factory.pool is None else iter(factory.pool)
-    queries = draw(pool, num_queries, drawn, factory.pool_size)
+    queries = draw(open_pool(factory), num_queries, drawn, factory.pool_size)
     note_model(factory)
-    if len(queries) < num_queries:
+    if accept := factory.recipe.accept:
+        most = factory.recipe.most_drawn
+        factory.monitor.note(
+            f"drawing until {accept} samples are accepted, {most} requests at most (--budget)"
+        )
+    elif len(queries) < num_queries:
         factory.monitor.note(f"the pool has {len(queries)} fresh queries, not {num_queries}")
     judged = judge_drawn(factory, this, queries, accepted)
     write_start(factory, this, queries, merge([judged, given]))
@@ -158,6 +180,26 @@ def unknown_rows(past: Source, base: Checkpoint) -> Batch:
     return given_rows(base, load_codebook(Path(base.path)))
 
 
+def open_pool(factory: Factory) -> Iterator[Query]:
+    """What a round draws from."""
+    return home_stream() if factory.pool is None else iter(factory.pool)
+
+
+def query_rows(this: OpenRound, queries: Sequence[Query], first: int = 0) -> Batch:
+    """Queries that the round draws, from position `first` on, and their logs."""
+    now = datetime.now(UTC)
+    return {
+        "query": [
+            {"query_id": q.id, "text": q.text, "source": q.source, "added_at": now} for q in queries
+        ],
+        "draw": [
+            {"round": this.number, "position": position, "query_id": query.id}
+            for position, query in enumerate(queries, first)
+        ],
+        "generation": log_rows(this, queries),
+    }
+
+
 def log_rows(this: OpenRound, queries: Sequence[Query]) -> list[GenerationRow]:
     """What the logs of queries have beside them, as the answers of nobody's model."""
     rows: list[GenerationRow] = []
@@ -181,17 +223,9 @@ def write_start(factory: Factory, this: OpenRound, queries: Sequence[Query], mor
     first: Batch = {
         "round": [_round_row(factory, this, len(queries), now)],
         "judgement": [judgement],
-        "query": [
-            {"query_id": q.id, "text": q.text, "source": q.source, "added_at": now} for q in queries
-        ],
-        "draw": [
-            {"round": this.number, "position": position, "query_id": query.id}
-            for position, query in enumerate(queries)
-        ],
         "stage": [stage_row(this.number, "draw", now, {"queries": len(queries)})],
-        "generation": log_rows(this, queries),
     }
-    factory.ledger.append(merge([first, more]))
+    factory.ledger.append(merge([first, query_rows(this, queries), more]))
     factory.ledger.fold()
 
 

@@ -413,14 +413,22 @@ class ScoreSection(Section):
     collapse: CollapseSection = CollapseSection()
 
 
+BUDGET = 4
+"""Queries a wanted sample that a round may draw where no budget is given."""
+
+
 class Recipe(Section):
     """How a round is made; at most thirty or so knobs."""
 
-    LATER = frozenset({"stage", "rules"})
+    LATER = frozenset({"accept", "budget", "rules", "stage"})
 
     extends: str = ""
     num_queries: int = Field(1000, gt=0)
     """Queries of a round when --n is not given."""
+    accept: int = Field(0, ge=0)
+    """Samples that a round accepts, exactly: it draws on until it has them; 0 draws num_queries."""
+    budget: int = Field(0, ge=0)
+    """Queries that it draws for that at most; 0 is four for each."""
     window: int = Field(256, gt=0)
     """Queries in flight at once."""
     seed: int = 0
@@ -442,6 +450,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _budget_can_be_enough(self) -> Recipe:
+        if 0 < self.budget < self.accept:
+            raise ValueError(
+                f"a budget of {self.budget} requests cannot give {self.accept} samples"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batches_of_stages_divide(self) -> Recipe:
         for number, stage in enumerate(self.stage, 1):
             train = stage.settle(self.train)
@@ -455,6 +471,11 @@ class Recipe(Section):
                     f"stage {stage.name or number}: rows_only trains in one process (processes = 1)"
                 )
         return self
+
+    @property
+    def most_drawn(self) -> int:
+        """Queries that a round may draw: its budget, or what it draws in one go."""
+        return (self.budget or BUDGET * self.accept) if self.accept else self.num_queries
 
     @property
     def longest_answer(self) -> int:

@@ -557,8 +557,12 @@ def other_home_items(per_category: int, seed: int) -> list[FreshItem]:
     return _held_items("home", per_category, f" {seed}")
 
 
+HOME_SOURCE = "home:"
+"""How the source of its queries begins."""
+
+
 def home_stream() -> Iterator[Query]:
     """The home world's fresh queries, without end."""
     for number in count():
         text = fresh_item(number).query
-        yield Query(id=query_id(text), text=text, source=f"home:{number}")
+        yield Query(id=query_id(text), text=text, source=f"{HOME_SOURCE}{number}")
