@@ -18,7 +18,7 @@ from factory.cli.terminal import escape, out, print_table, write_json
 from factory.ledger.lineage import find_checkpoint
 from factory.ledger.lock import WorkspaceLock
 from factory.score.base import Scorable, Setup
-from factory.score.card import POOLED, Line, Scorecard
+from factory.score.card import POOLED, Line, Scorecard, count_unanswered
 from factory.score.evaluate import Measured, evaluate, evaluate_baseline
 from factory.score.loading import changeable_keys, load
 from factory.score.published import PublishedTable, load_published
@@ -130,7 +130,13 @@ def _to_record(
 ) -> dict[str, object]:
     """Everything on the screen and more, as one object."""
     first, *others = [
-        {"system": each.system, "kind": each.kind, **_card_record(card)} for each, card in systems
+        {
+            "system": each.system,
+            "kind": each.kind,
+            **_answered(benchmark, each),
+            **_card_record(card),
+        }
+        for each, card in systems
     ]
     changed = None if change is None else {"from": systems[1][0].system, **_card_record(change)}
     return {
@@ -140,7 +146,7 @@ def _to_record(
         "unit": benchmark.unit,
         **benchmark.asked,
         "items": len(systems[0][0].items),
-        **{key: first[key] for key in (*LINES, "reasons", "cut")},
+        **{key: first[key] for key in ("unanswered", "complete", *LINES, "reasons", "cut")},
         "others": others,
         "change": changed,
         "published": [
@@ -148,6 +154,31 @@ def _to_record(
             for table in tables
         ],
     }
+
+
+def _answered(benchmark: Scorable, measured: Measured) -> dict[str, object]:
+    """How many items have no answer, and whether too many for the score to be complete."""
+    num_unanswered = sum(count_unanswered(measured.items).values())
+    share = 1 - num_unanswered / max(1, len(measured.items))
+    complete = share >= benchmark.patience.min_answered
+    return {"unanswered": num_unanswered, "complete": complete}
+
+
+def _print_answered(benchmark: Scorable, measured: Measured) -> None:
+    """Which items have no answer, if any."""
+    if not (counts := count_unanswered(measured.items)):
+        return
+    found = _answered(benchmark, measured)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    out(
+        f"no answer      {found['unanswered']} of {len(measured.items)} items of "
+        f"{escape(measured.system)}: {reasons}"
+    )
+    if not found["complete"]:
+        out(
+            f"[red]incomplete[/]     less than {100 * benchmark.patience.min_answered:g} % of the "
+            "items have an answer: take it for no score (min_answered)"
+        )
 
 
 def _card_record(card: Scorecard) -> dict[str, object]:
@@ -175,6 +206,8 @@ def _print_all(
             _print_card(each if len(systems) > 1 else None, card)
         if change is not None:
             _print_change(systems[1][0], change)
+    for each, _ in systems:
+        _print_answered(benchmark, each)
     for table in tables:
         _print_published(benchmark, systems, table)
     _print_questions(benchmark, first)

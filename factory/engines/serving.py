@@ -8,7 +8,7 @@ from pathlib import Path
 
 from factory.domain.records import Checkpoint
 from factory.engines.base import Engine
-from factory.engines.http import HttpEngine
+from factory.engines.http import TIMEOUT_SECONDS, HttpEngine
 from factory.engines.opening import open_engine
 from factory.ledger.lineage import is_address
 from factory.workspace.folder import Workspace
@@ -40,16 +40,18 @@ async def serve(
     allow_public: bool = False,
     num_engines: int = 1,
     log_folder: Path | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> AsyncIterator[Engine]:
     """An engine on a checkpoint of `find_checkpoint`, one of `num_engines` here, closed at the end.
 
-    `log_folder` is where its output goes; by default among the logs of scores.
-    Raises FactoryError where it cannot be served.
+    `log_folder` is where its output goes; by default among the logs of scores. `timeout_seconds`
+    is for one answer of a server. Raises FactoryError where it cannot be served, and at the end for
+    a server that gave no answer at all.
     """
     engine: Engine
     if is_address(checkpoint.path):
         url, _, name = checkpoint.path.partition("#")
-        engine = HttpEngine(url, name, allow_public=allow_public)
+        engine = HttpEngine(url, name, allow_public=allow_public, timeout_seconds=timeout_seconds)
     else:
         check_model_folder(Path(checkpoint.path))
         engine = await open_engine(
@@ -60,5 +62,12 @@ async def serve(
         )
     try:
         yield engine
+        check_answered(engine)
     finally:
         await engine.close()
+
+
+def check_answered(engine: Engine) -> None:
+    """Raise MissingError where a server was asked since the last check and gave no answer."""
+    if isinstance(engine, HttpEngine):
+        engine.check_answered()

@@ -106,8 +106,13 @@ def explain_unanswered(score: ItemScore, reply: Reply) -> ItemScore:
     reason = reply.completions[0].finish_reason
     if reason not in UNANSWERED:
         return score
-    message = f"the engine gave no answer to a prompt of {reply.num_prompt_tokens} tokens"
-    return replace(score, reason=reason, message=message)
+    return replace(score, reason=reason, message=no_answer(reply))
+
+
+def no_answer(reply: Reply) -> str:
+    """Why a reply is none, in words."""
+    told = f"the engine gave no answer to a prompt of {reply.num_prompt_tokens} tokens"
+    return reply.completions[0].fault or told
 
 
 def explain_ending(score: ItemScore, reply: Reply) -> ItemScore:

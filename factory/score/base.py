@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from factory.domain.records import Checkpoint, ItemScore, Score, Unit
 from factory.engines.base import Engine
 from factory.ledger.database import Ledger
 from factory.score.card import Scorecard
-from factory.score.definition import Split, full_name
+from factory.score.definition import Patience, Split, full_name
 from factory.score.estimates import subtract
 from factory.score.items import Item
 from factory.score.published import PublishedTable
@@ -89,6 +89,7 @@ class Scorable(ABC):
     """`dev` may decide promotion, `test` is only reported."""
     items: tuple[Item, ...]
     """All questions; what no sample may hold."""
+    patience: Patience = field(default_factory=Patience)
     unit: ClassVar[Unit] = "percent"
 
     @property

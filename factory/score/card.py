@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.domain.records import ItemScore
+from factory.domain.records import UNANSWERED, ItemScore
 from factory.score.estimates import Estimate, combine, group_marks
 
 Groups = Mapping[str, NDArray[np.float64]]
@@ -82,6 +82,11 @@ class Scorecard:
     """The benchmark's other measures, by category."""
     per_call: tuple[Line, ...] = ()
     """How an item's single calls fare, where one wrong call makes the item wrong."""
+
+
+def count_unanswered(items: Sequence[ItemScore]) -> dict[str, int]:
+    """How many items the engine gave no answer to, by reason; the most frequent first."""
+    return dict(Counter(x.reason for x in items if x.reason in UNANSWERED).most_common())
 
 
 def by_requests(counts: Mapping[str, int]) -> dict[str, float]:

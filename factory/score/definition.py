@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from factory.engines.http import TIMEOUT_SECONDS
 from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
 
@@ -24,10 +25,19 @@ def stem_of(name: str) -> str:
     return name.partition("[")[0]
 
 
-class Definition(BaseModel):
-    """What every eval/<name>.toml may say, whatever its kind."""
+class Patience(BaseModel):
+    """How long answers are waited for, and how many are enough; no score depends on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timeout_seconds: float = Field(TIMEOUT_SECONDS, gt=0)
+    """For one answer of a server that is scored or judges, with all its tries."""
+    min_answered: float = Field(0.95, ge=0, le=1)
+    """Share of the items that a score is complete with: an engine may leave some without answer."""
+
+
+class Definition(Patience):
+    """What every eval/<name>.toml may say, whatever its kind."""
 
     kind: str
     title: str = Field(min_length=1)

@@ -77,6 +77,7 @@ async def evaluate_all(
             notify=setup.notify,
             allow_public=allow_public,
             num_engines=num_engines,
+            timeout_seconds=max(each.benchmark.patience.timeout_seconds for each in missing),
         )
 
     number = None if remote else lineage.round_of(setup.ledger, checkpoint.id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.base import Closing, Engine
+from factory.engines.serving import check_answered
 from factory.ledger import history
 from factory.ledger.tables import Batch
 from factory.score.base import Asked, Scorable, SelfServed, Setup
@@ -100,10 +101,13 @@ class Keeper(Closing):
         await self._open.aclose()
 
     async def score(self, missing: Missing) -> list[ItemScore]:
-        """The items of a benchmark, judged."""
+        """The items of a benchmark, judged. MissingError where a server answered none of them."""
         benchmark = missing.benchmark
         if isinstance(benchmark, Asked):
-            return await benchmark.score(self._setup, self.checkpoint, await self.engine())
+            engine = await self.engine()
+            items = await benchmark.score(self._setup, self.checkpoint, engine)
+            check_answered(engine)
+            return items
         assert isinstance(benchmark, SelfServed)
         await self.close()
         return await benchmark.score(self._setup, self.checkpoint)

@@ -11,7 +11,7 @@ from factory.domain.plaintext import encodable
 from factory.score.apibank import ApiBank, ApiBankDefinition
 from factory.score.base import Scorable
 from factory.score.calls.kind import Benchmark, Changes
-from factory.score.definition import Definition, check_definition, read_definition
+from factory.score.definition import Definition, Patience, check_definition, read_definition
 from factory.score.language import Language, LanguageDefinition
 from factory.score.memory import Memory, MemoryDefinition
 from factory.score.teval import TEval, TEvalDefinition
@@ -56,7 +56,8 @@ def kind_of(workspace: Workspace, name: str) -> str:
 def changeable_keys(workspace: Workspace, name: str) -> Collection[str]:
     """The keys of a benchmark's definition that `load` can change."""
     kind = kind_of(workspace, name)
-    return (Changes if kind == "calls" else KINDS[kind][0]).model_fields
+    model = Changes if kind == "calls" else KINDS[kind][0]
+    return model.model_fields | Patience.model_fields
 
 
 def load(workspace: Workspace, name: str, changes: Mapping[str, Any] | None = None) -> Scorable:
@@ -65,13 +66,16 @@ def load(workspace: Workspace, name: str, changes: Mapping[str, Any] | None = No
     Raises FactoryError: a broken definition, data that are absent or cannot be judged.
     """
     kind, changes = kind_of(workspace, name), changes or {}
-    if kind == "calls":
-        return Benchmark.load_changed(workspace, name, changes)
-    model, loader = KINDS[kind]
     table = {**read_definition(workspace, name), **changes}
+    said = {key: table[key] for key in Patience.model_fields if key in table}
+    patience = check_definition(Patience, said, f"eval/{name}.toml")
+    changes = {key: value for key, value in changes.items() if key not in Patience.model_fields}
+    if kind == "calls":
+        return replace(Benchmark.load_changed(workspace, name, changes), patience=patience)
+    model, loader = KINDS[kind]
     marks = [f"{key}={_show(changes[key])}" for key in sorted(changes.keys() - UNNAMED)]
     whole = loader(workspace, name, check_definition(model, table, f"eval/{name}.toml"))
-    return replace(whole, variant=",".join(marks))
+    return replace(whole, variant=",".join(marks), patience=patience)
 
 
 def load_held_out(workspace: Workspace) -> dict[str, Scorable]:

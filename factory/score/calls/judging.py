@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from factory.domain.records import UNANSWERED, Completion, ItemScore, Reply
+from factory.domain.records import UNANSWERED, ItemScore, Reply
 from factory.judge.answers import Syntax
 from factory.judge.parsed import TRUNCATED, ParsedCalls, if_cut, text_arguments
-from factory.score.asking import CUT_BY, cut_of
+from factory.score.asking import CUT_BY, cut_of, no_answer
 from factory.score.calls.bfcl import LANGUAGES, RIGHT, AstVerdict, check_ast, match_calls
 from factory.score.calls.decode import decode
 from factory.score.items import Item
@@ -31,7 +31,7 @@ def judge(item: Item, reply: Reply, syntax: Syntax = "hermes") -> ItemScore:
     parsed = decode(completion.text, syntax, _texts(item.functions))
     if completion.finish_reason in CUT_BY:
         parsed = if_cut(parsed, f"at {CUT_BY[completion.finish_reason]}")
-    verdict = _find_unreadable(parsed, completion, reply.num_prompt_tokens)
+    verdict = _find_unreadable(parsed, reply)
     if item.judge in LANGUAGES:
         verdict = verdict or check_ast(
             parsed.calls or (), item.functions, item.ground_truth, item.language
@@ -73,13 +73,11 @@ def _texts(functions: Sequence[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
     return found
 
 
-def _find_unreadable(
-    parsed: ParsedCalls, completion: Completion, num_prompt_tokens: int
-) -> AstVerdict | None:
+def _find_unreadable(parsed: ParsedCalls, reply: Reply) -> AstVerdict | None:
     """Why there are no calls to judge; None where there are."""
+    completion = reply.completions[0]
     if completion.finish_reason in UNANSWERED:
-        message = f"the engine gave no answer to a prompt of {num_prompt_tokens} tokens"
-        return AstVerdict(False, completion.finish_reason, message)
+        return AstVerdict(False, completion.finish_reason, no_answer(reply))
     if parsed.calls is None and completion.finish_reason in CUT_BY:
         limit = CUT_BY[completion.finish_reason]
         return AstVerdict(False, "truncated", f"the answer reached {limit}")

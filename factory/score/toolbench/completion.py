@@ -193,6 +193,7 @@ class TaskCompletion(Asked):
             notify=setup.notify,
             allow_public=self.definition.allow_public_host,
             num_engines=self.num_engines(setup, checkpoint),
+            timeout_seconds=self.patience.timeout_seconds,
         )
 
     async def score(self, setup: Setup, checkpoint: Checkpoint, engine: Engine) -> list[ItemScore]:
