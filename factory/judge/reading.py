@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from factory.domain.jsontext import (
@@ -65,9 +65,11 @@ def parse_tools(text: str) -> ParsedTools:
 def parse_calls(text: str, known: Known | None = None) -> ParsedCalls:
     """Reads an answer's `<tool_call>` blocks. Never raises; hostile text costs bounded time.
 
-    An answer that calls in another syntax cannot be read; factory.judge.answers reads those.
+    An answer that calls in another syntax cannot be read; factory.judge.answers reads those. One
+    that is broken in Python's writing is no JSON either, as the rule that rejects it has it.
     """
-    return _read_plain(text) or read_answer(text, "hermes", known)
+    found = _read_plain(text) or read_answer(text, "hermes", known)
+    return replace(found, failure="call_json") if found.failure == "call_python" else found
 
 
 def _read_plain(text: str) -> ParsedCalls | None:

@@ -401,6 +401,17 @@ def wide(kind: str, **schema: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    "text", ["[f(a=[f(a=", "((((I cannot do[f(a=1), .", "I cannot [f(a=1), .", "f(a=1) and more"]
+)
+def test_broken_calls_in_python_are_rejected_by_a_rule_that_there_is(text: str) -> None:
+    assert reasons(check_calls(text, [TOOL], rulebook=RULEBOOK))[-1] in (
+        "call_json",
+        "no_tool_call",
+    )
+    assert parse_calls(text).failure in ("call_json", "no_tool_call")
+
+
+@pytest.mark.parametrize(
     ("document", "value"),
     [
         (wide("string", anyOf=[{"minLength": n} for n in range(9, 2009)]), ["a"] * 20_000),

@@ -1,0 +1,1 @@
+"""A campaign against the factory: `python -m bench.campaign`."""

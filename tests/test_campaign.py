@@ -1,0 +1,88 @@
+"""The campaign: its figures say what was wrong, and it goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.campaign.__main__ import read_options
+from bench.campaign.fuzz import Fuzz, Tally, run_fuzz
+from bench.campaign.kills import leftovers, shown_stages
+from bench.campaign.running import MARK, Records, Running, environment, make_quick
+from factory.judge.sample import Trail
+from factory.lab.home.world import fresh_item
+from factory.workspace.folder import Workspace
+from factory.workspace.recipe import load_recipe
+from factory.workspace.settings import load_settings
+
+DOCUMENTS = [document for number in range(20) for document in fresh_item(number).tools]
+
+
+def test_hostile_answers_end_with_a_reason_and_are_counted_once(tmp_path: Path) -> None:
+    file = tmp_path / "fuzz.jsonl"
+    for wanted in (300, 500):  # the second goes on after the first
+        findings = run_fuzz(
+            Records(file),
+            Fuzz(DOCUMENTS),
+            num_answers=wanted,
+            deadline=time.monotonic() + 60,
+            seed=7,
+        )
+        assert findings[0].found == str(wanted)
+        assert [f.what for f in findings if not f.is_right] == []
+    assert len(Records(file).rows) == 2
+
+
+def test_an_answer_that_ends_the_judging_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*_: object) -> None:
+        raise RecursionError("planted")
+
+    monkeypatch.setattr(Trail, "judge_calls", raises)
+    tally: Tally = Fuzz(DOCUMENTS).chunk(3, 100)
+    assert tally.crashes > 0 and "planted" in tally.examples[0]
+
+
+def test_stages_are_told_without_what_differs_by_round() -> None:
+    text = (
+        "check the model …\n  check the model: 4.1 s\nstart engine on r1-0d11aa …\nsample (8) …\n"
+    )
+    assert shown_stages(text) == ["check the model", "start engine on", "sample"]
+
+
+def test_leftovers_are_named(tmp_path: Path) -> None:
+    for path in ("ws/.factory/checkpoints/r1.tmp", "ws/.factory/segments", "t/vllm_dist_0a1b"):
+        (tmp_path / path).mkdir(parents=True)
+    assert leftovers(tmp_path / "ws", tmp_path / "t") == ["r1.tmp", "vllm_dist_0a1b"]
+
+
+def test_the_quick_workspace_has_a_recipe_that_loads(tmp_path: Path) -> None:
+    workspace = Workspace(make_quick(tmp_path / "ws"))
+    settings = load_settings(workspace)
+    recipe = load_recipe(workspace, settings.recipe, {}).recipe
+    assert (settings.engine.threads, recipe.score.dev) == (1, "few")
+
+
+def test_processes_that_outlive_their_command_are_counted_and_ended(tmp_path: Path) -> None:
+    sleeper = "import subprocess; subprocess.Popen(['sleep', '99'], start_new_session=True)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", sleeper], env=environment(tmp_path, **{MARK: "one"})
+    )
+    running = Running(process, tmp_path / "log", "one")
+    assert running.wait(20) == 0
+    assert running.orphans(seconds=0.3) == 1
+    deadline = time.monotonic() + 10
+    while running.pids() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running.pids() == [] and MARK not in os.environ
+
+
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_options(["fuzz", "--answers", "5"]).answers == 5
+    with pytest.raises(SystemExit):
+        read_options(["fuz"])
+    assert "no such part: fuz" in capsys.readouterr().err
