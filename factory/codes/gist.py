@@ -38,6 +38,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from factory.codes.arrays import REMEDY, Floats
 from factory.codes.base import OnProgress, silent
+from factory.codes.literal import encoder_of
 from factory.codes.vocabulary import MAX_DOCUMENT_TOKENS
 from factory.domain.canon import CATEGORY, COMPRESS_PROMPT, ENCODE_PROMPT, to_json
 from factory.domain.failures import ContentError, ModelError
@@ -539,7 +540,7 @@ def encode_document(document: Readable, tokenizer: PreTrainedTokenizerBase) -> E
     content = content_ids(document.content, tokenizer)
     read, answers = tokenizer.decode(content), {}
     for task, text in document.fields.items():
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"][: MAX_ANSWER_TOKENS - 1]
+        ids = encoder_of(tokenizer).encode(text)[: MAX_ANSWER_TOKENS - 1]
         # The cut may have left half a character.
         lines = tokenizer.decode(ids).rstrip("\ufffd").split("\n")
         if all(line.strip() in read for line in lines):
@@ -556,7 +557,7 @@ def encode_document(document: Readable, tokenizer: PreTrainedTokenizerBase) -> E
 
 def content_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What is read of a document. ValueError for one without tokens."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_DOCUMENT_TOKENS]
+    ids = encoder_of(tokenizer).encode(text)[:MAX_DOCUMENT_TOKENS]
     if not ids:
         raise ValueError("a document without tokens cannot be compressed")
     return ids

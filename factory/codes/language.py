@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from factory.codes.literal import encoder_of
 from factory.domain.records import Fluency
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def read_language(
     """Perplexity of a text, and what code tokens take of it; None for less than two tokens."""
     import torch
 
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_tokens]
+    ids = encoder_of(tokenizer).encode(text)[:max_tokens]
     ids_T = torch.tensor(ids, dtype=torch.long, device=model.device)
     codes_C = torch.tensor([*code_ids], dtype=torch.long, device=model.device)
     nats, mass, count = 0.0, 0.0, 0

@@ -23,6 +23,7 @@ import numpy as np
 
 from factory.codes.arrays import Floats
 from factory.codes.language import read_language, reading
+from factory.codes.literal import encoder_of
 from factory.codes.vocabulary import tables_of
 from factory.workspace.recipe import RowsName
 
@@ -93,7 +94,7 @@ class Ear:
 
     def _cut(self, documents: Sequence[str], num_tokens: int) -> str:
         """The beginnings of all of them, in so many tokens."""
-        ids = [self._tokenizer(d, add_special_tokens=False)["input_ids"] for d in documents]
+        ids = [encoder_of(self._tokenizer).encode(document) for document in documents]
         each = max(1, num_tokens // max(1, len(documents)))
         return "\n".join(self._tokenizer.decode(part[:each]) for part in ids)
 
@@ -116,8 +117,8 @@ class Ear:
 
         moments = []
         for text in self._seen:
-            encoded = self._tokenizer(text, add_special_tokens=False, verbose=False)
-            ids_T = torch.tensor(encoded["input_ids"][:READ_TOKENS], device=self._model.device)
+            ids = encoder_of(self._tokenizer).encode(text)[:READ_TOKENS]
+            ids_T = torch.tensor(ids, device=self._model.device)
             with reading(self._model) as window:
                 parts = [
                     self._model.base_model(input_ids=part_T[None], use_cache=False)

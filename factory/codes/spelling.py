@@ -22,7 +22,7 @@ from factory.domain.failures import InputError, ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_TOKEN = re.compile(r"<[a-z]_\d+>")
+CODE_TOKEN = re.compile(r"<[a-z]_\d+>")
 
 
 def code_tokens(positions: int, size: int) -> list[list[str]]:
@@ -76,7 +76,7 @@ class Spelling:
                 return tuple(text.strip().encode("utf-8", "replace")) or None
 
     def _read_tokens(self, tight: str) -> Code | None:
-        tokens = _TOKEN.findall(tight)
+        tokens = CODE_TOKEN.findall(tight)
         places = [self._places.get(token) for token in tokens]
         code = tuple(place[1] for i, place in enumerate(places) if place and place[0] == i)
         whole = len(code) == len(tokens) == len(self.tokens) and tight == "".join(tokens)

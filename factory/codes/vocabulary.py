@@ -16,6 +16,7 @@ import numpy as np
 
 from factory.codes.arrays import Floats
 from factory.codes.base import OnProgress, silent
+from factory.codes.literal import encoder_of
 from factory.domain.failures import MissingError, ModelError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def embed_names(
     result_ND = np.zeros((len(names), table.shape[1]), dtype=np.float32)
     for row, name in enumerate(names):
         words = " ".join(_NOT_WORD.split(name.encode("utf-8", "replace").decode())).strip()
-        ids = tokenizer(words or name, add_special_tokens=False)["input_ids"]
+        ids = encoder_of(tokenizer).encode(words or name)
         result_ND[row] = table[torch.tensor(ids, device=table.device)].float().mean(dim=0).cpu()
     return result_ND
 
@@ -127,10 +128,7 @@ def embed_documents(
     """
     import torch
 
-    ids = [
-        tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_DOCUMENT_TOKENS]
-        for text in texts
-    ]
+    ids = [encoder_of(tokenizer).encode(text)[:MAX_DOCUMENT_TOKENS] for text in texts]
     if not all(ids):
         raise ValueError("a document without tokens cannot be embedded")
     order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), row))

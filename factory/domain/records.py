@@ -36,9 +36,14 @@ class Message:
     """The text, without the template's markers."""
     loss: bool = True
     """Of an assistant's text in an example: whether it is learnt, or only stands there."""
+    codes: bool = False
+    """Whether code tokens in the text name tools; else they are letters, as in any other text."""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, which Message(**row) reads; `loss` stands there only where it is false."""
+        """As JSON, which Message(**row) reads; `loss` stands there only where it is false.
+
+        `codes` does not: what is kept has no codes yet, or none any more.
+        """
         row: dict[str, Any] = {"role": self.role, "content": self.content}
         return row if self.loss else row | {"loss": False}
 
@@ -209,7 +214,7 @@ class Request:
     messages: tuple[Message, ...] = ()
     """Chat messages, rendered with the model's own chat template and a generation prompt."""
     prompt: str | None = None
-    """Raw text instead of messages."""
+    """Raw text instead of messages, in which control tokens are control tokens."""
     constraint: Constraint | None = None
     """What may be decoded; None is anything."""
     tools: tuple[dict[str, Any], ...] = ()

@@ -2,7 +2,8 @@
 
 Messages are rendered with the model's own chat template. The prompt is that with the generation
 prompt and the template's lead-in (factory.engines.turn); what follows up to one of the end tokens
-is the answer.
+is the answer. Control tokens are the template's alone (factory.codes.literal): in messages and
+tools they are letters.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from factory.codes.arrays import Code
+from factory.codes.literal import encoder_of
 from factory.domain.failures import InputError, ModelError
 from factory.domain.plaintext import encodable
 from factory.domain.records import (
@@ -62,12 +63,7 @@ class Chat:
         """Tokens that end an answer."""
         self.fault = self._turn.fault
         """Why no answer can be learnt in the template; None where it can."""
-        fast = getattr(self.tokenizer, "is_fast", False)
-        self._rust: Tokenizer | None = self.tokenizer.backend_tokenizer if fast else None
-        if self._rust:
-            self._rust.no_truncation()
-            self._rust.no_padding()
-            self._rust.encode_special_tokens = self.tokenizer.split_special_tokens
+        self._encoder = encoder_of(self.tokenizer, self.end_ids)
 
     def encode(self, request: Request) -> list[int]:
         """Token ids of the prompt and, of a chat, the lead-in; lone surrogates become `?`.
@@ -75,8 +71,13 @@ class Chat:
         Raises ModelError where the chat template refuses the messages or ignores the tools.
         """
         if request.prompt is not None:
-            return self._ids(encodable(request.prompt), special=True) or [min(self.end_ids)]
-        messages = [{"role": m.role, "content": encodable(m.content)} for m in request.messages]
+            text = encodable(request.prompt)
+            return self._encoder.read(text, special=True) or [min(self.end_ids)]
+        mark = self._encoder.mark
+        messages = [
+            {"role": m.role, "content": mark(encodable(m.content), codes=m.codes)}
+            for m in request.messages
+        ]
         if request.tools and not shows_tools(self.tokenizer.chat_template, messages, request.tools):
             raise ModelError(
                 f"The model's chat template leaves out the tools of {request.id}",
@@ -84,7 +85,7 @@ class Chat:
                 remedy="ask in the factory's own prompt (--prompt own), or another chat template",
             )
         try:
-            tools = list(request.tools) or None
+            tools = self._encoder.mark_tools(request.tools) or None
             text = self.tokenizer.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=True, tokenize=False
             )
@@ -95,24 +96,17 @@ class Chat:
                 remedy="use only roles the model knows in prompts/, or another chat template",
             ) from error
         lead_ids = self._turn.lead_ids if not request.tools or self._leads_to_calls else ()
-        return [*self._ids(text), *lead_ids]
+        return [*self._encoder.ids(text), *lead_ids]
 
     @cached_property
     def _leads_to_calls(self) -> bool:
         return leads_to_calls(self.tokenizer, self._turn)
 
-    def _ids(self, text: str, *, special: bool = False) -> list[int]:
-        """What the tokenizer's `encode` gives, without the offsets that take most of its time."""
-        if self._rust is None:
-            return list(self.tokenizer.encode(text, add_special_tokens=special))
-        (encoding,) = self._rust.encode_batch_fast([text], add_special_tokens=special)
-        return list(encoding.ids)
-
     def bounds(self, constraint: Constraint) -> dict[str, Any]:
         """The tokens that open and close a code span: `marker` and `until` of a guide. Raises
         InputError where the closing text is not one token of this model.
         """
-        marker, closing = (self._ids(text) for text in (constraint.after, constraint.until))
+        marker, closing = map(self._encoder.read, (constraint.after, constraint.until))
         if len(closing) > 1:
             raise InputError(
                 f"{constraint.until!r}, which is to close a code, is {len(closing)} tokens",

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from factory.codes.language import read_windows
+from factory.codes.literal import encoder_of
 from factory.domain.failures import InputError
 from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
@@ -40,7 +41,7 @@ def compute_perplexity(
     ModelError, and InputError for a text of fewer than two tokens.
     """
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    token_ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    token_ids = encoder_of(tokenizer).encode(text)
     if len(token_ids) < 2:
         raise InputError(f"the text has {len(token_ids)} tokens, perplexity needs two")
     window = min(window, model.config.get_text_config().max_position_embeddings)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from factory.codes.literal import encoder_of
 from factory.domain.plaintext import is_unicode
 from factory.domain.records import IGNORED, Example, ExampleKind, Message
 from factory.engines.turn import Turn
@@ -89,7 +90,11 @@ def render(example: Example, codes: CodeNames | None) -> tuple[Message, ...]:
         raise LookupError("no codebook")
     names = codes
     return tuple(
-        replace(m, content=PLACEHOLDER.sub(lambda hit: names.code_text(hit[1]), m.content))
+        replace(
+            m,
+            content=PLACEHOLDER.sub(lambda hit: names.code_text(hit[1]), m.content),
+            codes=PLACEHOLDER.search(m.content) is not None,
+        )
         if m.role == "assistant"
         else m
         for m in example.messages
@@ -101,16 +106,19 @@ def encode(
 ) -> list[Encoded]:
     """Token ids and labels; loss on assistant texts and what the template has around them.
 
-    Prompt, lead-in, answer and closing are tokenised apart, since that is how a server sees them.
-    Where the template renders earlier turns otherwise once there are more, each turn after which it
-    does is a chat of its own (ToolGen's turn split). None at all where a text holds a token that
-    ends turns and would be cut there.
+    Prompt, lead-in, answer and closing are tokenised apart, since that is how a server sees them,
+    and control tokens in messages are letters, as in requests (factory.codes.literal). Where the
+    template renders earlier turns otherwise once there are more, each turn after which it does is a
+    chat of its own (ToolGen's turn split). None at all where a text holds a word of the vocabulary
+    that ends turns and would be cut there.
 
     Raises ModelError for a chat template that no answer can be learnt in.
     """
     if turn.fault is not None:
         raise turn.fault
-    chat = [{"role": message.role, "content": message.content} for message in messages]
+    encoder = encoder_of(tokenizer, turn.ends)
+    texts = [encoder.mark(message.content, codes=message.codes) for message in messages]
+    chat = [{"role": m.role, "content": text} for m, text in zip(messages, texts, strict=True)]
     rows: list[tuple[list[int], list[int], list[tuple[int, int]]]] = []
     done: str | None = None
     for index, message in enumerate(messages):
@@ -120,8 +128,8 @@ def encode(
         if done is None or not prompt.startswith(done):
             rows.append(([], [], []))
             done = ""
-        prompt_ids = tokenizer.encode(prompt[len(done) :], add_special_tokens=False)
-        content_ids = tokenizer.encode(message.content, add_special_tokens=False)
+        prompt_ids = encoder.ids(prompt[len(done) :])
+        content_ids = encoder.ids(texts[index])
         if not turn.ends.isdisjoint(content_ids):
             return []
         answer_ids = [*turn.lead_ids, *content_ids, *turn.closing_ids]
@@ -130,7 +138,7 @@ def encode(
         spans.append((start, start + len(content_ids)))
         input_ids += prompt_ids + answer_ids
         labels += [IGNORED] * len(prompt_ids) + answer_ids
-        done = prompt + turn.lead_in + message.content + turn.closing
+        done = prompt + turn.lead_in + texts[index] + turn.closing
     return [
         Encoded(kind=kind, input_ids=tuple(input_ids), labels=tuple(labels), spans=tuple(spans))
         for input_ids, labels, spans in rows

@@ -27,6 +27,7 @@ from factory.codes.growing import add_tools, fit_codebook, unexplained
 from factory.codes.install import install
 from factory.codes.language import read_language
 from factory.codes.levels import LevelCoder
+from factory.codes.literal import encoder_of
 from factory.codes.picture import draw_space
 from factory.codes.quantized import Cost, QuantizedCoder
 from factory.codes.reader import DocumentReader, load_gist
@@ -225,7 +226,7 @@ def _time_levels(subject: UntrainedModel, codebook: Codebook) -> list[float]:
     spelt = codebook.spelling.encode([*codebook.codes], tokenizer, str(subject.folder))
     trie = Trie.build(spelt, list(codebook.tool_ids), subject.stop or int(tokenizer.eos_token_id))
     words = encodable(own_words(codebook.tools[0].tool))
-    ids = tokenizer(words, add_special_tokens=False)["input_ids"][:MAX_DOCUMENT_TOKENS]
+    ids = encoder_of(tokenizer).encode(words)[:MAX_DOCUMENT_TOKENS]
     runs = []
     try:
         for _ in range(TIMED):

@@ -200,7 +200,18 @@ def test_an_answer_ends_with_the_first_token_after_it(tmp_path: Path) -> None:
     assert turn.stop == tokenizer.convert_tokens_to_ids("<tail>") and turn.stop in chat.end_ids
     (encoded,) = encode("invoke", messages("a", "b"), tokenizer, turn)
     assert tokenizer.decode(encoded.target_ids) == "b<tail><end>"
-    assert encode("invoke", messages("a", "b<tail>c"), tokenizer, turn) == []
+    (forged,) = encode("invoke", messages("a", "b<tail>c"), tokenizer, turn)
+    assert tokenizer.decode(forged.target_ids) == "b<tail>c<tail><end>"
+    assert forged.target_ids.count(turn.stop) == 1
+
+
+def test_an_answer_with_a_word_that_ends_turns_is_not_learnt(tmp_path: Path) -> None:
+    """A plain word of the vocabulary: no other tokens spell it."""
+    _, tokenizer, turn = make_own(tmp_path, answering("{{ m['content'] }}<end>"))
+    (word,) = tokenizer.encode("3")
+    turn = replace(turn, ends=turn.ends | {word})
+    assert encode("invoke", messages("a", "b 4"), tokenizer, turn)
+    assert encode("invoke", messages("a", "b 3"), tokenizer, turn) == []
 
 
 def test_white_space_before_the_end_of_a_turn_is_not_learnt(tmp_path: Path) -> None:
@@ -255,12 +266,13 @@ SHARES = (
 
 
 def test_a_code_weighs_more_even_where_the_template_writes_its_tokens(tmp_path: Path) -> None:
-    _, tokenizer, turn = make_own(tmp_path, SHARES)
-    chat = messages("Where?", "a<t>b")
-    chat = (*chat, Message(role="assistant", content="<t>"))
+    _, tokenizer, turn = make_own(tmp_path, SHARES.replace("<t>", "<a_0>"))
+    chat = messages("Where?", "a<a_0>b")
+    chat = (*chat, Message(role="assistant", content="<a_0>"))
+    chat = tuple(replace(message, codes=True) for message in chat)
     (row,) = encode("code", chat, tokenizer, turn)
-    assert tokenizer.decode(row.target_ids) == "<t>a<t>b<end><t><t><end>"
-    assert [tokenizer.decode(list(content)) for content in row.contents] == ["a<t>b", "<t>"]
+    assert tokenizer.decode(row.target_ids) == "<a_0>a<a_0>b<end><a_0><a_0><end>"
+    assert [tokenizer.decode(list(content)) for content in row.contents] == ["a<a_0>b", "<a_0>"]
     spelt = replace(row, is_code=True)
     ((*positions,), none) = _code_positions([spelt, row], set())
     assert [row.labels[1:][i] for i in positions] == [t for c in row.contents for t in c]

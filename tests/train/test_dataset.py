@@ -504,10 +504,12 @@ def test_what_cannot_be_learnt_whole_is_dropped_and_counted(
         return result
 
     whole = run(max(lengths.values()), Names())
-    assert [e.kind for e in whole.examples] == [e.kind for e in sample]
+    *learnt, text = whole.examples
+    assert [e.kind for e in learnt] == [e.kind for e in sample]
+    assert tokenizer.decode(text.target_ids) == "early<|end|>late<|end|>"
+    assert text.target_ids.count(tokenizer.eos_token_id) == 1
     assert whole.dropped == {
         "code/no_code": 1,
-        "invoke/special_token": 1,
         "gen/not_unicode": 1,
         "gen/no_question": 1,
     }

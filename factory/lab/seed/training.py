@@ -28,6 +28,7 @@ from factory.codes.arrays import Floats
 from factory.codes.codebook import Codebook
 from factory.codes.growing import fit_codebook, refresh
 from factory.codes.install import install
+from factory.codes.literal import encoder_of
 from factory.codes.saving import save_codebook
 from factory.codes.vocabulary import embed_documents
 from factory.domain.disk import disk_remedy
@@ -43,6 +44,7 @@ from factory.domain.records import (
     Tool,
 )
 from factory.engines.turn import read_turn
+from factory.engines.turn import render as render_chat
 from factory.lab.home.world import catalogue_specs
 from factory.lab.seed.examples import (
     SeedSplit,
@@ -316,10 +318,9 @@ class SeedRun:
         return [replies[row] for row in range(len(requests))]
 
     def _prompt(self, request: Request) -> list[int]:
-        chat = [{"role": m.role, "content": m.content} for m in request.messages]
-        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
+        encoder = encoder_of(self.tokenizer, self.turn.ends)
+        chat = [{"role": m.role, "content": encoder.mark(m.content)} for m in request.messages]
+        return encoder.ids(render_chat(self.tokenizer, chat, answer_next=True))
 
     def _generate(self, prompts: list[list[int]]) -> list[list[int]]:
         """New token ids of each prompt, up to and with the end of turn."""

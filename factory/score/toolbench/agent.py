@@ -317,7 +317,8 @@ class Agent:
                 turns.append(Message(role="assistant", content=completion.finish_reason))
                 return None
             text = (prefix if kind == "thought" else "") + completion.text
-            turns.append(Message(role="assistant", content=text))
+            coded = isinstance(actions, Codes)
+            turns.append(Message(role="assistant", content=text, codes=coded))
             return text
 
         asked = Turns(self.templates)
