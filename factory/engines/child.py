@@ -29,6 +29,7 @@ from typing import Any
 
 from factory.domain import failures
 from factory.domain.exhausted import OUT_OF_MEMORY, is_out_of_memory
+from factory.engines.scratch import Scratch
 
 _SETTINGS = """
     DO_NOT_TRACK=1 HF_HUB_DISABLE_TELEMETRY=1 RAY_USAGE_STATS_ENABLED=0
@@ -86,6 +87,7 @@ class Child:
     _writer: asyncio.StreamWriter
     _log: Path
     _log_start: int
+    _scratch: Scratch
     raised: str = ""
     """The exception that it ended by and where that was raised; empty where there was none."""
 
@@ -93,10 +95,12 @@ class Child:
     async def start(
         cls, module: str, *args: str, threads: int, log: Path, gpus: Sequence[str] = ()
     ) -> Child:
-        """Run `python -m module args…`; its stdout and stderr are appended to the file `log`."""
+        """Run `python -m module args…`; its stdout and stderr are appended to the file `log`; its
+        temporary files go to a folder that ends with it."""
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
-        environment = child_environment(threads, gpus)
+        scratch = Scratch()
+        environment = child_environment(threads, gpus) | scratch.environment()
         environment[CHANNEL_FD] = str(theirs.fileno())
         environment[PARENT_PID] = str(os.getpid())
         with theirs, log.open("ab") as output:
@@ -116,8 +120,9 @@ class Child:
         except BaseException:
             process.kill()
             process.wait()
+            scratch.close()
             raise
-        return cls(process, reader, writer, log, log_start)
+        return cls(process, reader, writer, log, log_start, scratch)
 
     @property
     def pid(self) -> int:
@@ -208,6 +213,7 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         while self._process.poll() is None:
             await asyncio.sleep(0.01)
+        self._scratch.close()
         self._writer.close()
 
 

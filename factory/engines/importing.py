@@ -7,7 +7,6 @@ writes; this side finds the file.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Literal
 
 from factory.domain.failures import InputError, MissingError, ModelError
 from factory.engines.child import ask_once
+from factory.engines.scratch import Scratch
 from factory.workspace.models import is_installed
 
 MAGIC = b"GGUF"
@@ -113,13 +113,13 @@ async def import_gguf(
                 f"the package {package}, which reads GGUF files, is not installed",
                 remedy=f"pip install 'tool-factory[{extra}]'",
             )
-    with tempfile.TemporaryDirectory() as logs:
+    with Scratch() as logs:
         answer = await ask_once(
             "factory.engines.importing_child",
             {"file": str(file), "folder": str(folder), "dtype": dtype},
             work="the import",
             threads=threads,
-            log=Path(logs) / "import.log",
+            log=logs / "import.log",
         )
     imported = answer["imported"]
     lists = {key: tuple(value) for key, value in imported.items() if isinstance(value, list)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from factory.domain.failures import MissingError
 from factory.engines.child import ask_once
+from factory.engines.scratch import Scratch
 from factory.workspace.models import INSTALL, check_model_folder, is_installed
 
 
@@ -17,11 +17,11 @@ async def check_trainable(folder: Path) -> None:
     if not is_installed("transformers"):
         raise MissingError("transformers is not installed", remedy=INSTALL["transformers"])
     check_model_folder(folder)
-    with tempfile.TemporaryDirectory() as logs:
+    with Scratch() as logs:
         await ask_once(
             "factory.engines.trainable_child",
             {"folder": str(folder)},
             work="the check of the model",
             threads=1,
-            log=Path(logs) / "check.log",
+            log=logs / "check.log",
         )
