@@ -310,6 +310,8 @@ def sample_rows(number: int, index: int, item: FreshItem, chance: random.Random)
                 "calls_json": to_json(item.calls),
                 "num_tools": len(tools),
                 "num_calls": len(item.calls),
+                "made_by": "",
+                "made_of_json": "[]",
                 "agreement": votes / ANSWERS,
                 "finished_at": NOW,
             }

@@ -39,6 +39,7 @@ def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
         _print_accept(past, number)
         _print_agreement(past, number)
         _print_logged(past, number)
+        _print_made(past, number)
         _print_training(past, number)
         _print_language(past, number)
         _print_scores(past, number)
@@ -175,6 +176,20 @@ def _print_logged(past: Source, number: int) -> None:
         total = sum(count for _, count in rows)
         where = f"[dim]select * from logged where round = {number}[/]"
         out(f"[bold]logs[/]   {total} requests with logged calls: {escape(listed)}  {where}")
+
+
+def _print_made(past: Source, number: int) -> None:
+    """What the round made of its accepted samples, way by way."""
+    sql = """
+        select made_by, count(*) filter (status = 'accepted'), count(*) from made
+        where round = ? group by 1 order by 3 desc, 1
+        """
+    rows = past.query(sql, [number]).rows
+    if rows:
+        listed = ", ".join(f"{kept} {way}" for way, kept, _ in rows)
+        rejected = sum(count - kept for _, kept, count in rows)
+        where = f"[dim]select * from made where round = {number}[/]"
+        out(f"[bold]made[/]   {escape(listed)} ({rejected} rejected)  {where}")
 
 
 def _print_training(past: Source, number: int) -> None:

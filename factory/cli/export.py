@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from factory.cli.opening import open_ledger
-from factory.cli.terminal import err_some, escape, escape_line, out
+from factory.cli.terminal import err_some, escape, escape_line, note, out
 from factory.report.export import export as write_file
 
 MAX_LEFT_OUT_SHOWN = 5
@@ -25,6 +25,9 @@ def export(
     round_number: Annotated[int, typer.Option("--round", help="Round; 0 is all.", min=0)] = 0,
     limit: Annotated[int, typer.Option(help="Lines at most; 0 is all.", min=0)] = 0,
     pairs: Annotated[int, typer.Option(help="dpo: pairs of one query at most.", min=1)] = 1,
+    made: Annotated[
+        bool, typer.Option("--made", help="Also what rounds made of accepted samples; not in dpo.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Write accepted samples for TRL, OpenAI, ShareGPT or xLAM, or losing answers for DPO.
@@ -37,10 +40,19 @@ def export(
     factory export dpo pairs.parquet --round 3
     """
     done = write_file(
-        open_ledger(), to, path, round_number=round_number, limit=limit, pairs=pairs, force=force
+        open_ledger(),
+        to,
+        path,
+        round_number=round_number,
+        limit=limit,
+        pairs=pairs,
+        made=made,
+        force=force,
     )
     unit = "pair" if to == "dpo" else "sample"
     out(f"{escape(path)}: {done.num_lines} {unit}{'s' * (done.num_lines != 1)}")
+    if done.num_made and to != "dpo":
+        note(f"{done.num_made} samples that rounds made of accepted ones are not in it: --made")
     causes = [f"[yellow]left out[/] {escape_line(cause)}" for cause in done.left_out]
     err_some(causes, MAX_LEFT_OUT_SHOWN)
     if done.left_out:

@@ -20,7 +20,12 @@ from factory.workspace.settings import load_settings
 
 FALLEN = """
 select rejected.*
-from rejected
+from (
+  select * exclude agreement from rejected where not $made
+  union all
+  select round, query_id, query, stage, reason, rule, path, message
+  from made where $made and status = 'rejected'
+) as rejected
 left join (
   select round, query_id, tools_json, calls_json
   from sample join latest_judgement using (round, judgement)
@@ -62,6 +67,9 @@ def rejects(
     samples: Annotated[
         bool, typer.Option("--samples", help="List samples instead of counting.")
     ] = False,
+    made: Annotated[
+        bool, typer.Option("--made", help="Samples that the round made of accepted ones instead.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Rows at most; 0 is all.", min=0)] = 20,
     as_json: Json = False,
 ) -> None:
@@ -77,7 +85,7 @@ def rejects(
         number = _find_round(past, round_number) if round_number else latest_round(past)
         _check_known(past, "rule", rule)
         _check_known(past, "reason", reason)
-        wanted = {"round": number, **filters}
+        wanted = {"round": number, "made": made, **filters}
         rows = past.query(LISTED if is_list else COUNTS, wanted, limit=limit or None)
     if as_json:
         write_records(rows)
@@ -115,7 +123,7 @@ def _check_known(past: Source, column: str, wanted: str) -> None:
     workspace = open_workspace()
     rules = Rulebook.load(workspace, load_settings(workspace).rules).rules.values()
     known = {rule.id if column == "rule" else rule.reason for rule in rules}
-    rows = past.query(f"select distinct {column} from verdict union select {column} from rejected")
+    rows = past.query(f"select distinct {column} from verdict union select {column} from sample")
     known |= {str(name) for (name,) in rows.rows if name}
     if wanted in known or (column == "rule" and fnmatch.filter(known, wanted)):
         return

@@ -55,9 +55,12 @@ def show(
 
 
 def _find_query(past: Source, start: str) -> str:
-    """The drawn query with this id, else the one whose id starts so. Raises InputError."""
-    sql = "select distinct query_id from draw where starts_with(query_id, ?) order by 1"
-    ids = [str(query_id) for (query_id,) in past.query(sql, [start]).rows]
+    """The drawn or made query with this id, else the one whose id starts so. Raises InputError."""
+    sql = """
+        select query_id from draw where starts_with(query_id, $start)
+        union select query_id from made where starts_with(query_id, $start) order by 1
+        """
+    ids = [str(query_id) for (query_id,) in past.query(sql, {"start": start}).rows]
     if start in ids:
         return start
     if len(ids) != 1:
@@ -72,7 +75,8 @@ def _find_query(past: Source, start: str) -> str:
 def sample_record(past: Source, query_id: str) -> Record:
     """Everything the ledger holds of one query, by table; `tool_code` is its tools' codes.
 
-    The vote is that of the judgement that counts; a sample says what set rules made of it.
+    `made` is the sample itself where a round made it, and what rounds made of it elsewhere. The
+    vote is that of the judgement that counts; a sample says what set rules made of it.
     """
     record: Record = {}
     views = {"vote": "latest_vote", "sample": "outcome"}
@@ -80,22 +84,32 @@ def sample_record(past: Source, query_id: str) -> Record:
         source = views.get(table, table)
         rows = past.query(f"select * from {source} where query_id = ?", [query_id])
         record[table] = rows.records()
-    ids = {tool["id"] for sample in record["sample"] for tool in json.loads(sample["tools_json"])}
+    sql = "select * from made where query_id = $id or contains(made_of_json, '\"' || $id || '\"')"
+    record["made"] = past.query(f"{sql} order by made_by, query_id", {"id": query_id}).records()
+    ids = {tool["id"] for sample in _samples(record) for tool in json.loads(sample["tools_json"])}
     record["tool_code"] = past.query(CODES_QUERY, [sorted(ids)]).records()
     return record
+
+
+def _samples(record: Record) -> list[Record]:
+    """Of the query under each judgement; one that a round made, under that which counts."""
+    own = record["query"][0]["query_id"] if record["query"] else ""
+    return record["sample"] or [row for row in record["made"] if row["query_id"] == own]
 
 
 def _print_sample(record: Record, raw: bool) -> None:
     query = record["query"][0]
     out_indented(query["text"], 0, "bold")
     out(f"[dim]{escape_line(query['query_id'])}  from {escape_line(query['source'])}[/]")
-    sample = max(record["sample"], key=lambda row: row["judgement"] or 0, default=None)
+    sample = max(_samples(record), key=lambda row: row["judgement"] or 0, default=None)
     verdicts = record["verdict"]
     if sample is not None:
         verdicts = [row for row in verdicts if row["judgement"] == sample["judgement"]]
         _print_outcome(sample)
+    _print_made(record, sample)
     shown = _print_tools(record, sample, verdicts)
     shown |= _print_votes(record, verdicts)
+    shown |= _print_label(sample, verdicts)
     if others := [row for row in verdicts if row["subject"] not in shown]:
         out("[bold]other verdicts[/]")
         _print_verdicts(others)
@@ -110,6 +124,32 @@ def _print_outcome(sample: Record) -> None:
     out(f"[{color}]{escape_line(sample['status'])}[/] in round {sample['round']}{again}{why}")
     if sample["message"]:
         out_indented(sample["message"])
+
+
+def _print_made(record: Record, sample: Record | None) -> None:
+    """What a sample was made of, or what was made of it."""
+    if sample is not None and sample.get("made_by"):
+        origins = ", ".join(json.loads(sample["made_of_json"]))
+        out(f"[bold]made[/] by {escape_line(sample['made_by'])} of {escape_line(origins)}")
+        return
+    for row in record["made"]:
+        why = f": {row['reason']}" if row["reason"] else ""
+        told = f"{row['query_id']} by {row['made_by']}, {row['status']}{why}"
+        out(f"[bold]made of it[/] {escape_line(told)}")
+
+
+def _print_label(sample: Record | None, verdicts: Sequence[Record]) -> set[str]:
+    """What a sample that a round made is to be answered with; the subjects it carries."""
+    if sample is None or not sample.get("made_by"):
+        return set()
+    if sample["calls_json"] != "[]":
+        out("[bold]calls[/]")
+        marks = _marks(verdicts, ("sample:0",))
+        _print_lines(lay_out(json.loads(sample["calls_json"]), marks, stdout.width - 2))
+        return {"sample:0"}
+    out("[bold]answer[/]")
+    out_indented(_bounded(sample["answer"]))
+    return set()
 
 
 def _print_tools(record: Record, sample: Record | None, verdicts: Sequence[Record]) -> set[str]:
@@ -230,7 +270,7 @@ def _print_verdicts(verdicts: Iterable[Record]) -> None:
 
 def _print_raw(generations: Sequence[Record]) -> None:
     """Every output as the model wrote it."""
-    stages = ("tools", "propose", "retrieve", "calls")
+    stages = ("tools", "propose", "retrieve", "calls", "log", "label", "conversation", "turns")
 
     def order(row: Record) -> tuple[int, str, int]:
         return stages.index(row["stage"]), row["subject"], row["sample_index"]

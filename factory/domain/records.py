@@ -411,6 +411,10 @@ class Candidate:
     the tools that the request needs."""
     chat: tuple[Message, ...] = ()
     """A labelled conversation, taught turn by turn, its codes as they are in an Example."""
+    made_by: str = ""
+    """How a round made it of accepted samples (`join`, `withheld`, …); empty where it is none."""
+    made_of: tuple[str, ...] = ()
+    """Ids of the requests of those samples."""
 
     @property
     def taught_tools(self) -> tuple[Tool, ...]:

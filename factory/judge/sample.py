@@ -119,6 +119,8 @@ class Sample:
                     "num_calls": len(candidate.calls),
                     "agreement": result.votes / result.num_samples if result else None,
                     "finished_at": now,
+                    "made_by": candidate.made_by,
+                    "made_of_json": to_json(candidate.made_of),
                 }
             ],
         }

@@ -177,6 +177,22 @@ def drawn_queries(past: Source, number: int) -> list[Query]:
     return [Query(id=query_id, text=text, source=source) for query_id, text, source in rows]
 
 
+def answered_and_failed(past: Source, number: int) -> tuple[list[str], list[str]]:
+    """The requests of a round that have an accepted sample, and the others, in draw order; without
+    those that fell when they were drawn, as questions of a benchmark do.
+    """
+    sql = """
+        select q.text, s.status = 'accepted'
+        from draw d
+        join (select query_id, any_value(text) as text from query group by 1) q using (query_id)
+        join (select * from outcome join latest_judgement using (round, judgement)) s
+          on s.round = d.round and s.query_id = d.query_id
+        where d.round = ? and s.stage <> 'draw' order by d.position
+        """
+    rows = past.query(sql, [number]).rows
+    return [text for text, kept in rows if kept], [text for text, kept in rows if not kept]
+
+
 def vote_entropy(past: Source, number: int) -> float | None:
     """Mean entropy of a round's votes in bits; None where there were none."""
     sql = "select avg(entropy) from latest_vote where round = ?"
@@ -266,6 +282,46 @@ def accepted_samples(past: Source, number: int) -> list[Candidate]:
     return [_read_candidate(*row) for row in rows]
 
 
+def made_samples(past: Source, number: int, *, accepted: bool = True) -> list[Candidate]:
+    """Samples that a round made of its accepted ones, each way's together; accepted ones only, or
+    all of them.
+    """
+    sql = """
+        select m.query_id, m.query, m.tools_json, m.calls_json, m.answer,
+               coalesce(told.chat, '[]'), m.made_by, m.made_of_json
+        from made m
+        left join (select round, query_id, any_value(text) as chat
+                   from generation where stage = $chat group by 1, 2) told
+          on told.round = m.round and told.query_id = m.query_id
+        where m.round = $number and (m.status = 'accepted' or not $accepted)
+        order by m.made_by, m.query_id
+        """
+    values = {"number": number, "chat": CONVERSATION, "accepted": accepted}
+    return [_read_candidate(*row) for row in past.query(sql, values).rows]
+
+
+AskedWith = tuple[str, tuple[str, ...]]
+"""A request by the id of its words, and the ids of its tools in alphabetical order."""
+
+
+def asked_with(sample: Candidate) -> AskedWith:
+    """What a sample asks with which tools."""
+    return query_id(sample.query.text), tuple(sorted(tool.id for tool in sample.tools))
+
+
+def asked_before(past: Source, number: int) -> set[AskedWith]:
+    """What the rounds before `number` accepted, and what they made of it."""
+    sql = """
+        select distinct query, list_sort(json_extract_string(tools_json, '$[*].id'))
+        from (
+          select round, query, tools_json from accepted
+          union all
+          select round, query, tools_json from made where status = 'accepted')
+        where round < ?
+        """
+    return {(query_id(text), tuple(ids)) for text, ids in past.query(sql, [number]).rows}
+
+
 def round_candidates(past: Source, number: int, judgement: int) -> list[Candidate]:
     """What the rules about single samples accept under a judgement, in draw order."""
     sql = """
@@ -287,6 +343,8 @@ def _read_candidate(
     calls_json: str,
     answer: str = "",
     chat_json: str = "[]",
+    made_by: str = "",
+    made_of_json: str = "[]",
 ) -> Candidate:
     return Candidate(
         query=Query(id=query_id, text=text, source="ledger"),
@@ -294,6 +352,8 @@ def _read_candidate(
         calls=tuple(Call(**value) for value in json.loads(calls_json)),
         answer=answer,
         chat=tuple(Message(**message) for message in json.loads(chat_json)),
+        made_by=made_by,
+        made_of=tuple(json.loads(made_of_json)),
     )
 
 
@@ -336,10 +396,20 @@ def accepted_before(past: Source, number: int) -> Past:
 def earlier_examples(
     past: Source, number: int, held_out: frozenset[str] = frozenset()
 ) -> list[Example]:
-    """Examples of all rounds before `number`, in round order, without those of held-out ids."""
+    """Examples of all rounds before `number`, in round order, without those of held-out ids, and
+    of what was made of them.
+    """
     sql = """
-        select kind, origin, messages_json
-        from example where round < ? order by round, origin, kind
+        with made_of as (
+          select round, query_id, any_value(text) as text, any_value(made_of_json) as origins
+          from sample left join query using (query_id)
+          where made_by <> '' group by 1, 2
+        )
+        select kind, origin, messages_json, text, coalesce(origins, '[]')
+        from example
+        left join made_of on made_of.round = example.round
+          and made_of.query_id = split_part(origin, '/', 2)
+        where example.round < ? order by example.round, origin, kind
         """
     rows = past.query(sql, [number]).rows
     return [
@@ -348,8 +418,9 @@ def earlier_examples(
             origin=origin,
             messages=tuple(Message(**message) for message in json.loads(messages)),
         )
-        for kind, origin, messages in rows
+        for kind, origin, messages, text, made_of in rows
         if origin.split("/")[-1] not in held_out
+        and (text is None or held_out.isdisjoint({query_id(text), *json.loads(made_of)}))
     ]
 
 

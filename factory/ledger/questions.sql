@@ -20,6 +20,9 @@ select query_id, reason, message from rejected where agreement = 1 order by roun
 -- Which samples were kept although answers disagreed?
 select query, calls_json, agreement from accepted where agreement < 1 order by round desc, query_id limit 5;
 
+-- How much did each way of making samples of accepted ones give?
+select round, made_by, count(*) as samples, sum((status = 'accepted')::int) as kept, any_value(query_id) as example from made group by round, made_by order by round, samples desc;
+
 -- How clear were the votes?
 select round, margin, sum(queries) as queries from vote_margin group by round, margin order by round, margin;
 

@@ -155,6 +155,8 @@ class SampleRow(TypedDict):
     num_calls: int
     agreement: float | None
     finished_at: datetime
+    made_by: str
+    made_of_json: str
 
 
 class TrainingRow(TypedDict):

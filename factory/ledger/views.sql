@@ -27,7 +27,7 @@ with fallen as (
   order by round, judgement, query_id, rule, subject, path
 )
 select
-  sample.* replace (
+  sample.* exclude (made_by, made_of_json) replace (
     case when fallen.rule is null then sample.status else 'rejected' end as status,
     case when fallen.rule is null then sample.stage else 'round' end as stage,
     coalesce(fallen.reason, sample.reason) as reason,
@@ -40,9 +40,10 @@ left join fallen
   on fallen.round = sample.round
   and fallen.judgement = sample.judgement
   and fallen.query_id = sample.query_id
-  and sample.status = 'accepted';
+  and sample.status = 'accepted'
+where coalesce(sample.made_by, '') = '';
 comment on view outcome is
-'Each sample under each judgement, after the rules over the whole round: what passed the rules about itself and fell for one of those is rejected at stage round.';
+'Each sample of a drawn request under each judgement, after the rules over the whole round: what passed the rules about itself and fell for one of those is rejected at stage round.';
 
 create or replace view latest_vote as
 select vote.*
@@ -84,6 +85,35 @@ where outcome.status = 'rejected';
 comment on view rejected is
 'Samples that fell: at which stage, by which rule, for which reason, and where in the record.';
 
+create or replace view made as
+select
+  sample.round,
+  sample.judgement,
+  sample.query_id,
+  (select any_value(text) from query where query.query_id = sample.query_id) as query,
+  sample.made_by,
+  sample.made_of_json,
+  sample.status,
+  sample.stage,
+  sample.reason,
+  sample.rule,
+  sample.path,
+  sample.message,
+  sample.tools_json,
+  sample.calls_json,
+  coalesce(label.answer, '') as answer
+from sample
+join latest_judgement using (round, judgement)
+left join (
+  select round, query_id, any_value(text) as answer
+  from generation
+  where stage = 'label'
+  group by round, query_id
+) as label using (round, query_id)
+where sample.made_by <> '';
+comment on view made is
+'Samples that rounds made of accepted ones, which no other view counts: made_by says how (join, values, …), made_of_json of which requests; status, and where and why one fell, as in outcome; answer is what is to be said where nothing is to be called.';
+
 create or replace view rule_yield as
 select
   verdict.round,
@@ -97,6 +127,9 @@ from verdict
 join latest_judgement using (round, judgement)
 left join (select round, count(*) as drawn from draw group by round) as drawn
   on drawn.round = verdict.round
+anti join (select round, query_id from sample where made_by <> '') as made_sample
+  on made_sample.round = verdict.round
+  and made_sample.query_id = verdict.query_id
 group by verdict.round, verdict.rule, verdict.reason, verdict.severity;
 comment on view rule_yield is
 'How often each rule fired: hits (findings), samples (queries with at least one), share (samples / drawn).';

@@ -5,7 +5,7 @@ dpo        prompt, chosen, rejected and tools (TRL's DPOTrainer and RewardTraine
 openai     messages and tools (fine-tuning of the OpenAI API)
 sharegpt   conversations and tools (LlamaFactory)
 xlam       id, query, answers and tools (xLAM, APIGen)
-parquet    the rows of the view `accepted`
+parquet    the rows of the view `accepted`, and how a round made one that it made
 
 A conversation that was taught is written whole (factory.report.conversations); xlam and parquet
 have its first answer.
@@ -46,9 +46,16 @@ Format = Literal["trl", "dpo", "openai", "sharegpt", "xlam", "parquet"]
 Line = dict[str, Any]
 
 SAMPLES = """
-select round, query_id, query, tools_json, calls_json, agreement,
+with kept as (
+  select round, query_id, query, tools_json, calls_json, agreement, '' as made_by
+  from accepted
+  union all
+  select round, query_id, query, tools_json, calls_json, null, made_by
+  from made where $made and status = 'accepted'
+)
+select round, query_id, query, tools_json, calls_json, agreement, made_by,
        label.answer, label.turns, coalesce(label.is_chat, false) as is_chat
-from accepted
+from kept
 left join (select round, query_id,
                   any_value(text) filter (stage = 'label') as answer,
                   any_value(text) filter (stage = 'turns') as turns,
@@ -108,6 +115,8 @@ class Export:
 
     num_lines: int = 0
     """Lines, or rows."""
+    num_made: int = 0
+    """Accepted samples that rounds made of others, and that are not in it."""
     left_out: list[str] = field(default_factory=list)
     """Samples that the format cannot hold, each with the cause."""
 
@@ -120,13 +129,15 @@ def export(
     round_number: int = 0,
     limit: int = 0,
     pairs: int = 1,
+    made: bool = False,
     force: bool = False,
 ) -> Export:
     """Write accepted samples of a round (0 is all rounds) to a file, aside first, then renamed.
 
-    A name that ends in .parquet gets Parquet, any other JSON lines. `limit` bounds the lines
-    (0 is all), `pairs` the pairs of one query in the format dpo. Raises InputError where the file
-    exists, nothing is accepted or can be held, or the format has another suffix, DiskError.
+    With `made` also those that rounds made of accepted ones, which no vote stands for. A name that
+    ends in .parquet gets Parquet, any other JSON lines. `limit` bounds the lines (0 is all),
+    `pairs` the pairs of one query in the format dpo. Raises InputError where the file exists,
+    nothing is accepted or can be held, or the format has another suffix, DiskError.
     """
     is_parquet = path.suffix == ".parquet"
     if is_parquet != (to == "parquet") and to not in ("trl", "dpo"):
@@ -135,7 +146,7 @@ def export(
     if path.exists() and not force:
         raise InputError("the file exists", where=str(path), remedy="--force writes over it")
     done = Export()
-    lines = islice(_lines(ledger, to, round_number, pairs, done), limit or None)
+    lines = islice(_lines(ledger, to, round_number, pairs, made, done), limit or None)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         if is_parquet:
@@ -191,10 +202,17 @@ def function_of(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lines(
-    ledger: Ledger, to: Format, round_number: int, pairs: int, done: Export
+    ledger: Ledger, to: Format, round_number: int, pairs: int, made: bool, done: Export
 ) -> Iterator[Line]:
     with ledger.read() as past:
-        stream = past.stream(PAIRS if to == "dpo" else SAMPLES, {"round": round_number})
+        if not made:
+            sql = "select count(*) from made where status = 'accepted' and ? in (0, round)"
+            done.num_made = past.query(sql, [round_number]).rows[0][0]
+        chosen: dict[str, object] = {"round": round_number}
+        if to == "dpo":
+            stream = past.stream(PAIRS, chosen)
+        else:
+            stream = past.stream(SAMPLES, chosen | {"made": made})
         numbers = count()
         for values in chain.from_iterable(stream):
             row = dict(zip(stream.columns, values, strict=True))
@@ -431,7 +449,7 @@ def arrow_schema(to: Format) -> pa.Schema:
     if to == "parquet":
         texts = ["query_id", "query", "tools_json", "calls_json"]
         columns = [("round", pa.int32()), *((name, text) for name in texts)]
-        return pa.schema([*columns, ("agreement", pa.float64())])
+        return pa.schema([*columns, ("agreement", pa.float64()), ("made_by", text)])
     names = ["messages"] if to == "trl" else ["prompt", "chosen", "rejected"]
     return pa.schema([*((name, pa.list_(message)) for name in names), ("tools", text)])
 

@@ -48,7 +48,7 @@ ROUND_SECTIONS: Mapping[str, Sequence[str]] = {
     "Yield": ("funnel", "reasons", "rules"),
     "Votes": ("agreement", "margins"),
     "Scores": ("scores", "changes", "opponents"),
-    "Training": ("loss", "examples"),
+    "Training": ("loss", "made", "examples"),
     "Tools and codes": ("tool-use", "types", "calls", "lengths", "tools", "codes", "codebook"),
     "Variety and drift": ("variety", "tool-variety", "drift"),
     "Time": ("time", "answers"),

@@ -1,4 +1,4 @@
-"""Step 10: promote the new checkpoint or keep the parent, and end the round."""
+"""Step 11: promote the new checkpoint or keep the parent, and end the round."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ the ledger keeps in place of a model, then the round through the set rules; it i
 the round's next judgement. What the candidates were is known from the round's first judgement: a
 tool that was not shown then cannot have been called, so it does not join now; where today's rules
 let pass what was stopped before the calls were sampled, the sample is unjudged (`not_sampled`).
+What the round made of accepted samples is judged again as it stands, and falls with them.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from factory.domain.records import Candidate, Completion, Query, Reply, Tool, Ve
 from factory.judge.rulebook import Rulebook
 from factory.judge.sample import Judgement, Sample
 from factory.judge.sets import judge_round
-from factory.judge.verdicts import check_tools
+from factory.judge.verdicts import check_tools, first_reject
 from factory.ledger import history
 from factory.ledger.database import Ledger, Source
 from factory.ledger.tables import Batch, JudgementRow, merge
 from factory.round.judging import find_over_round
+from factory.round.making import judge_made
 from factory.round.sampler import Proposal, find_namesakes, sample_query
 from factory.score.loading import load_benchmarks, load_held_out
 from factory.workspace.folder import Workspace
@@ -142,6 +144,8 @@ def rejudge(
         codebook = load_codebook(folder) if folder.is_dir() else None
         recorded = _read_samples(past, number, rulebook, codebook)
         accepted = history.accepted_before(past, number)
+        made = history.made_samples(past, number, accepted=False)
+        asked_before = history.asked_before(past, number) if made else set()
     judgement = Judgement(
         rulebook=rulebook,
         vote=resolved.recipe.vote,
@@ -155,7 +159,10 @@ def rejudge(
     samples = asyncio.run(_judge_again(recorded, judgement, drawn))
     candidates = [sample.candidate for sample in samples if sample.status == "accepted"]
     verdicts = find_over_round(rulebook, candidates, accepted, benchmarks, resolved.recipe.accept)
-    rows = _rows(judgement, samples, verdicts)
+    fallen = {each for each, of_query in verdicts.items() if first_reject(of_query)}
+    origins = {each.query.id: each for each in candidates if each.query.id not in fallen}
+    made_anew = judge_made(made, origins, asked_before, judgement, benchmarks)
+    rows = _rows(judgement, [*samples, *made_anew], verdicts)
     with ledger.read(also=rows) as past:
         sql = "select status, count(*) from outcome where round = ? and judgement = ? group by 1"
         return Rejudgement(

@@ -7,9 +7,10 @@
  5 call    it answers the query with calls, n times
  6 vote    the answers agree on one, and rules judge documents, calls and vote
  7 judge   rules over the round as a whole: duplicates, overlap with benchmarks   judging.py
- 8 train   a new checkpoint on what was accepted, each of its tools with a code   training.py
- 9 score   the new checkpoint, and whom it is to meet where a score is missing
-10 gate    promote it, or keep the parent                        opponents.py, gate.py
+ 8 make    harder samples of those that were accepted, where the recipe wants any  making.py
+ 9 train   a new checkpoint on what was accepted, each of its tools with a code   training.py
+10 score   the new checkpoint, and whom it is to meet where a score is missing
+11 gate    promote it, or keep the parent                        opponents.py, gate.py
 
 Steps 3 to 6 are one coroutine a query (sampler.py). Each step is skipped where the ledger says
 that it is done, so a round that was killed anywhere continues with the step it was in; within
@@ -24,6 +25,7 @@ from factory.ledger.history import OpenRound
 from factory.round.factory import Factory
 from factory.round.gate import RoundResult, decide
 from factory.round.judging import judge
+from factory.round.making import make_samples
 from factory.round.sampling import sample
 from factory.round.scoring import score_answers, score_opponents, score_weights, serve
 from factory.round.start import begin
@@ -44,6 +46,7 @@ async def finish_round(factory: Factory, this: OpenRound) -> RoundResult:
         await score_opponents(factory, this, parent)
         await score_weights(factory, this, parent)
     judge(factory, this)
+    make_samples(factory, this)
     trained = await train(factory, this)
     if isinstance(trained, Checkpoint):
         async with serve(factory, this, trained) as child:

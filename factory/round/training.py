@@ -1,4 +1,4 @@
-"""Step 8: what a round may learn, as a job for a child; what the child made of it."""
+"""Step 9: what a round may learn, as a job for a child; what the child made of it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from factory.ledger.rows import example_row, tool_rows, training_row
 from factory.ledger.tables import Batch, LanguageRow
 from factory.lessons.examples import lesson_examples
 from factory.round.factory import Factory
+from factory.round.making import learnt_samples
 from factory.round.sampling import codebook_of
 from factory.score.labelled import held_out_ids
 from factory.score.loading import plain_text
@@ -29,7 +30,6 @@ from factory.score.rows import codebook_row
 from factory.train.curriculum import (
     called_together,
     documents_to_learn,
-    learnt_share,
     named_together,
     own_examples,
     seed_examples,
@@ -58,9 +58,12 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
         started = datetime.now(UTC)
         factory.monitor.stage("prepare training")
         held_out = held_out_ids(factory.all_benchmarks)
-        accepted = [sample for sample in accepted if sample.query.id not in held_out]
-        if not this.is_lesson:
-            accepted = learnt_share(accepted, factory.recipe)
+        accepted = learnt_samples(factory, this, past)
+        harder = [
+            sample
+            for sample in history.made_samples(past, this.number)
+            if held_out.isdisjoint({query_id(sample.query.text), *sample.made_of})
+        ]
         codebook = codebook_of(factory, this)
         if this.is_lesson:
             documents = history.taught_documents(past, this.number)
@@ -72,7 +75,12 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
             if documents:
                 factory.monitor.stage(f"prepare training, with {len(documents)} documents to learn")
             examples = own_examples(
-                accepted, documents, codebook, factory.prompts, factory.recipe, this.number
+                [*accepted, *harder],
+                documents,
+                codebook,
+                factory.prompts,
+                factory.recipe,
+                this.number,
             )
         plain = plain_text(factory.benchmarks, factory.recipe)
         job = _write_job(factory, this, past, folder, accepted, examples, codebook, held_out, plain)

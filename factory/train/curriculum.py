@@ -14,6 +14,7 @@ from factory.ledger.database import Source
 from factory.ledger.history import code_answers, imported_tools
 from factory.train.examples import (
     MAX_OTHER_TOOLS,
+    answer_example,
     code_example,
     examples_from_sample,
     names_by_code,
@@ -28,6 +29,9 @@ from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import CodesSection, Recipe
 from factory.workspace.settings import Settings
 
+OTHER_WORDS = frozenset({"frames", "phrases", "join", "values"})
+"""Ways of making samples that give a request in other words, with the tools of its origins."""
+
 
 def own_examples(
     accepted: Sequence[Candidate],
@@ -39,13 +43,16 @@ def own_examples(
 ) -> list[Example]:
     """What round `number` teaches, each chat once; replay comes on top.
 
-    Examples of its accepted samples, then the codes of `documents`, which it learns by heart.
+    Examples of its accepted samples, those made of them included, then the codes of `documents`,
+    which it learns by heart.
     """
     max_others = None if recipe.train.gen_target == "all" else MAX_OTHER_TOOLS
-    examples = [
-        example
-        for sample in accepted
-        for example in examples_from_sample(
+    examples: list[Example] = []
+    for sample in accepted:
+        if sample.made_by:
+            examples += made_examples(sample, prompts, number)
+            continue
+        examples += examples_from_sample(
             query=sample.query,
             tools=sample.tools,
             calls=sample.calls,
@@ -54,9 +61,32 @@ def own_examples(
             written=[tool for tool in sample.tools if not _has_code(tool, codebook)],
             max_others=max_others,
         )
-    ]
     examples += [code_example(tool, prompts, f"r{number}/{tool.id}") for tool in documents]
     return unique_examples(taught_by(recipe, examples))
+
+
+def made_examples(sample: Candidate, prompts: Prompts, number: int) -> list[Example]:
+    """What a sample teaches that was made of accepted ones.
+
+    A request in other words teaches all that one in its own would. With other tools it teaches the
+    answer alone: the request asks for the tools of the sample that it was made of.
+    """
+    origin = f"r{number}/{sample.query.id}"
+    if sample.chat:
+        return [Example(kind="trajectory", messages=sample.chat, origin=origin)]
+    if not sample.calls:
+        return [answer_example(sample.query.text, sample.tools, sample.answer, prompts, origin)]
+    examples = examples_from_sample(
+        query=sample.query,
+        tools=sample.tools,
+        calls=sample.calls,
+        prompts=prompts,
+        round_number=number,
+        written=(),
+    )
+    if sample.made_by in OTHER_WORDS:
+        return examples
+    return [example for example in examples if example.kind == "invoke"]
 
 
 def learnt_share(accepted: Sequence[Candidate], recipe: Recipe) -> list[Candidate]:

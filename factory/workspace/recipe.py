@@ -22,6 +22,8 @@ from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
 
 RuleSetting = Literal["off", "warn", "reject"]
+Share = Annotated[float, Field(ge=0, le=10)]
+"""Of samples made, for each accepted one."""
 
 
 class Section(BaseModel):
@@ -248,6 +250,34 @@ class VoteSection(Section):
     (ToolDev as published)."""
 
 
+class MakeSection(Section):
+    """Samples made of a round's accepted ones: so many by each way for each that is learnt."""
+
+    frames: Share = 0.0
+    """In the words in which other requests begin and end, those above all that failed."""
+    phrases: Share = 0.0
+    """With its values in the words in which other requests bring them in."""
+    join: Share = 0.0
+    """Two requests in one, their calls one after the other, their tools together."""
+    values: Share = 0.0
+    """Other values of the same kind, in the request and in the call."""
+    distractors: Share = 0.0
+    """Near tools of the catalogue beside those that the call needs."""
+    rename: Share = 0.0
+    """Other names of tools and arguments."""
+    optional: Share = 0.0
+    """Optional parameters that the request says nothing of."""
+    withheld: Share = 0.0
+    """Without the tool that is needed: the answer says so, and calls nothing."""
+    missing: Share = 0.0
+    """Without a value that a call needs: the answer asks for it."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The ways that make something, with their shares."""
+        return {way: share for way, share in self if share}
+
+
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
 
@@ -420,7 +450,7 @@ BUDGET = 4
 class Recipe(Section):
     """How a round is made; at most thirty or so knobs."""
 
-    LATER = frozenset({"accept", "budget", "rules", "stage"})
+    LATER = frozenset({"accept", "budget", "rules", "stage", "make"})
 
     extends: str = ""
     num_queries: int = Field(1000, gt=0)
@@ -436,6 +466,7 @@ class Recipe(Section):
     codes: CodesSection = CodesSection()
     calls: CallsSection = CallsSection()
     vote: VoteSection = VoteSection()
+    make: MakeSection = MakeSection()
     train: TrainSection = TrainSection()
     stage: tuple[StageSection, ...] = ()
     """What a training does one after the other; none: all kinds together, as [train] says."""
@@ -581,7 +612,7 @@ def load_stored_recipe(name: str, text: str) -> Resolved:
 def mend(
     stored: Resolved,
     given: Resolved,
-    sections: tuple[str, ...] = ("train.", "score.", "codes.", "stage"),
+    sections: tuple[str, ...] = ("make.", "train.", "score.", "codes.", "stage"),
     fixed: frozenset[str] = frozenset({"codes.retrieve", "codes.decode", "codes.keep"}),
 ) -> Resolved:
     """`stored` with the values of some sections that flags give now, but for the `fixed` ones.

@@ -55,6 +55,10 @@ VIEWS = {
         *("round", "query_id", "query", "stage", "reason"),
         *("rule", "path", "message", "agreement"),
     ),
+    "made": (
+        *("round", "judgement", "query_id", "query", "made_by", "made_of_json", "status", "stage"),
+        *("reason", "rule", "path", "message", "tools_json", "calls_json", "answer"),
+    ),
     "rule_yield": ("round", "rule", "reason", "severity", "hits", "samples", "share"),
     "round_yield": (
         *("round", "drawn", "tools_ok", "called", "voted"),
@@ -376,6 +380,31 @@ def test_views_count_the_latest_judgement(judged: Ledger) -> None:
             (1.0, 5, 2),
         ]
         assert judged.fold()
+
+
+def test_what_a_round_makes_counts_apart(judged: Ledger) -> None:
+    views = ("accepted", "rejected", "round_yield", "rule_yield", "outcome", "judgement_change")
+    asked = [f"from {view} order by all" for view in views]
+    before = [judged.query(sql).rows for sql in asked]
+    made = {"made_by": "join", "made_of_json": '["q_0", "q_1"]'}
+    verdict = {"round": 1, "judgement": 2, "query_id": "q_8", "rule": "r", "severity": "reject"}
+    judged.append(
+        {
+            "query": [{"query_id": "q_7", "text": "both"}, {"query_id": "q_8", "text": "none"}],
+            "sample": [
+                *(sample(7, "accepted", "calls", judgement=n) | made for n in (1, 2)),
+                sample(8, "rejected", "calls", "new", judgement=2) | made,
+            ],
+            "generation": [{"round": 1, "query_id": "q_7", "stage": "label", "text": "No."}],
+            "verdict": [verdict],
+        }
+    )
+    assert [judged.query(sql).rows for sql in asked] == before
+    sql = "select query_id, query, made_by, made_of_json, status, reason, answer from made"
+    assert judged.query(f"{sql} order by 1").rows == [
+        ("q_7", "both", "join", '["q_0", "q_1"]', "accepted", "", "No."),
+        ("q_8", "none", "join", '["q_0", "q_1"]', "rejected", "new", ""),
+    ]
 
 
 def test_samples_that_a_set_rule_rejects_fall_at_stage_round(judged: Ledger) -> None:

@@ -123,6 +123,7 @@ def round_rows(number: int, samples: int, text: str, extra: str) -> dict[str, li
     for place in range(samples):
         for table, row in sample_rows(number, place, text, extra).items():
             rows.setdefault(table, []).append(row)
+    rows["sample"] += [made_row(number, place, extra) for place in range(2)]
     return rows
 
 
@@ -178,6 +179,19 @@ def sample_rows(number: int, place: int, text: str, extra: str) -> dict[str, Map
             "finish_reason": "stop",
         },
         "tool_code": {"round": number, "tool_id": f"t_{number}_{place}", "code": "<a_1><b_2>"},
+    }
+
+
+def made_row(number: int, place: int, extra: str) -> dict[str, object]:
+    """A sample that the round made of its first one."""
+    return {
+        "round": number,
+        "judgement": 1,
+        "query_id": f"q_made_{number}_{place}{extra}",
+        "status": "rejected" if place else "accepted",
+        "reason": f"duplicate{extra}" if place else "",
+        "made_by": f"join{extra}",
+        "made_of_json": json.dumps([f"q_{number}_0{extra}"]),
     }
 
 

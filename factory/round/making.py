@@ -1,0 +1,262 @@
+"""Step 8: samples that a round makes of its accepted ones, judged as these are.
+
+The ways are in factory.lessons.harder. What is made has an id of its own, since a request may be
+asked once more with other tools; it was not drawn and no model answered it, so that no funnel, vote
+or score counts it. Rows and the end of the step are one append: a kill leaves all, or nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from factory.codes.saving import load_codebook
+from factory.domain.canon import canonical_json, derive_seed, digest, query_id, to_json
+from factory.domain.records import Candidate, HeldOut, Past, Tool, Verdict
+from factory.judge.reading import parse_calls
+from factory.judge.sample import Judgement, Sample
+from factory.judge.sets import judge_round, open_bench
+from factory.judge.verdicts import check_calls, check_document, first_reject
+from factory.ledger import history
+from factory.ledger.database import Source
+from factory.ledger.history import CONVERSATION, AskedWith, OpenRound
+from factory.ledger.rows import unsampled_row
+from factory.ledger.tables import Batch, QueryRow, merge
+from factory.lessons.harder import NEEDS_CATALOGUE, WAYS, Made, Way, make
+from factory.lessons.judging import OF_OWN_ANSWERS, OVERLAP
+from factory.round.factory import Factory
+from factory.round.judging import judgement_of
+from factory.score.labelled import held_out_ids
+from factory.train.curriculum import learnt_share
+from factory.train.examples import calls_text
+
+REWRITTEN = frozenset({"rename", "optional", "missing"})
+"""Ways that write tool documents, which are judged as the model's own are."""
+OF_MODELS_WRITING = OF_OWN_ANSWERS | {"round/duplicate_tool", "round/near_duplicate_tool"}
+"""Rules over a round against a model that repeats itself; what is made repeats by construction."""
+
+
+def learnt_samples(factory: Factory, this: OpenRound, past: Source) -> list[Candidate]:
+    """The accepted samples that the round teaches: no benchmark's question, `train.accepted`."""
+    held_out = held_out_ids(factory.all_benchmarks)
+    accepted = history.accepted_samples(past, this.number)
+    accepted = [sample for sample in accepted if sample.query.id not in held_out]
+    return accepted if this.is_lesson else learnt_share(accepted, factory.recipe)
+
+
+def make_samples(factory: Factory, this: OpenRound) -> None:
+    """Make what [make] asks for of the samples that the round will learn; once."""
+    shares = factory.recipe.make.shares
+    if not shares or this.is_lesson or {"make", "train"} & this.stages_done:
+        return
+    started = datetime.now(UTC)
+    with factory.ledger.read() as past:
+        accepted = learnt_samples(factory, this, past)
+        if len(accepted) < factory.recipe.train.min_accepted:
+            return
+        factory.monitor.stage("make")
+        catalogue = find_catalogue(this, past)
+        asked = history.asked_before(past, this.number)
+        answered, failed = history.answered_and_failed(past, this.number)
+    wanted = {way: round(shares[way] * len(accepted)) for way in WAYS if way in shares}
+    made: list[Candidate] = []
+    for way, count in wanted.items():
+        rng = random.Random(derive_seed(factory.recipe.seed, this.number, "make", way))
+        found = make(
+            way, rng, accepted, catalogue, count, requests=[*answered, *failed], failed=failed
+        )
+        made += [_named(each, place) for place, each in enumerate(found)]
+    origins = {sample.query.id: sample for sample in accepted}
+    judgement = judgement_of(factory, this)
+    samples = judge_made(made, origins, asked, judgement, factory.all_benchmarks)
+    counts = _count(wanted, samples)
+    for way, of_way in counts.items():
+        if of_way["made"] < of_way["wanted"]:
+            factory.monitor.note(_too_few(way, of_way, len(accepted), len(catalogue)))
+    now = datetime.now(UTC)
+    rows = merge([*(sample.rows(judgement, now) for sample in samples), _request_rows(this, made)])
+    factory.finish(this.number, "make", started, rows, {"ways": counts})
+
+
+def find_catalogue(this: OpenRound, past: Source) -> list[Tool]:
+    """Imported tools, and those that the parent has codes for, each once."""
+    book = load_codebook(Path(this.checkpoint.path))
+    coded = [] if book is None else [entry.tool for entry in book.tools]
+    tools = {tool.id: tool for tool in [*history.imported_tools(past), *coded]}
+    return list(tools.values())
+
+
+def _named(made: Made, place: int) -> Candidate:
+    """As a sample of the round, with an id of its own."""
+    candidate = made.candidate
+    tools = [tool.id for tool in candidate.tools]
+    mark = canonical_json([made.way, place, candidate.query.text, tools, *made.origins])
+    return replace(
+        candidate,
+        query=replace(candidate.query, id=f"q_{digest(mark)}"),
+        made_by=made.way,
+        made_of=made.origins,
+    )
+
+
+# -- judging -------------------------------------------------------------------------------------
+
+
+def judge_made(
+    made: Sequence[Candidate],
+    origins: Mapping[str, Candidate],
+    asked: Collection[AskedWith],
+    judgement: Judgement,
+    benchmarks: Sequence[HeldOut],
+) -> list[Sample]:
+    """Each under the rules of its kind, then under those over all of them.
+
+    `origins` are the accepted samples by id: what is made of another one falls with it. `asked` are
+    the requests that were accepted so far, each with its tools: none is taught twice.
+    """
+    seen = {*asked, *map(history.asked_with, origins.values())}
+    samples: list[Sample] = []
+    for candidate in made:
+        sample = _judge_one(candidate, origins, judgement)
+        if sample.status == "accepted" and (key := history.asked_with(candidate)) in seen:
+            sample = _fall(sample, "duplicate", "the same request with the same tools once more")
+        elif sample.status == "accepted":
+            seen.add(key)
+        samples.append(sample)
+    return list(_judge_together(samples, judgement, benchmarks))
+
+
+def _judge_one(
+    candidate: Candidate, origins: Mapping[str, Candidate], judgement: Judgement
+) -> Sample:
+    sample = Sample(
+        candidate=candidate, status="accepted", stage="calls", cause=None, verdicts=(), vote=None
+    )
+    if lost := [each for each in candidate.made_of if each not in origins]:
+        return _fall(sample, "origin", f"it is made of {lost[0]}, which is not accepted")
+    found = list(_judge_documents(candidate, origins, judgement))
+    if candidate.calls:
+        text = calls_text(candidate.calls)
+        found += check_calls(
+            text,
+            candidate.tools,
+            rulebook=judgement.rulebook,
+            query=candidate.query.text,
+            subject="sample:0",
+        )
+    sample = _with_verdicts(sample, found, "calls")
+    if sample.status == "rejected" or candidate.calls:
+        return sample
+    if not candidate.answer.strip():
+        return _fall(sample, "no_answer", "it has neither calls nor an answer")
+    if parse_calls(candidate.answer).failure != "no_tool_call":
+        return _fall(sample, "call_in_answer", "its answer is to call nothing, and holds a call")
+    return sample
+
+
+def _judge_documents(
+    candidate: Candidate, origins: Mapping[str, Candidate], judgement: Judgement
+) -> Iterator[Verdict]:
+    """What rules say of documents that were written for it."""
+    if candidate.made_by not in REWRITTEN:
+        return
+    known = {tool.id for each in candidate.made_of for tool in origins[each].tools}
+    for index, tool in enumerate(candidate.tools):
+        if tool.id not in known:
+            yield from check_document(
+                tool.document,
+                rulebook=judgement.rulebook,
+                query=candidate.query.text,
+                subject=f"tool:{index}",
+            )
+
+
+def _judge_together(
+    samples: Sequence[Sample], judgement: Judgement, benchmarks: Sequence[HeldOut]
+) -> Iterator[Sample]:
+    """The samples after the rules over all of them; a question of a benchmark falls in any case."""
+    rules = judgement.rulebook.rules
+    rules = {name: rule for name, rule in rules.items() if name not in OF_MODELS_WRITING}
+    passing = [sample.candidate for sample in samples if sample.status == "accepted"]
+    with closing(open_bench()) as bench:
+        drawn = judge_round(rules, passing, Past(), benchmarks, stage="draw", bench=bench)
+        together = judge_round(rules, passing, Past(), benchmarks, bench=bench)
+    questions = held_out_ids(benchmarks)
+    for sample in samples:
+        own = sample.candidate.query
+        for stage, verdicts in (("draw", drawn), ("round", together)):
+            if sample.status == "accepted":
+                sample = _with_verdicts(sample, verdicts.get(own.id, ()), stage)
+        if sample.status == "accepted" and query_id(own.text) in questions:
+            sample = _fall(sample, OVERLAP, "is a question of a benchmark")
+        yield sample
+
+
+def _with_verdicts(sample: Sample, found: Iterable[Verdict], stage: str) -> Sample:
+    """The sample with what was found of it; it falls at this stage where a rule rejects."""
+    found = tuple(found)
+    cause = first_reject(found)
+    sample = replace(sample, verdicts=(*sample.verdicts, *found))
+    return replace(sample, status="rejected", stage=stage, cause=cause) if cause else sample
+
+
+def _fall(sample: Sample, reason: str, message: str) -> Sample:
+    rule = reason if "/" in reason else f"made/{reason}"
+    reason = rule.partition("/")[2]
+    verdict = Verdict(
+        subject="query", rule=rule, reason=reason, severity="reject", path="$", message=message
+    )
+    return _with_verdicts(sample, (verdict,), "make")
+
+
+# -- rows and notes ------------------------------------------------------------------------------
+
+
+def _request_rows(this: OpenRound, made: Sequence[Candidate]) -> Batch:
+    """The requests, and what no other table holds of labels: answers without a call, chats."""
+    now = datetime.now(UTC)
+    requests: list[QueryRow] = [
+        {"query_id": q.id, "text": q.text, "source": q.source, "added_at": now}
+        for q in (candidate.query for candidate in made)
+    ]
+    answers = [
+        unsampled_row(this.number, each.query.id, "label", each.answer)
+        for each in made
+        if each.answer
+    ]
+    chats = [
+        unsampled_row(
+            this.number, each.query.id, CONVERSATION, to_json([m.to_json() for m in each.chat])
+        )
+        for each in made
+        if each.chat
+    ]
+    return {"query": requests, "generation": [*answers, *chats]}
+
+
+def _count(wanted: Mapping[Way, int], samples: Sequence[Sample]) -> dict[Way, dict[str, int]]:
+    """By way: how many were wanted, made, and accepted."""
+    made = Counter(sample.candidate.made_by for sample in samples)
+    kept = Counter(s.candidate.made_by for s in samples if s.status == "accepted")
+    return {
+        way: {"wanted": count, "made": made[way], "accepted": kept[way]}
+        for way, count in wanted.items()
+    }
+
+
+def _too_few(way: Way, counts: Mapping[str, int], num_accepted: int, num_tools: int) -> str:
+    """What is said where a way made fewer than its share, with the remedy."""
+    remedy = f"draw more requests (--n), or lower make.{way}"
+    if way in NEEDS_CATALOGUE and not num_tools:
+        remedy = (
+            f"`factory add-tools FILE` imports a catalogue to take tools from, or set make.{way}=0"
+        )
+    return (
+        f"make.{way}: {counts['made']} of {counts['wanted']} could be made of {num_accepted} "
+        f"accepted samples and a catalogue of {num_tools} tools; {remedy}"
+    )

@@ -1,0 +1,331 @@
+"""Samples that a round makes of accepted ones: made once, judged, counted apart, and taught."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_models import tiny_model
+from test_rejudge import DOCUMENT, IDS, POOL
+from test_whole_round import open_replay, train_nothing
+from workspaces import make_workspace, run_factory
+
+from factory.cli.card import print_card
+from factory.cli.monitor import PlainMonitor
+from factory.domain.canon import tool_id
+from factory.domain.records import Call, Candidate, Query, Tool
+from factory.judge.rulebook import Rulebook
+from factory.judge.sample import Judgement
+from factory.lab.home.world import home_items
+from factory.ledger import history
+from factory.ledger.database import Ledger
+from factory.ledger.history import OpenRound
+from factory.ledger.rows import tool_rows
+from factory.lessons.harder import WAYS
+from factory.round.factory import Factory, load_factory
+from factory.round.making import _too_few, judge_made, make_samples
+from factory.round.rejudge import rejudge
+from factory.round.round import run_round
+from factory.score.loading import load_benchmarks
+from factory.workspace.folder import Workspace
+from factory.workspace.recipe import MakeSection, Recipe, load_recipe, vary
+from factory.workspace.settings import load_settings
+
+WORDS = ("tide", "pollen", "traffic", "ferry", "parking", "museum", "concert", "harbour")
+CATALOGUE = [
+    {
+        "name": f"read_{word}",
+        "description": f"Read the {word} report of a place for a number of people.",
+        "arguments": {
+            "type": "dict",
+            "properties": {f"{word}_place": {"type": "string", "description": f"Whose {word}."}},
+            "required": [f"{word}_place"],
+        },
+        "results": {"type": "dict", "properties": {}},
+    }
+    for word in WORDS
+]
+SHARES = {"join": "0.5", "distractors": "1", "withheld": "1"}
+ASKED = [query for query in POOL if query.id in (IDS["good"], IDS["chatty"], IDS["tie"])]
+
+
+def open_made(folder: Path, shares: dict[str, str]) -> Factory:
+    """A factory whose rounds make samples and score nothing, with a catalogue."""
+    workspace = make_workspace(folder)
+    tiny_model(workspace.root / "model")
+    text = workspace.marker.read_text(encoding="utf-8")
+    workspace.marker.write_text(text.replace("rounds/seed", "model"), encoding="utf-8")
+    tools = [Tool(id=tool_id(document), document=document) for document in CATALOGUE]
+    Ledger(workspace.state).append({"tool": tool_rows(0, tools, "apis.jsonl")})
+    keys = {f"make.{way}": share for way, share in shares.items()}
+    keys |= {"train.min_accepted": "1", "score.benchmarks": "[]", "score.dev": '""'}
+    recipe = load_recipe(workspace, "cpu", keys)
+    settings = load_settings(workspace)
+    return load_factory(workspace, settings, recipe, PlainMonitor(), ASKED)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Factory]:
+    """A round of two accepted samples, of which others were made."""
+    factory = open_made(tmp_path_factory.mktemp("made") / "ws", SHARES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("factory.engines.serving.open_engine", open_replay)
+        patch.setattr("factory.round.training.run_training", train_nothing)
+        asyncio.run(run_round(factory, len(ASKED)))
+    yield factory
+
+
+def made_rows(ledger: Ledger) -> list[dict[str, Any]]:
+    return ledger.query("select * from made order by made_by, query_id").records()
+
+
+def test_every_way_has_a_key_and_makes_nothing_unless_told() -> None:
+    assert set(MakeSection.model_fields) == set(WAYS)
+    assert Recipe().make.shares == {} and "make" not in Recipe().known_by()
+    changed = Recipe(make=MakeSection(join=0.5))
+    assert changed.make.shares == {"join": 0.5} and changed.sha != Recipe().sha
+
+
+def test_a_round_makes_samples_and_counts_them_apart(finished: Factory) -> None:
+    ledger = finished.ledger
+    rows = made_rows(ledger)
+    kinds = [(row["made_by"], row["status"]) for row in rows]
+    ways = ("distractors", "distractors", "join", "withheld", "withheld")
+    assert kinds == [(way, "accepted") for way in ways]
+    assert all(row["query_id"] not in IDS.values() for row in rows)
+    origins = {IDS["good"], IDS["chatty"]}
+    assert {each for row in rows for each in json.loads(row["made_of_json"])} == origins
+    for row in rows:
+        names = {tool["document"]["name"] for tool in json.loads(row["tools_json"])}
+        is_withheld = row["made_by"] == "withheld"
+        assert ("book_table" in names) != is_withheld
+        assert bool(row["answer"]) == is_withheld == (row["calls_json"] == "[]")
+    (funnel,) = ledger.query("select drawn, accepted, rejected, unjudged from round_yield").rows
+    assert funnel == (3, 2, 1, 0)
+    assert {each.query.id for each in history.accepted_samples(ledger, 1)} == origins
+    assert history.drawn_ids(ledger) == {query.id for query in ASKED}
+    assert [
+        name
+        for (name,) in ledger.query(
+            "select stage from stage where stage in ('judge', 'make', 'train') order by started_at"
+        ).rows
+    ] == ["judge", "make", "train"]
+
+
+def test_what_a_round_makes_is_taught_and_known_later(finished: Factory) -> None:
+    ledger = finished.ledger
+    made = {row["query_id"]: row for row in made_rows(ledger)}
+    rows = ledger.query("select split_part(origin, '/', 2), kind, messages_json from example").rows
+    kinds: dict[str, set[str]] = {}
+    for each, kind, chat in rows:
+        if each in made:
+            kinds.setdefault(made[each]["made_by"], set()).add(kind)
+            answer = made[each]["answer"] or "book_table"
+            assert answer in json.loads(chat)[-1]["content"] or kind == "retrieve"
+    once = {"invoke"}
+    assert kinds == {"distractors": once, "withheld": once, "join": {"gen", "invoke", "retrieve"}}
+    asked = history.asked_before(ledger, 2)
+    assert {history.asked_with(each) for each in history.made_samples(ledger, 1)} < asked
+    held_out = frozenset({IDS["good"]})
+    later = {e.origin.split("/")[1] for e in history.earlier_examples(ledger, 2, held_out)}
+    of_good = {each for each, row in made.items() if IDS["good"] in row["made_of_json"]}
+    assert 2 <= len(of_good) < 5
+    assert later & {*made, *IDS.values()} == {IDS["chatty"], *(made.keys() - of_good)}
+    assert history.called_pairs(ledger, 1) == ([], [])
+
+
+def test_a_share_that_cannot_be_filled_is_told_with_a_remedy(
+    finished: Factory, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sql = "select detail_json from stage where stage = 'make'"
+    ways = json.loads(finished.ledger.query(sql).rows[0][0])["ways"]
+    assert ways == {
+        "join": {"wanted": 1, "made": 1, "accepted": 1},
+        "distractors": {"wanted": 2, "made": 2, "accepted": 2},
+        "withheld": {"wanted": 2, "made": 2, "accepted": 2},
+    }
+    assert "make." not in capsys.readouterr().err
+    told = _too_few("distractors", {"wanted": 9, "made": 0}, 3, 0)
+    assert told.startswith("make.distractors: 0 of 9 could be made of 3 accepted samples")
+    assert "factory add-tools" in told
+    assert "--n" in _too_few("join", {"wanted": 9, "made": 1}, 3, 0)
+
+
+def copied(finished: Factory, folder: Path, *stages: str) -> tuple[Factory, OpenRound]:
+    """The same round without what came after its judgement, but for some stages."""
+    factory = open_made(folder / "ws", SHARES)
+    with finished.ledger.read() as past:
+        rows = {
+            table: past.query(f"select * from {table} where round = 1").records()
+            for table in ("round", "draw", "judgement", "vote", "verdict", "generation", "sample")
+        }
+        rows["query"] = past.query("select * from query").records()
+        rows["checkpoint"] = past.query("select * from checkpoint where round = 0").records()
+        done = past.query("select * from stage where list_contains(?, stage)", [stages])
+        rows["stage"] = done.records()
+    if "make" not in stages:
+        made = {row["query_id"] for row in rows["sample"] if row["made_by"]}
+        for table in ("sample", "verdict", "generation", "query"):
+            rows[table] = [row for row in rows[table] if row["query_id"] not in made]
+    zoned = {
+        table: [
+            {k: v.replace(tzinfo=UTC) if isinstance(v, datetime) else v for k, v in row.items()}
+            for row in of_table
+        ]
+        for table, of_table in rows.items()
+    }
+    factory.ledger.append(zoned)  # type: ignore[arg-type]
+    this = history.open_round(factory.ledger)
+    assert this is not None
+    base = replace(this.checkpoint, path=str(factory.workspace.root / this.checkpoint.path))
+    return factory, replace(this, checkpoint=base)
+
+
+def test_a_kill_leaves_all_or_nothing_and_the_same_is_made_again(
+    finished: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory, this = copied(finished, tmp_path, "draw", "sample", "judge")
+    with monkeypatch.context() as patch:
+
+        def die(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Ledger, "append", die)
+        with pytest.raises(KeyboardInterrupt):
+            make_samples(factory, this)
+    assert made_rows(factory.ledger) == []
+    make_samples(factory, this)
+    mark = ("query_id", "made_by", "made_of_json", "status", "tools_json", "calls_json", "answer")
+    one, other = (
+        [[row[key] for key in mark] for row in made_rows(each.ledger)]
+        for each in (finished, factory)
+    )
+    assert one == other and len(one) == 5
+    make_samples(factory, replace(this, stages_done=this.stages_done | {"make"}))
+    assert len(made_rows(factory.ledger)) == 5
+    # Less than a round needs to train: nothing is made of it.
+    factory, this = copied(finished, tmp_path / "few", "draw", "sample", "judge")
+    train = vary(factory.recipe.train, min_accepted=3)
+    recipe = vary(factory.recipe, train=train)
+    make_samples(replace(factory, resolved=replace(factory.resolved, recipe=recipe)), this)
+    assert made_rows(factory.ledger) == []
+
+
+# -- judging -------------------------------------------------------------------------------------
+
+TOOL = Tool(id=tool_id(DOCUMENT), document=DOCUMENT)
+OTHER = Tool(id=tool_id(CATALOGUE[0]), document=CATALOGUE[0])
+ORIGIN = Candidate(
+    query=Query(id="q_origin", text="Book for 4 people", source="test"),
+    tools=(TOOL,),
+    calls=(Call(name="book_table", arguments={"people": 4}),),
+)
+
+
+def judged(workspace: Workspace, *made: Candidate) -> list[tuple[str, str, str]]:
+    judgement = Judgement(
+        rulebook=Rulebook.load(workspace, {}), vote=Recipe().vote, round_number=1, number=1
+    )
+    named = [
+        replace(each, query=replace(each.query, id=f"q_{place}"), made_of=("q_origin",))
+        if not each.made_of
+        else each
+        for place, each in enumerate(made)
+    ]
+    exam = load_benchmarks(workspace, Recipe())["home"]
+    samples = judge_made(named, {"q_origin": ORIGIN}, set(), judgement, [exam])
+    return [(s.status, s.stage, s.cause.rule if s.cause else "") for s in samples]
+
+
+def test_what_is_made_is_judged_as_anything_else(finished: Factory) -> None:
+    workspace = finished.workspace
+    bare = {key: part for key, part in DOCUMENT.items() if key != "description"}
+    join = replace(ORIGIN, made_by="join", query=replace(ORIGIN.query, text="4 people, please"))
+    wide = replace(ORIGIN, made_by="distractors", tools=(OTHER, TOOL))
+    lost = replace(join, made_of=("q_origin", "q_gone"), query=Query(id="q", text="?", source=""))
+    wrong = replace(wide, calls=(Call(name="book_table", arguments={"people": "4"}),))
+    none = replace(wide, made_by="withheld", tools=(OTHER,), calls=())
+    exam = replace(none, answer="No.", query=replace(ORIGIN.query, text=home_items()[0].query))
+    bad = Tool(id="t_bad", document=bare)
+    assert judged(
+        workspace,
+        join,
+        join,
+        ORIGIN,
+        wide,
+        replace(wide, tools=(TOOL, OTHER)),
+        lost,
+        wrong,
+        none,
+        replace(none, answer='<tool_call>{"name": "f", "arguments": {}}</tool_call>'),
+        replace(none, answer="None of them can."),
+        exam,
+        replace(ORIGIN, made_by="rename", tools=(bad,)),
+    ) == [
+        ("accepted", "calls", ""),
+        ("rejected", "make", "made/duplicate"),
+        ("rejected", "make", "made/duplicate"),
+        ("accepted", "calls", ""),
+        ("rejected", "make", "made/duplicate"),
+        ("rejected", "make", "made/origin"),
+        ("rejected", "calls", "call/wrong_type"),
+        ("rejected", "make", "made/no_answer"),
+        ("rejected", "make", "made/call_in_answer"),
+        ("accepted", "calls", ""),
+        ("rejected", "draw", "round/eval_overlap"),
+        ("rejected", "calls", "tool/desc_missing"),
+    ]
+
+
+def test_what_was_made_falls_with_its_origin(finished: Factory, tmp_path: Path) -> None:
+    factory, _ = copied(finished, tmp_path, "draw", "sample", "judge", "make")
+    factory.finish(1, "gate", datetime.now(UTC), detail={"reason": "a test"})
+    rulebook = Rulebook.load(factory.workspace, {})
+    same = rejudge(factory.workspace, factory.ledger, rulebook, 1)
+    assert same.changes == ()
+    factory.ledger.append(same.rows)
+    assert [row["status"] for row in made_rows(factory.ledger)] == ["accepted"] * 5
+    strict = Rulebook.load(factory.workspace, {"call/extra_text": "reject"})
+    after = rejudge(factory.workspace, factory.ledger, strict, 1)
+    assert [change.query_id for change in after.changes] == [IDS["chatty"]]
+    factory.ledger.append(after.rows)
+    rows = made_rows(factory.ledger)
+    fallen = {
+        (row["status"], row["reason"]) for row in rows if IDS["chatty"] in row["made_of_json"]
+    }
+    assert fallen == {("rejected", "origin")}
+    others = [row["status"] for row in rows if IDS["chatty"] not in row["made_of_json"]]
+    assert others and set(others) == {"accepted"}
+    assert len(factory.ledger.query("from accepted").rows) == 1
+
+
+# -- looking -------------------------------------------------------------------------------------
+
+
+def test_made_samples_are_shown_listed_and_exported(
+    finished: Factory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = finished.workspace.root
+    rows = {row["made_by"]: row for row in made_rows(finished.ledger)}
+    shown = run_factory("show", rows["withheld"]["query_id"], cwd=root).stdout
+    assert f"made by withheld of {json.loads(rows['withheld']['made_of_json'])[0]}" in shown
+    assert rows["withheld"]["answer"] in shown
+    whole = run_factory("show", IDS["good"], "--raw", cwd=root).stdout
+    assert f"made of it {rows['join']['query_id']} by join, accepted" in whole
+    assert '"people": 4' in run_factory("show", rows["join"]["query_id"], "--raw", cwd=root).stdout
+    assert "nothing was rejected" in run_factory("rejects", "--made", cwd=root).stdout
+    done = run_factory("export", "trl", str(tmp_path / "a.jsonl"), cwd=root)
+    assert "2 samples" in done.stdout and "5 samples that rounds made" in done.stderr
+    done = run_factory("export", "trl", str(tmp_path / "b.jsonl"), "--made", cwd=root)
+    assert "7 samples" in done.stdout and not done.stderr
+    lines = (tmp_path / "b.jsonl").read_text(encoding="utf-8").splitlines()
+    said = [json.loads(line)["messages"][-1] for line in lines]
+    assert [m["content"] for m in said].count(rows["withheld"]["answer"]) == 2
+    print_card(finished.ledger, 1, finished.workspace)
+    assert "made   2 distractors, 2 withheld, 1 join (0 rejected)" in capsys.readouterr().out
