@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from itertools import chain
+from typing import NamedTuple
 
 from factory.domain.canon import to_json
 from factory.domain.jsontext import show
@@ -126,6 +127,14 @@ class Sample:
         }
 
 
+class _Heard(NamedTuple):
+    """The answers to a query, what the rules find in each, and their vote."""
+
+    answers: Sequence[ParsedCalls]
+    found: Sequence[Sequence[Verdict]]
+    vote: Vote
+
+
 @dataclass(slots=True, kw_only=True)
 class Trail:
     """A sample in the making: each method takes a stage's answers; what ends it gives the Sample.
@@ -179,36 +188,22 @@ class Trail:
             found = _make_verdict("code", "name_taken", message)
             self._verdicts.append(replace(found, subject=f"code:{tool.id}", severity="warn"))
 
-    def judge_calls(self, tools: tuple[Tool, ...], reply: Reply) -> Sample:
-        """Vote on the answers to a query with these tools, and judge each of them (A5)."""
+    def wants_more(self, tools: tuple[Tool, ...], reply: Reply) -> bool:
+        """Whether too few of the answers agree for one to win."""
+        if all(completion.finish_reason in UNJUDGED for completion in reply.completions):
+            return False
+        return self._hear(tools, reply, None).vote.reason in ("vote_below_min", "vote_tie")
+
+    def judge_calls(
+        self, tools: tuple[Tool, ...], reply: Reply, more: Reply | None = None
+    ) -> Sample:
+        """Vote on the answers to a query with these tools, and judge each of them (A5); on `more`
+        answers too, where those did not agree.
+        """
         if (unjudged := self._find_unjudged("calls", reply)) is not None:
             return self._close("unjudged", "calls", unjudged, tools)
-        known: dict[str, frozenset[str]] = {}
-        for tool in tools:
-            known |= text_arguments(tool.name, tool.arguments.get("properties"))
-        answers = read_completions(reply.completions, known)
-        found = [
-            check_calls(
-                answer,
-                tools,
-                rulebook=self.judgement.rulebook,
-                query=self.query.text,
-                finish_reason=completion.finish_reason,
-                subject=f"sample:{index}",
-            )
-            for index, (answer, completion) in enumerate(
-                zip(answers, reply.completions, strict=True)
-            )
-        ]
+        answers, found, result = self._hear(tools, reply, more)
         self._verdicts += chain.from_iterable(found)
-        result = vote(
-            answers,
-            tools,
-            minimum=self.judgement.vote.minimum or None,
-            plurality=self.judgement.vote.plurality,
-            logprobs=[c.logprob / max(1, len(c.token_ids)) for c in reply.completions],
-            barred=_find_barred(answers, found, self.judgement.vote.bar),
-        )
         calls: tuple[Call, ...] = ()
         reject: Verdict | None = None
         if result.winner is not None:
@@ -223,6 +218,35 @@ class Trail:
             return self._close("rejected", "vote", cause, tools, vote=result)
         status: Status = "rejected" if reject else "accepted"
         return self._close(status, "calls", reject, tools, calls, result)
+
+    def _hear(self, tools: tuple[Tool, ...], reply: Reply, more: Reply | None) -> _Heard:
+        """Read the answers, judge each, and count their votes."""
+        known: dict[str, frozenset[str]] = {}
+        for tool in tools:
+            known |= text_arguments(tool.name, tool.arguments.get("properties"))
+        completions = (*reply.completions, *(more.completions if more is not None else ()))
+        answers = read_completions(completions, known)
+        found = [
+            check_calls(
+                answer,
+                tools,
+                rulebook=self.judgement.rulebook,
+                query=self.query.text,
+                finish_reason=completion.finish_reason,
+                subject=f"sample:{index}",
+            )
+            for index, (answer, completion) in enumerate(zip(answers, completions, strict=True))
+        ]
+        section = self.judgement.vote
+        result = vote(
+            answers,
+            tools,
+            minimum=section.needed(len(reply.completions), len(completions)),
+            plurality=section.plurality,
+            logprobs=[c.logprob / max(1, len(c.token_ids)) for c in completions],
+            barred=_find_barred(answers, found, section.bar),
+        )
+        return _Heard(answers, found, result)
 
     def _judge_logged(
         self, calls: tuple[Call, ...], tools: tuple[Tool, ...], won: tuple[Call, ...] | None

@@ -112,6 +112,10 @@ SAMPLED_BY = (
     *("$.tools.temperature", "$.codes.retrieve", "$.codes.keep", "$.codes.decode"),
 )
 """Of a recipe, what decides how varied samples are besides the model and the requests."""
+SAMPLED_MORE_BY = tuple(
+    f"$.calls.{key}" for key in ("more", "more_temperature", "more_order", "more_constrain")
+)
+"""The same, where calls.more is not 0; older recipes have none of these."""
 
 
 def first_round_like(past: Source, number: int, line: Sequence[str]) -> int | None:
@@ -131,6 +135,8 @@ def first_round_like(past: Source, number: int, line: Sequence[str]) -> int | No
         made as (
           select r.round, r.checkpoint_id, asked.sources,
                  json_extract(nullif(r.recipe_json, ''), $keys) as settings,
+                 case when json_extract_string(nullif(r.recipe_json, ''), '$.calls.more') <> '0'
+                   then json_extract(r.recipe_json, $more) end as more,
                  (select count(distinct tool_id) from tool
                   where origin not in ('round', 'checkpoint')
                     and added_at <= r.started_at) as num_tools
@@ -140,6 +146,7 @@ def first_round_like(past: Source, number: int, line: Sequence[str]) -> int | No
         join made as this
           on made.sources is not distinct from this.sources
          and made.settings is not distinct from this.settings
+         and made.more is not distinct from this.more
          and made.num_tools = this.num_tools
         where this.round = $number and made.round < $number
           and list_contains($line, made.checkpoint_id)
@@ -150,6 +157,7 @@ def first_round_like(past: Source, number: int, line: Sequence[str]) -> int | No
         "line": list(line),
         "lesson": LESSON,
         "keys": list(SAMPLED_BY),
+        "more": list(SAMPLED_MORE_BY),
     }
     found = past.query(sql, values).rows[0][0]
     return None if found is None else int(found)

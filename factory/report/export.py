@@ -284,6 +284,8 @@ def _losers(row: Line) -> list[str]:
     votes = {number: classes.count(number) for number in classes}
     first: dict[int, Line] = {}
     for answer in row["answers"]:
+        if answer["number"] >= len(classes):  # asked for more, and not in the vote that counts
+            continue
         first.setdefault(classes[answer["number"]], answer)
     first.pop(classes[row["winner"]], None)
 

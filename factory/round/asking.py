@@ -25,6 +25,9 @@ from factory.round.sampler import Proposal, find_namesakes
 from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
 from factory.workspace.recipe import Recipe
 
+MORE = "more"
+"""Subject of the calls that are asked for where the first n do not agree."""
+
 
 def logged_reply(query_id: str, text: str) -> Reply:
     """What a log has, as an answer."""
@@ -133,20 +136,52 @@ class Asking:
 
     async def call(self, shown: tuple[Tool, ...]) -> Reply:
         """n samples of calls by top-k sampling (algorithms §1.4, A4)."""
+        calls = self.recipe.calls
+        return await self._call(
+            "calls", shown, calls.n, temperature=calls.temperature, constrain=calls.constrain
+        )
+
+    @property
+    def has_more(self) -> bool:
+        return self.recipe.calls.more > 0
+
+    async def call_more(self, shown: tuple[Tool, ...]) -> Reply:
+        """More samples, drawn otherwise."""
+        calls = self.recipe.calls
+        return await self._call(
+            MORE,
+            shown[::-1] if calls.more_order == "reversed" else shown,
+            calls.more,
+            first=calls.n,
+            temperature=calls.more_temperature,
+            constrain=calls.more_constrain,
+        )
+
+    async def _call(
+        self,
+        stage: str,
+        shown: tuple[Tool, ...],
+        n: int,
+        *,
+        temperature: float,
+        constrain: str,
+        first: int = 0,
+    ) -> Reply:
+        """n samples of calls, counted from `first` on."""
         calls, documents = self.recipe.calls, [tool.document for tool in shown]
         constraint = None
-        if calls.constrain == "schema":
+        if constrain == "schema":
             constraint = Constraint(tools=tuple(documents), form="calls")
         request = Request(
-            id=f"{self.query.id}/calls",
+            id=f"{self.query.id}/{stage}",
             messages=invocation_messages(self.query.text, documents, self.prompts),
             sampling=Sampling(
-                n=calls.n,
-                temperature=calls.temperature,
+                n=n,
+                temperature=temperature,
                 top_k=calls.top_k,
                 top_p=calls.top_p,
                 max_tokens=calls.max_tokens,
-                seed=self._seed("calls"),
+                seed=self._seed(stage),
             ),
             constraint=constraint,
         )
@@ -154,7 +189,8 @@ class Asking:
         if reply.completions[0].finish_reason == SCHEMA_UNSUPPORTED:
             request = replace(request, constraint=None)
             (reply,) = await self.engine.sample([request])
-        self._keep("calls", "", request, reply, "calls/system")
+        subject = MORE if stage == MORE else ""
+        self._keep("calls", subject, request, reply, "calls/system", first)
         return reply
 
     def _ask_with(self, prompt: str, **values: object) -> Message:
@@ -163,8 +199,16 @@ class Asking:
     def _seed(self, stage: str) -> int:
         return derive_seed(self.recipe.seed, self.round_number, self.query.id, stage)
 
-    def _keep(self, stage: str, subject: str, request: Request, reply: Reply, prompt: str) -> None:
-        """Keep every raw output of a reply."""
+    def _keep(
+        self,
+        stage: str,
+        subject: str,
+        request: Request,
+        reply: Reply,
+        prompt: str,
+        first: int = 0,
+    ) -> None:
+        """Keep every raw output of a reply, numbered from `first` on."""
         sampling, constraint = request.sampling, request.constraint
         bound = {"constrain": "schema"} if constraint is not None and constraint.tools else {}
         searched = {"decode": "beam"} if sampling.beam else {}
@@ -189,7 +233,7 @@ class Asking:
                 "sampling_json": sampling_json,
                 "prompt_sha": self.prompts.sha(prompt),
                 "checkpoint_id": self.engine.checkpoint.id,
-                "sample_index": index,
+                "sample_index": first + index,
                 "text": completion.text,
                 "finish_reason": completion.finish_reason,
                 "num_tokens": len(completion.token_ids),

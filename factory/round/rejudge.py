@@ -29,6 +29,7 @@ from factory.judge.verdicts import check_tools, first_reject
 from factory.ledger import history
 from factory.ledger.database import Ledger, Source
 from factory.ledger.tables import Batch, JudgementRow, merge
+from factory.round.asking import MORE
 from factory.round.judging import find_over_round
 from factory.round.making import judge_made
 from factory.round.sampler import Proposal, find_namesakes, sample_query
@@ -79,6 +80,13 @@ class Recorded:
 
     async def call(self, shown: tuple[Tool, ...]) -> Reply:
         return self.replies["calls", ""]
+
+    @property
+    def has_more(self) -> bool:
+        return ("calls", MORE) in self.replies
+
+    async def call_more(self, shown: tuple[Tool, ...]) -> Reply:
+        return self.replies["calls", MORE]
 
     def _usable_ids(self) -> set[str]:
         """Every document of its answer that any setting of the rules could have let pass."""

@@ -42,6 +42,13 @@ class Answerer(Protocol):
     async def call(self, shown: tuple[Tool, ...]) -> Reply:
         """n answers with calls."""
 
+    @property
+    def has_more(self) -> bool:
+        """Whether it answers on where those do not agree."""
+
+    async def call_more(self, shown: tuple[Tool, ...]) -> Reply:
+        """Those answers."""
+
 
 def find_namesakes(found: Iterable[Tool], shown: Sequence[Tool]) -> list[Tool]:
     """The tools that are not shown and whose name one of the shown has: a call means that one."""
@@ -72,4 +79,7 @@ async def sample_query(
     # Of a record only: what passes now was not shown then, and cannot have been called.
     if not {tool.id for tool in tools} & {tool.id for tool in shown}:
         return trail.close_without_own(shown)
-    return trail.judge_calls(shown, await answerer.call(shown))
+    reply, more = await answerer.call(shown), None
+    if answerer.has_more and trail.wants_more(shown, reply):
+        more = await answerer.call_more(shown)
+    return trail.judge_calls(shown, reply, more)

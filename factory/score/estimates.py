@@ -59,6 +59,22 @@ def summarise(
     )
 
 
+def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share, 95 % by default, in percent; all of it where there is none.
+
+    >>> [round(bound, 1) for bound in wilson(95, 100)]
+    [88.8, 97.8]
+    """
+    if not total:
+        return 0.0, 100.0
+    share, spread = right / total, z * z / total
+    middle, half = (
+        share + spread / 2,
+        z * math.sqrt(share * (1 - share) / total + spread / (4 * total)),
+    )
+    return 100 * (middle - half) / (1 + spread), 100 * (middle + half) / (1 + spread)
+
+
 def paired_delta(
     before: Sequence[ItemScore],
     after: Sequence[ItemScore],

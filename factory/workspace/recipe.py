@@ -11,6 +11,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -225,6 +226,8 @@ class CodesSection(Section):
 class CallsSection(Section):
     """Sampling calls (algorithms A4)."""
 
+    LATER = frozenset({"more", "more_constrain", "more_order", "more_temperature"})
+
     n: int = Field(5, ge=1, le=256)
     temperature: float = Field(0.7, ge=0, le=2)
     top_k: int = Field(40, ge=0)
@@ -233,21 +236,39 @@ class CallsSection(Section):
     constrain: Literal["none", "schema"] = "none"
     """`schema` binds each answer to calls of the candidates under their own schemas: none falls for
     a wrong type or name, so rejects teach nothing of them, and no answer can decline to call."""
+    more: int = Field(0, ge=0, le=256)
+    """Samples more for a request whose first n have no winner; the vote is then over all."""
+    more_temperature: float = Field(1.0, ge=0, le=2)
+    """Of those."""
+    more_order: Literal["reversed", "same"] = "reversed"
+    """In which order the tools are shown to them."""
+    more_constrain: Literal["none", "schema"] = "none"
+    """As `constrain`, for those alone."""
 
 
 class VoteSection(Section):
     """Voting (algorithms A7)."""
 
-    LATER = frozenset({"bar"})
+    LATER = frozenset({"bar", "more"})
 
     minimum: int = Field(0, ge=0)
     """Votes the winner needs; 0 is a strict majority of n."""
+    more: int = Field(0, ge=0)
+    """Votes it needs of all samples where calls.more were drawn; 0 is the same share of them."""
     plurality: bool = False
     """Most votes win, whatever their number (ToolDev as published)."""
     bar: tuple[Annotated[str, Field(pattern="^(reject|call/[a-z_]+)$")], ...] = ()
     """What takes a sample its vote, though it counts in n: `reject` is any rule that rejects it,
     other words are ids of rules, which may only warn. Without any, rules judge the winner alone
     (ToolDev as published)."""
+
+    def needed(self, first: int, total: int) -> int | None:
+        """Votes that win among `total` samples, `first` of them the first n; None is a strict
+        majority.
+        """
+        if total == first:
+            return self.minimum or None
+        return self.more or ceil(self.minimum * total / first) or None
 
 
 class MakeSection(Section):
@@ -478,6 +499,8 @@ class Recipe(Section):
     def _minimum_can_be_reached(self) -> Recipe:
         if self.vote.minimum > self.calls.n:
             raise ValueError("vote.minimum must not exceed calls.n")
+        if self.vote.more > self.calls.n + self.calls.more:
+            raise ValueError("vote.more must not exceed calls.n and calls.more together")
         return self
 
     @model_validator(mode="after")

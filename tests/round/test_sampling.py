@@ -267,6 +267,95 @@ def test_plurality_among_those_that_may_vote() -> None:
     assert outcome(TOOLS, [FOREIGN] * 4 + [RIGHT], recipe=plural)["status"] == "accepted"
 
 
+FIVE_AND_TEN = Recipe.model_validate({"calls": {"more": 10}})
+SPLIT = [RIGHT, RIGHT, call(people=1), call(people=2), "?"]
+
+
+def tell_more(first: Sequence[str], more: Sequence[str]) -> Callable[[Request], Sequence[str]]:
+    def tell(request: Request) -> Sequence[str]:
+        return {"tools": [TWO_TOOLS], "calls": first, "more": more}[request.id.split("/")[1]]
+
+    return tell
+
+
+TWO_TOOLS = (
+    f"<tools>\n{json.dumps(DOCUMENT)}\n{json.dumps({**DOCUMENT, 'name': 'other'})}\n</tools>"
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "vote", "status", "votes"),
+    [
+        ([RIGHT] * 6 + ["?"] * 4, {}, "accepted", 8),  # a strict majority of 15
+        ([RIGHT] * 5 + ["?"] * 5, {}, "rejected", 7),
+        ([RIGHT] * 7 + ["?"] * 3, {"minimum": 3}, "accepted", 9),  # three of five of fifteen
+        ([RIGHT] * 6 + ["?"] * 4, {"minimum": 3}, "rejected", 8),
+        ([RIGHT] * 6 + ["?"] * 4, {"minimum": 3, "more": 8}, "accepted", 8),
+        ([call(people=4, city="Porto")] * 10, {}, "accepted", 10),
+    ],
+)
+def test_more_answers_are_asked_for_where_none_wins(
+    more: Sequence[str], vote: dict[str, int], status: str, votes: int
+) -> None:
+    recipe = Recipe.model_validate({"calls": {"more": 10}, "vote": vote})
+    rows = run(ReplayEngine(tell_more(SPLIT, more)), recipe=recipe)
+    (sample,), (counted,) = rows["sample"], rows["vote"]
+    assert (sample["status"], counted["votes"], counted["num_samples"]) == (status, votes, 15)
+    calls = [row for row in rows["generation"] if row["stage"] == "calls"]
+    assert [row["sample_index"] for row in calls] == list(range(15))
+    assert [row["subject"] for row in calls] == [""] * 5 + ["more"] * 10
+    assert len({row["seed"] for row in calls}) == 15
+    subjects = {str(v["subject"]) for v in rows["verdict"] if v["reason"] == "no_tool_call"}
+    assert subjects == {f"sample:{i}" for i, text in enumerate([*SPLIT, *more]) if text == "?"}
+
+
+@pytest.mark.parametrize(
+    ("constrain", "order"), [("none", "reversed"), ("schema", "same"), ("schema", "reversed")]
+)
+def test_more_answers_are_drawn_otherwise(constrain: str, order: str) -> None:
+    settings = {"more": 3, "more_temperature": 1.3, "more_constrain": constrain}
+    recipe = Recipe.model_validate({"calls": {**settings, "more_order": order}})
+    engine = ReplayEngine(tell_more(SPLIT, [RIGHT] * 3))
+    rows = run(engine, recipe=recipe)
+    first, again = engine.requests[-2:]
+    assert (again.sampling.n, again.sampling.temperature) == (3, 1.3)
+    assert first.sampling.temperature == 0.7 and first.constraint is None
+    assert (again.constraint is not None) == (constrain == "schema")
+    shown = [
+        [request.messages[0].content.index(f'"{name}"') for name in ("book_table", "other")]
+        for request in (first, again)
+    ]
+    assert shown[0] == sorted(shown[0])
+    assert (shown[1] == sorted(shown[1])) == (order == "same")
+    told = [json.loads(str(r["sampling_json"])) for r in rows["generation"] if r["subject"]]
+    assert [each["temperature"] for each in told] == [1.3] * 3
+    assert rows["sample"][0]["agreement"] == 5 / 8
+
+
+@pytest.mark.parametrize(
+    "first", [[RIGHT] * 3 + ["?"] * 2, ["?"] * 3 + [RIGHT] * 2, [call(people="4")] * 5]
+)
+def test_no_more_answers_are_asked_for_where_one_wins_or_most_call_nothing(
+    first: Sequence[str],
+) -> None:
+    engine = ReplayEngine(tell_more(first, []))
+    rows = run(engine, recipe=FIVE_AND_TEN)
+    assert [r.id.split("/")[1] for r in engine.requests] == ["tools", "calls"]
+    assert rows["vote"][0]["num_samples"] == 5
+
+
+def test_barred_answers_may_ask_for_more() -> None:
+    recipe = Recipe.model_validate({"calls": {"more": 10}, "vote": {"bar": ["reject"]}})
+    first = [call(people="4")] * 3 + [RIGHT] * 2
+    rows = run(ReplayEngine(tell_more(first, [RIGHT] * 10)), recipe=recipe)
+    assert rows["sample"][0]["status"] == "accepted" and rows["vote"][0]["votes"] == 12
+
+
+def test_votes_of_more_are_bounded() -> None:
+    with pytest.raises(ValueError, match=r"vote\.more must not exceed"):
+        Recipe.model_validate({"calls": {"more": 2}, "vote": {"more": 8}})
+
+
 class ShortEngine(ReplayEngine):
     """A model whose context the invocation prompt does not fit."""
 

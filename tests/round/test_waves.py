@@ -1,4 +1,4 @@
-"""`factory round --accept`: waves of requests until exactly so many samples are accepted."""
+"""Drawing on: requests until so many samples are accepted, answers where too few agree."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def tell(request: Request) -> Sequence[str]:
     if stage == "tools":
         return ["<tools>\n" + "\n".join(map(json.dumps, item.tools)) + "\n</tools>"]
     texts = [render_calls(item.calls)] * 5
-    return texts if number % 3 else [*texts[:2], "?", "??", "<tool_call>"]
+    if stage == "more":
+        return texts * 2 if number % 2 else ["?"] * 10
+    return texts if number % 3 else [*texts[:2], "?", "<tool_call>", "<tool_call>"]
 
 
 class Dying(ReplayEngine):
@@ -84,11 +86,16 @@ class Notes(PlainMonitor):
 
 
 def open_factory(
-    empty: Workspace, folder: Path, pool: Sequence[Query] | None = None, **values: int
+    empty: Workspace,
+    folder: Path,
+    pool: Sequence[Query] | None = None,
+    more: int = 0,
+    **values: int,
 ) -> Factory:
     """A factory with a ledger of its own over the one workspace."""
     settings = load_settings(empty)
-    given_values = {"codes.coder": '"none"', **{k: str(v) for k, v in values.items()}}
+    given_values = {"codes.coder": '"none"', "calls.more": str(more)}
+    given_values |= {key: str(value) for key, value in values.items()}
     resolved = load_recipe(empty, settings.recipe, given_values)
     factory = load_factory(empty, settings, resolved, Notes(), pool)
     folder.mkdir(exist_ok=True)
@@ -247,3 +254,22 @@ def test_the_plan_shows_the_budget_and_flags_do_not_mix(empty: Workspace) -> Non
     assert "as many as it takes" in both.stderr
     low = run_factory("round", "--accept", "50", "--budget", "8", cwd=empty.root, code=2)
     assert "a budget of 8 requests" in low.stderr
+
+
+def test_more_answers_are_judged_again_as_they_were(empty: Workspace, tmp_path: Path) -> None:
+    factory = open_factory(empty, tmp_path / "state", more=10)
+    start(factory, 12)
+    factory = run_sampling(factory, ReplayEngine(tell))
+    finish(factory)
+    sql = "select num_samples, count(*), count(winner) from vote group by 1 order by 1"
+    assert rows_of(factory.ledger, sql) == [(5, 8, 8), (15, 4, 2)]
+    rulebook = Rulebook.load(empty, {})
+    again = rejudge(empty, factory.ledger, rulebook, 1)
+    assert again.changes == ()
+    before = rows_of(factory.ledger, "select query_id, classes_json from vote order by 1")
+    rows = again.rows["vote"]
+    assert sorted((row["query_id"], row["classes_json"]) for row in rows) == before
+    # Two of five win now, so that nobody would have asked for more.
+    given = load_recipe(empty, "cpu", {"vote.minimum": "2"})
+    fewer = rejudge(empty, factory.ledger, rulebook, 1, given).rows["vote"]
+    assert {row["num_samples"] for row in fewer} == {5}
