@@ -7,21 +7,15 @@ and take any memory. The child goes on with the command; its parent waits, and d
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
-from pathlib import Path
 
 import typer
 
 from factory.domain.failures import InputError
-from factory.engines.child import die_with_parent
+from factory.domain.limits import QUERY_BYTES, die_with_parent, limit_memory
 from factory.ledger.interrupt import end_at_deadlines
 
-MEMORY_BYTES = 5 << 30
-"""Address space beyond what the command has: DuckDB's own limit, and room for its answer."""
-THREAD_BYTES = 80 << 20
-"""Of each thread: its stack and what the allocator sets aside for it."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -42,7 +36,7 @@ def go_on_apart(timeout: float) -> None:
             # By the system, at once: Python would have to wait for DuckDB.
             signal.signal(number, signal.SIG_DFL)
         end_at_deadlines()
-        _limit_memory()
+        limit_memory(QUERY_BYTES)
         return
     try:
         # It stays a child: a signal that comes as it ends finds it there to kill.
@@ -67,12 +61,3 @@ def go_on_apart(timeout: float) -> None:
         f"the query was ended by {signal.Signals(-code).name}",
         remedy="it may have needed more memory than there is: narrow it",
     )
-
-
-def _limit_memory() -> None:
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-    has = pages * os.sysconf("SC_PAGE_SIZE")
-    wanted = has + MEMORY_BYTES + THREAD_BYTES * (os.cpu_count() or 1)
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    if most == resource.RLIM_INFINITY or wanted < most:
-        resource.setrlimit(resource.RLIMIT_AS, (wanted, wanted))

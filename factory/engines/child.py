@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import queue
@@ -29,6 +28,7 @@ from typing import Any
 
 from factory.domain import failures
 from factory.domain.exhausted import OUT_OF_MEMORY, is_out_of_memory
+from factory.domain.limits import die_with_parent
 from factory.engines.scratch import Scratch
 
 _SETTINGS = """
@@ -56,7 +56,6 @@ SMALLER = "give it more memory: end what else uses it (`nvidia-smi`, `free -g`),
 """Remedy of a child whose memory ran out, and that has no setting for it."""
 STOP_SECONDS = 5.0
 """How long a child may take to end by itself once its channel is closed."""
-PR_SET_PDEATHSIG = 1
 
 
 def child_environment(threads: int, gpus: Sequence[str] = ()) -> dict[str, str]:
@@ -351,11 +350,3 @@ def _exit(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when its parent's thread ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from factory.domain.canon import query_id, tool_id
 from factory.domain.failures import ContentError
 from factory.domain.records import Call, Candidate, Past, PastQuery, Query, Tool, Verdict
+from factory.judge.bench import Bench
 from factory.judge.rulebook import Case, Limit, Rule, Rulebook, RuleStage
-from factory.judge.sets import judge_round, open_bench
+from factory.judge.sets import judge_round
 from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote
 from factory.judge.vote import vote
 from factory.tools.dialects import to_document
 from factory.workspace.checking import check_table
 from factory.workspace.prompts import Prompts
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +34,14 @@ class CaseFailure:
     """What was expected and what came."""
 
 
-def run_cases(rulebook: Rulebook) -> list[CaseFailure]:
+def run_cases(rulebook: Rulebook, bench: Bench | None = None) -> list[CaseFailure]:
     """Runs every rule's cases, switched-off rules too."""
     rules = {name: replace(rule, active=True) for name, rule in rulebook.rules.items()}
     whole = replace(rulebook, rules=rules)
     failures = []
-    with closing(open_bench()) as bench:
+    with nullcontext(bench) if bench else closing(Bench()) as used:
         for case in rulebook.cases:
-            verdicts = judge_case(case, whole, bench)
+            verdicts = judge_case(case, whole, used)
             fired = any(verdict.rule == case.rule for verdict in verdicts)
             if fired == case.accept:
                 expected = "let pass" if case.accept else "caught"
@@ -54,7 +52,7 @@ def run_cases(rulebook: Rulebook) -> list[CaseFailure]:
 
 
 def check_content(prompts: Prompts, rulebook: Rulebook) -> None:
-    """Render every prompt's example and judge every rule's cases, in less than a second: a bad
+    """Render every prompt's example and judge every rule's cases, in about a second: a bad
     prompt or rule stops before a model is loaded.
 
     A set rule is tried on one request besides, so that one without cases is known to run.
@@ -64,10 +62,12 @@ def check_content(prompts: Prompts, rulebook: Rulebook) -> None:
     """
     prompts.check()
     request = Candidate(query=Query(id="q_0", text="Book a table for 4.", source="trial"))
-    for stage in get_args(RuleStage):
-        judge_round(rulebook.rules, [request], Past(), [], stage=stage)
+    with closing(Bench()) as bench:
+        for stage in get_args(RuleStage):
+            judge_round(rulebook.rules, [request], Past(), [], stage=stage, bench=bench)
+        failures = run_cases(rulebook, bench)
     own = prompts.workspace.root / "rules"
-    for failure in run_cases(rulebook):
+    for failure in failures:
         if Path(failure.where.rpartition(":")[0]).is_relative_to(own):
             raise ContentError(
                 f"rule {failure.rule} fails a case: {failure.message}",
@@ -76,9 +76,7 @@ def check_content(prompts: Prompts, rulebook: Rulebook) -> None:
             )
 
 
-def judge_case(
-    case: Case, rulebook: Rulebook, bench: DuckDBPyConnection | None = None
-) -> tuple[Verdict, ...]:
+def judge_case(case: Case, rulebook: Rulebook, bench: Bench | None = None) -> tuple[Verdict, ...]:
     """All verdicts on a case's record; of a set rule's case, those of the rule itself.
 
     Raises ContentError with file, line and key where the keys do not fit the subject.
@@ -210,7 +208,7 @@ class SetCase(CaseContent):
     benchmark: list[CaseQuestion] = []
     limits: dict[str, Limit] = {}
 
-    def judge(self, rule: Rule, bench: DuckDBPyConnection | None) -> tuple[Verdict, ...]:
+    def judge(self, rule: Rule, bench: Bench | None) -> tuple[Verdict, ...]:
         rule = replace(rule, limits=rule.limits | self.limits)
         past = [sample.candidate() for sample in self.history]
         items = [q.model_copy(update={"id": str(n)}) for n, q in enumerate(self.benchmark)]

@@ -1,19 +1,19 @@
-"""Rules over many samples: one SELECT each, on a private, locked, in-memory DuckDB.
+"""Rules over many samples: one SELECT each, on a private, locked, in-memory DuckDB in a child.
 
 A rule `rules/round/<name>.sql` returns one row a finding: `query_id` of the candidate, `detail`
-(the verdict's message), and where it helps `subject` and `path`. It reads the tables below; only
-those that some rule names are filled. `$name` in it is a limit of `<name>.toml`. The connection
-reaches no file, extension or setting, and is bounded in memory, threads and time.
+(the verdict's message), and where it helps `subject` and `path`. It reads the tables that
+factory.judge.bench_child makes; only those that some rule names are filled. `$name` in it is a
+limit of `<name>.toml`. The connection reaches no file, extension or setting, and is bounded in
+memory, threads and time.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -22,104 +22,20 @@ from factory.domain.failures import ContentError
 from factory.domain.jsontext import walk
 from factory.domain.plaintext import printable, storable
 from factory.domain.records import Call, Candidate, HeldOut, Past, PastQuery, Tool, Verdict
+from factory.judge.bench import Bench, Unfinished
+from factory.judge.bench_child import TABLES
 from factory.judge.keys import make_key
 from factory.judge.rulebook import Rule, RuleStage
 from factory.judge.similarity import Lists, describe
 from factory.judge.wording import fold_wording, fold_words, read_sense
-from factory.ledger.database import READER_CONFIG
-from factory.ledger.interrupt import interrupted_after
 from factory.tools.words import read_type
 
 TIMEOUT_SECONDS = 300.0
 """The longest that one rule may run."""
-LIMITS: dict[str, str | bool | int | float | list[str]] = {"memory_limit": "4GB", "threads": 2}
 MAX_FINDINGS = 16
 """Findings of one rule, for each candidate at most on average; more is a runaway join."""
 MESSAGE_CHARS = 400
 """Longest message kept."""
-
-SENSE = "struct(marks varchar[], signs varchar[], units varchar[], heard varchar[])"
-"""What nearly equal texts must have in common to ask the same (factory.judge.wording)."""
-
-TABLES = {
-    "candidate": f"""
-create table candidate (
-  place bigint,          -- order in which requests came: history first, then by draw
-  query_id varchar,
-  query varchar,
-  words varchar,         -- its words and signs, case folded, one blank between them
-  sense {SENSE},
-  wording varchar,       -- the words with numbers and the values of its calls masked as _
-  calls_json varchar,    -- the calls that won the vote
-  calls_key varchar,     -- equal where calls mean the same; null without calls
-  shingles uinteger[],   -- distinct hashes of the words' character 5-grams
-  bands ubigint[],       -- MinHash bands of the shingles: near-duplicates share at least one
-  grams ubigint[]        -- distinct hashes of the word 8-grams
-)""",
-    "history": f"""
-create table history (   -- earlier rounds' accepted samples
-  place bigint,
-  round integer,
-  query_id varchar,
-  query varchar,
-  words varchar,
-  sense {SENSE},
-  calls_key varchar,
-  shingles uinteger[],
-  bands ubigint[],
-  grams ubigint[]
-)""",
-    "candidate_tool": """
-create table candidate_tool (
-  query_id varchar,
-  tool_id varchar,
-  called boolean         -- whether one of the sample's calls names it
-)""",
-    "tool": """
-create table tool (      -- every document of the round and its history, once
-  tool_id varchar,
-  place bigint,          -- order in which documents came, history first
-  name varchar,          -- its words in lower case, joined by _
-  parameters varchar[],  -- sorted names
-  signature varchar,     -- name, then each parameter's name and type, sorted
-  description varchar,
-  document_json varchar,
-  shingles uinteger[],   -- of the description's words
-  bands ubigint[]
-)""",
-    "benchmark": f"""
-create table benchmark ( -- every question that the model is scored on
-  item varchar,          -- benchmark and item id, e.g. home/simple_7
-  sha varchar,           -- hash of the benchmark's content
-  query varchar,
-  words varchar,
-  sense {SENSE},
-  shingles uinteger[],
-  bands ubigint[],
-  grams ubigint[]
-)""",
-    "benchmark_tool": """
-create table benchmark_tool (
-  item varchar,
-  sha varchar,
-  name varchar,
-  parameters varchar[],
-  signature varchar
-)""",
-}
-"""What a rule may read, by name."""
-
-JACCARD = """
-create macro jaccard_of(a, b) as
-  len(list_intersect(a, b)) / greatest(1, len(a) + len(b) - len(list_intersect(a, b)))
-"""
-"""Jaccard similarity of two lists of distinct values."""
-
-SAME_SENSE = """
-create macro same_sense(a, b) as
-  a.marks = b.marks and list_has_all(a.heard, b.units) and list_has_all(b.heard, a.units)
-"""
-"""Whether two texts have the same numbers with sign and unit, operators, emoji and negations."""
 
 
 def judge_round(
@@ -130,12 +46,12 @@ def judge_round(
     *,
     stage: RuleStage = "round",
     timeout_seconds: float = TIMEOUT_SECONDS,
-    bench: duckdb.DuckDBPyConnection | None = None,
+    bench: Bench | None = None,
 ) -> dict[str, list[Verdict]]:
     """Verdicts of the active set rules of a stage, by query id; queries without any are left out.
 
     A candidate's verdicts are in the order of the rules' ids. The same input gives the same
-    verdicts. `bench` is a connection of open_bench to use once more, where there are many rounds.
+    verdicts. `bench` is one to use once more, where there are many rounds.
     Raises ContentError with the rule's file where one cannot be run to its end.
     """
     chosen = [
@@ -146,37 +62,20 @@ def judge_round(
     found: dict[str, list[Verdict]] = {candidate.query.id: [] for candidate in candidates}
     if chosen and candidates:
         names = {word for rule in chosen for word in re.findall(r"\w+", rule.sql.lower())}
-        with nullcontext(bench) if bench else closing(open_bench()) as con:
-            _fill(con, names & TABLES.keys(), candidates, past, benchmarks)
-            try:
-                for rule in chosen:
-                    for query_id, verdict in _run(con, rule, found.keys(), timeout_seconds):
-                        found[query_id].append(verdict)
-            finally:
-                con.execute("rollback")
+        tables = _tables(names & TABLES.keys(), candidates, past, benchmarks)
+        with nullcontext(bench) if bench else closing(Bench()) as used:
+            for query_id, verdict in _run(used, tables, chosen, found.keys(), timeout_seconds):
+                found[query_id].append(verdict)
     return {query_id: verdicts for query_id, verdicts in found.items() if verdicts}
 
 
-def open_bench() -> duckdb.DuckDBPyConnection:
-    """A connection with the tables, empty, that reaches nothing outside and cannot be unlocked."""
-    con = duckdb.connect(config=READER_CONFIG | LIMITS)
-    for ddl in (*TABLES.values(), JACCARD, SAME_SENSE):
-        con.execute(ddl)
-    con.execute("set enable_external_access = false")
-    con.execute("set lock_configuration = true")
-    return con
-
-
-def _fill(
-    con: duckdb.DuckDBPyConnection,
+def _tables(
     names: set[str],
     candidates: Sequence[Candidate],
     past: Past,
     benchmarks: Iterable[HeldOut],
-) -> None:
-    """Fill the tables that are named, empty the others, and allow only reading from then on."""
-    for name in TABLES:
-        con.execute(f"truncate {name}")
+) -> dict[str, pa.Table]:
+    """The rows of the tables that are named."""
     questions = list(benchmarks) if names & {"benchmark", "benchmark_tool"} else []
     makers = {
         "candidate": lambda: _candidate_rows(candidates, len(past.queries)),
@@ -186,56 +85,52 @@ def _fill(
         "benchmark": lambda: _benchmark_rows(questions),
         "benchmark_tool": lambda: _benchmark_tool_rows(questions),
     }
-    for name in sorted(names):
-        con.register("batch", makers[name]())
-        con.execute(f"insert into {name} by name from batch")
-        con.unregister("batch")
-    con.execute("begin transaction read only")
+    return {name: makers[name]() for name in sorted(names)}
 
 
 def _run(
-    con: duckdb.DuckDBPyConnection, rule: Rule, known: Iterable[str], timeout_seconds: float
+    bench: Bench,
+    tables: Mapping[str, pa.Table],
+    rules: Sequence[Rule],
+    known: Collection[str],
+    timeout_seconds: float,
 ) -> Iterator[tuple[str, Verdict]]:
-    """A rule's findings, sorted. Raises ContentError."""
-    known = set(known)
-    most = MAX_FINDINGS * len(known)
-    (statement,) = duckdb.extract_statements(rule.sql)
-    limits = {name: rule.limits[name] for name in statement.named_parameters}
+    """The rules' findings, of each sorted. Raises ContentError."""
+    most, left = MAX_FINDINGS * len(known), list(rules)
     try:
-        with interrupted_after(con, timeout_seconds):
-            con.execute(statement, limits)
-            columns = [str(column[0]) for column in con.description or ()]
-            rows = con.fetchmany(most + 1)
-    except duckdb.InterruptException as error:
-        message = f"took longer than {timeout_seconds:g} s and was stopped"
-        raise _refuse(rule, message, "join fewer rows, e.g. on bands") from error
-    except duckdb.OutOfMemoryException as error:
-        message = f"needs more than {LIMITS['memory_limit']} of memory"
-        raise _refuse(rule, message, "join fewer rows, e.g. on bands") from error
-    except duckdb.Error as error:
-        raise _refuse(rule, f"cannot be run: {error}", "mend it") from error
+        for rule, columns, rows in bench.run(tables, rules, most, timeout_seconds):
+            yield from _read(rule, columns, rows, known, most)
+            left.pop(0)
+    except Unfinished as error:
+        raise _refuse(left[0], str(error), error.remedy) from error
+
+
+def _read(
+    rule: Rule, columns: list[str], rows: list[list[str]], known: Collection[str], most: int
+) -> Iterator[tuple[str, Verdict]]:
+    """A rule's findings in its answer. Raises ContentError."""
     unknown = sorted({"query_id", "detail"} ^ set(columns) - {"subject", "path"})
     if unknown:
         message = f"returns the columns {', '.join(columns)}"
         raise _refuse(rule, message, "name them query_id, detail and, if wanted, subject and path")
     if len(rows) > most:
         raise _refuse(rule, f"has more than {most} findings", "return one row a finding")
-    for row in sorted(rows, key=str):
+    for row in rows:
         finding = {"subject": "query", "path": "$"} | dict(zip(columns, row, strict=True))
         if finding["query_id"] not in known:
             message = f"finds {finding['query_id']!r}, which is no candidate"
             raise _refuse(rule, message, "return query_id from the table candidate")
-        yield str(finding["query_id"]), _make_verdict(rule, finding)
+        yield finding["query_id"], _make_verdict(rule, finding)
 
 
-def _make_verdict(rule: Rule, finding: Mapping[str, Any]) -> Verdict:
-    message = printable(str(finding["detail"] or rule.why))
+def _make_verdict(rule: Rule, finding: Mapping[str, str]) -> Verdict:
+    message = printable(finding["detail"] or rule.why)
     return Verdict(
-        subject=str(finding["subject"]),
+        subject=finding["subject"],
         rule=rule.id,
         reason=rule.reason,
         severity=rule.severity,
-        path=str(finding["path"]),
+        path=finding["path"],
         message=message if len(message) <= MESSAGE_CHARS else message[: MESSAGE_CHARS - 1] + "…",
     )
 

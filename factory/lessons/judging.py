@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from factory.domain.canon import canonical_json, digest, query_id
 from factory.domain.records import Candidate, HeldOut, Past, Query, Tool, Verdict
+from factory.judge.bench import Bench
 from factory.judge.rulebook import Rulebook
 from factory.judge.sample import Sample
-from factory.judge.sets import judge_round, open_bench
+from factory.judge.sets import judge_round
 from factory.judge.verdicts import check_calls, check_document, first_reject
 from factory.lessons.catalogue import Catalogue, make_tool, names_of
 from factory.lessons.moves import Move, find_given, find_moves, judge_moves
@@ -300,7 +301,7 @@ def _judge_together(
     asked = [_as_asked(row) for row in rows if row.tools or row.lesson.query]
     later = {row.query.id: _ask_later(row) for row in rows if row.lesson.turns}
     candidates = [candidate for candidate in asked if candidate.tools]
-    with closing(open_bench()) as bench:
+    with closing(Bench()) as bench:
         everything = [*asked, *(each for several in later.values() for each in several)]
         drawn = judge_round(rules, everything, Past(), held_out, stage="draw", bench=bench)
         together = judge_round(rules, candidates, Past(), held_out, bench=bench)

@@ -18,9 +18,10 @@ from pathlib import Path
 from factory.codes.saving import load_codebook
 from factory.domain.canon import canonical_json, derive_seed, digest, query_id, to_json
 from factory.domain.records import Candidate, HeldOut, Past, Tool, Verdict
+from factory.judge.bench import Bench
 from factory.judge.reading import parse_calls
 from factory.judge.sample import Judgement, Sample
-from factory.judge.sets import judge_round, open_bench
+from factory.judge.sets import judge_round
 from factory.judge.verdicts import check_calls, check_document, first_reject
 from factory.ledger import history
 from factory.ledger.database import Source
@@ -183,7 +184,7 @@ def _judge_together(
     rules = judgement.rulebook.rules
     rules = {name: rule for name, rule in rules.items() if name not in OF_MODELS_WRITING}
     passing = [sample.candidate for sample in samples if sample.status == "accepted"]
-    with closing(open_bench()) as bench:
+    with closing(Bench()) as bench:
         drawn = judge_round(rules, passing, Past(), benchmarks, stage="draw", bench=bench)
         together = judge_round(rules, passing, Past(), benchmarks, bench=bench)
     questions = held_out_ids(benchmarks)

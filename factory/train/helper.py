@@ -19,7 +19,7 @@ from torch import distributed
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from factory.domain.exhausted import OUT_OF_MEMORY, is_out_of_memory
-from factory.engines.child import die_with_parent
+from factory.domain.limits import die_with_parent
 from factory.train.team import MODEL, PLAN, ROWS, collect, join
 from factory.train.trainer import StagePlan, build_trainer
 

@@ -286,9 +286,9 @@ def test_a_query_goes_on_where_a_signal_was_to_be_ignored() -> None:
 
 def test_a_query_cannot_take_all_memory() -> None:
     code = (
-        "from factory.cli.apart import MEMORY_BYTES, THREAD_BYTES\n"
+        "from factory.domain.limits import QUERY_BYTES, THREAD_BYTES\n"
         "go_on_apart(9.0)\n"
-        "try: bytearray(MEMORY_BYTES + THREAD_BYTES * os.cpu_count() + 1)\n"
+        "try: bytearray(QUERY_BYTES + THREAD_BYTES * os.cpu_count() + 1)\n"
         "except MemoryError: print('bounded', bytearray(1 << 20)[0])\n"
     )
     assert run_apart(code) == "bounded 0\n"

@@ -16,10 +16,12 @@ from workspaces import ROOT, make_workspace, run_factory
 from factory.domain.canon import query_id, tool_id
 from factory.domain.failures import ContentError
 from factory.domain.records import Call, Candidate, Past, PastQuery, Query, Tool, Verdict
-from factory.judge import sets as judge_rounds
+from factory.judge import bench as judging_bench
+from factory.judge.bench import Bench
+from factory.judge.bench_child import TABLES
 from factory.judge.cases import check_content, judge_case
 from factory.judge.rulebook import Rule, Rulebook
-from factory.judge.sets import TABLES, _fold_name, _mask, judge_round, open_bench
+from factory.judge.sets import _fold_name, _mask, judge_round
 from factory.judge.similarity import describe
 from factory.judge.wording import Sense, fold_words, read_sense
 from factory.lab.home.world import FreshItem, fresh_item, home_items
@@ -331,20 +333,42 @@ def test_a_rule_that_takes_too_long_is_stopped() -> None:
 
 
 def test_a_rule_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(judge_rounds.LIMITS, "memory_limit", "50MB")
+    monkeypatch.setitem(judging_bench.LIMITS, "memory_limit", "50MB")
     sql = "select query_id, list(i) as detail from candidate, range(100000000) t(i) group by 1"
     with pytest.raises(ContentError, match="more than 50MB"):
         judge_round(own_rule(sql), [ask("Play jazz")], Past(), [])
 
 
+def test_a_rule_is_stopped_inside_one_function_too() -> None:
+    """DuckDB looks for an interrupt between its steps alone; the bench serves the next round."""
+    long = "repeat('ab', 150000)"
+    sql = (
+        f"select query_id, levenshtein({long}, {long} || i) as detail from candidate, range(9) t(i)"
+    )
+    with closing(Bench()) as bench:
+        with pytest.raises(ContentError, match=r"longer than 0\.3 s") as caught:
+            judge_round(
+                own_rule(sql), [ask("Play jazz")], Past(), [], timeout_seconds=0.3, bench=bench
+            )
+        assert caught.value.where == "mine.sql" and "shorter texts" in caught.value.remedy
+        sql = "select query_id, repeat(words, 1000000) as detail from candidate"
+        found = judge_round(own_rule(sql), [ask("Play jazz")], Past(), [], bench=bench)
+    ((verdict,),) = found.values()
+    assert len(verdict.message) == 400 and verdict.message.endswith("…")
+
+
+def test_a_rule_whose_value_is_too_large_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging_bench, "MEMORY_BYTES", 1 << 28)
+    sql = "select query_id, repeat(query, 100000000) as detail from candidate"
+    with pytest.raises(ContentError, match="memory"):
+        judge_round(own_rule(sql), [ask("Play jazz")], Past(), [])
+
+
 def test_a_rule_sees_its_limits_and_every_documented_table() -> None:
-    for table in TABLES:
-        judge_round(
-            own_rule(f"select '' as query_id, '' as detail from {table} limit 0"),
-            [ask("a")],
-            Past(),
-            [],
-        )
+    sql = " union all ".join(
+        f"(select '' as query_id, '' as detail from {x} limit 0)" for x in TABLES
+    )
+    assert judge_round(own_rule(sql), [ask("a")], Past(), []) == {}
     sql = (
         "select query_id, 'calls' as subject, '$[0]' as path, null as detail "
         "from candidate where length(query) > $most"
@@ -443,7 +467,7 @@ def test_accepted_cases_pass_the_other_set_rules_too() -> None:
     """What one set rule lets pass, no other rejects; limits of a case are for its own rule."""
     twins = {"round/duplicate_query", "round/near_duplicate_query"}
     accepted = [case for case in RULEBOOK.cases if case.rule in SETS and case.accept]
-    with closing(open_bench()) as bench:
+    with closing(Bench()) as bench:
         for case in accepted:
             for name in set(SETS) - (twins if case.rule in twins else set()):
                 found = judge_case(replace(case, rule=name), RULEBOOK, bench)
