@@ -2,7 +2,10 @@
 
 Logs of `--small` and `--large` MiB are made, of rows with a conversation, its tools and its calls.
 Each way of reading runs in a process of its own, so that its peak memory is its own. Reading the
-file whole is the alternative. The memory of a stream is the same for both sizes.
+file whole is the alternative. The memory of a stream is the same for both sizes, as is that of a
+round that draws from it (`round`: every row is read to its calls, what is drawn is kept). `factory
+teach` keeps what it teaches: a request and its calls of each row, its tools once for all rows that
+have the same.
 
 A file of `--toolgen` MiB is made too, as ToolGen's trajectories are: one array of conversations,
 1.6 GB of them. It is read as a stream, as a stream of lessons (what `factory teach` makes of each
@@ -22,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.table import Cell, peak_rss_mib, print_machine, print_table
+from factory.lessons.files import read_lessons
+from factory.lessons.logs import read_pool
 from factory.lessons.readers import read_row
 from factory.tools.rowfiles import read_rows
 from factory.tools.sources import read_values
@@ -124,12 +129,20 @@ def make_log(path: Path, form: str, size: int) -> None:
         file.write("]" if is_array else "\n")
 
 
+DRAWN = 64
+"""Requests that a round draws, as `rounds/cpu.toml` has it."""
+
+
 def read(way: str, path: Path) -> None:
     """Read a log one way, and print how many rows it has, and the memory."""
     before = peak_rss_mib()
     if way == "json.load":
         with path.open(encoding="utf-8") as file:
             count = len(json.load(file))
+    elif way == "round":
+        count = read_pool([path], wanted=DRAWN).size
+    elif way == "teach":
+        count = len(read_lessons([path]).items)
     elif way == "lessons":
         values = read_values(path, [])
         count = sum(bool(read_row(value, where)[1]) for where, value in values)
@@ -173,8 +186,10 @@ def main() -> None:
                 path = Path(folder) / f"{form}.jsonl"
                 make_log(path, form, size << 20)
                 rows.append([form, "stream", *measure("stream", path)])
+                if form == "lines":
+                    rows.append([form, "round", *measure("round", path)])
                 if form == "lines" and size <= arguments.whole:
-                    rows.append([form, "whole", *measure("whole", path)])
+                    rows += ([form, way, *measure(way, path)] for way in ("teach", "whole"))
                 path.unlink()
         if arguments.toolgen:
             path = Path(folder) / "trajectories.json"

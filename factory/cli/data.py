@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from factory.cli.opening import open_ledger, open_workspace
+from factory.cli.options import Mask
 from factory.cli.terminal import err_some, escape, note, out
 from factory.domain.failures import InputError
 from factory.domain.jsontext import json_path
@@ -24,7 +25,7 @@ from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
 from factory.tools.functions import read_functions
 from factory.tools.rowfiles import BadLine
-from factory.tools.sources import Change, Imported, make_tools, read_tools
+from factory.tools.sources import Change, Imported, list_counts, make_tools, read_tools
 from factory.workspace.folder import Workspace
 from factory.workspace.settings import load_settings
 
@@ -47,6 +48,7 @@ def add_tools(
     deprecated: Annotated[
         bool, typer.Option("--deprecated", help="Take deprecated operations of OpenAPI too.")
     ] = False,
+    mask: Mask = False,
     report: Annotated[
         bool, typer.Option("--report", help="Print what was changed in each document.")
     ] = False,
@@ -72,7 +74,7 @@ def add_tools(
         ledger = open_ledger()
         known, names = imported_ids(ledger), imported_names(ledger)
         num_bad = 0
-        for name, imported in _read(files or [], python or [], mcp or [], deprecated):
+        for name, imported in _read(files or [], python or [], mcp or [], deprecated, mask):
             fresh = {tool.id: tool for tool in imported.items if tool.id not in known}
             known |= fresh.keys()
             _note_names(fresh.values(), names)
@@ -83,6 +85,8 @@ def add_tools(
             )
             num_bad += report_bad_lines(imported.bad)
             _report(imported.changes, whole=report)
+            if mask:
+                note_masked(imported.masked, imported.masked_rows, len(imported.items), "documents")
             note_rules(imported.items, workspace)
         ledger.fold()
     if num_bad:
@@ -90,22 +94,25 @@ def add_tools(
 
 
 def _read(
-    files: Sequence[Path], python: Sequence[str], mcp: Sequence[str], deprecated: bool
+    files: Sequence[Path], python: Sequence[str], mcp: Sequence[str], deprecated: bool, mask: bool
 ) -> Iterator[tuple[str, Imported[Tool]]]:
     """What each source gives, by the name that it is kept under."""
     for file in files:
-        yield file.name, read_tools(file, find_fault, deprecated=deprecated)
+        yield file.name, read_tools(file, find_fault, deprecated=deprecated, mask=mask)
     for target in python:
         made = read_functions(target)
         module = target.partition(":")[0]
         note(f"{module} was imported, which runs its top level; no function was called")
         rows = ((name, part) for name, part in made if not isinstance(part, str))
         lost = (BadLine(where=name, cause=part) for name, part in made if isinstance(part, str))
-        read = make_tools(rows, find_fault)
+        read = make_tools(rows, find_fault, mask=mask)
         yield target, replace(read, bad=(*lost, *read.bad))
     for server in mcp:
         answer = ask_server(server)
-        yield str(answer.get("server", server)), make_tools([(server, answer)], find_fault)
+        yield (
+            str(answer.get("server", server)),
+            make_tools([(server, answer)], find_fault, mask=mask),
+        )
 
 
 def _note_names(tools: Iterable[Tool], names: set[str]) -> None:
@@ -146,6 +153,11 @@ def note_rules(tools: Sequence[Tool], workspace: Workspace) -> None:
     if reasons:
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         note(f"{reasons.total()} documents break rules for those that a model writes: {listed}")
+
+
+def note_masked(masked: Mapping[str, int], rows: int, total: int, what: str = "rows") -> None:
+    """Say how much was put out of what is kept."""
+    note(f"masked in {rows} of {total} {what}: {list_counts(masked) or 'nothing'}")
 
 
 def report_bad_lines(bad: tuple[BadLine, ...]) -> int:

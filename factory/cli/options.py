@@ -18,6 +18,9 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0: free cores.", min=0)
 Discard = Annotated[
     bool, typer.Option("--discard", help="Delete the checkpoints of finished trials.")
 ]
+Mask = Annotated[
+    bool, typer.Option("--mask", help="Put names, addresses, numbers and keys out of it first.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")]
 Documents = Annotated[
     list[Path] | None, typer.Argument(help="Tool documents; default: those known here.")

@@ -10,10 +10,10 @@ import typer
 
 from factory.cli.card import print_card
 from factory.cli.chosen import describe_best, find_best, load_settings_with, open_recipe
-from factory.cli.data import report_bad_lines
+from factory.cli.data import note_masked, report_bad_lines
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.options import DryRun, Model, Overrides, Recipe, Threads
+from factory.cli.options import DryRun, Mask, Model, Overrides, Recipe, Threads
 from factory.cli.terminal import err, escape, note, out, print_table
 from factory.domain.failures import FactoryError, InputError
 from factory.ledger import history
@@ -47,9 +47,7 @@ def make_round(
     ] = 0,
     queries: Annotated[list[Path] | None, typer.Option(help="Files with requests.")] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the files.")] = "",
-    mask: Annotated[
-        bool, typer.Option("--mask", help="Put names, addresses, numbers and keys out of them.")
-    ] = False,
+    mask: Mask = False,
     recipe: Recipe = "",
     model: Model = "",
     overrides: Overrides = None,
@@ -128,8 +126,7 @@ def _report_pool(pool: Pool, mask: bool) -> None:
             "candidates, not labels"
         )
     if mask:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(pool.masked.items()))
-        note(f"masked in {pool.masked_rows} of {pool.size} requests: {kinds or 'nothing'}")
+        note_masked(pool.masked, pool.masked_rows, pool.size, "requests")
 
 
 def _run(

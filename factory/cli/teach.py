@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from factory.cli.chosen import load_settings_with, open_recipe
+from factory.cli.data import note_masked
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_workspace
-from factory.cli.options import DryRun, Model, Overrides, Recipe, Threads
+from factory.cli.options import DryRun, Mask, Model, Overrides, Recipe, Threads
 from factory.cli.rounds import show_result
 from factory.cli.terminal import escape_line, note, out
 from factory.domain.failures import InputError
@@ -37,6 +38,7 @@ def teach(
         bool,
         typer.Option("--labelled", help="Take the calls of traces as right: people checked them."),
     ] = False,
+    mask: Mask = False,
     recipe: Recipe = "",
     model: Model = "",
     overrides: Overrides = None,
@@ -52,7 +54,7 @@ def teach(
     workspace = open_workspace()
     settings = load_settings_with(workspace, model, threads)
     resolved = open_recipe(workspace, settings, recipe, overrides)
-    lessons = read_lessons(paths, labelled=labelled) if paths else None
+    lessons = read_lessons(paths, labelled=labelled, mask=mask) if paths else None
     monitor = PlainMonitor() if dry_run else make_monitor()
     with WorkspaceLock(workspace.state), monitor:
         factory = load_factory(workspace, settings, resolved, monitor, keep_model=bool(model))
@@ -66,6 +68,8 @@ def teach(
         else:
             plan = plan_lesson(factory, lessons, dev)
             _print_plan(plan)
+            if mask:
+                note_masked(plan.lessons.masked, plan.lessons.masked_rows, len(plan.lessons.items))
             _check_examples(plan)
             if dry_run:
                 raise typer.Exit(1 if plan.left_out else 0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +26,8 @@ ROLES: Mapping[str, Speaker] = {
     **dict.fromkeys(("tool", "function", "observation", "function_response"), "tool"),
 }
 """Words of OpenAI, ShareGPT, LlamaFactory and Hermes."""
+MAX_SHARED = 65_536
+"""Characters of a row's tools that are looked up among those of the last rows."""
 
 
 def read_turns(messages: object) -> list[Utterance]:
@@ -166,6 +169,28 @@ def read_documents(value: object) -> tuple[Document, ...]:
         value = parse_strict(value) if value.strip() else []
     if value is None:
         return ()
+    try:
+        given = _Given(text=to_json(value), value=value)
+    except (TypeError, ValueError, RecursionError):  # nothing that JSON can write
+        return _read_documents(value)
+    return _read_again(given) if len(given.text) <= MAX_SHARED else _read_documents(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """Tools as a row has them, equal by their text."""
+
+    text: str
+    value: Any = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _read_again(given: _Given) -> tuple[Document, ...]:
+    """Rows of a log have the same tools over and over: they are read once, and share them."""
+    return _read_documents(given.value)
+
+
+def _read_documents(value: Any) -> tuple[Document, ...]:
     listed = value if isinstance(value, list) else [value]
     documents = tuple(document for each in listed for document in read_dialect(each))
     for document in documents:

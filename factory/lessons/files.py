@@ -10,12 +10,14 @@ from pathlib import Path
 from factory.domain.canon import query_id
 from factory.domain.failures import InputError
 from factory.lessons.conversations import read_documents, read_lesson, read_turns
+from factory.lessons.masking import mask_lesson
 from factory.lessons.readers import read_row
 from factory.lessons.records import Fault, Lesson, LessonRow, Lessons
 from factory.lessons.retrieval import QRELS, is_part, is_split, read_retrieval, read_tested
 from factory.lessons.toolalpaca import is_api, split_api
 from factory.tools.bytefiles import PACKED_SUFFIXES
 from factory.tools.logs import is_trace, open_log
+from factory.tools.masking import Masker
 from factory.tools.rowfiles import JSON_SUFFIXES, SEPARATORS, BadLine
 from factory.tools.sources import read_values
 
@@ -24,11 +26,12 @@ SUFFIXES = (*PLAIN_SUFFIXES, *(a + b for a in PLAIN_SUFFIXES for b in PACKED_SUF
 """Files that are read of a folder; one that is named is read whatever its suffix."""
 
 
-def read_lessons(paths: Iterable[Path], *, labelled: bool = False) -> Lessons:
+def read_lessons(paths: Iterable[Path], *, labelled: bool = False, mask: bool = False) -> Lessons:
     """All rows of files, and of folders with what is below them.
 
     What traces of a program tell is a label only where it is said to be `labelled`. Questions
     and answers that lie in two files become one lesson, as do the beginnings of one trajectory.
+    With `mask`, what is private is put out of each, and of what is said of bad lines.
     Raises InputError where a path is not there or nothing can be read at all.
     """
     bad: list[BadLine] = []
@@ -43,8 +46,21 @@ def read_lessons(paths: Iterable[Path], *, labelled: bool = False) -> Lessons:
         raise InputError("the files hold nothing", where=", ".join(map(str, paths)))
     items = list(_join(lessons, bad))
     whole = tuple(_without_beginnings(items))
-    return Lessons(
+    read = Lessons(
         items=whole, bad=tuple(bad), formats=dict(formats), joined=len(items) - len(whole)
+    )
+    return _mask(read) if mask else read
+
+
+def _mask(read: Lessons) -> Lessons:
+    """Halves are joined by now: a value has one pseudonym in both."""
+    made = [mask_lesson(lesson) for lesson in read.items]
+    return replace(
+        read,
+        items=tuple(lesson for lesson, _ in made),
+        bad=tuple(replace(line, cause=Masker().mask(line.cause)) for line in read.bad),
+        masked=sum((counts for _, counts in made), Counter[str]()),
+        masked_rows=sum(bool(counts) for _, counts in made),
     )
 
 

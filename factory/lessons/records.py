@@ -109,3 +109,6 @@ class Lessons:
     """Rows by the reader that took them."""
     joined: int = 0
     """Rows that are the beginning of another one, with which they are taught."""
+    masked: Mapping[str, int] = field(default_factory=dict)
+    """Values that were masked, by kind."""
+    masked_rows: int = 0

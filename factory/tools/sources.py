@@ -6,8 +6,9 @@ A line that cannot be used is a BadLine with file, line and cause; the rest is i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from factory.domain.plaintext import is_unicode
 from factory.domain.records import Query, Tool
 from factory.tools.dialects import find_tools
 from factory.tools.logs import AskedTurn, is_trace, open_event, open_log, split_talk
+from factory.tools.masking import Masker
 from factory.tools.rowfiles import JSON_SUFFIXES, BadLine, FileRow, read_rows
 from factory.tools.transcripts import Transcripts
 from factory.tools.yamltext import YAML_SUFFIXES
@@ -63,6 +65,9 @@ class Imported(Generic[ItemT]):
     bad: tuple[BadLine, ...]
     changes: tuple[Change, ...] = ()
     """Of the usable ones."""
+    masked: Counter[str] = field(default_factory=Counter)
+    """Values that were masked, by kind."""
+    masked_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,22 +169,26 @@ def read_tools(
     find_fault: FindFault = lambda _: "",
     *,
     deprecated: bool = False,
+    mask: bool = False,
 ) -> Imported[Tool]:
     """Tool documents of a file, or of a folder's JSON files, in any dialect of tools.dialects.
 
     `find_fault` says why a document cannot be used, or nothing; operations of OpenAPI that are
-    `deprecated` are left out unless they are wanted. Documents are bounded as a
+    `deprecated` are left out unless they are wanted. With `mask` what is private is put out of what
+    a document tells, and of the causes of bad lines. Documents are bounded as a
     model's are: no NaN, no key twice, at most 64 levels deep.
     """
     if path.is_dir():
-        return _read_folder(path, find_fault, deprecated)
+        return _read_folder(path, find_fault, deprecated, mask)
     bad: list[BadLine] = []
     loader = StrictLoader()
     rows = ((row.where, row.value) for row in read_rows(path, bad, loader.decoder))
-    read = make_tools(rows, find_fault, deprecated=deprecated, check=loader.check)
+    read = make_tools(rows, find_fault, deprecated=deprecated, mask=mask, check=loader.check)
     bad += read.bad
     if not read.items and not bad and not read.changes:
         raise InputError("the file holds no tools", where=str(path))
+    if mask:
+        bad = [replace(line, cause=Masker().mask(line.cause)) for line in bad]
     return replace(read, bad=tuple(bad))
 
 
@@ -188,12 +197,14 @@ def make_tools(
     find_fault: FindFault = lambda _: "",
     *,
     deprecated: bool = False,
+    mask: bool = False,
     check: Callable[[Any], None] = lambda _: None,
 ) -> Imported[Tool]:
     """The tools of values with their places; see read_tools. `check` raises ValueError for one."""
     tools: list[Tool] = []
     bad: list[BadLine] = []
     changes: list[Change] = []
+    masked: list[Counter[str]] = []
     for row, value in rows:
         try:
             check(value)
@@ -207,19 +218,45 @@ def make_tools(
                 elif document is None:
                     bad.append(BadLine(where=where, cause=found.cause))
                 else:
+                    told = found.changes
+                    if mask:
+                        document, counts = _mask(document)
+                        if counts:
+                            masked.append(counts)
+                            told = (*told, f"masked {list_counts(counts)}")
                     text, fault = _write(document)
                     if fault := fault or find_fault(document):
                         bad.append(BadLine(where=where, cause=fault))
                         continue
                     tools.append(Tool(id=tool_id(document, text), document=document))
                     name = str(document["name"])
-                    changes += (Change(where=where, tool=name, what=w) for w in found.changes)
+                    changes += (Change(where=where, tool=name, what=w) for w in told)
         except (ValueError, RecursionError) as error:
             bad.append(BadLine(where=row, cause=str(error)))
-    return Imported(items=tuple(tools), bad=tuple(bad), changes=tuple(changes))
+    return Imported(
+        items=tuple(tools),
+        bad=tuple(bad),
+        changes=tuple(changes),
+        masked=sum(masked, Counter[str]()),
+        masked_rows=len(masked),
+    )
 
 
-def _read_folder(folder: Path, find_fault: FindFault, deprecated: bool) -> Imported[Tool]:
+def _mask(document: dict[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
+    """The document without what is private in its texts, and how much of it there was."""
+    masker = Masker()
+    masker.keep(document)
+    return masker.mask_document(document), masker.counts
+
+
+def list_counts(counts: Mapping[str, int]) -> str:
+    """For people. Example: list_counts({"NAME": 2, "EMAIL": 1}) is "1 EMAIL, 2 NAME"."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+
+
+def _read_folder(
+    folder: Path, find_fault: FindFault, deprecated: bool, mask: bool
+) -> Imported[Tool]:
     """All files of a folder that may hold tools, by name."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in TOOL_SUFFIXES)
     if not files:
@@ -231,18 +268,27 @@ def _read_folder(folder: Path, find_fault: FindFault, deprecated: bool) -> Impor
     tools: list[Tool] = []
     bad: list[BadLine] = []
     changes: list[Change] = []
+    masked, masked_rows = Counter[str](), 0
     for file in files:
         above = file.parent.relative_to(folder).as_posix()
         start = "" if above == "." else f"{above}/"
         try:
-            read = read_tools(file, find_fault, deprecated=deprecated)
+            read = read_tools(file, find_fault, deprecated=deprecated, mask=mask)
         except InputError as error:
             bad.append(BadLine(where=f"{start}{file.name}", cause=error.what))
             continue
         tools += read.items
         bad += (replace(line, where=start + line.where) for line in read.bad)
         changes += (replace(change, where=start + change.where) for change in read.changes)
-    return Imported(items=tuple(tools), bad=tuple(bad), changes=tuple(changes))
+        masked += read.masked
+        masked_rows += read.masked_rows
+    return Imported(
+        items=tuple(tools),
+        bad=tuple(bad),
+        changes=tuple(changes),
+        masked=masked,
+        masked_rows=masked_rows,
+    )
 
 
 def _write(document: dict[str, Any]) -> tuple[str, str]:
