@@ -34,8 +34,8 @@ CHILD_ONLY = frozenset(
         "engines.processors engines.retrieve_child engines.server engines.trainable_child "
         "engines.transformers engines.vllm "
         "codes.gist codes.guided codes.reader "
-        "train.child train.coding train.helper train.learner train.preview_child train.staging "
-        "train.team train.trainer"
+        "train.child train.coding train.helper train.learner train.preferences "
+        "train.preview_child train.staging train.team train.trainer"
     ).split()
 )
 """Modules that only child processes load: they import the heavy libraries at their top."""

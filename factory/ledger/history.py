@@ -404,8 +404,8 @@ def accepted_before(past: Source, number: int) -> Past:
 def earlier_examples(
     past: Source, number: int, held_out: frozenset[str] = frozenset()
 ) -> list[Example]:
-    """Examples of all rounds before `number`, in round order, without those of held-out ids, and
-    of what was made of them.
+    """Examples of all rounds before `number`, in round order, without those of held-out ids, of
+    what was made of them, and pairs of answers: they are of the model that gave them.
     """
     sql = """
         with made_of as (
@@ -417,7 +417,7 @@ def earlier_examples(
         from example
         left join made_of on made_of.round = example.round
           and made_of.query_id = split_part(origin, '/', 2)
-        where example.round < ? order by example.round, origin, kind
+        where example.round < ? and kind <> 'dpo' order by example.round, origin, kind
         """
     rows = past.query(sql, [number]).rows
     return [

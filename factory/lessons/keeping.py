@@ -39,9 +39,14 @@ def kept_conversation(row: JudgedRow) -> dict[str, Any] | None:
         turns = [_said("user", row.lesson.query), *_turns_of_moves(row.moves)]
         return {"tools": functions, "turns": turns}
     if row.lesson.turns:
-        turns = [_turn_of(turn) for turn in row.lesson.turns]
-        return {"tools": [tool.document for tool in tools], "turns": turns}
+        return keep_turns(tools, row.lesson.turns)
     return None
+
+
+def keep_turns(tools: Iterable[Tool], turns: Iterable[Utterance]) -> dict[str, Any]:
+    """A conversation's tools and turns, as kept_conversation gives them."""
+    kept = [_turn_of(turn) for turn in turns]
+    return {"tools": [tool.document for tool in tools], "turns": kept}
 
 
 def _said(role: str, text: str, calls: Iterable[Call] = ()) -> Turn:

@@ -36,6 +36,7 @@ from factory.domain.disk import disk_remedy
 from factory.domain.failures import DiskError, InputError
 from factory.judge.reading import parse_calls
 from factory.ledger.database import Ledger
+from factory.ledger.losing import rank_losing
 from factory.report.conversations import BUILDERS
 from factory.tools.schema import respell
 
@@ -260,9 +261,7 @@ def _to_trl(row: Line, number: int) -> Line:
 def _preferences(row: Line, pairs: int) -> Iterator[Line]:
     """The winning answer against losing ones, at most `pairs` of them.
 
-    Each losing class stands with its first answer. Those that a rule rejects come first, then
-    those with more votes: an answer that is certainly wrong teaches more than one that was
-    outvoted, and one that the model gives often more than a slip.
+    Each losing class stands with its first answer, in the order of factory.ledger.losing.
     """
     for text in _losers(row)[:pairs]:
         calls = parse_calls(text).calls
@@ -280,20 +279,10 @@ def _preferences(row: Line, pairs: int) -> Iterator[Line]:
 
 
 def _losers(row: Line) -> list[str]:
-    classes: list[int] = json.loads(row["classes_json"])
-    votes = {number: classes.count(number) for number in classes}
-    first: dict[int, Line] = {}
-    for answer in row["answers"]:
-        if answer["number"] >= len(classes):  # asked for more, and not in the vote that counts
-            continue
-        first.setdefault(classes[answer["number"]], answer)
-    first.pop(classes[row["winner"]], None)
-
-    def order(entry: tuple[int, Line]) -> tuple[bool, int, int]:
-        number, answer = entry
-        return f"sample:{answer['number']}" not in row["faults"], -votes[number], answer["number"]
-
-    return [answer["text"] for _, answer in sorted(first.items(), key=order)]
+    texts = {answer["number"]: answer["text"] for answer in row["answers"]}
+    broken = [number for number in texts if f"sample:{number}" in row["faults"]]
+    ranked = rank_losing(json.loads(row["classes_json"]), row["winner"], texts, broken)
+    return [texts[number] for number in ranked]
 
 
 def _to_openai(row: Line, number: int) -> Line:

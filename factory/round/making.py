@@ -25,11 +25,14 @@ from factory.judge.sets import judge_round
 from factory.judge.verdicts import check_calls, check_document, first_reject
 from factory.ledger import history
 from factory.ledger.database import Source
-from factory.ledger.history import CONVERSATION, AskedWith, OpenRound
+from factory.ledger.history import CONVERSATION, TURNS, AskedWith, OpenRound
+from factory.ledger.losing import losing_answers
 from factory.ledger.rows import unsampled_row
 from factory.ledger.tables import Batch, QueryRow, merge
-from factory.lessons.harder import NEEDS_CATALOGUE, WAYS, Made, Way, make
+from factory.lessons.failures import REPAIR, make_repairs
+from factory.lessons.harder import NEEDS_CATALOGUE, WAYS, make
 from factory.lessons.judging import OF_OWN_ANSWERS, OVERLAP
+from factory.lessons.keeping import keep_turns
 from factory.round.factory import Factory
 from factory.round.judging import judgement_of
 from factory.score.labelled import held_out_ids
@@ -63,15 +66,8 @@ def make_samples(factory: Factory, this: OpenRound) -> None:
         factory.monitor.stage("make")
         catalogue = find_catalogue(this, past)
         asked = history.asked_before(past, this.number)
-        answered, failed = history.answered_and_failed(past, this.number)
-    wanted = {way: round(shares[way] * len(accepted)) for way in WAYS if way in shares}
-    made: list[Candidate] = []
-    for way, count in wanted.items():
-        rng = random.Random(derive_seed(factory.recipe.seed, this.number, "make", way))
-        found = make(
-            way, rng, accepted, catalogue, count, requests=[*answered, *failed], failed=failed
-        )
-        made += [_named(each, place) for place, each in enumerate(found)]
+        wanted = {way: round(share * len(accepted)) for way, share in shares.items()}
+        made, turns = _make_all(factory, this, past, accepted, catalogue, wanted)
     origins = {sample.query.id: sample for sample in accepted}
     judgement = judgement_of(factory, this)
     samples = judge_made(made, origins, asked, judgement, factory.all_benchmarks)
@@ -80,8 +76,40 @@ def make_samples(factory: Factory, this: OpenRound) -> None:
         if of_way["made"] < of_way["wanted"]:
             factory.monitor.note(_too_few(way, of_way, len(accepted), len(catalogue)))
     now = datetime.now(UTC)
-    rows = merge([*(sample.rows(judgement, now) for sample in samples), _request_rows(this, made)])
+    kept = _request_rows(this, made, turns)
+    rows = merge([*(sample.rows(judgement, now) for sample in samples), kept])
     factory.finish(this.number, "make", started, rows, {"ways": counts})
+
+
+def _make_all(
+    factory: Factory,
+    this: OpenRound,
+    past: Source,
+    accepted: Sequence[Candidate],
+    catalogue: Sequence[Tool],
+    wanted: Mapping[str, int],
+) -> tuple[list[Candidate], dict[str, str]]:
+    """What each way makes, the same from the same samples and seed, and the turns of those that are
+    conversations, by query id.
+    """
+
+    def chance(way: str) -> random.Random:
+        return random.Random(derive_seed(factory.recipe.seed, this.number, "make", way))
+
+    made: list[Candidate] = []
+    answered, failed = history.answered_and_failed(past, this.number)
+    told = {"requests": [*answered, *failed], "failed": failed}
+    for way in (way for way in WAYS if way in wanted):
+        found = make(way, chance(way), accepted, catalogue, wanted[way], **told)
+        made += [_named(m.candidate, way, m.origins, place) for place, m in enumerate(found)]
+    turns: dict[str, str] = {}
+    if REPAIR in wanted:
+        losing = losing_answers(past, this.number)
+        repairs = make_repairs(chance(REPAIR), accepted, losing, factory.prompts, wanted[REPAIR])
+        for place, (candidate, said) in enumerate(repairs):
+            made.append(_named(candidate, REPAIR, (candidate.query.id,), place))
+            turns[made[-1].query.id] = to_json(keep_turns(candidate.tools, said))
+    return made, turns
 
 
 def find_catalogue(this: OpenRound, past: Source) -> list[Tool]:
@@ -92,16 +120,15 @@ def find_catalogue(this: OpenRound, past: Source) -> list[Tool]:
     return list(tools.values())
 
 
-def _named(made: Made, place: int) -> Candidate:
+def _named(candidate: Candidate, way: str, origins: tuple[str, ...], place: int) -> Candidate:
     """As a sample of the round, with an id of its own."""
-    candidate = made.candidate
     tools = [tool.id for tool in candidate.tools]
-    mark = canonical_json([made.way, place, candidate.query.text, tools, *made.origins])
+    mark = canonical_json([way, place, candidate.query.text, tools, *origins])
     return replace(
         candidate,
         query=replace(candidate.query, id=f"q_{digest(mark)}"),
-        made_by=made.way,
-        made_of=made.origins,
+        made_by=way,
+        made_of=origins,
     )
 
 
@@ -118,15 +145,17 @@ def judge_made(
     """Each under the rules of its kind, then under those over all of them.
 
     `origins` are the accepted samples by id: what is made of another one falls with it. `asked` are
-    the requests that were accepted so far, each with its tools: none is taught twice.
+    the requests that were accepted so far, each with its tools: none is taught twice but in a
+    conversation.
     """
     seen = {*asked, *map(history.asked_with, origins.values())}
     samples: list[Sample] = []
     for candidate in made:
         sample = _judge_one(candidate, origins, judgement)
-        if sample.status == "accepted" and (key := history.asked_with(candidate)) in seen:
-            sample = _fall(sample, "duplicate", "the same request with the same tools once more")
-        elif sample.status == "accepted":
+        if sample.status == "accepted" and not candidate.chat:
+            if (key := history.asked_with(candidate)) in seen:
+                message = "the same request with the same tools once more"
+                sample = _fall(sample, "duplicate", message)
             seen.add(key)
         samples.append(sample)
     return list(_judge_together(samples, judgement, benchmarks))
@@ -218,8 +247,10 @@ def _fall(sample: Sample, reason: str, message: str) -> Sample:
 # -- rows and notes ------------------------------------------------------------------------------
 
 
-def _request_rows(this: OpenRound, made: Sequence[Candidate]) -> Batch:
-    """The requests, and what no other table holds of labels: answers without a call, chats."""
+def _request_rows(this: OpenRound, made: Sequence[Candidate], turns: Mapping[str, str]) -> Batch:
+    """The requests, and what no other table holds of labels: answers without a call, chats and
+    their turns by query id.
+    """
     now = datetime.now(UTC)
     requests: list[QueryRow] = [
         {"query_id": q.id, "text": q.text, "source": q.source, "added_at": now}
@@ -237,10 +268,11 @@ def _request_rows(this: OpenRound, made: Sequence[Candidate]) -> Batch:
         for each in made
         if each.chat
     ]
-    return {"query": requests, "generation": [*answers, *chats]}
+    kept = [unsampled_row(this.number, each, TURNS, text) for each, text in turns.items()]
+    return {"query": requests, "generation": [*answers, *chats, *kept]}
 
 
-def _count(wanted: Mapping[Way, int], samples: Sequence[Sample]) -> dict[Way, dict[str, int]]:
+def _count(wanted: Mapping[str, int], samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
     """By way: how many were wanted, made, and accepted."""
     made = Counter(sample.candidate.made_by for sample in samples)
     kept = Counter(s.candidate.made_by for s in samples if s.status == "accepted")
@@ -250,13 +282,15 @@ def _count(wanted: Mapping[Way, int], samples: Sequence[Sample]) -> dict[Way, di
     }
 
 
-def _too_few(way: Way, counts: Mapping[str, int], num_accepted: int, num_tools: int) -> str:
+def _too_few(way: str, counts: Mapping[str, int], num_accepted: int, num_tools: int) -> str:
     """What is said where a way made fewer than its share, with the remedy."""
     remedy = f"draw more requests (--n), or lower make.{way}"
     if way in NEEDS_CATALOGUE and not num_tools:
         remedy = (
             f"`factory add-tools FILE` imports a catalogue to take tools from, or set make.{way}=0"
         )
+    if way == REPAIR:
+        remedy = f"only requests with a losing answer that a rule rejects can; lower make.{way}"
     return (
         f"make.{way}: {counts['made']} of {counts['wanted']} could be made of {num_accepted} "
         f"accepted samples and a catalogue of {num_tools} tools; {remedy}"

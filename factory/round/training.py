@@ -18,9 +18,11 @@ from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
 from factory.ledger.lineage import make_checkpoint
+from factory.ledger.losing import losing_answers
 from factory.ledger.rows import example_row, tool_rows, training_row
 from factory.ledger.tables import Batch, LanguageRow
 from factory.lessons.examples import lesson_examples
+from factory.lessons.failures import preference_examples
 from factory.round.factory import Factory
 from factory.round.making import learnt_samples
 from factory.round.sampling import codebook_of
@@ -82,6 +84,9 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
                 factory.recipe,
                 this.number,
             )
+            if factory.recipe.prefers:
+                losing = losing_answers(past, this.number)
+                examples += preference_examples(accepted, losing, factory.prompts, this.number)
         plain = plain_text(factory.benchmarks, factory.recipe)
         job = _write_job(factory, this, past, folder, accepted, examples, codebook, held_out, plain)
     try:

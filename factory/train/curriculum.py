@@ -73,7 +73,7 @@ def made_examples(sample: Candidate, prompts: Prompts, number: int) -> list[Exam
     """
     origin = f"r{number}/{sample.query.id}"
     if sample.chat:
-        return [Example(kind="trajectory", messages=sample.chat, origin=origin)]
+        return [Example(kind="invoke", messages=sample.chat, origin=origin)]
     if not sample.calls:
         return [answer_example(sample.query.text, sample.tools, sample.answer, prompts, origin)]
     examples = examples_from_sample(
@@ -98,8 +98,15 @@ def learnt_share(accepted: Sequence[Candidate], recipe: Recipe) -> list[Candidat
 
 
 def taught_by(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
-    """The examples that the recipe teaches: without codes, none that names a tool by code."""
-    return [example for example in examples if recipe.codes.are_made or not names_by_code(example)]
+    """The examples that the recipe teaches: without codes, none that names a tool by code; pairs of
+    answers where a stage has them.
+    """
+    return [
+        example
+        for example in examples
+        if (recipe.codes.are_made or not names_by_code(example))
+        and (recipe.prefers or example.kind != "dpo")
+    ]
 
 
 def unlearnt_tools(past: Source, checkpoint_id: str, recipe: Recipe) -> list[Tool]:

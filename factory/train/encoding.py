@@ -42,6 +42,8 @@ class Encoded:
     """Where each answer is, (start, stop), without what the template writes around it."""
     is_code: bool = False
     """Whether its answers are codes and nothing else."""
+    rejected: tuple[int, ...] = ()
+    """Of kind dpo: the answer that loses, as the chat's own is at its end."""
     example: int = 0
     """Of which example of the input, counted from 0."""
 
@@ -49,6 +51,11 @@ class Encoded:
     def target_ids(self) -> list[int]:
         """The ids that carry loss."""
         return [label for label in self.labels if label != IGNORED]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the chat, with the longer answer where there are two."""
+        return len(self.input_ids) + max(0, len(self.rejected) - len(self.target_ids))
 
     @property
     def contents(self) -> list[tuple[int, ...]]:
@@ -170,7 +177,7 @@ def encode_all(
             encoded = _encode_one(
                 example, codes, outliers, lambda k, m: encode(k, m, tokenizer, turn)
             )
-        if isinstance(encoded, list) and any(len(e.input_ids) > longest for e in encoded):
+        if isinstance(encoded, list) and any(e.length > longest for e in encoded):
             encoded = "too_long"
         if example.kind == "code":
             (learnt if isinstance(encoded, list) else left).update(tools_of(example))
@@ -203,6 +210,10 @@ def _encode_one(
     if messages[0].role == "assistant":
         return "no_question"
     encoded = tokenise(example.kind, messages)
+    if example.kind == "dpo":
+        other = tokenise("dpo", (*messages[:-2], replace(messages[-1], loss=True)))
+        pairs = zip(encoded, other, strict=False)
+        return [replace(a, rejected=tuple(b.target_ids)) for a, b in pairs] or "special_token"
     is_code = _is_code(example)
     return [replace(part, is_code=is_code) for part in encoded] or "special_token"
 

@@ -8,6 +8,7 @@ invoke     tools and query -> calls                   ToolDev Eq. 2
 code       tool document -> its code                  ToolGen memorisation, SGTC
 retrieve   query -> code of one tool it needs         ToolGen, SGTC L_ret
 trajectory a whole conversation, turn by turn         ToolGen's last stage, SGTC L_traj
+dpo        an answer with calls, against a losing one, which stands last and has no loss
 
 Texts name tools by id, `{{tool:t_91…}}`; codes are put in when training starts, from the codebook
 of that moment (A41), so that examples of old rounds stay valid after re-coding. A chat of kind

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from factory.domain.failures import MissingError, RecipeError
 from factory.workspace.machine import computes_halves, visible_gpus
 from factory.workspace.models import is_installed
-from factory.workspace.recipe import Recipe, TrainSection
+from factory.workspace.recipe import Recipe, TrainSection, vary
 from factory.workspace.weights import check_file, read_header
 
 CHECKPOINTED = 500_000_000
@@ -150,8 +150,13 @@ def _adapter_weights(shapes: dict[str, tuple[int, ...]], tables: Iterable[str], 
 
 
 def settled(recipe: Recipe) -> list[TrainSection]:
-    """[train] as it is in each stage; without [[stage]], itself."""
-    return [stage.settle(recipe.train) for stage in recipe.stage] or [recipe.train]
+    """[train] as it is in each stage; without [[stage]], itself. Pairs are two examples each."""
+    stages = []
+    for stage in recipe.stage:
+        train = stage.settle(recipe.train)
+        each = 2 if "dpo" in stage.kinds else 1
+        stages.append(vary(train, micro_batch_size=each * train.micro_batch_size))
+    return stages or [recipe.train]
 
 
 def num_processes(train: TrainSection) -> int:

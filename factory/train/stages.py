@@ -31,6 +31,13 @@ class Stage:
     """Shares of kinds in the loss, 1 where one is not named; empty: tokens count alike."""
     rows_only: bool = False
     """Whether only rows of code tokens move."""
+    beta: float = 0.1
+    """Of a stage that prefers answers."""
+
+    @property
+    def prefers(self) -> bool:
+        """Whether it teaches pairs of answers."""
+        return self.kinds == ("dpo",)
 
 
 class Portion(NamedTuple):
@@ -60,6 +67,7 @@ def stages_of(setup: TrainingSetup, iteration: int = 1) -> list[Stage]:
             kinds=own.kinds,
             weights={kind: own.weights.get(kind, 1.0) for kind in own.kinds} if own.weights else {},
             rows_only=own.rows_only,
+            beta=own.beta,
         )
         for place, own in enumerate(setup.stages, 1)
     ]
@@ -94,7 +102,7 @@ def take(stage: Stage, encoded: Sequence[Encoded]) -> Portion:
         parts = list(group)
         if stage.kinds and parts[0].kind not in stage.kinds:
             continue
-        if any(len(part.input_ids) > stage.train.max_length for part in parts):
+        if any(part.length > stage.train.max_length for part in parts):
             too_long += 1
             continue
         portion += parts

@@ -17,6 +17,7 @@ from factory.domain.records import ExampleKind
 from factory.train.encoding import EncodedSet
 from factory.train.job import StageFigures, TrainingSetup
 from factory.train.learner import Learner, Send
+from factory.train.preferences import make_preference_trainer
 from factory.train.stages import Portion, Stage, limits_of, num_steps, stages_of, take, why_skipped
 from factory.train.trainer import Reporter, code_ids_of, make_trainer, only_rows
 
@@ -100,6 +101,8 @@ def _run(
     """One stage; its steps. Adapters stay on the model."""
     restore_forward(learner.model)
     with tempfile.TemporaryDirectory() as folder:
+        if stage.prefers:
+            return _prefer(learner, stage, portion, setup, reporter, folder, steps_after)
         trainer = make_trainer(learner, portion.examples, codebook, setup, folder, stage)
         reporter.begin(trainer, stage, steps_after)
         frozen = (
@@ -113,6 +116,25 @@ def _run(
             learner.team.collect(trainer.model, learner.model)
         else:
             learner.model = trainer.model
+    return reporter.end()
+
+
+def _prefer(
+    learner: Learner,
+    stage: Stage,
+    portion: Portion,
+    setup: TrainingSetup,
+    reporter: Reporter,
+    folder: str,
+    steps_after: int,
+) -> int:
+    """One stage of pairs; its steps. No adapters stay on the model: they have no rows of codes."""
+    trainer = make_preference_trainer(learner, portion.examples, setup, folder, stage)
+    reporter.begin(trainer, stage, steps_after)
+    trainer.train()
+    learner.model = trainer.model
+    if isinstance(learner.model, PeftModel):
+        learner.model = learner.model.merge_and_unload()
     return reporter.end()
 
 

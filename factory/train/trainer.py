@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, Protocol, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ def make_trainer(
     ]
     by_kind = kind_weights(stage, examples)
     plan = StagePlan(
-        arguments=_arguments(learner, setup, stage, folder),
+        arguments=stage_arguments(learner, setup, stage, folder),
         code_weight=1.0 if by_kind else _code_weight(examples, coded, stage.train.code_share),
         kind_weights=[by_kind.get(kind, 1.0) for kind in KINDS],
     )
@@ -108,7 +108,7 @@ def make_trainer(
         model = learner.team.share(model, learner.tokenizer, dataset, asdict(plan), Path(folder))
     else:
         dataset = Dataset.from_list(rows)
-    adapters = _lora_config(learner, code_ids, setup) if fresh else None
+    adapters = lora_config(learner, code_ids, setup) if fresh else None
     trainer = build_trainer(model, learner.tokenizer, dataset, plan, adapters)
     if is_lora:
         trainer.optimizer = _two_rates(trainer, stage.train)
@@ -230,7 +230,9 @@ def _collate_with_weights(
     return collate_all
 
 
-def _arguments(learner: Learner, setup: TrainingSetup, stage: Stage, folder: str) -> dict[str, Any]:
+def stage_arguments(
+    learner: Learner, setup: TrainingSetup, stage: Stage, folder: str
+) -> dict[str, Any]:
     """Settings of TRL; on a CPU without packing, checkpoints of activations or extra copies."""
     train = stage.train
     num_weights = sum(weight.numel() for weight in learner.model.parameters())
@@ -404,7 +406,7 @@ def score_answers(model: PreTrainedModel, inputs: Batch) -> tuple[torch.Tensor, 
     return score_targets(model, inputs["labels"], **others)
 
 
-def _lora_config(learner: Learner, code_ids: Sequence[int], setup: TrainingSetup) -> LoraConfig:
+def lora_config(learner: Learner, code_ids: Sequence[int], setup: TrainingSetup) -> LoraConfig:
     """Adapters on all linear layers but the head, and the code tokens' rows trained whole."""
     if not setup.codes.are_made:
         code_ids = []
@@ -455,6 +457,18 @@ class FasterRows(TrainerCallback):  # type: ignore[misc]
             table.data[self._rows] = before + self._rate * (table.detach()[self._rows] - before)
 
 
+class StageTrainer(Protocol):
+    """A trainer that the reporter can follow."""
+
+    @property
+    def losses(self) -> dict[str, float]: ...
+
+    @property
+    def state(self) -> TrainerState: ...
+
+    def add_callback(self, callback: TrainerCallback) -> None: ...
+
+
 class Reporter(TrainerCallback):  # type: ignore[misc]
     """Sends one progress message a step, and keeps them; counts on from stage to stage."""
 
@@ -466,10 +480,10 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self._send = send
         self._stage: Stage | None = None
         self._steps_after = 0
-        self._trainer: WeightedTrainer | None = None
+        self._trainer: StageTrainer | None = None
         self._started = 0.0
 
-    def begin(self, trainer: WeightedTrainer, stage: Stage, steps_after: int) -> None:
+    def begin(self, trainer: StageTrainer, stage: Stage, steps_after: int) -> None:
         """Follow this stage; that many steps will come after it."""
         self._trainer, self._stage, self._steps_after = trainer, stage, steps_after
         trainer.add_callback(self)

@@ -292,6 +292,8 @@ class MakeSection(Section):
     """Without the tool that is needed: the answer says so, and calls nothing."""
     missing: Share = 0.0
     """Without a value that a call needs: the answer asks for it."""
+    repair: Share = 0.0
+    """A call that a rule rejects, what the rule says, and the right call after it."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -383,6 +385,8 @@ class TrainSection(Section):
 class StageSection(Section):
     """One stage of a training; a key without a value here has that of [train]."""
 
+    LATER = frozenset({"beta"})
+
     name: str = ""
     """What progress, ledger and card call it; empty is its kinds."""
     kinds: tuple[ExampleKind, ...] = Field(min_length=1)
@@ -399,11 +403,19 @@ class StageSection(Section):
     warmup_ratio: float | None = Field(None, ge=0, le=1)
     rows_only: bool = False
     """Only the code tokens' rows move, all else is frozen."""
+    beta: float = Field(0.1, gt=0)
+    """Of kind dpo: how much straying from the model that the stage began with costs."""
 
     @model_validator(mode="after")
     def _weights_are_of_its_kinds(self) -> StageSection:
         if others := ", ".join(kind for kind in self.weights if kind not in self.kinds):
             raise ValueError(f"weights of {others}, which kinds does not name")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_apart(self) -> StageSection:
+        if "dpo" in self.kinds and (len(self.kinds) > 1 or self.weights or self.rows_only):
+            raise ValueError("dpo is a stage of its own, without other kinds, weights or rows_only")
         return self
 
     def settle(self, train: TrainSection) -> TrainSection:
@@ -524,12 +536,21 @@ class Recipe(Section):
                 raise ValueError(
                     f"stage {stage.name or number}: rows_only trains in one process (processes = 1)"
                 )
+            if "dpo" in stage.kinds and train.processes != 1:
+                raise ValueError(
+                    f"stage {stage.name or number}: dpo trains in one process (processes = 1)"
+                )
         return self
 
     @property
     def most_drawn(self) -> int:
         """Queries that a round may draw: its budget, or what it draws in one go."""
         return (self.budget or BUDGET * self.accept) if self.accept else self.num_queries
+
+    @property
+    def prefers(self) -> bool:
+        """Whether a stage teaches pairs of a winning and a losing answer."""
+        return any("dpo" in stage.kinds and stage.epochs != 0 for stage in self.stage)
 
     @property
     def longest_answer(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,21 +12,25 @@ from typing import Any
 
 import pytest
 from conftest_models import tiny_model
-from test_rejudge import DOCUMENT, IDS, POOL
-from test_whole_round import open_replay, train_nothing
+from test_rejudge import DOCUMENT, IDS, POOL, call
+from test_rejudge import answer as answer_query
+from test_whole_round import train_nothing
 from workspaces import make_workspace, run_factory
 
 from factory.cli.card import print_card
 from factory.cli.monitor import PlainMonitor
 from factory.domain.canon import tool_id
-from factory.domain.records import Call, Candidate, Query, Tool
+from factory.domain.records import Call, Candidate, Checkpoint, Query, Request, Tool
+from factory.engines.replay import ReplayEngine
 from factory.judge.rulebook import Rulebook
 from factory.judge.sample import Judgement
 from factory.lab.home.world import home_items
 from factory.ledger import history
 from factory.ledger.database import Ledger
 from factory.ledger.history import OpenRound
+from factory.ledger.losing import losing_answers
 from factory.ledger.rows import tool_rows
+from factory.lessons.failures import REPAIR
 from factory.lessons.harder import WAYS
 from factory.round.factory import Factory, load_factory
 from factory.round.making import _too_few, judge_made, make_samples
@@ -51,21 +55,46 @@ CATALOGUE = [
     }
     for word in WORDS
 ]
-SHARES = {"join": "0.5", "distractors": "1", "withheld": "1"}
+RECIPE = """extends = "cpu"
+[make]
+join = 0.5
+distractors = 1
+withheld = 1
+repair = 1
+[train]
+min_accepted = 1
+[score]
+benchmarks = []
+dev = ""
+[[stage]]
+kinds = ["gen", "invoke", "code", "retrieve"]
+[[stage]]
+kinds = ["dpo"]
+"""
+WRONG = call("6")
 ASKED = [query for query in POOL if query.id in (IDS["good"], IDS["chatty"], IDS["tie"])]
 
 
-def open_made(folder: Path, shares: dict[str, str]) -> Factory:
+def answer(request: Request) -> Sequence[str]:
+    """As everywhere, but that one answer in five to one request breaks a rule."""
+    said = list(answer_query(request))
+    return [*said[:4], WRONG] if request.id == f"{IDS['chatty']}/calls" else said
+
+
+async def open_replay(checkpoint: Checkpoint, **_: object) -> ReplayEngine:
+    """In place of a child that serves the checkpoint."""
+    return ReplayEngine(answer, checkpoint)
+
+
+def open_made(folder: Path) -> Factory:
     """A factory whose rounds make samples and score nothing, with a catalogue."""
-    workspace = make_workspace(folder)
+    workspace = make_workspace(folder, {"rounds/made.toml": RECIPE})
     tiny_model(workspace.root / "model")
     text = workspace.marker.read_text(encoding="utf-8")
     workspace.marker.write_text(text.replace("rounds/seed", "model"), encoding="utf-8")
     tools = [Tool(id=tool_id(document), document=document) for document in CATALOGUE]
     Ledger(workspace.state).append({"tool": tool_rows(0, tools, "apis.jsonl")})
-    keys = {f"make.{way}": share for way, share in shares.items()}
-    keys |= {"train.min_accepted": "1", "score.benchmarks": "[]", "score.dev": '""'}
-    recipe = load_recipe(workspace, "cpu", keys)
+    recipe = load_recipe(workspace, "made", {})
     settings = load_settings(workspace)
     return load_factory(workspace, settings, recipe, PlainMonitor(), ASKED)
 
@@ -73,7 +102,7 @@ def open_made(folder: Path, shares: dict[str, str]) -> Factory:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Factory]:
     """A round of two accepted samples, of which others were made."""
-    factory = open_made(tmp_path_factory.mktemp("made") / "ws", SHARES)
+    factory = open_made(tmp_path_factory.mktemp("made") / "ws")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("factory.engines.serving.open_engine", open_replay)
         patch.setattr("factory.round.training.run_training", train_nothing)
@@ -86,7 +115,7 @@ def made_rows(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def test_every_way_has_a_key_and_makes_nothing_unless_told() -> None:
-    assert set(MakeSection.model_fields) == set(WAYS)
+    assert set(MakeSection.model_fields) == {*WAYS, REPAIR}
     assert Recipe().make.shares == {} and "make" not in Recipe().known_by()
     changed = Recipe(make=MakeSection(join=0.5))
     assert changed.make.shares == {"join": 0.5} and changed.sha != Recipe().sha
@@ -96,7 +125,7 @@ def test_a_round_makes_samples_and_counts_them_apart(finished: Factory) -> None:
     ledger = finished.ledger
     rows = made_rows(ledger)
     kinds = [(row["made_by"], row["status"]) for row in rows]
-    ways = ("distractors", "distractors", "join", "withheld", "withheld")
+    ways = ("distractors", "distractors", "join", "repair", "withheld", "withheld")
     assert kinds == [(way, "accepted") for way in ways]
     assert all(row["query_id"] not in IDS.values() for row in rows)
     origins = {IDS["good"], IDS["chatty"]}
@@ -105,6 +134,7 @@ def test_a_round_makes_samples_and_counts_them_apart(finished: Factory) -> None:
         names = {tool["document"]["name"] for tool in json.loads(row["tools_json"])}
         is_withheld = row["made_by"] == "withheld"
         assert ("book_table" in names) != is_withheld
+        assert names != {"book_table"} or row["made_by"] in ("join", "repair")
         assert bool(row["answer"]) == is_withheld == (row["calls_json"] == "[]")
     (funnel,) = ledger.query("select drawn, accepted, rejected, unjudged from round_yield").rows
     assert funnel == (3, 2, 1, 0)
@@ -129,15 +159,40 @@ def test_what_a_round_makes_is_taught_and_known_later(finished: Factory) -> None
             answer = made[each]["answer"] or "book_table"
             assert answer in json.loads(chat)[-1]["content"] or kind == "retrieve"
     once = {"invoke"}
-    assert kinds == {"distractors": once, "withheld": once, "join": {"gen", "invoke", "retrieve"}}
+    assert kinds.pop("join") == {"gen", "invoke", "retrieve"}
+    assert kinds == {"distractors": once, "withheld": once, "repair": once}
     asked = history.asked_before(ledger, 2)
     assert {history.asked_with(each) for each in history.made_samples(ledger, 1)} < asked
     held_out = frozenset({IDS["good"]})
     later = {e.origin.split("/")[1] for e in history.earlier_examples(ledger, 2, held_out)}
     of_good = {each for each, row in made.items() if IDS["good"] in row["made_of_json"]}
-    assert 2 <= len(of_good) < 5
+    assert 2 <= len(of_good) < 6
     assert later & {*made, *IDS.values()} == {IDS["chatty"], *(made.keys() - of_good)}
     assert history.called_pairs(ledger, 1) == ([], [])
+
+
+def test_a_failed_call_is_mended_and_stands_against_the_right_one(finished: Factory) -> None:
+    ledger = finished.ledger
+    (losing,) = history_losing(ledger)
+    assert losing == (IDS["chatty"], WRONG, 1)
+    sql = "select kind, messages_json from example where kind = 'dpo' or origin like 'r1/' || ?"
+    (made,) = [row["query_id"] for row in made_rows(ledger) if row["made_by"] == "repair"]
+    chats = {kind: json.loads(chat) for kind, chat in ledger.query(sql, [made]).rows}
+    assert chats.keys() == {"dpo", "invoke"}
+    *_, failed, told, mended = chats["invoke"]
+    assert failed["loss"] is False and '"people": "6"' in failed["content"]
+    assert told["role"] == "user" and "is a string, not an integer" in told["content"]
+    assert '"people": 6' in mended["content"] and "loss" not in mended
+    *_, chosen, rejected = chats["dpo"]
+    assert (chosen["content"], rejected["content"]) == (mended["content"], failed["content"])
+    assert rejected["loss"] is False
+    assert "dpo" not in {each.kind for each in history.earlier_examples(ledger, 2)}
+
+
+def history_losing(ledger: Ledger) -> list[tuple[str, str, int]]:
+    """Request, text and votes of each losing answer."""
+    found = losing_answers(ledger, 1)
+    return [(each, one.text, one.votes) for each, several in found.items() for one in several]
 
 
 def test_a_share_that_cannot_be_filled_is_told_with_a_remedy(
@@ -149,6 +204,7 @@ def test_a_share_that_cannot_be_filled_is_told_with_a_remedy(
         "join": {"wanted": 1, "made": 1, "accepted": 1},
         "distractors": {"wanted": 2, "made": 2, "accepted": 2},
         "withheld": {"wanted": 2, "made": 2, "accepted": 2},
+        "repair": {"wanted": 2, "made": 1, "accepted": 1},
     }
     assert "make." not in capsys.readouterr().err
     told = _too_few("distractors", {"wanted": 9, "made": 0}, 3, 0)
@@ -159,7 +215,7 @@ def test_a_share_that_cannot_be_filled_is_told_with_a_remedy(
 
 def copied(finished: Factory, folder: Path, *stages: str) -> tuple[Factory, OpenRound]:
     """The same round without what came after its judgement, but for some stages."""
-    factory = open_made(folder / "ws", SHARES)
+    factory = open_made(folder / "ws")
     with finished.ledger.read() as past:
         rows = {
             table: past.query(f"select * from {table} where round = 1").records()
@@ -206,9 +262,9 @@ def test_a_kill_leaves_all_or_nothing_and_the_same_is_made_again(
         [[row[key] for key in mark] for row in made_rows(each.ledger)]
         for each in (finished, factory)
     )
-    assert one == other and len(one) == 5
+    assert one == other and len(one) == 6
     make_samples(factory, replace(this, stages_done=this.stages_done | {"make"}))
-    assert len(made_rows(factory.ledger)) == 5
+    assert len(made_rows(factory.ledger)) == 6
     # Less than a round needs to train: nothing is made of it.
     factory, this = copied(finished, tmp_path / "few", "draw", "sample", "judge")
     train = vary(factory.recipe.train, min_accepted=3)
@@ -290,7 +346,7 @@ def test_what_was_made_falls_with_its_origin(finished: Factory, tmp_path: Path) 
     same = rejudge(factory.workspace, factory.ledger, rulebook, 1)
     assert same.changes == ()
     factory.ledger.append(same.rows)
-    assert [row["status"] for row in made_rows(factory.ledger)] == ["accepted"] * 5
+    assert [row["status"] for row in made_rows(factory.ledger)] == ["accepted"] * 6
     strict = Rulebook.load(factory.workspace, {"call/extra_text": "reject"})
     after = rejudge(factory.workspace, factory.ledger, strict, 1)
     assert [change.query_id for change in after.changes] == [IDS["chatty"]]
@@ -321,11 +377,12 @@ def test_made_samples_are_shown_listed_and_exported(
     assert '"people": 4' in run_factory("show", rows["join"]["query_id"], "--raw", cwd=root).stdout
     assert "nothing was rejected" in run_factory("rejects", "--made", cwd=root).stdout
     done = run_factory("export", "trl", str(tmp_path / "a.jsonl"), cwd=root)
-    assert "2 samples" in done.stdout and "5 samples that rounds made" in done.stderr
+    assert "2 samples" in done.stdout and "6 samples that rounds made" in done.stderr
     done = run_factory("export", "trl", str(tmp_path / "b.jsonl"), "--made", cwd=root)
-    assert "7 samples" in done.stdout and not done.stderr
+    assert "8 samples" in done.stdout and not done.stderr
     lines = (tmp_path / "b.jsonl").read_text(encoding="utf-8").splitlines()
     said = [json.loads(line)["messages"][-1] for line in lines]
     assert [m["content"] for m in said].count(rows["withheld"]["answer"]) == 2
     print_card(finished.ledger, 1, finished.workspace)
-    assert "made   2 distractors, 2 withheld, 1 join (0 rejected)" in capsys.readouterr().out
+    told = "made   2 distractors, 2 withheld, 1 join, 1 repair (0 rejected)"
+    assert told in capsys.readouterr().out
