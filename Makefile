@@ -1,6 +1,7 @@
 # make round   set up once, then one round on the embedded model
 # make test    set up once, then every check and test
 # make real    a pretrained model instead: installed, imported, taught, then one round each time
+# make transformers4   transformers 4 beside it, which loads what is trained here
 # make bench   set up once, then every comparison of bench/; ONLY=ledger runs one
 # Everything lands in .venv; delete it to start over.
 
@@ -14,7 +15,7 @@ TORCH := torch==2.13.0+cpu
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup round real test check bench clean
+.PHONY: setup round real test check transformers4 bench clean
 
 setup: $(VENV)/ready
 
@@ -73,6 +74,16 @@ check: $(VENV)/ready
 test: check
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
+# Into a folder of its own: transformers 4 and 5 cannot share one environment.
+TRANSFORMERS4 := .transformers4
+
+transformers4: $(TRANSFORMERS4)/ready
+	FACTORY_TRANSFORMERS4=$(abspath $(TRANSFORMERS4)) $(BIN)/python -m pytest tests/train/test_train.py -k transformers_4
+
+$(TRANSFORMERS4)/ready: $(VENV)/ready
+	$(BIN)/pip install --quiet --no-deps --target $(@D) "transformers==4.57.*" "tokenizers==0.22.*" "huggingface_hub==0.36.*"
+	touch $@
+
 # compare trains every coder for hours, same and house compare checkouts: run by name.
 BENCHES := $(filter-out __init__ table backbone compare same house,$(basename $(notdir $(wildcard bench/*.py))))
 
@@ -85,4 +96,4 @@ $(VENV)/bench-ready: requirements/bench.lock $(VENV)/ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) .factory $(REAL)
+	rm -rf $(VENV) .factory $(REAL) $(TRANSFORMERS4)

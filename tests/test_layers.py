@@ -29,7 +29,8 @@ HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "sklearn", 
 CHILD_ONLY = frozenset(
     f"factory.{module}"
     for module in (
-        "engines.beam engines.chat engines.constrain engines.embedding engines.forest "
+        "engines.beam engines.chat engines.constrain engines.embedding engines.fitting "
+        "engines.forest engines.generation "
         "engines.grammar engines.importing_child engines.loading engines.perplexity_child "
         "engines.processors engines.retrieve_child engines.server engines.trainable_child "
         "engines.transformers engines.vllm "

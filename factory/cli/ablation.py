@@ -33,7 +33,7 @@ from factory.lab.ablation.standings import (
     make_ablation_tables,
 )
 from factory.ledger.lock import WorkspaceLock
-from factory.round.ablation import Ablation, ablate, prepare
+from factory.round.ablation import Ablation, ablate, check_parents, prepare
 from factory.score.published import PublishedTable, load_published
 from factory.workspace.folder import Workspace
 
@@ -90,6 +90,7 @@ def run_ablation(
             seeds=seeds, seconds=seconds, discard=discard,
         )  # fmt: skip
         _tell(ablation)
+        check_parents(ablation)
         if dry_run:
             return
         ran = asyncio.run(ablate(ablation, monitor, lambda told: err(escape(told))))

@@ -16,6 +16,7 @@ from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.options import DryRun, Mask, Model, Overrides, Recipe, Threads
 from factory.cli.terminal import err, escape, note, out, print_table
 from factory.domain.failures import FactoryError, InputError
+from factory.engines.trainable import check_planned
 from factory.ledger import history
 from factory.ledger.database import Ledger, Source
 from factory.ledger.history import open_round
@@ -188,6 +189,7 @@ def _print_plan(
             base = base_checkpoint(workspace, factory.settings, past)
             parent = next_checkpoint(workspace, past, base, factory.monitor.note)
         unlearnt = unlearnt_tools(past, parent.id, resolved.recipe)
+    check_planned(workspace.root / parent.path, factory.prompts)
     wanted = resolved.recipe.accept
     origin = resolved.origins.get("accept" if wanted else "num_queries", "default")
     number = str(num_queries or resolved.recipe.num_queries)

@@ -18,13 +18,14 @@ from factory.cli.options import DryRun, Mask, Model, Overrides, Recipe, Threads
 from factory.cli.rounds import show_result
 from factory.cli.terminal import escape_line, note, out
 from factory.domain.failures import InputError
+from factory.engines.trainable import check_planned
 from factory.ledger.history import OpenRound, open_round
 from factory.ledger.lock import WorkspaceLock
 from factory.lessons.files import read_lessons
 from factory.lessons.judging import JudgedRow
 from factory.round.factory import load_factory
 from factory.round.round import run_round
-from factory.round.teach import LessonPlan, plan_lesson, run_lesson
+from factory.round.teach import LessonPlan, parent_of, plan_lesson, run_lesson
 
 
 def teach(
@@ -72,6 +73,7 @@ def teach(
                 note_masked(plan.lessons.masked, plan.lessons.masked_rows, len(plan.lessons.items))
             _check_examples(plan)
             if dry_run:
+                check_planned(Path(parent_of(factory).path), factory.prompts)
                 raise typer.Exit(1 if plan.left_out else 0)
         running = run_lesson(factory, plan) if plan else run_round(factory)
         result = asyncio.run(running)

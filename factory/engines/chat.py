@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from factory.codes.arrays import Code
 from factory.codes.literal import encoder_of
+from factory.domain.exhausted import is_out_of_memory
 from factory.domain.failures import InputError, ModelError
 from factory.domain.plaintext import encodable
 from factory.domain.records import (
@@ -30,14 +31,16 @@ from factory.domain.records import (
     Reply,
     Request,
 )
-from factory.engines.turn import end_ids, leads_to_calls, read_turn
+from factory.engines.turn import end_ids, fit_roles, leads_to_calls, read_turn, written_ids
 from factory.workspace.chat_template import shows_tools
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers has no class of its own
+        if isinstance(error, ImportError) or is_out_of_memory(error):
+            raise
         raise ModelError(
             f"The tokenizer cannot be loaded: {error}",
             where=str(folder),
@@ -78,6 +81,7 @@ class Chat:
             {"role": m.role, "content": mark(encodable(m.content), codes=m.codes)}
             for m in request.messages
         ]
+        messages = fit_roles(self.tokenizer, messages)
         if request.tools and not shows_tools(self.tokenizer.chat_template, messages, request.tools):
             raise ModelError(
                 f"The model's chat template leaves out the tools of {request.id}",
@@ -89,7 +93,7 @@ class Chat:
             text = self.tokenizer.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=True, tokenize=False
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise ModelError(
                 f"The model's chat template refuses the messages of {request.id}: {error}",
                 where=str(self._folder),
@@ -116,17 +120,29 @@ class Chat:
         return {"marker": marker, "until": closing[0] if closing else None}
 
     def decode(self, token_ids: Sequence[int], *, marked: bool = False) -> str:
-        """Text of an answer: without its end token and special tokens, code tokens are kept.
+        """Text of an answer: without its end token and the tokens of turns, code tokens are kept.
 
-        With `marked` special tokens are kept too: many models mark their calls with them.
+        So is a tag such as <tools> that is a special token of some model. With `marked` only the
+        end goes: many models mark their calls with what else the template writes.
         """
         ended = bool(token_ids) and token_ids[-1] in self.end_ids
+        told = token_ids[:-1] if ended else token_ids
         text: str = self.tokenizer.decode(
-            list(token_ids[:-1] if ended else token_ids),
-            skip_special_tokens=not marked,
+            [token for token in told if marked or token not in self._unsaid],
+            skip_special_tokens=False,
             clean_up_tokenization_spaces=False,
         )
         return text
+
+    @cached_property
+    def _unsaid(self) -> frozenset[int]:
+        """Special tokens that are no text of an answer: of turns, ends, padding and the like."""
+        named = set(self.tokenizer.special_tokens_map.values())
+        ids = self.tokenizer.convert_tokens_to_ids(
+            [text for text in named if isinstance(text, str)]
+        )
+        special = {token for token, it in self.tokenizer.added_tokens_decoder.items() if it.special}
+        return frozenset(ids) | self.end_ids | (special & written_ids(self.tokenizer))
 
     def completion(
         self,

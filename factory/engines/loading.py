@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from factory.domain.exhausted import is_out_of_memory
 from factory.domain.failures import ModelError
+from factory.engines.generation import mend_generation
 from factory.workspace.settings import EngineSection
 
 
@@ -21,7 +22,7 @@ def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     auto: the one that the weights are stored in.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        model = load_whole(folder, dtype)
     except (ValueError, OSError, KeyError) as error:
         if is_out_of_memory(error):
             raise
@@ -31,6 +32,25 @@ def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
             remedy="check the folder's config.json and weights; save_pretrained writes both",
         ) from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def load_whole(folder: Path, dtype: str | torch.dtype) -> PreTrainedModel:
+    """The model, with every weight from its files: transformers makes up what they lack.
+
+    Raises ModelError where they lack one, else what transformers raises.
+    """
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            f"the folder lacks {len(missing)} of the model's weights, such as {missing[0]}: "
+            "they would be random",
+            where=str(folder),
+            remedy="take a folder that holds the whole model; its config.json tells of more",
+        )
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def load_served(folder: Path, settings: EngineSection) -> PreTrainedModel:
@@ -49,24 +69,8 @@ def served_length(config: PreTrainedConfig, settings: EngineSection) -> int:
 
 
 def make_savable(model: PreTrainedModel, folder: Path) -> None:
-    """Have the generation config ask for the sampling that its values are of, where it does not.
-
-    transformers loads a model whose config has a temperature but no `do_sample`, and refuses to
-    save it. Raises ModelError for a config that it refuses for another reason.
-    """
-    config = model.generation_config
-    try:
-        config.validate(strict=True)
-    except ValueError:
-        config.do_sample = True
-        try:
-            config.validate(strict=True)
-        except ValueError as error:
-            raise ModelError(
-                f"transformers would not save this model's generation settings: {error}",
-                where=str(folder / "generation_config.json"),
-                remedy="take the values that it names out of the file",
-            ) from error
+    """Mend the model's generation settings (mend_generation), or raise ModelError."""
+    mend_generation(model.generation_config, folder)
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -101,6 +105,10 @@ def open_to_others(folder: Path, parent: Path | None = None) -> None:
         config["tokenizer_class"] = before.get("tokenizer_class", config.get("tokenizer_class"))
         if config["tokenizer_class"] in (None, "TokenizersBackend"):
             config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if config["tokenizer_class"] == "PreTrainedTokenizerFast":
+            # transformers 4 else adds token_type_ids, which generate() refuses.
+            names = before.get("model_input_names", ["input_ids", "attention_mask"])
+            config.setdefault("model_input_names", names)
         if isinstance(config.get("extra_special_tokens"), list):
             # The name that transformers 4 has for a list, and 5 reads as well.
             config["additional_special_tokens"] = config.pop("extra_special_tokens")

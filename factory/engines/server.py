@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from factory.domain.failures import ChildError
-from factory.domain.records import ENGINE_DIED, PROMPT_TOO_LONG, SCHEMA_UNSUPPORTED, Reply, Request
+from factory.domain.records import (
+    ENGINE_DIED,
+    PROMPT_TOO_LONG,
+    SCHEMA_UNSUPPORTED,
+    Message,
+    Reply,
+    Request,
+)
 from factory.engines.base import unanswered
 from factory.engines.chat import Chat
 from factory.engines.child import Channel
+from factory.engines.fitting import check_fitting
 from factory.engines.grammar import Unsupported
 from factory.engines.wire import request_from_wire
 from factory.workspace.models import fingerprint
@@ -167,6 +175,7 @@ def serve(channel: Channel, load: Callable[[Path, EngineSection], Backend]) -> N
     if opening is None:
         return
     folder = Path(opening["path"])
+    check_fitting(folder, [(Message(role="user", content="Hello"),)], training=False)
     backend = load(folder, EngineSection(**opening["settings"]))
     server = Server(channel, folder, backend)
     channel.send({"type": "ready", "fingerprint": fingerprint(folder)})

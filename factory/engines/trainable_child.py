@@ -1,4 +1,4 @@
-"""The child of factory.engines.trainable: reads a model's tokenizer and config, not the weights."""
+"""The child of factory.engines.trainable: checks a model folder without loading its model."""
 # ruff: noqa: E402
 
 from __future__ import annotations
@@ -28,26 +28,11 @@ def without_torch() -> Iterator[None]:
 
 
 with without_torch():
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig  # noqa: F401
 
-from factory.domain.failures import ModelError
-from factory.engines.chat import Chat
+from factory.domain.records import Message
 from factory.engines.child import Channel, run_child
-
-OTHER_MODEL = "take a model that AutoModelForCausalLM loads; this one can be scored (factory score)"
-
-
-def find_class(folder: Path) -> None:
-    """Raise ModelError where transformers has no causal language model for the folder's config."""
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        what = f"transformers cannot read this model's config: {error}"
-        raise ModelError(what, where=str(folder), remedy=OTHER_MODEL) from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        what = f"transformers trains no language model of the type {config.model_type!r}"
-        raise ModelError(what, where=str(folder / "config.json"), remedy=OTHER_MODEL)
+from factory.engines.fitting import check_fitting
 
 
 def main(channel: Channel, arguments: list[str]) -> None:
@@ -55,14 +40,12 @@ def main(channel: Channel, arguments: list[str]) -> None:
     question = channel.receive()
     if question is None:
         return
-    folder = Path(question["folder"])
+    chats = [[Message(**message) for message in chat] for chat in question["chats"]]
+    looked = whole = 0
     # What needs torch to be read, training will tell of.
     with suppress(ImportError):
-        fault = Chat(folder).fault
-        find_class(folder)
-        if fault is not None:
-            raise fault
-    channel.send({"type": "done"})
+        looked, whole = check_fitting(Path(question["folder"]), chats, training=True)
+    channel.send({"type": "done", "looked": looked, "whole": whole})
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ content and closing are tokenised apart, hence alike in both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
@@ -50,9 +52,10 @@ class Turn:
 
 
 def end_ids(eos_token_id: int | None, listed: int | Sequence[int] | None) -> frozenset[int]:
-    """The tokens that end a turn: the tokenizer's, and those of the generation config."""
+    """The tokens that end a turn: the tokenizer's, and those of the generation config, in which
+    -1 stands for none."""
     more = [listed] if isinstance(listed, int) else listed or []
-    return frozenset(token for token in (eos_token_id, *more) if token is not None)
+    return frozenset(token for token in (eos_token_id, *more) if token is not None and token >= 0)
 
 
 def read_turn(tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> Turn:
@@ -130,10 +133,54 @@ def leads_to_calls(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> bool:
         return True
 
 
+def fit_roles(
+    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]
+) -> list[dict[str, str]]:
+    """The chat as the tokenizer's template takes it: where it has no place for a system message,
+    as Gemma 2's and Mistral's have none, that text opens the first user's turn."""
+    if not chat or chat[0]["role"] != "system" or _knows_system(tokenizer):
+        return chat
+    system, *others = chat
+    if not others or others[0]["role"] != "user":
+        return [{**system, "role": "user"}, *others]
+    text = "\n\n".join(part for part in (system["content"], others[0]["content"]) if part)
+    return [{**others[0], "content": text}, *others[1:]]
+
+
+_SYSTEM_KNOWN: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, bool]] = WeakKeyDictionary()
+"""By tokenizer, its template and whether that has a place for a system message."""
+
+
+def _knows_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    template = tokenizer.chat_template
+    known = _SYSTEM_KNOWN.get(tokenizer)
+    if known is None or known[0] != template:
+        chat = [{"role": "system", "content": PROBE}, _ASKED]
+        try:
+            shown = PROBE in str(tokenizer.apply_chat_template(chat, tokenize=False))
+        except (TemplateError, TypeError, ValueError):
+            shown = False
+        _SYSTEM_KNOWN[tokenizer] = known = (template, shown)
+    return known[1]
+
+
+def written_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that the chat template writes around texts of the roles that it knows."""
+    said = {"role": "assistant", "content": PROBE}
+    others = {role: {"role": role, "content": PROBE} for role in ("system", "tool")}
+    found: set[int] = set()
+    for chat in ([others["system"], _ASKED], [_ASKED, said], [_ASKED, said, others["tool"]]):
+        with suppress(ModelError):
+            text = render(tokenizer, chat, answer_next=True)
+            found.update(tokenizer.encode(text, add_special_tokens=False))
+    return frozenset(found)
+
+
 def render(
     tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]], *, answer_next: bool
 ) -> str:
     """The chat as text, with or without a generation prompt. ModelError where it is refused."""
+    chat = fit_roles(tokenizer, chat)
     try:
         return str(
             tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer_next)

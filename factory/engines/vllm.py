@@ -200,7 +200,7 @@ def engine_arguments(folder: Path, settings: EngineSection) -> EngineArgs:
     on_cpu = current_platform.is_cpu()
     length = served_length(AutoConfig.from_pretrained(folder, local_files_only=True), settings)
     arguments: dict[str, Any] = {
-        "model": str(folder),
+        "model": without_brackets(folder),
         "dtype": settings.dtype,
         "max_model_len": length,
         "max_num_seqs": settings.max_batch,
@@ -223,6 +223,16 @@ def engine_arguments(folder: Path, settings: EngineSection) -> EngineArgs:
     else:
         arguments |= {"gpu_memory_utilization": settings.gpu_memory}
     return EngineArgs(**arguments)
+
+
+def without_brackets(folder: Path) -> str:
+    """A path to the folder that vLLM finds: it takes brackets in one for a pattern of names.
+
+    It is that of an open directory, by which this process and its workers know the folder.
+    """
+    if not set(str(folder)) & set("[]*?"):
+        return str(folder)
+    return f"/proc/{os.getpid()}/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}"
 
 
 def load_engine(folder: Path, settings: EngineSection) -> LLMEngine:

@@ -22,6 +22,7 @@ from factory.domain.failures import FactoryError, InputError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Call, Checkpoint, Query, Tool
 from factory.engines.perplexity import measure_perplexity
+from factory.engines.trainable import check_planned
 from factory.judge.keys import make_key
 from factory.judge.rulebook import Rulebook
 from factory.lab.ablation.plan import (
@@ -213,6 +214,13 @@ def prepare(
         deadline=Deadline(seconds),
         discard=discard,
     )
+
+
+def check_parents(ablation: Ablation) -> None:
+    """Raise FactoryError for a model that variants would train and a round cannot work with."""
+    prompts = Prompts.load(ablation.template)
+    for model in sorted({settled.model for settled in ablation.variants if settled.steps}):
+        check_planned(ablation.template.model_folder(model), prompts)
 
 
 async def ablate(ablation: Ablation, monitor: Monitor, report: Report) -> Ran:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import os
 import shutil
@@ -17,14 +16,13 @@ from typing import Literal
 
 from factory.codes.saving import load_codebook
 from factory.domain.failures import DiskError, FactoryError, MissingError
-from factory.engines.trainable import check_trainable
+from factory.engines.trainable import check_planned
 from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
 from factory.ledger.database import Ledger
 from factory.score.loading import load_benchmarks
 from factory.workspace.folder import CONTENT_FOLDERS, Workspace, shipped_root
 from factory.workspace.machine import disk_needed, free_threads
-from factory.workspace.models import check_model_folder, is_installed
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings
@@ -136,12 +134,10 @@ def _look_at_content(workspace: Workspace) -> str:
 
 def _look_at_model(workspace: Workspace) -> str:
     folder = workspace.model_folder(load_settings(workspace).model)
-    check_model_folder(folder)
+    looked = check_planned(folder, Prompts.load(workspace))
     codebook = load_codebook(folder)
-    if is_installed("transformers"):
-        asyncio.run(check_trainable(folder))
     codes = "no codes yet" if codebook is None else f"codes for {len(codebook)} tools"
-    return f"{folder}, {codes}"
+    return f"{folder}, {codes}" + (f", {looked}" if looked else "")
 
 
 def _look_at_ledger(workspace: Workspace) -> str:

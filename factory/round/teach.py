@@ -175,6 +175,13 @@ def _answer(row: JudgedRow, no_call: str) -> str:
     return lesson.answer or no_call
 
 
+def parent_of(factory: Factory) -> Checkpoint:
+    """The checkpoint that a lesson would start from. Raises FactoryError."""
+    with factory.ledger.read() as past:
+        base = base_checkpoint(factory.workspace, factory.settings, past)
+        return next_checkpoint(factory.workspace, past, base)
+
+
 async def run_lesson(factory: Factory, plan: LessonPlan) -> RoundResult:
     """Teach, from the first row of the ledger to the gate. Raises FactoryError."""
     with factory.ledger.read() as past:
@@ -182,7 +189,7 @@ async def run_lesson(factory: Factory, plan: LessonPlan) -> RoundResult:
         given = unknown_rows(past, base)
         parent = next_checkpoint(factory.workspace, past, base)
     factory.monitor.stage("check the model")
-    await check_trainable(Path(parent.path))
+    await check_trainable(Path(parent.path), factory.prompts)
     if plan.questions:
         title = _title(plan.number)
         write_benchmark(factory.workspace, plan.dev, title, "dev", plan.questions)

@@ -7,19 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from factory.codes.codebook import Codebook
 from factory.codes.reader import DocumentReader, load_gist
 from factory.codes.saving import load_codebook
 from factory.domain.records import Example, ExampleKind
-from factory.engines.loading import make_savable, stored_dtype
+from factory.engines.loading import load_whole, make_savable, stored_dtype
 from factory.engines.turn import Turn, turn_of
 from factory.train.encoding import EncodedSet, encode_all
 from factory.train.job import TrainingJob
@@ -85,9 +79,7 @@ def load_learner(job: TrainingJob) -> Learner:
     codebook = load_codebook(job.checkpoint)
     gpu = torch.cuda.is_available()
     master = torch.bfloat16 if gpu and job.setup.train.method == "lora" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(
-        job.checkpoint, dtype=master, local_files_only=True
-    )
+    model = load_whole(job.checkpoint, master)
     make_savable(model, job.checkpoint)
     model = model.to("cuda" if gpu else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True)

@@ -63,7 +63,8 @@ def check_model_folder(path: Path) -> None:
     for name in SMALL_FILES:
         if (path / name).exists() or (path / name).is_symlink():
             check_file(path / name)
-    _check_config(path / "config.json")
+            if name.endswith("config.json"):
+                _check_object(path / name)
     read_weights(path)
     if not (path / "chat_template.jinja").exists() and not _has_inline_template(path):
         raise ModelError(
@@ -99,7 +100,7 @@ def _refuse_adapter(path: Path) -> None:
     )
 
 
-def _check_config(path: Path) -> None:
+def _check_object(path: Path) -> None:
     """Raise ModelError unless the file holds an object."""
     try:
         is_object = isinstance(json.loads(path.read_text("utf-8")), dict)

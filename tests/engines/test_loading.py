@@ -77,6 +77,8 @@ def test_a_tokenizer_keeps_its_parents_class(
     assert written["tokenizer_class"] == ours
     assert not {"local_files_only", "is_local"} & written.keys() - config.keys()
     assert not isinstance(written.get("extra_special_tokens"), list)
+    names = {"PreTrainedTokenizerFast": ["input_ids", "attention_mask"]}.get(ours)
+    assert written.get("model_input_names") == names
     again = AutoTokenizer.from_pretrained(child)
     text = "Book <a_1> a table, “please”"
     assert again.encode(text) == tokenizer.encode(text)

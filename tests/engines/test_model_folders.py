@@ -16,7 +16,16 @@ from safetensors.torch import load_file, save_file
 from workspaces import ROOT
 
 from factory.domain.failures import ModelError
+from factory.domain.records import Message, Request, Sampling
+from factory.engines.chat import Chat
+from factory.engines.fitting import check_fitting
+from factory.engines.trainable import _round_chats
+from factory.engines.turn import read_turn
+from factory.train.encoding import encode
+from factory.workspace.architecture import FAMILIES, expected, find_fault
+from factory.workspace.folder import Workspace
 from factory.workspace.models import check_model_folder
+from factory.workspace.prompts import Prompts
 from factory.workspace.weights import find_no_number, read_weights
 
 SEED = ROOT / "rounds" / "seed"
@@ -139,12 +148,303 @@ HEADERS: dict[str, tuple[Change, str, str]] = {
         "merge_and_unload",
     ),
     "folder of GGUF files": (make_gguf, "GGUF", "factory model import"),
+    "settings that are none": (
+        lambda f: (f / "generation_config.json").write_text("[" * 10**5),
+        "generation_config.json is no JSON object",
+        "fetch",
+    ),
     "config that is none": (
         lambda f: (f / "config.json").write_text("<!doctype html>"),
         "config.json is no JSON object",
         "fetch",
     ),
 }
+
+
+# Templates as published models have them, with the tokens of the embedded one.
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/…') }}{% endif %}"
+    "{{ '<|' + m['role'] + '|>' + m['content'] | trim + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SILENT = GEMMA.replace("{{ raise_exception('System role not supported') }}", "").replace(
+    "{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}"
+)
+"""Leaves a system message out without a word."""
+
+
+def rename(prefix: str) -> Change:
+    return lambda folder: edit_weights(folder, lambda w: {prefix + n: x for n, x in w.items()})
+
+
+def drop(*names: str) -> Change:
+    return lambda f: edit_weights(f, lambda w: {n: x for n, x in w.items() if n not in names})
+
+
+def quantise(folder: Path, method: str) -> None:
+    edit_json(folder / "config.json", quantization_config={"quant_method": method})
+
+
+def as_bytes(folder: Path) -> None:
+    edit_weights(
+        folder, lambda w: {n: (x * 99).to(torch.int8) if x.ndim > 1 else x for n, x in w.items()}
+    )
+
+
+def set_nan(folder: Path) -> None:
+    def change(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        weights["model.layers.2.mlp.up_proj.weight"][17] = float("nan")
+        return weights
+
+    edit_weights(folder, change)
+
+
+def add_tokens(folder: Path, number: int, *, special: bool, pad: bool) -> None:
+    """Tokens beyond the rows, as `add_special_tokens` without a resize leaves them."""
+    table = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    rules = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    first = 2156
+    table["added_tokens"] += [
+        {"id": first + n, "content": f"<new_{n}>", "special": special, **rules}
+        for n in range(number)
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(table), "utf-8")
+    if pad:
+        edit_json(folder / "tokenizer_config.json", pad_token="<new_0>")
+
+
+def name_templates(folder: Path) -> None:
+    """Templates by name, none of them the default."""
+    text = (folder / "chat_template.jinja").read_text("utf-8")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "additional_chat_templates").mkdir()
+    for name in ("tool_use", "rag"):
+        (folder / "additional_chat_templates" / f"{name}.jinja").write_text(text, "utf-8")
+
+
+FITTING: dict[str, tuple[Change, str, str]] = {
+    "layers that the file lacks": (
+        lambda f: edit_json(f / "config.json", num_hidden_layers=6),
+        "the file lacks 18 of the 56 weights that config.json tells of, such as model.layers.4.",
+        "config.json and weights of the same model",
+    ),
+    "layers that the config lacks": (
+        lambda f: edit_json(f / "config.json", num_hidden_layers=3),
+        "the file has 9 weights that config.json tells nothing of, such as model.layers.3.",
+        "config.json and weights of the same model",
+    ),
+    "saved inside of torch.compile": (
+        rename("_orig_mod."),
+        "inside of torch.compile",
+        "bare model",
+    ),
+    "saved inside of peft": (rename("base_model.model."), "adapter's wrapper", "bare model"),
+    "one weight missing": (
+        drop("model.layers.2.self_attn.q_proj.weight"),
+        "lacks 1 of the 38 weights that config.json tells of, such as model.layers.2.self_attn.q",
+        "config.json and weights of the same model",
+    ),
+    "head missing": (
+        lambda f: edit_json(f / "config.json", tie_word_embeddings=False),
+        "lm_head.weight; config.json has tie_word_embeddings false",
+        "config.json and weights of the same model",
+    ),
+    "another width": (
+        lambda f: edit_json(f / "config.json", intermediate_size=512),
+        "mlp.gate_proj.weight is [640, 256] in the file and [512, 256] by config.json",
+        "config.json and weights of the same model",
+    ),
+    "biases of another family": (
+        lambda f: edit_json(f / "config.json", model_type="qwen2"),
+        "lacks 12 of the 50",
+        "config.json and weights of the same model",
+    ),
+    "awq": (lambda f: quantise(f, "awq"), "quantised (awq)", "before it was quantised"),
+    "gptq": (lambda f: quantise(f, "gptq"), "quantised (gptq)", "before it was quantised"),
+    "bnb4": (lambda f: quantise(f, "bitsandbytes"), "quantised (bits", "before it was quantised"),
+    "w8a8": (
+        lambda f: quantise(f, "compressed-tensors"),
+        "quantised (compressed-tensors)",
+        "before it was quantised",
+    ),
+    "bytes without a word": (as_bytes, "are of type I8", "before it was quantised"),
+    "NaN": (
+        set_nan,
+        "model.layers.2.mlp.up_proj.weight holds NaN or infinity (",
+        "as it was before",
+    ),
+    "pad without a row": (
+        lambda f: add_tokens(f, 1, special=True, pad=True),
+        "the pad token '<new_0>' has id 2156, and the model has rows for 2156 tokens, 0 to 2155",
+        "resize_token_embeddings",
+    ),
+    "words without rows": (
+        lambda f: add_tokens(f, 3, special=False, pad=False),
+        "3 tokens such as '<new_0>' have no row",
+        "resize_token_embeddings",
+    ),
+    "end without a row": (
+        lambda f: edit_json(f / "generation_config.json", eos_token_id=[4, 5000]),
+        "token 5000 is to end answers",
+        "eos_token_id",
+    ),
+    "no end": (
+        lambda f: (
+            edit_json(f / "generation_config.json", eos_token_id=-1),
+            edit_json(f / "config.json", eos_token_id=-1),
+            edit_json(f / "tokenizer_config.json", eos_token=None),
+        ),
+        "names no end-of-turn token",
+        "eos_token",
+    ),
+    "no length": (
+        lambda f: edit_json(f / "config.json", max_position_embeddings="long"),
+        "transformers cannot read this model's config",
+        "",
+    ),
+    "settings of beams": (
+        lambda f: edit_json(f / "generation_config.json", early_stopping=True, length_penalty=2.0),
+        "would not save this model's generation settings",
+        "take the values that it names out",
+    ),
+    "tokenizer cut off": (
+        lambda f: cut(f / "tokenizer.json", 0.5),
+        "The tokenizer cannot be loaded",
+        "save",
+    ),
+    "templates without a default": (name_templates, "chat template refuses", "template"),
+}
+
+
+@pytest.mark.parametrize("kind", FITTING)
+def test_parts_that_do_not_fit_are_told_before_anything_is_loaded(
+    kind: str, tmp_path: Path
+) -> None:
+    change, what, remedy = FITTING[kind]
+    folder = copy_seed(tmp_path / "model")
+    change(folder)
+    check_model_folder(folder)
+    with pytest.raises(ModelError) as caught:
+        check_fitting(folder, CHATS, training=True)
+    assert what in caught.value.what and remedy in caught.value.remedy
+    assert str(folder) in caught.value.where
+
+
+CHATS = _round_chats(Prompts.load(Workspace(ROOT)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: None,
+        split,
+        make_pickle,
+        # Gemma 3's own: a token for images that the text model has no row for.
+        lambda f: add_tokens(f, 1, special=True, pad=False),
+        lambda f: edit_json(f / "generation_config.json", pad_token_id=-1),
+        lambda f: edit_json(f / "generation_config.json", temperature=0.0, do_sample=False),
+        lambda f: edit_json(f / "config.json", dtype=None, torch_dtype=None),
+        lambda f: edit_json(f / "tokenizer_config.json", pad_token=None),
+        lambda f: (f / "generation_config.json").unlink(),
+        lambda f: edit_weights(f, lambda w: {k.removeprefix("model."): x for k, x in w.items()}),
+        lambda f: edit_weights(f, lambda w: {k: x.half() for k, x in w.items()}),
+        lambda f: (f / "chat_template.jinja").write_text(GEMMA),
+        lambda f: (f / "chat_template.jinja").write_text(SILENT),
+    ],
+)
+def test_what_rounds_can_use_is_not_refused(change: Change, tmp_path: Path) -> None:
+    folder = copy_seed(tmp_path / "model")
+    change(folder)
+    check_model_folder(folder)
+    looked, whole = check_fitting(folder, CHATS, training=True)
+    assert looked == whole
+
+
+def test_what_cannot_be_trained_may_be_served(tmp_path: Path) -> None:
+    folder = copy_seed(tmp_path / "model")
+    quantise(folder, "awq")
+    as_bytes(folder)
+    check_fitting(folder, training=False)
+
+
+@pytest.mark.parametrize("template", [GEMMA, SILENT])
+def test_a_system_message_opens_the_first_turn_where_the_template_has_no_place_for_it(
+    template: str, tmp_path: Path
+) -> None:
+    """In requests and in training alike."""
+    folder = copy_seed(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template)
+    chat = Chat(folder)
+    system, user = (Message(role=r, content=f"the {r}'s text") for r in ("system", "user"))
+    answer = Message(role="assistant", content="an answer")
+    ask = (system, user, answer, user)
+    ids = chat.encode(Request(id="q", messages=ask, sampling=Sampling()))
+    assert chat.tokenizer.decode(ids) == (
+        "<|user|>the system's text\n\nthe user's text<|end|><|assistant|>an answer<|end|>"
+        "<|user|>the user's text<|end|><|assistant|>"
+    )
+    turn = read_turn(chat.tokenizer, chat.end_ids)
+    (encoded,) = encode("invoke", (*ask, answer), chat.tokenizer, turn)
+    assert list(encoded.input_ids[: len(ids)]) == ids
+    assert [chat.tokenizer.decode(list(part)) for part in encoded.contents] == ["an answer"] * 2
+    alone = chat.encode(Request(id="q", messages=(system,), sampling=Sampling()))
+    assert chat.tokenizer.decode(alone) == "<|user|>the system's text<|end|><|assistant|>"
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_tags_that_are_special_tokens_stay_in_answers(special: bool, tmp_path: Path) -> None:
+    folder = copy_seed(tmp_path / "model")
+    table = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    tags = [e for e in table["added_tokens"] if e["content"].strip() in ("<tools>", "</tools>")]
+    for tag in tags:
+        tag["special"] = special
+    (folder / "tokenizer.json").write_text(json.dumps(table), "utf-8")
+    chat = Chat(folder)
+    text = '<tools>\n{"name": "look"}\n</tools>'
+    ids = chat.tokenizer.encode(f"<|assistant|>{text}<|pad|><|end|>")
+    assert len(tags) == 2 and {tag["id"] for tag in tags} < set(ids)
+    assert chat.decode(ids) == text
+
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_weights_of_a_family_are_those_of_transformers(family: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for tied, bias in ((False, False), (True, False), (False, True)):
+        config = AutoConfig.for_model(
+            family, **SIZES, tie_word_embeddings=tied, attention_bias=bias, mlp_bias=bias
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        if tied:
+            del shapes["lm_head.weight"]
+        assert expected(config.to_dict()) == shapes
+        assert find_fault(config.to_dict(), shapes) == ""
+
+
+def test_lost_layers_are_told_of_any_architecture() -> None:
+    shapes = {f"transformer.h.{n}.attn.weight": (4, 4) for n in range(4)}
+    config = {"model_type": "gpt2", "num_hidden_layers": 4}
+    assert find_fault(config, shapes) == ""
+    assert "6 layers and the file has 4" in find_fault(config | {"num_hidden_layers": 6}, shapes)
 
 
 @pytest.mark.parametrize("kind", HEADERS)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -654,16 +655,72 @@ def set_generation(folder: Path, base: Path, **values: object) -> Path:
     return folder
 
 
-def test_sampling_values_alone_ask_for_sampling_and_others_are_refused(tmp_path: Path) -> None:
+GENERATE = """
+import json, sys, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto").eval()
+chat = [{"role": "user", "content": "Book a table for 4 people."}]
+text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+asked = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+said = model.generate(**asked, max_new_tokens=12, do_sample=False)[0].tolist()
+print(json.dumps([transformers.__version__, said, str(model.dtype), len(tokenizer)]))
+"""
+"""What a program of another environment does with a checkpoint."""
+
+
+@pytest.mark.slow
+def test_transformers_4_reads_a_checkpoint_and_answers_as_5_does(base: Path, first: Run) -> None:
+    """`make transformers4` installs one, and names its folder."""
+    other = os.environ.get("FACTORY_TRANSFORMERS4", "")
+    if not other:
+        pytest.skip("FACTORY_TRANSFORMERS4 names no folder with transformers 4: make transformers4")
+    told = []
+    for paths in ([other], []):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", GENERATE, str(first.job.out)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(json.loads(done.stdout))
+    assert told[0][0].startswith("4.57") and told[1][0].startswith("5.")
+    assert told[0][1:] == told[1][1:]
+    dtype = json.loads((base / "config.json").read_text())["dtype"]
+    assert told[0][2] == f"torch.{dtype}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_reads_a_checkpoint(first: Run) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as top:
+        os.chmod(top, 0o755)
+        folder = shutil.copytree(first.job.out, Path(top) / "r1")
+        files = [str(path) for path in folder.rglob("*") if path.is_file()]
+        command = ["cat", *files]
+        done = subprocess.run(
+            command, user=65534, group=65534, extra_groups=(), capture_output=True
+        )
+        assert done.returncode == 0 and len(files) > 5, done.stderr
+        assert len(done.stdout) == sum(os.path.getsize(file) for file in files)
+
+
+def test_generation_settings_are_saved_as_they_are_meant_or_refused(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     base = tiny_model(tmp_path / "base")
+    greedy = {"temperature": None, "top_p": None}
     for number, (values, kept) in enumerate(
         (
-            ({"temperature": 0.6, "top_p": 0.9, "top_k": 20}, True),
-            ({"temperature": 0.6, "do_sample": False}, True),
-            ({"temperature": 0.6, "do_sample": True}, True),
-            ({"repetition_penalty": 1.1}, None),
+            ({"temperature": 0.6, "top_p": 0.9, "top_k": 20}, {"do_sample": True}),
+            ({"temperature": 0.6, "do_sample": False}, {"do_sample": False, **greedy}),
+            ({"temperature": 0.0, "do_sample": False}, {"do_sample": False, **greedy}),
+            ({"temperature": 0.0, "top_p": 0.9}, {"do_sample": None, **greedy}),
+            ({"temperature": 0.0, "do_sample": True}, {"do_sample": False, **greedy}),
+            ({"temperature": 0.6, "do_sample": True}, {}),
+            ({"repetition_penalty": 1.1}, {"do_sample": None}),
+            ({"pad_token_id": -1}, {"pad_token_id": None, "do_sample": None}),
         )
     ):
         folder = set_generation(tmp_path / str(number), base, **values)
@@ -671,7 +728,9 @@ def test_sampling_values_alone_ask_for_sampling_and_others_are_refused(tmp_path:
         make_savable(model, folder)
         model.save_pretrained(folder / "saved")
         saved = GenerationConfig.from_pretrained(folder / "saved")
-        assert {**values, "do_sample": kept}.items() <= saved.to_dict().items()
+        assert (values | kept).items() <= saved.to_dict().items()
+        again = AutoModelForCausalLM.from_pretrained(folder / "saved")
+        assert len(again.generate(torch.tensor([[7, 8]]), max_new_tokens=2)[0]) > 2
     folder = set_generation(tmp_path / "beams", base, length_penalty=0.5)
     with pytest.raises(ModelError, match="length_penalty") as caught:
         make_savable(AutoModelForCausalLM.from_pretrained(folder), folder)
