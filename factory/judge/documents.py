@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from jsonschema import SchemaError, ValidationError
@@ -17,7 +18,7 @@ from factory.domain.jsontext import Parts, show, walk
 from factory.domain.plaintext import printable
 from factory.domain.records import Tool
 from factory.judge.findings import MAX_VERDICTS, Finding, explain
-from factory.judge.rulebook import Rulebook
+from factory.judge.rulebook import Rule, Rulebook
 from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
 from factory.tools.schema import (
@@ -108,6 +109,7 @@ def _judge_whole(document: object, rulebook: Rulebook, query: str) -> Iterator[F
         yield from _judge_arguments(arguments, _read(document).parts, rulebook)
     if query:
         yield from _judge_leak(document, query, rulebook)
+    yield from _judge_marks(document, rulebook.rule("tool/control_token"))
 
 
 def _read(document: dict[str, Any]) -> ReadTool:
@@ -255,3 +257,22 @@ def _judge_leak(document: dict[str, Any], query: str, rulebook: Rulebook) -> Ite
         if wanted in normalise_text(text).casefold():
             message = f"the description quotes the query: {show(text)}"
             yield Finding("tool/query_leak", path, message)
+
+
+def _judge_marks(document: dict[str, Any], rule: Rule) -> Iterator[Finding]:
+    """Names and texts that spell a control token of a known family of models."""
+    if not rule.active:
+        return
+    marks = _pattern_of(rule.words("marks"))
+    for path, value in walk(document):
+        for text in (*path[-1:], value):
+            if isinstance(text, str) and (hit := marks.search(text)):
+                message = f"{show(hit.group())} is a control token of known models"
+                yield Finding(rule.id, path, message)
+
+
+@lru_cache(maxsize=8)
+def _pattern_of(marks: frozenset[str]) -> re.Pattern[str]:
+    """What finds the marks; `*` in one stands for a name."""
+    parts = (re.escape(mark).replace(r"\*", r"[\w▁-]{1,40}") for mark in sorted(marks))
+    return re.compile("|".join(parts) or r"(?!)")

@@ -15,6 +15,7 @@ import pytest
 from conftest_models import CHAT_TEMPLATE, tiny_model
 from workspaces import ROOT, run_factory
 
+from factory.codes.literal import encoder_of
 from factory.domain.failures import FactoryError, InputError, MissingError, ModelError
 from factory.engines.chat import Chat
 from factory.engines.importing import CARRIERS, find_gguf, import_gguf
@@ -144,8 +145,8 @@ def test_what_is_imported_answers_like_the_original(original: Original, tmp_path
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     chat, first = Chat(folder), Chat(original.folder)
     assert chat.fault is None and chat.end_ids == first.end_ids
-    ids = chat._ids(SAID)
-    assert ids == first._ids(SAID)
+    ids = encoder_of(chat.tokenizer).read(SAID)
+    assert ids == encoder_of(first.tokenizer).read(SAID)
     assert np.allclose(logits(folder, ids), logits(original.folder, ids), atol=1e-5)
 
 

@@ -66,6 +66,7 @@ REASONS = {
     "near_duplicate_query",
     "tool_crowding",
     "wording_crowding",
+    "control_token",
 }
 """Algorithms §1.5, those of a whole round (A43, A44), and one for keywords it has no word for."""
 
@@ -119,6 +120,7 @@ def test_only_noted_rules_are_warnings() -> None:
     assert warnings == {
         *("call/repaired_json", "call/ungrounded_value", "call/extra_text", "call/duplicate_call"),
         *("round/duplicate_tool", "round/near_duplicate_tool"),
+        *("tool/control_token", "round/control_token"),
     }
 
 
