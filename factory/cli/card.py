@@ -313,7 +313,7 @@ def _print_cut(past: Source, number: int) -> None:
         select benchmark, model, json_extract_string(nullif(detail_json, ''), '$.cut') as cut_by,
                count(*) as answers
         from round_score as score
-        join item_score using (checkpoint_id, benchmark, basis)
+        join latest_item using (checkpoint_id, benchmark, basis)
         where score.round = ? and score.category = 'overall' and cut_by is not null
         group by all order by benchmark, model desc, cut_by
         """

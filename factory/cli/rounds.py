@@ -169,8 +169,11 @@ def show_result(workspace: Workspace, ledger: Ledger, number: int) -> None:
 
 def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:
     with WorkspaceLock(workspace.state):
-        number = abandon(load_factory(workspace, settings, resolved, make_monitor()))
-    out(f"round {number} is ended; its samples stay in the ledger")
+        factory = load_factory(workspace, settings, resolved, make_monitor())
+        number = abandon(factory)
+    given_back = history.count_given_back(factory.ledger, number)
+    again = f"; {given_back} requests without an answer may be drawn again" if given_back else ""
+    out(f"round {number} is ended; its samples stay in the ledger{again}")
 
 
 def _print_plan(

@@ -61,6 +61,9 @@ def score(
         list[str] | None, typer.Option("--set", help="A key of its definition, e.g. judge=r1")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the answers as JSON.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Ask the model, whatever the ledger has.")
+    ] = False,
     allow_public: AllowPublic = False,
     threads: Threads = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -96,7 +99,7 @@ def score(
         setup.ledger.fold()
         for note in benchmark.notes:
             monitor.note(note)
-        measured = asyncio.run(_measure(setup, benchmark, checkpoint, before, allow_public))
+        measured = asyncio.run(_measure(setup, benchmark, checkpoint, before, allow_public, again))
     if save is not None:
         answers = benchmark.answers(measured[0].items)
         save.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
@@ -111,7 +114,12 @@ def score(
 
 
 async def _measure(
-    setup: Setup, benchmark: Scorable, checkpoint: str, before: str, allow_public: bool
+    setup: Setup,
+    benchmark: Scorable,
+    checkpoint: str,
+    before: str,
+    allow_public: bool,
+    again: bool,
 ) -> list[Measured]:
     """The checkpoint, the one before it if any, and the benchmark's baselines."""
     wanted = [checkpoint, before] if before else [checkpoint]
@@ -120,7 +128,10 @@ async def _measure(
             find_checkpoint(setup.workspace, setup.settings, past, each, setup.notify)
             for each in wanted
         ]
-    measured = [await evaluate(setup, benchmark, each, allow_public=allow_public) for each in found]
+    measured = [
+        await evaluate(setup, benchmark, each, allow_public=allow_public, again=again)
+        for each in found
+    ]
     baselines = benchmark.baselines(setup)
     return measured + [await evaluate_baseline(setup, benchmark, each) for each in baselines]
 
@@ -350,7 +361,7 @@ def _print_questions(benchmark: Scorable, measured: Measured) -> None:
     of = f"where benchmark = '{benchmark.name}' and checkpoint_id = '{measured.system}'"
     if benchmark.unit == "percent":
         queries = [
-            f"select item, reason, message, answer from item_score {of} and not correct limit 5",
+            f"select item, reason, message, answer from latest_item {of} and not correct limit 5",
             f"select flip, item, query, gold_json, answer from item_flip {of}",
         ]
     else:

@@ -297,7 +297,8 @@ class ProcessEngine(Closing):
                 f"The weights of checkpoint {self.checkpoint.id} have changed: their fingerprint "
                 f"is {message['fingerprint']}, recorded is {self.checkpoint.fingerprint}",
                 where=self.checkpoint.path,
-                remedy="restore the folder, or register it as another checkpoint",
+                remedy="restore the folder, or begin a round from it as it is: `factory round "
+                "--abandon` gives back the requests that have no answer",
             )
         self._ready = True
         self._first_ready.set()

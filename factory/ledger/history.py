@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from factory.domain.canon import query_id
 from factory.domain.records import (
+    ENGINE_DIED,
     Call,
     Candidate,
     Checkpoint,
@@ -24,6 +26,7 @@ from factory.domain.records import (
     Tool,
 )
 from factory.ledger.database import Source
+from factory.workspace.identity import Identity
 
 SELF_MADE = 0.3
 """Weight of a pair in a sample that a model answered unanimously, beside 1 for a person's (A42)."""
@@ -46,6 +49,8 @@ class OpenRound:
     judgement: int
     """Id of its pass of rules."""
     stages_done: frozenset[str]
+    identity: str | None = None
+    """Of the checkpoint when it started; None where that was not kept."""
 
     @property
     def is_lesson(self) -> bool:
@@ -65,7 +70,7 @@ def open_round(past: Source) -> OpenRound | None:
     """The round without a finished `gate` stage, if any."""
     sql = """
         select r.round, r.recipe_name, r.recipe_json, r.prompts_sha || ' ' || r.rules_sha,
-               r.checkpoint_id, r.checkpoint_fingerprint, c.path, j.judgement
+               r.checkpoint_id, r.checkpoint_fingerprint, c.path, j.judgement, r.identity
         from round r
         join (select checkpoint_id, any_value(path) as path from checkpoint group by 1) c
           on c.checkpoint_id = r.checkpoint_id
@@ -77,7 +82,8 @@ def open_round(past: Source) -> OpenRound | None:
     rows = past.query(sql).rows
     if not rows:
         return None
-    number, name, recipe_json, content_sha, checkpoint_id, fingerprint, path, judgement = rows[0]
+    number, name, recipe_json, content_sha, checkpoint_id, fingerprint, path, *rest = rows[0]
+    judgement, identity = rest
     done = past.query("select stage from stage where round = ? and status = 'done'", [number]).rows
     return OpenRound(
         number=number,
@@ -86,6 +92,7 @@ def open_round(past: Source) -> OpenRound | None:
         content_sha=content_sha,
         checkpoint=Checkpoint(id=checkpoint_id, path=path, fingerprint=fingerprint),
         judgement=judgement,
+        identity=identity,
         stages_done=frozenset(stage for (stage,) in done),
     )
 
@@ -208,8 +215,34 @@ def vote_entropy(past: Source, number: int) -> float | None:
     return None if found is None else float(found)
 
 
+ABANDONED = "abandoned by the user"
+"""Reason in the stage `gate` of a round that was ended as it was."""
+GIVEN_BACK = """
+    from draw
+    where round in (
+      select round from stage
+      where stage = 'gate' and json_extract_string(detail_json, '$.reason') = $abandoned
+    )
+    and not exists (
+      from sample where sample.round = draw.round and sample.query_id = draw.query_id
+      and sample.reason <> $died
+    )
+    """
+"""Draws of abandoned rounds whose request has no answer: it was not asked, or an engine died."""
+
+
 def drawn_ids(past: Source) -> set[str]:
-    return {query_id for (query_id,) in past.query("select query_id from draw").rows}
+    """Ids of the requests that no round draws again."""
+    sql = f"select query_id from draw except all select query_id {GIVEN_BACK}"
+    values = {"abandoned": ABANDONED, "died": ENGINE_DIED}
+    return {query_id for (query_id,) in past.query(sql, values).rows}
+
+
+def count_given_back(past: Source, number: int) -> int:
+    """How many requests of a round later ones may draw again."""
+    sql = f"select count(*) {GIVEN_BACK} and round = $number"
+    values = {"abandoned": ABANDONED, "died": ENGINE_DIED, "number": number}
+    return int(past.query(sql, values).rows[0][0])
 
 
 def pending_queries(past: Source, number: int) -> list[Query]:
@@ -243,10 +276,36 @@ def logged_queries(past: Source, number: int) -> dict[str, Logged]:
     return logs
 
 
+class Scored(NamedTuple):
+    """The latest score of a checkpoint on a benchmark. Example: Scored("9f3c…", at)."""
+
+    identity: str | None
+    """Of the model that was scored; None where the row is of a version that kept none."""
+    at: datetime
+    """UTC."""
+
+    def is_of(self, model: Identity) -> bool:
+        """Whether it is the model's as it is now.
+
+        Without an identity it is where no file of the model has been written since.
+        """
+        return model.changed < self.at if self.identity is None else self.identity == model.sha
+
+
+def last_scored(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> Scored | None:
+    """The latest score with the same items and prompts, if any."""
+    sql = """
+        select identity, scored_at
+        from score where checkpoint_id = ? and benchmark = ? and basis = ?
+        order by scored_at desc
+        """
+    rows = past.query(sql, [checkpoint_id, benchmark, basis], limit=1).rows
+    return Scored(rows[0][0], rows[0][1].replace(tzinfo=UTC)) if rows else None
+
+
 def is_scored(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> bool:
     """Whether the checkpoint has a score on the benchmark with the same items and prompts."""
-    sql = "select 1 from score where checkpoint_id = ? and benchmark = ? and basis = ?"
-    return bool(past.query(sql, [checkpoint_id, benchmark, basis], limit=1).rows)
+    return last_scored(past, checkpoint_id, benchmark, basis) is not None
 
 
 def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
@@ -256,18 +315,23 @@ def knows_questions(past: Source, benchmark: str, basis: str) -> bool:
 
 
 def knows_ruler(past: Source, benchmark: str, basis: str) -> bool:
-    """Whether what a basis is made of is stored."""
+    """Whether what a basis, or under no benchmark an identity, is made of is stored."""
     sql = "select 1 from ruler where benchmark = ? and basis = ?"
     return bool(past.query(sql, [benchmark, basis], limit=1).rows)
 
 
-def measured_noise(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> float | None:
-    """Points that two passes of a checkpoint differ by; None where that was not measured."""
+def measured_noise(
+    past: Source, checkpoint_id: str, benchmark: str, basis: str, identity: str | None = None
+) -> float | None:
+    """Points that two passes of a checkpoint differ by; None where that was not measured.
+
+    With an identity, of that model, or by a version that kept none.
+    """
     sql = """
         select points from noise where checkpoint_id = ? and benchmark = ? and basis = ?
-        order by measured_at
+        and coalesce(identity = ?, true) order by measured_at
         """
-    rows = past.query(sql, [checkpoint_id, benchmark, basis], limit=1).rows
+    rows = past.query(sql, [checkpoint_id, benchmark, basis, identity], limit=1).rows
     return float(rows[0][0]) if rows else None
 
 
@@ -453,7 +517,10 @@ def trained_queries(past: Source) -> frozenset[str]:
 
 
 def what_changed(past: Source, benchmark: str, before: str, after: str) -> list[str]:
-    """The parts of a ruler in which two bases of a benchmark differ; none where none is known."""
+    """The parts of a ruler in which two bases of a benchmark differ; none where none is known.
+
+    Under no benchmark, those in which two identities of a model differ.
+    """
     sql = """
         select part from ruler
         where benchmark = ? and basis in (?, ?)
@@ -463,10 +530,10 @@ def what_changed(past: Source, benchmark: str, before: str, after: str) -> list[
 
 
 def load_items(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> list[ItemScore]:
-    """The judged items of a checkpoint's score, by item id."""
+    """The judged items of a checkpoint's latest score, by item id."""
     sql = """
         select item, category, correct, reason, message, answer, value, calls_json, detail_json
-        from item_score where checkpoint_id = ? and benchmark = ? and basis = ? order by item
+        from latest_item where checkpoint_id = ? and benchmark = ? and basis = ? order by item
         """
     rows = past.query(sql, [checkpoint_id, benchmark, basis]).rows
     return [
@@ -483,6 +550,31 @@ def load_items(past: Source, checkpoint_id: str, benchmark: str, basis: str) -> 
         )
         for item, category, correct, reason, message, answer, value, calls, detail in rows
     ]
+
+
+def parts_of(past: Source, identity: str) -> dict[str, str]:
+    """What an identity is made of; empty where that is not known."""
+    sql = "select part, sha from ruler where benchmark = '' and basis = ?"
+    return dict(past.query(sql, [identity]).rows)
+
+
+def last_identity(past: Source, checkpoint_id: str) -> str | None:
+    """What a checkpoint was when a round last began from it, else when it was given or made."""
+    sql = """
+        select identity from (
+          select identity, started_at as known from round where checkpoint_id = $id
+          union all
+          select identity, made_at from checkpoint where checkpoint_id = $id
+        ) where identity is not null order by known desc
+        """
+    rows = past.query(sql, {"id": checkpoint_id}, limit=1).rows
+    return str(rows[0][0]) if rows else None
+
+
+def has_answers(past: Source, number: int) -> bool:
+    """Whether a model has answered anything of the round."""
+    sql = "select 1 from generation where round = ? and stage <> 'log'"
+    return bool(past.query(sql, [number], limit=1).rows)
 
 
 def imported_ids(past: Source) -> set[str]:

@@ -12,6 +12,7 @@ from factory.domain.failures import InputError
 from factory.domain.records import Checkpoint
 from factory.ledger.database import Source
 from factory.workspace.folder import Workspace
+from factory.workspace.identity import Identity, identify
 from factory.workspace.models import check_model_folder, fingerprint
 from factory.workspace.settings import Settings
 
@@ -188,9 +189,24 @@ def find_checkpoint(
         )
     check_model_folder(folder)
     mark = fingerprint(folder)
-    if known := find_checkpoints(past, mark):
-        return replace(known[0], path=str(folder))
-    return make_checkpoint(folder.name, folder, mark)
+    known = find_checkpoints(past, mark)
+    if not known:
+        return make_checkpoint(folder.name, folder, mark)
+    model = identify(folder, mark)
+    if alike := next((x for x in known if _is_alike(workspace, x, folder, model)), None):
+        return replace(alike, path=str(folder))
+    made = make_checkpoint(folder.name, folder, mark)
+    if any(made.id == each.id for each in known):
+        made = replace(make_checkpoint(folder.name, folder, model.sha), fingerprint=mark)
+    return made
+
+
+def _is_alike(workspace: Workspace, known: Checkpoint, folder: Path, model: Identity) -> bool:
+    """Whether a folder with a known checkpoint's weights holds that model in every other part."""
+    place = (workspace.root / known.path).resolve()
+    if place == folder or not place.is_dir():
+        return True
+    return identify(place, known.fingerprint).parts == model.parts
 
 
 def next_checkpoint(

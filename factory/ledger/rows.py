@@ -11,6 +11,7 @@ from factory.ledger.tables import (
     CheckpointRow,
     ExampleRow,
     GenerationRow,
+    RulerRow,
     StageRow,
     ToolRow,
     TrainingRow,
@@ -65,8 +66,10 @@ def checkpoint_row(
     promoted: bool,
     reason: str,
     now: datetime,
+    identity: str = "",
 ) -> CheckpointRow:
-    return {
+    """`identity` is that of the model when it was given or made, where it is known."""
+    known: CheckpointRow = {
         "checkpoint_id": checkpoint.id,
         "round": number,
         "parent_id": parent_id,
@@ -76,6 +79,15 @@ def checkpoint_row(
         "reason": reason,
         "made_at": now,
     }
+    return {**known, "identity": identity} if identity else known
+
+
+def ruler_rows(benchmark: str, basis: str, parts: Mapping[str, str]) -> list[RulerRow]:
+    """What a score's basis is made of; without a benchmark, a model's identity."""
+    return [
+        {"benchmark": benchmark, "basis": basis, "part": part, "sha": sha}
+        for part, sha in parts.items()
+    ]
 
 
 def training_row(number: int, progress: Progress) -> TrainingRow:

@@ -26,6 +26,7 @@ class RoundRow(TypedDict):
     num_queries: int
     package_version: str
     versions_json: str
+    identity: NotRequired[str]
 
 
 class StageRow(TypedDict):
@@ -190,6 +191,7 @@ class CheckpointRow(TypedDict):
     promoted: bool
     reason: str
     made_at: datetime
+    identity: NotRequired[str]
 
 
 class ScoreRow(TypedDict):
@@ -205,6 +207,7 @@ class ScoreRow(TypedDict):
     scored_at: datetime
     unit: str
     weights_json: str | None
+    identity: NotRequired[str | None]
 
 
 class ItemScoreRow(TypedDict):
@@ -223,6 +226,8 @@ class ItemScoreRow(TypedDict):
     calls_json: str
     value: float | None
     detail_json: str
+    identity: NotRequired[str | None]
+    scored_at: NotRequired[datetime]
 
 
 class BenchmarkItemRow(TypedDict):
@@ -289,6 +294,7 @@ class NoiseRow(TypedDict):
     num_items: int
     round: int
     measured_at: datetime
+    identity: NotRequired[str | None]
 
 
 class RulerRow(TypedDict):

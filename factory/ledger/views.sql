@@ -382,6 +382,15 @@ left join round_delta
 comment on view lineage is
 'Every checkpoint, the one it was trained from, whether it was promoted, and the home benchmark in percent before and after.';
 
+create or replace view latest_item as
+select *
+from item_score
+qualify scored_at is not distinct from max(scored_at) over (
+  partition by checkpoint_id, benchmark, basis
+);
+comment on view latest_item is
+'The judged items of each checkpoint''s latest score on a benchmark: item_score keeps those of every scoring.';
+
 create or replace view item_flip as
 with judged as (
   select
@@ -395,7 +404,7 @@ with judged as (
     any_value(message) as message,
     any_value(answer) as answer,
     any_value(value) as value
-  from item_score
+  from latest_item
   group by checkpoint_id, benchmark, basis, item
 ),
 asked as (

@@ -17,6 +17,7 @@ from factory.round.collapse import compare_variety
 from factory.round.factory import Factory
 from factory.round.opponents import doubt_of_gate, find_opponents, gate_sets, ruler_of
 from factory.score.gate import Decision, Meeting, conclude, hold_without_language, meet
+from factory.score.keeper import identity_sha
 from factory.score.variety import hold_collapsed
 
 
@@ -52,7 +53,10 @@ def decide(factory: Factory, this: OpenRound, trained: Checkpoint | str) -> Roun
         weighed = weigh(factory, this, trained)
         stored = replace(trained, path=relative(factory, trained.path))
         parent, decision = this.checkpoint.id, weighed.decision
-        made = checkpoint_row(stored, this.number, parent, decision.promote, decision.reason, now)
+        made = checkpoint_row(
+            stored, this.number, parent, decision.promote, decision.reason, now,
+            identity_sha(factory.setup, trained) or "",
+        )  # fmt: skip
         rows = {"checkpoint": [made], **weighed.rows}
     promote, reason = weighed.decision
     factory.finish(this.number, "gate", now, rows, {"reason": reason, "notes": weighed.notes})
@@ -98,7 +102,8 @@ def _meet_all(
             past, opponent.checkpoint.id, *ruler_of(factory, opponent.asked)
         )
         after = history.load_items(past, trained.id, *ruler)
-        noise = history.measured_noise(past, base.id, *ruler)
+        model = identity_sha(factory.setup, base)
+        noise = history.measured_noise(past, base.id, *ruler, model)
         tolerance = factory.recipe.score.tolerance
         meetings.append(meet(opponent, dev, before, after, tolerance=tolerance, noise=noise))
     return meetings

@@ -23,6 +23,7 @@ from factory.round.factory import Factory
 from factory.score.calls.kind import Benchmark
 from factory.score.estimates import paired_delta
 from factory.score.gate import Measure, Opponent, Role
+from factory.score.keeper import identity_sha
 from factory.workspace.chat_template import read_templates, shows_tools
 from factory.workspace.recipe import Recipe
 from factory.workspace.settings import Settings
@@ -80,7 +81,8 @@ def find_rivals(factory: Factory, this: OpenRound, past: Source) -> list[Rival]:
     if this.checkpoint.id not in descendants(past, base):
         return []
     if factory.recipe.score.base:
-        noise = history.measured_noise(past, base.id, *ruler_of(factory, dev))
+        model = identity_sha(factory.setup, base)
+        noise = history.measured_noise(past, base.id, *ruler_of(factory, dev), model)
         asked = tuple(_as_base_is_asked(factory, dev, base))
         twice = dev if noise is None and dev in asked else None
         rivals.append(Rival(role="base", checkpoint=base, sets=asked, twice=twice))

@@ -15,7 +15,7 @@ from factory.ledger.history import OpenRound
 from factory.round.factory import Factory
 from factory.round.opponents import Rival, find_rivals, noise_row, ruler_of, turned
 from factory.score.base import Asked, Scorable, SelfServed
-from factory.score.keeper import Keeper, Missing, find_missing
+from factory.score.keeper import Keeper, Missing, find_missing, identity_sha
 
 
 def serve(
@@ -47,7 +47,8 @@ def serve(
     setup = factory.setup
     wanted = factory.benchmarks.values() if benchmarks is None else benchmarks
     bases = [(benchmark, benchmark.basis(setup)) for benchmark in wanted]
-    return Keeper(setup, checkpoint, find_missing(setup, checkpoint.id, bases), start)
+    missing = find_missing(setup, checkpoint.id, bases, of=checkpoint)
+    return Keeper(setup, checkpoint, missing, start)
 
 
 async def score_answers(factory: Factory, this: OpenRound, model: Keeper) -> None:
@@ -76,7 +77,7 @@ async def score_opponents(factory: Factory, this: OpenRound, parent: Keeper | No
         is_parent = rival.checkpoint.id == this.checkpoint.id
         if parent is not None and is_parent:
             bases = [(asked, asked.basis(factory.setup)) for asked in rival.sets]
-            missing = find_missing(factory.setup, rival.checkpoint.id, bases)
+            missing = find_missing(factory.setup, parent.checkpoint.id, bases, of=parent.checkpoint)
             await _score_rival(factory, this, rival, parent, missing)
         elif parent is None and Path(rival.checkpoint.path).is_dir():
             async with serve(factory, this, rival.checkpoint, rival.sets) as model:
@@ -97,6 +98,7 @@ async def _score_rival(
     second = await turned(dev).score(factory.setup, rival.checkpoint, engine)
     first = history.load_items(factory.ledger, rival.checkpoint.id, *ruler)
     row = noise_row(this.number, rival.checkpoint, ruler, dev, first, second)
+    row["identity"] = identity_sha(factory.setup, rival.checkpoint)
     factory.finish(this.number, stage, started, {"noise": [row]})
 
 

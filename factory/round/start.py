@@ -11,7 +11,7 @@ from pathlib import Path
 
 from factory.codes.saving import load_codebook
 from factory.domain.canon import to_json
-from factory.domain.failures import DiskError, InputError, MissingError
+from factory.domain.failures import DiskError, InputError, MissingError, ModelError
 from factory.domain.records import Checkpoint, Query
 from factory.engines.opening import choose_backend, gpus_of_copies
 from factory.engines.trainable import check_trainable
@@ -20,15 +20,17 @@ from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint, round_of
-from factory.ledger.rows import LOG, stage_row, unsampled_row
+from factory.ledger.rows import LOG, ruler_rows, stage_row, unsampled_row
 from factory.ledger.tables import Batch, GenerationRow, JudgementRow, RoundRow, merge
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
 from factory.round.opponents import doubt_of_gate
 from factory.round.pruning import sweep
+from factory.score.keeper import identity_of, identity_sha
 from factory.score.loading import load_benchmarks
 from factory.score.rows import given_rows
 from factory.train.memory import check_training, memory_of
+from factory.workspace.identity import SETTINGS, differing
 from factory.workspace.machine import device_memory, disk_needed, installed_versions
 from factory.workspace.models import check_model_folder
 from factory.workspace.recipe import load_stored_recipe, mend
@@ -45,6 +47,7 @@ async def begin(factory: Factory, num_queries: int | None = None) -> tuple[Facto
 
     Raises ModelError for a model that cannot be trained, before anything is drawn or sampled.
     """
+    end_replaced(factory)
     with factory.ledger.read() as past:
         factory, this = resume(factory, past)
         base = None
@@ -58,6 +61,31 @@ async def begin(factory: Factory, num_queries: int | None = None) -> tuple[Facto
         await check_trainable(Path(parent.path), factory.prompts)
     wanted = num_queries or factory.recipe.accept or factory.recipe.num_queries
     return factory, this or start(factory, wanted, base)
+
+
+def end_replaced(factory: Factory) -> None:
+    """End an open round that has asked nothing of weights that are others now, and say so.
+
+    Such as a folder of git-lfs pointers that have been pulled since.
+    """
+    with factory.ledger.read() as past:
+        replaced = _find_replaced(factory, past)
+    if replaced is not None:
+        number = abandon(factory)
+        factory.monitor.note(
+            f"round {number} had asked nothing of {replaced}, whose weights are others now: it is "
+            "ended, and its requests are drawn again"
+        )
+
+
+def _find_replaced(factory: Factory, past: Source) -> str | None:
+    this = history.open_round(past)
+    if this is None or this.is_lesson or history.has_answers(past, this.number):
+        return None
+    base = base_checkpoint(factory.workspace, factory.settings, past)
+    stored = (factory.workspace.root / this.checkpoint.path).resolve()
+    is_same = base.fingerprint == this.checkpoint.fingerprint
+    return None if is_same or stored != Path(base.path) else this.checkpoint.id
 
 
 def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
@@ -85,6 +113,8 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
     stored = replace(this.checkpoint, path=str(factory.workspace.root / this.checkpoint.path))
     parent = base if stored.id == base.id else stored
     check_model_folder(Path(parent.path))
+    if "sample" not in this.stages_done and history.has_answers(past, this.number):
+        _check_same(factory, past, this, parent)
     num_pending = len(history.pending_queries(past, this.number))
     state = "a lesson" if this.is_lesson else f"{num_pending} queries without a sample"
     factory.monitor.note(
@@ -109,12 +139,27 @@ def _check_pool(factory: Factory, drawn: Sequence[Query]) -> None:
     )
 
 
+def _check_same(factory: Factory, past: Source, this: OpenRound, parent: Checkpoint) -> None:
+    """Raise ModelError where samples of one round would be those of two models."""
+    if changed := _changed_parts(factory, past, parent, this.identity):
+        raise ModelError(
+            f"the {' and the '.join(changed)} of {parent.id} changed since round {this.number} "
+            "sampled with it",
+            where=parent.path,
+            remedy="undo the edit to continue, or end the round: `factory round --abandon` gives "
+            "back the requests that have no answer",
+        )
+
+
 def abandon(factory: Factory) -> int:
-    """End the open round as it is, without training; its number. Raises InputError."""
+    """End the open round as it is, without training; its number. Raises InputError.
+
+    Its requests without an answer may be drawn again.
+    """
     this = history.open_round(factory.ledger)
     if this is None:
         raise InputError("no round is open", remedy="factory round starts one")
-    detail = {"reason": "abandoned by the user"}
+    detail = {"reason": history.ABANDONED}
     factory.finish(this.number, "gate", datetime.now(UTC), detail=detail)
     sweep(factory.workspace.state)
     return this.number
@@ -127,7 +172,7 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
         this = next_round(factory, past, base)
         drawn = history.drawn_ids(past)
         accepted = history.accepted_before(past, this.number)
-        given = unknown_rows(past, base)
+        given = merge([unknown_rows(factory, past, base), identity_rows(factory, past, this)])
     factory.monitor.stage("draw")
     queries = draw(open_pool(factory), num_queries, drawn, factory.pool_size)
     note_model(factory)
@@ -154,6 +199,11 @@ def next_round(factory: Factory, past: Source, base: Checkpoint) -> OpenRound:
     _check_machine(factory, Path(parent.path))
     if doubt := doubt_of_gate(factory.settings, factory.recipe):
         factory.monitor.note(doubt)
+    if changed := _changed_parts(factory, past, parent, history.last_identity(past, parent.id)):
+        factory.monitor.note(
+            f"{parent.id} is not the model that the ledger knows: its {', '.join(changed)} changed "
+            "since; its scores are made again"
+        )
     return OpenRound(
         number=history.last_round(past) + 1,
         recipe_name=factory.resolved.name,
@@ -162,6 +212,7 @@ def next_round(factory: Factory, past: Source, base: Checkpoint) -> OpenRound:
         checkpoint=parent,
         judgement=1,
         stages_done=frozenset({"draw"}),
+        identity=identity_sha(factory.setup, parent),
     )
 
 
@@ -173,11 +224,30 @@ def note_model(factory: Factory) -> None:
         factory.monitor.note(f"{marker} names {model} now: every command goes on with it")
 
 
-def unknown_rows(past: Source, base: Checkpoint) -> Batch:
+def unknown_rows(factory: Factory, past: Source, base: Checkpoint) -> Batch:
     """The rows of a given model that the ledger does not know yet."""
     if round_of(past, base.id) is not None:
         return {}
-    return given_rows(base, load_codebook(Path(base.path)))
+    identity = identity_sha(factory.setup, base) or ""
+    return given_rows(base, load_codebook(Path(base.path)), identity)
+
+
+def _changed_parts(
+    factory: Factory, past: Source, checkpoint: Checkpoint, before: str | None
+) -> list[str]:
+    """What of a checkpoint's folder has changed since it had this identity."""
+    model = identity_of(factory.setup, checkpoint)
+    if model is None or before is None:
+        return []
+    return [x for x in differing(history.parts_of(past, before), model.parts) if x not in SETTINGS]
+
+
+def identity_rows(factory: Factory, past: Source, this: OpenRound) -> Batch:
+    """What the model is made of that a round begins from, where the ledger does not know that."""
+    model = identity_of(factory.setup, this.checkpoint)
+    if model is None or history.knows_ruler(past, "", model.sha):
+        return {}
+    return {"ruler": ruler_rows("", model.sha, model.parts)}
 
 
 def open_pool(factory: Factory) -> Iterator[Query]:
@@ -289,7 +359,7 @@ def _check_machine(factory: Factory, model: Path) -> None:
 
 
 def _round_row(factory: Factory, this: OpenRound, num_queries: int, now: datetime) -> RoundRow:
-    return {
+    row: RoundRow = {
         "round": this.number,
         "started_at": now,
         "checkpoint_id": this.checkpoint.id,
@@ -304,3 +374,6 @@ def _round_row(factory: Factory, this: OpenRound, num_queries: int, now: datetim
         "package_version": metadata.version("tool-factory"),
         "versions_json": to_json(installed_versions()),
     }
+    if this.identity is not None:
+        row["identity"] = this.identity
+    return row

@@ -32,6 +32,7 @@ from factory.round.gate import RoundResult
 from factory.round.judging import judgement_of
 from factory.round.round import finish_round
 from factory.round.start import (
+    identity_rows,
     next_round,
     note_model,
     unknown_rows,
@@ -186,7 +187,7 @@ async def run_lesson(factory: Factory, plan: LessonPlan) -> RoundResult:
     """Teach, from the first row of the ledger to the gate. Raises FactoryError."""
     with factory.ledger.read() as past:
         base = base_checkpoint(factory.workspace, factory.settings, past)
-        given = unknown_rows(past, base)
+        given = unknown_rows(factory, past, base)
         parent = next_checkpoint(factory.workspace, past, base)
     factory.monitor.stage("check the model")
     await check_trainable(Path(parent.path), factory.prompts)
@@ -207,6 +208,7 @@ def _begin(factory: Factory, plan: LessonPlan, base: Checkpoint, given: Batch) -
     """Write every row that the lesson knows from the start, all or nothing."""
     with factory.ledger.read() as past:
         this = next_round(factory, past, base)
+        given = merge([given, identity_rows(factory, past, this)])
     note_model(factory)
     written = [row for row in plan.judged.rows if row.lesson.query or not row.is_accepted]
     now, judgement = datetime.now(UTC), judgement_of(factory, this)

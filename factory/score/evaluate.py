@@ -39,14 +39,21 @@ class Measured:
 
 
 async def evaluate(
-    setup: Setup, benchmark: Scorable, checkpoint: Checkpoint, *, allow_public: bool = False
+    setup: Setup,
+    benchmark: Scorable,
+    checkpoint: Checkpoint,
+    *,
+    allow_public: bool = False,
+    again: bool = False,
 ) -> Measured:
     """The checkpoint's items: from the ledger where it has them, else by asking the model.
 
-    What stands behind an address may change, so it is always asked. Raises FactoryError where the
-    model cannot be served.
+    What stands behind an address may change, so it is always asked; any model is with `again`.
+    Raises FactoryError where the model cannot be served.
     """
-    (measured,) = await evaluate_all(setup, [benchmark], checkpoint, allow_public=allow_public)
+    (measured,) = await evaluate_all(
+        setup, [benchmark], checkpoint, allow_public=allow_public, again=again
+    )
     return measured
 
 
@@ -56,6 +63,7 @@ async def evaluate_all(
     checkpoint: Checkpoint,
     *,
     allow_public: bool = False,
+    again: bool = False,
 ) -> list[Measured]:
     """The same for several benchmarks, with one engine for all that ask it; kept one by one."""
     remote = is_address(checkpoint.path)
@@ -67,7 +75,7 @@ async def evaluate_all(
                 remedy="--checkpoint with an id or a model folder",
             )
     bases = [(benchmark, benchmark.basis(setup)) for benchmark in benchmarks]
-    missing = find_missing(setup, checkpoint.id, bases, again=remote)
+    missing = find_missing(setup, checkpoint.id, bases, again=again or remote, of=checkpoint)
 
     def start(num_engines: int) -> contextlib.AbstractAsyncContextManager[Engine]:
         return serve(
@@ -83,7 +91,9 @@ async def evaluate_all(
     number = None if remote else lineage.round_of(setup.ledger, checkpoint.id)
     new: Batch = {}
     if missing and number is None and not remote:
-        new = given_rows(checkpoint, load_codebook(Path(checkpoint.path)))
+        new = given_rows(
+            checkpoint, load_codebook(Path(checkpoint.path)), missing[0].identity or ""
+        )
     scored: dict[str, Measured] = {}
     async with Keeper(setup, checkpoint, missing, start) as keeper:
         for each in sorted(missing, key=lambda x: isinstance(x.benchmark, SelfServed)):

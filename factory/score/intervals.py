@@ -30,10 +30,10 @@ def round_estimates(past: Source, number: int) -> dict[tuple[str, str, str], Est
     models: dict[tuple[str, str], dict[str, Marks]] = {}
     rows = past.query(
         """
-        select score.benchmark, item_score.category, score.model, item_score.item,
-               any_value(coalesce(item_score.value, item_score.correct::int))
+        select score.benchmark, latest_item.category, score.model, latest_item.item,
+               any_value(coalesce(latest_item.value, latest_item.correct::int))
         from round_score as score
-        join item_score using (checkpoint_id, benchmark, basis)
+        join latest_item using (checkpoint_id, benchmark, basis)
         where score.round = ? and score.category = 'overall' and score.unit = 'percent'
         group by 1, 2, 3, 4 order by 1, 2, 3, 4
         """,

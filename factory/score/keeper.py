@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.base import Closing, Engine
 from factory.engines.serving import check_answered
 from factory.ledger import history
+from factory.ledger.database import Source
+from factory.ledger.history import Scored
+from factory.ledger.lineage import is_address
+from factory.ledger.rows import ruler_rows
 from factory.ledger.tables import Batch
 from factory.score.base import Asked, Scorable, SelfServed, Setup
 from factory.score.rows import scored_rows
+from factory.workspace.identity import Identity, identify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,42 +32,90 @@ class Missing:
     """Whether it lacks the questions of this basis too."""
     ruler: Mapping[str, str] = field(default_factory=dict)
     """What its basis is made of; empty where the ledger has that."""
+    identity: str | None = None
+    """Of the model that is to be scored; None of what is no folder."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What its identity is made of; empty where the ledger has that."""
 
     def rows(self, number: int, system: str, items: Sequence[ItemScore]) -> Batch:
         """The score as ledger rows under round `number`."""
         rows = scored_rows(
-            number, system, self.benchmark, items, self.basis, with_questions=self.with_questions
-        )
-        if self.ruler:
-            name, basis = self.benchmark.name, self.basis
-            rows["ruler"] = [
-                {"benchmark": name, "basis": basis, "part": part, "sha": sha}
-                for part, sha in self.ruler.items()
-            ]
-        return rows
+            number, system, self.benchmark, items, self.basis,
+            with_questions=self.with_questions, identity=self.identity,
+        )  # fmt: skip
+        rulers = ruler_rows(self.benchmark.name, self.basis, self.ruler)
+        if self.identity is not None:
+            rulers += ruler_rows("", self.identity, self.parts)
+        return {**rows, "ruler": rulers} if rulers else rows
+
+
+def identity_of(setup: Setup, checkpoint: Checkpoint) -> Identity | None:
+    """What a checkpoint is now, as it would be served; None of a server, or of a folder gone."""
+    folder = Path(checkpoint.path)
+    if is_address(checkpoint.path) or not folder.is_dir():
+        return None
+    return identify(folder, checkpoint.fingerprint, setup.settings.engine)
+
+
+def identity_sha(setup: Setup, checkpoint: Checkpoint) -> str | None:
+    """Its hash."""
+    model = identity_of(setup, checkpoint)
+    return None if model is None else model.sha
 
 
 def find_missing(
-    setup: Setup, system: str, bases: Iterable[tuple[Scorable, str]], *, again: bool = False
+    setup: Setup,
+    system: str,
+    bases: Iterable[tuple[Scorable, str]],
+    *,
+    again: bool = False,
+    of: Checkpoint | None = None,
 ) -> tuple[Missing, ...]:
     """The benchmarks that the ledger has no score of the system on; with `again` all of them.
 
-    `bases` are made before the ledger is opened: one may look for a judge's model in the ledger.
+    A score of the checkpoint `of` counts only where it was that model in every part: what has
+    changed since is told. `bases` are made before the ledger is opened: one may look for a judge's
+    model in the ledger.
     """
-    bases = list(bases)
+    bases, model = list(bases), identity_of(setup, of) if of is not None else None
+    found: list[Missing] = []
     with setup.ledger.read() as past:
-        return tuple(
-            Missing(
-                benchmark=benchmark,
-                basis=basis,
-                with_questions=not history.knows_questions(past, benchmark.name, basis),
-                ruler={}
-                if history.knows_ruler(past, benchmark.name, basis)
-                else benchmark.ruler(setup),
+        parts: Mapping[str, str] = {}
+        if model is not None and not history.knows_ruler(past, "", model.sha):
+            parts = model.parts
+        for benchmark, basis in bases:
+            last = history.last_scored(past, system, benchmark.name, basis)
+            is_stale = last is not None and model is not None and not last.is_of(model)
+            if last is not None and not is_stale and not again:
+                continue
+            if last is not None and model is not None and is_stale:
+                setup.notify(_stale(past, system, benchmark, last, model))
+            known = history.knows_ruler(past, benchmark.name, basis)
+            found.append(
+                Missing(
+                    benchmark=benchmark,
+                    basis=basis,
+                    with_questions=not history.knows_questions(past, benchmark.name, basis),
+                    ruler={} if known else benchmark.ruler(setup),
+                    identity=None if model is None else model.sha,
+                    parts={} if found else parts,
+                )
             )
-            for benchmark, basis in bases
-            if again or not history.is_scored(past, system, benchmark.name, basis)
-        )
+    return tuple(found)
+
+
+def _stale(past: Source, system: str, benchmark: Scorable, last: Scored, model: Identity) -> str:
+    """Why a score is made again."""
+    what = "folder"
+    if last.identity is not None:
+        # A part that one of the two lacks has changed too.
+        before = history.parts_of(past, last.identity)
+        names = dict.fromkeys((*model.parts, *before))
+        what = ", ".join(x for x in names if model.parts.get(x) != before.get(x)) or "the model"
+    return (
+        f"{system} is scored again on {benchmark.name}: its {what} changed since it was scored "
+        f"({last.at:%Y-%m-%d %H:%M} UTC)"
+    )
 
 
 class Keeper(Closing):

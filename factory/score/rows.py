@@ -24,10 +24,12 @@ def scored_rows(
     basis: str,
     *,
     with_questions: bool,
+    identity: str | None = None,
 ) -> Batch:
     """A checkpoint's score as a whole, by category and average, its items, the questions if wanted.
 
-    An average is a category by the name that the card gives it: `tooldev: live`.
+    `identity` is that of its model. An average is a category by the name that the card gives it:
+    `tooldev: live`.
     """
     result = benchmark.summary(checkpoint_id, items)
     overall = (result.value, result.low, result.high, result.num_items)
@@ -54,6 +56,7 @@ def scored_rows(
                 "unit": result.unit,
                 "scored_at": now,
                 "weights_json": to_json(weights[category]) if weights.get(category) else None,
+                "identity": identity,
             }
             for category, (value, low, high, num_items) in {
                 "overall": overall,
@@ -76,6 +79,8 @@ def scored_rows(
                 "calls_json": "" if item.calls is None else to_json([*map(asdict, item.calls)]),
                 "value": item.value,
                 "detail_json": to_json(item.detail) if item.detail else "",
+                "identity": identity,
+                "scored_at": now,
             }
             for item in items
         ],
@@ -96,10 +101,10 @@ def scored_rows(
     return rows
 
 
-def given_rows(base: Checkpoint, codebook: Codebook | None) -> Batch:
+def given_rows(base: Checkpoint, codebook: Codebook | None, identity: str) -> Batch:
     """The model that was given, with the tools and codes it came with."""
     now = datetime.now(UTC)
-    checkpoint = checkpoint_row(base, 0, None, True, "the model that was given", now)
+    checkpoint = checkpoint_row(base, 0, None, True, "the model that was given", now, identity)
     if codebook is None:
         return {"checkpoint": [checkpoint]}
     codes = [code_row(0, codebook, entry) for entry in codebook.tools]

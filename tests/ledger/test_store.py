@@ -74,6 +74,11 @@ VIEWS = {
         *("round", "benchmark", "category", "before", "after", "delta"),
         "checkpoint_id",
     ),
+    "latest_item": (
+        *("round", "checkpoint_id", "benchmark", "item", "category", "correct", "reason"),
+        *("message", "answer", "basis", "calls_json", "value", "detail_json"),
+        *("identity", "scored_at"),
+    ),
     "item_flip": (
         *("round", "checkpoint_id", "benchmark", "category", "item", "flip", "reason"),
         *("message", "query", "gold_json", "answer_before", "answer"),

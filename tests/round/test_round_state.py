@@ -38,7 +38,7 @@ from factory.round.factory import Factory, load_factory
 from factory.round.gate import relative, weigh
 from factory.round.round import run_round
 from factory.round.sampling import codebook_of
-from factory.round.start import abandon, resume, start
+from factory.round.start import abandon, end_replaced, resume, start
 from factory.round.training import _write_job, train
 from factory.score.loading import load
 from factory.train.job import read_pairs
@@ -154,6 +154,72 @@ def test_changed_rules_stop_an_open_round_until_undone_or_abandoned(workspace: W
     assert resumed(open_factory(workspace)) is None
     with pytest.raises(InputError, match="no round is open"):
         abandon(open_factory(workspace))
+
+
+def sampled(factory: Factory, number: int, query_id: str, status: str, reason: str) -> None:
+    """A request of a round with its outcome."""
+    sample = {
+        "round": number, "judgement": 1, "query_id": query_id, "status": status, "reason": reason,
+        "tools_json": "[]", "calls_json": "[]",
+    }  # fmt: skip
+    answer = {"round": number, "query_id": query_id, "stage": "tools", "text": "an answer"}
+    factory.ledger.append({"sample": [sample], "generation": [answer]})
+
+
+def test_an_abandoned_round_gives_back_what_has_no_answer(workspace: Workspace) -> None:
+    """A model folder of git-lfs pointers used up a user's own requests without one answer."""
+    factory = open_factory(workspace)
+    start(factory, 9)
+    assert len(history.drawn_ids(factory.ledger)) == 9
+    first, second, third, *_ = (q.id for q in history.pending_queries(factory.ledger, 1))
+    sampled(factory, 1, first, "accepted", "")
+    sampled(factory, 1, second, "unjudged", "engine_died")
+    sampled(factory, 1, third, "rejected", "no_tools_tag")
+    assert abandon(open_factory(workspace)) == 1
+    assert history.drawn_ids(factory.ledger) == {first, third}
+    assert history.count_given_back(factory.ledger, 1) == 7
+    this = start(open_factory(workspace), 9)
+    again = [q.id for q in history.pending_queries(factory.ledger, this.number)]
+    assert len(again) == 7 and second in again and first not in again
+    end_round(factory, this)
+    assert len(history.drawn_ids(factory.ledger)) == 9
+
+
+def test_a_round_that_asked_nothing_of_other_weights_begins_anew(
+    tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pulled"
+    shutil.copytree(base_of(open_factory(workspace)).path, folder)
+    workspace.marker.write_text(f"model = {json.dumps(str(folder))}\n", encoding="utf-8")
+    weights = next(folder.glob("*.safetensors"))
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4] + b"\0\0\0\1")
+    begun = start(open_factory(workspace), 4)
+    weights.write_bytes(whole)
+    end_replaced(factory := open_factory(workspace))
+    this = start(factory, 4)
+    assert (begun.number, this.number) == (1, 2) and this.checkpoint.id != begun.checkpoint.id
+    assert "round 1 had asked nothing" in capsys.readouterr().err
+    assert {q.id for q in history.pending_queries(factory.ledger, 2)} == {q.id for q in POOL[:4]}
+
+
+def test_samples_of_one_round_are_of_one_model(tmp_path: Path, workspace: Workspace) -> None:
+    folder = tmp_path / "mended"
+    shutil.copytree(base_of(open_factory(workspace)).path, folder)
+    workspace.marker.write_text(f"model = {json.dumps(str(folder))}\n", encoding="utf-8")
+    factory = open_factory(workspace)
+    start(factory, 3)
+    template = folder / "chat_template.jinja"
+    before = template.read_bytes()
+    template.write_bytes(before + b"{# mended #}")
+    assert resumed(open_factory(workspace)) is not None  # nothing was asked yet
+    template.write_bytes(before)
+    sampled(factory, 1, history.pending_queries(factory.ledger, 1)[0].id, "accepted", "")
+    assert resumed(open_factory(workspace)) is not None
+    template.write_bytes(before + b"{# mended #}")
+    with pytest.raises(ModelError, match=r"the chat template of .* changed since") as told:
+        resumed(open_factory(workspace))
+    assert "--abandon" in told.value.remedy
 
 
 def test_recipe_that_this_version_cannot_read(workspace: Workspace) -> None:

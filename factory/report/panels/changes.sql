@@ -8,10 +8,10 @@
 
 with judged as (
   select
-    score.benchmark, item_score.category, item, model,
-    any_value(coalesce(item_score.value, correct::int)) as mark
+    score.benchmark, latest_item.category, item, model,
+    any_value(coalesce(latest_item.value, correct::int)) as mark
   from round_score as score
-  join item_score using (checkpoint_id, benchmark, basis)
+  join latest_item using (checkpoint_id, benchmark, basis)
   where score.round = :round
     and score.category = 'overall'
     and unit = 'percent'

@@ -5,9 +5,9 @@
 -- """
 
 with judged as (
-  select item_score.*, model
+  select latest_item.*, model
   from round_score as score
-  join item_score using (checkpoint_id, benchmark, basis)
+  join latest_item using (checkpoint_id, benchmark, basis)
   where score.round = :round
     and score.category = 'overall'
     and unit = 'percent'

@@ -7,7 +7,7 @@
 
 with judged as (
   select checkpoint_id, benchmark, basis, category, count(distinct item) as items
-  from item_score
+  from latest_item
   group by all
 )
 select
