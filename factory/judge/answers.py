@@ -34,7 +34,17 @@ from factory.judge.parsed import (
     unreadable,
 )
 from factory.judge.pythonic import NAME, find_close, read_one
-from factory.judge.writings import OPEN, TAG, XML_CALL, Payload, mark_of, skip_space
+from factory.judge.writings import (
+    M3,
+    OPEN,
+    TAG,
+    XML_CALL,
+    XTML,
+    XTML_CALL,
+    Payload,
+    mark_of,
+    skip_space,
+)
 
 Syntax = Literal["hermes", "json", "python", "llama", "mistral", "auto"]
 MAX_RESTARTS = 8
@@ -52,7 +62,8 @@ _BARE: dict[Syntax, frozenset[str]] = {
 }
 """What each syntax reads without a mark."""
 _BRACKETED = r"\[/?[A-Z][A-Z_]{2,24}\]|◁/?think▷"
-_TAG = re.compile(rf"{TAG}|{_BRACKETED}")
+_TAG = re.compile(rf"{XTML}|{TAG}|{_BRACKETED}")
+_CLOSING = re.compile(rf"\s*+(?:{re.escape(M3)})?(?P<tag>{_TAG.pattern})")
 _RECIPIENT = (
     r"\bto=functions\.[\w.:/-]{1,200}+(?>[^<{\n]|<\|(?:channel|constrain|message)\|>){0,80}"
 )
@@ -70,7 +81,7 @@ _PYTHON_SIGN = rf"\[\s*+{NAME}\(\s*+(?:\w++\s*+=(?!=)|\*\*|\)\s*+[\],])"
 def _signs(bracket: str) -> re.Pattern[str]:
     """Where a scan stops; between these is prose."""
     return re.compile(
-        rf"(?P<tag>{TAG}|{_BRACKETED})|(?P<recipient>{_RECIPIENT}(?=\{{))|(?P<numbered>{_NUMBERED})"
+        rf"(?P<tag>{XTML}|{TAG}|{_BRACKETED})|(?P<recipient>{_RECIPIENT}(?=\{{))|(?P<numbered>{_NUMBERED})"
         rf"|(?P<react>{_REACT})|(?P<mark>\bfunctools(?=\[\s*+\{{))"
         rf"|(?P<half><[|｜]?tool[_▁]?calls?\b)|(?P<fence>```\w*+)|(?P<bracket>{bracket})"
         r"|(?P<line>(?m:^)[ \t]*+(?=[^\W\d][\w.:/-]{0,200}\())"
@@ -223,8 +234,9 @@ class _Scan:
 
     def _keep(self, payload: Payload, start: int, end: int) -> None:
         """Go on after what was read, and after the marks that close it."""
-        while match := _TAG.match(self.text, skip_space(self.text, end)):
-            if mark_of(match[0]) not in ("close", "between"):
+        start -= len(M3) * self.text.endswith(M3, 0, start)
+        while match := _CLOSING.match(self.text, end):
+            if mark_of(match["tag"]) not in ("close", "between"):
                 break
             end = match.end()
         self._spans.append((start, end, payload))
@@ -381,6 +393,9 @@ class _Scan:
         elif self._is_mine(tag) and (element := XML_CALL.match(self.text, match.start())):
             self._position = match.start()
             self._keep(self.marked, match.start(), self.marked.read_xml(element))
+        elif self._syntax == "auto" and XTML_CALL.match(tag):
+            self._position = match.start()
+            self._keep(self.marked, match.start(), self.marked.read(match.start()))
         elif mark == "open" and self._is_mine(tag):
             self._position = match.start()
             self._read_opened(match, tag)
@@ -429,7 +444,7 @@ class _Scan:
     def _goes_on(self, between: re.Match[str]) -> bool:
         """Whether another call follows without a mark of its own."""
         text, position = self.text, between.end()
-        readable = (_JSON_START, XML_CALL, _PYTHON_NEXT)
+        readable = (_JSON_START, XML_CALL, XTML_CALL, _PYTHON_NEXT)
         if any(pattern.match(text, position) for pattern in readable):
             return True
         if between["mark"] == ";" and position < len(text) and text[position] != "<":

@@ -8,6 +8,8 @@ JSON         an object, several, or a list of them; also inside {"tool_calls": �
 XML          <function=NAME> or <invoke name="NAME"> around <parameter…> elements, or around JSON
 pairs        NAME, then <arg_key>…</arg_key><arg_value>…</arg_value>
 named JSON   NAME before an object, with or without a mark between them
+XTML         Kimi K3's <|open|>call tool="NAME"<|sep|> around typed arguments
+PLaMo        a name and JSON, each between tags of its own
 gemma        call:NAME{key:<escape>text<escape>, …}
 Python       [name(a=1)], or such calls one after the other
 """
@@ -35,6 +37,8 @@ Mark = Literal["open", "close", "thought", "thought end", "between", ""]
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 TAG = r"<[^<>\n]{1,160}>"
+XTML = r"<\|(?:open|close)\|>\s*+[a-z]{1,20}+(?>[^<>\n]{0,400})<\|sep\|>"
+"""Kimi K3's tags: a word with attributes between two tokens."""
 _WORDS = re.compile(r"[a-z]+")
 _CALL_WORDS = re.compile(
     r"(?:tool|function)s?(?>calls?|use|code|requests?)(?!arg|name|id$|result|response|output)"
@@ -46,6 +50,17 @@ _THOUGHT_WORDS = re.compile(
 )
 
 
+_XTML_TAG = re.compile(r"<\|(open|close)\|>\s*+([a-z]++)[^<>\n]*<\|sep\|>")
+_XTML_MARKS: dict[tuple[str, str], Mark] = {
+    ("open", "think"): "thought",
+    ("close", "think"): "thought end",
+    ("open", "tools"): "open",
+    ("close", "tools"): "close",
+    ("close", "call"): "close",
+    ("close", "message"): "close",
+}
+
+
 @lru_cache(maxsize=4096)
 def mark_of(tag: str) -> Mark:
     """What a tag marks; "" is nothing that concerns calls.
@@ -55,6 +70,8 @@ def mark_of(tag: str) -> Mark:
     """
     if tag == "<channel|>":  # Gemma 4's
         return "thought end"
+    if xtml := _XTML_TAG.match(tag):
+        return _XTML_MARKS.get((xtml[1], xtml[2]), "")
     head, *attributes = re.split(r"[\s=]", tag.lower(), maxsplit=1)
     words = _WORDS.findall(head)
     closes = bool(re.match(r".[|｜]?/", tag)) or "end" in words or "suffix" in words
@@ -70,7 +87,10 @@ def mark_of(tag: str) -> Mark:
 
 
 SEPARATOR = rf"(?>(?:{TAG}|\[ARGS\]|\[CALL_ID\]\w+|\s+)*)"
+M3 = "]<]minimax[>["
+"""What MiniMax M3 writes before each tag: what has none is text."""
 XML_CALL = re.compile(
+    rf"(?:{re.escape(M3)})?"
     r"<(?P<space>(?>[^<>\s=/\"']{0,40}[:｜|])?)(?P<tag>function|invoke|tool)"
     r"(?:\s*=\s*|\s+name\s*=\s*)[\"']?(?P<name>[^<>\"'\n]{1,200})[\"']?[^<>\n]{0,100}>"
 )
@@ -79,6 +99,18 @@ _XML_ARGUMENT = re.compile(
     r"(?:\s*=\s*|\s+(?:name|key)\s*=\s*)[\"']?(?P<name>[^<>\"'\n]{1,200})[\"']?"
     r"(?P<rest>[^<>\n]{0,100})>"
 )
+_M3_ELEMENT = re.compile(rf"\s*+{re.escape(M3)}<(?P<key>[^<>/\s][^<>\n]{{0,200}})>")
+XTML_CALL = re.compile(r"<\|open\|>\s*+call\b(?P<attributes>[^<>\n]{0,400})<\|sep\|>")
+_XTML_PART = re.compile(
+    r"\s*+<\|open\|>\s*+(?P<word>argument|json)\b(?P<attributes>[^<>\n]{0,400})<\|sep\|>"
+)
+_XTML_ATTRIBUTE = re.compile(r'(\w{1,20}+)="([^"]*+)"')
+_PLAMO = re.compile(
+    r"<\|plamo:begin_tool_name:plamo\|>(?P<name>[^<>\n]{1,200}+)<\|plamo:end_tool_name:plamo\|>\s*+"
+    r"<\|plamo:begin_tool_arguments:plamo\|>(?>(?:<\|plamo:constrain\|>\w{1,20}+)?)"
+    r"(?>(?:<\|plamo:msg\|>)?)\s*+"
+)
+_PLAMO_END = "<|plamo:end_tool_arguments:plamo|>"
 _PAIRS = re.compile(
     rf"({NAME})\s*+(?:<tool_sep[^<>\n]{{0,20}}>\s*+)?(?=<\w{{0,20}}?arg_key[:\w]{{0,20}}>)"
 )
@@ -139,6 +171,10 @@ class Payload:
             return self.read_json(position)
         if match := XML_CALL.match(text, position):
             return self.read_xml(match)
+        if match := XTML_CALL.match(text, position):
+            return self.read_xtml(match)
+        if match := _PLAMO.match(text, position):
+            return self._read_plamo(match)
         if match := _PAIRS.match(text, position):
             return self.read_pairs(match)
         if match := _GEMMA.match(text, position):
@@ -183,6 +219,7 @@ class Payload:
         if (match := XML_CALL.match(text, body)) or (match := _PAIRS.match(text, body)):
             is_xml = match.re is XML_CALL
             end = skip_space(text, self.read_xml(match) if is_xml else self.read_pairs(match))
+            end += len(M3) * text.startswith(M3 + CLOSE, end)
             if not is_xml and not text.startswith(CLOSE, end):
                 raise CallError("the last <tool_call> is not closed")
             return end + len(CLOSE) * text.startswith(CLOSE, end)
@@ -229,10 +266,14 @@ class Payload:
         """An element with a tool's name, around its arguments."""
         text, name, position = self.text, match["name"].strip(), match.end()
         closing = f"</{match['space']}{match['tag']}>"
+        arguments: Any
+        if match[0].startswith(M3) or text.endswith(M3, 0, match.start()):
+            closing = M3 + closing
+            arguments, position = self._read_elements(name, position, 0)
         inner = skip_space(text, position)
         if text.startswith("{", inner):
             arguments, position = self.parse(inner)
-        else:
+        elif not closing.startswith(M3):
             arguments = {}
             while found := _XML_ARGUMENT.match(text, position):
                 close = f"</{found['open']}>"
@@ -249,6 +290,65 @@ class Payload:
             raise CallError(f"a {match[0]} tag that is not whole")
         self.add(ReadCall(Call(name=name, arguments=arguments)))
         return position + len(closing)
+
+    def _read_elements(self, name: str, position: int, depth: int) -> tuple[Any, int]:
+        """MiniMax M3's elements as a table, or as a list where inner ones are all called item."""
+        text, parts = self.text, list[tuple[str, Any]]()
+        if depth > MAX_DEPTH:
+            raise CallError(f"nested deeper than {MAX_DEPTH} levels")
+        while found := _M3_ELEMENT.match(text, position):
+            key, start, closing = found["key"], found.end(), f"{M3}</{found['key']}>"
+            value: Any
+            if _M3_ELEMENT.match(text, start):
+                value, position = self._read_elements(name, start, depth + 1)
+                position = skip_space(text, position)
+            else:
+                position = text.find(closing, start)
+                inner = text[start:position]
+                value = self._value(name, key, inner) if not depth else self._value("", "", inner)
+            if position < 0 or not text.startswith(closing, position):
+                raise CallError(f"the argument {show(key)} is not closed")
+            position += len(closing)
+            parts.append((key, value))
+        if depth and {key for key, _ in parts} == {"item"}:
+            return [value for _, value in parts], position
+        table = dict(parts)
+        if len(table) < len(parts):
+            raise CallError(f"an argument of {show(name)} is given twice")
+        return table, position
+
+    def read_xtml(self, match: re.Match[str]) -> int:
+        """Kimi K3's call: typed arguments, or all of them as one JSON."""
+        text, position = self.text, match.end()
+        name, arguments = _attributes(match).get("tool", ""), dict[str, Any]()
+        if not name:
+            raise CallError(f"a call without a tool: {show(match[0])}")
+        while found := _XTML_PART.match(text, position):
+            close, of = f"<|close|>{found['word']}<|sep|>", _attributes(found)
+            end = text.find(close, found.end())
+            if end < 0:
+                raise CallError(f"an argument of {show(name)} is not closed")
+            position = end + len(close)
+            if found["word"] == "json":
+                arguments, end = self.parse(found.end())
+                continue
+            if "key" not in of or of["key"] in arguments:
+                raise CallError(f"an argument of {show(name)} has no name, or one given before")
+            value = text[found.end() : end]
+            is_text = of.get("type", "string") == "string"
+            arguments[of["key"]] = value if is_text else _parse(value)
+        position = skip_space(text, position)
+        if not text.startswith("<|close|>call<|sep|>", position):
+            raise CallError(f"a call of {show(name)} that is not whole")
+        self.add(ReadCall(Call(name=name, arguments=arguments)))
+        return position + len("<|close|>call<|sep|>")
+
+    def _read_plamo(self, match: re.Match[str]) -> int:
+        """PLaMo 3's call: a name, then an object of arguments, each between its tags."""
+        end = skip_space(self.text, self.read_named(match["name"].strip(), "", match.end()))
+        if not self.text.startswith(_PLAMO_END, end):
+            raise CallError(f"a call of {show(match['name'])} that is not whole")
+        return end + len(_PLAMO_END)
 
     def read_pairs(self, match: re.Match[str]) -> int:
         """A name before pairs of keys and values."""
@@ -289,6 +389,14 @@ class Payload:
         except JsonTextError:
             return text
         return text if isinstance(value, str) else value
+
+
+def _attributes(match: re.Match[str]) -> dict[str, str]:
+    """Attributes of a tag of Kimi K3's, by name."""
+    return {
+        key: value.replace("&quot;", '"').replace("&amp;", "&")
+        for key, value in _XTML_ATTRIBUTE.findall(match["attributes"])
+    }
 
 
 def _close_of(text: str, start: int, first: int) -> int:

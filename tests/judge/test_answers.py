@@ -40,7 +40,42 @@ PAIRS = (
     "<arg_key>level</arg_key>\n<arg_value>3</arg_value>\n"
 )
 
+M3 = "]<]minimax[>["
+
+
+def m3(name: str, arguments: str) -> str:
+    """A call of MiniMax M3's, each of whose tags has its mark before it."""
+    return f'{M3}<invoke name="{name}">{arguments}{M3}</invoke>\n'
+
+
+def k3(name: str, index: int, arguments: str) -> str:
+    return f'<|open|>call tool="{name}" index="{index}"<|sep|>{arguments}<|close|>call<|sep|>'
+
+
+def plamo(name: str, arguments: str) -> str:
+    return (
+        f"<|plamo:begin_tool_request:plamo|><|plamo:begin_tool_name:plamo|>{name}"
+        "<|plamo:end_tool_name:plamo|><|plamo:begin_tool_arguments:plamo|><|plamo:constrain|>json"
+        f"<|plamo:msg|>{arguments}<|plamo:end_tool_arguments:plamo|><|plamo:end_tool_request:plamo|>"
+    )
+
+
+M3_CALL = m3("set_lamp", f"{M3}<room>attic{M3}</room>{M3}<level>3{M3}</level>")
+K3_CALL = k3(
+    "set_lamp",
+    1,
+    '<|open|>argument key="room" type="string"<|sep|>attic<|close|>argument<|sep|>'
+    '<|open|>argument key="level" type="number"<|sep|>3<|close|>argument<|sep|>',
+)
+
 ONE = {
+    "minimax m3": f"<mm:think>Ring?</mm:think>{M3}<tool_call>\n{M3_CALL}{M3}</tool_call>",
+    "kimi k3": f"{EMPTY}?<|close|>think<|sep|><|open|>response<|sep|>On it.<|close|>response<|sep|>"
+    f"<|open|>tools<|sep|>{K3_CALL}<|close|>tools<|sep|><|close|>message<|sep|>",
+    "kimi k3, without its section": f"<|open|>think<|sep|>Light.<|close|>think<|sep|>{K3_CALL}",
+    "plamo 3": "<|plamo:begin_think:plamo|>Light.<|plamo:end_think:plamo|>"
+    f"<|plamo:begin_tool_requests:plamo|>{plamo('set_lamp', OBJECT)}"
+    "<|plamo:end_tool_requests:plamo|>",
     "deepseek v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>set_lamp\n"
     f"```json\n{OBJECT}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
     "deepseek v3.1": "On it.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>set_lamp<｜tool▁sep｜>"
@@ -127,6 +162,10 @@ def test_one_call(text: str) -> None:
 
 
 TWO = {
+    "minimax m3": f"{M3}<tool_call>\n{M3_CALL}{m3('ring', '')}{M3}</tool_call>",
+    "kimi k3": f"<|open|>tools<|sep|>{K3_CALL}{k3('ring', 2, '')}<|close|>tools<|sep|>",
+    "plamo 3": f"<|plamo:begin_tool_requests:plamo|>{plamo('set_lamp', OBJECT)}"
+    f"{plamo('ring', '{}')}<|plamo:end_tool_requests:plamo|>",
     "deepseek": "<｜tool▁calls▁begin｜>"
     + "".join(
         f"<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{given}<｜tool▁call▁end｜>"
@@ -196,6 +235,8 @@ ABSTENTIONS = [
     "[TOOL_CALLS] []",
     "<|channel|>analysis<|message|>No tool.<|end|><|start|>assistant<|channel|>final<|message|>No.",
     "a < b and b > c, so <b>no</b>.",
+    "<|open|>response<|sep|>None of these fits.<|close|>response<|sep|><|close|>message<|sep|>",
+    f"<|open|>think<|sep|>{K3_CALL}<|close|>think<|sep|>None of these fits.",
     'The tool is {"name": "f", "description": "F.", "parameters": {"properties": {}}}.',
 ]
 
@@ -226,6 +267,12 @@ UNREADABLE = [
     "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0",
     '{"name": "f", "description": "F.", "parameters": {"properties": {}}}',
     f"<think>No.</think>{JSON[:-3]}",
+    f"{M3}<tool_call>\n{M3_CALL[:-40]}",
+    f"{M3}<tool_call>{m3('f', f'{M3}<a>1{M3}</a>{M3}<a>2{M3}</a>')}{M3}</tool_call>",
+    f"<|open|>tools<|sep|>{K3_CALL[:-30]}",
+    '<|open|>call index="1"<|sep|><|close|>call<|sep|>',
+    f"<|plamo:begin_tool_requests:plamo|>{plamo('f', '{')}",
+    f"<|plamo:begin_tool_requests:plamo|>{plamo('f', '{}')[:-70]}",
 ]
 
 
@@ -267,6 +314,9 @@ def test_sources_of_names_are_cut_out_in_linear_time() -> None:
         "<think>Let me see",
         "<think>a</think><think>b",
         "[THINK]",
+        "<mm:think>a",
+        "<|open|>think<|sep|>a",
+        "<|plamo:begin_think:plamo|>a",
         "<|channel|>analysis<|message|>So",
     ],
 )
@@ -296,6 +346,30 @@ def test_unquoted_values_are_what_their_schema_has() -> None:
     (call,) = read_answer(listed).calls or ()
     assert call.arguments["level"] == ["a", {"b": None}]
     assert read_answer("<tool_call>ring\n</tool_call>", "hermes", {"ring": ()}).calls == (BELL,)
+
+
+def test_elements_of_minimax_m3_are_tables_and_lists() -> None:
+    items = "".join(f"{M3}<item>{item}{M3}</item>" for item in ("a", "2"))
+    table = f"{M3}<tags>{items}{M3}</tags>{M3}<on>true{M3}</on>"
+    text = f"{M3}<of>{table}{M3}</of>{M3}<item>see <b>x</b> and </item>{M3}</item>"
+    found = read_answer(f"{M3}<tool_call>\n{m3('f', text)}{M3}</tool_call>")
+    (call,) = found.calls or ()
+    wanted = {"of": {"tags": ["a", 2], "on": True}, "item": "see <b>x</b> and </item>"}
+    assert call.arguments == wanted
+    assert not found.extra_text
+    deep = f"{M3}<a>" * 70 + "1" + f"{M3}</a>" * 70
+    assert "nested deeper" in read_answer(m3("f", deep)).message
+
+
+def test_arguments_of_kimi_k3_are_typed_or_one_json() -> None:
+    text = (
+        '<|open|>argument key="q&quot;&amp;" type="string"<|sep|> 3 <tool_call> <|close|>argument'
+    )
+    listed = '<|open|>argument key="l" type="array"<|sep|>[1, "a"]<|close|>argument<|sep|>'
+    (call,) = read_answer(k3("a&amp;b", 1, f"{text}<|sep|>{listed}")).calls or ()
+    assert call == Call(name="a&b", arguments={'q"&': " 3 <tool_call> ", "l": [1, "a"]})
+    whole = '<|open|>json type="object"<|sep|>{"c": 1}<|close|>json<|sep|>'
+    assert read_answer(k3("f", 1, whole)).calls == (Call(name="f", arguments={"c": 1}),)
 
 
 def test_words_of_an_object() -> None:
