@@ -16,6 +16,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
 from factory.codes.arrays import Code
 from factory.codes.literal import encoder_of
@@ -33,6 +34,10 @@ from factory.domain.records import (
 )
 from factory.engines.turn import end_ids, fit_roles, leads_to_calls, read_turn, written_ids
 from factory.workspace.chat_template import shows_tools
+from factory.workspace.templates import BoundedEnvironment
+
+# transformers renders a model's own template with no bound of time or memory.
+chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -82,7 +87,9 @@ class Chat:
             for m in request.messages
         ]
         messages = fit_roles(self.tokenizer, messages)
-        if request.tools and not shows_tools(self.tokenizer.chat_template, messages, request.tools):
+        if request.tools and not shows_tools(
+            self.tokenizer.chat_template, messages, request.tools, where=str(self._folder)
+        ):
             raise ModelError(
                 f"The model's chat template leaves out the tools of {request.id}",
                 where=str(self._folder),

@@ -130,7 +130,7 @@ def _as_base_is_asked(factory: Factory, dev: Benchmark, base: Checkpoint) -> Ite
             yield dev
         elif prompt == "own":
             yield dev.narrow(prompt="own")
-        elif shows_tools(read_templates(Path(base.path))):
+        elif shows_tools(read_templates(Path(base.path)), where=base.path):
             yield dev.narrow(prompt="chat", syntax="auto")
 
 

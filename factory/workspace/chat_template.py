@@ -11,7 +11,9 @@ from typing import Any
 from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from factory.domain.failures import ModelError
+from factory.workspace.templates import BoundedEnvironment, Unbounded
 
 Templates = str | Mapping[str, str] | None
 """A model's chat template, or its several by name, as transformers' tokenizers have them."""
@@ -45,10 +47,13 @@ def shows_tools(
     templates: Templates,
     messages: Sequence[Mapping[str, Any]] = _ASKED,
     tools: Sequence[Mapping[str, Any]] = _TOOLS,
+    *,
+    where: str = "",
 ) -> bool:
     """Whether the messages are rendered otherwise with the tools than without.
 
     What cannot be rendered here but names tools counts as showing them: the tokenizer will tell.
+    Raises ModelError, which names `where`, for a template that takes too much time or memory.
     Example: shows_tools(read_templates(folder)).
     """
     named = {"default": templates} if isinstance(templates, str) else templates or {}
@@ -60,6 +65,10 @@ def shows_tools(
             _compile(text).render(messages=messages, tools=each, add_generation_prompt=True)
             for each in (list(tools), None)
         )
+    except Unbounded as error:
+        raise ModelError(
+            f"The model's chat template {error}", where=where, remedy="use another chat template"
+        ) from error
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
         return True
     return given != without
@@ -78,7 +87,7 @@ class _Generation(Extension):
 @lru_cache(maxsize=8)
 def _compile(text: str) -> Template:
     """A template with what transformers lends one."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json

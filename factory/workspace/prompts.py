@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from factory.domain.canon import to_json
 from factory.domain.failures import ContentError
 from factory.domain.records import Message
 from factory.workspace.folder import Workspace, file_sha, files_sha
+from factory.workspace.templates import BoundedEnvironment
 
 
-def _make_environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def _make_environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
     )
     environment.filters["json"] = to_json
@@ -40,6 +40,7 @@ _TEMPLATE_FAULTS = (
     RecursionError,
     TypeError,
     ValueError,
+    MemoryError,
 )
 """What the expressions of a template may raise."""
 
@@ -54,7 +55,7 @@ class Prompts:
 
     workspace: Workspace
     folder: str = "prompts"
-    _environment: ImmutableSandboxedEnvironment = field(default_factory=_make_environment)
+    _environment: BoundedEnvironment = field(default_factory=_make_environment)
     _templates: dict[str, Template] = field(default_factory=dict)
     _shas: dict[str, str] = field(default_factory=dict)
 
@@ -73,7 +74,7 @@ class Prompts:
         """The text of prompt `name`, e.g. `tools/generate`; ContentError where it fails."""
         try:
             return self._template(name).render(**variables)
-        except (TemplateError, TypeError, ValueError) as error:
+        except _TEMPLATE_FAULTS as error:
             raise ContentError(
                 f"prompt {name} cannot be rendered: {error}", where=self._path(name)
             ) from error
