@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +15,9 @@ import pytest
 from bench.campaign.__main__ import read_options
 from bench.campaign.fuzz import Fuzz, Tally, run_fuzz
 from bench.campaign.kills import leftovers, shown_stages
+from bench.campaign.places import judge
 from bench.campaign.running import MARK, Records, Running, environment, make_quick
+from bench.campaign.servers import GOOD, MODES, sends, try_mode, whole
 from factory.judge.sample import Trail
 from factory.lab.home.world import fresh_item
 from factory.workspace.folder import Workspace
@@ -79,6 +83,26 @@ def test_processes_that_outlive_their_command_are_counted_and_ended(tmp_path: Pa
     while running.pids() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert running.pids() == [] and MARK not in os.environ
+
+
+@pytest.mark.parametrize("name", ["HTML", "no content", "gzip bomb", "refuses"])
+def test_a_bad_server_is_found_to_end_with_a_reason(name: str) -> None:
+    pytest.importorskip("httpx", reason="no httpx: pip install 'tool-factory[http]'")
+    found = asyncio.run(try_mode(name, MODES[name]))
+    assert found.is_right, found
+
+
+def test_a_good_answer_is_no_bad_server() -> None:
+    pytest.importorskip("httpx", reason="no httpx: pip install 'tool-factory[http]'")
+    found = asyncio.run(try_mode("good", sends(whole(json.dumps(GOOD).encode()))))
+    assert not found.is_right and "a score" in found.found
+
+
+def test_an_odd_place_is_right_or_refused_with_its_code() -> None:
+    assert judge("x", "right").is_right and judge("x", "exit 2: error: no", 2).is_right
+    assert judge("x", "left out: no mount").is_right
+    for found in ("exit 2: error: no", "exit 4: our bug: x", "exit 3: Traceback (most"):
+        assert not judge("x", found, 3).is_right
 
 
 def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,9 @@
 """Kills, hostile answers, broken servers and odd places: does every promise hold?
 
-    python -m bench.campaign                                  # a few of each, a quarter of an hour
+    python -m bench.campaign                                  # a few of each, half an hour
     python -m bench.campaign --kills 200 --answers 1000000 --minutes 600 --keep campaign
     python -m bench.campaign fuzz --answers 100000 --seed 3
+    python -m bench.campaign upgrade --since 729a019          # that commit begins a round
 
 Each part prints what was wanted beside what was found; bench/campaign/ says of each part what it
 does. With `--keep` results are lines in that folder, and the same command goes on after them.
@@ -21,11 +22,16 @@ from pathlib import Path
 
 from bench.campaign.fuzz import Fuzz, run_fuzz
 from bench.campaign.kills import run_kills
+from bench.campaign.places import run_places
 from bench.campaign.running import Finding, Records
+from bench.campaign.servers import TIMEOUT_SECONDS, run_servers
+from bench.campaign.upgrade import run_upgrade
 from bench.faults import read_documents
 from bench.table import Cell, print_machine, print_table
 
-PARTS = ("fuzz", "kills")
+PARTS = ("servers", "fuzz", "places", "kills")
+ALONE = ("upgrade",)
+"""Parts that run where they are named."""
 
 
 def main() -> None:
@@ -42,15 +48,16 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line: which parts, and their sizes."""
     parser = argparse.ArgumentParser(prog="python -m bench.campaign", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART",
-                        help=f"{', '.join(PARTS)}; all of them where none is named")  # fmt: skip
+                        help=f"{', '.join(PARTS)}, all where none is named; upgrade")  # fmt: skip
     parser.add_argument("--kills", type=int, default=6, help="kills in all")
     parser.add_argument("--queries", type=int, default=8, help="requests of a killed round")
     parser.add_argument("--answers", type=int, default=20_000, help="hostile answers")
     parser.add_argument("--minutes", type=float, default=60.0, help="nothing begins after them")
+    parser.add_argument("--since", default="HEAD", help="the commit that an upgrade is from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", default="", help="folder of results, to go on with")
     options = parser.parse_args(arguments)
-    if unknown := set(options.parts) - set(PARTS):
+    if unknown := set(options.parts).difference(PARTS, ALONE):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     return options
 
@@ -59,6 +66,7 @@ def run(part: str, folder: Path, options: argparse.Namespace) -> bool:
     """One part; whether all is as wanted."""
     deadline = time.monotonic() + 60 * options.minutes
     records = Records(folder / f"{part}.jsonl")
+    findings: Sequence[Finding]
     if part == "fuzz":
         findings = run_fuzz(
             records, Fuzz(read_documents()), num_answers=options.answers, deadline=deadline,
@@ -66,7 +74,7 @@ def run(part: str, folder: Path, options: argparse.Namespace) -> bool:
         )  # fmt: skip
         print_findings(f"hostile answers, seed {options.seed}", findings)
         print_examples(example for row in records.rows for example in row["examples"])
-    else:
+    elif part == "kills":
         findings, kills = run_kills(
             folder, records, num_kills=options.kills, num_queries=options.queries,
             deadline=deadline, seed=options.seed,
@@ -74,6 +82,15 @@ def run(part: str, folder: Path, options: argparse.Namespace) -> bool:
         print_findings(f"rounds of {options.queries} requests, killed", findings)
         print_kills(kills)
         print_examples(row["failed"] for row in records.rows if row["failed"])
+    elif part == "servers":
+        findings = run_servers()
+        print_findings(f"bad servers, timeout {TIMEOUT_SECONDS:g} s", findings)
+    elif part == "places":
+        findings = run_places(folder / "places")
+        print_findings("odd places", findings)
+    else:
+        findings = list(run_upgrade(folder, options.since, options.queries))
+        print_findings(f"rounds begun by {options.since}, resumed by this version", findings)
     return all(finding.is_right for finding in findings)
 
 

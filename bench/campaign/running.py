@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,15 +118,15 @@ def environment(temp: Path | None = None, **changes: str | None) -> dict[str, st
 
 
 def start(
-    workspace: Path, *arguments: str, log: Path, temp: Path, prefix: Sequence[str] = ()
+    workspace: Path, *arguments: str, log: Path, temp: Path, root: Path | None = None
 ) -> Running:
-    """Start a command whose processes carry a mark of their own."""
+    """Start a command whose processes carry a mark of their own, of another checkout at `root`."""
     mark = secrets.token_hex(8)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*prefix, *command(*arguments)],
+            command(*arguments),
             cwd=workspace,
-            env=environment(temp, **{MARK: mark}),
+            env=environment(temp, **{MARK: mark, "PYTHONPATH": str(root or shipped_root())}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -84,6 +84,8 @@ Prepare
     Check everything that a round needs, and say how to mend what is missing.
   rules = rules:rules
     List the rules with severity, file and why; --test runs the cases beside them.
+  backup = backup:backup
+    Copy the workspace; a round that runs in it goes on, and can go on in the copy.
   prune = prune:prune
     Remove checkpoints that nothing needs: neither the best, nor a parent, nor named.
   eject = content:eject

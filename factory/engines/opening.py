@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from factory.domain.failures import InputError, MissingError
+from factory.domain.failures import EnvironmentError_, InputError, MissingError
 from factory.domain.records import Checkpoint
 from factory.engines.process import ProcessEngine
 from factory.engines.replicas import Replicas
@@ -35,6 +36,19 @@ def choose_backend(backend: str, notify: Callable[[str], None]) -> str:
         if not is_installed(package):
             raise MissingError(f"{package} is not installed", remedy=INSTALL[backend])
     return backend
+
+
+def check_loopback() -> None:
+    """Raise EnvironmentError_ where no interface has 127.0.0.1, by which vLLM joins its parts."""
+    try:
+        with socket.socket(type=socket.SOCK_DGRAM) as probe:
+            probe.connect(("127.0.0.1", 9))  # finds the way, sends nothing
+    except OSError as error:
+        raise EnvironmentError_(
+            f"vLLM needs the loopback interface, which is down: {error.strerror}",
+            where="127.0.0.1",
+            remedy='`ip link set lo up` as root, or backend = "transformers" in factory.toml',
+        ) from error
 
 
 def gpus_of_copies(settings: EngineSection, backend: str) -> list[tuple[str, ...]]:
@@ -81,6 +95,8 @@ async def open_engine(
     than `checkpoint`, ChildError for a child that died too often, and what choose_backend raises.
     """
     chosen = choose_backend(settings.backend, notify)
+    if chosen == "vllm":
+        check_loopback()
     check_model_folder(Path(checkpoint.path))
     copies = gpus_of_copies(settings, chosen)
     shared = settings.model_copy(update={"threads": max(1, settings.threads // len(copies))})

@@ -241,14 +241,17 @@ class Ledger(Source):
         `on_busy` is told once; without it, reading gives up with BusyError.
         """
         self._on_busy = on_busy
-        for mark, name in (("?", "question mark"), ("\\", "backslash")):
-            # DuckDB takes a backslash for a slash: it would open another folder's ledger.
-            if mark in str(folder):
-                raise InputError(
-                    f"DuckDB cannot open a file whose path has a {name}",
-                    where=str(folder),
-                    remedy="rename the folder",
-                )
+        path = str(folder)
+        is_text = path.isascii() or path.encode("utf-8", "replace").decode("utf-8") == path
+        # DuckDB takes a backslash for a slash: it would open another folder's ledger.
+        odd = {"a question mark": "?" in path, "a backslash": "\\" in path,
+               "bytes that are no UTF-8": not is_text}  # fmt: skip
+        for name in (name for name, is_there in odd.items() if is_there):
+            raise InputError(
+                f"DuckDB cannot open a file whose path has {name}",
+                where=path,
+                remedy="rename the folder",
+            )
         self.file = folder / "ledger.duckdb"
         self._migrations = schema.load_migrations(migrations)
         self._segments = Segments(folder / "segments", len(self._migrations))

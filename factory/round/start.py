@@ -105,7 +105,7 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
         raise InputError(
             f"prompts or rules have changed since round {this.number} began",
             where=str(factory.workspace.root),
-            remedy="undo the edit to continue, or end it: `factory round --abandon`",
+            remedy="undo the edit or the upgrade to continue, or end it: `factory round --abandon`",
         )
     if resolved.recipe.accept and "sample" not in this.stages_done:
         _check_pool(factory, history.drawn_queries(past, this.number))

@@ -246,6 +246,8 @@ def test_folders_may_have_odd_names(tmp_path: Path) -> None:
         Ledger(tmp_path / "why?")
     with pytest.raises(InputError, match="backslash"):
         Ledger(tmp_path / "a\\b")
+    with pytest.raises(InputError, match="no UTF-8"):
+        Ledger(tmp_path / os.fsdecode(b"caf\xe9"))
 
 
 # -- views -----------------------------------------------------------------------------------------
