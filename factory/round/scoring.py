@@ -93,13 +93,18 @@ async def _score_rival(
     if (dev := rival.twice) is None:
         return
     stage, ruler = f"score {rival.role} again: {dev.name}", ruler_of(factory, dev)
-    engine, started = await model.engine(), datetime.now(UTC)
+    await model.engine()
+    started, identity = datetime.now(UTC), identity_sha(factory.setup, rival.checkpoint)
     factory.monitor.stage(stage, len(dev.items))
-    second = await turned(dev).score(factory.setup, rival.checkpoint, engine)
+    again = Missing(
+        benchmark=turned(dev), basis=f"{ruler.basis} again", with_questions=False, identity=identity
+    )
+    second = await model.score(again)
     first = history.load_items(factory.ledger, rival.checkpoint.id, *ruler)
     row = noise_row(this.number, rival.checkpoint, ruler, dev, first, second)
-    row["identity"] = identity_sha(factory.setup, rival.checkpoint)
+    row["identity"] = identity
     factory.finish(this.number, stage, started, {"noise": [row]})
+    model.stored()
 
 
 async def _score(
@@ -113,3 +118,4 @@ async def _score(
     items = await model.score(missing)
     rows = missing.rows(this.number, model.checkpoint.id, items)
     factory.finish(this.number, f"{stage}: {name}", started, rows)
+    model.stored()

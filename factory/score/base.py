@@ -22,6 +22,7 @@ from factory.score.card import Scorecard
 from factory.score.definition import Patience, Split, full_name
 from factory.score.estimates import subtract
 from factory.score.items import Item
+from factory.score.kept import KeptAnswers
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
@@ -37,6 +38,8 @@ class Setup:
     prompts: Prompts
     ledger: Ledger
     monitor: Monitor
+    kept: KeptAnswers | None = None
+    """Answers of the scoring under way; a benchmark that opens an engine puts them before it."""
 
     @classmethod
     def load(cls, workspace: Workspace, settings: Settings, monitor: Monitor) -> Setup:

@@ -95,12 +95,13 @@ async def evaluate_all(
             checkpoint, load_codebook(Path(checkpoint.path)), missing[0].identity or ""
         )
     scored: dict[str, Measured] = {}
-    async with Keeper(setup, checkpoint, missing, start) as keeper:
+    async with Keeper(setup, checkpoint, missing, start, afresh=again) as keeper:
         for each in sorted(missing, key=lambda x: isinstance(x.benchmark, SelfServed)):
             name, num_items = each.benchmark.name, len(each.benchmark.items)
             setup.monitor.stage(f"score {name} on {checkpoint.id}", num_items or None)
             items = await keeper.score(each)
             _store(setup, {**each.rows(number or 0, checkpoint.id, items), **new})
+            keeper.stored()
             new = {}
             scored[name] = Measured(
                 system=checkpoint.id, kind="checkpoint", items=items, is_new=True

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from factory.domain.records import Checkpoint, ItemScore
+from factory.domain.failures import ChildError
+from factory.domain.records import ENGINE_DIED, Checkpoint, ItemScore
 from factory.engines.base import Closing, Engine
 from factory.engines.serving import check_answered
 from factory.ledger import history
@@ -17,6 +18,7 @@ from factory.ledger.lineage import is_address
 from factory.ledger.rows import ruler_rows
 from factory.ledger.tables import Batch
 from factory.score.base import Asked, Scorable, SelfServed, Setup
+from factory.score.kept import KeptAnswers, keeping
 from factory.score.rows import scored_rows
 from factory.workspace.identity import Identity, identify
 
@@ -131,12 +133,16 @@ class Keeper(Closing):
         checkpoint: Checkpoint,
         missing: Sequence[Missing],
         start: Callable[[int], contextlib.AbstractAsyncContextManager[Engine]],
+        *,
+        afresh: bool = False,
     ) -> None:
-        """`start` opens the engine as one of so many on this machine."""
+        """`start` opens the engine as one of so many on this machine; `afresh`: answers that a
+        stopped scoring has left are asked again."""
         self.checkpoint = checkpoint
         self.missing = missing
         """Scores that the ledger lacked."""
-        self._setup, self._start = setup, start
+        self._setup, self._start, self._afresh = setup, start, afresh
+        self._kept: KeptAnswers | None = None
         self._engine: Engine | None = None
         self._open = contextlib.AsyncExitStack()
 
@@ -155,13 +161,44 @@ class Keeper(Closing):
         await self._open.aclose()
 
     async def score(self, missing: Missing) -> list[ItemScore]:
-        """The items of a benchmark, judged. MissingError where a server answered none of them."""
+        """The items of a benchmark, judged; call `stored` once the ledger has them.
+
+        Raises MissingError where a server answered none of them, ChildError where an engine did.
+        """
         benchmark = missing.benchmark
         if isinstance(benchmark, Asked):
             engine = await self.engine()
-            items = await benchmark.score(self._setup, self.checkpoint, engine)
+            self._kept = kept = self._open_kept(missing)
+            setup = replace(self._setup, kept=kept)
+            items = await benchmark.score(setup, self.checkpoint, keeping(engine, kept))
             check_answered(engine)
+            if items and all(item.reason == ENGINE_DIED for item in items):
+                raise ChildError(
+                    f"the engine answered none of {len(items)} items, which have no score: "
+                    f"{items[0].message}",
+                    where=benchmark.name,
+                    remedy="mend what it says; the engine's log says more",
+                )
             return items
         assert isinstance(benchmark, SelfServed)
         await self.close()
         return await benchmark.score(self._setup, self.checkpoint)
+
+    def _open_kept(self, missing: Missing) -> KeptAnswers:
+        name, of = missing.benchmark.name, missing.identity or self.checkpoint.fingerprint
+        state = self._setup.workspace.state
+        kept = KeptAnswers(state, (self.checkpoint.id, name), (of, missing.basis))
+        if self._afresh:
+            kept.forget()
+        if kept.num_known:
+            self._setup.notify(
+                f"{kept.num_known} answers of a stopped scoring on {name} are kept: it goes on "
+                "with the rest"
+            )
+        return kept
+
+    def stored(self) -> None:
+        """The ledger has what was scored last: its answers need not be kept any more."""
+        if self._kept is not None:
+            self._kept.forget()
+            self._kept = None

@@ -24,6 +24,7 @@ from factory.ledger.database import Ledger
 from factory.ledger.lineage import find_checkpoint, is_address
 from factory.score.base import Asked, Setup, check_path, resolve
 from factory.score.card import POOLED, Average, Scorecard, by_requests, make_card
+from factory.score.kept import keeping
 from factory.score.published import PublishedTable
 from factory.score.toolbench.agent import (
     TEMPERATURES,
@@ -204,7 +205,8 @@ class TaskCompletion(Asked):
             known = read_predictions(resolve(workspace, of.reference))
             numbers = {query.id: query.id.split("/")[1] for query in self.bench.queries}
             wanted = {key: known[number] for key, number in numbers.items() if number in known}
-        async with self._open_judge(setup, checkpoint, engine) as judging:
+        async with self._open_judge(setup, checkpoint, engine) as opened:
+            judging = keeping(opened, setup.kept)
             apis = VirtualApi(
                 templates,
                 cache=resolve(workspace, of.cache) if of.cache else None,
