@@ -14,12 +14,14 @@ from pydantic import Field
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError, InputError, MissingError
 from factory.domain.jsontext import show
-from factory.domain.records import Call, Checkpoint, ItemScore, Message
+from factory.domain.records import Call, Checkpoint, Completion, ItemScore, Message
 from factory.engines.base import Engine
 from factory.engines.child import Child
-from factory.score.asking import ask_all, explain_ending, grade, greedy, parse_text
+from factory.judge.parsed import TRUNCATED
+from factory.score.asking import CUT_BY, ask_all, explain_ending, grade, greedy, parse_text
 from factory.score.base import Asked, Setup, find_data, make_item, read_json
-from factory.score.calls.decode import Reading, decode_beside
+from factory.score.calls.decode import Reading, decode, decode_beside
+from factory.score.calls.judging import UNREADABLE_CALL
 from factory.score.card import Average, Scorecard, make_card
 from factory.score.definition import Definition, first_of_each
 from factory.workspace.folder import Workspace
@@ -239,7 +241,7 @@ async def score_apibank(
         requests.append(greedy(f"apibank/{turn.category}/{turn.id}", chat, max_tokens))
     replies = await ask_all(engine, requests, progress)
     grades = [
-        explain_ending(judge_answer(turn, reply.completions[0].text, syntax), reply)
+        explain_ending(judge_answer(turn, reply.completions[0], syntax), reply)
         for turn, reply in zip(turns, replies, strict=True)
     ]
     if simulator is None:
@@ -248,12 +250,13 @@ async def score_apibank(
     return await _simulate(simulator, log, turns, grades, syntax)
 
 
-def judge_answer(turn: DueCall, answer: str, syntax: Reading) -> ItemScore:
+def judge_answer(turn: DueCall, completion: Completion, syntax: Reading) -> ItemScore:
     """One answer by comparing arguments as written."""
+    answer = completion.text
     call, expected = read_call(answer, turn.expected, syntax), turn.expected
     reason, message = "", ""
     if call is None:
-        reason, message = "no_tool_call", "the answer holds no call, or several"
+        reason, message = _explain_none(completion, syntax)
     elif call.name != expected.name:
         reason = "wrong_tool"
         message = f"calls {show(call.name)} where {show(expected.name)} is expected"
@@ -268,6 +271,21 @@ def judge_answer(turn: DueCall, answer: str, syntax: Reading) -> ItemScore:
         message=message,
         answer=answer,
     )
+
+
+def _explain_none(completion: Completion, syntax: Reading) -> tuple[str, str]:
+    """Why an answer has not the one call that is due: cut, not to be read, or without it."""
+    parsed = decode(completion.text, "auto" if syntax == "official" else syntax)
+    if not parsed.calls and (limit := CUT_BY.get(completion.finish_reason)):
+        return TRUNCATED, f"the answer reached {limit}"
+    if parsed.calls is None and parsed.failure == TRUNCATED:
+        return TRUNCATED, parsed.message
+    if parsed.calls is None:
+        return UNREADABLE_CALL, f"a call that cannot be read: {parsed.message}"
+    if len(parsed.calls) > 1:
+        return "several_calls", f"{len(parsed.calls)} calls where one is due"
+    other = " in API-Bank's own form" if parsed.calls else ""
+    return "no_tool_call", f"the answer holds no call{other}"
 
 
 async def _simulate(

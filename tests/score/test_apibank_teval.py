@@ -18,12 +18,21 @@ from workspaces import make_workspace
 from factory.cli.monitor import PlainMonitor
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError, InputError, MissingError
-from factory.domain.records import PROMPT_TOO_LONG, Call, ItemScore, Reply, Request
+from factory.domain.records import (
+    PROMPT_TOO_LONG,
+    Call,
+    Completion,
+    FinishReason,
+    ItemScore,
+    Reply,
+    Request,
+)
 from factory.engines.base import unanswered
 from factory.engines.replay import ReplayEngine
 from factory.score import apibank, teval
 from factory.score.asking import grade
 from factory.score.base import Setup
+from factory.score.calls.decode import Reading
 from factory.score.estimates import combine, group_marks
 from factory.score.loading import load
 from factory.workspace.settings import load_settings
@@ -154,6 +163,32 @@ def test_apibank_grades(tmp_path: Path) -> None:
     assert means_of(grades) == {"Call": 50, "Retrieve+Call": 0}
     assert combine(group_marks(grades), apibank.TOOLDEV).value == 25
     assert [m.role for m in engine.requests[0].messages] == ["system", "user"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "ending", "syntax", "reason"),
+    [
+        ("I would search.", "stop", "auto", "no_tool_call"),
+        ("I would sear", "length", "auto", "truncated"),
+        ("<think>Which one", "stop", "auto", "truncated"),
+        ("[SetLamp(level='high', ro", "length", "auto", "truncated"),
+        ("[SetLamp(level='high', ro", "stop", "auto", "unreadable_call"),
+        ('<tool_call>{"name": "SetLamp", </tool_call>', "stop", "auto", "unreadable_call"),
+        ("<tool_call>SetLamp high</tool_call>", "stop", "hermes", "unreadable_call"),
+        ("<tool_call>SetLamp high</tool_call>", "stop", "official", "unreadable_call"),
+        ('{"name": "SetLamp", "arguments": {}}', "stop", "official", "no_tool_call"),
+        ('{"name": "A", "arguments": {}}\n' * 2, "stop", "auto", "several_calls"),
+        ('{"name": "SetLamp", "arguments": {}}', "length", "auto", "wrong_value"),
+    ],
+)
+def test_apibank_tells_broken_and_cut_answers_from_wrong_ones(
+    tmp_path: Path, answer: str, ending: FinishReason, syntax: Reading, reason: str
+) -> None:
+    due = apibank.load_apibank(write_apibank(tmp_path))[0]
+    completion = Completion(text=answer, token_ids=(), finish_reason=ending, logprob=0)
+    found = apibank.judge_answer(due, completion, syntax)
+    assert (found.correct, found.reason) == (False, reason)
+    assert found.message and found.answer == answer
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
