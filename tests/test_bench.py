@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from workspaces import ROOT
 
+from bench.schemas import REASONS, SHARED, compare
 from bench.table import best_seconds, machine_line, peak_rss_mib, print_table
 
 BENCHES = sorted(
@@ -47,3 +48,10 @@ def test_measures_are_positive() -> None:
     ran = []
     assert best_seconds(lambda: ran.append(sum(range(1000))), repeats=4) > 0
     assert len(ran) == 4 and peak_rss_mib() > 1
+
+
+@pytest.mark.skipif(not (ROOT / SHARED[1]).exists(), reason=f"no {SHARED[1]}")
+def test_verdicts_on_openapi_differ_from_plain_ones_for_known_reasons_alone() -> None:
+    compared = compare(ROOT / SHARED[1])
+    assert compared.found.keys() <= REASONS.keys()
+    assert compared.tools > 100 and compared.right > compared.tools
