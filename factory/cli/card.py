@@ -20,7 +20,7 @@ END_OF_DRAWING = {
     "budget": "the budget is spent; --budget raises it",
     "pool": "all requests are drawn; --queries adds some",
 }
-WORK_STAGES = ("sample", "train", "score")
+WORK_STAGES = ("sample", "train", "score", "calibrate")
 """Stages whose time is sampling, training or scoring; the rest is the factory's own."""
 
 ASK_NEXT = (
@@ -37,6 +37,7 @@ def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
         _print_gate(past, number)
         _print_funnel(past, number)
         _print_accept(past, number)
+        _print_calibration(past, number)
         _print_agreement(past, number)
         _print_logged(past, number)
         _print_made(past, number)
@@ -143,6 +144,26 @@ def _print_accept(past: Source, number: int) -> None:
     )
     if facts["accepted"] < facts["wanted"]:
         out(f"  fewer than wanted: {END_OF_DRAWING[facts['ended']]}")
+
+
+def _print_calibration(past: Source, number: int) -> None:
+    """How right labels are by the votes that they need, where the minimum was chosen by that."""
+    sql = "select * from calibration where round = ? order by votes"
+    rows = past.query(sql, [number]).records()
+    if not rows:
+        return
+    first = rows[0]
+    reached = "" if first["reached"] else ", which no number reaches"
+    out(
+        f"[bold]calibration[/]  at least {first['minimum']} votes, for {first['wanted']:.0%} right "
+        f"labels on {escape(first['benchmark'])}{reached}"
+    )
+    for row in rows:
+        right = "" if row["precision"] is None else f", {row['precision']:.1%} right"
+        out(
+            f"  {row['votes']} votes  {row['kept']} of {row['items']} kept{right}, "
+            f"at least {row['low']:.1f} %"
+        )
 
 
 def _print_agreement(past: Source, number: int) -> None:

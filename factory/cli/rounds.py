@@ -24,6 +24,7 @@ from factory.ledger.lineage import base_checkpoint, next_checkpoint
 from factory.ledger.lock import WorkspaceLock
 from factory.lessons.logs import Pool, read_pool
 from factory.report.page import write_reports
+from factory.round.calibration import calibration_set
 from factory.round.factory import load_factory
 from factory.round.opponents import doubt_of_gate
 from factory.round.round import run_round
@@ -227,6 +228,9 @@ def _print_plan(
     out(f"memory     {takes}{on}{has}")
     names = [f"{each.name} ({len(each.items)})" for each in factory.benchmarks.values()]
     out(f"benchmarks {', '.join(names)}")
+    if (dev := calibration_set(factory)) is not None:
+        wanted_share = f"{resolved.recipe.vote.precision:.0%} right labels"
+        out(f"vote       its minimum is set on {dev.name} ({len(dev.items)}) for {wanted_share}")
     if doubt := doubt_of_gate(settings, resolved.recipe):
         out(f"gate       {escape(doubt)}")
     out()

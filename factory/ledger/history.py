@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from factory.domain.canon import query_id
 from factory.domain.records import (
@@ -206,6 +206,27 @@ def answered_and_failed(past: Source, number: int) -> tuple[list[str], list[str]
         """
     rows = past.query(sql, [number]).rows
     return [text for text, kept in rows if kept], [text for text, kept in rows if not kept]
+
+
+CALIBRATE = "calibrate"
+"""Stage whose detail is the calibration that a round's votes are counted by."""
+
+
+def calibrated(past: Source, number: int) -> dict[str, Any] | None:
+    """The calibration of a round's votes; None where it had none."""
+    sql = "select detail_json from stage where stage = ? and round = ? order by finished_at"
+    rows = past.query(sql, [CALIBRATE, number]).rows
+    return dict(json.loads(rows[-1][0])) if rows else None
+
+
+def known_calibration(past: Source, key: str) -> dict[str, Any] | None:
+    """What the same model, questions and settings gave in an earlier round."""
+    sql = """
+        select detail_json from stage
+        where stage = ? and json_extract_string(detail_json, '$.key') = ? order by finished_at
+        """
+    rows = past.query(sql, [CALIBRATE, key]).rows
+    return dict(json.loads(rows[-1][0])) if rows else None
 
 
 def vote_entropy(past: Source, number: int) -> float | None:

@@ -255,6 +255,34 @@ group by round, margin, votes;
 comment on view vote_margin is
 'Queries by vote margin ((first - second) / samples) and votes of the largest class.';
 
+create or replace view calibration as
+with curve as (
+  select
+    round,
+    detail_json,
+    unnest(from_json(
+      json_extract(detail_json, '$.levels'),
+      '[{"votes": "integer", "kept": "integer", "right": "integer", "low": "double"}]'
+    )) as level
+  from stage
+  where stage = 'calibrate'
+)
+select
+  round,
+  json_extract_string(detail_json, '$.benchmark') as benchmark,
+  cast(json_extract(detail_json, '$.wanted') as double) as wanted,
+  cast(json_extract(detail_json, '$.minimum') as integer) as minimum,
+  cast(json_extract(detail_json, '$.reached') as boolean) as reached,
+  cast(json_extract(detail_json, '$.items') as integer) as items,
+  level.votes,
+  level.kept,
+  level."right" as num_right,
+  level."right" / nullif(level.kept, 0) as precision,
+  level.low
+from curve;
+comment on view calibration is
+'By the votes that a label needs: how many of the dev set''s items (items) the model that a round began with would keep (kept), how many of those labels are right (num_right, precision) and at least, one-sided 90 % (low, in percent); and the minimum chosen for the precision wanted, which some number of votes reached or none did.';
+
 create or replace view judgement_change as
 select
   later.round,

@@ -131,6 +131,6 @@ def load_factory(
         pool=pool,
         pool_size=pool_size,
         benchmarks=load_benchmarks(workspace, resolved.recipe),
-        held_out=load_held_out(workspace),
+        held_out=load_held_out(workspace, resolved.recipe),
         keep_model=keep_model,
     )

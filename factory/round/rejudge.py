@@ -30,6 +30,7 @@ from factory.ledger import history
 from factory.ledger.database import Ledger, Source
 from factory.ledger.tables import Batch, JudgementRow, merge
 from factory.round.asking import MORE
+from factory.round.calibration import settled_vote
 from factory.round.judging import find_over_round
 from factory.round.making import judge_made
 from factory.round.sampler import Proposal, find_namesakes, sample_query
@@ -154,14 +155,15 @@ def rejudge(
         accepted = history.accepted_before(past, number)
         made = history.made_samples(past, number, accepted=False)
         asked_before = history.asked_before(past, number) if made else set()
+        vote = settled_vote(resolved, history.calibrated(past, number))
     judgement = Judgement(
         rulebook=rulebook,
-        vote=resolved.recipe.vote,
+        vote=vote,
         round_number=number,
         number=this["judgement"] + 1,
     )
     scored = load_benchmarks(workspace, resolved.recipe)
-    benchmarks = tuple((load_held_out(workspace) | scored).values())
+    benchmarks = tuple((load_held_out(workspace, resolved.recipe) | scored).values())
     asked = [Candidate(query=record.query) for record in recorded]
     drawn = judge_round(rulebook.rules, asked, accepted, benchmarks, stage="draw")
     samples = asyncio.run(_judge_again(recorded, judgement, drawn))

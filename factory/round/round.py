@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from factory.domain.records import Checkpoint
 from factory.ledger.history import OpenRound
+from factory.round.calibration import calibrate
 from factory.round.factory import Factory
 from factory.round.gate import RoundResult, decide
 from factory.round.judging import judge
@@ -42,7 +43,7 @@ async def finish_round(factory: Factory, this: OpenRound) -> RoundResult:
     """Every step of a round that has begun and is not done. Raises FactoryError."""
     async with serve(factory, this, this.checkpoint) as parent:
         await score_answers(factory, this, parent)
-        await sample(factory, this, parent)
+        await sample(await calibrate(factory, this, parent), this, parent)
         await score_opponents(factory, this, parent)
         await score_weights(factory, this, parent)
     judge(factory, this)

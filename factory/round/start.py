@@ -22,6 +22,7 @@ from factory.ledger.history import OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint, round_of
 from factory.ledger.rows import LOG, ruler_rows, stage_row, unsampled_row
 from factory.ledger.tables import Batch, GenerationRow, JudgementRow, RoundRow, merge
+from factory.round.calibration import calibration_set
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
 from factory.round.opponents import doubt_of_gate
@@ -173,6 +174,7 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
         drawn = history.drawn_ids(past)
         accepted = history.accepted_before(past, this.number)
         given = merge([unknown_rows(factory, past, base), identity_rows(factory, past, this)])
+    calibration_set(factory)
     factory.monitor.stage("draw")
     queries = draw(open_pool(factory), num_queries, drawn, factory.pool_size)
     note_model(factory)

@@ -78,13 +78,19 @@ def load(workspace: Workspace, name: str, changes: Mapping[str, Any] | None = No
     return replace(whole, variant=",".join(marks), patience=patience)
 
 
-def load_held_out(workspace: Workspace) -> dict[str, Scorable]:
-    """The benchmarks whose definition says `held_out = true`, by name. Raises FactoryError."""
-    return {
+def load_held_out(workspace: Workspace, recipe: Recipe | None = None) -> dict[str, Scorable]:
+    """The benchmarks whose definition says `held_out = true`, by name, and the one that the votes
+    of a recipe are calibrated on. Raises FactoryError.
+    """
+    held_out = {
         name: load(workspace, name)
         for name in defined(workspace)
         if read_definition(workspace, name).get("held_out") is True
     }
+    if recipe is not None and recipe.vote.precision and (dev := recipe.vote.dev):
+        held_out[dev] = held_out.get(dev) or load(workspace, dev)
+        _check_decides("vote.dev", held_out[dev])
+    return held_out
 
 
 def defined(workspace: Workspace) -> tuple[str, ...]:

@@ -249,7 +249,7 @@ class CallsSection(Section):
 class VoteSection(Section):
     """Voting (algorithms A7)."""
 
-    LATER = frozenset({"bar", "more"})
+    LATER = frozenset({"bar", "dev", "more", "precision"})
 
     minimum: int = Field(0, ge=0)
     """Votes the winner needs; 0 is a strict majority of n."""
@@ -261,6 +261,18 @@ class VoteSection(Section):
     """What takes a sample its vote, though it counts in n: `reject` is any rule that rejects it,
     other words are ids of rules, which may only warn. Without any, rules judge the winner alone
     (ToolDev as published)."""
+
+    precision: float = Field(0.0, ge=0, lt=1)
+    """Share of the labels that are to be right: `minimum` is what the model's own answers to a
+    labelled dev set show to be enough for it; 0 takes `minimum` as it is."""
+    dev: str = ""
+    """That set; empty is score.dev."""
+
+    @model_validator(mode="after")
+    def _votes_are_counted_one_way(self) -> VoteSection:
+        if self.precision and (self.minimum or self.plurality):
+            raise ValueError("vote.precision sets the minimum: not with minimum or plurality")
+        return self
 
     def needed(self, first: int, total: int) -> int | None:
         """Votes that win among `total` samples, `first` of them the first n; None is a strict

@@ -65,6 +65,10 @@ VIEWS = {
         *("accepted", "rejected", "unjudged", "acceptance", "passed"),
     ),
     "logged": ("round", "query_id", "query", "calls_json", "status", "rule", "message"),
+    "calibration": (
+        *("round", "benchmark", "wanted", "minimum", "reached", "items"),
+        *("votes", "kept", "num_right", "precision", "low"),
+    ),
     "vote_margin": ("round", "margin", "votes", "queries"),
     "round_score": (
         *("round", "benchmark", "category", "model", "checkpoint_id", "unit"),

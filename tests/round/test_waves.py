@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest_models import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
-from workspaces import make_workspace, run_factory
+from quick_rounds import facts, finish, make_untrained, open_factory, rows_of, run_sampling, told
+from workspaces import run_factory
 
-from factory.cli.monitor import PlainMonitor
 from factory.domain.canon import query_id
 from factory.domain.failures import InputError
 from factory.domain.records import Query, Reply, Request
@@ -24,18 +20,12 @@ from factory.judge.cases import render_calls
 from factory.judge.rulebook import Rulebook
 from factory.lab.home.world import fresh_item
 from factory.ledger import history
-from factory.ledger.database import Ledger
-from factory.round.factory import Factory, load_factory
-from factory.round.gate import decide
-from factory.round.judging import judge
+from factory.round.factory import Factory
 from factory.round.rejudge import rejudge
-from factory.round.sampling import sample
 from factory.round.start import resume, start
 from factory.round.waves import Reached
-from factory.score.keeper import Keeper
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import Recipe, load_recipe
-from factory.workspace.settings import load_settings
 
 ITEMS = [fresh_item(number) for number in range(120)]
 BY_ID = {query_id(item.query): (number, item) for number, item in enumerate(ITEMS)}
@@ -67,68 +57,7 @@ class Dying(ReplayEngine):
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = make_workspace(tmp_path_factory.mktemp("waves") / "ws")
-    model = tiny_model(workspace.root / "model")
-    text = workspace.marker.read_text(encoding="utf-8")
-    workspace.marker.write_text(text.replace("rounds/seed", model.name), encoding="utf-8")
-    return workspace
-
-
-class Notes(PlainMonitor):
-    """What a user is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.told.append(text)
-
-
-def open_factory(
-    empty: Workspace,
-    folder: Path,
-    pool: Sequence[Query] | None = None,
-    more: int = 0,
-    **values: int,
-) -> Factory:
-    """A factory with a ledger of its own over the one workspace."""
-    settings = load_settings(empty)
-    given_values = {"codes.coder": '"none"', "calls.more": str(more)}
-    given_values |= {key: str(value) for key, value in values.items()}
-    resolved = load_recipe(empty, settings.recipe, given_values)
-    factory = load_factory(empty, settings, resolved, Notes(), pool)
-    folder.mkdir(exist_ok=True)
-    return replace(factory, ledger=Ledger(folder))
-
-
-def run_sampling(factory: Factory, engine: ReplayEngine) -> Factory:
-    factory, this = resume(factory, factory.ledger)
-    assert this is not None
-    keeper = Keeper(factory.setup, this.checkpoint, (), lambda num_engines: engine)
-    asyncio.run(sample(factory, this, keeper))
-    return factory
-
-
-def finish(factory: Factory) -> None:
-    factory, this = resume(factory, factory.ledger)
-    assert this is not None
-    judge(factory, this)
-    decide(factory, this, "not trained: a test")
-
-
-def told(factory: Factory) -> list[str]:
-    assert isinstance(factory.monitor, Notes)
-    return factory.monitor.told
-
-
-def rows_of(ledger: Ledger, sql: str) -> list[Any]:
-    return list(ledger.query(sql).rows)
-
-
-def facts(ledger: Ledger) -> dict[str, Any]:
-    ((detail,),) = rows_of(ledger, "select detail_json from stage where stage = 'sample'")
-    return dict(json.loads(detail))
+    return make_untrained(tmp_path_factory.mktemp("waves") / "ws")
 
 
 def make_round(factory: Factory, engine: ReplayEngine | None = None) -> Factory:
@@ -257,7 +186,7 @@ def test_the_plan_shows_the_budget_and_flags_do_not_mix(empty: Workspace) -> Non
 
 
 def test_more_answers_are_judged_again_as_they_were(empty: Workspace, tmp_path: Path) -> None:
-    factory = open_factory(empty, tmp_path / "state", more=10)
+    factory = open_factory(empty, tmp_path / "state", overrides={"calls.more": "10"})
     start(factory, 12)
     factory = run_sampling(factory, ReplayEngine(tell))
     finish(factory)
