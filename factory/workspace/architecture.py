@@ -37,7 +37,7 @@ WRAPPERS = {
     "module.": "DataParallel",
     "_fsdp_wrapped_module.": "FSDP",
 }
-"""How names begin, or what stands in them, where a model was saved inside of something."""
+"""How names begin where a model was saved inside of something."""
 _LAYER = re.compile(r"^(?:(.*)\.)?(?:layers|h|blocks)\.(\d+)\.")
 _PREFIXES = ("model.language_model.", "language_model.model.", "model.", "")
 """What may stand before the names of a text model in a file."""
@@ -78,7 +78,7 @@ def find_fault(config: Config, shapes: Mapping[str, Shape]) -> str:
     An empty shape is not known. Example: find_fault(config, {"lm_head.weight": (9, 4)})
     """
     for mark, wrapper in WRAPPERS.items():
-        if found := next((name for name in shapes if f".{mark}" in f".{name}"), ""):
+        if found := next((name for name in shapes if name.startswith(mark)), ""):
             return (
                 f"its weights were saved inside of {wrapper}: they are named like {found!r}, which "
                 "no model has"
@@ -107,12 +107,9 @@ def find_fault(config: Config, shapes: Mapping[str, Shape]) -> str:
 def embedding_rows(config: Config, shapes: Mapping[str, Shape]) -> int:
     """Rows of the table of embeddings: by the file, where it has one that is known, else by the
     config; 0 where neither says."""
-    for name, shape in shapes.items():
-        if len(shape) == 2 and name.endswith(
-            ("embed_tokens.weight", "wte.weight", "embed_in.weight")
-        ):
-            return shape[0]
-    return int(config.get("vocab_size") or 0)
+    tables = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+    rows = [shape[0] for name, shape in shapes.items() if len(shape) == 2 and name.endswith(tables)]
+    return max(rows, default=int(config.get("vocab_size") or 0))
 
 
 def _attention(config: Config) -> dict[str, Shape]:

@@ -122,7 +122,7 @@ def checkpoint(folder: Path) -> Checkpoint:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = [token for level in code_names(3, 4) for token in level]
-    folder = tiny_model(tmp_path_factory.mktemp("models") / "tiny", extra_tokens=tokens)
+    folder = tiny_model(tmp_path_factory.mktemp("models") / "tiny [best]", extra_tokens=tokens)
     shown = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}"
     (folder / "chat_template.jinja").write_text(shown + CHAT_TEMPLATE)
     return folder

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from workspaces import ROOT
+from workspaces import ROOT, make_workspace, run_factory
 
 from factory.domain.failures import ModelError
 from factory.domain.records import Message, Request, Sampling
@@ -506,3 +506,19 @@ def test_what_is_no_number_is_found_in_any_type_and_within_a_budget(
         # A row of it is seen in the last slice.
         assert find_no_number(read_weights(tmp_path), 4000)[0] == "w2.weight"
         weights["w2.weight"][49, 99] = 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["link to nothing", "head missing"])
+def test_doctor_and_the_plan_of_a_round_say_so(kind: str, tmp_path: Path) -> None:
+    change, what, remedy = (HEADERS | FITTING)[kind]
+    settings = (ROOT / "factory.toml").read_text("utf-8").replace("rounds/seed", "model")
+    workspace = make_workspace(tmp_path / "ws", {"factory.toml": settings})
+    change(copy_seed(workspace.root / "model"))
+    told = run_factory("doctor", "--json", cwd=workspace.root, code=3).stdout
+    (found,) = [row for row in map(json.loads, told.splitlines()) if row["name"] == "model"]
+    assert found["state"] == "bad" and what in found["detail"] and remedy in found["remedy"]
+    for command in (("round", "--dry-run"), ("round", "--n", "2")):
+        done = run_factory(*command, cwd=workspace.root, code=2)
+        assert what in " ".join(done.stderr.split())
+    assert not list(workspace.state.glob("checkpoints/*"))
