@@ -7,7 +7,6 @@ check before a round has none (factory.engines.trainable_child), a child that se
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from factory.domain.bounded import parse_json, read_text
 from factory.domain.failures import ModelError
 from factory.domain.records import Message, Request, Sampling
 from factory.engines.chat import Chat
@@ -82,7 +82,8 @@ def _check_class(folder: Path, config: PreTrainedConfig | None) -> None:
 
 def _as_table(folder: Path, config: PreTrainedConfig | None) -> dict[str, Any]:
     """The config with its defaults, else as the file has it."""
-    table: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    file = folder / "config.json"
+    table: dict[str, Any] = parse_json(read_text(file, error=ModelError), str(file), ModelError)
     if config is not None:
         table |= config.to_dict()
         text = config.get_text_config()

@@ -10,7 +10,6 @@ is one SELECT, `rules/round/<name>.sql`, whose `$names` are its limits (factory.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -20,6 +19,7 @@ from typing import Any, Literal
 from jsonschema import SchemaError
 from pydantic import BaseModel, ConfigDict
 
+from factory.domain.bounded import parse_json, read_text
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import ContentError
 from factory.domain.jsontext import walk
@@ -226,9 +226,9 @@ def _read_select(file: Path, limits: Mapping[str, Limit]) -> str:
     import duckdb
 
     try:
-        sql = file.read_text(encoding="utf-8")
+        sql = read_text(file)
         statements = duckdb.extract_statements(sql)
-    except (UnicodeDecodeError, duckdb.Error) as error:
+    except duckdb.Error as error:
         raise ContentError(f"not valid SQL: {error}", where=str(file)) from error
     kinds = [statement.type.name for statement in statements]
     if kinds != [duckdb.StatementType.SELECT.name]:
@@ -258,12 +258,11 @@ def _find(rules: Mapping[str, Rule], rule_id: str) -> Rule:
 
 def _read_schema(file: Path, rules: Mapping[str, Rule]) -> Schema:
     """The document schema: valid, self-contained, and every x-rule names a rule."""
+    schema: Schema = parse_json(read_text(file), str(file))
     try:
-        schema: Schema = json.loads(file.read_text(encoding="utf-8"))
         StrictValidator.check_schema(schema, format_checker=CHECKER)
-    except (ValueError, SchemaError) as error:
-        what = error.message if isinstance(error, SchemaError) else str(error)
-        raise ContentError(f"not a JSON Schema: {what}", where=str(file)) from error
+    except SchemaError as error:
+        raise ContentError(f"not a JSON Schema: {error.message}", where=str(file)) from error
     for _, part in walk(schema):
         if isinstance(part, dict):
             _check_reference(part, schema, file)
@@ -307,16 +306,13 @@ def _read_cases(workspace: Workspace, rules: Mapping[str, Rule]) -> Iterator[Cas
         rule_id = path.removeprefix("rules/").removesuffix(".cases.jsonl")
         if rule_id not in rules:
             raise ContentError(f"cases without a rule: {path}", where=str(file))
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(read_text(file).splitlines(), 1):
             if line.strip():
                 yield _read_case(rule_id, line, f"{file}:{number}")
 
 
 def _read_case(rule_id: str, line: str, where: str) -> Case:
-    try:
-        content = json.loads(line)
-    except ValueError as error:
-        raise ContentError(f"not JSON: {error}", where=where) from error
+    content = parse_json(line, where)
     if not isinstance(content, dict) or not isinstance(content.get("accept"), bool):
         raise ContentError('a case is an object with "accept": true or false', where=where)
     accept = content.pop("accept")

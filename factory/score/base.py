@@ -6,13 +6,14 @@ reason, and a card adds the items up. A command and a round see no difference be
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from factory.domain import bounded
+from factory.domain.bounded import parse_json
 from factory.domain.failures import ContentError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Checkpoint, ItemScore, Score, Unit
@@ -242,16 +243,5 @@ def read_json(file: Path) -> Any:
 
 
 def read_text(file: Path) -> str:
-    """A file's text. Raises ContentError."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContentError(f"cannot be read: {error}", where=str(file)) from error
-
-
-def parse_json(text: str, where: str) -> Any:
-    """A text's JSON. Raises ContentError with the place that it stands at."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ContentError(f"not valid JSON: {error}", where=where) from error
+    """The text of a file of data. Raises ContentError."""
+    return bounded.read_text(file, most=bounded.DATA)

@@ -83,6 +83,9 @@ def find_fault(config: Config, shapes: Mapping[str, Shape]) -> str:
                 f"its weights were saved inside of {wrapper}: they are named like {found!r}, which "
                 "no model has"
             )
+    layers = config.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > max(1, len(shapes)):
+        return f"config.json tells of {layers} layers and the file has {len(shapes)} weights"
     wanted = expected(config)
     if not wanted:
         return _find_lost_layers(config, shapes)

@@ -12,6 +12,7 @@ from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
+from factory.domain.bounded import parse_json, read_text
 from factory.domain.failures import ModelError
 from factory.workspace.templates import BoundedEnvironment, Unbounded
 
@@ -34,8 +35,9 @@ def read_templates(folder: Path) -> dict[str, str]:
         files["default"] = path
     config = folder / "tokenizer_config.json"
     if files or not config.exists():
-        return {name: path.read_text("utf-8") for name, path in files.items()}
-    inline = json.loads(config.read_text("utf-8")).get("chat_template") or {}
+        return {name: read_text(path, error=ModelError) for name, path in files.items()}
+    table = parse_json(read_text(config, error=ModelError), str(config), ModelError)
+    inline = table.get("chat_template") or {}
     if isinstance(inline, str):
         return {"default": inline}
     if isinstance(inline, list):

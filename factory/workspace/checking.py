@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from factory.domain.bounded import parse_toml, read_text
 from factory.domain.failures import ContentError, InputError
 from factory.domain.plaintext import shorten
 
@@ -21,10 +21,8 @@ def read_toml(
     file: Path, where: str = "", *, error: type[InputError] = ContentError
 ) -> dict[str, Any]:
     """The table of a TOML file. Raises `error`, which names `where`, else the file."""
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
-        raise error(f"not valid TOML: {cause}", where=where or str(file)) from cause
+    where = where or str(file)
+    return parse_toml(read_text(file, where=where, error=error), where, error)
 
 
 def check_table(

@@ -7,7 +7,6 @@ the text it must render to, which the tests walk.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
 
+from factory.domain.bounded import parse_json, read_text
 from factory.domain.canon import to_json
 from factory.domain.failures import ContentError
 from factory.domain.records import Message
@@ -116,9 +116,9 @@ class Prompts:
         if name not in self._templates:
             path = self._path(name)
             try:
-                source = self.workspace.find(path).read_text(encoding="utf-8")
+                source = read_text(self.workspace.find(path), where=path)
                 self._templates[name] = self._environment.from_string(source)
-            except (TemplateError, UnicodeDecodeError) as error:
+            except TemplateError as error:
                 line = getattr(error, "lineno", 0)
                 raise ContentError(
                     f"prompt {name} cannot be parsed: {error}", where=f"{path}:{line}"
@@ -150,10 +150,7 @@ def generation_messages(query: str, prompts: Prompts) -> tuple[Message, ...]:
 
 def _read_input(file: Path) -> dict[str, Any]:
     """The variables of an example. Raises ContentError where the file is no example."""
-    try:
-        example = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ContentError(f"not JSON: {error}", where=str(file)) from error
+    example = parse_json(read_text(file), str(file))
     variables = example.get("input") if isinstance(example, dict) else None
     if not isinstance(variables, dict):
         raise ContentError('an example is an object with an object "input"', where=str(file))

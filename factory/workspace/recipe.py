@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import RecipeError
+from factory.domain.plaintext import shorten
 from factory.domain.records import ExampleKind
 from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
@@ -730,9 +731,11 @@ def parse_value(key: str, text: str) -> object:
     """What a flag `--set key=text` gives: a TOML value, or a bare word. Raises RecipeError."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         if any(character in text for character in "[]{}=\"'\n"):
             raise RecipeError(
-                f"{text!r} is not a TOML value", where=f"--set {key}", remedy="quote it as in TOML"
+                f"{shorten(text, 200)!r} is not a TOML value",
+                where=f"--set {key}",
+                remedy="quote it as in TOML",
             ) from None
         return text

@@ -144,7 +144,7 @@ def parse_sweeps(pairs: Sequence[str]) -> dict[str, list[object]]:
             )
         try:
             sweeps[key] = tomllib.loads(f"values = [{text}]")["values"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             sweeps[key] = [parse_value(key, part.strip()) for part in text.split(",")]
     return sweeps
 

@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from factory.domain.bounded import parse_json
 from factory.domain.failures import ContentError, MissingError
 from factory.domain.records import Message
 from factory.judge.answers import Syntax
-from factory.score.base import parse_json, read_text
+from factory.score.base import read_text
 from factory.score.calls.bfcl import LANGUAGES
 from factory.score.definition import (
     Definition,

@@ -12,10 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from factory.domain.bounded import parse_json
 from factory.domain.canon import digest, to_json, tool_id
 from factory.domain.failures import ContentError, InputError
 from factory.domain.records import Tool
-from factory.score.base import find_data, parse_json, read_json, read_text
+from factory.score.base import find_data, read_json, read_text
 from factory.score.definition import Definition, first_of_each
 from factory.score.items import Item
 from factory.tools.dialects import read_dialect
