@@ -37,6 +37,8 @@ _SIGNS = re.compile(f"{_SIGN}([01])")
 _MARKER = re.compile(r"[<\[]\S*\w\S*[>\]]")
 """What a token that opens or closes a turn looks like, where it is not flagged as special."""
 _PROBES = ("Zq7System", "Zq7User", "Zq7Answer", "Zq7More")
+_TAGS = frozenset({"<tools>", "</tools>", "<tool_call>", "</tool_call>"})
+"""What the factory's own prompts write and ask for; some models have them as special tokens."""
 _BRACKETS = 3
 """Letters at either end of a control token that a template may write around a name."""
 _KEYWORDS = frozenset(
@@ -198,6 +200,7 @@ def find_controls(
     those that the chat template writes around one.
 
     Others, such as the `<tool_call>` of many models, are words: a model is asked to write them.
+    The tags of our prompts are always words.
     """
     added = tokenizer.added_tokens_decoder
     special = () if tokenizer.split_special_tokens else {n for n, t in added.items() if t.special}
@@ -205,7 +208,7 @@ def find_controls(
     return {
         number: token
         for number, token in added.items()
-        if token.content
+        if token.content not in ("", *_TAGS)
         and (
             number in special
             or number in ends

@@ -393,6 +393,19 @@ def test_code_tokens_are_codes_only_where_they_are_meant() -> None:
     assert tokenizer.decode(mixed) == "<|end|><a_1><b_0><|user|>"
 
 
+def test_tags_of_prompts_stay_tokens_where_a_model_has_them_as_special_ones(
+    tmp_path: Path,
+) -> None:
+    tokenizer = make_tokenizer()
+    tags = ["<tools>", "</tools>", "<tool_call>", "</tool_call>"]
+    tokenizer.add_tokens(tags, special_tokens=True)
+    tokenizer.save_pretrained(tmp_path)
+    request = ask(chat_of(("system", "<tools>\n{}\n</tools>"), ("user", "<tool_call> it")))
+    ids = Chat(tmp_path).encode(request)
+    assert ids == naive(tokenizer, request)
+    assert {*tokenizer.convert_tokens_to_ids(tags[:3])} <= {*ids}
+
+
 class Names:
     def code_text(self, tool_id: str) -> str:
         return "<a_1><b_0>"
