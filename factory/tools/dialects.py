@@ -350,6 +350,9 @@ def _table(name: str, description: str, results: str) -> Dialect:
     def read(value: Document, changes: list[str]) -> list[Document]:
         parameters, required = value.get("parameters"), value.get("required")
         if isinstance(parameters, dict) and not _is_whole(parameters):
+            mark = parameters.get("required", {})
+            if not isinstance(mark, dict) and read_type(mark) is None:
+                raise ValueError(f"its required is {show(mark, 60)}, no list of names")
             if required is None and name == "name":
                 required = _not_optional(parameters)
             arguments = _schema_of(_read_table(parameters), required, changes)

@@ -107,6 +107,9 @@ def test_one_tool_of_a_server_costs_no_other(tmp_path: Path) -> None:
         ({"name": "f", "parameters": {**SCHEMA, "required": {"dish": True}}}, "no list of names"),
         ({"name": "f", "parameters": {**SCHEMA, "required": [["dish"]]}}, "no list of names"),
         ({"name": "f", "parameters": SCHEMA, "required": "dish"}, "no list of names"),
+        ({"name": "f", "parameters": {"required": "dish"}}, "no list of names"),
+        ({"name": "f", "parameters": {"dish": "str", "required": ["dish"]}}, "no list of names"),
+        ({"name": "f", "parameters": {"dish": {"type": "str"}, "required": True}}, "no list of"),
         (
             {"name": "f", "parameters": {"a": {"type": "str", "required": "y"}}},
             "no list of names",
