@@ -17,7 +17,7 @@ from factory.domain.failures import ModelError
 from factory.domain.records import Completion, Reply, Request
 from factory.engines.child import Channel, run_child
 from factory.engines.wire import request_from_wire
-from factory.workspace.models import fingerprint
+from factory.workspace.identity import identify
 
 
 def answer(request: Request) -> Reply:
@@ -69,7 +69,8 @@ def main(channel: Channel, arguments: list[str]) -> None:
     if (folder / "dies").exists():
         os._exit(int((folder / "dies").read_text()))
     channel.send({"type": "notice", "text": "loading"})
-    channel.send({"type": "ready", "fingerprint": fingerprint(folder)})
+    parts = identify(folder).parts
+    channel.send({"type": "ready", "fingerprint": parts["weights"], "parts": parts})
     while message := channel.receive():
         if message["type"] == "abort":
             (folder / f"aborted-{message['number']}").touch()

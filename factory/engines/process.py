@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from factory.domain.records import ENGINE_DIED, UNANSWERED, Checkpoint, Reply, R
 from factory.engines.base import Closing, check_request, unanswered
 from factory.engines.child import Child
 from factory.engines.wire import reply_from_wire
+from factory.workspace.identity import differing
 from factory.workspace.settings import EngineSection
 
 DEATHS_PER_RESTART = 4
@@ -80,6 +81,8 @@ class ProcessEngine(Closing):
         self._sent: set[int] = set()
         self._suspects: set[int] = set()
         self._has_answered = False
+        self._parts: Mapping[str, str] = {}
+        """What the model was when it was first loaded."""
         self._alone: dict[int, str] = {}
         """Requests that ended the child alone before any answer, and by which exception."""
         self._held: set[int] = set()
@@ -299,6 +302,14 @@ class ProcessEngine(Closing):
                 where=self.checkpoint.path,
                 remedy="restore the folder, or begin a round from it as it is: `factory round "
                 "--abandon` gives back the requests that have no answer",
+            )
+        self._parts = self._parts or message["parts"]
+        if changed := differing(self._parts, message["parts"]):
+            raise ModelError(
+                f"the {' and the '.join(changed)} of checkpoint {self.checkpoint.id} changed while "
+                "it was served",
+                where=self.checkpoint.path,
+                remedy="undo the edit and run it again; answers of one run are those of one model",
             )
         self._ready = True
         self._first_ready.set()

@@ -29,7 +29,7 @@ from factory.engines.child import Channel
 from factory.engines.fitting import check_fitting
 from factory.engines.grammar import Unsupported
 from factory.engines.wire import request_from_wire
-from factory.workspace.models import fingerprint
+from factory.workspace.identity import identify
 from factory.workspace.settings import EngineSection
 
 Answer = Callable[[int, Reply], None]
@@ -178,5 +178,6 @@ def serve(channel: Channel, load: Callable[[Path, EngineSection], Backend]) -> N
     check_fitting(folder, [(Message(role="user", content="Hello"),)], training=False)
     backend = load(folder, EngineSection(**opening["settings"]))
     server = Server(channel, folder, backend)
-    channel.send({"type": "ready", "fingerprint": fingerprint(folder)})
+    parts = identify(folder).parts
+    channel.send({"type": "ready", "fingerprint": parts["weights"], "parts": parts})
     server.serve()

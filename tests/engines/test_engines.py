@@ -195,6 +195,18 @@ def test_an_engine_that_dies_over_everything_is_an_error_for_all(
     assert sum("restarted" in note for note in notes) == limit
 
 
+def test_a_model_that_changes_while_it_is_served_is_no_longer_that_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(engine: ProcessEngine) -> None:
+        assert texts(await engine.sample([ask("fine")])) == [["fine 0"]]
+        (tmp_path / "model" / "chat_template.jinja").write_text("mended")
+        with pytest.raises(ModelError, match="the chat template of checkpoint c changed while"):
+            await engine.sample([ask(f"die once {tmp_path / 'died'}")])
+
+    with_engine(tmp_path, monkeypatch, body)
+
+
 def test_the_same_exception_over_each_request_is_the_engines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
