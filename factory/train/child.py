@@ -48,6 +48,7 @@ from factory.train.memory import num_processes
 from factory.train.run import NEED_LESS
 from factory.train.staging import has_rows, limits_for, restore_forward, run_stages
 from factory.train.trainer import Reporter, code_ids_of
+from factory.workspace.identity import identify
 from factory.workspace.machine import visible_gpus
 from factory.workspace.models import fingerprint
 
@@ -195,7 +196,10 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
     path = job.out / DONE_FILE
     if path.exists():
         done: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if done["job"] == job.digest() and done["fingerprint"] == fingerprint(job.out):
+        known = {job.digest()}
+        if identify(job.checkpoint).changed.timestamp() < path.stat().st_mtime:
+            known.add(job.digest(of_weights=True))
+        if done["job"] in known and done["fingerprint"] == fingerprint(job.out):
             return done
     return None
 

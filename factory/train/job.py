@@ -12,7 +12,7 @@ from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json,
 from factory.domain.records import CodeAlias, Fluency, GivenCode, Pair, Progress, Tool
 from factory.train.examples import write_rows
 from factory.workspace.folder import Workspace
-from factory.workspace.models import fingerprint
+from factory.workspace.identity import identify
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import (
     CodesSection,
@@ -138,14 +138,18 @@ class TrainingJob:
         setup = TrainingSetup.from_json(row["setup"])
         return cls(**{key: Path(row[key]) for key in _PATHS}, setup=setup)
 
-    def digest(self) -> str:
-        """Identity of its result: the parent's weights, the data and the configuration."""
+    def digest(self, *, of_weights: bool = False) -> str:
+        """Identity of its result: the parent in every part, the data and the configuration.
+
+        `of_weights`: as versions gave it that knew the parent by its weights alone.
+        """
         prompts = Prompts.load(Workspace(self.workspace))
         shas = [prompts.sha(name) for name in (ENCODE_PROMPT, COMPRESS_PROMPT)]
         paths = [path for path in (self.examples, self.new_tools, self.pairs) if path.exists()]
         files = [digest(path.read_text("utf-8"), 32) for path in paths]
-        weights = fingerprint(self.checkpoint)
-        return digest(canonical_json([weights, *shas, *files, self.setup.values()]))
+        parts = dict(identify(self.checkpoint).parts)
+        known = [parts.pop("weights"), *shas, *files, self.setup.values()]
+        return digest(canonical_json([*known, parts] if parts and not of_weights else known))
 
 
 _PATHS = ("checkpoint", "out", "examples", "new_tools", "workspace")

@@ -894,6 +894,17 @@ def test_a_job_is_json(tmp_path: Path) -> None:
     assert TrainingJob.from_json(json.loads(json.dumps(trial.to_json()))) == trial
 
 
+def test_a_training_is_known_by_its_parent_in_every_part(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json", "chat_template.jinja"):
+        (folder / name).write_text("{}")
+    job = make_job(tmp_path, folder, [], [])
+    before, of_weights = job.digest(), job.digest(of_weights=True)
+    (folder / "chat_template.jinja").write_text("mended")
+    assert job.digest() != before and job.digest(of_weights=True) == of_weights != before
+
+
 @pytest.mark.parametrize(
     ("recipe", "sha", "digest"),
     [
