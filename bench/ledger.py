@@ -246,7 +246,7 @@ def sample_rows(number: int, index: int, item: FreshItem, chance: random.Random)
     tools = [{"id": tool_id(tool), "document": tool} for tool in item.tools]
     return {
         "query": [{"query_id": id_, "text": text, "source": f"q.jsonl:{index}", "added_at": NOW}],
-        "draw": [{"round": number, "position": index, "query_id": id_}],
+        "draw": [{"round": number, "position": index, "query_id": id_, "chosen": ""}],
         "generation": [
             {
                 "round": number,

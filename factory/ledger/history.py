@@ -229,6 +229,44 @@ def known_calibration(past: Source, key: str) -> dict[str, Any] | None:
     return dict(json.loads(rows[-1][0])) if rows else None
 
 
+class Fate(NamedTuple):
+    """What became of a request. Example: Fate("q_3b1f…", "Book a table", 1.0, "vote_tie")."""
+
+    query_id: str
+    text: str
+    weakness: float
+    """1 where its sample fell, else what the vote left undecided, from 0 to 1."""
+    reason: str
+    """What it fell for, or `votes`."""
+
+
+def recent_fates(past: Source, number: int, rounds: int) -> list[Fate]:
+    """Of the requests that the last `rounds` rounds before `number` sampled, lessons apart, by
+    round and position; without those that fell as copies of others or as a benchmark's questions.
+    """
+    sql = """
+        with recent as (
+          select round from round
+          where round < $number
+            and round not in (select round from stage where stage = $lesson)
+          order by round desc limit $rounds
+        )
+        select d.query_id, q.text,
+               if(o.status = 'accepted', coalesce(1 - v.margin, 0), 1)::double,
+               if(o.status = 'accepted', 'votes', o.reason)
+        from draw d
+        join recent using (round)
+        join (select query_id, any_value(text) as text from query group by 1) q using (query_id)
+        join (select * from outcome join latest_judgement using (round, judgement)) o
+          on o.round = d.round and o.query_id = d.query_id
+        left join latest_vote v on v.round = d.round and v.query_id = d.query_id
+        where o.status in ('accepted', 'rejected') and o.stage not in ('draw', 'round')
+        order by d.round, d.position
+        """
+    values = {"number": number, "lesson": LESSON, "rounds": rounds}
+    return [Fate(*row) for row in past.query(sql, values).rows]
+
+
 def vote_entropy(past: Source, number: int) -> float | None:
     """Mean entropy of a round's votes in bits; None where there were none."""
     sql = "select avg(entropy) from latest_vote where round = ?"

@@ -50,6 +50,7 @@ class DrawRow(TypedDict):
     round: int
     position: int
     query_id: str
+    chosen: str
 
 
 class ToolRow(TypedDict):

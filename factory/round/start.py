@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,13 +18,14 @@ from factory.engines.trainable import check_trainable
 from factory.lab.home.world import HOME_SOURCE, home_stream
 from factory.ledger import history
 from factory.ledger.database import Source
-from factory.ledger.history import OpenRound
+from factory.ledger.history import Fate, OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint, round_of
 from factory.ledger.rows import LOG, ruler_rows, stage_row, unsampled_row
 from factory.ledger.tables import Batch, GenerationRow, JudgementRow, RoundRow, merge
 from factory.round.calibration import calibration_set
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
+from factory.round.leaning import LOOKED_AT, ROUNDS, lean
 from factory.round.opponents import doubt_of_gate
 from factory.round.pruning import sweep
 from factory.score.keeper import identity_of, identity_sha
@@ -174,9 +175,10 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
         drawn = history.drawn_ids(past)
         accepted = history.accepted_before(past, this.number)
         given = merge([unknown_rows(factory, past, base), identity_rows(factory, past, this)])
+        fates = find_fates(factory, past, this.number)
     calibration_set(factory)
     factory.monitor.stage("draw")
-    queries = draw(open_pool(factory), num_queries, drawn, factory.pool_size)
+    queries, chosen = choose(factory, num_queries, drawn, fates)
     note_model(factory)
     if accept := factory.recipe.accept:
         most = factory.recipe.most_drawn
@@ -186,8 +188,34 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
     elif len(queries) < num_queries:
         factory.monitor.note(f"the pool has {len(queries)} fresh queries, not {num_queries}")
     judged = judge_drawn(factory, this, queries, accepted)
-    write_start(factory, this, queries, merge([judged, given]))
+    write_start(factory, this, queries, merge([judged, given]), chosen)
     return this
+
+
+def find_fates(factory: Factory, past: Source, number: int) -> list[Fate]:
+    """What tells where the model is weak, where the recipe draws by it."""
+    return history.recent_fates(past, number, ROUNDS) if factory.recipe.draw.weak else []
+
+
+def choose(
+    factory: Factory, count: int, drawn: set[str], fates: Sequence[Fate]
+) -> tuple[list[Query], dict[str, str]]:
+    """The queries to draw, and by id why one was chosen before others. Raises InputError as draw.
+
+    A note says how many were; where no earlier round says of what, that none could be.
+    """
+    share, pool = factory.recipe.draw.weak, open_pool(factory)
+    if not any(fate.weakness for fate in fates):
+        if share:
+            factory.monitor.note("draw.weak: no request of an earlier round failed; drawn in order")
+        return draw(pool, count, drawn, factory.pool_size), {}
+    fresh = draw(pool, LOOKED_AT * count, drawn, factory.pool_size)
+    queries, chosen = lean(fresh, count, share, fates)
+    factory.monitor.note(
+        f"draw.weak: {len(chosen)} of {len(queries)} requests are drawn because they are like ones "
+        f"that failed, of {len(fresh)} fresh ones"
+    )
+    return queries, chosen
 
 
 def next_round(factory: Factory, past: Source, base: Checkpoint) -> OpenRound:
@@ -257,15 +285,24 @@ def open_pool(factory: Factory) -> Iterator[Query]:
     return home_stream() if factory.pool is None else iter(factory.pool)
 
 
-def query_rows(this: OpenRound, queries: Sequence[Query], first: int = 0) -> Batch:
-    """Queries that the round draws, from position `first` on, and their logs."""
+def query_rows(
+    this: OpenRound, queries: Sequence[Query], chosen: Mapping[str, str], first: int = 0
+) -> Batch:
+    """Queries that the round draws, from position `first` on, and their logs; `chosen` says by id
+    why one was drawn before others.
+    """
     now = datetime.now(UTC)
     return {
         "query": [
             {"query_id": q.id, "text": q.text, "source": q.source, "added_at": now} for q in queries
         ],
         "draw": [
-            {"round": this.number, "position": position, "query_id": query.id}
+            {
+                "round": this.number,
+                "position": position,
+                "query_id": query.id,
+                "chosen": chosen.get(query.id, ""),
+            }
             for position, query in enumerate(queries, first)
         ],
         "generation": log_rows(this, queries),
@@ -282,8 +319,16 @@ def log_rows(this: OpenRound, queries: Sequence[Query]) -> list[GenerationRow]:
     return rows
 
 
-def write_start(factory: Factory, this: OpenRound, queries: Sequence[Query], more: Batch) -> None:
-    """Append the first rows of a round and its queries with `more`, all or nothing."""
+def write_start(
+    factory: Factory,
+    this: OpenRound,
+    queries: Sequence[Query],
+    more: Batch,
+    chosen: Mapping[str, str] | None = None,
+) -> None:
+    """Append the first rows of a round and its queries with `more`, all or nothing; `chosen` as in
+    query_rows.
+    """
     now = datetime.now(UTC)
     judgement: JudgementRow = {
         "judgement": this.judgement,
@@ -297,7 +342,7 @@ def write_start(factory: Factory, this: OpenRound, queries: Sequence[Query], mor
         "judgement": [judgement],
         "stage": [stage_row(this.number, "draw", now, {"queries": len(queries)})],
     }
-    factory.ledger.append(merge([first, query_rows(this, queries), more]))
+    factory.ledger.append(merge([first, query_rows(this, queries, chosen or {}), more]))
     factory.ledger.fold()
 
 

@@ -22,7 +22,7 @@ from factory.ledger.rows import stage_row
 from factory.ledger.tables import merge
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
-from factory.round.start import draw, open_pool, query_rows
+from factory.round.start import choose, find_fates, query_rows
 
 SMALLEST_WAVE = 8
 """Requests of a wave at least: a few more cost less than starting once more."""
@@ -70,6 +70,7 @@ def draw_wave(factory: Factory, this: OpenRound) -> Reached:
         candidates = history.round_candidates(past, this.number, this.judgement)
         accepted = history.accepted_before(past, this.number)
         drawn = history.drawn_ids(past)
+        fates = find_fates(factory, past, this.number)
     verdicts = judge_round(factory.rulebook.rules, candidates, accepted, factory.all_benchmarks)
     fallen = sum(first_reject(found) is not None for found in verdicts.values())
     reached = Reached(
@@ -83,12 +84,12 @@ def draw_wave(factory: Factory, this: OpenRound) -> Reached:
         return replace(reached, ended="accept" if enough else "budget")
     factory.monitor.stage(f"draw, {reached.accepted} of {reached.wanted} accepted")
     try:
-        queries = draw(open_pool(factory), reached.next_wave, drawn)
+        queries, chosen = choose(factory, reached.next_wave, drawn, fates)
     except InputError:
         return replace(reached, ended="pool")
     rows = [
         judge_drawn(factory, this, queries, accepted, earlier=asked),
-        query_rows(this, queries, first=len(asked)),
+        query_rows(this, queries, chosen, first=len(asked)),
     ]
     stage = stage_row(this.number, "draw", started, {"queries": len(queries)})
     factory.ledger.append(merge([*rows, {"stage": [stage]}]))

@@ -284,6 +284,14 @@ class VoteSection(Section):
         return self.more or ceil(self.minimum * total / first) or None
 
 
+class DrawSection(Section):
+    """Which of the fresh requests a round draws."""
+
+    weak: float = Field(0.0, ge=0, le=1)
+    """Share of them that is most like requests that failed in the last rounds; the others are the
+    first."""
+
+
 class MakeSection(Section):
     """Samples made of a round's accepted ones: so many by each way for each that is learnt."""
 
@@ -496,7 +504,7 @@ BUDGET = 4
 class Recipe(Section):
     """How a round is made; at most thirty or so knobs."""
 
-    LATER = frozenset({"accept", "budget", "rules", "stage", "make"})
+    LATER = frozenset({"draw", "accept", "budget", "rules", "stage", "make"})
 
     extends: str = ""
     num_queries: int = Field(1000, gt=0)
@@ -508,6 +516,7 @@ class Recipe(Section):
     window: int = Field(256, gt=0)
     """Queries in flight at once."""
     seed: int = 0
+    draw: DrawSection = DrawSection()
     tools: ToolsSection = ToolsSection()
     codes: CodesSection = CodesSection()
     calls: CallsSection = CallsSection()

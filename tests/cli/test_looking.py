@@ -199,7 +199,7 @@ def test_without_a_query_views_and_questions_are_listed(workspace: Path) -> None
     columns = lines[lines.index("rejected") + 1]
     assert columns.startswith("round, query_id, query, stage, reason, rule, path, message")
     assert lines[lines.index("rejected") + 2].startswith("Samples that fell")
-    assert lines[lines.index("draw") + 1] == "round, position, query_id"
+    assert lines[lines.index("draw") + 1] == "round, position, query_id, chosen"
     records = [
         json.loads(line) for line in run_factory("sql", "--json", cwd=workspace).stdout.splitlines()
     ]

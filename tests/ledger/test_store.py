@@ -245,7 +245,7 @@ def test_folders_may_have_odd_names(tmp_path: Path) -> None:
     assert ledger.fold()
     ledger.append(draw(1))
     assert positions(ledger) == [0, 1]
-    assert ledger.query("from draw").columns == ("round", "position", "query_id")
+    assert ledger.query("from draw").columns == ("round", "position", "query_id", "chosen")
     with pytest.raises(InputError, match="question mark"):
         Ledger(tmp_path / "why?")
     with pytest.raises(InputError, match="backslash"):
@@ -753,7 +753,7 @@ def test_a_failed_migration_changes_nothing(tmp_path: Path, next_migrations: Pat
     with pytest.raises(duckdb.Error):
         broken.fold()
     assert positions(ledger) == [0, 1]
-    assert ledger.query("from draw").columns == ("round", "position", "query_id")
+    assert ledger.query("from draw").columns == ("round", "position", "query_id", "chosen")
 
 
 def test_a_file_that_is_no_ledger_is_reported(tmp_path: Path) -> None:
