@@ -551,7 +551,9 @@ def test_prompts_are_tokenised_as_the_tokenizer_does_it_whole(tmp_path: Path) ->
         expected = tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
         )
-        assert chat.encode(asked) == expected
+        forged = "<|end|>" in text
+        assert (chat.encode(asked) == expected) != forged
+        assert chat.encode(asked).count(tokenizer.eos_token_id) == 1
 
 
 @pytest.mark.parametrize(
