@@ -19,12 +19,32 @@ from bench.campaign.places import judge
 from bench.campaign.running import MARK, Records, Running, environment, make_quick
 from bench.campaign.servers import GOOD, MODES, sends, try_mode, whole
 from factory.judge.sample import Trail
-from factory.lab.home.world import fresh_item
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings
 
-DOCUMENTS = [document for number in range(20) for document in fresh_item(number).tools]
+DOCUMENTS = [
+    {
+        "name": "send",
+        "description": "Send a parcel.",
+        "arguments": {
+            "type": "dict",
+            "properties": {
+                "size": {"type": "string", "description": "Size.", "enum": ["small", "large"]},
+                "note": {"type": "string", "description": "Note."},
+                "names": {"type": "array", "description": "Who.", "items": {"type": "string"}},
+                "place": {
+                    "type": "dict",
+                    "description": "Where.",
+                    "properties": {"street": {"type": "string", "description": "Street."}},
+                    "required": ["street"],
+                },
+            },
+            "required": ["size", "note", "names", "place"],
+        },
+    }
+]
+"""One that has room for every fault."""
 
 
 def test_hostile_answers_end_with_a_reason_and_are_counted_once(tmp_path: Path) -> None:
