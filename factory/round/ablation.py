@@ -499,7 +499,7 @@ class _Run:
             yielded = past.query(
                 "select drawn, accepted from round_yield where round = ?", [number]
             ).rows
-            right = count_right(past, number) if self._ablation.pool is None else None
+            right = _count_right(past, number) if self._ablation.pool is None else None
             if made:
                 name, path, mark, promoted, reason = made[0]
                 checkpoint = Checkpoint(
@@ -557,7 +557,7 @@ def _own_values(workspace: Workspace, settings: Settings) -> dict[str, str]:
     return {"replay": str(workspace.root / settings.replay)} if settings.replay else {}
 
 
-def count_right(past: Source, number: int) -> int | None:
+def _count_right(past: Source, number: int) -> int | None:
     """Accepted samples of a round that call what the home world's label of their request says.
 
     None where a request is not of the home world.

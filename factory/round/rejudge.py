@@ -151,7 +151,7 @@ def rejudge(
         rulebook.check_bar(resolved.recipe.vote.bar)
         folder = workspace.root / this["path"]
         codebook = load_codebook(folder) if folder.is_dir() else None
-        recorded = _read_samples(past, number, rulebook, codebook)
+        recorded = read_samples(past, number, rulebook, codebook)
         accepted = history.accepted_before(past, number)
         made = history.made_samples(past, number, accepted=False)
         asked_before = history.asked_before(past, number) if made else set()
@@ -166,7 +166,7 @@ def rejudge(
     benchmarks = tuple((load_held_out(workspace, resolved.recipe) | scored).values())
     asked = [Candidate(query=record.query) for record in recorded]
     drawn = judge_round(rulebook.rules, asked, accepted, benchmarks, stage="draw")
-    samples = asyncio.run(_judge_again(recorded, judgement, drawn))
+    samples = asyncio.run(judge_again(recorded, judgement, drawn))
     candidates = [sample.candidate for sample in samples if sample.status == "accepted"]
     verdicts = find_over_round(rulebook, candidates, accepted, benchmarks, resolved.recipe.accept)
     fallen = {each for each, of_query in verdicts.items() if first_reject(of_query)}
@@ -185,7 +185,7 @@ def rejudge(
         )
 
 
-async def _judge_again(
+async def judge_again(
     recorded: Iterable[Recorded], judgement: Judgement, drawn: Mapping[str, Sequence[Verdict]]
 ) -> list[Sample]:
     return [
@@ -258,7 +258,7 @@ def _find_round(past: Source, number: int) -> dict[str, Any]:
     return records[0]
 
 
-def _read_samples(
+def read_samples(
     past: Source, number: int, rulebook: Rulebook, codebook: Codebook | None
 ) -> list[Recorded]:
     """The samples of a round in draw order, as its first judgement left them."""
