@@ -21,6 +21,7 @@ from factory.judge.findings import MAX_VERDICTS, Finding, explain
 from factory.judge.rulebook import Rule, Rulebook
 from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
+from factory.tools.references import MAX_COPIED
 from factory.tools.schema import (
     REFERENCES,
     UNSUPPORTED,
@@ -33,6 +34,7 @@ from factory.tools.schema import (
     read_document,
     read_tool,
     respell,
+    spend_work,
 )
 
 _SIMPLE: dict[str, type | tuple[type, ...]] = {
@@ -42,8 +44,13 @@ _SIMPLE: dict[str, type | tuple[type, ...]] = {
     "items": dict,
     "enum": list,
     "default": object,
+    "title": str,
+    **dict.fromkeys(("minimum", "maximum"), (int, float)),
 }
+_BRANCHES = ("anyOf", "oneOf", "allOf")
 _UNTYPED = ("enum", "const", "anyOf", "oneOf", "allOf")
+META_STEPS = 100
+"""Steps of asking JSON Schema's own schema about one schema."""
 UNUSABLE = "tool/unusable"
 """Id under which find_unusable speaks; it is no rule and cannot be switched off."""
 
@@ -106,7 +113,10 @@ def _judge_whole(document: object, rulebook: Rulebook, query: str) -> Iterator[F
         return
     arguments = document.get("arguments")
     if isinstance(arguments, dict) and isinstance(arguments.get("properties"), dict):
-        yield from _judge_arguments(arguments, _read(document).parts, rulebook)
+        parts = _read(document).parts
+        if len(parts) > MAX_COPIED:
+            raise TooMuchWork(f"it has over {MAX_COPIED:,} schemas")
+        yield from _judge_arguments(arguments, parts, rulebook)
     if query:
         yield from _judge_leak(document, query, rulebook)
     yield from _judge_marks(document, rulebook.rule("tool/control_token"))
@@ -157,6 +167,7 @@ def _judge_arguments(
             sound = sound and finding.rule not in _UNSOUND
             yield finding
     if sound and not all(_is_simple(part.written) for part in parts):
+        spend_work(META_STEPS * len(parts))
         yield from _judge_meta(arguments)
 
 
@@ -233,8 +244,17 @@ def _is_simple(part: Mapping[str, Any]) -> bool:
     return (
         listed
         and len(set(required)) == len(required)
-        and all(isinstance(part[key], _SIMPLE.get(key, ())) for key in part.keys() - {"required"})
+        and all(_is_branches(part[key]) for key in _BRANCHES if key in part)
+        and all(
+            isinstance(part[key], _SIMPLE.get(key, ()))
+            for key in part.keys() - {"required", *_BRANCHES}
+        )
     )
+
+
+def _is_branches(value: object) -> bool:
+    """Whether they are schemas, each of which is a part of its own."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _judge_meta(schema: Mapping[str, Any]) -> Iterator[Finding]:

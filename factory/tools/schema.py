@@ -24,7 +24,7 @@ from factory.domain.records import Tool
 from factory.tools.closing import close
 from factory.tools.formats import CHECKER
 from factory.tools.pattern import PatternError, compile_pattern
-from factory.tools.references import POINTERS, SCHEMA_LISTS, SCHEMAS
+from factory.tools.references import MAX_COPIED, POINTERS, SCHEMA_LISTS, SCHEMAS
 from factory.tools.words import WORDS, read_type
 
 Schema = dict[str, Any]
@@ -73,7 +73,10 @@ class ReadTool:
     """
 
     parts: tuple[Part, ...]
-    """Its arguments' schema and every schema inside it, outer before inner."""
+    """Its arguments' schema and every schema inside it, outer before inner.
+
+    At most MAX_COPIED + 1: what lies beyond is not looked at, and the judge refuses the document.
+    """
     properties: dict[str, Schema]
     """Parameter name to its JSON Schema, `default` kept."""
     required: frozenset[str]
@@ -99,6 +102,8 @@ def _read(schema: object, path: tuple[str | int, ...], parts: list[Part]) -> Any
         _read_list(schema, path, parts)
     if isinstance(schema, bool) or not isinstance(schema, Mapping):
         return schema if isinstance(schema, bool) else {}
+    if len(parts) > MAX_COPIED:
+        return {}
     kind, out = read_type(schema.get("type")) if "type" in schema else None, dict[str, Any]()
     parts.append(Part(path, schema, kind, out))
     if _READ_ON_SIGHT.issuperset(schema):
@@ -270,6 +275,10 @@ def _is_plausible(key: str, value: object) -> bool:
     return key != "multipleOf" or value > 0
 
 
+_LOOKING_AGAIN = 300
+"""Steps of asking once more what a part says, as unevaluated… does: inside itself it doubles."""
+
+
 class TooMuchWork(Exception):
     """Judging takes more than MAX_WORK; str() is one sentence."""
 
@@ -300,6 +309,11 @@ def bounded_work() -> Iterator[None]:
         yield
     finally:
         _WORK.left = outer
+
+
+def spend_work(steps: int) -> None:
+    """Count what is about to be done outside a validation. Raises TooMuchWork."""
+    _WORK.spend(steps)
 
 
 def _check_pattern(
@@ -361,6 +375,7 @@ def _check_unevaluated(
     validator: Draft202012Validator, rest: Any, instance: object, schema: Schema
 ) -> Iterator[ValidationError]:
     if isinstance(instance, dict):
+        _WORK.spend(_LOOKING_AGAIN * (1 + len(instance)))
         seen = _evaluated(validator, schema, instance, "unevaluatedProperties")
         for name in instance.keys() - seen:
             if not validator.evolve(schema=rest).is_valid(instance[name]):
@@ -383,6 +398,7 @@ def _evaluated(
         holds = validator.evolve(schema=schema["if"]).is_valid(instance)
         parts += [schema["if"], schema.get("then")] if holds else [schema.get("else")]
     for part in parts:
+        _WORK.spend(_LOOKING_AGAIN)
         if part is not None and validator.evolve(schema=part).is_valid(instance):
             seen |= _evaluated(validator, part, instance)
     return seen
@@ -449,7 +465,7 @@ _WEIGHTS: dict[str, Callable[[Any, Any], int]] = {
     **dict.fromkeys(
         ("items", "contains", "propertyNames"), lambda value, instance: 2 * _length(instance)
     ),
-    "unevaluatedItems": lambda value, instance: 20 * _length(instance),
+    "unevaluatedItems": lambda value, instance: _LOOKING_AGAIN * (1 + _length(instance)),
     "properties": lambda value, instance: 3 * len(value),
     "prefixItems": lambda value, instance: 5 * min(len(value), _length(instance)),
     "enum": lambda value, instance: len(value) * (1 + _length(instance) // 8),

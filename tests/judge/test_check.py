@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -440,6 +441,50 @@ def test_a_document_that_takes_too_long_falls_with_a_reason() -> None:
     document = with_argument(enum=[*map(str, range(20_000))], anyOf=forms)
     (verdict,) = check_document(document, rulebook=RULEBOOK)
     assert verdict.reason == "too_many_params" and "1,000,000 steps" in verdict.message
+
+
+OTHER = {"type": "dict", "properties": {"b": {"type": "string"}}}
+
+
+def nested(levels: int, wrap: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "dict", "properties": {"a": {"type": "string"}}}
+    for _ in range(levels):
+        schema = wrap(schema)
+    return with_argument(**schema)
+
+
+@pytest.mark.parametrize("word", ["anyOf", "oneOf", "allOf"])
+def test_two_branches_in_each_of_sixteen_levels_are_too_many_schemas(word: str) -> None:
+    document = nested(15, lambda schema: {word: [schema, schema]})
+    (found,) = (v for v in check_document(document, rulebook=RULEBOOK) if v.severity == "reject")
+    assert found.reason == "too_many_params" and "over 20,000 schemas" in found.message
+    few = nested(11, lambda schema: {word: [schema, schema]})
+    assert not [v for v in check_document(few, rulebook=RULEBOOK) if v.severity == "reject"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda schema: {"anyOf": [schema, OTHER]},
+        lambda schema: {"oneOf": [{"type": "integer"}, schema]},
+        lambda schema: {"anyOf": [schema, OTHER], "unevaluatedProperties": False},
+        lambda schema: {"anyOf": [schema], "unevaluatedItems": False},
+        lambda schema: {
+            **OTHER,
+            "properties": {"x": schema},
+            "anyOf": [{"properties": {"x": OTHER}}],
+        },
+    ],
+)
+def test_thirty_levels_of_branches_end_with_a_verdict(
+    wrap: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """unevaluatedProperties asks its branches again, and so does each that lies in them."""
+    document = nested(30, wrap)
+    tool = as_tool(document)
+    for value in ({"zz": 1}, ["x"]):
+        found = judge([tool], {"name": "f", "arguments": {"x": value}})
+        assert found and found[0].severity == "reject"
 
 
 @pytest.mark.parametrize(
