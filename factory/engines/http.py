@@ -174,14 +174,13 @@ class HttpEngine(Closing):
     async def _ask(self, request: Request, index: int) -> tuple[Completion, int] | NoAnswer:
         """One sample and the number of its prompt's tokens, or why there is none."""
         path, body = self._body(request, index)
+        met: list[NoAnswer] = []
         async with self._slots:
             try:
                 async with asyncio.timeout(self._timeout):
-                    answer = await self._try(path, body, request)
+                    answer = await self._try(path, body, request, met)
             except TimeoutError:
-                fault = NoAnswer(
-                    f"the server gave no answer within {self._timeout:g} s", is_away=True
-                )
+                fault = _too_late(self._timeout, met)
             except NoAnswer as found:
                 fault = found
             else:
@@ -229,9 +228,12 @@ class HttpEngine(Closing):
         return "chat/completions", body
 
     async def _try(
-        self, path: str, body: dict[str, Any], request: Request
+        self, path: str, body: dict[str, Any], request: Request, met: list[NoAnswer]
     ) -> tuple[Completion, int]:
-        """The answer, after waiting for a server that is busy, away or talks nonsense. NoAnswer."""
+        """The answer, after waiting for a server that is busy, away or talks nonsense. NoAnswer.
+
+        What it meets before the last try is added to `met`.
+        """
         wait = FIRST_WAIT_SECONDS
         for left in reversed(range(MAX_TRIES)):
             try:
@@ -239,6 +241,7 @@ class HttpEngine(Closing):
             except NoAnswer as fault:
                 if not fault.passes or not left:
                     raise
+                met.append(fault)
             await asyncio.sleep(wait)
             wait *= 2
         raise AssertionError("the last try returns or raises")
@@ -264,6 +267,14 @@ class HttpEngine(Closing):
             raise NoAnswer(f"the server finds the prompt too long: {says}", reason=PROMPT_TOO_LONG)
         away = status in TRY_AGAIN
         raise NoAnswer(f"the server refuses: {status} {says}".rstrip(), passes=away, is_away=away)
+
+
+def _too_late(seconds: float, met: Sequence[NoAnswer]) -> NoAnswer:
+    """What is to be said at the end of the time: the last fault, where tries came to one."""
+    what = f"the server gave no answer within {seconds:g} s"
+    if not met:
+        return NoAnswer(what, is_away=True)
+    return NoAnswer(f"{what}; before that, {met[-1]}", is_away=met[-1].is_away)
 
 
 async def _read_body(response: httpx.Response, most: int) -> bytes:

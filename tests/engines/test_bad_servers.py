@@ -149,6 +149,24 @@ def test_a_hang_and_a_drip_end_at_the_timeout(mode: Mode) -> None:
     assert server.num_asked < 100, "once, and not for each request"
 
 
+def test_a_time_that_ends_between_tries_keeps_what_the_last_one_met(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "FIRST_WAIT_SECONDS", 60.0)
+
+    def mode(handler: Handler, sent: dict[str, Any]) -> None:
+        if sent["messages"][0]["content"] == "0":
+            body(GOOD)(handler, sent)
+        else:
+            handler.answer(b"{not JSON", 200)
+
+    with serving(mode) as server:
+        good, bad = ask(server, 2, seconds=1.0)
+    assert good.completions[0].text == "yes"
+    fault = bad.completions[0].fault
+    assert "no answer within 1 s; before that, not an answer" in fault and "{not JSON" in fault
+
+
 @pytest.mark.parametrize(
     "mode",
     [
