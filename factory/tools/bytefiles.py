@@ -1,7 +1,7 @@
 """Files as bytes: unpacked where they are packed, and named for what they are if they are no text.
 
 Nothing is read whole: a file of any size is a stream. A pipe is copied to the disk first, within
-bounds, so that it can be read twice.
+bounds of size and of waiting, so that it can be read twice.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import bz2
 import gzip
 import io
 import lzma
+import os
+import select
 import stat
 import tempfile
 import unicodedata
@@ -27,6 +29,8 @@ HEAD_BYTES = 1 << 16
 """So much of a file tells what it is."""
 MAX_PIPE_BYTES = 4 << 30
 """Most that is read of a pipe, which need not end."""
+PIPE_SECONDS = 60.0
+"""A pipe that gives nothing for so long, at its beginning or later, is given up."""
 PACKED_SUFFIXES = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 PARQUET = b"PAR1"
 
@@ -79,7 +83,8 @@ class OpenedFile:
 def open_file(path: Path) -> Iterator[OpenedFile]:
     """The file's bytes, unpacked. Raises InputError for one that is no text and no Parquet."""
     try:
-        with path.open("rb") as raw, _spooled(raw, path) as stream:
+        # Without waiting: a pipe that nobody writes to would not even open.
+        with open(path, "rb", opener=_open_at_once) as raw, _spooled(raw, path) as stream:
             yield _open(stream, path)
     except (PackedError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         what = f"the packed file is damaged: {error}"
@@ -98,10 +103,11 @@ def _spooled(raw: io.BufferedReader, path: Path) -> Iterator[IO[bytes]]:
     if stat.S_ISREG(path.stat().st_mode):
         yield raw
         return
-    _check_kind(raw.peek(HEAD_BYTES)[:HEAD_BYTES], path)
     with tempfile.TemporaryFile() as copy:
         total = 0
-        while chunk := raw.read(1 << 20):
+        while chunk := _next_of_pipe(raw.fileno(), path, 1 << 20):
+            if not total:
+                _check_kind(chunk[:HEAD_BYTES], path)
             copy.write(chunk)
             total += len(chunk)
             if total > MAX_PIPE_BYTES:
@@ -112,6 +118,26 @@ def _spooled(raw: io.BufferedReader, path: Path) -> Iterator[IO[bytes]]:
                 )
         copy.seek(0)
         yield copy
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)
+
+
+def _next_of_pipe(pipe: int, path: Path, most: int) -> bytes:
+    """What it gives next, empty at its end. Raises InputError where nothing comes.
+
+    Before anybody writes a pipe reads as ended, and poll() tells of nothing: it is waited for.
+    """
+    waiting = select.poll()
+    waiting.register(pipe, select.POLLIN)
+    if not waiting.poll(PIPE_SECONDS * 1000):
+        raise InputError(
+            f"the pipe gives nothing for {PIPE_SECONDS:g} seconds",
+            where=str(path),
+            remedy="start what writes into it, or write what is wanted of it into a file",
+        )
+    return os.read(pipe, most)
 
 
 def _open(stream: IO[bytes], path: Path) -> OpenedFile:

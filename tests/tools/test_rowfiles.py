@@ -264,3 +264,24 @@ def test_a_pipe_is_read_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read(ROWS.encode() * 1000, 10_000)
     with pytest.raises(InputError, match="binary"):
         read_queries(Path("/dev/zero"))
+
+
+def test_a_pipe_that_gives_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bytefiles, "PIPE_SECONDS", 0.2)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=r"gives nothing for 0\.2 seconds"):
+        read_queries(pipe)
+    reader, writer = os.pipe()
+    try:
+        for sent in (b"", ROWS.encode()):  # nothing at all, and nothing more
+            os.write(writer, sent)
+            with pytest.raises(InputError, match=r"gives nothing for 0\.2 seconds"):
+                read_queries(Path(f"/dev/fd/{reader}"))
+        os.write(writer, ROWS.encode())
+        os.close(writer)
+        assert texts_of(Path(f"/dev/fd/{reader}")) == ["Wake me at 6", "Wake me at 7"]
+    finally:
+        os.close(reader)
