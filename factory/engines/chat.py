@@ -8,7 +8,6 @@ tools they are letters.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers.utils import chat_template_utils
 
 from factory.codes.arrays import Code
 from factory.codes.literal import encoder_of
+from factory.domain.bounded import parse_json, read_text
 from factory.domain.exhausted import is_out_of_memory
 from factory.domain.failures import InputError, ModelError
 from factory.domain.plaintext import encodable
@@ -196,6 +196,6 @@ def _listed_ends(folder: Path) -> int | list[int] | None:
     listed: int | list[int] | None = None
     for name in ("config.json", "generation_config.json"):
         if (path := folder / name).exists():
-            config = json.loads(path.read_text("utf-8"))
+            config = parse_json(read_text(path, error=ModelError), str(path), ModelError)
             listed = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
     return listed

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from factory.domain.bounded import DATA, read_text
 from factory.domain.canon import canonical_json, digest, to_json
 from factory.domain.failures import FactoryError, InputError
 from factory.domain.monitor import Monitor
@@ -57,6 +58,7 @@ from factory.round.teach import plan_lesson, run_lesson
 from factory.score.base import Scorable, Setup
 from factory.score.evaluate import evaluate_all
 from factory.tools.sources import read_queries
+from factory.workspace.checking import read_toml
 from factory.workspace.folder import CONTENT_FOLDERS, MARKER, Workspace, file_sha, shipped_root
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
@@ -328,7 +330,8 @@ def _settle_paths(path: str, file: Path, workspace: Workspace, template: Workspa
     """Write a definition whose paths were relative to the user's workspace with absolute ones."""
     import tomlkit
 
-    table = tomlkit.parse(file.read_text(encoding="utf-8"))
+    read_toml(file)  # tomlkit has no bound of depth
+    table = tomlkit.parse(read_text(file))
     settled = absolute(table, workspace.root)
     if changed := {key: value for key, value in settled.items() if value != table[key]}:
         table.update(changed)
@@ -359,11 +362,13 @@ def _read_text(plan: AblationPlan, workspace: Workspace, benchmarks: Mapping[str
         return ""
     file = find_file(workspace, plan.text, "text")
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        remedy = f"give a file in UTF-8, or {REQUESTS!r}"
+        text = read_text(file, most=DATA)
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    except InputError as error:
         raise InputError(
-            f"cannot read the text: {error}", where=str(file), remedy=remedy
+            f"the text {error.what}",
+            where=str(file),
+            remedy=f"give a file in UTF-8, or {REQUESTS!r}",
         ) from error
 
 
@@ -547,7 +552,7 @@ def _write_marker(path: Path, to: Path, values: Mapping[str, Any]) -> None:
     """A factory.toml with other values."""
     import tomlkit
 
-    table = tomlkit.parse(path.read_text(encoding="utf-8"))
+    table = tomlkit.parse(read_text(path))
     table.update(values)
     to.write_text(tomlkit.dumps(table), encoding="utf-8")
 

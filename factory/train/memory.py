@@ -6,13 +6,13 @@ the same training takes on a CPU.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from factory.domain.failures import MissingError, RecipeError
+from factory.domain.bounded import parse_json, read_text
+from factory.domain.failures import MissingError, ModelError, RecipeError
 from factory.workspace.machine import computes_halves, visible_gpus
 from factory.workspace.models import is_installed
 from factory.workspace.recipe import Recipe, TrainSection, vary
@@ -82,7 +82,8 @@ def training_memory(
     A layer keeps 11 numbers a token and unit of width, and 4 a unit of its feed-forward part.
     Adapters keep as much; the rows of code tokens beside them are not counted.
     """
-    config = json.loads((model / "config.json").read_text("utf-8"))
+    file = model / "config.json"
+    config = parse_json(read_text(file, error=ModelError), str(file), ModelError)
     config |= config.get("text_config") or {}
     width, layers = config.get("hidden_size", 0), config.get("num_hidden_layers", 0) or 1
     vocabulary = config.get("vocab_size", 0)

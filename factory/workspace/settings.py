@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from factory.domain.bounded import read_text
 from factory.domain.canon import to_json
 from factory.domain.failures import InputError, RecipeError
 from factory.workspace.checking import check_table, read_toml
@@ -72,7 +73,7 @@ def name_model(workspace: Workspace, model: str) -> bool:
     if workspace.model_folder(was).resolve() == workspace.model_folder(model).resolve():
         return False
     try:
-        settings = tomlkit.parse(path.read_bytes())
+        settings = tomlkit.parse(read_text(path, error=RecipeError))
         settings["model"] = model
         path.write_bytes(tomlkit.dumps(settings).encode())
     except (OSError, ValueError) as error:

@@ -14,10 +14,13 @@ from factory.domain.failures import ContentError, ModelError, RecipeError
 from factory.judge.rulebook import Rulebook
 from factory.score.base import read_json
 from factory.score.loading import load
+from factory.score.toolbench.judge import read_predictions
+from factory.score.toolbench.virtual import VirtualApi
+from factory.train.memory import training_memory
 from factory.workspace import architecture
 from factory.workspace.chat_template import read_templates
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import load_recipe, parse_value
+from factory.workspace.recipe import TrainSection, load_recipe, parse_value
 from factory.workspace.settings import load_settings
 
 DEEP_TOML = "x = " + "[" * 100_000
@@ -33,6 +36,12 @@ DEEP_JSON = "[" * 1_000_000
         ("rules/call/mine.toml", DEEP_TOML, lambda ws: Rulebook.load(ws, load_settings(ws).rules)),
         ("prompts/calls/invoke.example.json", DEEP_JSON, lambda ws: Prompts(ws).check()),
         ("data.json", DEEP_JSON, lambda ws: read_json(ws.root / "data.json")),
+        (
+            "config.json",
+            DEEP_JSON,
+            lambda ws: training_memory(ws.root, TrainSection(), gpu=False, halves=False),
+        ),
+        ("converted.json", DEEP_JSON, lambda ws: read_predictions(ws.root / "converted.json")),
         ("tokenizer_config.json", DEEP_JSON, lambda ws: read_templates(ws.root)),
     ],
 )
@@ -46,6 +55,14 @@ def test_a_file_that_is_too_deep_is_named(
     with pytest.raises((ContentError, RecipeError, ModelError), match="nested too deep") as error:
         read(workspace)
     assert Path(path).name in error.value.where
+
+
+def test_a_kept_response_that_is_too_deep_is_named(tmp_path: Path) -> None:
+    own = tmp_path / "apis.jsonl"
+    own.write_text(DEEP_JSON, "utf-8")
+    with pytest.raises(ContentError, match="not a kept response") as error:
+        VirtualApi(Prompts(make_workspace(tmp_path / "ws")), own=own)
+    assert error.value.where == f"{own}:1"
 
 
 def test_a_value_that_is_too_deep_is_refused() -> None:

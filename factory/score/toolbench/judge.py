@@ -21,6 +21,7 @@ from factory.domain.canon import derive_seed, to_json
 from factory.domain.failures import ContentError
 from factory.domain.records import Message, Request, Sampling
 from factory.engines.base import Engine
+from factory.score.base import read_json
 from factory.score.toolbench.agent import Trajectory
 from factory.score.toolbench.data import ApiDocument, ApiKey
 from factory.score.toolbench.turns import FINISH, action_name
@@ -288,9 +289,9 @@ def read_predictions(file: Path) -> dict[str, Prediction]:
     other systems publish them so. Raises ContentError.
     """
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = read_json(file)
         return {str(query_id): _read_prediction(row) for query_id, row in table.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ContentError(
             f"not a file of converted answers: {type(error).__name__} {error}",
             where=str(file),

@@ -21,6 +21,7 @@ from factory.domain.failures import ContentError
 from factory.domain.records import UNANSWERED, Message, Request, Sampling
 from factory.engines.base import Engine
 from factory.score.asking import parse_text
+from factory.score.base import read_json, read_text
 from factory.score.toolbench.data import ApiDocument, ApiKey
 from factory.workspace.prompts import Prompts
 
@@ -157,14 +158,14 @@ def _cache_files(cache: Path, document: ApiDocument) -> list[Path]:
 def _read_cache(file: Path) -> dict[str, ApiResponse]:
     """{arguments: response}; arguments are written as JSON or as Python prints a dict."""
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = read_json(file)
         found = {}
         for written, value in table.items():
             arguments = parse_text(written or "{}")
             if isinstance(arguments, dict):
                 found[canonical_json(arguments)] = to_response(value, "cache")
         return found
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ContentError(f"not a file of recorded responses: {error}", where=str(file)) from error
 
 
@@ -194,13 +195,13 @@ def to_response(value: Any, source: Source) -> ApiResponse:
 
 def _read_own(file: Path) -> dict[_Maker, ApiResponse]:
     found = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         try:
             row = json.loads(line)
             found[_Maker(row["key"], row["model"], row.get("prompt", ""))] = ApiResponse(
                 error=row["error"], response=row["response"], source="simulated"
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ContentError(
                 f"not a kept response: {error}",
                 where=f"{file}:{number}",
