@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 
 PREFIX = "factory-"
+MARK = ".factory-scratch"
+"""File in each of them: another's folder of such a name is nobody's to remove."""
 MAX_PATH = 60
 """Longest path of a child's temp folder: libraries put sockets there, whose paths may have 107
 characters, and add up to 45."""
@@ -37,6 +39,7 @@ class Scratch:
             with contextlib.suppress(OSError):  # a share without locks: nobody sweeps there
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
             if self.path.exists():
+                (self.path / MARK).touch()
                 return
             os.close(self._lock)  # swept between the two lines above
 
@@ -72,7 +75,7 @@ def sweep(base: str) -> None:
         with contextlib.suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                if os.fstat(lock).st_uid == os.getuid():
+                if os.fstat(lock).st_uid == os.getuid() and (path / MARK).is_file():
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(path, ignore_errors=True)
             finally:

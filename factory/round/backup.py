@@ -11,7 +11,7 @@ from factory.ledger.database import Ledger
 from factory.workspace.folder import Workspace
 
 UNFINISHED = shutil.ignore_patterns("*.tmp", "*.job", "lock")
-"""What is being written, and who writes it."""
+"""In the state folder: what is being written, and who writes it."""
 
 
 def back_up(workspace: Workspace, target: Path) -> None:
@@ -31,7 +31,12 @@ def back_up(workspace: Workspace, target: Path) -> None:
             "the copy would be inside of the workspace", where=str(target), remedy="name another"
         )
     part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    if part.exists():
+        raise InputError(
+            "there is something already where the copy is written first",
+            where=str(part),
+            remedy="remove it if a copy was broken off there, or name another folder",
+        )
     try:
         _copy_ledger(workspace, part / workspace.state.name)
         _copy(workspace.root, part)
@@ -64,7 +69,7 @@ def _copy(root: Path, target: Path) -> None:
 
     def leave_out(folder: str, names: list[str]) -> set[str]:
         copied = {name for name in names if str(Path(folder, name)) in held}
-        return copied | UNFINISHED(folder, names)
+        return copied | (UNFINISHED(folder, names) if Path(folder).is_relative_to(state) else set())
 
     def copy(source: str, to: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -62,13 +62,16 @@ def test_what_a_killed_command_left_goes_and_what_a_running_one_has_stays(base: 
         process.stdout.close()
 
 
-def test_links_and_files_of_that_name_stay(base: Path) -> None:
+def test_links_files_and_others_folders_of_that_name_stay(base: Path) -> None:
+    (base / f"{PREFIX}main" / "src").mkdir(parents=True)
+    (base / f"{PREFIX}main" / "src" / "mine").touch()
     elsewhere = base / "elsewhere"
     elsewhere.mkdir()
     (base / f"{PREFIX}link").symlink_to(elsewhere)
     (base / f"{PREFIX}file").touch()
     sweep(str(base))
     assert elsewhere.exists() and (base / f"{PREFIX}file").exists()
+    assert (base / f"{PREFIX}main" / "src" / "mine").exists()
 
 
 def test_a_path_too_long_for_sockets_is_not_given_to_a_child(

@@ -76,11 +76,24 @@ def test_what_is_not_folded_is_in_the_copy_and_what_is_unfinished_is_not(tmp_pat
     for left in ("checkpoints/r1.tmp/config.json", "checkpoints/r1.job/x", "checkpoints/r1/y"):
         (workspace.state / left).parent.mkdir(parents=True)
         (workspace.state / left).touch()
+    (workspace.root / "data").mkdir()
+    for name in ("lock", "train.tmp", "a.job"):
+        (workspace.root / "data" / name).touch()
     back_up(workspace, tmp_path / "saved")
     copy = Workspace(tmp_path / "saved")
+    assert len(list((copy.root / "data").iterdir())) == 3
     assert Ledger(copy.state).query("select count(*) from draw").rows == [(3,)]
     assert (copy.root / "rounds/mine.toml").read_text(encoding="utf-8") == "x = 1\n"
     assert [path.name for path in (copy.state / "checkpoints").iterdir()] == ["r1"]
     for target in (tmp_path / "saved", workspace.root / "rounds" / "saved"):
         with pytest.raises(InputError):
             back_up(workspace, target)
+
+
+def test_a_folder_where_the_copy_is_written_first_is_not_touched(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    (tmp_path / "saved.part").mkdir()
+    (tmp_path / "saved.part" / "mine").touch()
+    with pytest.raises(InputError, match="something already"):
+        back_up(workspace, tmp_path / "saved")
+    assert (tmp_path / "saved.part" / "mine").exists()
