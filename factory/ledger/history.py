@@ -193,11 +193,12 @@ def drawn_queries(past: Source, number: int) -> list[Query]:
 
 
 def answered_and_failed(past: Source, number: int) -> tuple[list[str], list[str]]:
-    """The requests of a round that have an accepted sample, and the others, in draw order; without
-    those that fell when they were drawn, as questions of a benchmark do.
+    """The requests of a round that the model answers, and those that it fails in, in draw order;
+    without those that fell when they were drawn, as questions of a benchmark do. What fell beside
+    others of its round, or could not be judged, is no failure.
     """
     sql = """
-        select q.text, s.status = 'accepted'
+        select q.text, s.status <> 'rejected' or s.stage = 'round'
         from draw d
         join (select query_id, any_value(text) as text from query group by 1) q using (query_id)
         join (select * from outcome join latest_judgement using (round, judgement)) s

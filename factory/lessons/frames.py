@@ -24,12 +24,15 @@ LEAST_SHARE = 0.004
 MOST_PIECES = 8
 _SAME_NEXT = 0.4
 """An opening that goes on with one word so often is a part of a longer one."""
-_NAMES_TOOL = 0.3
-"""A word that so often stands in the called tool's name, where it is said, is what is asked."""
+_ASKS = 0.3
+"""A word that so often stands in the called tool's name or in a value, where it is said, is what is
+asked."""
 _ALIKE = 0.3
 """Share of the first words after an opening, those of the rarer one, that two of a kind share."""
 _CLOSES = 0.5
-"""Share of an opening's requests that end alike: the end belongs to the frame."""
+"""Share of an opening's requests that end alike: the end belongs to the frame,"""
+_MOST_CLOSING = 6
+"""unless it is so many pieces long: it would be cut in its midst."""
 _PIECE = re.compile(rf"\s*(?:{PIECE.pattern})")
 _STOPS = (".", "?", "!")
 
@@ -58,7 +61,7 @@ class Frames:
         grouped: defaultdict[tuple[str, ...], list[Sequence[str]]] = defaultdict(list)
         for pieces in pool:
             grouped[self._opening(pieces)].append(pieces)
-        self._closings = {edge: _common_end(group) for edge, group in grouped.items()}
+        self._closings = {edge: _common_end(group, asked) for edge, group in grouped.items()}
         failures = Counter(self._opening(_pieces(text)) for text in failed)
         self._weights = {
             edge: 1 + failures[edge] for edge, group in grouped.items() if len(group) >= least
@@ -129,14 +132,15 @@ def _word(piece: str) -> str:
 
 
 def _content_words(answered: Iterable[Answered]) -> frozenset[str]:
-    """Words that tell which tool is to be called."""
+    """Words that tell which tool is to be called, or with what."""
     said: Counter[str] = Counter()
-    named: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
     for told in answered:
         words = set(folded(told.text))
         said.update(words)
-        named.update(words & {word for name in told.names for word in folded(name)})
-    return frozenset(word for word, count in named.items() if count >= _NAMES_TOOL * said[word])
+        meant = [*told.names, *(told.text[place.start : place.end] for place in told.places)]
+        asked.update(words & {word for each in meant for word in folded(each)})
+    return frozenset(word for word, count in asked.items() if count >= _ASKS * said[word])
 
 
 def _edges(pool: Iterable[Sequence[str]], least: int) -> dict[tuple[str, ...], Counter[str]]:
@@ -152,10 +156,15 @@ def _edges(pool: Iterable[Sequence[str]], least: int) -> dict[tuple[str, ...], C
     }
 
 
-def _common_end(group: Sequence[Sequence[str]]) -> str:
-    """The longest end that the requests of an opening share."""
+def _common_end(group: Sequence[Sequence[str]], asked: frozenset[str]) -> str:
+    """The longest end that the requests of an opening share and that asks nothing."""
     ends = Counter(
-        "".join(pieces[-size:]) for pieces in group for size in range(1, min(5, len(pieces)))
+        tuple(pieces[-size:])
+        for pieces in group
+        for size in range(1, min(_MOST_CLOSING + 1, len(pieces)))
     )
     shared = [end for end, count in ends.items() if count >= _CLOSES * len(group)]
-    return max(shared, key=len, default="")
+    longest = max(shared, key=len, default=())
+    if len(longest) >= _MOST_CLOSING or not asked.isdisjoint(map(_word, longest)):
+        longest = longest[-1:] if longest[-1:] and longest[-1] in _STOPS else ()
+    return "".join(longest)

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import nsmallest
 from itertools import chain
 from math import log
 from random import Random
@@ -25,7 +26,7 @@ from factory.domain.canon import query_id, tool_id
 from factory.domain.records import Call, Candidate, Query, Tool
 from factory.lessons.frames import Frames
 from factory.lessons.phrases import Phrases
-from factory.lessons.said import Answered, find_values, written
+from factory.lessons.said import Answered, find_values, keeps_values, written
 
 Way = Literal[
     "frames",
@@ -45,6 +46,8 @@ NEEDS_CATALOGUE: frozenset[Way] = frozenset({"distractors", "withheld"})
 """Ways that take tools from the catalogue."""
 
 MOST_DISTRACTORS = 3
+_COMMON = 500
+"""Tools that share a word, from which on it tells nothing; or a fiftieth of all."""
 _ATTEMPTS = 4
 """Draws for each sample wanted; most fail because a sample does not lend itself."""
 _LETTERS = "abcdefghkmnpqrstuvwxyz"
@@ -79,7 +82,7 @@ def make(
     need them. The same random numbers and samples give the same.
     """
     stock = Stock(accepted, catalogue, requests, failed)
-    usable = [sample for sample in stock.samples if sample.calls]
+    usable = [sample for sample in stock.samples if _is_sound(sample)]
     seen: set[tuple[str, tuple[str, ...]]] = set()
     for _ in range(_ATTEMPTS * count if usable else 0):
         if len(seen) >= count:
@@ -104,9 +107,10 @@ class Stock:
         failed: Sequence[str] = (),
     ) -> None:
         self.samples = samples
-        self._catalogue = catalogue
+        self._catalogue = [tool for tool in catalogue if _is_plain(tool)]
         self._requests = requests
         self._failed = failed
+        self._near: dict[tuple[str, int], list[Tool]] = {}
 
     @cached_property
     def _answered(self) -> list[Answered]:
@@ -125,7 +129,8 @@ class Stock:
     @cached_property
     def tools(self) -> tuple[Tool, ...]:
         """The catalogue's and the samples', each once."""
-        shown = chain(self._catalogue, *(sample.tools for sample in self.samples))
+        sound = (sample.tools for sample in self.samples if _is_sound(sample))
+        shown = chain(self._catalogue, *sound)
         return tuple({tool.id: tool for tool in shown}.values())
 
     @cached_property
@@ -155,14 +160,19 @@ class Stock:
 
     def near(self, tool: Tool, most: int) -> list[Tool]:
         """Other tools by the words they share with this one, rare words counting more."""
+        if (known := self._near.get((tool.id, most))) is not None:
+            return known
         scores: defaultdict[int, float] = defaultdict(float)
         for word in sorted(_words_of(tool)):
             places = self._by_word.get(word, ())
+            if len(places) > max(_COMMON, len(self.tools) // 50):
+                continue
             for place in places:
                 scores[place] += log(1 + len(self.tools) / len(places))
-        ranked = sorted(scores, key=lambda place: (-scores[place], place))
-        others = (self.tools[place] for place in ranked)
-        return [other for other in others if other.name != tool.name][:most]
+        others = (place for place in scores if self.tools[place].name != tool.name)
+        ranked = nsmallest(most, others, key=lambda place: (-scores[place], place))
+        self._near[tool.id, most] = found = [self.tools[place] for place in ranked]
+        return found
 
 
 # -- ways that keep the calls --------------------------------------------------------------------
@@ -171,7 +181,9 @@ class Stock:
 def _frames(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
     """The request as others begin and end, most of all those that the model fails in."""
     text = stock.frames.retell(rng, sample.query.text)
-    return None if text is None else _made("frames", (sample,), text, sample.tools, sample.calls)
+    if text is None or not keeps_values(sample.query.text, text, sample.calls):
+        return None
+    return _made("frames", (sample,), text, sample.tools, sample.calls)
 
 
 def _phrases(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
@@ -179,14 +191,16 @@ def _phrases(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
     text = stock.phrases.retell(rng, sample.query.text, sample.calls)
     if text is None:
         return None
-    text = (stock.frames.retell(rng, text) if rng.random() < 0.5 else None) or text
+    framed = stock.frames.retell(rng, text) if rng.random() < 0.5 else None
+    if framed is not None and keeps_values(sample.query.text, framed, sample.calls):
+        text = framed
     return _made("phrases", (sample,), text, sample.tools, sample.calls)
 
 
 def _join(rng: Random, first: Candidate, stock: Stock) -> Made | None:
     """Two requests told in one: the tools of both, the calls one after the other."""
     second = rng.choice(stock.samples)
-    if second.query.id == first.query.id or not second.calls:
+    if second.query.id == first.query.id or not _is_sound(second):
         return None
     tools = _unite(first.tools, second.tools)
     if tools is None or len(first.calls) + len(second.calls) > 4:
@@ -370,11 +384,41 @@ def _another(rng: Random, value: Any, others: Sequence[str]) -> str | int | floa
     """A number of as many digits, or another text that was given for such a parameter."""
     if isinstance(value, int):
         digits = len(str(abs(value)))
-        return rng.randrange(10 ** (digits - 1), 10**digits)
+        number = rng.randrange(10 ** (digits - 1), 10**digits)
+        return -number if value < 0 else number
     if isinstance(value, float):
-        return round(value * rng.uniform(0.5, 2.0), 1)
+        decimals = len(written(value).partition(".")[2])
+        return round(value * rng.uniform(0.5, 2.0), decimals)
     others = [text for text in others if text != value] if isinstance(value, str) else []
     return rng.choice(others) if others else None
+
+
+def _is_sound(sample: Candidate) -> bool:
+    """Whether it calls what it shows, as documents say, so that it can be taken apart."""
+    known = {tool.name: tool for tool in sample.tools if _is_plain(tool)}
+    return (
+        bool(sample.calls)
+        and len(known) == len(sample.tools)
+        and all(
+            call.name in known
+            and call.arguments.keys() <= known[call.name].arguments["properties"].keys()
+            for call in sample.calls
+        )
+    )
+
+
+def _is_plain(tool: Tool) -> bool:
+    """Whether its parameters are told one by one."""
+    properties, required = (
+        tool.arguments.get("properties", {}),
+        tool.arguments.get("required", []),
+    )
+    return (
+        isinstance(properties, dict)
+        and "properties" in tool.arguments
+        and all(isinstance(schema, dict) for schema in properties.values())
+        and isinstance(required, list)
+    )
 
 
 def _tool(document: dict[str, Any]) -> Tool:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from random import Random
 
 from factory.domain.records import Call
-from factory.lessons.said import PIECE, Answered, Place, find_values, folded
+from factory.lessons.said import PIECE, Answered, Place, find_values, folded, keeps_values
 
 Words = tuple[str, ...]
 LEAST = 3
@@ -30,13 +31,19 @@ class Phrases:
     """The phrases of each parameter, by how often the model failed where they stand."""
 
     def __init__(self, answered: Sequence[Answered], failed: Iterable[str]) -> None:
-        places = [find_values(one.text, one.calls) for one in answered]
+        places = [one.places for one in answered]
         self._known = _befores(answered, places)
         after: defaultdict[tuple[str, Words], list[list[str]]] = defaultdict(list)
         for one, found in zip(answered, places, strict=True):
-            for before, place, stop in _gaps(found, len(one.text)):
+            for (before, place, stop), follower in zip_longest(
+                _gaps(found, len(one.text)), found[1:]
+            ):
                 if (words := self._words(one.text, before, place)) is not None:
                     following = PIECE.findall(one.text[place.end : stop])
+                    if follower is not None:  # what brings the next value in is not this one's
+                        following = following[
+                            : -len(self._words(one.text, place.end, follower) or "_")
+                        ]
                     after[place.name, words].append(following[:_MOST_AFTER])
         self._after = {key: _spaced(_shared_start(rows)) for key, rows in after.items()}
         asked = [f" {' '.join(folded(text))} " for text in failed]
@@ -51,7 +58,8 @@ class Phrases:
 
     def retell(self, rng: Random, text: str, calls: Sequence[Call]) -> str | None:
         """The request with its values brought in by other words; None where no others are known."""
-        told, last = [], 0
+        told: list[str] = []
+        last = 0
         for before, place, _ in _gaps(find_values(text, calls), len(text)):
             words = self._words(text, before, place)
             after = self._after.get((place.name, words or ()))
@@ -61,12 +69,15 @@ class Phrases:
             if not others:
                 continue
             (other,) = rng.choices(others, [self._weights[key] for key in others])
-            start = [match.start() for match in PIECE.finditer(text, before, place.start)]
-            told += [text[last : start[-len(words)]], _spaced(other[1]).strip()]
+            starts = [match.start() for match in PIECE.finditer(text, before, place.start)]
+            if starts[-len(words)] < last:
+                continue
+            told += [text[last : starts[-len(words)]], _spaced(other[1]).strip()]
             told += ["" if other[1][-1] in "\"'" else " ", text[place.start : place.end]]
             told.append(self._after[other])
             last = place.end + len(after)
-        return "".join(told) + text[last:] if told else None
+        other_text = "".join(told) + text[last:]
+        return other_text if told and keeps_values(text, other_text, calls) else None
 
     def _words(self, text: str, before: int, place: Place) -> Words | None:
         """The longest phrase of the parameter that leads to the place."""

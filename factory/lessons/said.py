@@ -21,6 +21,11 @@ class Answered:
     calls: tuple[Call, ...]
 
     @property
+    def places(self) -> list[Place]:
+        """Where the text says a value."""
+        return find_values(self.text, self.calls)
+
+    @property
     def names(self) -> frozenset[str]:
         """Of the tools that it calls."""
         return frozenset(call.name for call in self.calls)
@@ -39,8 +44,8 @@ class Place:
 
 
 def find_values(text: str, calls: Sequence[Call]) -> list[Place]:
-    """Where the text says a value, in its order: those only that one argument has and that stand
-    there once, as whole words.
+    """Where the text says a value, in its order: those only that one argument has, that stand there
+    once, as whole words, and neither within another value nor around one.
     """
     values = [value for call in calls for value in call.arguments.values()]
     found = []
@@ -53,7 +58,22 @@ def find_values(text: str, calls: Sequence[Call]) -> list[Place]:
             spans = [match.span() for match in re.finditer(pattern, text)]
             if len(spans) == 1:
                 found.append(Place(*spans[0], name, index))
-    return sorted(found)
+    return sorted(
+        one
+        for one in found
+        if not any(o is not one and o.start < one.end and one.start < o.end for o in found)
+    )
+
+
+def keeps_values(text: str, other: str, calls: Sequence[Call]) -> bool:
+    """Whether another text says all values of the calls that this one says."""
+    said = [
+        written(each)
+        for call in calls
+        for value in call.arguments.values()
+        for each in (value if isinstance(value, list) else [value])
+    ]
+    return all(each in other for each in said if each in text)
 
 
 def written(value: Any) -> str:
@@ -63,7 +83,10 @@ def written(value: Any) -> str:
         return f"{', '.join(most)} and {last}" if most and all(most) and last else last
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        text = repr(value).removesuffix(".0")
+        return text if re.fullmatch(r"-?\d+(\.\d+)?", text) else ""
+    return str(value)
 
 
 def folded(text: str) -> list[str]:

@@ -153,7 +153,12 @@ def _key(factory: Factory, this: OpenRound, dev: Benchmark) -> str:
     recipe = factory.recipe
     own = replace(dev, prompt="own", syntax="hermes")
     parts = [
-        *(this.checkpoint.fingerprint, own.basis(factory.setup), factory.content_sha, recipe.seed),
+        *(
+            this.identity or this.checkpoint.fingerprint,
+            own.basis(factory.setup),
+            factory.content_sha,
+            recipe.seed,
+        ),
         *(recipe.calls.known_by(), recipe.vote.bar, recipe.vote.more),
     ]
     return digest(canonical_json(parts), 16)

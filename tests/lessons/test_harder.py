@@ -240,3 +240,100 @@ def test_words_in_which_the_model_fails_come_most() -> None:
 def test_without_answers_there_are_no_phrases() -> None:
     call = Call(name="book_table", arguments={"city": "Rome"})
     assert Phrases([], []).retell(Random(0), "Book a table in Rome.", (call,)) is None
+
+
+# -- what others' requests hold ------------------------------------------------------------------
+
+
+def _answer(text: str, **arguments: object) -> Candidate:
+    properties = {name: {"type": "string"} for name in arguments}
+    document = {
+        "name": "act",
+        "description": "Acts.",
+        "arguments": {"type": "dict", "properties": properties, "required": []},
+    }
+    return Candidate(
+        query=Query(id=query_id(text), text=text, source="x"),
+        tools=(Tool(id=tool_id(document), document=document),),
+        calls=(Call(name="act", arguments=dict(arguments)),),
+    )
+
+
+def _all(way: Way, samples: Sequence[Candidate]) -> list[Candidate]:
+    requests = [sample.query.text for sample in samples]
+    return [
+        made.candidate
+        for seed in range(20)
+        for made in make(way, Random(seed), samples, (), 20, requests=requests)
+    ]
+
+
+def test_a_value_within_another_stays_as_it_is() -> None:
+    samples = [
+        _answer("Add an event Meeting with Bob now.", title="Meeting with Bob", attendee="Bob"),
+        _answer("Add an event Lunch for Alexandra now.", title="Lunch", attendee="Alexandra"),
+    ]
+    for made in _all("values", samples):
+        for value in made.calls[0].arguments.values():
+            assert value in made.query.text
+
+
+def test_no_frame_holds_a_value() -> None:
+    goods = "tea coffee rice milk bread sugar salt soap wine beer corn fish".split()
+    samples = [
+        _answer(f"Tell me what {good} costs in euros.", item=good, currency="euros")
+        if n % 3
+        else _answer(f"Tell me what {good} costs.", item=good)
+        for n, good in enumerate(goods)
+    ] + [_answer(f"I wonder what {good} costs.", item=good) for good in goods]
+    made = _all("frames", samples)
+    assert made
+    for each in made:
+        said = "euros" in each.query.text
+        assert said == ("currency" in each.calls[0].arguments), each.query.text
+
+
+def test_a_value_that_begins_a_request_keeps_its_case() -> None:
+    places = "Alba Bela Cima Dora Enna Fano Gela Husum".split()
+    samples = [_answer(f"Please {place} tonight.", place=place) for place in places]
+    samples += [_answer(f"Would you {place} tonight.", place=place) for place in places]
+    for each in [*_all("frames", samples), *_all("phrases", samples)]:
+        assert str(each.calls[0].arguments["place"]) in each.query.text
+
+
+@pytest.mark.parametrize("value", [250000.0, 1e6, 12.75, -3.5, 5.0, -5, 77])
+def test_numbers_are_the_same_in_request_and_call(value: float) -> None:
+    text = f"Transfer {repr(value).removesuffix('.0')} now."
+    for made in _all("values", [_answer(text, amount=value)]):
+        new = made.calls[0].arguments["amount"]
+        assert f"Transfer {repr(new).removesuffix('.0')} now." == made.query.text
+        assert (new < 0) == (value < 0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"type": "dict", "properties": {"x": True}, "required": []},
+        {"type": "dict", "properties": {"x": {"type": "string"}}, "required": None},
+        {"type": "dict"},
+    ],
+)
+def test_odd_documents_and_foreign_calls_are_passed_over(
+    way: Way, arguments: dict[str, object]
+) -> None:
+    document = {"name": "act", "description": "Acts on a table.", "arguments": arguments}
+    odd = Tool(id=tool_id(document), document=document)
+    query = Query(id="q_1", text="Act on x.", source="x")
+    foreign = Candidate(
+        query=Query(id="q_2", text="Book a taxi to Rome.", source="x"),
+        tools=SAMPLES[0].tools,
+        calls=(Call(name="order_taxi", arguments={"to": "Rome"}),),
+    )
+    samples = [
+        Candidate(query=query, tools=(odd,), calls=(Call(name="act", arguments={"x": "x"}),)),
+        foreign,
+        *SAMPLES[:5],
+    ]
+    for made in make(way, Random(0), samples, [odd], 20, requests=REQUESTS):
+        assert {"q_1", "q_2"}.isdisjoint(made.origins)

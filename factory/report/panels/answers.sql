@@ -16,6 +16,6 @@ select
     select sum(seconds) from stage where round = :round and stage = 'sample'
   ), 1) as tokens_a_second
 from generation
-where round = :round
+where round = :round and query_id not in (select query_id from made where round = :round)
 group by stage
 order by stage
