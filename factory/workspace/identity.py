@@ -33,8 +33,10 @@ FILES: Mapping[str, tuple[str, ...]] = {
 """Parts of a folder besides the weights."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
 """Its `chat_template` belongs to the templates, all else to the tokenizer."""
-SETTINGS = ("dtype", "backend")
+SETTINGS = ("dtype", "backend", "max_model_len")
 """Parts that the folder does not have."""
+_LENGTH = EngineSection().max_model_len
+"""This length is not written down, so identities of versions that kept none stay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ def identify(folder: Path, weights: str = "", engine: EngineSection | None = Non
         if backend == "auto":
             backend = "vllm" if is_installed("vllm") else "transformers"
         parts |= {"dtype": engine.dtype, "backend": backend}
+        if engine.max_model_len != _LENGTH:
+            parts["max_model_len"] = str(engine.max_model_len)
     return Identity(parts=parts, changed=_last_change(folder))
 
 

@@ -96,6 +96,8 @@ def test_settings_are_part_of_a_model_too(tmp_path: Path) -> None:
     other = identify(folder, engine=EngineSection(backend="vllm"))
     assert differing(here.parts, half.parts) == ["dtype"]
     assert differing(here.parts, other.parts) == ["backend"]
+    wide = identify(folder, engine=EngineSection(backend="transformers", max_model_len=8192))
+    assert wide.sha != here.sha and wide.parts == here.parts | {"max_model_len": "8192"}
     either = (here.sha, other.sha)
     assert identify(folder, engine=EngineSection()).sha in either
 
@@ -141,6 +143,26 @@ def test_a_mended_template_is_scored_again_and_named(tmp_path: Path) -> None:
     engine = setup.settings.engine.model_copy(update={"dtype": "float16"})
     half = replace(setup, settings=setup.settings.model_copy(update={"engine": engine}))
     assert len(lacking(half, model, home)) == 1 and "its dtype changed since" in notes.notes[-1]
+
+
+def test_a_wider_window_is_scored_again_and_named(tmp_path: Path) -> None:
+    """It is the remedy for cut answers, and the score of the narrow one was taken."""
+    setup, notes, home = a_setup(tmp_path)
+    model = find(setup, str(a_model(tmp_path / "model")))
+    (first,) = lacking(setup, model, home)
+    keep(setup, first, model, is_right=False)
+
+    def served(length: int) -> Setup:
+        engine = setup.settings.engine.model_copy(update={"max_model_len": length})
+        return replace(setup, settings=setup.settings.model_copy(update={"engine": engine}))
+
+    for length in (8192, 2048):
+        (missing,) = lacking(served(length), model, home)
+        assert "its max_model_len changed since" in notes.notes[-1]
+        keep(served(length), missing, model, is_right=True)
+        assert lacking(served(length), model, home) == ()
+    assert len(lacking(setup, model, home)) == 1 and len(notes.notes) == 3
+    assert find(served(8192), model.path) == model
 
 
 def test_a_score_of_an_older_version_counts_while_no_file_was_written_since(
