@@ -16,6 +16,7 @@ from factory.domain.canon import digest
 from factory.domain.records import ENGINE_DIED, Checkpoint, Reply, Request
 from factory.engines.base import Engine
 from factory.engines.wire import reply_from_wire
+from factory.ledger.lineage import is_address
 
 FOLDER = "scoring"
 """In the workspace's state."""
@@ -94,7 +95,10 @@ class KeepingEngine:
 
 
 def keeping(engine: Engine, kept: KeptAnswers | None) -> Engine:
-    """The engine before which kept answers stand; as it is where nothing is kept, or it does."""
-    return (
-        engine if kept is None or isinstance(engine, KeepingEngine) else KeepingEngine(engine, kept)
-    )
+    """The engine before which kept answers stand; as it is where nothing is kept, or it does.
+
+    Nothing is kept of an address: another model may stand behind it when the scoring goes on.
+    """
+    if kept is None or isinstance(engine, KeepingEngine) or is_address(engine.checkpoint.path):
+        return engine
+    return KeepingEngine(engine, kept)

@@ -18,6 +18,7 @@ from factory.engines.replay import ReplayEngine
 from factory.score.base import Setup
 from factory.score.calls.kind import Benchmark
 from factory.score.keeper import Keeper, find_missing
+from factory.score.kept import KeptAnswers, keeping
 
 
 class Stopped(Exception):
@@ -92,6 +93,21 @@ def test_kept_answers_are_of_one_model(tmp_path: Path) -> None:
     add("chat_template.jinja", "{# mended #}")(Path(scoring.model.path))
     assert asyncio.run(scoring.run()) == (60, 60)
     assert len(scoring.asked) == 60 and scoring.files() == []
+
+
+def test_nothing_is_kept_of_an_address(tmp_path: Path) -> None:
+    """Another model behind it went on with the first one's answers; a judge's likewise."""
+    scoring = Scoring(tmp_path)
+    server = Checkpoint(id="http://x/v1#m", path="http://x/v1#m", fingerprint="unknown")
+    with pytest.raises(Stopped):
+        asyncio.run(scoring.run(34, model=server))
+    assert scoring.files() == []
+    assert asyncio.run(scoring.run(model=server)) == (60, 60) and len(scoring.asked) == 60
+
+    kept = KeptAnswers(tmp_path, ("of", "home"), ("model", "basis"))
+    judge = ReplayEngine(lambda request: ["Yes."], server)
+    here = ReplayEngine(lambda request: ["Yes."], scoring.model)
+    assert keeping(judge, kept) is judge and keeping(here, kept) is not here
 
 
 class Silent(ReplayEngine):
