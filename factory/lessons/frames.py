@@ -139,7 +139,7 @@ def _content_words(answered: Iterable[Answered]) -> frozenset[str]:
         words = set(folded(told.text))
         said.update(words)
         meant = [*told.names, *(told.text[place.start : place.end] for place in told.places)]
-        asked.update(words & {word for each in meant for word in folded(each)})
+        asked.update(words & {word for each in meant for word in folded(each) if word.isalnum()})
     return frozenset(word for word, count in asked.items() if count >= _ASKS * said[word])
 
 
