@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from workspaces import make_workspace
 
 from factory.domain.failures import ContentError, ModelError
 from factory.workspace import templates
-from factory.workspace.chat_template import shows_tools
+from factory.workspace.chat_template import _Generation, _refuse, _to_json, shows_tools
 from factory.workspace.prompts import Prompts
 from factory.workspace.templates import BoundedEnvironment, Unbounded
 
@@ -59,6 +62,29 @@ ENDLESS = [
     "{% if 1 %}" * 200 + "{% endif %}" * 200,
     "{{ " + "9" * 5000 + " }}",
     "a" * 2_000_000,
+    "{{ '%.999999999f'|format(1) }}",
+    "{{ '%(a(b))999999999s' % {'a(b)': 1} }}",
+    "{{ '{:.{p}f}'.format(1, p=999999999) }}",
+    "{{ '{a:>999999999}'.format_map({'a': 1}) }}",
+    "{{ ('{:99999}' * 999).format(*([1] * 999)) }}",
+    "{{ 'a'.zfill(999999999) }}{{ '\t'.expandtabs(999999999) }}",
+    "{{ (1).to_bytes(byteorder='big', length=999999999) }}",
+    "{{ ('a' * 9999).translate({97: 'a' * 9999}) }}",
+    "{{ ('a' * 9999999).join(['a', 'a']|map('string')) }}",
+    "{{ 'aaa'|join('a' * 9999999) }}",
+    "{{ range(100000)|list|tojson(indent=9999)|length }}",
+    "{{ [1]|tojson(indent='a' * 999999) }}",
+    "{{ ('a '*4000000).split(' ')|map('upper')|list|length }}",
+    "{{ ('a '*4000000).split(' ')|reject('string')|list|length }}",
+    "{{ ('a '*4000000).split(' ')|sort|length }}",
+    "{{ ([[1]*3000]*3000)|sum(start=[]) }}",
+    "{{ ([{'a': [1]*9999}]*9999)|sum(attribute='a', start=[]) }}",
+    "{{ ([{'a': 'A'*9999}]*9999)|sort(attribute='a')|length }}",
+    "{{ range(99999)|map('center', 9999)|list|length }}",
+    *(
+        GROW.replace("EXPR", "[ns.x, ns.x]") + shown
+        for shown in ("{{ ns.x }}", "{{ ns.x ~ 1 }}", "{{ ns.x|tojson }}", "{{ '%s' % ns.x }}")
+    ),
 ]
 
 
@@ -79,12 +105,80 @@ def test_what_runs_on_ends(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "{{ '%05.1f'|format(2) }} {{ 'a-b'.replace('-', '+') }} {{ '{:>5}'.format('a') }}",
         "{{ 'a' * 3 + 'b' }} {{ 2**10 // 3 % 7 }}",
         "{% set y %}{{ x }}{% endset %}{{ y|upper|indent(2) }} {{ {'a': x}|tojson(indent=2) }}",
+        "{{ '%d rows'|format(20000) }} {{ 'x'|truncate(20000) }} {{ 20000000|tojson }}",
+        "{{ '123456 of 100%% * %d' % 20000 }} {{ '* 1234567 {}'.format(20000) }}",
+        "{{ '%%9999999' % () }} {{ y|map('x')|list }} {{ y|list }} {{ y|join }} {{ [x]|pprint }}",
+        "{{ '%*.*f|%-5s' % (9, 2, 1.5, 'a') }} {{ '%(a)5d%(b)s' % {'a': 2147483647, 'b': x} }}",
+        "{{ '{0!r:>{1}} {b[0]} {b.c}'.format('a', 9, b=x) }} {{ '{:9<5}'.format(1) }}",
+        "{% macro f(a) %}{{ a }}{% endmacro %}{{ f(2147483647) }} {{ dict(a=2147483647) }}",
+        "{{ namespace(a=2147483647).a }} {{ {'a': 1}.get('b', 2147483647) }} {{ 2147483647 ~ x }}",
+        "{{ '{}'.format(2147483647) }} {{ [x, [2147483647]]|sum(start=[]) }}",
+        "{{ x|select('odd')|list }} {{ x|sort(reverse=true) }} {{ 'abc'|list }} {{ x|max }}",
+        "{{ [{'a': 2}, {'a': 1}]|sort(attribute='a')|map(attribute='a')|join('-') }}",
+        "{{ [{'a': 2}, {'a': 1}]|join(', ', attribute='a') }} {{ 'abc'|join('-') }}",
+        "{{ x|batch(3, 0)|list }} {{ x|slice(2)|list }} {{ {'b': 1, 'a': 2}|dictsort }}",
+        "{{ x|tojson(indent=16) }} {{ 'a\nb'|indent(40) }}",
+        "{% for k, v in [{'a': 1, 'b': 2}]|groupby('a') %}{{ k }}{{ v }}{% endfor %}",
+        "{{ ('a ' * 20000).split(' ')|map('upper')|unique|list }} {{ 'a'|replace('a', 'b', 1) }}",
         "{{ [1] + x }} {{ 2**-1 }} {{ x|length - 1 }} {{ 'b' in 'abc' }} {{ ''.join(['a', 'b']) }}",
     ],
 )
 def test_others_render_as_in_jinja(text: str) -> None:
     bounded = BoundedEnvironment().from_string(text).render(x=[3, 4])
     assert bounded == ImmutableSandboxedEnvironment().from_string(text).render(x=[3, 4])
+
+
+def test_the_chat_templates_of_trl_render_as_in_jinja() -> None:
+    found = find_spec("trl")
+    folders = found.submodule_search_locations if found else None
+    texts = {
+        path.name: path.read_text("utf-8")
+        for folder in folders or ()
+        for path in sorted(Path(folder, "chat_templates").glob("*.jinja"))
+    }
+    if not texts:
+        pytest.skip("no chat templates of trl: pip install 'tool-factory[train]'")
+    rendered = {
+        name: tuple(
+            _render(kind, text) for kind in (BoundedEnvironment, ImmutableSandboxedEnvironment)
+        )
+        for name, text in texts.items()
+    }
+    assert [name for name, (ours, plain) in rendered.items() if ours != plain] == []
+    assert any("2147483647" in ours for ours, _ in rendered.values())
+
+
+def _render(kind: type[ImmutableSandboxedEnvironment], text: str) -> str:
+    """A conversation with a tool, as a chat template of transformers has it, or its complaint."""
+    environment = kind(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: form}
+    items = {"type": "integer", "minimum": 0, "maximum": 2147483647}
+    fields = {"ids": {"type": "array", "items": items, "description": "Which."}}
+    look: dict[str, Any] = {"name": "look", "description": "Look.", "parameters": {}}
+    look["parameters"] = {"type": "object", "properties": fields, "required": ["ids"]}
+    call = {"name": "look", "arguments": {"ids": [2147483647]}}
+    messages = [
+        {"role": "user", "content": "Look at it."},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "call00001", "type": "function", "function": call}],
+        },
+        {"role": "tool", "name": "look", "tool_call_id": "call00001", "content": "2147483647"},
+        {"role": "assistant", "content": "Done."},
+    ]
+    tools = [{"type": "function", "function": look}]
+    rendered = []
+    for some in (messages, messages[:1]):
+        try:
+            template = environment.from_string(text)
+            rendered.append(template.render(messages=some, tools=tools, add_generation_prompt=True))
+        except (TemplateError, TypeError) as error:
+            rendered.append(f"{type(error).__name__}: {error}")
+    return "\n".join(rendered)
 
 
 def test_a_prompt_that_runs_on_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
