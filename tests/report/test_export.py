@@ -146,7 +146,7 @@ def test_parquet_keeps_rows_and_types(workspace: Path, tmp_path: Path) -> None:
     rows = load(exported(workspace, "parquet", "p.parquet"), tmp_path)
     assert [row["calls_json"] for row in rows] == [calls_json(*arguments) for arguments in SAMPLES]
     assert rows.column_names == [
-        *("round", "query_id", "query", "tools_json", "calls_json", "agreement")
+        *("round", "query_id", "query", "tools_json", "calls_json", "agreement", "made_by")
     ]
     assert str(rows.features["round"].dtype) == "int32" and rows[0]["agreement"] == 0.6
 
