@@ -7,6 +7,7 @@ Dates, times and amounts are kept: a request is about them. Time grows with the 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -58,6 +59,50 @@ def _is_secret(text: str) -> bool:
     return sum(c.isdigit() for c in text) >= 4 and sum(c.isalpha() for c in text) >= 4
 
 
+def _is_ipv6(text: str) -> bool:
+    """With a digit, as no word of a program has (`a::b`)."""
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return len(text) >= 4 and any(c.isdigit() for c in text)
+
+
+def _is_told(text: str) -> bool:
+    """A value of a key or password, not what is said of one, and no place for one."""
+    word = re.match(r"[^\W\d_]*+(?![\w-])", text)
+    is_word = word is not None and word[0].casefold() in _PLAIN
+    return not is_word and not _PLACE.match(text)
+
+
+def _is_said(text: str) -> bool:
+    """The same behind `is` and a colon, where a sentence may go on."""
+    return _is_told(text) and not re.fullmatch(r"[a-z]+(?:ed|ing|able)", text)
+
+
+_PLAIN = frozenset(
+    "a an the this that your my his her their our its it is are was not no none null nil true "
+    "false yes string str text int integer number boolean bool object array any char required "
+    "optional empty missing blank wrong incorrect correct invalid valid hidden forgotten lost too "
+    "very must should may can for of to in on and or with if when as at be user value field key "
+    "password secret token min max minimum maximum length what which where how please enter i we "
+    "you they strong weak secure safe default same different unknown new old known set reset here "
+    "below above something somewhere case sensitive long short stolen broken out down never always "
+    "only also good bad okay fine gone ready public private once again between from by".split()
+)
+"""Words that stand behind `password:` or `password is` and are none."""
+_PLACE = re.compile(
+    r"[A-Z]+_\d+(?!\w)|<[^<>]*+>|\{[^{}]*+\}|\{\{|\[[^\[\]]*+\]|\$[A-Z_]+$|\$[({]|\*+$|\u2026|\.\.\."
+)
+"""A pseudonym, or where a value is to be put."""
+_START = r"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))"
+_PASS = r"(?:pass(?:word|wd|phrase|code)|pwd)"
+_LABEL = (
+    rf"{_START}(?i:{_PASS}|(?:api|private|access|secret)[ _-]?key"
+    r"|secret(?:[ _-]?access)?(?:[ _-]?key)?|(?:[a-z]{2,9}[ _-]?)?token|pin)"
+)
+"""What a key or password is called, also as the last part of a name (`DB_PASSWORD`)."""
+_GOES_ON = r"(?=\s*+(?:$|[.,;!?\"')}\]\n]|(?:and|but|then|please|so|for|to|on|at|in|user)\b))"
 _DATE = re.compile(r"\d{4}[-./ ]\d{1,2}[-./ ]\d{1,2}|\d{1,2}[-./ ]\d{1,2}[-./ ]\d{4}")
 _NAME = r"[A-Z\u00c0-\u00de][\w'\u2019-]+"
 _STREET = (
@@ -123,15 +168,56 @@ PATTERNS: tuple[PrivatePattern, ...] = (
     PrivatePattern(
         "KEY",
         re.compile(
-            r"(?i:\b(?:api[ _-]?key|secret|pass(?:word|wd|code)|(?:access[ _-])?token|bearer|pin)\b"
-            r"(?:\s+is|\s*[:=])?\s*[\"']?)(?P<part>[^\s\"',;]{6,}|\d{4,})"
+            r"(?i:\bauthorization\\?[\"']?\s{0,3}[:=]\s{0,3}\\?[\"']?(?:bearer|basic|token|digest)\s{1,3})"
+            r"(?P<part>[^\s\"',;\\]{6,})"
         ),
-        lambda text: any(c.isdigit() for c in text),
+        _is_told,
     ),
-    PrivatePattern("EMAIL", re.compile(r"(?<![\w.+%-])[\w.+%-]++@[\w-]+(?:\.[\w-]+)*\.\w{2,}")),
+    PrivatePattern("KEY", re.compile(r"\b[Bb]earer\s{1,3}(?P<part>[\w.~+/=-]{16,})"), _is_told),
+    PrivatePattern(
+        "KEY",
+        re.compile(
+            _LABEL + r"\\?[\"']?\s{0,3}[:=]\s{0,3}(?P<quote>\\?[\"'])"
+            r"(?P<part>(?>(?:(?!(?P=quote))[^\n]){2,}))(?P=quote)"
+        ),
+        _is_told,
+    ),
+    PrivatePattern(
+        "KEY",
+        re.compile(_LABEL + r"\s?=\s?(?P<part>(?>(?:[^\s\"',;&]|&(?!\w{1,40}=)){3,}))"),
+        _is_told,
+    ),
+    PrivatePattern(
+        "KEY",
+        re.compile(
+            rf"{_START}(?i:{_PASS}(?:\s{{1,3}}is(?:\s{{0,3}}:)?|\s{{0,3}}:)\s{{1,3}})"
+            rf"(?P<part>(?>(?:[^\s\"',;.?]|[.?](?![\s\"',;.?]|$)){{4,64}})){_GOES_ON}"
+        ),
+        _is_said,
+    ),
+    PrivatePattern(
+        "KEY",
+        re.compile(r"://[^\s/:@\"']{0,64}:(?P<part>[^\s/@\"'<>{}]{1,200}+)@"),
+        _is_told,
+    ),
+    PrivatePattern(
+        "KEY",
+        re.compile(
+            r"(?i:\b(?:api[ _-]?key|secret|pass(?:word|wd|code)|(?:access[ _-])?token|bearer"
+            r"|authorization|pin)\b"
+            r"(?:\s+is|\s*[:=])?\s*[\"']?)(?P<part>(?![:=])[^\s\"',;]{6,}|\d{4,})"
+        ),
+        lambda text: any(c.isdigit() for c in text) and _is_told(text),
+    ),
+    PrivatePattern(
+        "EMAIL",
+        re.compile(r"(?<![\w.+%-])(?!KEY_\d+@)[\w.+%-]++@[\w-]+(?:\\?\.[\w-]+)*\\?\.\w{2,}"),
+    ),
     PrivatePattern("IP", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")),
     PrivatePattern(
-        "IP", re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])")
+        "IP",
+        re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}(?:[0-9a-fA-F]{1,4}|(?<=::))(?!\w)"),
+        _is_ipv6,
     ),
     PrivatePattern(
         "IBAN", re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b"), _is_iban
@@ -202,8 +288,13 @@ _AMOUNT_KEY = re.compile(r"(?:^|_)(?:amount|price|cost|total|budget|salary|reven
 _SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 """Keys of a document whose objects have names of their own."""
 _VALUES = ("default", "enum", "const", "example", "examples")
-_TOLD = ("description", "title", "tool_description", "$comment")
-"""Keys of a document whose texts people wrote."""
+_FIXED = (
+    *("name", "tool_name", "api_name", "category_name", "standardized_name", "type", "format"),
+    *("required", "$ref", "$schema", "$id", "$anchor", "$dynamicRef", "$dynamicAnchor"),
+)
+"""Keys of a document whose words are not anybody's texts."""
+_CLASS = re.compile(r"(\[[^\]]*+\])")
+"""A set of characters in a `pattern`: it is no value, however it looks."""
 _NUMBERS = ("PHONE", "CARD", "NUMBER", "ID")
 _LONG = 7
 """Digits of a number that is masked, whatever it is."""
@@ -308,16 +399,23 @@ class Masker:
 
     def mask_document(self, value: Any) -> Any:
         """A tool's document with what it tells masked; names, types and keys stay."""
+        if isinstance(value, str):
+            return self._mask_text(value)
         if isinstance(value, list):
             return [self.mask_document(part) for part in value]
         if not isinstance(value, dict):
             return value
-        made = {}
+        made: dict[Any, Any] = {}
         for key, part in value.items():
             if key in _SCHEMAS and isinstance(part, dict):
                 made[key] = {name: self.mask_document(each) for name, each in part.items()}
-            elif key in _VALUES or (key in _TOLD and isinstance(part, str)):
+            elif key == "dependentRequired" or (key in _FIXED and not isinstance(part, dict)):
+                made[key] = part
+            elif key in _VALUES:
                 made[key] = self._mask_told(part)
+            elif key == "pattern" and isinstance(part, str):
+                pieces = enumerate(_CLASS.split(part))
+                made[key] = "".join(x if n % 2 else self._mask_text(x) for n, x in pieces)
             else:
                 made[key] = self.mask_document(part)
         return made

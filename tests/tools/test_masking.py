@@ -24,6 +24,26 @@ from factory.tools.masking import Masker
         ("Use sk-abcdefghijklmnop1234 here", "Use KEY_1 here"),
         ("my api key is q9x-77ab3c", "my api key is KEY_1"),
         ("password: hunter22!", "password: KEY_1"),
+        ("Authorization: Bearer abcdefghijklmnop", "Authorization: Bearer KEY_1"),
+        ("-H 'Authorization: Basic Ym9iOnB3'", "-H 'Authorization: Basic KEY_1'"),
+        ("password=$ecret1 or password: X_9lives", "password=KEY_1 or password: KEY_2"),
+        ("authorization: 12ab34cd", "authorization: KEY_1"),
+        ("password: correcthorse", "password: KEY_1"),
+        ("Log in, password: correcthorse and wait", "Log in, password: KEY_1 and wait"),
+        ("my password is swordfish", "my password is KEY_1"),
+        ("My password is swordfish. Log in", "My password is KEY_1. Log in"),
+        ("api_key='12ab'", "api_key='KEY_1'"),
+        ("AWS_SECRET_ACCESS_KEY=wJalr/K+x", "AWS_SECRET_ACCESS_KEY=KEY_1"),
+        ("DB_PASSWORD=hunter dbPassword=hunter", "DB_PASSWORD=KEY_1 dbPassword=KEY_1"),
+        ("GET https://x/y?access_token=abcdef&n=2", "GET https://x/y?access_token=KEY_1&n=2"),
+        ("Open https://bob:s3cr3tpw@host/", "Open https://bob:KEY_1@host/"),
+        ("Use postgres://bob:pw@db/x", "Use postgres://bob:KEY_1@db/x"),
+        ("Use postgres://bob:pw@db.example.org/x", "Use postgres://bob:KEY_1@db.example.org/x"),
+        ('Post {"password": "swordfish", "n": 1}', 'Post {"password": "KEY_1", "n": 1}'),
+        (r'"{\"password\": \"swordfish\"}"', r'"{\"password\": \"KEY_1\"}"'),
+        ("Ping 2001:db8::1: it is down", "Ping IP_1: it is down"),
+        ("Ping fe80::1ff:fe23:4567:890a.", "Ping IP_1."),
+        ("At [2001:db8:0:0:0:0:0:7]:443, 2001:db8::/32", "At [IP_1]:443, IP_2/32"),
         ("Send it to 12 Old Mill Road.", "Send it to ADDRESS_1"),
         ("Nach Lange Str. oder Hauptstraße 7b", "Nach Lange Str. oder ADDRESS_1"),
         ("My name is Ilse Brandt and I wait", "My name is NAME_1 and I wait"),
@@ -47,6 +67,16 @@ def test_what_is_private_is_masked(text: str, masked: str) -> None:
         "Mark the task as done in Victoria, by the grace of Frank",
         "Since 1700000000 or 1700000000123?",
         "Amount 1234567 dollars, then $2345678, 12 345 678 kr and EUR 3456789",
+        "The password is wrong, and my password is expired. Is the password is required a fault?",
+        "Set a password: it must be long. Password: eight characters at least",
+        "Is my password is not working a known bug? The wifi password is being changed",
+        'Make {"password": "string", "token": null} of password=<password>, token=$TOKEN',
+        "Authorization: Ensure you have it. Send Authorization: Bearer <token> or Bearer token",
+        "Use max_tokens=2048 and token_count: 1234, tokens = 77",
+        "The bearer of bad news is a certificate bearer responsible for it",
+        "What does std::vector or a::b mean at 12:30:45, ratio 3:2:1, Acts 2:1-4?",
+        "See https://example.org:8080/a@b and the secret: patience. A secret ingredient",
+        "Keep it secret; pass the salt, pin the note, passport: Norway, key: C minor",
         "Translate: The token economy is growing; mark my words, will you?",
     ],
 )
@@ -89,8 +119,43 @@ def test_arguments_tell_what_a_text_does_not() -> None:
 
 
 def test_masking_again_changes_nothing() -> None:
-    once = Masker().mask("Dr. Okafor, ann@x.org, +47 22345678, password: hunter22!")
-    assert Masker().mask(once) == once
+    texts = [
+        "Dr. Okafor, ann@x.org, +47 22345678, password: hunter22!",
+        "My password is swordfish. Authorization: Bearer abcdefghijklmnop; pin='12ab'",
+        "mysql://bob:pw@db.example.org/x?token=abcdef&n=1, 2001:db8::1",
+    ]
+    for text in texts:
+        once = Masker().mask(text)
+        assert once != text and Masker().mask(once) == once
+
+
+def test_all_texts_of_a_document_are_masked() -> None:
+    """Those under keys of nobody's standard stayed, and patterns."""
+    alphabet = "[ABCDEFGHIJKLMNOPQRSTUVWXYZ234567]{16}"
+    document: dict[str, Any] = {
+        "name": "mail",
+        "x-note": "ask ann@example.org",
+        "x-owners": ["ann@example.org", {"x-at": "2001:db8::1"}],
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "pattern": {"type": "string", "pattern": rf"^(ann@example\.org|{alphabet})$"},
+                "email": {"type": ["string", "null"], "format": "email"},
+            },
+            "required": ["email"],
+            "dependentRequired": {"email": ["pattern"]},
+        },
+    }
+    masker = Masker()
+    made = masker.mask_document(document)
+    assert made["x-note"] == "ask EMAIL_1"
+    assert made["x-owners"] == ["EMAIL_1", {"x-at": "IP_1"}]
+    schema = made["parameters"]
+    pattern = schema["properties"]["pattern"]["pattern"]
+    assert pattern == f"^(EMAIL_2|{alphabet})$"
+    schema["properties"]["pattern"]["pattern"] = "x"
+    document["parameters"]["properties"]["pattern"]["pattern"] = "x"
+    assert schema == document["parameters"] and made["name"] == "mail"
 
 
 @pytest.mark.parametrize(
@@ -171,6 +236,12 @@ def test_how_something_is_sent_is_no_address() -> None:
     assert masker.mask(arguments) == arguments and not masker.counts
 
 
+_LABELS = (
+    *("passwords", "labels", "quoted", "tokens=", "hosts", "schemes", "words:", "numbers:"),
+    "headers:",
+)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -180,9 +251,18 @@ def test_how_something_is_sent_is_no_address() -> None:
         "A-" * 50_000,
         "-----BEGIN KEY-----" * 10_000,
         "a@b." * 25_000,
+        "password: aaaa" * 15_000,
+        "password:" * 20_000 + " x",
+        "password:'" * 20_000,
+        "token=" * 30_000,
+        "http://a:b" * 20_000,
+        "://" * 60_000,
+        "a:" * 100_000,
+        "1:" * 100_000,
+        "Authorization: " * 15_000,
         [f"My name is A{n} Bo, u{n}@x.org" for n in range(2_000)],
     ],
-    ids=["letters", "mixed", "tokens", "hyphens", "headers", "addresses", "values"],
+    ids=["letters", "mixed", "tokens", "hyphens", "headers", "addresses", *_LABELS, "values"],
 )
 def test_time_grows_with_the_length(value: Any) -> None:
     started = time.process_time()
