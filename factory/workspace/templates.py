@@ -424,6 +424,6 @@ def _check_filter(name: str, value: Any, options: dict[str, Any]) -> None:
         raise Unbounded("rounds to too many digits")
     else:
         asked = {"center": "width", "batch": "linecount", "slice": "slices"}.get(name, "")
-        size = sizes.get(asked, 0) * (1 if name == "center" else _ITEM)
+        size = sizes.get(asked, 0) * (1 if name == "center" else 10 * _ITEM)
     if size > MAX_CHARS:
         raise Unbounded(f"asks the filter {name} for too much")

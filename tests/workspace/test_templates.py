@@ -81,6 +81,7 @@ ENDLESS = [
     "{{ ([{'a': [1]*9999}]*9999)|sum(attribute='a', start=[]) }}",
     "{{ ([{'a': 'A'*9999}]*9999)|sort(attribute='a')|length }}",
     "{{ range(99999)|map('center', 9999)|list|length }}",
+    "{{ [1]|slice(900000, 0)|list|length }}",
     *(
         GROW.replace("EXPR", "[ns.x, ns.x]") + shown
         for shown in ("{{ ns.x }}", "{{ ns.x ~ 1 }}", "{{ ns.x|tojson }}", "{{ '%s' % ns.x }}")
