@@ -35,7 +35,7 @@ CHILD_ONLY = frozenset(
         "engines.processors engines.retrieve_child engines.server engines.trainable_child "
         "engines.transformers engines.vllm "
         "codes.gist codes.guided codes.reader "
-        "train.child train.coding train.helper train.learner train.preferences "
+        "train.child train.coding train.helper train.keeping train.learner train.preferences "
         "train.preview_child train.staging train.team train.trainer"
     ).split()
 )

@@ -35,7 +35,14 @@ from factory.codes.recoding import aliases_of
 from factory.codes.saving import save_codebook
 from factory.domain.disk import disk_remedy
 from factory.domain.exhausted import is_out_of_memory
-from factory.domain.failures import ChildError, DiskError, FactoryError, InputError, ModelError
+from factory.domain.failures import (
+    ChildError,
+    DiskError,
+    FactoryError,
+    GateError,
+    InputError,
+    ModelError,
+)
 from factory.domain.records import CodeAlias, Example, Fluency, Tool
 from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors, open_to_others
@@ -43,6 +50,7 @@ from factory.train.coding import Given, Recode, give_codes, plan_codes
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
 from factory.train.job import DONE_FILE, StageFigures, TrainingJob, read_tools
+from factory.train.keeping import StepSaver
 from factory.train.learner import Learner, Send, encode_for, load_learner
 from factory.train.memory import num_processes
 from factory.train.run import NEED_LESS
@@ -60,6 +68,7 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     trained, DiskError where the folder cannot be written.
     """
     if (finished := _finished(job)) is not None:
+        shutil.rmtree(job.saved, ignore_errors=True)
         return finished
     send({"type": "phase", "text": "loading the model"})
     examples, new_tools = read_examples(job.examples), read_tools(job.new_tools)
@@ -70,6 +79,9 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     language = Moments(learner, job)
     try:
         given, encoded, stages = _learn(learner, job, examples, new_tools, reporter, send, language)
+    except GateError:
+        shutil.rmtree(job.saved, ignore_errors=True)
+        raise
     except RuntimeError:
         if learner.team is not None:
             learner.team.follow_the_dead()
@@ -89,7 +101,9 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     if parent is not None and given.codebook is not None and given.recoding is not None:
         aliases = aliases_of(parent, given.codebook)
     send({"type": "phase", "text": "writing the checkpoint"})
-    return _save(learner, job, encoded, given, figures, aliases)
+    done = _save(learner, job, encoded, given, figures, aliases)
+    shutil.rmtree(job.saved, ignore_errors=True)
+    return done
 
 
 def _learn(
@@ -120,8 +134,9 @@ def _learn(
         if given.codebook is None or not setup.codes.are_made:
             iterations = 1
         encoded = _encode(learner, examples, given.codebook, job)
+        keeper = StepSaver(job, given.codebook) if iteration == 1 else None
         stages += run_stages(
-            learner, encoded, given.codebook, setup, reporter, send, iteration, iterations
+            learner, encoded, given.codebook, setup, reporter, send, keeper, iteration, iterations
         )
         if iteration == iterations or given.codebook is None:
             break

@@ -70,7 +70,7 @@ class TrainingSetup:
         """What a training is known by, in the JSON that finished ones were stored with."""
         stages = [stage.known_by() for stage in self.stages]
         return {
-            **{k: v for k, v in self.train.known_by().items() if k not in _OF_EXAMPLES},
+            **{k: v for k, v in self.train.known_by().items() if k not in _NOT_ITS_OWN},
             "row_rate": ROW_RATE,
             "seed": self.seed,
             "dtype": self.dtype,
@@ -85,6 +85,8 @@ _OF_EXAMPLES = (
     *("accepted", "min_accepted"),
 )
 """Keys of [train] that decide which examples there are: a training is known by these themselves."""
+_NOT_ITS_OWN = (*_OF_EXAMPLES, "save_minutes")
+"""Those, and the key that changes no weight."""
 
 
 def code_values(codes: CodesSection, gist_seed: int, version: int) -> dict[str, Any] | None:
@@ -126,6 +128,11 @@ class TrainingJob:
     def plain(self) -> Path:
         """Where plain text is, if any."""
         return self.new_tools.with_name("plain.txt")
+
+    @property
+    def saved(self) -> Path:
+        """Folder of the step that was saved last, if any (factory.train.keeping)."""
+        return self.examples.with_name("saved")
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON; inverse of from_json."""

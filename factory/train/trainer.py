@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, get_args
@@ -14,10 +15,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -45,6 +49,8 @@ OPTIMIZERS: dict[OptimizerName, str] = {
     "paged_adamw_8bit": "paged_adamw_8bit",
 }
 """Names of transformers."""
+TRAINED = "trained.safetensors"
+"""Weights of a saved step."""
 BLANK = -1
 """Kind of the row without loss that fills up the micro-batches of several processes."""
 
@@ -326,6 +332,7 @@ class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(**values)
         self._nats_K = torch.zeros(len(KINDS), device=self.args.device)
         self._tokens_K = torch.zeros(len(KINDS), device=self.args.device)
+        self._trained = [n for n, weight in self.model.named_parameters() if weight.requires_grad]
         self.losses: dict[str, float] = {}
         """Nats a token by kind in the steps that were logged last, not weighted; no kind without
         tokens."""
@@ -384,6 +391,33 @@ class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         self._tokens_K.index_add_(0, places_B, real_BL.sum(dim=1).to(self._tokens_K))
         part = -(log_probs_BL * weights_BL).sum() / num_items_in_batch.to(log_probs_BL.device)
         return part * self.accelerator.num_processes
+
+    def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
+        """As transformers does, without TRL's card; where the disk is full, training goes on."""
+        try:
+            Trainer._save_checkpoint(self, model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            print(f"step {self.state.global_step} is not saved: {error}", flush=True)
+            for path in Path(self.args.output_dir).iterdir():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is trained, by its names in the model: save_pretrained may know it by others,
+        which are not read back into a model that is there."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = dict(self.model.named_parameters())
+        kept = {name: weights[name].detach().contiguous() for name in self._trained}
+        save_file(kept, folder / TRAINED)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: PreTrainedModel | None = None
+    ) -> None:
+        """Read what save_model wrote."""
+        saved = load_file(Path(resume_from_checkpoint) / TRAINED)
+        weights = dict(self.model.named_parameters())
+        for name in self._trained:
+            weights[name].data.copy_(saved[name])
 
     def _track_num_input_tokens(self, inputs: Batch) -> None:
         """Count the tokens of examples, not those of blank rows."""
@@ -487,6 +521,16 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         """Follow this stage; that many steps will come after it."""
         self._trainer, self._stage, self._steps_after = trainer, stage, steps_after
         trainer.add_callback(self)
+
+    def facts(self) -> dict[str, Any]:
+        """What it knows in the middle of a stage, for go_on."""
+        seconds = self.seconds + time.monotonic() - self._started
+        return {"log": self.log, "steps": self.steps, "tokens": self.tokens, "seconds": seconds}
+
+    def go_on(self, facts: Mapping[str, Any]) -> None:
+        """Count on from a step of an earlier process."""
+        self.log, self.seconds = list(facts["log"]), facts["seconds"]
+        self.steps, self.tokens = facts["steps"], facts["tokens"]
 
     def end(self) -> int:
         """The stage is over; its steps."""

@@ -328,7 +328,7 @@ OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"
 class TrainSection(Section):
     """Training (algorithms §1.2, §8, A10, A11)."""
 
-    LATER = frozenset({"accepted", "no_call", "optimizer", "processes", "row_rate"})
+    LATER = frozenset({"accepted", "no_call", "optimizer", "processes", "row_rate", "save_minutes"})
 
     method: Literal["full", "lora"] = "lora"
     """All weights, or low-rank adapters on all linear layers plus the rows of the code tokens."""
@@ -375,6 +375,8 @@ class TrainSection(Section):
     """Share of a round's accepted samples that is learnt; 0 is replay alone, a control."""
     min_accepted: int = Field(8, ge=1)
     """Fewer accepted samples than this and the round does not train."""
+    save_minutes: float = Field(0.0, ge=0)
+    """After so many a step is saved, from which a training that is killed goes on; 0 is never."""
 
     @model_validator(mode="after")
     def _batches_divide(self) -> TrainSection:
@@ -400,6 +402,8 @@ class TrainSection(Section):
             raise ValueError(f"processes above 1 share Adam's moments: not {self.optimizer}")
         if self.processes != 1 and self.row_rate not in (0, 1):
             raise ValueError("row_rate moves rows in one process only (processes = 1)")
+        if self.processes != 1 and self.save_minutes:
+            raise ValueError("save_minutes saves trainings of one process only (processes = 1)")
         return self
 
 
