@@ -77,6 +77,7 @@ def test_links_files_and_others_folders_of_that_name_stay(base: Path) -> None:
 def test_a_path_too_long_for_sockets_is_not_given_to_a_child(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     one = Scratch()
     assert one.environment()["TMPDIR"] == str(one.path)
     assert Path(one.environment()["TORCHINDUCTOR_CACHE_DIR"]).parent == base

@@ -387,9 +387,8 @@ def test_scores_of_other_prompts_do_not_count(workspace: Workspace) -> None:
     longer = load(workspace, "home-dev", {"max_tokens": 1000})
     other = longer.basis(factory.setup)
     assert other != basis
-    factory.ledger.append(
-        {"score": [{"checkpoint_id": "c", "benchmark": "home-dev", "basis": basis}]}
-    )
+    row = {"checkpoint_id": "c", "benchmark": "home-dev", "basis": basis}
+    factory.ledger.append({"score": [{**row, "scored_at": datetime.now(UTC)}]})
     assert history.is_scored(factory.ledger, "c", "home-dev", basis)
     assert not history.is_scored(factory.ledger, "c", "home-dev", other)
 

@@ -27,7 +27,7 @@ from factory.workspace.models import fingerprint
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings
 
-MOST_READERS = 14
+MOST_READERS = 15
 """One a step, two where opponents are looked up, besides those that read nothing."""
 
 
