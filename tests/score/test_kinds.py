@@ -47,6 +47,7 @@ from factory.score.base import Setup
 from factory.score.card import Scorecard
 from factory.score.evaluate import evaluate
 from factory.score.items import Item
+from factory.score.kept import KeepingEngine
 from factory.score.loading import KINDS, defined, find_fault, kind_of, load
 from factory.score.published import load_published
 from factory.score.toolbench.completion import TaskCompletion
@@ -660,6 +661,13 @@ def test_two_models_of_this_machine_share_its_gpu(workspace: Workspace, tmp_path
     assert shares == [0.9, 0.45]
 
 
+def process_of(engine: Engine) -> ProcessEngine:
+    """The engine that is asked where answers are kept."""
+    inner = engine._engine if isinstance(engine, KeepingEngine) else engine
+    assert isinstance(inner, ProcessEngine)
+    return inner
+
+
 @pytest.mark.slow
 def test_a_checkpoint_leaves_half_of_a_gpu_to_its_judge(
     workspace: Workspace, tmp_path: Path
@@ -678,11 +686,12 @@ def test_a_checkpoint_leaves_half_of_a_gpu_to_its_judge(
         async def score(
             self, setup: Setup, checkpoint: Checkpoint, engine: Engine | None
         ) -> list[ItemScore]:
-            assert isinstance(engine, ProcessEngine)
-            shares.append(engine._settings.gpu_memory)
+            assert engine is not None
+            asked = process_of(engine)
+            shares.append(asked._settings.gpu_memory)
             async with self._open_judge(setup, checkpoint, engine) as judging:
-                assert isinstance(judging, ProcessEngine) and judging is not engine
-                shares.append(judging._settings.gpu_memory)
+                assert process_of(judging) is not asked
+                shares.append(process_of(judging)._settings.gpu_memory)
             detail: dict[str, Any] = {"correct": False, "reason": "", "message": "", "answer": ""}
             detail |= {"detail": {"statuses": ["Unsolved"]}}
             return [ItemScore(item=x.id, category=x.category, **detail) for x in self.items]
