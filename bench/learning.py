@@ -30,7 +30,7 @@ from factory.lab.home.labelled import labelled_rows
 from factory.lab.home.world import fresh_item
 from factory.ledger import history
 from factory.ledger.database import Ledger
-from factory.lessons.harder import WAYS, Way, make
+from factory.lessons.harder import WAYS, Stock, Way, make
 
 ROUND = (
     "--set",
@@ -101,19 +101,12 @@ def _write_lessons(
     requests = [text for _, text in drawn]
     failed = [text for query, text in drawn if query not in solved]
     catalogue = [Tool(id=tool_id(row), document=row) for row in labelled_rows(0, CATALOGUE)]
+    stock = Stock(accepted, catalogue, requests, failed)
     files = {}
     for mix, shares in mixes.items():
         rows = list(accepted)
         for way, share in shares.items():
-            made = make(
-                way,
-                Random(f"{way} {share}"),
-                accepted,
-                catalogue,
-                round(share * len(accepted)),
-                requests=requests,
-                failed=failed,
-            )
+            made = make(way, Random(f"{way} {share}"), stock, round(share * len(accepted)))
             rows += [each.candidate for each in made]
         files[mix] = _write_rows(folder / f"{mix.replace(' ', '+')}.jsonl", map(_row, rows))
     right = map(fresh_item, range(len(accepted)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import stat
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from factory.domain.failures import ContentError, InputError
 
+T = TypeVar("T")
 SMALL = 16 << 20
 """Bytes of what people write by hand: recipes, rules, prompts, definitions, models' configs."""
 DATA = 1 << 30
@@ -40,19 +42,20 @@ def read_text(
 
 def parse_json(text: str, where: str, error: type[InputError] = ContentError) -> Any:
     """A text's JSON. Raises `error` with the place that it stands at."""
-    try:
-        return json.loads(text)
-    except ValueError as cause:
-        raise error(f"not valid JSON: {cause}", where=where) from cause
-    except RecursionError:
-        raise error(f"not valid JSON: {TOO_DEEP}", where=where) from None
+    return _parse(json.loads, "JSON", text, where, error)
 
 
 def parse_toml(text: str, where: str, error: type[InputError] = ContentError) -> dict[str, Any]:
     """A text's TOML. Raises `error` with the place that it stands at."""
+    return _parse(tomllib.loads, "TOML", text, where, error)
+
+
+def _parse(
+    loads: Callable[[str], T], form: str, text: str, where: str, error: type[InputError]
+) -> T:
     try:
-        return tomllib.loads(text)
+        return loads(text)
     except ValueError as cause:
-        raise error(f"not valid TOML: {cause}", where=where) from cause
+        raise error(f"not valid {form}: {cause}", where=where) from cause
     except RecursionError:
-        raise error(f"not valid TOML: {TOO_DEEP}", where=where) from None
+        raise error(f"not valid {form}: {TOO_DEEP}", where=where) from None

@@ -54,9 +54,7 @@ class Frames:
         least = max(LEAST, round(LEAST_SHARE * len(pool)))
         asked = _content_words(answered)
         self._openings = {
-            edge: frozenset(after)
-            for edge, after in _edges(pool, least).items()
-            if asked.isdisjoint(map(_word, edge))
+            edge for edge in _edges(pool, least) if asked.isdisjoint(map(_word, edge))
         }
         grouped: defaultdict[tuple[str, ...], list[Sequence[str]]] = defaultdict(list)
         for pieces in pool:
@@ -143,17 +141,17 @@ def _content_words(answered: Iterable[Answered]) -> frozenset[str]:
     return frozenset(word for word, count in asked.items() if count >= _ASKS * said[word])
 
 
-def _edges(pool: Iterable[Sequence[str]], least: int) -> dict[tuple[str, ...], Counter[str]]:
+def _edges(pool: Iterable[Sequence[str]], least: int) -> frozenset[tuple[str, ...]]:
     """Beginnings that so many requests share and that different words follow."""
     following: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for pieces in pool:
         for size in range(1, min(MOST_PIECES, len(pieces) - 1) + 1):
             following[tuple(pieces[:size])][_word(pieces[size])] += 1
-    return {
-        edge: after
+    return frozenset(
+        edge
         for edge, after in following.items()
         if (total := after.total()) >= least and after.most_common(1)[0][1] <= _SAME_NEXT * total
-    }
+    )
 
 
 def _common_end(group: Sequence[Sequence[str]], asked: frozenset[str]) -> str:

@@ -65,29 +65,16 @@ class Made:
     candidate: Candidate
 
 
-def make(
-    way: Way,
-    rng: Random,
-    accepted: Sequence[Candidate],
-    catalogue: Sequence[Tool],
-    count: int,
-    *,
-    requests: Sequence[str] = (),
-    failed: Sequence[str] = (),
-) -> Iterator[Made]:
+def make(way: Way, rng: Random, stock: Stock, count: int) -> Iterator[Made]:
     """At most `count` samples made in one way, no two of one request with the same tools.
 
-    Fewer where the accepted ones and the catalogue do not give more. `requests` are all that were
-    drawn, `failed` those of them that the model has no accepted answer to: `frames` and `phrases`
-    need them. The same random numbers and samples give the same.
+    Fewer where the stock does not give more. The same random numbers and stock give the same.
     """
-    stock = Stock(accepted, catalogue, requests, failed)
-    usable = [sample for sample in stock.samples if _is_sound(sample)]
     seen: set[tuple[str, tuple[str, ...]]] = set()
-    for _ in range(_ATTEMPTS * count if usable else 0):
+    for _ in range(_ATTEMPTS * count if stock.usable else 0):
         if len(seen) >= count:
             return
-        made = _MAKERS[way](rng, rng.choice(usable), stock)
+        made = _MAKERS[way](rng, rng.choice(stock.usable), stock)
         if made is None:
             continue
         key = (made.candidate.query.id, tuple(sorted(t.id for t in made.candidate.tools)))
@@ -97,7 +84,11 @@ def make(
 
 
 class Stock:
-    """What samples are made from."""
+    """What samples are made from, in any number of ways: what it learns of them it learns once.
+
+    `requests` are all that were drawn, `failed` those of them that the model has no accepted answer
+    to: `frames` and `phrases` need them.
+    """
 
     def __init__(
         self,
@@ -107,6 +98,8 @@ class Stock:
         failed: Sequence[str] = (),
     ) -> None:
         self.samples = samples
+        self.usable = [sample for sample in samples if _is_sound(sample)]
+        """Those that can be taken apart."""
         self._catalogue = [tool for tool in catalogue if _is_plain(tool)]
         self._requests = requests
         self._failed = failed
@@ -129,8 +122,7 @@ class Stock:
     @cached_property
     def tools(self) -> tuple[Tool, ...]:
         """The catalogue's and the samples', each once."""
-        sound = (sample.tools for sample in self.samples if _is_sound(sample))
-        shown = chain(self._catalogue, *sound)
+        shown = chain(self._catalogue, *(sample.tools for sample in self.usable))
         return tuple({tool.id: tool for tool in shown}.values())
 
     @cached_property
@@ -409,15 +401,11 @@ def _is_sound(sample: Candidate) -> bool:
 
 def _is_plain(tool: Tool) -> bool:
     """Whether its parameters are told one by one."""
-    properties, required = (
-        tool.arguments.get("properties", {}),
-        tool.arguments.get("required", []),
-    )
+    properties = tool.arguments.get("properties")
     return (
         isinstance(properties, dict)
-        and "properties" in tool.arguments
         and all(isinstance(schema, dict) for schema in properties.values())
-        and isinstance(required, list)
+        and isinstance(tool.arguments.get("required", []), list)
     )
 
 

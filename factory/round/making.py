@@ -30,7 +30,7 @@ from factory.ledger.losing import losing_answers
 from factory.ledger.rows import unsampled_row
 from factory.ledger.tables import Batch, QueryRow, merge
 from factory.lessons.failures import REPAIR, make_repairs
-from factory.lessons.harder import NEEDS_CATALOGUE, WAYS, make
+from factory.lessons.harder import NEEDS_CATALOGUE, WAYS, Stock, make
 from factory.lessons.judging import OF_OWN_ANSWERS, OVERLAP
 from factory.lessons.keeping import keep_turns
 from factory.round.factory import Factory
@@ -98,9 +98,9 @@ def _make_all(
 
     made: list[Candidate] = []
     answered, failed = history.answered_and_failed(past, this.number)
-    told = {"requests": [*answered, *failed], "failed": failed}
+    stock = Stock(accepted, catalogue, [*answered, *failed], failed)
     for way in (way for way in WAYS if way in wanted):
-        found = make(way, chance(way), accepted, catalogue, wanted[way], **told)
+        found = make(way, chance(way), stock, wanted[way])
         made += [_named(m.candidate, way, m.origins, place) for place, m in enumerate(found)]
     turns: dict[str, str] = {}
     if REPAIR in wanted:

@@ -14,7 +14,7 @@ from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls, first_reject
 from factory.lab.home.world import catalogue_specs, document, fresh_item
 from factory.lessons.frames import Frames
-from factory.lessons.harder import ABSTAINING, WAYS, Made, Way, make
+from factory.lessons.harder import ABSTAINING, WAYS, Made, Stock, Way, make
 from factory.lessons.phrases import Phrases
 from factory.lessons.said import Answered
 from factory.train.examples import calls_text
@@ -38,7 +38,7 @@ KEEPING = [way for way in WAYS if way not in ABSTAINING]
 
 
 def _make(way: Way, seed: int = 0, samples: Sequence[Candidate] = SAMPLES) -> list[Made]:
-    made = make(way, Random(seed), samples, CATALOGUE, 60, requests=REQUESTS, failed=REQUESTS[150:])
+    made = make(way, Random(seed), Stock(samples, CATALOGUE, REQUESTS, REQUESTS[150:]), 60)
     return list(made)
 
 
@@ -141,9 +141,9 @@ def test_nothing_is_made_of_nothing(way: Way) -> None:
 
 
 def test_a_way_that_does_not_fit_gives_less() -> None:
-    lonely = list(make("join", Random(0), SAMPLES[:1], (), 5))
+    lonely = list(make("join", Random(0), Stock(SAMPLES[:1], ()), 5))
     assert lonely == []
-    assert list(make("distractors", Random(0), SAMPLES[:1], (), 5)) == []
+    assert list(make("distractors", Random(0), Stock(SAMPLES[:1], ()), 5)) == []
 
 
 # -- frames --------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def _all(way: Way, samples: Sequence[Candidate]) -> list[Candidate]:
     return [
         made.candidate
         for seed in range(20)
-        for made in make(way, Random(seed), samples, (), 20, requests=requests)
+        for made in make(way, Random(seed), Stock(samples, (), requests), 20)
     ]
 
 
@@ -335,5 +335,5 @@ def test_odd_documents_and_foreign_calls_are_passed_over(
         foreign,
         *SAMPLES[:5],
     ]
-    for made in make(way, Random(0), samples, [odd], 20, requests=REQUESTS):
+    for made in make(way, Random(0), Stock(samples, [odd], REQUESTS), 20):
         assert {"q_1", "q_2"}.isdisjoint(made.origins)
