@@ -27,12 +27,14 @@ from factory.domain.records import Call, Candidate, Query, Tool
 from factory.lessons.frames import Frames
 from factory.lessons.phrases import Phrases
 from factory.lessons.said import Answered, find_values, keeps_values, written
+from factory.lessons.words import Words, is_free
 
 Way = Literal[
     "frames",
     "phrases",
     "join",
     "values",
+    "words",
     "distractors",
     "rename",
     "optional",
@@ -120,6 +122,11 @@ class Stock:
         return Phrases(self._answered, self._failed)
 
     @cached_property
+    def words(self) -> Words:
+        """Words that a value may be made of."""
+        return Words(self._answered, self._failed)
+
+    @cached_property
     def tools(self) -> tuple[Tool, ...]:
         """The catalogue's and the samples', each once."""
         shown = chain(self._catalogue, *(sample.tools for sample in self.usable))
@@ -203,18 +210,47 @@ def _join(rng: Random, first: Candidate, stock: Stock) -> Made | None:
 
 def _values(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
     """Other values of the same kind, in the request and in the calls."""
+
+    def another(value: Any, name: str, properties: Mapping[str, Any]) -> Any:
+        return _another(rng, value, stock.others(properties, name))
+
+    return _with_values("values", sample, another)
+
+
+def _words(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """Values in other words and digits, in the request and in the calls."""
+
+    def respelt(value: Any, name: str, properties: Mapping[str, Any]) -> Any:
+        schema = properties.get(name)
+        if isinstance(value, str):
+            return stock.words.respell(rng, value) if is_free(schema) else None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return _another(rng, value, ())
+        texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        if not texts or not is_free(schema) or not is_free(schema.get("items", {})):
+            return None
+        return [stock.words.respell(rng, each) for each in value]
+
+    return _with_values("words", sample, respelt)
+
+
+def _with_values(
+    way: Way, sample: Candidate, renew: Callable[[Any, str, Mapping[str, Any]], Any]
+) -> Made | None:
+    """The sample with what `renew` makes of a value, its parameter's name and all properties of the
+    tool; None from it keeps a value.
+    """
     schemas = {tool.name: tool.arguments.get("properties", {}) for tool in sample.tools}
     text, calls = sample.query.text, list(sample.calls)
     for place in reversed(find_values(text, calls)):
         call = calls[place.call]
-        value = call.arguments[place.name]
-        new = _another(rng, value, stock.others(schemas[call.name], place.name))
+        new = renew(call.arguments[place.name], place.name, schemas[call.name])
         if new is not None and written(new) not in text:
             text = text[: place.start] + written(new) + text[place.end :]
             calls[place.call] = replace(call, arguments={**call.arguments, place.name: new})
     if text == sample.query.text:
         return None
-    return _made("values", (sample,), text, sample.tools, tuple(calls))
+    return _made(way, (sample,), text, sample.tools, tuple(calls))
 
 
 def _distractors(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
@@ -303,6 +339,7 @@ _MAKERS: Mapping[Way, Callable[[Random, Candidate, Stock], Made | None]] = {
     "phrases": _phrases,
     "join": _join,
     "values": _values,
+    "words": _words,
     "distractors": _distractors,
     "rename": _rename,
     "optional": _optional,

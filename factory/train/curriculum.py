@@ -29,7 +29,7 @@ from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import CodesSection, Recipe
 from factory.workspace.settings import Settings
 
-OTHER_WORDS = frozenset({"frames", "phrases", "join", "values"})
+OTHER_WORDS = frozenset({"frames", "phrases", "join", "values", "words"})
 """Ways of making samples that give a request in other words, with the tools of its origins."""
 
 

@@ -303,6 +303,8 @@ class MakeSection(Section):
     """Two requests in one, their calls one after the other, their tools together."""
     values: Share = 0.0
     """Other values of the same kind, in the request and in the call."""
+    words: Share = 0.0
+    """Values in other words, as the round's requests have them or as no text has."""
     distractors: Share = 0.0
     """Near tools of the catalogue beside those that the call needs."""
     rename: Share = 0.0

@@ -1,0 +1,75 @@
+"""Other words for values, so that copying a value does not depend on which word it is.
+
+A model that answers "zucchini migration" by "zucchini mig" has learnt words, not to copy. What was
+given for a parameter in accepted answers are words it copies already; here a value is respelt in
+words of the pool's requests, those above all that it failed in, and in words that no text has: the
+beginning of one and the end of another. Signs, capitals and the number of words stay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import Any
+
+from factory.lessons.said import Answered
+
+LEAST_LETTERS = 4
+"""Shorter words hold sentences together, or name an ending such as "com"."""
+_WORD = re.compile(r"[^\W\d_]{%d,}" % LEAST_LETTERS)
+_NUMBER = re.compile(r"[A-Z]+[-/#]?\d+")
+"""An order number and the like."""
+_FIXED = frozenset({"enum", "const", "format", "pattern", "maxLength", "anyOf", "oneOf", "$ref"})
+"""Keys of a schema that say which texts are right."""
+_INVENTED = 0.5
+"""Share of the words that no text has."""
+
+
+class Words:
+    """Words of requests that are no part of how a request is told."""
+
+    def __init__(self, answered: Sequence[Answered], failed: Iterable[str]) -> None:
+        told, meant = Counter[str](), Counter[str]()
+        for one in answered:
+            within = [range(place.start, place.end) for place in one.places]
+            for match in _WORD.finditer(one.text):
+                is_value = any(match.start() in each for each in within)
+                (meant if is_value else told)[match[0].casefold()] += 1
+        pool = Counter(word.casefold() for text in failed for word in _WORD.findall(text)[1:])
+        pool.update(meant)
+        self._weights = {
+            word: count for word, count in sorted(pool.items()) if told[word] <= meant[word]
+        }
+        self._words = tuple(self._weights)
+
+    def respell(self, rng: Random, value: str) -> str:
+        """The value in other words; itself where it has none of its own or is a date."""
+        if _NUMBER.fullmatch(value):
+            return re.sub(r"[A-Z]|\d", lambda each: _other_sign(rng, each[0]), value)
+        if not self._words or any(sign.isdigit() for sign in value):
+            return value
+        return _WORD.sub(lambda each: _cased(each[0], self._another(rng)), value)
+
+    def _another(self, rng: Random) -> str:
+        first, second = rng.choices(self._words, [*self._weights.values()], k=2)
+        if rng.random() >= _INVENTED:
+            return first
+        start = rng.randrange(2, len(first) - 1)
+        return first[:start] + second[rng.randrange(2, len(second) - 1) :]
+
+
+def is_free(schema: Any) -> bool:
+    """Whether any text will do for a parameter, as far as its schema says."""
+    return isinstance(schema, dict) and _FIXED.isdisjoint(schema)
+
+
+def _other_sign(rng: Random, sign: str) -> str:
+    return rng.choice("123456789") if sign.isdigit() else rng.choice("ABCDEFGHKLMNPRSTVWX")
+
+
+def _cased(word: str, other: str) -> str:
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other
