@@ -89,7 +89,7 @@ class Stock:
     """What samples are made from, in any number of ways: what it learns of them it learns once.
 
     `requests` are all that were drawn, `failed` those of them that the model has no accepted answer
-    to: `frames` and `phrases` need them.
+    to: `frames` and `phrases` need them. `pieces` of the model's vocabulary spell `words`.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Stock:
         catalogue: Sequence[Tool],
         requests: Sequence[str] = (),
         failed: Sequence[str] = (),
+        pieces: Sequence[str] = (),
     ) -> None:
         self.samples = samples
         self.usable = [sample for sample in samples if _is_sound(sample)]
@@ -105,6 +106,7 @@ class Stock:
         self._catalogue = [tool for tool in catalogue if _is_plain(tool)]
         self._requests = requests
         self._failed = failed
+        self._pieces = pieces
         self._near: dict[tuple[str, int], list[Tool]] = {}
 
     @cached_property
@@ -124,7 +126,7 @@ class Stock:
     @cached_property
     def words(self) -> Words:
         """Words that a value may be made of."""
-        return Words(self._answered, self._failed)
+        return Words(self._answered, self._failed, self._pieces)
 
     @cached_property
     def tools(self) -> tuple[Tool, ...]:

@@ -2,8 +2,8 @@
 
 A model that answers "zucchini migration" by "zucchini mig" has learnt words, not to copy. What was
 given for a parameter in accepted answers are words it copies already; here a value is respelt in
-words of the pool's requests, those above all that it failed in, and in words that no text has: the
-beginning of one and the end of another. Signs, capitals and the number of words stay.
+words of the pool's requests, those above all that it failed in, and in words that no text has, of
+pieces of the model's vocabulary. Signs, capitals and the number of words stay.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ from typing import Any
 
 from factory.lessons.said import Answered
 
-LEAST_LETTERS = 4
-"""Shorter words hold sentences together, or name an ending such as "com"."""
-_WORD = re.compile(r"[^\W\d_]{%d,}" % LEAST_LETTERS)
+_WORD = re.compile(r"[^\W\d_]{4,}")
+"""Shorter ones hold sentences together, or are an ending such as "com"."""
 _NUMBER = re.compile(r"[A-Z]+[-/#]?\d+")
 """An order number and the like."""
 _FIXED = frozenset({"enum", "const", "format", "pattern", "maxLength", "anyOf", "oneOf", "$ref"})
 """Keys of a schema that say which texts are right."""
-_INVENTED = 0.5
-"""Share of the words that no text has."""
+_INVENTED = 0.7
+"""Share of the words that no text has,"""
+_LEAST_INVENTED, _MOST_OF_A_PIECE = 5, 8
+"""letters of one, and of each piece of it."""
 
 
 class Words:
     """Words of requests that are no part of how a request is told."""
 
-    def __init__(self, answered: Sequence[Answered], failed: Iterable[str]) -> None:
+    def __init__(
+        self, answered: Sequence[Answered], failed: Iterable[str], pieces: Sequence[str] = ()
+    ) -> None:
         told, meant = Counter[str](), Counter[str]()
         for one in answered:
             within = [range(place.start, place.end) for place in one.places]
@@ -43,6 +46,7 @@ class Words:
             word: count for word, count in sorted(pool.items()) if told[word] <= meant[word]
         }
         self._words = tuple(self._weights)
+        self._pieces = pieces or self._words
 
     def respell(self, rng: Random, value: str) -> str:
         """The value in other words; itself where it has none of its own or is a date."""
@@ -53,11 +57,12 @@ class Words:
         return _WORD.sub(lambda each: _cased(each[0], self._another(rng)), value)
 
     def _another(self, rng: Random) -> str:
-        first, second = rng.choices(self._words, [*self._weights.values()], k=2)
         if rng.random() >= _INVENTED:
-            return first
-        start = rng.randrange(2, len(first) - 1)
-        return first[:start] + second[rng.randrange(2, len(second) - 1) :]
+            return rng.choices(self._words, [*self._weights.values()])[0]
+        word = ""
+        while len(word) < _LEAST_INVENTED:
+            word += rng.choice(self._pieces)[:_MOST_OF_A_PIECE]
+        return word
 
 
 def is_free(schema: Any) -> bool:

@@ -38,6 +38,7 @@ from factory.round.judging import judgement_of
 from factory.score.labelled import held_out_ids
 from factory.train.curriculum import learnt_share
 from factory.train.examples import calls_text
+from factory.workspace.models import word_pieces
 
 REWRITTEN = frozenset({"rename", "optional", "missing"})
 """Ways that write tool documents, which are judged as the model's own are."""
@@ -98,7 +99,8 @@ def _make_all(
 
     made: list[Candidate] = []
     answered, failed = history.answered_and_failed(past, this.number)
-    stock = Stock(accepted, catalogue, [*answered, *failed], failed)
+    pieces = word_pieces(Path(this.checkpoint.path)) if "words" in wanted else ()
+    stock = Stock(accepted, catalogue, [*answered, *failed], failed, pieces)
     for way in (way for way in WAYS if way in wanted):
         found = make(way, chance(way), stock, wanted[way])
         made += [_named(m.candidate, way, m.origins, place) for place, m in enumerate(found)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from pathlib import Path
 
+from factory.domain.bounded import DATA, parse_json, read_text
 from factory.domain.failures import ModelError
 from factory.workspace.weights import FETCH, check_file, read_weights
 
@@ -21,6 +23,8 @@ SMALL_FILES = (
     "vocab.json merges.txt chat_template.jinja"
 ).split()
 """What a loader reads besides the weights, where it is there."""
+_PIECE = re.compile(r"(?:[Ġ▁]|##)?([A-Za-z]{2,})(?:</w>)?")
+"""A token of a word, with the marks that tokenizers have for the beginning or the end of one."""
 
 
 def fingerprint(folder: Path) -> str:
@@ -31,6 +35,22 @@ def fingerprint(folder: Path) -> str:
         with path.open("rb") as weights:
             total.update(hashlib.file_digest(weights, "sha256").digest())
     return f"sha256:{total.hexdigest()}"
+
+
+def word_pieces(folder: Path) -> tuple[str, ...]:
+    """Tokens of two Latin letters or more that words are spelt of, in small letters, each once.
+
+    None where the folder has no tokenizer.json. Raises ModelError for one that cannot be read.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return ()
+    content = parse_json(read_text(path, most=DATA, error=ModelError), str(path), ModelError)
+    model = content.get("model") if isinstance(content, dict) else None
+    listed = model.get("vocab", ()) if isinstance(model, dict) else ()
+    tokens = listed if isinstance(listed, dict) else (row[0] for row in listed if row)
+    found = (_PIECE.fullmatch(token) for token in tokens if isinstance(token, str))
+    return tuple(dict.fromkeys(match[1].lower() for match in found if match))
 
 
 def check_model_folder(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from random import Random
 
@@ -16,7 +17,8 @@ from factory.lab.home.world import catalogue_specs, document, fresh_item
 from factory.lessons.frames import Frames
 from factory.lessons.harder import ABSTAINING, WAYS, Made, Stock, Way, make
 from factory.lessons.phrases import Phrases
-from factory.lessons.said import Answered
+from factory.lessons.said import Answered, written
+from factory.lessons.words import Words
 from factory.train.examples import calls_text
 from factory.workspace.folder import Workspace, shipped_root
 
@@ -34,6 +36,7 @@ SAMPLES = [_sample(number) for number in range(150)]
 REQUESTS = [fresh_item(number).query for number in range(400)]
 CATALOGUE = [Tool(id=tool_id(d), document=d) for d in map(document, catalogue_specs())]
 BY_ID = {sample.query.id: sample for sample in SAMPLES}
+PLACES = ("Osaka", "Turin", "Alba Longa", "Cairo", "Reykjavik", "Harare")
 KEEPING = [way for way in WAYS if way not in ABSTAINING]
 
 
@@ -83,8 +86,9 @@ def test_join_asks_for_what_both_ask() -> None:
         assert made.candidate.calls == first.calls + second.calls
 
 
-def test_values_change_in_request_and_calls_alike() -> None:
-    for made in _make("values"):
+@pytest.mark.parametrize("way", ["values", "words"])
+def test_values_change_in_request_and_calls_alike(way: Way) -> None:
+    for made in _make(way):
         (origin,) = (BY_ID[each] for each in made.origins)
         pairs = zip(origin.calls, made.candidate.calls, strict=True)
         changed = [
@@ -95,6 +99,63 @@ def test_values_change_in_request_and_calls_alike() -> None:
         ]
         assert changed
         assert made.candidate.query.text != origin.query.text
+        assert all(written(new) in made.candidate.query.text for _, new in changed)
+
+
+def test_words_are_those_of_requests_and_of_none() -> None:
+    known = {word.casefold() for text in REQUESTS for word in re.findall(r"\w+", text)}
+    topics = [
+        word
+        for made in _make("words")
+        for call in made.candidate.calls
+        for word in str(call.arguments.get("topic", "")).split()
+    ]
+    invented = [word for word in topics if word not in known]
+    assert 0.2 < len(invented) / len(topics) < 0.8
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("zinc mine", "[a-z]{3,} [a-z]{3,}"),
+        ("Ann Bellamy", "Ann [A-Z][a-z]{3,}"),
+        ("UNESCO", "[A-Z]{4,}"),
+        ("clara@desert.com", "[a-z]{4,}@[a-z]{4,}[.]com"),
+        ("AR-6675", "[A-Z]{2}-[1-9]{4}"),
+        ("March 18", "March 18"),
+        ("22:30", "22:30"),
+        ("Zürich", "[A-Z][a-z]{3,}"),
+    ],
+)
+def test_a_value_keeps_its_form_in_other_words(value: str, form: str) -> None:
+    answered = [
+        Answered(f"A trip to {city}.", (Call(name="go", arguments={"to": city}),))
+        for city in PLACES
+    ]
+    words = Words(answered, ["Tell me of tangerine and quarry."])
+    told = {words.respell(Random(seed), value) for seed in range(30)}
+    assert all(re.fullmatch(form, each) for each in told), told
+    assert told == {value} if value == form else len(told) > 9
+
+
+def test_words_that_tell_a_request_are_no_values() -> None:
+    answered = [
+        Answered(f"Travel with {city}.", (Call(name="go", arguments={"to": city}),))
+        for city in PLACES
+    ]
+    words = Words(answered, [f"Travel with {city}, thanks." for city in PLACES])
+    assert {words.respell(Random(seed), "word") for seed in range(50)}.isdisjoint(
+        {"with", "travel"}
+    )
+
+
+def test_a_value_that_a_schema_lists_keeps_its_words() -> None:
+    seat = _answer("A seat at the window to Osaka.", seat="window", to="Osaka")
+    (tool,) = seat.tools
+    tool.document["arguments"]["properties"]["seat"]["enum"] = ["window", "aisle"]
+    for made in _all("words", [seat]):
+        assert made.calls[0].arguments["seat"] == "window"
+        assert made.calls[0].arguments["to"] != "Osaka"
 
 
 def test_distractors_stand_beside_what_is_called() -> None:

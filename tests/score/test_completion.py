@@ -747,7 +747,12 @@ def test_converted_answers_of_others(
 def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:
     file = tmp_path / "theirs.json"
     form, syntax = "converted answers", "not valid JSON"
-    for text, why in (("[]", form), ('{"1": {"query": "q"}}', form), ("{", syntax), ('{"1": 5}', form)):
+    for text, why in (
+        ("[]", form),
+        ('{"1": {"query": "q"}}', form),
+        ("{", syntax),
+        ('{"1": 5}', form),
+    ):
         file.write_text(text)
         with pytest.raises(ContentError, match=why):
             read_predictions(file)
