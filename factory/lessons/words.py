@@ -3,14 +3,15 @@
 A model that answers "zucchini migration" by "zucchini mig" has learnt words, not to copy. What was
 given for a parameter in accepted answers are words it copies already; here a value is respelt in
 words of the pool's requests, those above all that it failed in, and in words that no text has, of
-pieces of the model's vocabulary. Signs, capitals and the number of words stay.
+pieces of the model's vocabulary that the requests hold least. Signs, capitals and the number of words stay.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, combinations
 from random import Random
 from typing import Any
 
@@ -42,27 +43,46 @@ class Words:
                 (meant if is_value else told)[match[0].casefold()] += 1
         pool = Counter(word.casefold() for text in failed for word in _WORD.findall(text)[1:])
         pool.update(meant)
-        self._weights = {
-            word: count for word, count in sorted(pool.items()) if told[word] <= meant[word]
-        }
-        self._words = tuple(self._weights)
-        self._pieces = pieces or self._words
+        words = {word: count for word, count in sorted(pool.items()) if told[word] <= meant[word]}
+        self._words = _Drawn(words)
+        self._pieces = _Drawn(_rarity(pieces, told + pool) or words)
 
     def respell(self, rng: Random, value: str) -> str:
         """The value in other words; itself where it has none of its own or is a date."""
         if _NUMBER.fullmatch(value):
             return re.sub(r"[A-Z]|\d", lambda each: _other_sign(rng, each[0]), value)
-        if not self._words or any(sign.isdigit() for sign in value):
+        if not self._words.texts or any(sign.isdigit() for sign in value):
             return value
         return _WORD.sub(lambda each: _cased(each[0], self._another(rng)), value)
 
     def _another(self, rng: Random) -> str:
         if rng.random() >= _INVENTED:
-            return rng.choices(self._words, [*self._weights.values()])[0]
+            return self._words.draw(rng)
         word = ""
         while len(word) < _LEAST_INVENTED:
-            word += rng.choice(self._pieces)[:_MOST_OF_A_PIECE]
+            word += self._pieces.draw(rng)[:_MOST_OF_A_PIECE]
         return word
+
+
+class _Drawn:
+    """Texts, and how often each is drawn by another."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self.texts = tuple(weights)
+        self._sums = tuple(accumulate(weights.values()))
+
+    def draw(self, rng: Random) -> str:
+        return rng.choices(self.texts, cum_weights=self._sums)[0]
+
+
+def _rarity(pieces: Sequence[str], words: Mapping[str, int]) -> dict[str, float]:
+    """The pieces, those least that words hold most: a token that is never read is never copied."""
+    held = dict.fromkeys(pieces, 0)
+    for word, count in words.items():
+        for start, end in combinations(range(len(word) + 1), 2):
+            if word[start:end] in held:
+                held[word[start:end]] += count
+    return {piece: 1 / (1 + count) for piece, count in held.items()}
 
 
 def is_free(schema: Any) -> bool:
