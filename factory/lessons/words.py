@@ -3,7 +3,8 @@
 A model that answers "zucchini migration" by "zucchini mig" has learnt words, not to copy. What was
 given for a parameter in accepted answers are words it copies already; here a value is respelt in
 words of the pool's requests, those above all that it failed in, and in words that no text has, of
-pieces of the model's vocabulary that the requests hold least. Signs, capitals and the number of words stay.
+pieces of the model's vocabulary that the requests hold least. Signs, capitals and the number of
+words stay.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ def word_pieces(folder: Path) -> tuple[str, ...]:
     content = parse_json(read_text(path, most=DATA, error=ModelError), str(path), ModelError)
     model = content.get("model") if isinstance(content, dict) else None
     listed = model.get("vocab", ()) if isinstance(model, dict) else ()
-    tokens = listed if isinstance(listed, dict) else (row[0] for row in listed if row)
+    rows = () if isinstance(listed, dict) else (row for row in listed if isinstance(row, list))
+    tokens = listed if isinstance(listed, dict) else (row[0] for row in rows if row)
     found = (_PIECE.fullmatch(token) for token in tokens if isinstance(token, str))
     return tuple(dict.fromkeys(match[1].lower() for match in found if match))
 

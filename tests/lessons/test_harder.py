@@ -149,6 +149,13 @@ def test_words_that_tell_a_request_are_no_values() -> None:
     )
 
 
+def test_words_are_invented_of_pieces_that_no_request_holds() -> None:
+    words = Words((), ["Ask for a quarry or a mine."] * 20, ("quarr", "mi", "zorb", "flim"))
+    told = " ".join(words.respell(Random(seed), "word") for seed in range(200))
+    assert told.count("zorb") > 3 * (told.count("quarr") - told.count("quarry"))
+    assert told.count("flim") > 3 * told.count("mi")
+
+
 def test_a_value_that_a_schema_lists_keeps_its_words() -> None:
     seat = _answer("A seat at the window to Osaka.", seat="window", to="Osaka")
     (tool,) = seat.tools
