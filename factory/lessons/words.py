@@ -42,7 +42,8 @@ class Words:
             for match in _WORD.finditer(one.text):
                 is_value = any(match.start() in each for each in within)
                 (meant if is_value else told)[match[0].casefold()] += 1
-        pool = Counter(word.casefold() for text in failed for word in _WORD.findall(text)[1:])
+        found = (match for text in failed for match in _WORD.finditer(text))
+        pool = Counter(match[0].casefold() for match in found if match.start())
         pool.update(meant)
         words = {word: count for word, count in sorted(pool.items()) if told[word] <= meant[word]}
         self._words = _Drawn(words)
