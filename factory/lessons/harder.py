@@ -223,7 +223,7 @@ def _words(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
     """Values in other words and digits, in the request and in the calls."""
 
     def respelt(value: Any, name: str, properties: Mapping[str, Any]) -> Any:
-        schema = properties.get(name)
+        schema: Mapping[str, Any] = properties.get(name, {})
         if isinstance(value, str):
             return stock.words.respell(rng, value) if is_free(schema) else None
         if isinstance(value, int | float) and not isinstance(value, bool):
