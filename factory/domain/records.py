@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Protocol
 Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["reject", "warn"]
 Status = Literal["accepted", "rejected", "unjudged"]
-ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke", "trajectory", "dpo"]
+ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke", "ask", "trajectory", "dpo"]
 Unit = Literal["percent", "perplexity"]
 IGNORED = -100
 """Label of a token without loss, to torch's cross-entropy and to TRL."""

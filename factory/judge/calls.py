@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jsonschema import Draft202012Validator, ValidationError
 
-from factory.domain.jsontext import Parts, show
+from factory.domain.jsontext import Parts, show, walk
 from factory.domain.records import Call, Tool
 from factory.judge.findings import MAX_VERDICTS, Finding, explain, suggest
 from factory.judge.keys import make_key
@@ -130,6 +130,15 @@ def judge_grounding(
             if not _is_grounded(value, words, numbers):
                 message = f"{show(value)} stands nowhere in the query"
                 yield Finding("call/ungrounded_value", (index, "arguments", name), message)
+
+
+def find_unsaid(calls: Sequence[Call], text: str) -> list[str]:
+    """Texts and numbers of calls, within lists and objects too, that stand nowhere in a text."""
+    words = _fold(text)
+    numbers = {number.replace(",", "") for number in _PLAIN_NUMBER.findall(text)}
+    leaves = [leaf for call in calls for _, leaf in walk(call.arguments)]
+    values = [leaf for leaf in leaves if isinstance(leaf, str | int | float)]
+    return [show(value) for value in values if not _is_grounded(value, words, numbers)]
 
 
 def _is_grounded(value: object, words: str, numbers: set[str]) -> bool:

@@ -54,6 +54,14 @@ def make_key(calls: Sequence[Call], tools: Mapping[str, Tool], *, loose: bool = 
     return Key(f"{sign}[{','.join(texts)}]", not writer.inexact)
 
 
+def is_same(calls: Sequence[Call], others: Sequence[Call], tools: Mapping[str, Tool]) -> bool:
+    """Whether two answers say the same, strictly or as a loose vote compares them."""
+    return any(
+        make_key(calls, tools, loose=loose).text == make_key(others, tools, loose=loose).text
+        for loose in (False, True)
+    )
+
+
 def emitted_text(calls: Sequence[Call]) -> str:
     """The calls as they would be written out, order and values kept."""
     return _PLAIN.encode([[call.name, call.arguments] for call in calls])

@@ -1,11 +1,14 @@
-"""Read tools and calls from a model's text; what cannot be read is a fault with its place."""
+"""Read tools, calls and requests from a model's text; what cannot be read is a fault with its
+place."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from factory.domain.canon import normalise_text
 from factory.domain.jsontext import (
     MAX_CHARS,
     JsonTextError,
@@ -14,13 +17,19 @@ from factory.domain.jsontext import (
     parse_strict,
     show,
 )
-from factory.domain.records import Call, Completion
+from factory.domain.records import UNANSWERED, Call, Completion
 from factory.judge.answers import read_answer
 from factory.judge.parsed import CUTS, MAX_BLOCKS, Known, ParsedCalls, if_cut
 from factory.judge.writings import CLOSE, OPEN
 
 _KEYS = {"name", "arguments"}
 _TOOLS_OPEN, _TOOLS_CLOSE = "<tools>", "</tools>"
+_MARK = re.compile(
+    r"^\s*(?:(?:[-*•]|\d+[.)])\s|(?:request|user|question|person)\s*:)\s*", re.IGNORECASE
+)
+_QUOTES = "\"'“”‘’«»` "
+_BLANK = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|_{3,}")
+_IDENTIFIER = re.compile(r"[a-z][A-Z]|[_\d.]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,3 +128,32 @@ def read_completions(
             readings[key] = if_cut(parsed, limit) if limit else parsed
         answers.append(readings[key])
     return answers
+
+
+def read_request(completion: Completion, tools: Iterable[str]) -> tuple[str, str]:
+    """The request in an answer, its first line without marks and quotes around it, and why it is
+    none: an engine's reason, empty, cut, blank_left, or names_tool of these tools' names.
+
+    Where nothing can be read, the text is the whole answer.
+    """
+    lines = [line for line in completion.text.splitlines() if line.strip()]
+    text = _unquote(_MARK.sub("", lines[0]).strip()) if lines else ""
+    if completion.finish_reason in UNANSWERED:
+        return text, completion.finish_reason
+    if not normalise_text(text):
+        return completion.text, "empty"
+    if completion.finish_reason != "stop" and len(lines) == 1:
+        return text, "cut"
+    if _BLANK.search(text):
+        return text, "blank_left"
+    folded = text.casefold()
+    if any(_IDENTIFIER.search(name) and name.casefold() in folded for name in tools):
+        return text, "names_tool"
+    return text, ""
+
+
+def _unquote(text: str) -> str:
+    """Without the quotes that stand around the whole; `Play "Hello"` keeps its own."""
+    while len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
+        text = text[1:-1].strip()
+    return text

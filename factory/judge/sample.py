@@ -29,7 +29,7 @@ from factory.domain.records import (
     Verdict,
     Vote,
 )
-from factory.judge.keys import make_key
+from factory.judge.keys import is_same
 from factory.judge.parsed import ParsedCalls, text_arguments
 from factory.judge.reading import read_completions
 from factory.judge.rulebook import Rulebook
@@ -261,11 +261,7 @@ class Trail:
             yield _warn("unconfirmed", f"no answer won, the log has {show(parsed.text)}")
         elif first_reject(found) is None and won is not None:
             by_name = {tool.name: tool for tool in tools}
-            if all(
-                make_key(calls, by_name, loose=loose).text
-                != make_key(won, by_name, loose=loose).text
-                for loose in (False, True)
-            ):
+            if not is_same(calls, won, by_name):
                 winner = show(to_json([asdict(call) for call in won]))
                 yield _warn("differs", f"the log has {show(parsed.text)}, the vote {winner}")
 

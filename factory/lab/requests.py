@@ -12,7 +12,6 @@ where it was. An answer's seed is its tool's and its number's: the same plan giv
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,10 +23,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from factory.codes.saving import SavedCodebook
-from factory.domain.canon import canonical_json, derive_seed, digest, normalise_text
+from factory.domain.canon import canonical_json, derive_seed, digest
 from factory.domain.failures import ContentError, InputError
 from factory.domain.records import (
-    UNANSWERED,
     Candidate,
     Completion,
     Constraint,
@@ -41,6 +39,7 @@ from factory.domain.records import (
     Tool,
 )
 from factory.engines.base import Engine
+from factory.judge.reading import read_request
 from factory.judge.rulebook import Rulebook
 from factory.judge.sets import judge_round
 from factory.judge.verdicts import first_reject
@@ -57,13 +56,6 @@ TOP_P, MAX_TOKENS = 0.95, 96
 """Of an answer."""
 REPEATS = ("round/duplicate_query", "round/near_duplicate_query")
 """Rules between requests; those of the stage `draw` compare with benchmarks."""
-_MARK = re.compile(
-    r"^\s*(?:(?:[-*•]|\d+[.)])\s|(?:request|user|question|person)\s*:)\s*", re.IGNORECASE
-)
-_QUOTES = "\"'“”‘’«»` "
-_BLANK = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|_{3,}")
-_IDENTIFIER = re.compile(r"[a-z][A-Z]|[_\d.]")
-
 Find = Callable[[Sequence[str]], Awaitable[list[list[str]]]]
 """Ids of the tools that each request needs, best first, at most k."""
 Shown: TypeAlias = tuple[dict[str, Any], list[str]]
@@ -268,28 +260,8 @@ def _messages(
 
 
 def _read(tool: Tool, number: int, completion: Completion) -> Written:
-    """The request in an answer: its first line, without marks and quotes around it."""
-    lines = [line for line in completion.text.splitlines() if line.strip()]
-    text = _unquote(_MARK.sub("", lines[0]).strip()) if lines else ""
-    reason = ""
-    if completion.finish_reason in UNANSWERED:
-        reason = completion.finish_reason
-    elif not normalise_text(text):
-        reason, text = "empty", completion.text
-    elif completion.finish_reason != "stop" and len(lines) == 1:
-        reason = "cut"
-    elif _BLANK.search(text):
-        reason = "blank_left"
-    elif _IDENTIFIER.search(tool.name) and tool.name.casefold() in text.casefold():
-        reason = "names_tool"
+    text, reason = read_request(completion, [tool.name])
     return Written(tool_id=tool.id, number=number, text=text, reason=reason)
-
-
-def _unquote(text: str) -> str:
-    """Without the quotes that stand around the whole; `Play "Hello"` keeps its own."""
-    while len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
-        text = text[1:-1].strip()
-    return text
 
 
 async def _check(

@@ -9,7 +9,7 @@ from factory.domain.records import Candidate, Example, Message, Tool
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_document, first_reject
 from factory.lessons.records import Utterance
-from factory.train.curriculum import taught_by
+from factory.train.curriculum import taught_by, turned_sample
 from factory.train.examples import (
     adapt_example,
     answer_example,
@@ -109,6 +109,8 @@ def _from_answer(
         round_number=number,
         written=(),
     )
+    if sample.calls:
+        examples.append(turned_sample(sample, prompts, number))
     unwanted = set() if sample.calls else {"invoke"}
     if not needed or any(tool.id not in writable for tool in needed):
         unwanted.add("gen")

@@ -103,7 +103,7 @@ class Stock:
         self.samples = samples
         self.usable = [sample for sample in samples if _is_sound(sample)]
         """Those that can be taken apart."""
-        self._catalogue = [tool for tool in catalogue if _is_plain(tool)]
+        self.catalogue = [tool for tool in catalogue if _is_plain(tool)]
         self._requests = requests
         self._failed = failed
         self._pieces = pieces
@@ -131,7 +131,7 @@ class Stock:
     @cached_property
     def tools(self) -> tuple[Tool, ...]:
         """The catalogue's and the samples', each once."""
-        shown = chain(self._catalogue, *(sample.tools for sample in self.usable))
+        shown = chain(self.catalogue, *(sample.tools for sample in self.usable))
         return tuple({tool.id: tool for tool in shown}.values())
 
     @cached_property
@@ -145,6 +145,17 @@ class Stock:
                         if isinstance(text, str):
                             found[name][text] = None
         return {name: tuple(texts) for name, texts in found.items()}
+
+    @cached_property
+    def numbers(self) -> Mapping[str, tuple[int | float, ...]]:
+        """Numbers that were given for a parameter, by its name, in the order of the samples."""
+        found: defaultdict[str, dict[int | float, None]] = defaultdict(dict)
+        for sample in self.samples:
+            for call in sample.calls:
+                for name, value in call.arguments.items():
+                    if isinstance(value, int | float) and not isinstance(value, bool):
+                        found[name][value] = None
+        return {name: tuple(numbers) for name, numbers in found.items()}
 
     def others(self, properties: Mapping[str, Any], name: str) -> Sequence[str]:
         """Texts that a parameter takes: of its enum, else what others of its name were given."""
@@ -213,10 +224,10 @@ def _join(rng: Random, first: Candidate, stock: Stock) -> Made | None:
 def _values(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
     """Other values of the same kind, in the request and in the calls."""
 
-    def another(value: Any, name: str, properties: Mapping[str, Any]) -> Any:
-        return _another(rng, value, stock.others(properties, name))
+    def renew(value: Any, name: str, properties: Mapping[str, Any]) -> Any:
+        return another(rng, value, stock.others(properties, name))
 
-    return _with_values("values", sample, another)
+    return _with_values("values", sample, renew)
 
 
 def _words(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
@@ -227,7 +238,7 @@ def _words(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
         if isinstance(value, str):
             return stock.words.respell(rng, value) if is_free(schema) else None
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return _another(rng, value, ())
+            return another(rng, value, ())
         texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
         if not texts or not is_free(schema) or not is_free(schema.get("items", {})):
             return None
@@ -411,7 +422,7 @@ def _widen(rng: Random, tool: Tool, stock: Stock, *, required: bool) -> Tool | N
     return None
 
 
-def _another(rng: Random, value: Any, others: Sequence[str]) -> str | int | float | None:
+def another(rng: Random, value: Any, others: Sequence[str]) -> str | int | float | None:
     """A number of as many digits, or another text that was given for such a parameter."""
     if isinstance(value, int):
         digits = len(str(abs(value)))

@@ -21,10 +21,18 @@ from factory.domain.records import (
 from factory.engines.base import Engine
 from factory.ledger.rows import LOG, unsampled_row
 from factory.ledger.tables import GenerationRow
+from factory.lessons.wishes import ASK, Wish
 from factory.round.sampler import Proposal, find_namesakes
-from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
+from factory.workspace.prompts import (
+    Prompts,
+    asking_messages,
+    generation_messages,
+    invocation_messages,
+)
 from factory.workspace.recipe import Recipe
 
+WRITING_TEMPERATURE, WRITING_TOP_P = 0.8, 0.95
+"""Of requests that the model writes."""
 MORE = "more"
 """Subject of the calls that are asked for where the first n do not agree."""
 
@@ -191,6 +199,24 @@ class Asking:
             (reply,) = await self.engine.sample([request])
         subject = MORE if stage == MORE else ""
         self._keep("calls", subject, request, reply, "calls/system", first)
+        return reply
+
+    async def write_request(self, wish: Wish) -> Reply:
+        """One request that the calls would answer: the stage `ask`."""
+        request = Request(
+            id=f"{self.query.id}/{ASK}",
+            messages=asking_messages(
+                wish.calls, [tool.document for tool in wish.tools], self.prompts
+            ),
+            sampling=Sampling(
+                temperature=WRITING_TEMPERATURE,
+                top_p=WRITING_TOP_P,
+                max_tokens=self.recipe.calls.max_tokens,
+                seed=self._seed(ASK),
+            ),
+        )
+        (reply,) = await self.engine.sample([request])
+        self._keep(ASK, "", request, reply, "calls/ask")
         return reply
 
     def _ask_with(self, prompt: str, **values: object) -> Message:

@@ -1,8 +1,9 @@
 """Step 8: samples that a round makes of its accepted ones, judged as these are.
 
-The ways are in factory.lessons.harder. What is made has an id of its own, since a request may be
-asked once more with other tools; it was not drawn and no model answered it, so that no funnel, vote
-or score counts it. Rows and the end of the step are one append: a kill leaves all, or nothing.
+The ways are in factory.lessons.harder; in factory.round.backwards a model is asked. What is made
+has an id of its own, since a request may be asked once more with other tools; it was not drawn, and
+no funnel, vote or score counts it. Rows and the end of the step are one append: a kill leaves all,
+or nothing.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from factory.judge.verdicts import check_calls, check_document, first_reject
 from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import CONVERSATION, TURNS, AskedWith, OpenRound
-from factory.ledger.losing import losing_answers
+from factory.ledger.losing import Losing, losing_answers
 from factory.ledger.rows import unsampled_row
 from factory.ledger.tables import Batch, QueryRow, merge
 from factory.lessons.failures import REPAIR, make_repairs
 from factory.lessons.harder import NEEDS_CATALOGUE, WAYS, Stock, make
 from factory.lessons.judging import OF_OWN_ANSWERS, OVERLAP
 from factory.lessons.keeping import keep_turns
+from factory.lessons.wishes import ASK
+from factory.round.backwards import Replies, WrittenRequests, ask_backwards, find_fault
 from factory.round.factory import Factory
 from factory.round.judging import judgement_of
+from factory.score.keeper import Keeper
 from factory.score.labelled import held_out_ids
 from factory.train.curriculum import learnt_share
 from factory.train.examples import calls_text
@@ -54,7 +58,7 @@ def learnt_samples(factory: Factory, this: OpenRound, past: Source) -> list[Cand
     return accepted if this.is_lesson else learnt_share(accepted, factory.recipe)
 
 
-def make_samples(factory: Factory, this: OpenRound) -> None:
+async def make_samples(factory: Factory, this: OpenRound, parent: Keeper) -> None:
     """Make what [make] asks for of the samples that the round will learn; once."""
     shares = factory.recipe.make.shares
     if not shares or this.is_lesson or {"make", "train"} & this.stages_done:
@@ -66,48 +70,62 @@ def make_samples(factory: Factory, this: OpenRound) -> None:
             return
         factory.monitor.stage("make")
         catalogue = find_catalogue(this, past)
-        asked = history.asked_before(past, this.number)
-        wanted = {way: round(share * len(accepted)) for way, share in shares.items()}
-        made, turns = _make_all(factory, this, past, accepted, catalogue, wanted)
+        asked_before = history.asked_before(past, this.number)
+        answered, failed = history.answered_and_failed(past, this.number)
+        losing = losing_answers(past, this.number) if REPAIR in shares else {}
+    wanted = {way: round(share * len(accepted)) for way, share in shares.items()}
+    pieces = word_pieces(Path(this.checkpoint.path)) if "words" in wanted else ()
+    stock = Stock(accepted, catalogue, [*answered, *failed], failed, pieces)
+    made, turns = _make_all(factory, this, stock, losing, wanted)
+    asked = WrittenRequests()
+    if wanted.get(ASK):
+        rng = _chance(factory, this, ASK)
+        engine = await parent.engine()
+        asked = await ask_backwards(factory, this, engine, rng, stock, wanted[ASK])
     origins = {sample.query.id: sample for sample in accepted}
     judgement = judgement_of(factory, this)
-    samples = judge_made(made, origins, asked, judgement, factory.all_benchmarks)
+    made += asked.candidates
+    samples = judge_made(
+        made, origins, asked_before, judgement, factory.all_benchmarks, asked.replies
+    )
     counts = _count(wanted, samples)
     for way, of_way in counts.items():
-        if of_way["made"] < of_way["wanted"]:
+        if of_way["accepted" if way == ASK else "made"] < of_way["wanted"]:
             factory.monitor.note(_too_few(way, of_way, len(accepted), len(catalogue)))
     now = datetime.now(UTC)
     kept = _request_rows(this, made, turns)
-    rows = merge([*(sample.rows(judgement, now) for sample in samples), kept])
+    rows = merge(
+        [
+            *(sample.rows(judgement, now) for sample in samples),
+            kept,
+            {"generation": asked.generations},
+        ]
+    )
     factory.finish(this.number, "make", started, rows, {"ways": counts})
+
+
+def _chance(factory: Factory, this: OpenRound, way: str) -> random.Random:
+    return random.Random(derive_seed(factory.recipe.seed, this.number, "make", way))
 
 
 def _make_all(
     factory: Factory,
     this: OpenRound,
-    past: Source,
-    accepted: Sequence[Candidate],
-    catalogue: Sequence[Tool],
+    stock: Stock,
+    losing: Mapping[str, Sequence[Losing]],
     wanted: Mapping[str, int],
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """What each way makes, the same from the same samples and seed, and the turns of those that are
-    conversations, by query id.
+    """What each way makes that asks no model, the same from the same samples and seed, and the
+    turns of those that are conversations, by query id.
     """
-
-    def chance(way: str) -> random.Random:
-        return random.Random(derive_seed(factory.recipe.seed, this.number, "make", way))
-
     made: list[Candidate] = []
-    answered, failed = history.answered_and_failed(past, this.number)
-    pieces = word_pieces(Path(this.checkpoint.path)) if "words" in wanted else ()
-    stock = Stock(accepted, catalogue, [*answered, *failed], failed, pieces)
     for way in (way for way in WAYS if way in wanted):
-        found = make(way, chance(way), stock, wanted[way])
+        found = make(way, _chance(factory, this, way), stock, wanted[way])
         made += [_named(m.candidate, way, m.origins, place) for place, m in enumerate(found)]
     turns: dict[str, str] = {}
     if REPAIR in wanted:
-        losing = losing_answers(past, this.number)
-        repairs = make_repairs(chance(REPAIR), accepted, losing, factory.prompts, wanted[REPAIR])
+        rng = _chance(factory, this, REPAIR)
+        repairs = make_repairs(rng, stock.samples, losing, factory.prompts, wanted[REPAIR])
         for place, (candidate, said) in enumerate(repairs):
             made.append(_named(candidate, REPAIR, (candidate.query.id,), place))
             turns[made[-1].query.id] = to_json(keep_turns(candidate.tools, said))
@@ -143,17 +161,19 @@ def judge_made(
     asked: Collection[AskedWith],
     judgement: Judgement,
     benchmarks: Sequence[HeldOut],
+    replies: Mapping[str, Replies] | None = None,
 ) -> list[Sample]:
     """Each under the rules of its kind, then under those over all of them.
 
     `origins` are the accepted samples by id: what is made of another one falls with it. `asked` are
     the requests that were accepted so far, each with its tools: none is taught twice but in a
-    conversation.
+    conversation. `replies` are a model's by query id, where it was asked.
     """
     seen = {*asked, *map(history.asked_with, origins.values())}
     samples: list[Sample] = []
     for candidate in made:
-        sample = _judge_one(candidate, origins, judgement)
+        heard = (replies or {}).get(candidate.query.id, {})
+        sample = _judge_one(candidate, origins, judgement, heard)
         if sample.status == "accepted" and not candidate.chat:
             if (key := history.asked_with(candidate)) in seen:
                 message = "the same request with the same tools once more"
@@ -164,13 +184,18 @@ def judge_made(
 
 
 def _judge_one(
-    candidate: Candidate, origins: Mapping[str, Candidate], judgement: Judgement
+    candidate: Candidate,
+    origins: Mapping[str, Candidate],
+    judgement: Judgement,
+    replies: Replies,
 ) -> Sample:
     sample = Sample(
         candidate=candidate, status="accepted", stage="calls", cause=None, verdicts=(), vote=None
     )
     if lost := [each for each in candidate.made_of if each not in origins]:
         return _fall(sample, "origin", f"it is made of {lost[0]}, which is not accepted")
+    if candidate.made_by == ASK and (fault := find_fault(candidate, replies, judgement)):
+        return _fall(sample, *fault)
     found = list(_judge_documents(candidate, origins, judgement))
     if candidate.calls:
         text = calls_text(candidate.calls)
@@ -290,6 +315,12 @@ def _too_few(way: str, counts: Mapping[str, int], num_accepted: int, num_tools: 
     if way in NEEDS_CATALOGUE and not num_tools:
         remedy = (
             f"`factory add-tools FILE` imports a catalogue to take tools from, or set make.{way}=0"
+        )
+    if way == ASK:
+        return (
+            f"make.{way}: {counts['accepted']} of {counts['wanted']} were kept of {counts['made']} "
+            "requests that the model wrote; it learns to write them from each round's samples, and "
+            f"`factory rejects --made` says why others fell; lower make.{way}"
         )
     if way == REPAIR:
         remedy = f"only requests with a losing answer that a rule rejects can; lower make.{way}"

@@ -154,6 +154,7 @@ def rejudge(
         recorded = read_samples(past, number, rulebook, codebook)
         accepted = history.accepted_before(past, number)
         made = history.made_samples(past, number, accepted=False)
+        replies = _read_replies(past, number) if made else {}
         asked_before = history.asked_before(past, number) if made else set()
         vote = settled_vote(resolved, history.calibrated(past, number))
     judgement = Judgement(
@@ -171,7 +172,7 @@ def rejudge(
     verdicts = find_over_round(rulebook, candidates, accepted, benchmarks, resolved.recipe.accept)
     fallen = {each for each, of_query in verdicts.items() if first_reject(of_query)}
     origins = {each.query.id: each for each in candidates if each.query.id not in fallen}
-    made_anew = judge_made(made, origins, asked_before, judgement, benchmarks)
+    made_anew = judge_made(made, origins, asked_before, judgement, benchmarks, replies)
     rows = _rows(judgement, [*samples, *made_anew], verdicts)
     with ledger.read(also=rows) as past:
         sql = "select status, count(*) from outcome where round = ? and judgement = ? group by 1"
@@ -294,7 +295,7 @@ def _read_replies(past: Source, number: int) -> dict[str, dict[tuple[str, str], 
         """
         select query_id, stage, subject, num_prompt_tokens, text, finish_reason, num_tokens, logprob
         from generation
-        where round = ? and stage in ('tools', 'propose', 'retrieve', 'calls')
+        where round = ? and stage in ('tools', 'propose', 'retrieve', 'calls', 'ask')
         order by query_id, stage, subject, sample_index
         """,
         [number],

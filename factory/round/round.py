@@ -46,8 +46,10 @@ async def finish_round(factory: Factory, this: OpenRound) -> RoundResult:
         await sample(await calibrate(factory, this, parent), this, parent)
         await score_opponents(factory, this, parent)
         await score_weights(factory, this, parent)
-    judge(factory, this)
-    make_samples(factory, this)
+        if not factory.recipe.make.ask:
+            await parent.close()
+        judge(factory, this)
+        await make_samples(factory, this, parent)
     trained = await train(factory, this)
     if isinstance(trained, Checkpoint):
         async with serve(factory, this, trained) as child:

@@ -40,7 +40,13 @@ from factory.train.curriculum import (
     train_setup,
     unlearnt_tools,
 )
-from factory.train.examples import select_replay, tools_of, write_examples
+from factory.train.examples import (
+    select_replay,
+    tools_of,
+    turned_round,
+    unique_examples,
+    write_examples,
+)
 from factory.train.job import TrainingJob, TrainingResult, write_pairs, write_tools
 from factory.train.run import run_training
 from factory.workspace.models import check_model_folder, fingerprint
@@ -166,6 +172,9 @@ def _write_job(
         history=recipe.train.history,
         seed=recipe.seed,
     )
+    if recipe.asks:
+        turned = (turned_round(example, factory.prompts) for example in replay)
+        replay = unique_examples([*replay, *filter(None, turned)])
     work = folder.parent / f"{folder.name}.job"
     work.mkdir(parents=True, exist_ok=True)
     write_examples(work / "examples.jsonl", [*examples, *replay])

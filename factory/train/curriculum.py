@@ -15,6 +15,7 @@ from factory.ledger.history import code_answers, imported_tools
 from factory.train.examples import (
     MAX_OTHER_TOOLS,
     answer_example,
+    ask_example,
     code_example,
     examples_from_sample,
     names_by_code,
@@ -29,8 +30,9 @@ from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import CodesSection, Recipe
 from factory.workspace.settings import Settings
 
-OTHER_WORDS = frozenset({"frames", "phrases", "join", "values", "words"})
-"""Ways of making samples that give a request in other words, with the tools of its origins."""
+OTHER_WORDS = frozenset({"frames", "phrases", "join", "values", "words", "ask"})
+"""Ways of making samples that give a request in other words, with the tools of its origins; `ask`
+also with tools of the catalogue, which are not taught to be written."""
 
 
 def own_examples(
@@ -61,8 +63,15 @@ def own_examples(
             written=[tool for tool in sample.tools if not _has_code(tool, codebook)],
             max_others=max_others,
         )
+        examples.append(turned_sample(sample, prompts, number))
     examples += [code_example(tool, prompts, f"r{number}/{tool.id}") for tool in documents]
     return unique_examples(taught_by(recipe, examples))
+
+
+def turned_sample(sample: Candidate, prompts: Prompts, number: int) -> Example:
+    """A sample with calls turned round: from them to its request."""
+    origin = f"r{number}/{sample.query.id}"
+    return ask_example(sample.query.text, sample.tools, sample.calls, prompts, origin)
 
 
 def made_examples(sample: Candidate, prompts: Prompts, number: int) -> list[Example]:
@@ -85,7 +94,7 @@ def made_examples(sample: Candidate, prompts: Prompts, number: int) -> list[Exam
         written=(),
     )
     if sample.made_by in OTHER_WORDS:
-        return examples
+        return [each for each in examples if sample.made_of or each.kind != "gen"]
     return [example for example in examples if example.kind == "invoke"]
 
 
@@ -99,13 +108,14 @@ def learnt_share(accepted: Sequence[Candidate], recipe: Recipe) -> list[Candidat
 
 def taught_by(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
     """The examples that the recipe teaches: without codes, none that names a tool by code; pairs of
-    answers where a stage has them.
+    answers where a stage has them, calls turned round where requests are written from them.
     """
     return [
         example
         for example in examples
         if (recipe.codes.are_made or not names_by_code(example))
         and (recipe.prefers or example.kind != "dpo")
+        and (recipe.asks or example.kind != "ask")
     ]
 
 
@@ -186,7 +196,7 @@ def train_setup(recipe: Recipe, number: int, dtype: str, version: int) -> Traini
     """How round `number` trains; a new codebook would get this version."""
     return TrainingSetup(
         train=recipe.train,
-        stages=recipe.stage,
+        stages=recipe.taught_stages,
         codes=recipe.codes,
         seed=derive_seed(recipe.seed, number, "train") % 2**31,
         # Where the recipe compresses nothing, trials that do are known by seed 0.

@@ -7,6 +7,7 @@ adapt      tool description -> tool document          ToolDev stage 1
 invoke     tools and query -> calls                   ToolDev Eq. 2
 code       tool document -> its code                  ToolGen memorisation, SGTC
 retrieve   query -> code of one tool it needs         ToolGen, SGTC L_ret
+ask        called tools and calls -> query            invoke turned round
 trajectory a whole conversation, turn by turn         ToolGen's last stage, SGTC L_traj
 dpo        an answer with calls, against a losing one, which stands last and has no loss
 
@@ -27,8 +28,15 @@ from typing import Any, get_args
 from factory.domain.canon import ENCODE_PROMPT, canonical_json, derive_seed
 from factory.domain.disk import disk_remedy
 from factory.domain.failures import ContentError, DiskError, InputError
+from factory.domain.jsontext import JsonTextError, parse_strict
 from factory.domain.records import Call, Example, ExampleKind, Message, Query, Tool
-from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
+from factory.judge.reading import parse_calls
+from factory.workspace.prompts import (
+    Prompts,
+    asking_messages,
+    generation_messages,
+    invocation_messages,
+)
 
 MAX_OTHER_TOOLS = 2
 """Tools of the sample that were not called but stay in the gen target (A2)."""
@@ -127,6 +135,39 @@ def answer_example(
     """The example that teaches to say something, and to call none of the tools."""
     shown = invocation_messages(query, [tool.document for tool in tools], prompts)
     return _example("invoke", origin, shown, answer)
+
+
+def ask_example(
+    query: str, tools: Sequence[Tool], calls: Sequence[Call], prompts: Prompts, origin: str
+) -> Example:
+    """The example that teaches to write a request from the calls that answer it."""
+    asked = asking_messages(calls, [tool.document for tool in tools], prompts)
+    return _example("ask", origin, asked, query)
+
+
+def turned_round(example: Example, prompts: Prompts) -> Example | None:
+    """An example of calls as one of asking for them; None where it is no triple of our prompts."""
+    if example.kind != "invoke" or [m.role for m in example.messages] != _TRIPLE:
+        return None
+    system, user, answer = example.messages
+    calls = parse_calls(answer.content).calls
+    documents = [row for row in map(_document, system.content.split("\n")) if row is not None]
+    names = {document["name"] for document in documents}
+    if not calls or not user.content.strip() or any(call.name not in names for call in calls):
+        return None
+    return _example("ask", example.origin, asking_messages(calls, documents, prompts), user.content)
+
+
+_TRIPLE = ["system", "user", "assistant"]
+
+
+def _document(line: str) -> dict[str, Any] | None:
+    """A line of the prompt `calls/system` that shows a tool."""
+    try:
+        row = parse_strict(line) if line.startswith("{") else None
+    except JsonTextError:
+        return None
+    return row if isinstance(row, dict) and {"name", "arguments"} <= row.keys() else None
 
 
 def adapt_example(tool: Tool, prompts: Prompts, origin: str) -> Example:

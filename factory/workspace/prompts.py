@@ -17,7 +17,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from factory.domain.bounded import parse_json, read_text
 from factory.domain.canon import to_json
 from factory.domain.failures import ContentError
-from factory.domain.records import Message
+from factory.domain.records import Call, Message
 from factory.workspace.folder import Workspace, file_sha, files_sha
 from factory.workspace.templates import BoundedEnvironment
 
@@ -130,12 +130,8 @@ def invocation_messages(
     query: str, documents: Sequence[dict[str, Any]], prompts: Prompts
 ) -> tuple[Message, ...]:
     """The chat that asks for calls (P-INVOKE); `results` are not shown (Fig. 5)."""
-    shown = [
-        {"name": d["name"], "description": d.get("description", ""), "arguments": d["arguments"]}
-        for d in documents
-    ]
     return (
-        Message(role="system", content=prompts.render("calls/system", tools=shown)),
+        Message(role="system", content=prompts.render("calls/system", tools=_shown(documents))),
         Message(role="user", content=prompts.render("calls/invoke", query=query)),
     )
 
@@ -146,6 +142,25 @@ def generation_messages(query: str, prompts: Prompts) -> tuple[Message, ...]:
         Message(role="system", content=prompts.render("tools/system")),
         Message(role="user", content=prompts.render("tools/generate", query=query)),
     )
+
+
+def asking_messages(
+    calls: Sequence[Call], documents: Sequence[dict[str, Any]], prompts: Prompts
+) -> tuple[Message, ...]:
+    """The chat that asks for a request: P-INVOKE turned round, of the called tools alone."""
+    names = {call.name for call in calls}
+    shown = [document for document in _shown(documents) if document["name"] in names]
+    return (
+        Message(role="user", content=prompts.render("calls/ask", tools=shown, calls=list(calls))),
+    )
+
+
+def _shown(documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The documents as a model sees them that is to call."""
+    return [
+        {"name": d["name"], "description": d.get("description", ""), "arguments": d["arguments"]}
+        for d in documents
+    ]
 
 
 def _read_input(file: Path) -> dict[str, Any]:

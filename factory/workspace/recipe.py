@@ -295,6 +295,8 @@ class DrawSection(Section):
 class MakeSection(Section):
     """Samples made of a round's accepted ones: so many by each way for each that is learnt."""
 
+    LATER = frozenset({"ask"})
+
     frames: Share = 0.0
     """In the words in which other requests begin and end, those above all that failed."""
     phrases: Share = 0.0
@@ -317,6 +319,8 @@ class MakeSection(Section):
     """Without a value that a call needs: the answer asks for it."""
     repair: Share = 0.0
     """A call that a rule rejects, what the rule says, and the right call after it."""
+    ask: Share = 0.0
+    """Requests that the model writes for calls, as it learns to from those of kind `ask`."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -330,7 +334,9 @@ OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"
 class TrainSection(Section):
     """Training (algorithms §1.2, §8, A10, A11)."""
 
-    LATER = frozenset({"accepted", "no_call", "optimizer", "processes", "row_rate", "save_minutes"})
+    LATER = frozenset(
+        {"accepted", "ask", "no_call", "optimizer", "processes", "row_rate", "save_minutes"}
+    )
 
     method: Literal["full", "lora"] = "lora"
     """All weights, or low-rank adapters on all linear layers plus the rows of the code tokens."""
@@ -373,6 +379,9 @@ class TrainSection(Section):
     no_call: str = Field("None of these tools can do that.", min_length=1)
     """What a lesson teaches to say where a row's right answer calls nothing, in no words of its
     own."""
+    ask: bool = False
+    """Whether calls are taught turned round too, from them to the request, so that the model can
+    write requests; where make.ask is set they are in any case."""
     accepted: float = Field(1.0, ge=0, le=1)
     """Share of a round's accepted samples that is learnt; 0 is replay alone, a control."""
     min_accepted: int = Field(8, ge=1)
@@ -579,6 +588,21 @@ class Recipe(Section):
     def prefers(self) -> bool:
         """Whether a stage teaches pairs of a winning and a losing answer."""
         return any("dpo" in stage.kinds and stage.epochs != 0 for stage in self.stage)
+
+    @property
+    def asks(self) -> bool:
+        """Whether examples of kind `ask` are taught."""
+        return self.train.ask or self.make.ask > 0
+
+    @property
+    def taught_stages(self) -> tuple[StageSection, ...]:
+        """The stages, `ask` in the one that teaches calls where it is taught and none names it."""
+        if not self.asks or any("ask" in stage.kinds for stage in self.stage):
+            return self.stage
+        return tuple(
+            vary(stage, kinds=(*stage.kinds, "ask")) if "invoke" in stage.kinds else stage
+            for stage in self.stage
+        )
 
     @property
     def longest_answer(self) -> int:

@@ -32,10 +32,12 @@ from factory.ledger.losing import losing_answers
 from factory.ledger.rows import tool_rows
 from factory.lessons.failures import REPAIR
 from factory.lessons.harder import WAYS
+from factory.lessons.wishes import ASK
 from factory.round.factory import Factory, load_factory
 from factory.round.making import _too_few, judge_made, make_samples
 from factory.round.rejudge import rejudge
 from factory.round.round import run_round
+from factory.score.keeper import Keeper
 from factory.score.loading import load_benchmarks
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import MakeSection, Recipe, load_recipe, vary
@@ -115,7 +117,7 @@ def made_rows(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def test_every_way_has_a_key_and_makes_nothing_unless_told() -> None:
-    assert set(MakeSection.model_fields) == {*WAYS, REPAIR}
+    assert set(MakeSection.model_fields) == {*WAYS, REPAIR, ASK}
     assert Recipe().make.shares == {} and "make" not in Recipe().known_by()
     changed = Recipe(make=MakeSection(join=0.5))
     assert changed.make.shares == {"join": 0.5} and changed.sha != Recipe().sha
@@ -247,6 +249,8 @@ def test_a_kill_leaves_all_or_nothing_and_the_same_is_made_again(
     finished: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factory, this = copied(finished, tmp_path, "draw", "sample", "judge")
+    engine = ReplayEngine(answer)
+    keeper = Keeper(factory.setup, this.checkpoint, (), lambda num_engines: engine)
     with monkeypatch.context() as patch:
 
         def die(*_: object, **__: object) -> None:
@@ -254,22 +258,25 @@ def test_a_kill_leaves_all_or_nothing_and_the_same_is_made_again(
 
         patch.setattr(Ledger, "append", die)
         with pytest.raises(KeyboardInterrupt):
-            make_samples(factory, this)
+            asyncio.run(make_samples(factory, this, keeper))
     assert made_rows(factory.ledger) == []
-    make_samples(factory, this)
+    asyncio.run(make_samples(factory, this, keeper))
     mark = ("query_id", "made_by", "made_of_json", "status", "tools_json", "calls_json", "answer")
     one, other = (
         [[row[key] for key in mark] for row in made_rows(each.ledger)]
         for each in (finished, factory)
     )
     assert one == other and len(one) == 6
-    make_samples(factory, replace(this, stages_done=this.stages_done | {"make"}))
+    done = replace(this, stages_done=this.stages_done | {"make"})
+    asyncio.run(make_samples(factory, done, keeper))
     assert len(made_rows(factory.ledger)) == 6
     # Less than a round needs to train: nothing is made of it.
     factory, this = copied(finished, tmp_path / "few", "draw", "sample", "judge")
     train = vary(factory.recipe.train, min_accepted=3)
     recipe = vary(factory.recipe, train=train)
-    make_samples(replace(factory, resolved=replace(factory.resolved, recipe=recipe)), this)
+    few = replace(factory, resolved=replace(factory.resolved, recipe=recipe))
+    asyncio.run(make_samples(few, this, keeper))
+    assert not engine.requests
     assert made_rows(factory.ledger) == []
 
 

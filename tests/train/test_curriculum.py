@@ -25,10 +25,10 @@ from factory.train.curriculum import (
     train_setup,
     unlearnt_tools,
 )
-from factory.train.examples import code_example, placeholder, tools_of
+from factory.train.examples import code_example, placeholder, tools_of, turned_round
 from factory.workspace.folder import Workspace, shipped_root
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import Recipe, load_recipe
+from factory.workspace.recipe import MakeSection, Recipe, StageSection, load_recipe
 
 TOOLS = make_tools(6)
 QUERY = Query(id="q_1", text="Find one.", source="test")
@@ -158,3 +158,39 @@ def test_chats_and_the_labels_of_one_request_name_tools_together() -> None:
     assert pairs == [
         (a, b, 1.0) for a, b in (("t_1", "t_2"), ("t_1", "t_3"), ("t_2", "t_3"), ("t_1", "t_4"))
     ]
+
+
+def test_calls_are_turned_round_where_requests_are_written(prompts: Prompts) -> None:
+    tool = TOOLS[0]
+    call = Call(name=tool.name, arguments={"city": "Bergen"})
+    sample = Candidate(query=QUERY, tools=tuple(TOOLS[:3]), calls=(call,))
+
+    def kinds(**values: str) -> list[Example]:
+        recipe = read_recipe(codes__coder="none", **values)
+        return own_examples([sample], [], None, prompts, recipe, 1)
+
+    assert [example.kind for example in kinds()] == ["gen", "invoke"]
+    (invoke, ask) = kinds(make__ask="0.5")[1:]
+    assert (invoke.kind, ask.kind) == ("invoke", "ask") and kinds(train__ask="true")[-1] == ask
+    question, answer = ask.messages
+    assert answer.content == QUERY.text and '{"city": "Bergen"}' in question.content
+    assert tool.name in question.content and TOOLS[1].name not in question.content
+    # What replay has is turned round from its text alone.
+    assert turned_round(invoke, prompts) == ask
+    others = (replace(invoke, kind="trajectory"), replace(invoke, messages=invoke.messages[1:]))
+    said = replace(invoke, messages=(*invoke.messages[:2], replace(answer, content="No.")))
+    foreign = replace(invoke, messages=(Message(role="system", content="{"), *invoke.messages[1:]))
+    for example in (*others, said, foreign, ask):
+        assert turned_round(example, prompts) is None
+
+
+def test_calls_turned_round_are_taught_with_calls_unless_a_stage_names_them() -> None:
+    def kinds(*stages: StageSection, ask: float = 0.5) -> list[tuple[str, ...]]:
+        recipe = Recipe(stage=stages, make=MakeSection(ask=ask))
+        return [stage.kinds for stage in train_setup(recipe, 1, "auto", 1).stages]
+
+    find, call = StageSection(kinds=("code",)), StageSection(kinds=("gen", "invoke"))
+    assert kinds(find, call) == [("code",), ("gen", "invoke", "ask")]
+    assert kinds(find, call, ask=0) == [("code",), ("gen", "invoke")]
+    named = StageSection(name="ask", kinds=("ask",))
+    assert kinds(named, call) == [("ask",), ("gen", "invoke")]

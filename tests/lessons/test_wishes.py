@@ -1,0 +1,107 @@
+"""Calls that a request is to be written for: what rules accept, and what its request must say."""
+
+from __future__ import annotations
+
+from itertools import islice
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_harder import CATALOGUE, SAMPLES
+
+from factory.domain.canon import tool_id
+from factory.domain.records import Call, Candidate, Query, Tool
+from factory.judge.rulebook import Rulebook
+from factory.judge.verdicts import check_calls, first_reject
+from factory.lessons.harder import Stock
+from factory.lessons.wishes import Wish, draw_wishes, why_unfit
+from factory.train.examples import calls_text
+from factory.workspace.folder import Workspace, shipped_root
+
+STOCK = Stock(SAMPLES, CATALOGUE)
+RULEBOOK = Rulebook.load(Workspace(shipped_root()), {})
+
+
+def make_tool(name: str, required: list[str], /, **properties: dict[str, object]) -> Tool:
+    document = {
+        "name": name,
+        "description": f"{name} of something.",
+        "arguments": {"type": "dict", "properties": properties, "required": required},
+    }
+    return Tool(id=tool_id(document), document=document)
+
+
+@given(seed=st.integers(0, 2**20))
+@settings(max_examples=20, deadline=None)
+def test_wishes_break_no_rule_and_differ(seed: int) -> None:
+    wishes = list(islice(draw_wishes(Random(seed), STOCK), 20))
+    assert wishes == list(islice(draw_wishes(Random(seed), STOCK), 20)) and len(wishes) == 20
+    assert len({calls_text(w.calls) for w in wishes}) == 20
+    by_id = {sample.query.id: sample for sample in SAMPLES}
+    for wish in wishes:
+        found = check_calls(calls_text(wish.calls), wish.tools, rulebook=RULEBOOK)
+        assert first_reject(found) is None, (wish, found)
+        if wish.origins:
+            (origin,) = (by_id[each] for each in wish.origins)
+            assert wish.tools == origin.tools and wish.calls != origin.calls
+            assert wish.names == list(dict.fromkeys(call.name for call in origin.calls))
+    assert {bool(wish.origins) for wish in wishes} == {True, False}
+
+
+def test_a_catalogue_alone_gives_wishes_where_its_schemas_give_values() -> None:
+    length = {"type": "integer", "description": "Minutes.", "minimum": 30, "maximum": 32}
+    room = {"type": "string", "description": "Which.", "enum": ["attic", "cellar"]}
+    day = {"type": "string", "description": "When.", "examples": ["Monday"]}
+    name = {"type": "string", "description": "Whose."}
+    heat = make_tool("heat_room", ["room", "minutes"], room=room, minutes=length, name=name)
+    clean = make_tool("clean_room", ["day"], day=day)
+    unknown = make_tool("greet", ["name"], name=name)
+    bare = make_tool("stop", [])
+    stock = Stock((), [heat, clean, unknown, bare])
+    wishes = list(islice(draw_wishes(Random(1), stock), 5))
+    assert len(wishes) == 5
+    assert {call.name for wish in wishes for call in wish.calls} == {"heat_room", "clean_room"}
+    for wish in wishes:
+        (call,) = wish.calls
+        assert wish.origins == () and call.name in {tool.name for tool in wish.tools}
+        if call.name == "heat_room":
+            assert call.arguments["room"] in room["enum"]
+            assert 30 <= call.arguments["minutes"] <= 32 and "name" not in call.arguments
+        else:
+            assert call.arguments == {"day": "Monday"}
+    assert list(draw_wishes(Random(1), Stock((), [unknown, bare]))) == []
+
+
+def test_lists_and_choices_stay_of_their_kind() -> None:
+    tags = {"type": "array", "description": "Words.", "items": {"type": "string"}}
+    level = {"type": "integer", "description": "How much.", "enum": [1, 5]}
+    tool = make_tool("tag", ["tags", "level"], tags=tags, level=level)
+    samples = [
+        Candidate(
+            query=Query(id=f"q_{place}", text=f"Tag it {a}, {b} and 1", source="test"),
+            tools=(tool,),
+            calls=(Call(name="tag", arguments={"tags": [a, b], "level": 1}),),
+        )
+        for place, (a, b) in enumerate([("red", "big"), ("old", "wet")])
+    ]
+    for wish in islice(draw_wishes(Random(2), Stock(samples, [])), 8):
+        for call in wish.calls:
+            assert call.arguments["level"] in (1, 5)
+            assert len(set(call.arguments["tags"])) == 2
+            assert set(call.arguments["tags"]) <= {"red", "big", "old", "wet"}
+
+
+@pytest.mark.parametrize(
+    ("text", "unsaid"),
+    [
+        ("A table for 4 at Da Mario tonight, with Ann and Bo, no smoking", ""),
+        ("a TABLE for 4 at da mario, with ann and bo", ""),
+        ("A table for 14 at Da Mario, with Ann and Bo", "4"),
+        ("A table for 4 at Mario's, with Ann", '"Da Mario", "Bo"'),
+    ],
+)
+def test_a_request_says_every_value_of_its_calls(text: str, unsaid: str) -> None:
+    arguments = {"people": 4, "place": "Da Mario", "with": ["Ann", "Bo"], "smoking": False}
+    wish = Wish(tools=(), calls=(Call(name="book_table", arguments=arguments),))
+    assert why_unfit(wish, text) == (f"it does not say {unsaid}" if unsaid else "")
