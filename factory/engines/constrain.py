@@ -15,6 +15,7 @@ marker, W most ways on, S request slots of vLLM, N nodes, E edges, C rows that w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -351,13 +352,20 @@ def constraint_to_wire(constraint: Constraint, bounds: Mapping[str, Any]) -> dic
     return {GRAMMAR: arguments_grammar(constraint.tools[0])}
 
 
+def guide_of(wire: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The guide in extra arguments, as make_guide takes it; over HTTP it is a text there."""
+    named: dict[str, Any] | str | None = (wire or {}).get(GUIDE)
+    guide: dict[str, Any] | None = json.loads(named) if isinstance(named, str) else named
+    return guide
+
+
 def bind(wire: Mapping[str, Any] | None, folder: str, vocabulary: int) -> Bound | None:
     """What binds the request with these extra arguments, of constraint_to_wire or of another
     caller of vLLM; None where nothing does. `folder` is the model's, `vocabulary` its tokens.
 
     Raises Unsupported where no grammar can be made, and what make_guide raises.
     """
-    named, grammar = (wire or {}).get(GUIDE), (wire or {}).get(GRAMMAR, "")
+    named, grammar = guide_of(wire), (wire or {}).get(GRAMMAR, "")
     if named is None and not grammar:
         return None
     guide = make_guide(**named, vocabulary=vocabulary) if named else None

@@ -57,8 +57,16 @@ def arguments_grammar(document: Mapping[str, Any]) -> str:
     return json.dumps({"grammars": [{"json_schema": _closed(document)}]})
 
 
-def calls_grammar(documents: Sequence[Mapping[str, Any]]) -> str:
-    """The grammar of one call or more in Hermes tags, each of one of the tools with its schema."""
+WORDS = r"/([^<]|<[^t]|<t[^o]|<to[^o])*/"
+"""An answer that calls nothing: no text in which a call begins."""
+
+
+def calls_grammar(
+    documents: Sequence[Mapping[str, Any]], *, once: bool = False, words: bool = False
+) -> str:
+    """The grammar of one call or more in Hermes tags, each of one of the tools with its schema;
+    with `once` of one call, with `words` also of an answer that calls nothing.
+    """
     by_name = {str(document["name"]): document for document in documents}
     calls = [
         {
@@ -72,9 +80,11 @@ def calls_grammar(documents: Sequence[Mapping[str, Any]]) -> str:
     ]
     rules = [f"call_{number}: %json {json.dumps(call)}" for number, call in enumerate(calls)]
     choice = " | ".join(f"call_{number}" for number in range(len(calls)))
+    answers = ["call" if once else r'call ("\n"? call)*', *(["WORDS"] if words else [])]
     head = [
-        r'start: call ("\n"? call)*',
+        f"start: {' | '.join(answers)}",
         rf'call: "<tool_call>" "\n"? ({choice}) "\n"? "</tool_call>"',
+        *([f"WORDS: {WORDS}"] if words else []),
     ]
     return "\n".join([*head, *rules])
 

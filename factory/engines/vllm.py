@@ -192,28 +192,25 @@ class VllmBackend(Backend):
         )
 
 
-def engine_arguments(folder: Path, settings: EngineSection) -> EngineArgs:
-    """How vLLM serves the model, on the CPU or on GPUs, as its build has it.
+def engine_options(folder: Path, settings: EngineSection) -> dict[str, Any]:
+    """How vLLM serves the model, on the CPU or on GPUs, as fields of its EngineArgs.
 
     `data_parallel` is not among them: each copy is an engine of its own (engines/replicas.py).
     """
     on_cpu = current_platform.is_cpu()
     length = served_length(AutoConfig.from_pretrained(folder, local_files_only=True), settings)
-    arguments: dict[str, Any] = {
+    options: dict[str, Any] = {
         "model": without_brackets(folder),
         "dtype": settings.dtype,
         "max_model_len": length,
         "max_num_seqs": settings.max_batch,
         "tensor_parallel_size": settings.tensor_parallel,
-        "skip_tokenizer_init": True,
         # A multimodal model's own input processor would need the tokenizer.
         "language_model_only": True,
-        "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        "logits_processors": [TrieSlotProcessor if _has_slots(on_cpu) else TrieProcessor],
     }
     if on_cpu:
-        arguments |= {
+        options |= {
             "enforce_eager": True,
             "block_size": 32,
             "enable_chunked_prefill": False,
@@ -221,8 +218,19 @@ def engine_arguments(folder: Path, settings: EngineSection) -> EngineArgs:
             "kv_cache_memory_bytes": int(settings.memory_gib * 2**30),
         }
     else:
-        arguments |= {"gpu_memory_utilization": settings.gpu_memory}
-    return EngineArgs(**arguments)
+        options |= {"gpu_memory_utilization": settings.gpu_memory}
+    return options
+
+
+def engine_arguments(folder: Path, settings: EngineSection) -> EngineArgs:
+    """The arguments of an engine inside this process, which is asked in tokens."""
+    slots = _has_slots(current_platform.is_cpu())
+    return EngineArgs(
+        **engine_options(folder, settings),
+        skip_tokenizer_init=True,
+        disable_log_stats=True,
+        logits_processors=[TrieSlotProcessor if slots else TrieProcessor],
+    )
 
 
 def without_brackets(folder: Path) -> str:

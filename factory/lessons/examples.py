@@ -65,9 +65,18 @@ def call_chat(
     Responses stand in a turn of the user, as Hermes writes them: not every chat template has
     another place for them. `is_taught` says that the first answer is an example of its own.
     """
-    chat = [*invocation_messages(query, [tool.document for tool in tools], prompts)]
+    asked = invocation_messages(query, [tool.document for tool in tools], prompts)
+    last = max((place for place, turn in enumerate(turns) if turn.speaker != "tool"), default=0)
+    return (*asked, *said_messages(turns[1 : last + 1], prompts, is_taught=is_taught))
+
+
+def said_messages(
+    turns: Sequence[Utterance], prompts: Prompts, *, is_taught: bool = False
+) -> list[Message]:
+    """What is said after the system's message of such a conversation; see call_chat."""
+    chat: list[Message] = []
     responses: list[str] = []
-    for place, turn in enumerate(turns[1:]):
+    for place, turn in enumerate(turns):
         if turn.speaker == "tool":
             responses.append(f"<tool_response>\n{turn.text}\n</tool_response>")
             continue
@@ -81,7 +90,9 @@ def call_chat(
         else:
             text = prompts.render("calls/invoke", query=turn.text)
             chat.append(Message(role="user", content=text))
-    return tuple(chat)
+    if responses:
+        chat.append(Message(role="user", content="\n".join(responses)))
+    return chat
 
 
 def _from_label(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,14 @@ def _shown(documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {"name": d["name"], "description": d.get("description", ""), "arguments": d["arguments"]}
         for d in documents
     ]
+
+
+def join_neighbours(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Messages of one role in a row as one: many chat templates want roles to alternate."""
+    return tuple(
+        Message(role=role, content="\n\n".join(message.content for message in group))
+        for role, group in groupby(messages, key=lambda message: message.role)
+    )
 
 
 def _read_input(file: Path) -> dict[str, Any]:

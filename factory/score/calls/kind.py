@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +37,7 @@ from factory.score.estimates import combine, group_marks, group_values, summaris
 from factory.score.items import Item
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
-from factory.workspace.prompts import Prompts, invocation_messages
+from factory.workspace.prompts import Prompts, invocation_messages, join_neighbours
 
 FIRST_READING = 1
 READING: int = 2
@@ -203,7 +202,7 @@ class Benchmark(Asked):
 def make_request(benchmark: Benchmark, item: Item, prompts: Prompts) -> Request:
     """One item's prompt, to be answered greedily."""
     own = benchmark.prompt == "own"
-    messages = _own_messages(item, prompts) if own else _join_neighbours(item.turn)
+    messages = _own_messages(item, prompts) if own else join_neighbours(item.turn)
     tools = () if own else item.openai_tools
     name = f"score/{benchmark.name}/{item.id}"
     return greedy(name, messages, benchmark.max_tokens, tools)
@@ -218,15 +217,7 @@ def _own_messages(item: Item, prompts: Prompts) -> tuple[Message, ...]:
     system, query = invocation_messages(last.content, item.documents, prompts)
     rules = [message for message in earlier if message.role == "system"]
     chat = [message for message in earlier if message.role != "system"]
-    return _join_neighbours([system, *rules, *chat, query])
-
-
-def _join_neighbours(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Messages of one role in a row as one: many chat templates want roles to alternate."""
-    return tuple(
-        Message(role=role, content="\n\n".join(message.content for message in group))
-        for role, group in groupby(messages, key=lambda message: message.role)
-    )
+    return join_neighbours([system, *rules, *chat, query])
 
 
 _JUDGED_BY = {"no_call": "true abstention"}
