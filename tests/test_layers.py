@@ -19,7 +19,7 @@ FLOORS = (
     "engines judge",
     "train score",
     "report lab lessons",
-    "round",
+    "round deploy",
     "cli",
 )
 """A room imports only from the lines above its own, and from itself."""
@@ -35,6 +35,7 @@ CHILD_ONLY = frozenset(
         "engines.processors engines.retrieve_child engines.server engines.trainable_child "
         "engines.transformers engines.vllm "
         "codes.gist codes.guided codes.reader "
+        "deploy.gateway deploy.plugged deploy.server_child "
         "train.child train.coding train.helper train.keeping train.learner train.preferences "
         "train.preview_child train.staging train.team train.trainer"
     ).split()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +13,7 @@ from factory.cli.chosen import open_checkpoint
 from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, out_indented, print_table, write_json
 from factory.codes.codebook import Codebook, ToolCode
-from factory.codes.saving import SavedCodebook, load_codebook
+from factory.deploy.arriving import load_codes
 from factory.domain.failures import InputError
 from factory.train.preview import advise, describe
 
@@ -95,18 +94,6 @@ def print_figures(figures: dict[str, Any]) -> None:
 def print_advice(advice: Sequence[str]) -> None:
     for line in advice:
         out(f"[yellow]note[/] {escape(line)}")
-
-
-def load_codes(folder: Path) -> SavedCodebook:
-    """A checkpoint's codebook. Raises InputError where it has none."""
-    codebook = load_codebook(folder)
-    if codebook is None:
-        raise InputError(
-            "this model has no codes yet",
-            where=str(folder),
-            remedy="a round gives them, or `factory codes fit --out FOLDER`",
-        )
-    return codebook
 
 
 def _find(codebook: Codebook, text: str) -> list[ToolCode]:

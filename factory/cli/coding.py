@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from factory.cli.chosen import open_checkpoint, open_recipe
-from factory.cli.codes import Checkpoint, load_codes, print_advice, print_figures
+from factory.cli.codes import Checkpoint, print_advice, print_figures
 from factory.cli.data import find_fault, note_rules, report_bad_lines
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_ledger, open_workspace
@@ -19,16 +19,15 @@ from factory.cli.sql import Json
 from factory.cli.terminal import err, escape, out, print_table, write_json
 from factory.codes.config import uses_pairs
 from factory.codes.graph import join_pairs
-from factory.codes.saving import SavedCodebook, load_codebook
+from factory.codes.saving import load_codebook
+from factory.deploy.arriving import changeable_codes, give_codes
 from factory.domain.failures import InputError
 from factory.domain.records import Pair, Tool
 from factory.engines.serving import engine_settings
 from factory.ledger import history
-from factory.ledger.database import Ledger, Source
+from factory.ledger.database import Source
 from factory.ledger.lock import WorkspaceLock
-from factory.ledger.rows import tool_rows
 from factory.score.loading import load_benchmarks, plain_text
-from factory.score.rows import code_row
 from factory.tools.labels import Label, pair_up, read_asked, read_together
 from factory.tools.sources import read_tools
 from factory.train.curriculum import (
@@ -38,7 +37,7 @@ from factory.train.curriculum import (
     seed_examples,
     train_setup,
 )
-from factory.train.preview import CodingJob, Preview, add_codes, fit_codes
+from factory.train.preview import CodingJob, Preview, fit_codes
 from factory.workspace.folder import Workspace
 from factory.workspace.settings import load_settings
 
@@ -199,28 +198,18 @@ def add(
     need_codes(open_recipe(workspace, settings).recipe)
     with WorkspaceLock(workspace.state):
         ledger, folder = open_ledger(), open_checkpoint(checkpoint)
-        codebook = _changeable_codes(workspace, ledger, folder)
+        changeable_codes(workspace, ledger, folder)
         tools, num_bad = _read_files(workspace, files)
-        fresh = [tool for tool in tools if tool.id not in codebook]
-
-        def note_tools() -> None:
-            imported = history.imported_ids(ledger)
-            noted = [tool for tool in tools if tool.id not in imported]
-            ledger.append({"tool": tool_rows(0, noted, files[0].name)})
-
-        # First what may be repeated: stopped anywhere, the command mends itself when run again.
-        if fresh:
-            job = CodingJob(workspace=workspace.root, checkpoint=folder, tools=fresh)
-            threads, log = engine_settings(settings).threads, _log(workspace)
-            with make_monitor() as monitor:
-                making = add_codes(
-                    job, threads=threads, log=log, monitor=monitor, before_writing=note_tools
-                )
-                asyncio.run(making)
-            codebook = load_codes(folder)
-        else:
-            note_tools()
-        _note_codes(ledger, codebook, tools)
+        with make_monitor() as monitor:
+            fresh, codebook = give_codes(
+                workspace,
+                ledger,
+                folder,
+                tools,
+                source=files[0].name,
+                threads=engine_settings(settings).threads,
+                monitor=monitor,
+            )
     rows = [
         (e.tool.name, codebook.text_of(e.code), e.resolved_by, "yes" if e.ood else "")
         for e in (codebook.entry_of(tool.id) for tool in fresh)
@@ -229,38 +218,6 @@ def add(
     err(f"{len(fresh)} tools coded, {len(tools) - len(fresh)} had codes, {num_bad} bad")
     if num_bad:
         raise typer.Exit(1)
-
-
-def _changeable_codes(workspace: Workspace, ledger: Ledger, folder: Path) -> SavedCodebook:
-    """The codes of a checkpoint that may get more. Raises InputError for any other."""
-    root, folder = workspace.root.resolve(), folder.resolve()
-    if not folder.is_relative_to(root) or root / "rounds" in folder.parents:
-        raise InputError(
-            "this model is not the workspace's own, so its codes are left as they are",
-            where=str(folder),
-            remedy="run a round first, or `factory codes fit --out models/coded` and name that",
-        )
-    if history.open_round(ledger) is not None:
-        remedy = "`factory round` continues it, --abandon ends it"
-        raise InputError("a round is open", remedy=remedy)
-    codebook = load_codes(folder)
-    if codebook.coder.name == "atomic":
-        raise InputError(
-            "an atomic code is a new token, whose row only training can write",
-            where=str(folder),
-            remedy="factory add-tools FILE",
-        )
-    return codebook
-
-
-def _note_codes(ledger: Ledger, codebook: SavedCodebook, tools: Sequence[Tool]) -> None:
-    """Write the tools' codes into the ledger, where it lacks them."""
-    sql = "select tool_id from tool_code where codebook_version = ?"
-    noted = {row[0] for row in ledger.query(sql, [codebook.version]).rows}
-    wanted = {tool.id for tool in tools} - noted
-    rows = [code_row(0, codebook, entry) for entry in codebook.tools if entry.tool.id in wanted]
-    ledger.append({"tool_code": rows})
-    ledger.fold()
 
 
 def _read_files(workspace: Workspace, files: Sequence[Path]) -> tuple[list[Tool], int]:

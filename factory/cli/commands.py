@@ -34,6 +34,8 @@ Make
     Train the embedded model from scratch on the home world; an hour or two on a CPU.
   score = score:score
     Score a checkpoint on a benchmark of any kind, with intervals and published rows beside.
+  serve = serve:serve
+    Serve a checkpoint behind OpenAI's API, by vLLM's own server, until Ctrl-C.
   eval new = evaluation:new
     Make a benchmark of labelled requests, which no round then trains on.
   eval list = evaluation:list_benchmarks

@@ -10,16 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
+from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_ledger, open_workspace
 from factory.cli.options import Mask
 from factory.cli.terminal import err_some, escape, note, out
+from factory.deploy.arriving import give_codes
+from factory.deploy.running import RunningServer, find_running
 from factory.domain.failures import InputError
 from factory.domain.jsontext import json_path
 from factory.domain.records import Tool
+from factory.engines.serving import engine_settings
 from factory.engines.toolserver import ask_server
 from factory.judge.documents import find_unusable
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_document, first_reject
+from factory.ledger.database import Ledger
 from factory.ledger.history import imported_ids, imported_names
 from factory.ledger.lock import WorkspaceLock
 from factory.ledger.rows import tool_rows
@@ -56,7 +61,8 @@ def add_tools(
     """Import tool documents: OpenAPI, MCP, OpenAI, BFCL, ToolBench and similar formats.
 
     They get codes in the next training, which learns their documents by heart, and are retrieved
-    as candidates from then on. A given catalogue is taken as it is: what the rules would reject of
+    as candidates from then on; where a checkpoint is served, they get codes in it at once, if these
+    need no training. A given catalogue is taken as it is: what the rules would reject of
     a model is said, and only what can be neither coded nor called is left out.
 
     factory add-tools my_apis.jsonl
@@ -73,10 +79,11 @@ def add_tools(
     with WorkspaceLock(workspace.state):
         ledger = open_ledger()
         known, names = imported_ids(ledger), imported_names(ledger)
-        num_bad = 0
+        num_bad, given = 0, dict[str, Tool]()
         for name, imported in _read(files or [], python or [], mcp or [], deprecated, mask):
             fresh = {tool.id: tool for tool in imported.items if tool.id not in known}
             known |= fresh.keys()
+            given |= {tool.id: tool for tool in imported.items}
             _note_names(fresh.values(), names)
             ledger.append({"tool": tool_rows(0, fresh.values(), name)})
             out(
@@ -89,8 +96,37 @@ def add_tools(
                 note_masked(imported.masked, imported.masked_rows, len(imported.items), "documents")
             note_rules(imported.items, workspace)
         ledger.fold()
+        for server in find_running(workspace.state):
+            _make_callable(workspace, ledger, server, list(given.values()))
     if num_bad:
         raise typer.Exit(1)
+
+
+def _make_callable(
+    workspace: Workspace, ledger: Ledger, server: RunningServer, tools: Sequence[Tool]
+) -> None:
+    """Give tools codes in the checkpoint that a server serves, or say why that has to wait."""
+    if not (server.by_code and tools):
+        return
+    threads = engine_settings(load_settings(workspace)).threads
+    try:
+        with make_monitor() as monitor:
+            fresh, _ = give_codes(
+                workspace,
+                ledger,
+                Path(server.folder),
+                tools,
+                source="add-tools",
+                threads=threads,
+                monitor=monitor,
+            )
+    except InputError as error:
+        note(f"{server.url} cannot call them by code before the next training: {error.what}")
+    else:
+        out(
+            f"{len(fresh)} tools can be called by code now at {server.url}, "
+            f"{len(tools) - len(fresh)} could already"
+        )
 
 
 def _read(

@@ -1,0 +1,257 @@
+"""Middleware of vLLM's server (`--middleware`): chats become what the model was trained on.
+
+It stands before `/v1/chat/completions` and changes requests; answers are vLLM's own, streams too.
+The prompt goes along in tokens, so that it is the one that sampling and scoring ask, control tokens
+in others' texts included (factory.engines.chat). A call that has to be made is bound by a grammar
+of the tools' schemas, which factory.engines.processors keeps to.
+
+Without tools in a request, its tool is named first: the query alone is the prompt that a code is
+trained on, and a call is asked for in another prompt, which shows the tool. So that is two requests
+to the engine, the second written once the first is answered; no logits processor can put a document
+into a prompt that is being decoded. Both go through the same server, its keys, limits and metrics.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.deploy.asked import AskedChat, Document, as_openai, own_chat, read_asked
+from factory.deploy.catalogue import Coded, ServedCatalogue
+from factory.deploy.served import Served
+from factory.deploy.transcripts import TranscriptFile
+from factory.domain.failures import FactoryError, InputError
+from factory.domain.records import Message, Request, Sampling
+from factory.engines.chat import Chat
+from factory.engines.constrain import GRAMMAR, GUIDE, guide_to_wire
+from factory.engines.grammar import calls_grammar
+from factory.workspace.folder import Workspace
+from factory.workspace.prompts import Prompts
+
+Event = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CHAT, COMPLETION, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
+MOST_BYTES = 32 << 20
+"""Of a request's body."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instead:
+    """A response that is sent in place of the model's: a refusal, or a step's that failed."""
+
+    status: int
+    body: bytes
+
+
+class Gateway:
+    """ASGI middleware, which vLLM makes with the app that it wraps."""
+
+    def __init__(self, app: App) -> None:
+        served = Served.from_environment()
+        folder = Path(served.folder)
+        self._app = app
+        self._keyed = served.keyed
+        self._chat = Chat(folder)
+        self._prompts = Prompts.load(Workspace.locate(Path(served.workspace)))
+        self._catalogue = ServedCatalogue(folder, Path(served.scratch)) if served.by_code else None
+        self._transcripts = TranscriptFile(Path(served.record)) if served.record else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, rewritten where it is a chat."""
+        path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
+        if scope["type"] != "http" or scope["method"] != "POST" or path != CHAT:
+            await self._app(scope, receive, send)
+            return
+        content = await _read(receive)
+        if content is None:
+            return
+        if len(content) > MOST_BYTES:
+            await _send(send, _refuse(f"the request is longer than {MOST_BYTES} bytes", 413))
+            return
+        if not await self._may_ask(scope, receive):
+            await self._app(scope, _replay(content, receive), send)
+            return
+        changed = await self._change(scope, receive, content)
+        if isinstance(changed, Instead):
+            await _send(send, changed)
+            return
+        wire = json.dumps(changed).encode()
+        tap = self._tap(send, changed) if self._transcripts else send
+        await self._app(_resized(scope, len(wire)), _replay(wire, receive), tap)
+
+    async def _may_ask(self, scope: Scope, receive: Receive) -> bool:
+        """Whether vLLM lets this caller in; nothing is rendered for anyone else."""
+        if not self._keyed:
+            return True
+        asking = {**scope, "method": "GET"}
+        return (await self._ask(asking, receive, MODELS, b"")).status == 200
+
+    async def _change(
+        self, scope: Scope, receive: Receive, content: bytes
+    ) -> dict[str, Any] | Instead:
+        """The body that vLLM gets, or what is answered in its place."""
+        try:
+            body = json.loads(content)
+            if not isinstance(body, dict):
+                raise InputError("the body is no JSON object")
+            asked = read_asked(body)
+            documents, bound = asked.documents, asked.bound
+            if asked.choice == "none":
+                documents = ()
+            elif not documents and not asked.brings_text and (coded := self._coded()) is not None:
+                found = await self._find(scope, receive, body, asked, coded)
+                if isinstance(found, Instead):
+                    return found
+                documents, bound = found
+                body["tools"] = [as_openai(document) for document in documents] or None
+                body["tool_choice"] = "required" if bound else "auto" if documents else None
+            return self._rewrite(body, asked, documents, bound)
+        except FactoryError as error:
+            return _refuse(" ".join(filter(None, (error.what, error.remedy))))
+        except (ValueError, RecursionError) as error:
+            return _refuse(f"the body is no JSON: {error}")
+
+    def _coded(self) -> Coded | None:
+        return self._catalogue.current() if self._catalogue else None
+
+    async def _find(
+        self, scope: Scope, receive: Receive, body: dict[str, Any], asked: AskedChat, coded: Coded
+    ) -> tuple[tuple[Document, ...], tuple[Document, ...]] | Instead:
+        """The catalogue's tools for a request that has none, and those that bind its answer.
+
+        Once something was called, these are the tools that were, and the answer may be in words.
+        """
+        if asked.named:
+            named = tuple(coded.named({asked.named}))
+            if not named:
+                raise InputError(f"tool_choice names {asked.named!r}, no tool of the catalogue")
+            return named, named
+        if not asked.query:
+            return tuple(coded.named(asked.called)), ()
+        picked = await self._pick(scope, receive, body, asked, coded)
+        if isinstance(picked, Instead):
+            return picked
+        return (picked,), () if asked.choice == "auto" else (picked,)
+
+    async def _pick(
+        self, scope: Scope, receive: Receive, body: dict[str, Any], asked: AskedChat, coded: Coded
+    ) -> Document | Instead:
+        """The tool that the model names by code for the query, greedily under the trie."""
+        text = self._prompts.render("codes/retrieve", query=asked.query)
+        asking = {
+            "model": body.get("model"),
+            "prompt": self._encode([Message(role="user", content=text)]),
+            "max_tokens": coded.longest,
+            "temperature": 0,
+            "stop_token_ids": sorted(self._chat.end_ids),
+            "return_token_ids": True,
+            "vllm_xargs": {GUIDE: json.dumps(guide_to_wire(coded.path, (), (), None)[GUIDE])},
+        }
+        answer = await self._ask(scope, receive, COMPLETION, json.dumps(asking).encode())
+        if answer.status != 200:
+            return answer
+        (choice,) = json.loads(answer.body)["choices"]
+        document = coded.tool_of(choice["token_ids"])
+        if document is None:
+            return _refuse(f"the model named no tool by code: {choice['text']!r}", 500)
+        return document
+
+    def _rewrite(
+        self,
+        body: dict[str, Any],
+        asked: AskedChat,
+        documents: Sequence[Document],
+        bound: Sequence[Document],
+    ) -> dict[str, Any]:
+        """The body with its prompt in tokens, what ends an answer, and what binds it."""
+        prompt_ids = self._encode(own_chat(asked, documents, self._prompts))
+        ends = {*self._chat.end_ids, *(body.get("stop_token_ids") or ())}
+        more: dict[str, Any] = {
+            "kv_transfer_params": {"prompt_token_ids": prompt_ids},
+            "stop_token_ids": sorted(ends),
+        }
+        if bound:
+            once = asked.choice == "named" or body.get("parallel_tool_calls") is False
+            grammar = calls_grammar(bound, once=once, words=asked.may_speak)
+            more["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), GRAMMAR: grammar}
+        return body | more
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        request = Request(id="a request", messages=tuple(messages), sampling=Sampling())
+        return self._chat.encode(request)
+
+    async def _ask(self, scope: Scope, receive: Receive, path: str, wire: bytes) -> Instead:
+        """What vLLM answers to a request of ours, in the caller's name."""
+        parts, status = list[bytes](), 0
+
+        async def keep(event: Event) -> None:
+            nonlocal status
+            status = event.get("status", status)
+            parts.append(event.get("body", b""))
+
+        asking = _resized({**scope, "path": path, "raw_path": path.encode()}, len(wire))
+        await self._app(asking, _replay(wire, receive), keep)
+        return Instead(status=status or 499, body=b"".join(parts))
+
+    def _tap(self, send: Send, body: dict[str, Any]) -> Send:
+        """`send` that keeps a whole good answer as a transcript."""
+        parts, status = list[bytes](), 0
+
+        async def keep(event: Event) -> None:
+            nonlocal status
+            await send(event)
+            status = event.get("status", status)
+            parts.append(event.get("body", b""))
+            is_last = event["type"] == "http.response.body" and not event.get("more_body")
+            if is_last and status == 200 and self._transcripts is not None:
+                self._transcripts.add(body, b"".join(parts))
+
+        return keep
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """A request's body, of one that is too long a little more than may be; None where the caller
+    left."""
+    content, more = bytearray(), True
+    while more and len(content) <= MOST_BYTES:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return None
+        content += event.get("body", b"")
+        more = event.get("more_body", False)
+    return bytes(content)
+
+
+def _replay(content: bytes, receive: Receive) -> Receive:
+    """`receive` that gives this body first, then what the caller does: leave, in the end."""
+    events = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def again() -> Event:
+        return events.pop() if events else await receive()
+
+    return again
+
+
+def _resized(scope: Scope, size: int) -> Scope:
+    """The scope of a request with another body."""
+    headers = [(key, value) for key, value in scope["headers"] if key != b"content-length"]
+    return {**scope, "headers": [*headers, (b"content-length", str(size).encode())]}
+
+
+def _refuse(what: str, status: int = 400) -> Instead:
+    error = {"message": what, "type": "BadRequestError", "param": None, "code": status}
+    return Instead(status=status, body=json.dumps({"error": error}).encode())
+
+
+async def _send(send: Send, answer: Instead) -> None:
+    headers = [(b"content-type", b"application/json")]
+    headers.append((b"content-length", str(len(answer.body)).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

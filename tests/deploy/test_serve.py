@@ -1,0 +1,187 @@
+"""`factory serve` with vLLM's real server on a real model: asked as clients ask, and left alone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workspaces import ROOT, make_workspace
+
+from factory.deploy.transcripts import read_response
+from factory.score.calls.kind import Benchmark
+from factory.workspace.folder import Workspace
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = """
+recipe = "cpu"
+model = "rounds/seed"
+
+[engine]
+backend = "vllm"
+threads = 1
+max_model_len = 512
+memory_gib = 0.06
+"""
+KEY = "a-key-for-the-test"
+ITEM = Benchmark.load(Workspace.locate(ROOT), "home").items[0]
+
+
+@dataclass
+class ServedModel:
+    process: subprocess.Popen[str]
+    port: int
+    workspace: Path
+
+    def ask(
+        self, path: str, body: dict[str, Any] | None = None, key: str = KEY
+    ) -> tuple[int, bytes]:
+        """The status and the whole body."""
+        connection = self.start(path, body, key)
+        response = connection.getresponse()
+        found = response.status, response.read()
+        connection.close()
+        return found
+
+    def start(
+        self, path: str, body: dict[str, Any] | None, key: str = KEY
+    ) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        connection.request("POST" if body else "GET", path, body and json.dumps(body), headers)
+        return connection
+
+    def chat(self, query: str, **more: Any) -> dict[str, Any]:
+        """The answer's only choice, streamed or not."""
+        messages = [{"role": "user", "content": query}]
+        asked = {"model": "factory", "messages": messages, "temperature": 0, "max_tokens": 200}
+        status, body = self.ask("/v1/chat/completions", {**asked, **more})
+        response = read_response(body)
+        assert status == 200 and response is not None, body
+        (choice,) = response["choices"]
+        assert isinstance(choice, dict)
+        return choice
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+    folder = tmp_path_factory.mktemp("serve") / "ws"
+    make_workspace(folder, {"factory.toml": SETTINGS})
+    command = [sys.executable, "-m", "factory", "serve", "--port", "0", "--record", "served.jsonl"]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "VLLM_API_KEY": KEY, "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if "record" in line:
+            break
+    found = re.search(r"ready +http://127\.0\.0\.1:(\d+)/v1", printed)
+    assert found, printed + (folder / ".factory/logs").joinpath("serve.log").name
+    yield ServedModel(process, int(found[1]), folder)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=30)
+    process.stdout.close()
+    assert not list((folder / ".factory/served").glob("*"))
+
+
+def names(choice: dict[str, Any]) -> list[str]:
+    return [call["function"]["name"] for call in choice["message"].get("tool_calls") or ()]
+
+
+def test_asked_with_tools_calls_come_back_streamed_and_not(served: ServedModel) -> None:
+    tools = ITEM.openai_tools
+    whole = served.chat(ITEM.query, tools=tools)
+    assert names(whole) == ["rent_tractor"] and whole["finish_reason"] == "tool_calls"
+    (call,) = whole["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"year": 2022}
+    streamed = served.chat(ITEM.query, tools=tools, stream=True)
+    (again,) = streamed["message"]["tool_calls"]
+    assert again["function"] == call["function"]
+    other = {"type": "function", "function": {"name": "sing", "parameters": {"type": "object"}}}
+    named = {"type": "function", "function": {"name": "sing"}}
+    assert names(served.chat(ITEM.query, tools=[*tools, other], tool_choice=named)) == ["sing"]
+    assert names(served.chat(ITEM.query, tools=[other], tool_choice="required", stream=True))
+    assert names(served.chat(ITEM.query, tools=tools, tool_choice="none")) == []
+
+
+def test_asked_without_tools_one_of_the_catalogue_is_called(served: ServedModel) -> None:
+    query = "Please book a table for 4 people on Friday."
+    whole, streamed = served.chat(query), served.chat(query, stream=True)
+    assert names(whole) == names(streamed) == ["book_table"]
+    (call,) = whole["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"])["people"] == 4
+    lines = (served.workspace / "served.jsonl").read_text("utf-8").splitlines()
+    last = json.loads(lines[-1])
+    assert [each["function"]["name"] for each in last["request"]["tools"]] == ["book_table"]
+    assert names(last["response"]["choices"][0]) == ["book_table"]
+
+
+def test_what_cannot_be_bound_or_asked_is_refused(served: ServedModel) -> None:
+    ahead = {"type": "object", "properties": {"x": {"type": "string", "pattern": "(?=a)b"}}}
+    odd = {"type": "function", "function": {"name": "odd", "parameters": ahead}}
+    asked = {"model": "factory", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"tools": [odd], "tool_choice": "required"}, "no grammar can be made"),
+        ({"tools": [odd, odd]}, "is given 2 times"),
+        ({"messages": [{"role": "user", "content": "hi " * 600}]}, "maximum context length"),
+    ]
+    for more, said in wrong:
+        status, body = served.ask("/v1/chat/completions", {**asked, **more})
+        assert status == 400 and said in body.decode(), body
+    guide = {"path": "/etc/passwd", "only": [], "marker": [], "until": None, "documents": ""}
+    body_of = {
+        "model": "factory",
+        "prompt": "x",
+        "vllm_xargs": {"factory_guide": json.dumps(guide)},
+    }
+    assert served.ask("/v1/completions", body_of)[0] == 400
+    assert served.ask("/v1/chat/completions", asked, key="wrong")[0] == 401
+
+
+def test_a_client_that_leaves_costs_nobody_anything(served: ServedModel) -> None:
+    asked = {
+        "model": "factory",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tool_choice": "none",
+        "stream": True,
+        "max_tokens": 400,
+        "ignore_eos": True,
+        "stop_token_ids": [],
+    }
+    connection = served.start("/v1/chat/completions", asked)
+    connection.getresponse().read(200)
+    connection.close()
+    deadline = time.monotonic() + 20
+    running = re.compile(rb"^vllm:num_requests_running\{.*\} (\S+)$", re.MULTILINE)
+    while (found := running.search(served.ask("/metrics")[1])) and float(found[1]) > 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert found and served.ask("/health")[0] == 200
+
+
+def test_a_port_in_use_is_named(served: ServedModel) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "factory", "serve", "--port", str(served.port)],
+        cwd=served.workspace,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3 and f"port {served.port} of 127.0.0.1 is in use" in done.stderr
