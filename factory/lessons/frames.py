@@ -50,9 +50,9 @@ class Frames:
     def __init__(
         self, requests: Iterable[str], answered: Iterable[Answered], failed: Iterable[str]
     ) -> None:
-        pool = [_pieces(text) for text in requests]
+        pool = [pieces_of(text.strip()) for text in requests]
         least = max(LEAST, round(LEAST_SHARE * len(pool)))
-        asked = _content_words(answered)
+        asked = content_words(answered)
         self._openings = {
             edge for edge in _edges(pool, least) if asked.isdisjoint(map(_word, edge))
         }
@@ -60,7 +60,7 @@ class Frames:
         for pieces in pool:
             grouped[self._opening(pieces)].append(pieces)
         self._closings = {edge: _common_end(group, asked) for edge, group in grouped.items()}
-        failures = Counter(self._opening(_pieces(text)) for text in failed)
+        failures = Counter(self._opening(pieces_of(text.strip())) for text in failed)
         self._weights = {
             edge: 1 + failures[edge] for edge, group in grouped.items() if len(group) >= least
         }
@@ -80,17 +80,10 @@ class Frames:
 
     def retell(self, rng: Random, text: str) -> str | None:
         """The request in another frame of its kind; None where none fits."""
-        pieces = _pieces(text)
-        edge = self._opening(pieces)
-        closing = self._closings.get(edge, "")
-        if edge not in self._weights or not text.strip().endswith(closing):
+        if (told := self._split(text)) is None:
             return None
-        rest = "".join(pieces[len(edge) :]).removesuffix(closing)
-        if not rest.strip():
-            return None
-        if not closing and rest.endswith(_STOPS):
-            rest = rest[:-1]
-        first = _word(pieces[len(edge)])
+        edge, rest = told
+        first = _word(pieces_of(rest)[0])
         fitting = [
             other
             for other in self._weights
@@ -100,6 +93,26 @@ class Frames:
             return None
         (other,) = rng.choices(fitting, [self._weights[each] for each in fitting])
         return _tell("".join(other), rest, self._closings[other])
+
+    def join(self, first: str, joint: str, second: str) -> str | None:
+        """Two requests as one in the first's frame; None where either has none."""
+        one, two = self._split(first), self._split(second)
+        if one is None or two is None:
+            return None
+        edge, rest = one
+        return _tell("".join(edge), _tell(f"{rest}{joint}", two[1], ""), self._closings[edge])
+
+    def _split(self, text: str) -> tuple[tuple[str, ...], str] | None:
+        """Its opening, and what is between that and its closing; None where it has no frame."""
+        pieces = pieces_of(text.strip())
+        edge = self._opening(pieces)
+        closing = self._closings.get(edge, "")
+        if edge not in self._weights or not text.strip().endswith(closing):
+            return None
+        rest = "".join(pieces[len(edge) :]).removesuffix(closing)
+        if not closing and rest.endswith(_STOPS):
+            rest = rest[:-1]
+        return (edge, rest) if rest.strip() else None
 
     def _alike(self, one: tuple[str, ...], other: tuple[str, ...]) -> bool:
         shared = self._first[one] & self._first[other]
@@ -121,15 +134,16 @@ def _tell(opening: str, rest: str, closing: str) -> str:
     return f"{opening} {rest}{closing}"
 
 
-def _pieces(text: str) -> list[str]:
-    return _PIECE.findall(text.strip())
+def pieces_of(text: str) -> list[str]:
+    """Its words and signs, each with the space before it."""
+    return _PIECE.findall(text)
 
 
 def _word(piece: str) -> str:
     return piece.strip().casefold()
 
 
-def _content_words(answered: Iterable[Answered]) -> frozenset[str]:
+def content_words(answered: Iterable[Answered]) -> frozenset[str]:
     """Words that tell which tool is to be called, or with what."""
     said: Counter[str] = Counter()
     asked: Counter[str] = Counter()

@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 from factory.domain.canon import query_id, tool_id
 from factory.domain.records import Call, Candidate, Query, Tool
 from factory.lessons.frames import Frames
+from factory.lessons.joints import Joints
 from factory.lessons.phrases import Phrases
 from factory.lessons.said import Answered, find_values, keeps_values, written
 from factory.lessons.words import Words, is_free
@@ -32,6 +33,7 @@ from factory.lessons.words import Words, is_free
 Way = Literal[
     "frames",
     "phrases",
+    "joints",
     "join",
     "values",
     "words",
@@ -54,7 +56,11 @@ _ATTEMPTS = 4
 """Draws for each sample wanted; most fail because a sample does not lend itself."""
 _LETTERS = "abcdefghkmnpqrstuvwxyz"
 JOINTS = ("{} {}", "{}\n{}", "{} Also: {}", "{} And then: {}", "First: {} Second: {}")
-"""How two requests are told in one."""
+"""How two requests are told in one, where the pool does not say how."""
+
+
+Tell = Callable[[Random, str, Sequence[Call], "Stock"], str | None]
+"""A request's text told otherwise; None where that cannot be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +128,11 @@ class Stock:
     def phrases(self) -> Phrases:
         """In which words they bring in a value."""
         return Phrases(self._answered, self._failed)
+
+    @cached_property
+    def joints(self) -> Joints:
+        """In which words they go on to the next call."""
+        return Joints(self._answered, self._failed)
 
     @cached_property
     def words(self) -> Words:
@@ -192,21 +203,26 @@ class Stock:
 
 def _frames(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
     """The request as others begin and end, most of all those that the model fails in."""
-    text = stock.frames.retell(rng, sample.query.text)
-    if text is None or not keeps_values(sample.query.text, text, sample.calls):
-        return None
-    return _made("frames", (sample,), text, sample.tools, sample.calls)
+    text = _framed(rng, sample.query.text, sample.calls, stock)
+    return None if text is None else _made("frames", (sample,), text, sample.tools, sample.calls)
 
 
 def _phrases(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
-    """Values brought in by the words of other requests, and most told in another's frame too."""
+    """Values brought in by the words of other requests."""
     text = stock.phrases.retell(rng, sample.query.text, sample.calls)
     if text is None:
         return None
-    framed = stock.frames.retell(rng, text) if rng.random() < 0.5 else None
-    if framed is not None and keeps_values(sample.query.text, framed, sample.calls):
-        text = framed
+    text = _sometimes(rng, text, sample.calls, stock, _joined, _framed)
     return _made("phrases", (sample,), text, sample.tools, sample.calls)
+
+
+def _joints(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
+    """The request goes on to its next call as others do."""
+    text = _joined(rng, sample.query.text, sample.calls, stock)
+    if text is None:
+        return None
+    text = _sometimes(rng, text, sample.calls, stock, _phrased, _framed)
+    return _made("joints", (sample,), text, sample.tools, sample.calls)
 
 
 def _join(rng: Random, first: Candidate, stock: Stock) -> Made | None:
@@ -214,11 +230,36 @@ def _join(rng: Random, first: Candidate, stock: Stock) -> Made | None:
     second = rng.choice(stock.samples)
     if second.query.id == first.query.id or not _is_sound(second):
         return None
-    tools = _unite(first.tools, second.tools)
-    if tools is None or len(first.calls) + len(second.calls) > 4:
+    tools, calls = _unite(first.tools, second.tools), first.calls + second.calls
+    if tools is None or len(calls) > 4:
         return None
-    text = rng.choice(JOINTS).format(first.query.text.strip(), second.query.text.strip())
-    return _made("join", (first, second), text, _shuffled(rng, tools), first.calls + second.calls)
+    texts = first.query.text.strip(), second.query.text.strip()
+    joint = stock.joints.draw(rng, same=False)
+    text = joint and stock.frames.join(texts[0], joint, texts[1])
+    text = text or rng.choice(JOINTS).format(*texts)
+    text = _sometimes(rng, text, calls, stock, _phrased, _framed)
+    return _made("join", (first, second), text, _shuffled(rng, tools), calls)
+
+
+def _framed(rng: Random, text: str, calls: Sequence[Call], stock: Stock) -> str | None:
+    told = stock.frames.retell(rng, text)
+    return told if told is not None and keeps_values(text, told, calls) else None
+
+
+def _phrased(rng: Random, text: str, calls: Sequence[Call], stock: Stock) -> str | None:
+    return stock.phrases.retell(rng, text, calls)
+
+
+def _joined(rng: Random, text: str, calls: Sequence[Call], stock: Stock) -> str | None:
+    return stock.joints.retell(rng, text, calls)
+
+
+def _sometimes(rng: Random, text: str, calls: Sequence[Call], stock: Stock, *tells: Tell) -> str:
+    """The text told otherwise, in each of these ways for every other request."""
+    for tell in tells:
+        if rng.random() < 0.5:
+            text = tell(rng, text, calls, stock) or text
+    return text
 
 
 def _values(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
@@ -350,6 +391,7 @@ def _missing(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
 _MAKERS: Mapping[Way, Callable[[Random, Candidate, Stock], Made | None]] = {
     "frames": _frames,
     "phrases": _phrases,
+    "joints": _joints,
     "join": _join,
     "values": _values,
     "words": _words,

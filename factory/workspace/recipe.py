@@ -301,6 +301,8 @@ class MakeSection(Section):
     """In the words in which other requests begin and end, those above all that failed."""
     phrases: Share = 0.0
     """With its values in the words in which other requests bring them in."""
+    joints: Share = 0.0
+    """Going on to the next call in the words of other requests."""
     join: Share = 0.0
     """Two requests in one, their calls one after the other, their tools together."""
     values: Share = 0.0
