@@ -13,11 +13,13 @@ from factory.domain.records import Call, Candidate, Query, Tool
 from factory.judge.answers import ParsedCalls
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls, first_reject
+from factory.lab.home import words
 from factory.lab.home.world import catalogue_specs, document, fresh_item
 from factory.lessons.frames import Frames
 from factory.lessons.harder import ABSTAINING, WAYS, Made, Stock, Way, make
+from factory.lessons.joints import Joints
 from factory.lessons.phrases import Phrases
-from factory.lessons.said import Answered, written
+from factory.lessons.said import Answered, keeps_values, written
 from factory.lessons.words import Words
 from factory.train.examples import calls_text
 from factory.workspace.folder import Workspace, shipped_root
@@ -81,8 +83,8 @@ def test_calls_that_are_made_break_no_rule(way: Way, rulebook: Rulebook) -> None
 def test_join_asks_for_what_both_ask() -> None:
     for made in _make("join"):
         first, second = (BY_ID[origin] for origin in made.origins)
-        assert first.query.text in made.candidate.query.text
-        assert second.query.text in made.candidate.query.text
+        text = made.candidate.query.text
+        assert all(keeps_values(each.query.text, text, each.calls) for each in (first, second))
         assert made.candidate.calls == first.calls + second.calls
 
 
@@ -132,8 +134,8 @@ def test_a_value_keeps_its_form_in_other_words(value: str, form: str) -> None:
         Answered(f"A trip to {city}.", (Call(name="go", arguments={"to": city}),))
         for city in PLACES
     ]
-    words = Words(answered, ["Tell me of tangerine and quarry."])
-    told = {words.respell(Random(seed), value) for seed in range(30)}
+    spelt = Words(answered, ["Tell me of tangerine and quarry."])
+    told = {spelt.respell(Random(seed), value) for seed in range(30)}
     assert all(re.fullmatch(form, each) for each in told), told
     assert told == {value} if value == form else len(told) > 9
 
@@ -143,15 +145,15 @@ def test_words_that_tell_a_request_are_no_values() -> None:
         Answered(f"Travel with {city}.", (Call(name="go", arguments={"to": city}),))
         for city in PLACES
     ]
-    words = Words(answered, [f"Travel with {city}, thanks." for city in PLACES])
-    assert {words.respell(Random(seed), "word") for seed in range(50)}.isdisjoint(
+    spelt = Words(answered, [f"Travel with {city}, thanks." for city in PLACES])
+    assert {spelt.respell(Random(seed), "word") for seed in range(50)}.isdisjoint(
         {"with", "travel"}
     )
 
 
 def test_words_are_invented_of_pieces_that_no_request_holds() -> None:
-    words = Words((), ["Ask for a quarry or a mine."] * 20, ("quarr", "mi", "zorb", "flim"))
-    told = " ".join(words.respell(Random(seed), "word") for seed in range(200))
+    spelt = Words((), ["Ask for a quarry or a mine."] * 20, ("quarr", "mi", "zorb", "flim"))
+    told = " ".join(spelt.respell(Random(seed), "word") for seed in range(200))
     assert told.count("zorb") > 3 * (told.count("quarr") - told.count("quarry"))
     assert told.count("flim") > 3 * told.count("mi")
 
@@ -266,6 +268,56 @@ def test_a_handful_of_requests_has_no_frames() -> None:
     frames = Frames(["Book a table.", "Where am I?"], [], [])
     assert frames.retell(Random(0), "Book a table.") is None
     assert frames.retell(Random(0), "") is None
+
+
+# -- joints ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def joints() -> Joints:
+    samples = [_sample(number) for number in range(900)]
+    failed = [fresh_item(number).query for number in range(900, 1200)]
+    return Joints([Answered(each.query.text, each.calls) for each in samples], failed)
+
+
+def test_what_joins_calls_is_read_from_answered_requests(joints: Joints) -> None:
+    told = {True: words.NEXT_SAME, False: words.NEXT_OTHER}
+    for same, by_style in told.items():
+        known = {joint.rstrip() for style in by_style.values() for joint in style}
+        assert set(joints.of(same=same)) == known
+
+
+def test_a_request_goes_on_in_other_words(joints: Joints) -> None:
+    text = "Book a table in Rome for 4 people, and later on call a taxi to Porto."
+    calls = (
+        Call(name="book_table", arguments={"city": "Rome", "people": 4}),
+        Call(name="call_taxi", arguments={"destination": "Porto"}),
+    )
+    first, last = "Book a table in Rome for 4 people", " call a taxi to Porto."
+    told = {joints.retell(Random(seed), text, calls) for seed in range(60)}
+    assert told == {
+        f"{first}{joint}{last}" for joint in joints.of(same=False) if joint != ", and later on"
+    }
+
+
+def test_words_that_the_model_fails_in_join_most() -> None:
+    samples = [_sample(number) for number in range(900)]
+    answered = [Answered(each.query.text, each.calls) for each in samples]
+    failed = [one.text for one in answered if ", and after that" in one.text] * 9
+    joints = Joints(answered, failed)
+    drawn = [joints.draw(Random(seed), same=False) for seed in range(60)]
+    assert drawn.count(", and after that") > 20
+
+
+def test_calls_without_order_have_no_joint(joints: Joints) -> None:
+    text = "Book a table in Rome and then call a taxi to Porto."
+    calls = (
+        Call(name="call_taxi", arguments={"destination": "Porto"}),
+        Call(name="book_table", arguments={"city": "Rome"}),
+    )
+    assert joints.retell(Random(0), text, calls) is None
+    assert joints.retell(Random(0), "Book a table.", calls[1:]) is None
+    assert Joints((), ()).draw(Random(0), same=True) is None
 
 
 # -- phrases -------------------------------------------------------------------------------------
