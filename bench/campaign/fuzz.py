@@ -45,6 +45,25 @@ PIECES = (
     '"name": ', "f(a=1)", "[f(a=1), ", "lambda: 0", "**{}", "0" * 300, "-", "\n\n", "\t", " ",
 )  # fmt: skip
 OPENS = ("[", "{", '{"a":', "(", "<think>", "<tool_call>", '"', "f(", "[f(a=", "\\", "((a?)*)*")
+RUNS = (
+    " ",
+    "\n",
+    "\t",
+    " \n",
+    "a",
+    "9",
+    "-",
+    "_",
+    ".",
+    ",",
+    "\\",
+    "'",
+    "`",
+    "<",
+    "=",
+    "f ",
+    "a=1,",
+)
 REASONS: tuple[FinishReason, ...] = ("stop", "stop", "stop", "length")
 
 
@@ -96,8 +115,15 @@ def _mix(text: str, rng: random.Random) -> str:
     return "".join(rng.choices(PIECES, k=rng.randint(1, 40)))
 
 
+def _run(text: str, rng: random.Random) -> str:
+    """One sign over and over, where readers that go back on their way take the square of it."""
+    at = _place(text, rng)
+    return text[:at] + rng.choice(RUNS) * rng.choice((300, 20_000, 100_000)) + text[at:]
+
+
 MUTATIONS: tuple[Callable[[str, random.Random], str], ...] = (
     _insert, _insert, _insert, _cut, _cut, _swap, _swap, _repeat, _splice, _mix, _nest,
+    _run,
 )  # fmt: skip
 
 
@@ -171,9 +197,9 @@ class Fuzz:
         reply = Reply(request_id="fuzz", completions=completions, num_prompt_tokens=9)
         sample = self._trail(planted.query).judge_calls(tuple(planted.tools), reply)
         explained = {verdict.subject for verdict in sample.verdicts if verdict.message}
-        for index, answer in enumerate(read_answers(texts)):
-            if not answer.calls and f"sample:{index}" not in explained:
-                return [WITHOUT]
+        silent = [text for n, text in enumerate(texts) if f"sample:{n}" not in explained]
+        if not all(answer.calls for answer in read_answers(silent)):
+            return [WITHOUT]
         return [_status(sample)]
 
     def _judge_tools(self, texts: list[str]) -> list[str]:

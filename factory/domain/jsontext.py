@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,17 @@ MAX_CHARS = 1_000_000
 """Longest text that is read at all."""
 MAX_DEPTH = 64
 """Deepest nesting of objects and arrays."""
+TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 MAX_DIGITS = 100
 """Longest number."""
 MAX_VALUES = 256
 """Most values read of a sequence."""
 SHOWN_CHARS = 120
 """Longest value shown in a message."""
+_WINDOW = 4096
+"""What is tried first of a text that goes on: the parser counts the lines of all that it is given."""
+_MARGIN = 64
+"""So near the end of a window a fault may be the window's."""
 
 Parts = tuple[str | int, ...]
 
@@ -43,6 +49,9 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
 
 class JsonTextError(ValueError):
     """The text is not JSON within the bounds; str() is one sentence without line breaks."""
+
+    end: int = 0
+    """Of `parse_prefix`: up to where the text was read, or somewhat further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +101,26 @@ def parse_prefix(text: str, start: int) -> tuple[Any, int]:
     >>> parse_prefix('so: {"a": 1} it is', 4)
     ({'a': 1}, 12)
     """
-    depth = 0
-    for match in _TOKEN.finditer(text, start):
-        depth += (match[0] in "[{") - (match[0] in "]}")
-        if depth > MAX_DEPTH:
-            raise JsonTextError(f"nested deeper than {MAX_DEPTH} levels")
-        if depth == 0:
-            return parse_strict(text[start : match.end()]), match.end()
-    return parse_strict(text[start:]), len(text)
+    size = _WINDOW
+    while True:
+        window = text[start : start + size]
+        try:
+            value, end = _DECODER.raw_decode(window)
+            _check_bounds(window[:end])
+            _check_surrogates(window[:end], value)
+            return value, start + end
+        except json.JSONDecodeError as cause:
+            is_open = cause.pos > size - _MARGIN or cause.msg.startswith("Unterminated")
+            if is_open and len(text) > start + size:
+                size *= 8
+                continue
+            error = JsonTextError(_cause(cause))
+            error.end = start + (len(window) if is_open else cause.pos)
+        except (JsonTextError, RecursionError) as cause:
+            is_deep = isinstance(cause, RecursionError)
+            error = JsonTextError(TOO_DEEP if is_deep else str(cause))
+            error.end = start + len(window)
+        raise error from None
 
 
 def parse_sequence(text: str) -> tuple[list[Any], str]:
@@ -194,7 +215,7 @@ def _check_bounds(text: str) -> None:
     if len(text) > MAX_CHARS:
         raise JsonTextError(f"{len(text)} characters, at most {MAX_CHARS} are read")
     if text.count("{") + text.count("[") > MAX_DEPTH and measure_depth(text) > MAX_DEPTH:
-        raise JsonTextError(f"nested deeper than {MAX_DEPTH} levels")
+        raise JsonTextError(TOO_DEEP)
 
 
 def _check_surrogates(text: str, value: object) -> None:
@@ -231,8 +252,8 @@ def _mend_token(match: re.Match[str]) -> str:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        times = Counter(name for name, _ in pairs)
+        twice = next(name for name in times if times[name] > 1)
         raise JsonTextError(f"the key {show(twice, 60)} appears twice in one object")
     return table
 

@@ -51,6 +51,8 @@ MAX_RESTARTS = 8
 """Thoughts that are drafts of calls that cannot be read; before the last ones nothing is tried."""
 MAX_FAULTS = 16
 """Brackets in prose that are tried as JSON and are none."""
+MAX_TRIED = 2 * MAX_CHARS
+"""Characters that all tries in vain go through; where they are more, the answer is unreadable."""
 
 _BARE: dict[Syntax, frozenset[str]] = {
     "hermes": frozenset(),
@@ -72,9 +74,7 @@ _REACT = (
     r"(?m:^)[ \t]*+Action:[ \t]*+[^\n]{1,200}\n\s*+Action[ _]Input:\s*+"
     r"|✿FUNCTION✿:[ \t]*+[^\n]{1,200}\n\s*+✿ARGS✿:\s*+"
 )
-_CALL_SIGN = (
-    r"\[?\s*+\{\s*+[\"'](?:name|function|tool_name|tool_calls|type|arguments|parameters)[\"']\s*+:"
-)
+_CALL_SIGN = r"(?:\[\s*+)?\{\s*+[\"'](?:name|function|tool_name|tool_calls|type|arguments|parameters)[\"']\s*+:"
 _PYTHON_SIGN = rf"\[\s*+{NAME}\(\s*+(?:\w++\s*+=(?!=)|\*\*|\)\s*+[\],])"
 
 
@@ -164,6 +164,7 @@ class _Scan:
         self._known = known
         self._position = 0
         self._thought_ends = [m.end() for m in _TAG.finditer(text) if self._ends_thought(m)]
+        self._tried = 0
         self.unfinished = False
         """Whether the answer ends inside of a thought."""
         self._clear()
@@ -282,6 +283,7 @@ class _Scan:
             if is_sign and "json" in self._allowed:
                 raise CallError(f"not JSON: {error}") from None
             self._faults += 1
+            self._try_in_vain(start, error.end)
             return
         self._position = end
         if "json" not in self._allowed or not (is_first or is_call_like(value)):
@@ -290,6 +292,12 @@ class _Scan:
             self.bare.add(read)
         self._keep(self.bare, start, end)
         self._expect_more()
+
+    def _try_in_vain(self, start: int, end: int) -> None:
+        """Count what was read for nothing. Raises CallError."""
+        self._tried += end - start
+        if self._tried > MAX_TRIED:
+            raise CallError("too many brackets that are no calls")
 
     def _expect_more(self) -> None:
         """After a semicolon between calls a call is due, or the end."""
@@ -316,8 +324,10 @@ class _Scan:
             except CallError:
                 if _LIST_BEGUN.match(text, start):
                     raise
+                self._try_in_vain(start, len(text))
                 return
             if not _REST.match(text, end):
+                self._try_in_vain(start, end)
                 return
         if text[start] == "[":
             self._read_python_list(start)
@@ -345,7 +355,7 @@ class _Scan:
         self._position = text.index("(", start)
         if "python" not in self._allowed or not _PYTHON_LINE.match(text, start):
             return
-        if self._fence >= 0 and text[self._fence : start].strip():
+        if self._fence >= 0 and skip_space(text, self._fence) < start:
             return
         spans, before = list(self._spans), len(self.bare.calls)
         self._read_python_lines(start)
@@ -364,8 +374,9 @@ class _Scan:
                 try:
                     value, _ = parse_prefix(text, match.end())
                 except JsonTextError as error:
-                    if is_apart:
-                        return  # a word before a bracket
+                    if is_apart:  # a word before a bracket
+                        self._try_in_vain(start, error.end)
+                        return
                     raise CallError(f"not JSON: {error}") from None
                 if is_call_like(value):
                     return

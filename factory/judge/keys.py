@@ -28,7 +28,7 @@ _TELLING = re.compile(
 )
 """Signs that BFCL's scorer drops and that make another value of a text."""
 _IN_LINES = re.compile(r"[\n\r\v\f\x85\u2028\u2029]")
-_TRAILING = re.compile(r"[^\S\n]+$", re.MULTILINE)
+_TRAILING = re.compile(r"(?<![^\S\n])[^\S\n]++$", re.MULTILINE)
 _WHOLE_FLOATS = 2**53
 
 

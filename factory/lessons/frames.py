@@ -33,7 +33,7 @@ _CLOSES = 0.5
 """Share of an opening's requests that end alike: the end belongs to the frame,"""
 _MOST_CLOSING = 6
 """unless it is so many pieces long: it would be cut in its midst."""
-_PIECE = re.compile(rf"\s*(?:{PIECE.pattern})")
+_PIECE = re.compile(rf"\s*+(?:{PIECE.pattern})")
 _STOPS = (".", "?", "!")
 
 

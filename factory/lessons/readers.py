@@ -92,7 +92,7 @@ def _read_conversation(row: Row, where: str) -> Iterator[Lesson]:
     yield read_lesson(turns, read_documents(row.get("tools")), where)
 
 
-_GLAIVE_TURN = re.compile(r"(?:^|\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE):")
+_GLAIVE_TURN = re.compile(r"(?:^|\n)[^\S\n]*+(USER|ASSISTANT|FUNCTION RESPONSE):")
 _GLAIVE_CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)
 _GLAIVE_ARGUMENTS = re.compile(r"\"arguments\":\s*'(.*)'\s*\}\s*$", re.DOTALL)
 _GLAIVE_SPEAKERS = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}

@@ -46,7 +46,7 @@ def read_tree(row: Row, where: str) -> Iterator[Lesson]:
 # ToolLLaMA --------------------------------------------------------------------------------
 
 _REACT = re.compile(
-    r"(?P<thought>.*?)^Action:[ \t]*(?P<name>[^\n]*?)[ \t]*\n+Action Input:(?P<input>.*)",
+    r"(?P<thought>.*?)^Action:(?P<name>[^\n]*+)\n++Action Input:(?P<input>.*)",
     re.DOTALL | re.MULTILINE,
 )
 _THOUGHT = re.compile(r"^Thought:[ \t]*", re.MULTILINE)
@@ -80,7 +80,7 @@ def _read_react(text: str, number: int) -> Utterance:
     found = _REACT.fullmatch(text)
     if found is None:
         raise ValueError(f"message {number} has no Action with its Action Input: {show(text)}")
-    call = _make_call(found["name"], found["input"], number)
+    call = _make_call(found["name"].strip(" \t"), found["input"], number)
     thought = _THOUGHT.sub("", found["thought"]).strip()
     return Utterance(speaker="assistant", text=thought, calls=(call,))
 

@@ -103,7 +103,9 @@ TOOLDEV = dict.fromkeys(LEVELS, 0.5)
 """Weights of ToolDev's score: the mean of both (§7.4)."""
 FOLDERS = (".", "json_test_data", "test-data")
 _CALL = re.compile(r"\[(\w+)\((.*)\)\]", re.DOTALL)
-_LOOSE_ARGUMENT = re.compile(r"(\w+)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|(\[[^\]]*\])|([^,\s)]+))")
+_LOOSE_ARGUMENT = re.compile(
+    r"(?<!\w)(\w++)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|(\[[^\]]*\])|([^,\s)]+))"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

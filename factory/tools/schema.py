@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from factory.domain.canon import canonical_json
+from factory.domain.canon import canonical_json, to_json
 from factory.domain.records import Tool
 from factory.tools.closing import close
 from factory.tools.formats import CHECKER
@@ -235,10 +234,38 @@ def make_validator(schema: object) -> Draft202012Validator:
     return StrictValidator(schema, format_checker=CHECKER)
 
 
-@lru_cache(maxsize=4096)
+class _Kept:
+    """What was read of the last tools, while their documents' JSON is MAX_KEPT characters long."""
+
+    def __init__(self) -> None:
+        self._readings: dict[Tool, tuple[ReadTool, int]] = {}
+        self._lock = threading.Lock()
+        self.size = 0
+
+    def read(self, tool: Tool) -> ReadTool:
+        if kept := self._readings.get(tool):
+            return kept[0]
+        reading = read_document(tool.document)
+        with self._lock:
+            if tool not in self._readings:
+                size = _TOOL_SIZE + len(to_json(tool.document))
+                self._readings[tool] = reading, size
+                self.size += size
+            while self.size > MAX_KEPT:
+                self.size -= self._readings.pop(next(iter(self._readings)))[1]
+        return reading
+
+
+MAX_KEPT = 8_000_000
+"""Characters of tools that are kept; in memory they take some ten times as much."""
+_TOOL_SIZE = 1000
+"""What a tool adds to its document: its validator."""
+_KEPT = _Kept()
+
+
 def read_tool(tool: Tool) -> ReadTool:
-    """The tool's document, read once and kept for the last few thousand tools."""
-    return read_document(tool.document)
+    """The tool's document, read once and kept for the last few thousand tools of usual length."""
+    return _KEPT.read(tool)
 
 
 def read_document(document: Mapping[str, Any]) -> ReadTool:

@@ -445,6 +445,15 @@ def test_reading_keeps_order_and_flags() -> None:
         ("<tool_call>" + "," * 900_000 + "</tool_call>", "call_json"),
         ("<tool_call>" + ", " * 400_000 + "}</tool_call>", "call_json"),
         ("x" * 3_000_000, "call_json"),
+        ("so {a" * 17 + " " * 400_000 + "b", "no_tool_call"),
+        ("so {'a" * 17 + '{"name": 1, ' * 30_000, "call_json"),
+        ("f (</think>" * 40_000 + "[1, 1, " * 40_000, "no_tool_call"),
+        ('[1, "</think>' * 40_000, "no_tool_call"),
+        ("```\n" + "f()\n" * 100_000, "call_json"),
+        (
+            "<tool_call>{" + ", ".join(f'"{n % 60_000}": 1' for n in range(60_001)) + "}",
+            "call_json",
+        ),
     ],
 )
 def test_hostile_and_broken_answers(text: str, reason: str) -> None:
@@ -453,6 +462,12 @@ def test_hostile_and_broken_answers(text: str, reason: str) -> None:
     assert 0 < len(parsed.message) < 400
     assert parsed.message.isprintable()
     assert (parsed.calls == ()) == (reason == "no_tool_call")
+
+
+def test_a_long_run_of_blanks_in_a_value_is_folded_at_once() -> None:
+    blanks = " " * 300_000
+    texts = [write({"people": 1, "city": f"a{end}\n{blanks}b"}) for end in (blanks, "", "\t")]
+    assert vote(texts, [BOOK]).votes == 3
 
 
 def test_repair_mends_quotes_and_trailing_commas_only() -> None:

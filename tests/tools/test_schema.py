@@ -26,6 +26,7 @@ from factory.domain.plaintext import printable
 from factory.domain.records import Tool
 from factory.tools.pattern import Pattern, PatternError
 from factory.tools.schema import (
+    MAX_KEPT,
     MAX_WORK,
     TooMuchWork,
     arguments_schema,
@@ -372,6 +373,18 @@ def test_a_tool_is_compiled_once_by_its_id_and_document() -> None:
 
     assert read_tool(tool("int")) is read_tool(tool("int"))
     assert not read_tool(tool("str")).validator.is_valid({"x": 1})
+
+
+def test_what_is_kept_of_tools_is_bounded_by_their_length() -> None:
+    def tool(number: int) -> Tool:
+        properties = {"x": {"type": "string", "description": "long " * (MAX_KEPT // 15)}}
+        document = {"name": "f", "arguments": {"properties": properties}}
+        return Tool(id=f"t_{number}", document=document)
+
+    first, second = read_tool(tool(1)), read_tool(tool(2))
+    assert read_tool(tool(2)) is second
+    read_tool(tool(3))
+    assert read_tool(tool(1)) is not first
 
 
 @pytest.mark.parametrize("beside", [{}, {"$id": "urn:x"}])
