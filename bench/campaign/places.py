@@ -11,11 +11,21 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.campaign.running import Finding, command, environment, make_quick
+from bench.campaign.kills import BOOKS, is_done, shown_stages
+from bench.campaign.running import (
+    Finding,
+    ask,
+    command,
+    environment,
+    make_quick,
+    same,
+    start,
+)
 from factory.lab.home.world import fresh_item
 
 SECONDS = 900.0
@@ -199,7 +209,31 @@ def connections(folder: Path) -> Finding:
     return judge(name, "right" if not outside else f"exit 0: {len(outside)}: {outside[0][:60]}")
 
 
-PARTS: tuple[Callable[[Path], Iterator[Finding]], ...] = (odd_paths, odd_environments, small_places)
+def moved_and_copied(folder: Path) -> Iterator[Finding]:
+    """A round whose workspace is copied by `cp -r`, then moved, while it samples; it is resumed."""
+    here, there, copy = folder / "here", folder / "there", folder / "copy"
+    workspace, log = make_quick(here, "transformers"), folder / "moved.log"
+    temp = folder / "t"
+    temp.mkdir()
+    running = start(workspace, "round", "--n", "4", log=log, temp=temp)
+    while "sample" not in shown_stages(running.text()) and running.process.poll() is None:
+        time.sleep(0.1)
+    shutil.copytree(workspace, copy, ignore_dangling_symlinks=True)
+    workspace.rename(there)
+    code = running.wait(SECONDS)
+    error = next((x for x in running.text().splitlines() if x.startswith("error")), "")
+    yield judge("a workspace moved while a round samples", f"exit {code}: {error[:90]}", 3)
+    left = [path.name for path in here.rglob("*")]
+    yield same("left at its old path", [], left)
+    yield judge("its copy by cp -r", refusal(Place(folder=copy).run("status")), 2)
+    done = Place(folder=there).run("round", "--resume")
+    (books,) = ask(there, BOOKS) if is_done(there) else [{"exit": done.returncode}]
+    yield same("the round, resumed where it is", {"drawn": 4, "lost": 0, "twice": 0}, books)
+
+
+PARTS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
+    odd_paths, odd_environments, small_places, moved_and_copied,
+)  # fmt: skip
 
 
 def run_places(folder: Path) -> list[Finding]:

@@ -28,7 +28,7 @@ MAX_VALUES = 256
 SHOWN_CHARS = 120
 """Longest value shown in a message."""
 _WINDOW = 4096
-"""What is tried first of a text that goes on: the parser counts the lines of all that it is given."""
+"""What is tried first of a text that goes on: a parser counts the lines of all it is given."""
 _MARGIN = 64
 """So near the end of a window a fault may be the window's."""
 

@@ -74,7 +74,10 @@ _REACT = (
     r"(?m:^)[ \t]*+Action:[ \t]*+[^\n]{1,200}\n\s*+Action[ _]Input:\s*+"
     r"|✿FUNCTION✿:[ \t]*+[^\n]{1,200}\n\s*+✿ARGS✿:\s*+"
 )
-_CALL_SIGN = r"(?:\[\s*+)?\{\s*+[\"'](?:name|function|tool_name|tool_calls|type|arguments|parameters)[\"']\s*+:"
+_CALL_SIGN = (
+    r"(?:\[\s*+)?\{\s*+"
+    r"[\"'](?:name|function|tool_name|tool_calls|type|arguments|parameters)[\"']\s*+:"
+)
 _PYTHON_SIGN = rf"\[\s*+{NAME}\(\s*+(?:\w++\s*+=(?!=)|\*\*|\)\s*+[\],])"
 
 

@@ -26,6 +26,7 @@ from factory.domain.failures import BusyError, DiskError, InputError
 from factory.domain.plaintext import shorten
 from factory.ledger import schema
 from factory.ledger.interrupt import interrupted_after
+from factory.ledger.place import Place, check_copy
 from factory.ledger.segments import Segments, newer_ledger, to_arrow
 from factory.ledger.tables import Batch, by_table
 
@@ -252,6 +253,8 @@ class Ledger(Source):
                 where=path,
                 remedy="rename the folder",
             )
+        check_copy(folder)
+        self._place = Place(folder.parent)
         self.file = folder / "ledger.duckdb"
         self._migrations = schema.load_migrations(migrations)
         self._segments = Segments(folder / "segments", len(self._migrations))
@@ -261,9 +264,10 @@ class Ledger(Source):
 
         Columns that a row lacks are null; times need a zone and are stored as UTC; lone
         surrogates, which UTF-8 cannot hold, are stored as their `\\udXXX` escape. An unknown table
-        or column is our bug. Raises DiskError if there is no space.
+        or column is our bug. Raises DiskError if there is no space, or the folder was moved.
         """
         if tables := self._to_arrow(batch):
+            self._place.check()
             self._segments.write(tables)
 
     def fold(self, wait_seconds: float = 0.0) -> bool:
@@ -273,6 +277,7 @@ class Ledger(Source):
         anywhere in here neither loses nor repeats a row. An older file is migrated first.
         Raises DiskError if there is no space (the segments stay), InputError for a newer file.
         """
+        self._place.check()
         self._segments.sweep()
         names = self._segments.names()
         if not names:
@@ -301,6 +306,7 @@ class Ledger(Source):
         Raises BusyError if a writer keeps the file, InputError for a newer one.
         """
         deadline = time.monotonic() + READ_WAIT_SECONDS
+        self._place.check()
         while True:
             try:
                 with self._explained():

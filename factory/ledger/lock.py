@@ -9,6 +9,7 @@ from pathlib import Path
 
 from factory.domain.disk import disk_remedy
 from factory.domain.failures import BusyError, DiskError
+from factory.ledger.place import LOCK, check_copy, mark
 
 
 class WorkspaceLock:
@@ -17,12 +18,15 @@ class WorkspaceLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "lock"
+        self.path = folder / LOCK
         self._descriptor = -1
 
     def __enter__(self) -> WorkspaceLock:
-        """Take the lock. Raises BusyError if a process has it, DiskError if it cannot be made."""
+        """Take the lock. Raises BusyError if a process has it, DiskError if it cannot be made,
+        InputError in a copy of a workspace that was in use.
+        """
         assert self._descriptor < 0, "taken already"
+        check_copy(self.path.parent)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -32,10 +36,10 @@ class WorkspaceLock:
             # flock, not lockf: it belongs to this descriptor, which child programs do not inherit.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.truncate(descriptor, 0)
-            now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-            os.write(descriptor, f"{os.getpid()} {now}".encode())
+            held = f"{os.getpid()} {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n".encode()
+            os.write(descriptor, held + mark(self.path, os.fstat(descriptor).st_ino))
         except OSError as error:
-            holder = os.read(descriptor, 100).decode()
+            holder = os.read(descriptor, 100).partition(b"\n")[0].decode()
             os.close(descriptor)
             is_held = isinstance(error, BlockingIOError)
             raise (self._busy(holder) if is_held else self._unusable(error)) from error

@@ -1249,6 +1249,43 @@ def test_a_second_lock_is_refused_until_the_first_process_is_gone(tmp_path: Path
         pass
 
 
+def test_a_copy_of_a_workspace_in_use_is_refused_and_a_moved_one_is_not(tmp_path: Path) -> None:
+    state = tmp_path / "in use" / ".factory"
+    with child(HOLDER, str(state)) as holder:
+        assert say(holder) == "held"
+        copy = shutil.copytree(state.parent, tmp_path / "copy") / state.name
+        for opened in (Ledger, lambda folder: WorkspaceLock(folder).__enter__()):
+            with pytest.raises(InputError, match="was copied while") as caught:
+                opened(copy)
+            assert "factory backup" in caught.value.remedy and str(copy) in caught.value.remedy
+        holder.kill()
+        holder.wait()
+    moved = state.parent.rename(tmp_path / "moved") / state.name
+    (copy / "lock").unlink()
+    for folder in (moved, copy):
+        with WorkspaceLock(folder):
+            assert Ledger(folder).fold()
+        copied = shutil.copytree(folder, tmp_path / f"rest{folder.parent.name}")
+        assert Ledger(copied).fold()
+
+
+def test_a_workspace_that_is_moved_while_it_is_written_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "here" / ".factory"
+    state.mkdir(parents=True)
+    ledger = Ledger(state)
+    ledger.append(draw(0))
+    there = state.parent.rename(tmp_path / "there") / state.name
+    for recreated in (False, True):
+        if recreated:
+            state.mkdir(parents=True)
+        for step in (lambda: ledger.append(draw(1)), ledger.fold, ledger.connect):
+            with pytest.raises(DiskError, match="moved or removed") as caught:
+                step()
+            assert caught.value.where == str(state.parent)
+    assert os.listdir(state) == []
+    assert Ledger(there).query("select count(*) from draw").rows == [(1,)]
+
+
 def test_a_child_program_does_not_keep_the_lock(tmp_path: Path) -> None:
     with WorkspaceLock(tmp_path):
         sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
