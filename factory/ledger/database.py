@@ -26,7 +26,7 @@ from factory.domain.failures import BusyError, DiskError, InputError
 from factory.domain.plaintext import shorten
 from factory.ledger import schema
 from factory.ledger.interrupt import interrupted_after
-from factory.ledger.place import Place, check_copy
+from factory.ledger.place import FixedFolder, check_copy
 from factory.ledger.segments import Segments, newer_ledger, to_arrow
 from factory.ledger.tables import Batch, by_table
 
@@ -254,7 +254,7 @@ class Ledger(Source):
                 remedy="rename the folder",
             )
         check_copy(folder)
-        self._place = Place(folder.parent)
+        self._root = FixedFolder(folder.parent)
         self.file = folder / "ledger.duckdb"
         self._migrations = schema.load_migrations(migrations)
         self._segments = Segments(folder / "segments", len(self._migrations))
@@ -267,7 +267,7 @@ class Ledger(Source):
         or column is our bug. Raises DiskError if there is no space, or the folder was moved.
         """
         if tables := self._to_arrow(batch):
-            self._place.check()
+            self._root.check()
             self._segments.write(tables)
 
     def fold(self, wait_seconds: float = 0.0) -> bool:
@@ -277,7 +277,7 @@ class Ledger(Source):
         anywhere in here neither loses nor repeats a row. An older file is migrated first.
         Raises DiskError if there is no space (the segments stay), InputError for a newer file.
         """
-        self._place.check()
+        self._root.check()
         self._segments.sweep()
         names = self._segments.names()
         if not names:
@@ -306,7 +306,7 @@ class Ledger(Source):
         Raises BusyError if a writer keeps the file, InputError for a newer one.
         """
         deadline = time.monotonic() + READ_WAIT_SECONDS
-        self._place.check()
+        self._root.check()
         while True:
             try:
                 with self._explained():

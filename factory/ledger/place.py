@@ -12,8 +12,8 @@ LOCK = "lock"
 """In the state folder: which process works there, since when; then which file it is."""
 
 
-class Place:
-    """A folder that is written to by its path. Example: Place(workspace.root).check()."""
+class FixedFolder:
+    """A folder that is written to by its path. Example: FixedFolder(workspace.root).check()."""
 
     def __init__(self, folder: Path) -> None:
         """Held open, so that its number on the disk stays its own; it need not be there yet."""
