@@ -71,8 +71,13 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: check
+test: check $(VENV)/ray-ready
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
+
+# 80 MB that only engine.backend = "ray" needs.
+$(VENV)/ray-ready: requirements/ray.lock $(VENV)/ready
+	$(BIN)/pip install --quiet --no-deps -r $<
+	touch $@
 
 # Into a folder of its own: transformers 4 and 5 cannot share one environment.
 TRANSFORMERS4 := .transformers4

@@ -25,15 +25,15 @@ FLOORS = (
 """A room imports only from the lines above its own, and from itself."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
-HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "sklearn", "accelerate"}
+HEAVY = {"torch", "vllm", "ray", "transformers", "trl", "peft", "datasets", "sklearn", "accelerate"}
 CHILD_ONLY = frozenset(
     f"factory.{module}"
     for module in (
         "engines.beam engines.chat engines.constrain engines.embedding engines.fitting "
         "engines.forest engines.generation "
         "engines.grammar engines.importing_child engines.loading engines.perplexity_child "
-        "engines.processors engines.retrieve_child engines.server engines.trainable_child "
-        "engines.transformers engines.vllm "
+        "engines.processors engines.ray engines.retrieve_child engines.server "
+        "engines.trainable_child engines.transformers engines.vllm "
         "codes.gist codes.guided codes.reader "
         "deploy.gateway deploy.plugged deploy.server_child "
         "train.child train.coding train.helper train.keeping train.learner train.preferences "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from factory.workspace.folder import Workspace
@@ -42,3 +42,15 @@ def child_pids() -> list[int]:
     """Process ids of the children that this process has now."""
     paths = Path("/proc/self/task").glob("*/children")
     return [int(pid) for path in paths for pid in path.read_text(encoding="ascii").split()]
+
+
+def descendants(pid: int) -> Iterator[tuple[int, str]]:
+    """Processes below one, each with its command line."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            for child in map(int, path.read_text(encoding="ascii").split()):
+                line = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
+                yield child, line.replace("\0", " ")
+                yield from descendants(child)
+        except OSError:  # it has ended
+            continue

@@ -18,9 +18,10 @@ from factory.ledger.lineage import (
     is_address,
     next_checkpoint,
 )
+from factory.workspace.checking import check_table
 from factory.workspace.folder import Workspace
 from factory.workspace.models import check_model_folder
-from factory.workspace.recipe import Resolved, load_recipe
+from factory.workspace.recipe import Resolved, load_recipe, parse_value
 from factory.workspace.settings import Settings, load_settings
 
 
@@ -69,8 +70,25 @@ def open_recipe(
     return resolved
 
 
-def load_settings_with(workspace: Workspace, model: str, threads: int) -> Settings:
+def split_overrides(pairs: list[str] | None) -> tuple[list[str], list[str]]:
+    """The values of --set that are the engine's (`engine.replicas=4`), and those of the recipe."""
+    ours: list[str] = []
+    recipes: list[str] = []
+    for pair in pairs or []:
+        (ours if pair.strip().startswith("engine.") else recipes).append(pair)
+    return ours, recipes
+
+
+def load_settings_with(
+    workspace: Workspace, model: str, threads: int, overrides: list[str] | None = None
+) -> Settings:
+    """factory.toml with what flags say; `overrides` are those of split_overrides."""
     settings = load_settings(workspace)
+    if overrides:
+        values = {key: parse_value(key, text) for key, text in parse_overrides(overrides).items()}
+        table = settings.model_dump(mode="json")
+        table["engine"] |= {key.removeprefix("engine."): value for key, value in values.items()}
+        settings = check_table(Settings, table, "--set and factory.toml", error=RecipeError)
     if model:
         settings = settings.model_copy(update={"model": _name(workspace, model)})
     if threads:

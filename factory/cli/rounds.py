@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from factory.cli.card import print_card
-from factory.cli.chosen import describe_best, find_best, load_settings_with, open_recipe
+from factory.cli.chosen import (
+    describe_best,
+    find_best,
+    load_settings_with,
+    open_recipe,
+    split_overrides,
+)
 from factory.cli.data import note_masked, report_bad_lines
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_ledger, open_workspace
@@ -74,9 +80,10 @@ def make_round(
     factory round --n 200 --queries requests.jsonl --set calls.n=7
     """
     workspace = open_workspace()
-    settings = load_settings_with(workspace, model, threads)
+    engine, values = split_overrides(overrides)
+    settings = load_settings_with(workspace, model, threads, engine)
     wanted = [f"{key}={n}" for key, n in (("accept", accept), ("budget", budget)) if n]
-    resolved = open_recipe(workspace, settings, recipe, [*(overrides or ()), *wanted])
+    resolved = open_recipe(workspace, settings, recipe, [*values, *wanted])
     if num_queries and resolved.recipe.accept:
         raise InputError(
             "--n draws so many requests, --accept as many as it takes",
@@ -213,7 +220,9 @@ def _print_plan(
             f"documents  {len(unlearnt)} of imported tools to learn by heart, "
             f"{resolved.recipe.train.documents} a round at most (train.documents)"
         )
-    out(f"engine     {settings.engine.backend}, {factory.settings.engine.threads} threads")
+    engine = factory.settings.engine
+    backend = f"{engine.backend} of {engine.inner}" if engine.backend == "ray" else engine.backend
+    out(f"engine     {backend}, {engine.threads} threads")
     check_training(resolved.recipe)
     device, memory = device_memory()
     takes = memory_of(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from factory.cli.chosen import load_settings_with, open_recipe
+from factory.cli.chosen import load_settings_with, open_recipe, split_overrides
 from factory.cli.data import note_masked
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_workspace
@@ -53,8 +53,9 @@ def teach(
     factory teach tools.jsonl labelled.jsonl --dev 0.1 --set train.epochs=2
     """
     workspace = open_workspace()
-    settings = load_settings_with(workspace, model, threads)
-    resolved = open_recipe(workspace, settings, recipe, overrides)
+    engine, values = split_overrides(overrides)
+    settings = load_settings_with(workspace, model, threads, engine)
+    resolved = open_recipe(workspace, settings, recipe, values)
     lessons = read_lessons(paths, labelled=labelled, mask=mask) if paths else None
     monitor = PlainMonitor() if dry_run else make_monitor()
     with WorkspaceLock(workspace.state), monitor:

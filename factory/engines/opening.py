@@ -14,12 +14,16 @@ from factory.workspace.machine import visible_gpus
 from factory.workspace.models import INSTALL, check_model_folder, is_installed
 from factory.workspace.settings import EngineSection
 
-BACKENDS = {"vllm": "factory.engines.vllm", "transformers": "factory.engines.transformers"}
+BACKENDS = {
+    "vllm": "factory.engines.vllm",
+    "transformers": "factory.engines.transformers",
+    "ray": "factory.engines.ray",
+}
 """Module that a backend's child process runs."""
 
 
 def choose_backend(backend: str, notify: Callable[[str], None]) -> str:
-    """The backend to use for `vllm`, `transformers` or `auto`. Raises InputError for any other,
+    """The backend to use for a name of BACKENDS, or `auto`. Raises InputError for any other,
     MissingError where its package is not installed.
     """
     if backend == "auto":
@@ -31,7 +35,9 @@ def choose_backend(backend: str, notify: Callable[[str], None]) -> str:
         )
         backend = "transformers"
     if backend not in BACKENDS:
-        raise InputError(f"There is no engine {backend!r}", remedy="use auto, vllm or transformers")
+        raise InputError(
+            f"There is no engine {backend!r}", remedy="use auto, vllm, transformers or ray"
+        )
     for package in (backend, "torch"):
         if not is_installed(package):
             raise MissingError(f"{package} is not installed", remedy=INSTALL[backend])
@@ -39,24 +45,26 @@ def choose_backend(backend: str, notify: Callable[[str], None]) -> str:
 
 
 def check_loopback() -> None:
-    """Raise EnvironmentError_ where no interface has 127.0.0.1, by which vLLM joins its parts."""
+    """Raise EnvironmentError_ where no interface has 127.0.0.1: vLLM and Ray join parts by it."""
     try:
         with socket.socket(type=socket.SOCK_DGRAM) as probe:
             probe.connect(("127.0.0.1", 9))  # finds the way, sends nothing
     except OSError as error:
         raise EnvironmentError_(
-            f"vLLM needs the loopback interface, which is down: {error.strerror}",
+            f"vLLM and Ray need the loopback interface, which is down: {error.strerror}",
             where="127.0.0.1",
             remedy='`ip link set lo up` as root, or backend = "transformers" in factory.toml',
         ) from error
 
 
 def gpus_of_copies(settings: EngineSection, backend: str) -> list[tuple[str, ...]]:
-    """The GPUs of each copy of the model; none named where a copy takes what there is.
+    """The GPUs of each copy of the model; none named where a copy, or Ray, takes what there is.
 
     Raises InputError for what the backend cannot do, MissingError where there are too few GPUs.
     """
     each, copies = settings.tensor_parallel, settings.data_parallel
+    if backend == "ray":
+        return [()]
     if each > 1 and backend == "transformers":
         raise InputError(
             "the transformers engine keeps a copy of the model whole, on one device",
@@ -95,7 +103,7 @@ async def open_engine(
     than `checkpoint`, ChildError for a child that died too often, and what choose_backend raises.
     """
     chosen = choose_backend(settings.backend, notify)
-    if chosen == "vllm":
+    if chosen != "transformers":
         check_loopback()
     check_model_folder(Path(checkpoint.path))
     copies = gpus_of_copies(settings, chosen)

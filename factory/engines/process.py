@@ -81,7 +81,7 @@ class ProcessEngine(Closing):
         self._sent: set[int] = set()
         self._suspects: set[int] = set()
         self._has_answered = False
-        self._parts: Mapping[str, str] = {}
+        self.parts: Mapping[str, str] = {}
         """What the model was when it was first loaded."""
         self._alone: dict[int, str] = {}
         """Requests that ended the child alone before any answer, and by which exception."""
@@ -277,7 +277,12 @@ class ProcessEngine(Closing):
             self._module, threads=self._settings.threads, log=self._log, gpus=self._gpus
         )
         await self._child.send(
-            {"type": "open", "path": self.checkpoint.path, "settings": self._settings.model_dump()}
+            {
+                "type": "open",
+                **asdict(self.checkpoint),
+                "settings": self._settings.model_dump(),
+                "logs": str(self._log.parent),
+            }
         )
         while message := await self._child.receive():
             if message["type"] == "ready":
@@ -303,8 +308,8 @@ class ProcessEngine(Closing):
                 remedy="restore the folder, or begin a round from it as it is: `factory round "
                 "--abandon` gives back the requests that have no answer",
             )
-        self._parts = self._parts or message["parts"]
-        if changed := differing(self._parts, message["parts"]):
+        self.parts = self.parts or message["parts"]
+        if changed := differing(self.parts, message["parts"]):
             raise ModelError(
                 f"the {' and the '.join(changed)} of checkpoint {self.checkpoint.id} changed while "
                 "it was served",

@@ -39,7 +39,7 @@ class Replicas(Closing):
     async def start(self) -> None:
         """Load all copies at once; raises what one of them raises, and closes the others then."""
         try:
-            await _together([engine.start() for engine in self._engines])
+            await together([engine.start() for engine in self._engines])
         except BaseException:
             await self.close()
             raise
@@ -63,14 +63,14 @@ class Replicas(Closing):
             finally:
                 self._samples[number] -= sum(request.sampling.n for request in own)
 
-        await _together([ask(number) for number, own in enumerate(places) if own])
+        await together([ask(number) for number, own in enumerate(places) if own])
         return [replies[place] for place in range(len(requests))]
 
     async def close(self) -> None:
         await asyncio.gather(*(engine.close() for engine in self._engines))
 
 
-async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Wait for all; the first that fails cancels the others, and its exception is raised."""
     tasks = [asyncio.create_task(each) for each in work]
     try:

@@ -61,7 +61,7 @@ def identify(folder: Path, weights: str = "", engine: EngineSection | None = Non
     """
     parts = {"weights": weights or fingerprint(folder), **_file_parts(folder)}
     if engine is not None:
-        backend = engine.backend
+        backend = engine.sampler
         if backend == "auto":
             backend = "vllm" if is_installed("vllm") else "transformers"
         parts |= {"dtype": engine.dtype, "backend": backend}

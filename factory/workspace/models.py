@@ -16,6 +16,7 @@ INSTALL = {
     "vllm": "pip install 'tool-factory[cpu]' (no GPU) or 'tool-factory[gpu]', "
     "or sample with the transformers backend",
     "transformers": "pip install 'tool-factory[train]'",
+    "ray": "pip install 'tool-factory[ray]' (on each node of a cluster), or drop engine.backend",
 }
 WHOLE_FOLDER = "give the folder of a model in Hugging Face format (as save_pretrained writes it)"
 SMALL_FILES = (

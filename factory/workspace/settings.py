@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory.domain.bounded import read_text
 from factory.domain.canon import to_json
@@ -17,10 +17,10 @@ from factory.workspace.recipe import RuleSetting, Section
 class EngineSection(Section):
     """The machine and the engine on it; also what an engine's child is told."""
 
-    LATER = frozenset({"tensor_parallel", "data_parallel"})
+    LATER = frozenset({"tensor_parallel", "data_parallel", "replicas", "inner"})
 
-    backend: Literal["auto", "vllm", "transformers"] = "auto"
-    """auto is vLLM where it is installed."""
+    backend: Literal["auto", "vllm", "transformers", "ray"] = "auto"
+    """auto is vLLM where it is installed; ray deals requests to engines on many GPUs."""
     threads: int = Field(0, ge=0)
     """CPU threads; 0 is the cores that are free when the command starts."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -34,10 +34,31 @@ class EngineSection(Section):
     """GPUs that share one copy of the model (vLLM)."""
     data_parallel: int = Field(1, ge=1)
     """Copies of the model, each in a child of its own on GPUs of its own."""
+    replicas: int = Field(0, ge=0)
+    """Engines that Ray keeps; 0 is one for each GPU, or for each of `threads` where there is no
+    GPU."""
+    inner: Literal["auto", "vllm", "transformers"] = "auto"
+    """Backend of each engine that Ray keeps."""
     max_batch: int = Field(256, gt=0)
     """Sequences that decode at a time; a request's n samples are never split by transformers."""
     max_restarts: int = Field(3, ge=0)
     """Deaths a request may be part of before it is tried alone; four times as many end the run."""
+
+    @model_validator(mode="after")
+    def _check_copies(self) -> Self:
+        if self.backend == "ray" and self.data_parallel > 1:
+            raise ValueError("copies that Ray keeps are engine.replicas, not engine.data_parallel")
+        if self.backend != "ray" and (self.replicas or self.inner != "auto"):
+            raise ValueError(
+                'engine.replicas and engine.inner need engine.backend = "ray"; without Ray, copies '
+                "on this machine are engine.data_parallel"
+            )
+        return self
+
+    @property
+    def sampler(self) -> str:
+        """The backend that computes the answers, whoever deals the requests; it may be auto."""
+        return self.inner if self.backend == "ray" else self.backend
 
 
 class Settings(Section):

@@ -536,6 +536,20 @@ def test_dry_run_shows_origins_and_writes_nothing(workspace: Path, tmp_path: Pat
     assert not (workspace / ".factory" / "ledger.duckdb").exists()
 
 
+def test_values_of_the_engine_are_set_as_those_of_a_recipe(workspace: Path, tmp_path: Path) -> None:
+    use_model(workspace, tiny_model(tmp_path / "model"))
+    ray = ("--set", "engine.backend=ray", "--set", "engine.replicas=4", "--threads", "2")
+    done = run_factory("round", "--dry-run", *ray, "--set", "calls.n=9", cwd=workspace)
+    lines = done.stdout.splitlines()
+    assert "engine     ray of auto, 2 threads" in lines
+    alone = ("--set", "engine.replicas=4")
+    done = run_factory("round", "--dry-run", *alone, cwd=workspace, code=2)
+    assert 'need engine.backend = "ray"' in done.stderr
+    far = ("--set", "engine.replica=4")
+    done = run_factory("round", "--dry-run", *far, cwd=workspace, code=2)
+    assert "did you mean engine.replicas?" in done.stderr
+
+
 def test_broken_query_lines_are_named(workspace: Path, tmp_path: Path) -> None:
     use_model(workspace, tiny_model(tmp_path / "model"))
     file = workspace / "q.jsonl"

@@ -25,4 +25,4 @@ def test_a_loopback_that_is_down_is_named() -> None:
     done = subprocess.run(
         [*unshare, sys.executable, "-c", CHECK], env=env, capture_output=True, text=True
     )
-    assert "EnvironmentError_: vLLM needs the loopback interface" in done.stderr
+    assert "EnvironmentError_: vLLM and Ray need the loopback interface" in done.stderr
