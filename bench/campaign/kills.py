@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.campaign.running import Finding, Records, Running, ask, make_quick, same, start
+from factory.workspace.models import is_installed
 
 SECONDS = 1800.0
 """The longest that one command may take."""
@@ -36,6 +37,7 @@ class Disturbed:
     """What came of one disturbed round."""
 
     seed: int
+    backend: str
     kills: list[tuple[str, str]] = field(default_factory=list)
     """Stage and how, of each."""
     codes: list[int] = field(default_factory=list)
@@ -75,11 +77,19 @@ def leftovers(workspace: Path, temp: Path) -> list[str]:
     return [path.name for path in found]
 
 
-class Rounds:
-    """Disturbed rounds beside one that was not."""
+def backend_of(number: int) -> str:
+    """The engine of a disturbed round: vLLM of each fourth, since starting it takes most of a kill
+    and what is kept and resumed is the command's.
+    """
+    return "vllm" if number % 4 == 3 and is_installed("vllm") else "transformers"
 
-    def __init__(self, folder: Path, num_queries: int) -> None:
+
+class Rounds:
+    """Disturbed rounds of one engine beside one that was not."""
+
+    def __init__(self, folder: Path, num_queries: int, backend: str) -> None:
         self._folder = folder
+        self._backend = backend
         self._temp = folder / "t"
         self._temp.mkdir(parents=True, exist_ok=True)
         self._arguments = ("round", "--n", str(num_queries))
@@ -89,11 +99,11 @@ class Rounds:
 
     def run_undisturbed(self) -> None:
         """Make the round that the others are compared with. Raises AssertionError if it fails."""
-        workspace = self._folder / "undisturbed"
-        log = self._folder / "undisturbed.log"
+        workspace = self._folder / f"undisturbed-{self._backend}"
+        log = self._folder / f"{workspace.name}.log"
         if not log.exists() or not is_done(workspace):  # else of an earlier part of the campaign
             shutil.rmtree(workspace, ignore_errors=True)
-            running = self._start(make_quick(workspace))
+            running = self._start(make_quick(workspace, self._backend))
             assert running.wait(SECONDS) == 0, running.text()
         text = log.read_text(encoding="utf-8")
         self.stages = list(dict.fromkeys(shown_stages(text)))
@@ -105,8 +115,8 @@ class Rounds:
     def disturb(self, seed: int, num_kills: int, deadline: float) -> Disturbed:
         """One round with so many kills, fewer where the time is over, then run to its end."""
         rng = random.Random(seed)
-        workspace = make_quick(self._folder / f"round{seed}")
-        result = Disturbed(seed=seed)
+        workspace = make_quick(self._folder / f"round{seed}", self._backend)
+        result = Disturbed(seed=seed, backend=self._backend)
         running = self._start(workspace)
         may_kill_child, seen = True, set[str]()
         while len(result.kills) < num_kills and time.monotonic() < deadline:
@@ -199,13 +209,14 @@ def run_kills(
     folder: Path, records: Records, *, num_kills: int, num_queries: int, deadline: float, seed: int
 ) -> tuple[list[Finding], Counter[tuple[str, str]]]:
     """Disturb rounds until there are so many kills, those of `records` included."""
-    rounds = Rounds(folder, num_queries)
     done = sum(len(row["kills"]) for row in records.rows)
-    if done < num_kills and time.monotonic() < deadline:
-        rounds.run_undisturbed()
+    engines: dict[str, Rounds] = {}
     while done < num_kills and time.monotonic() < deadline:
         number = seed + len(records.rows)
-        result = rounds.disturb(number, min(8, num_kills - done), deadline)
+        if (backend := backend_of(number)) not in engines:
+            engines[backend] = Rounds(folder, num_queries, backend)
+            engines[backend].run_undisturbed()
+        result = engines[backend].disturb(number, min(8, num_kills - done), deadline)
         records.add(asdict(result))
         done += len(result.kills)
     return list(_findings(records.rows)), Counter(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from factory.ledger.database import Ledger
 from factory.workspace.folder import shipped_root
 from factory.workspace.scaffold import init_workspace
 
@@ -135,12 +136,8 @@ def start(
 
 
 def ask(workspace: Path, sql: str) -> list[dict[str, Any]]:
-    """Rows of the ledger by `factory sql`, which also reads what is not folded yet."""
-    done = subprocess.run(
-        command("sql", sql, "--json"), cwd=workspace, env=environment(), capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    """Rows of the ledger, of what is not folded yet too; no command may work there meanwhile."""
+    return Ledger(workspace / ".factory").query(sql).records()
 
 
 def make_quick(folder: Path, backend: str = "auto") -> Path:

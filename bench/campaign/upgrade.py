@@ -15,9 +15,12 @@ from pathlib import Path
 
 from bench.campaign.kills import BOOKS, SECONDS, is_done, kill, shown_stages
 from bench.campaign.running import Finding, Running, ask, make_quick, same, start
-from factory.workspace.folder import shipped_root
+from factory.workspace.folder import files_sha, shipped_root
 
 MOMENTS = {"while it samples": "sample", "once it trains": "prepare training"}
+REFUSED = "prompts or rules have changed"
+ENDED = "refused for its prompts and rules; --abandon: exit 0"
+"""Where they have changed and samples are missing, as docs/when-something-breaks.md says."""
 
 
 def export(commit: str, folder: Path) -> Path:
@@ -28,6 +31,21 @@ def export(commit: str, folder: Path) -> Path:
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(folder, filter="data")
     return folder
+
+
+def differs(old: Path) -> bool:
+    """Whether prompts or rules are others than those of the older version."""
+    new = shipped_root()
+    return any(
+        files_sha(_content(old / name)) != files_sha(_content(new / name))
+        for name in ("prompts", "rules")
+    )
+
+
+def _content(folder: Path) -> Iterator[tuple[str, Path]]:
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            yield file.relative_to(folder).as_posix(), file
 
 
 def begin(running: Running, stage: str) -> bool:
@@ -55,6 +73,11 @@ def run_upgrade(folder: Path, commit: str, num_queries: int) -> Iterator[Finding
             continue
         running = start(workspace, "round", "--resume", log=log, temp=temp)
         code = running.wait(SECONDS)
+        if code == 2 and REFUSED in running.text() and differs(old):
+            # Not all samples were there, and those to come would be judged by other rules.
+            code = start(workspace, "round", "--abandon", log=log, temp=temp).wait(SECONDS)
+            yield same(f"begun by {commit[:7]}, {when}", ENDED, f"{ENDED[:-1]}{code}")
+            continue
         if code != 0 and not is_done(workspace):
             error = next((x for x in running.text().splitlines() if "error" in x), "")
             yield same(f"begun by {commit[:7]}, {when}", "resumed", f"exit {code}: {error[:90]}")

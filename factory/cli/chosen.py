@@ -43,8 +43,9 @@ def open_checkpoint(wanted: str) -> Path:
 def find_best(past: Source) -> Best:
     """The best checkpoint so far, which commands take. Raises FactoryError without one."""
     workspace = open_workspace()
-    base = base_checkpoint(workspace, load_settings(workspace), past, exact=False)
-    return best_checkpoint(workspace, past, base, note)
+    settings = load_settings(workspace)
+    base = base_checkpoint(workspace, settings, past, exact=False)
+    return best_checkpoint(workspace, settings, past, base, note)
 
 
 def find_next(past: Source) -> Checkpoint:

@@ -200,7 +200,7 @@ def _print_plan(
             base = base_checkpoint(workspace, factory.settings, past)
             parent = next_checkpoint(workspace, past, base, factory.monitor.note)
         unlearnt = unlearnt_tools(past, parent.id, resolved.recipe)
-    check_planned(workspace.root / parent.path, factory.prompts)
+    check_planned(workspace.root / parent.path, factory.prompts, settings.engine)
     wanted = resolved.recipe.accept
     origin = resolved.origins.get("accept" if wanted else "num_queries", "default")
     number = str(num_queries or resolved.recipe.num_queries)

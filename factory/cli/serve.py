@@ -17,6 +17,7 @@ from factory.deploy.running import ServerPlan, find_port, need_vllm, noted, run_
 from factory.deploy.served import Served
 from factory.domain.failures import BusyError, InputError
 from factory.domain.records import Checkpoint
+from factory.engines.kernels import check_heads
 from factory.engines.scratch import Scratch
 from factory.engines.serving import engine_settings
 from factory.ledger import history
@@ -115,4 +116,5 @@ def _find(workspace: Workspace, settings: Settings, wanted: str) -> Checkpoint:
             )
         found = find_checkpoint(workspace, settings, past, "" if wanted == BEST else wanted, note)
     check_model_folder(Path(found.path))
+    check_heads(Path(found.path), settings.engine)
     return found

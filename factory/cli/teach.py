@@ -74,7 +74,9 @@ def teach(
                 note_masked(plan.lessons.masked, plan.lessons.masked_rows, len(plan.lessons.items))
             _check_examples(plan)
             if dry_run:
-                check_planned(Path(parent_of(factory).path), factory.prompts)
+                check_planned(
+                    Path(parent_of(factory).path), factory.prompts, factory.settings.engine
+                )
                 raise typer.Exit(1 if plan.left_out else 0)
         running = run_lesson(factory, plan) if plan else run_round(factory)
         result = asyncio.run(running)

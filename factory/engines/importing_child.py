@@ -31,7 +31,8 @@ from factory.domain.records import Message, Request, Sampling
 from factory.engines.chat import Chat
 from factory.engines.child import Channel, run_child
 from factory.engines.importing import ImportedModel, WeightType
-from factory.engines.loading import make_savable, open_to_others
+from factory.engines.loading import make_savable
+from factory.engines.sharing import open_to_others
 from factory.engines.turn import Turn, end_ids, read_turn, render
 from factory.workspace.models import check_model_folder
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from factory.domain.failures import EnvironmentError_, InputError, MissingError
 from factory.domain.records import Checkpoint
+from factory.engines.kernels import check_heads
 from factory.engines.process import ProcessEngine
 from factory.engines.replicas import Replicas
 from factory.workspace.machine import visible_gpus
@@ -106,6 +107,7 @@ async def open_engine(
     if chosen != "transformers":
         check_loopback()
     check_model_folder(Path(checkpoint.path))
+    check_heads(Path(checkpoint.path), settings)
     copies = gpus_of_copies(settings, chosen)
     shared = settings.model_copy(update={"threads": max(1, settings.threads // len(copies))})
     engines = [

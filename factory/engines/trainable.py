@@ -9,9 +9,11 @@ from typing import NamedTuple
 from factory.domain.failures import MissingError
 from factory.domain.records import Message
 from factory.engines.child import ask_once
+from factory.engines.kernels import check_heads
 from factory.engines.scratch import Scratch
 from factory.workspace.models import INSTALL, check_model_folder, is_installed
 from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
+from factory.workspace.settings import EngineSection
 
 _DOCUMENT = {
     "name": "get_weather",
@@ -32,16 +34,17 @@ class Looked(NamedTuple):
         return f"{self.looked / mib:.1f} of {self.whole / mib:.1f} MiB looked at for NaN"
 
 
-async def check_trainable(folder: Path, prompts: Prompts) -> Looked:
+async def check_trainable(folder: Path, prompts: Prompts, engine: EngineSection) -> Looked:
     """Raise ModelError unless a round can work with the model in `folder`, in about a second.
 
-    Its parts are whole and fit together, the chats of rounds can be rendered, and answers be learnt
-    in its template by a class of transformers. MissingError, ChildError where that cannot be found
-    out.
+    Its parts are whole and fit together, the engine has kernels for it, the chats of rounds can be
+    rendered, and answers be learnt in its template by a class of transformers. MissingError,
+    ChildError where that cannot be found out.
     """
     if not is_installed("transformers"):
         raise MissingError("transformers is not installed", remedy=INSTALL["transformers"])
     check_model_folder(folder)
+    check_heads(folder, engine)
     chats = [[message.to_json() for message in chat] for chat in _round_chats(prompts)]
     with Scratch() as logs:
         answer = await ask_once(
@@ -54,10 +57,12 @@ async def check_trainable(folder: Path, prompts: Prompts) -> Looked:
     return Looked(answer["looked"], answer["whole"])
 
 
-def check_planned(folder: Path, prompts: Prompts) -> Looked | None:
+def check_planned(folder: Path, prompts: Prompts, engine: EngineSection) -> Looked | None:
     """The same for a plan, which may be made where transformers is not installed: None there."""
     check_model_folder(folder)
-    return asyncio.run(check_trainable(folder, prompts)) if is_installed("transformers") else None
+    if not is_installed("transformers"):
+        return None
+    return asyncio.run(check_trainable(folder, prompts, engine))
 
 
 def _round_chats(prompts: Prompts) -> list[tuple[Message, ...]]:

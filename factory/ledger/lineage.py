@@ -11,10 +11,11 @@ from typing import NamedTuple
 from factory.domain.failures import InputError
 from factory.domain.records import Checkpoint
 from factory.ledger.database import Source
+from factory.ledger.history import Scored
 from factory.workspace.folder import Workspace
 from factory.workspace.identity import Identity, identify
 from factory.workspace.models import check_model_folder, fingerprint
-from factory.workspace.settings import Settings
+from factory.workspace.settings import EngineSection, Settings
 
 
 def given_names(past: Source, folder: str, mark: str) -> list[str]:
@@ -90,12 +91,31 @@ def last_ruler(past: Source, base: Checkpoint) -> tuple[int, Ruler] | None:
     return next(((number, Ruler(name, basis)) for number, name, basis, _ in found), None)
 
 
-def find_best(past: Source, base: Checkpoint, ruler: Ruler | None = None) -> Best:
+Models = Callable[[Checkpoint], Identity | None]
+"""What a checkpoint is now; None of a server's, or of one whose folder is gone."""
+
+
+def models_of(workspace: Workspace, engine: EngineSection) -> Models:
+    """Checkpoints as an engine of these settings would serve them."""
+
+    def model_of(checkpoint: Checkpoint) -> Identity | None:
+        folder = workspace.root / checkpoint.path
+        if is_address(checkpoint.path) or not folder.is_dir():
+            return None
+        return identify(folder, checkpoint.fingerprint, engine)
+
+    return model_of
+
+
+def find_best(
+    past: Source, base: Checkpoint, ruler: Ruler | None = None, models: Models | None = None
+) -> Best:
     """The checkpoint in force (`base`, or promoted) of the highest score; of equal ones the latest.
 
     By the ruler, without one by that of the gate's last decision: scores by any other are not
-    compared. Where nothing has been decided, or the latest promoted one has no score by that
-    decision's ruler, it is that one: nothing says that another is better.
+    compared. Nor are, with `models`, scores of what a checkpoint is no more: another template or
+    tokenizer in its folder, another dtype. Where nothing has been decided, or the latest promoted
+    one has no score by that decision's ruler, it is that one: nothing says that another is better.
     """
     promoted = [each for each in descendants(past, base).values() if each is not None]
     in_force = [base, *promoted]
@@ -103,10 +123,15 @@ def find_best(past: Source, base: Checkpoint, ruler: Ruler | None = None) -> Bes
     if last is None:
         return Best(in_force[-1])
     sql = """
-        select checkpoint_id, arg_max(value, scored_at)
-        from score where benchmark = ? and basis = ? and category = 'overall' group by 1
+        select checkpoint_id, identity, scored_at, value
+        from score where benchmark = ? and basis = ? and category = 'overall' order by scored_at
         """
-    values = {name: float(value) for name, value in past.query(sql, [*last[1]]).rows}
+    known = {each.id: models(each) if models else None for each in in_force}
+    values: dict[str, float] = {}
+    for name, identity, at, value in past.query(sql, [*last[1]]).rows:
+        model = known.get(name)
+        if model is None or Scored(identity, at.replace(tzinfo=UTC)).is_of(model):
+            values[name] = float(value)
     scored = [each for each in in_force if each.id in values]
     if not scored or (ruler is None and in_force[-1].id not in values):
         return Best(in_force[-1])
@@ -173,7 +198,7 @@ def find_checkpoint(
         return Checkpoint(id=wanted, path=wanted, fingerprint=wanted)
     if not wanted:
         base = base_checkpoint(workspace, settings, past)
-        return best_checkpoint(workspace, past, base, notify).checkpoint
+        return best_checkpoint(workspace, settings, past, base, notify).checkpoint
     found = find_checkpoints(past, wanted)
     if len(found) > 1:
         ids = ", ".join(checkpoint.id for checkpoint in found)
@@ -225,12 +250,13 @@ def next_checkpoint(
 
 def best_checkpoint(
     workspace: Workspace,
+    settings: Settings,
     past: Source,
     base: Checkpoint,
     notify: Callable[[str], None] | None = None,
 ) -> Best:
     """What every other command takes unless a flag names another: find_best, `notify` likewise."""
-    best = find_best(past, base)
+    best = find_best(past, base, models=models_of(workspace, settings.engine))
     return best._replace(checkpoint=_settle(workspace, past, base, best.checkpoint, notify))
 
 

@@ -220,9 +220,9 @@ def prepare(
 
 def check_parents(ablation: Ablation) -> None:
     """Raise FactoryError for a model that variants would train and a round cannot work with."""
-    prompts = Prompts.load(ablation.template)
+    prompts, engine = Prompts.load(ablation.template), load_settings(ablation.template).engine
     for model in sorted({settled.model for settled in ablation.variants if settled.steps}):
-        check_planned(ablation.template.model_folder(model), prompts)
+        check_planned(ablation.template.model_folder(model), prompts, engine)
 
 
 async def ablate(ablation: Ablation, monitor: Monitor, report: Report) -> Ran:

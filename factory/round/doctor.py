@@ -133,8 +133,9 @@ def _look_at_content(workspace: Workspace) -> str:
 
 
 def _look_at_model(workspace: Workspace) -> str:
-    folder = workspace.model_folder(load_settings(workspace).model)
-    looked = check_planned(folder, Prompts.load(workspace))
+    settings = load_settings(workspace)
+    folder = workspace.model_folder(settings.model)
+    looked = check_planned(folder, Prompts.load(workspace), settings.engine)
     codebook = load_codebook(folder)
     codes = "no codes yet" if codebook is None else f"codes for {len(codebook)} tools"
     return f"{folder}, {codes}" + (f", {looked}" if looked else "")

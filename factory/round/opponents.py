@@ -17,7 +17,7 @@ from factory.domain.records import Checkpoint, ItemScore
 from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
-from factory.ledger.lineage import Ruler, base_checkpoint, descendants, find_best
+from factory.ledger.lineage import Ruler, base_checkpoint, descendants, find_best, models_of
 from factory.ledger.tables import NoiseRow
 from factory.round.factory import Factory
 from factory.score.calls.kind import Benchmark
@@ -114,7 +114,8 @@ def _candidates(
     yield "parent", this.checkpoint, dev
     if this.checkpoint.id not in descendants(past, base):
         return
-    yield "best", find_best(past, base, ruler).checkpoint, dev
+    models = models_of(factory.workspace, factory.settings.engine)
+    yield "best", find_best(past, base, ruler, models).checkpoint, dev
     if measure == "calls":
         former = find_best(past, base).checkpoint
         if not history.is_scored(past, former.id, *ruler):

@@ -60,7 +60,7 @@ async def begin(factory: Factory, num_queries: int | None = None) -> tuple[Facto
             parent = next_checkpoint(factory.workspace, past, base)
     if this is None or "train" not in this.stages_done:
         factory.monitor.stage("check the model")
-        await check_trainable(Path(parent.path), factory.prompts)
+        await check_trainable(Path(parent.path), factory.prompts, factory.settings.engine)
     wanted = num_queries or factory.recipe.accept or factory.recipe.num_queries
     return factory, this or start(factory, wanted, base)
 

@@ -190,7 +190,7 @@ async def run_lesson(factory: Factory, plan: LessonPlan) -> RoundResult:
         given = unknown_rows(factory, past, base)
         parent = next_checkpoint(factory.workspace, past, base)
     factory.monitor.stage("check the model")
-    await check_trainable(Path(parent.path), factory.prompts)
+    await check_trainable(Path(parent.path), factory.prompts, factory.settings.engine)
     if plan.questions:
         title = _title(plan.number)
         write_benchmark(factory.workspace, plan.dev, title, "dev", plan.questions)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from factory.domain.failures import ChildError
 from factory.domain.records import ENGINE_DIED, Checkpoint, ItemScore
@@ -14,13 +13,13 @@ from factory.engines.serving import check_answered
 from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import Scored
-from factory.ledger.lineage import is_address
+from factory.ledger.lineage import models_of
 from factory.ledger.rows import ruler_rows
 from factory.ledger.tables import Batch
 from factory.score.base import Asked, Scorable, SelfServed, Setup
 from factory.score.kept import KeptAnswers, keeping
 from factory.score.rows import scored_rows
-from factory.workspace.identity import Identity, identify
+from factory.workspace.identity import Identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +52,7 @@ class Missing:
 
 def identity_of(setup: Setup, checkpoint: Checkpoint) -> Identity | None:
     """What a checkpoint is now, as it would be served; None of a server, or of a folder gone."""
-    folder = Path(checkpoint.path)
-    if is_address(checkpoint.path) or not folder.is_dir():
-        return None
-    return identify(folder, checkpoint.fingerprint, setup.settings.engine)
+    return models_of(setup.workspace, setup.settings.engine)(checkpoint)
 
 
 def identity_sha(setup: Setup, checkpoint: Checkpoint) -> str | None:

@@ -45,7 +45,8 @@ from factory.domain.failures import (
 )
 from factory.domain.records import CodeAlias, Example, Fluency, Tool
 from factory.engines.child import Channel, run_child
-from factory.engines.loading import copy_processors, open_to_others
+from factory.engines.loading import copy_processors
+from factory.engines.sharing import open_to_others
 from factory.train.coding import Given, Recode, give_codes, plan_codes
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples

@@ -41,7 +41,8 @@ from factory.domain.records import Tool
 from factory.engines.beam import BeamSearch
 from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
-from factory.engines.loading import copy_processors, load_model, make_savable, open_to_others
+from factory.engines.loading import copy_processors, load_model, make_savable
+from factory.engines.sharing import open_to_others
 from factory.engines.turn import turn_of
 from factory.train.examples import own_words
 from factory.train.job import TrainingSetup

@@ -46,6 +46,8 @@ BIASED = {
     "mlp_bias": {"llama", "granite", "smollm3"},
 }
 """Keys of a config that add biases, and the families in which they do."""
+_HEADS = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
+"""Sizes of heads where a config has no `head_dim`, of families that do not part the width."""
 _MAY_LACK = ("rotary_emb.inv_freq", "masked_bias", "lm_head.weight")
 """Ends of names that a file has or has not, as it likes."""
 
@@ -113,6 +115,22 @@ def embedding_rows(config: Config, shapes: Mapping[str, Shape]) -> int:
     tables = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
     rows = [shape[0] for name, shape in shapes.items() if len(shape) == 2 and name.endswith(tables)]
     return max(rows, default=int(config.get("vocab_size") or 0))
+
+
+def head_size(config: Config) -> int:
+    """Numbers in a head of attention, by a config as its file has it; 0 where that does not say.
+
+    Example: head_size({"model_type": "llama", "hidden_size": 576, "num_attention_heads": 9}) == 64
+    """
+    text = config.get("text_config")
+    config = text if isinstance(text, Mapping) else config
+    kind, heads = config.get("model_type"), config.get("num_attention_heads")
+    if kind not in FAMILIES:
+        return 0
+    own, width = config.get("head_dim") or _HEADS.get(kind), config.get("hidden_size")
+    if own is None and isinstance(width, int) and isinstance(heads, int) and heads:
+        own = width // heads
+    return own if isinstance(own, int) else 0
 
 
 def _attention(config: Config) -> dict[str, Shape]:

@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from factory.domain.bounded import read_text
 from factory.domain.canon import canonical_json, digest
+from factory.domain.failures import ModelError
 from factory.workspace.models import fingerprint, is_installed
 from factory.workspace.settings import EngineSection
 
@@ -101,12 +103,12 @@ def _split_config(folder: Path) -> Iterator[tuple[str, bytes]]:
     file = folder / TOKENIZER_CONFIG
     if not file.is_file():
         return
-    raw = file.read_bytes()
+    text = read_text(file, error=ModelError)
     try:
-        table = json.loads(raw)
+        table = json.loads(text)
         template = table.pop("chat_template", None)
     except (ValueError, AttributeError, RecursionError):
-        yield "tokenizer", raw
+        yield "tokenizer", text.encode()
         return
     yield "tokenizer", json.dumps(table, sort_keys=True).encode()
     if template is not None:

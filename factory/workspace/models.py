@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import re
 from pathlib import Path
 
@@ -108,8 +107,9 @@ def _refuse_adapter(path: Path) -> None:
     if not file.exists():
         return
     try:
-        base = json.loads(file.read_text("utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError, RecursionError):
+        table = parse_json(read_text(file, error=ModelError), str(file), ModelError)
+        base = table.get("base_model_name_or_path")
+    except (ModelError, AttributeError):
         base = None
     raise ModelError(
         f"this is an adapter (LoRA) of {base or 'another model'}, not a model",
@@ -124,9 +124,10 @@ def _refuse_adapter(path: Path) -> None:
 
 def _check_object(path: Path) -> None:
     """Raise ModelError unless the file holds an object."""
+    text = read_text(path, error=ModelError)
     try:
-        is_object = isinstance(json.loads(path.read_text("utf-8")), dict)
-    except (ValueError, RecursionError):
+        is_object = isinstance(parse_json(text, str(path), ModelError), dict)
+    except ModelError:
         is_object = False
     if not is_object:
         raise ModelError(f"{path.name} is no JSON object", where=str(path), remedy=FETCH)
@@ -135,7 +136,9 @@ def _check_object(path: Path) -> None:
 def _has_inline_template(path: Path) -> bool:
     config = path / "tokenizer_config.json"
     folder = path / "additional_chat_templates"
-    return folder.is_dir() or (config.exists() and '"chat_template"' in config.read_text("utf-8"))
+    if folder.is_dir() or not config.exists():
+        return folder.is_dir()
+    return '"chat_template"' in read_text(config, error=ModelError)
 
 
 def is_installed(package: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from factory.domain.bounded import DATA, read_text
 from factory.domain.failures import ModelError
 
 POINTER = b"version https://git-lfs"
@@ -160,7 +161,8 @@ def _listed(index: Path) -> list[Path]:
     """The files that an index names."""
     check_file(index)
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        text = read_text(index, most=DATA, error=ModelError)
+        names = sorted(set(json.loads(text)["weight_map"].values()))
         files = [index.parent / name for name in names]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from factory.domain.failures import ModelError
-from factory.engines.loading import load_model, open_to_others, stored_dtype
+from factory.engines.loading import load_model, stored_dtype
+from factory.engines.sharing import open_to_others
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOMEM, OSError), (errno.EIO, ModelError)])

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from workspaces import ROOT, make_workspace, run_factory
 
+from factory.domain.bounded import SMALL
 from factory.domain.failures import ModelError
 from factory.domain.records import Message, Request, Sampling
 from factory.engines.chat import Chat
@@ -24,6 +25,7 @@ from factory.engines.turn import read_turn
 from factory.train.encoding import encode
 from factory.workspace.architecture import FAMILIES, expected, find_fault
 from factory.workspace.folder import Workspace
+from factory.workspace.identity import identify
 from factory.workspace.models import check_model_folder
 from factory.workspace.prompts import Prompts
 from factory.workspace.weights import find_no_number, read_weights
@@ -457,6 +459,19 @@ def test_a_folder_that_is_not_whole_is_told_from_its_headers(kind: str, tmp_path
         check_model_folder(folder)
     assert what in caught.value.what and remedy in caught.value.remedy
     assert str(folder) in caught.value.where
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "adapter_config.json"])
+def test_a_file_that_does_not_end_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    folder = copy_seed(tmp_path / "model")
+    with (folder / name).open("ab") as endless:
+        endless.truncate(SMALL + 1)
+    with pytest.raises(ModelError) as caught:
+        check_model_folder(folder)
+    assert caught.value.where == str(folder / name)
+    if name == "tokenizer_config.json":
+        with pytest.raises(ModelError, match="longer than 16 MiB"):
+            identify(folder)
 
 
 def test_a_gguf_file_is_no_folder(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from factory.ledger.history import OpenRound
 from factory.ledger.lineage import Ruler, find_best, find_checkpoint
 from factory.round.factory import Factory, load_factory
 from factory.round.gate import decide, weigh
-from factory.round.opponents import doubt_of_gate, gate_sets, ruler_of
+from factory.round.opponents import doubt_of_gate, find_rivals, gate_sets, ruler_of
 from factory.round.scoring import score_opponents
 from factory.score.calls import kind
 from factory.score.calls.kind import Benchmark, make_request
@@ -126,6 +126,26 @@ def test_small_falls_do_not_pile_up(
     status()
     shown = capsys.readouterr().out.replace("\n", " ")
     assert "best  r1-abc  home-dev 75.0  /" in shown and "next  r2-abc  /" in shown
+
+
+def test_a_score_of_what_a_checkpoint_is_no_more_makes_it_not_the_best(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory = open_factory(workspace)
+    run_rounds(factory, 20, 30, 29)
+    monkeypatch.chdir(workspace.root)
+    told = []
+    for number in (0, 1, 2):
+        if number:
+            folder = history.checkpoint_folder(workspace.state, number)
+            with (folder / "chat_template.jinja").open("a") as template:
+                template.write("{# mended #}")
+        with factory.ledger.read() as past:
+            best = best_of_workspace(past)
+            told.append((best.checkpoint.id, best.value))
+            rivals = find_rivals(factory, round_of(3, base_of(factory)), past)
+            assert "r1-abc" in [rival.checkpoint.id for rival in rivals], "to be scored again"
+    assert told == [("r1-abc", 75.0), ("r2-abc", 72.5), ("r2-abc", None)]
 
 
 def test_of_equal_scores_the_latest_is_the_best(workspace: Workspace) -> None:

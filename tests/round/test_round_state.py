@@ -347,7 +347,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_drawn(
     with pytest.raises(ModelError, match="renders a prompt differently"):
         asyncio.run(run_round(open_factory(workspace), 2))
     template.write_text(text, encoding="utf-8")
-    asyncio.run(check_trainable(workspace.root / "model", factory.prompts))
+    asyncio.run(check_trainable(workspace.root / "model", factory.prompts, factory.settings.engine))
 
 
 @pytest.mark.parametrize(

@@ -644,9 +644,15 @@ def test_a_judge_with_the_weights_of_the_checkpoint_is_its_engine(
 def test_two_models_of_this_machine_share_its_gpu(workspace: Workspace, tmp_path: Path) -> None:
     data, setup = write_stable(tmp_path / "stable"), open_setup(workspace)
     model, other = tiny_model(tmp_path / "a"), tiny_model(tmp_path / "b", seed=1)
+    mended = shutil.copytree(model, tmp_path / "mended")
+    before = load_judged(workspace, data, mended).basis(setup)
+    with (mended / "chat_template.jinja").open("a") as template:
+        template.write("{# mended #}")
+    assert load_judged(workspace, data, mended).basis(setup) != before
     server = "http://127.0.0.1:1/v1#x"
     for judge, scored, wanted in (
         (other, model, 2),
+        (mended, model, 2),
         (model, model, 1),
         (server, model, 1),
         (model, server, 1),

@@ -23,7 +23,7 @@ import pytest
 import torch
 from conftest_models import tiny_model, tiny_multimodal
 from safetensors.torch import load_file, save_file
-from workspaces import make_workspace
+from workspaces import ROOT, make_workspace
 
 from factory.codes.gist import GIST_PATH, Gist, embed_gists
 from factory.codes.growing import fit_codebook
@@ -669,16 +669,15 @@ print(json.dumps([transformers.__version__, said, str(model.dtype), len(tokenize
 """What a program of another environment does with a checkpoint."""
 
 
-@pytest.mark.slow
-def test_transformers_4_reads_a_checkpoint_and_answers_as_5_does(base: Path, first: Run) -> None:
-    """`make transformers4` installs one, and names its folder."""
+def answers_of_4_and_5(folder: Path) -> list[list[Any]]:
+    """What programs with transformers 4 and 5 make of a model folder."""
     other = os.environ.get("FACTORY_TRANSFORMERS4", "")
     if not other:
         pytest.skip("FACTORY_TRANSFORMERS4 names no folder with transformers 4: make transformers4")
     told = []
     for paths in ([other], []):
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", GENERATE, str(first.job.out)],
+            [sys.executable, "-W", "ignore", "-c", GENERATE, str(folder)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
@@ -686,9 +685,21 @@ def test_transformers_4_reads_a_checkpoint_and_answers_as_5_does(base: Path, fir
         assert done.returncode == 0, done.stderr
         told.append(json.loads(done.stdout))
     assert told[0][0].startswith("4.57") and told[1][0].startswith("5.")
-    assert told[0][1:] == told[1][1:]
+    return told
+
+
+@pytest.mark.slow
+def test_transformers_4_reads_a_checkpoint_and_answers_as_5_does(base: Path, first: Run) -> None:
+    """`make transformers4` installs one, and names its folder."""
+    old, new = answers_of_4_and_5(first.job.out)
+    assert old[1:] == new[1:]
     dtype = json.loads((base / "config.json").read_text())["dtype"]
-    assert told[0][2] == f"torch.{dtype}"
+    assert old[2] == f"torch.{dtype}"
+
+
+def test_transformers_4_reads_the_embedded_model() -> None:
+    old, new = answers_of_4_and_5(ROOT / "rounds" / "seed")
+    assert old[1:] == new[1:]
 
 
 @pytest.mark.slow

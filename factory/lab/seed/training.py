@@ -43,6 +43,7 @@ from factory.domain.records import (
     Score,
     Tool,
 )
+from factory.engines.sharing import open_to_others
 from factory.engines.turn import read_turn
 from factory.engines.turn import render as render_chat
 from factory.lab.home.world import catalogue_specs
@@ -484,7 +485,7 @@ def round_weights(model: PreTrainedModel) -> None:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Weights in bfloat16 and tokenizer, as vLLM and transformers load them."""
+    """Weights in bfloat16 and tokenizer, as vLLM and every transformers load them."""
     import torch
 
     folder.mkdir(parents=True)
@@ -492,3 +493,4 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     stored.config.dtype = torch.bfloat16
     stored.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    open_to_others(folder)

@@ -15,13 +15,14 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from factory.codes.saving import load_codebook
+from factory.domain.bounded import DATA, read_text
 from factory.domain.canon import canonical_json, digest, to_json
 from factory.domain.failures import ContentError
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.base import Engine
 from factory.engines.serving import engine_settings, serve
 from factory.ledger.database import Ledger
-from factory.ledger.lineage import find_checkpoint, is_address
+from factory.ledger.lineage import find_checkpoint, is_address, models_of
 from factory.score.base import Asked, Setup, check_path, resolve
 from factory.score.card import POOLED, Average, Scorecard, by_requests, make_card
 from factory.score.kept import keeping
@@ -159,7 +160,7 @@ class TaskCompletion(Asked):
             listed = ["names", WORDS if of.retriever == WORDS else fingerprint(folder), of.top]
         asked = [self.data_sha, of.setting, of.constrain_inputs, of.runs]
         asked += [*decoded, *switched, *listed]
-        judged = [self.find_judge(setup).fingerprint, RULES_VERSION, TURNS_VERSION]
+        judged = [_mark(setup, self.find_judge(setup)), RULES_VERSION, TURNS_VERSION]
         return digest(canonical_json([*asked, *judged, shas, files]))
 
     @property
@@ -175,9 +176,9 @@ class TaskCompletion(Asked):
         }
 
     def num_engines(self, setup: Setup, checkpoint: Checkpoint) -> int:
-        """Two where the judge has other weights, unless a server holds one of them."""
+        """Two where the judge is another model, unless a server holds one of them."""
         judge = self.find_judge(setup)
-        here = {x.fingerprint for x in (judge, checkpoint) if not is_address(x.path)}
+        here = {_mark(setup, x) for x in (judge, checkpoint) if not is_address(x.path)}
         return max(1, len(here))
 
     def _open_judge(
@@ -185,7 +186,7 @@ class TaskCompletion(Asked):
     ) -> contextlib.AbstractAsyncContextManager[Engine]:
         """The judge's engine: the checkpoint's own where that is the judge."""
         judge = self.find_judge(setup)
-        if judge.fingerprint == checkpoint.fingerprint:
+        if _mark(setup, judge) == _mark(setup, checkpoint):
             return contextlib.nullcontext(engine)
         return serve(
             setup.workspace,
@@ -372,6 +373,12 @@ def _find_once(wanted: str) -> Callable[[Setup], Checkpoint]:
     return find
 
 
+def _mark(setup: Setup, checkpoint: Checkpoint) -> str:
+    """What tells a judge from another: all that its folder and settings are, or its address."""
+    model = models_of(setup.workspace, setup.settings.engine)(checkpoint)
+    return checkpoint.fingerprint if model is None else model.sha
+
+
 def _judge_pair(query: ToolQuery, votes: Sequence[Any]) -> ItemScore:
     """One request won against the reference or not."""
     found = outcome(votes)
@@ -415,6 +422,6 @@ def _note(details: Sequence[Mapping[str, Any]]) -> str:
 def _files_sha(path: Path) -> str:
     """Hash of a file's bytes, or of the names and sizes of a folder's files."""
     if path.is_file():
-        return digest(path.read_text(encoding="utf-8", errors="replace"))
+        return digest(read_text(path, most=DATA))
     files = sorted(each for each in path.rglob("*") if each.is_file())
     return digest(canonical_json([[str(f.relative_to(path)), f.stat().st_size] for f in files]))
