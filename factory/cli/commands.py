@@ -53,7 +53,7 @@ Ask
   report = report:report
     Write a round as one HTML page, and one over all rounds beside it; prints the path.
   export = export:export
-    Write accepted samples for TRL, OpenAI, ShareGPT or xLAM, or losing answers for DPO.
+    Write accepted samples for TRL, OpenAI, ShareGPT or xLAM, or losing answers for DPO; a model.
   check = judging:check
     Judge a round's stored answers again with today's rules; no model is asked.
   retrieve = retrieve:retrieve

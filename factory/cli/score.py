@@ -14,7 +14,9 @@ from factory.cli.chosen import load_settings_with, parse_overrides
 from factory.cli.monitor import make_monitor
 from factory.cli.opening import open_workspace
 from factory.cli.options import AllowPublic, Threads
+from factory.cli.proving import score_through
 from factory.cli.terminal import escape, out, print_table, write_json
+from factory.deploy.proving import SHOWN_LIMIT
 from factory.ledger.lineage import find_checkpoint
 from factory.ledger.lock import WorkspaceLock
 from factory.score.base import Scorable, Setup
@@ -51,7 +53,12 @@ def score(
     category: Annotated[
         list[str] | None, typer.Option(help="Only these categories, or splits of ToolBench.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Items of each category; 0 is all.", min=0)] = 0,
+    through: Annotated[
+        str, typer.Option(help="A server of it: http://host:port/v1#NAME; 1 where it is off.")
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(help="Items of each category; 0 is all.", min=0)
+    ] = None,
     prompt: Annotated[
         Style | None, typer.Option(help="own prompt, or the model's chat template with its tools.")
     ] = None,
@@ -79,13 +86,15 @@ def score(
     factory score toolbench --data ToolBench/data --category I1-Inst
 
     factory score toolbench-completion --data StableToolBench --set judge=r1 --limit 20
+
+    factory score home --checkpoint r3 --through http://127.0.0.1:8000/v1#r3
     """
     workspace = open_workspace()
     keys = changeable_keys(workspace, name)
     given = {key: parse_value(key, value) for key, value in parse_overrides(changes).items()}
     flags = {
         next((key for key in ("categories", "splits") if key in keys), "category"): category,
-        "limit": limit,
+        "limit": SHOWN_LIMIT if limit is None and through else limit,
         "prompt": prompt,
         "syntax": syntax,
         "data": str(data.expanduser().resolve()) if data else None,
@@ -99,6 +108,17 @@ def score(
         setup.ledger.fold()
         for note in benchmark.notes:
             monitor.note(note)
+        if through:
+            score_through(
+                setup,
+                benchmark,
+                checkpoint,
+                through,
+                allow_public=allow_public,
+                again=again,
+                as_json=as_json,
+            )
+            return
         measured = asyncio.run(_measure(setup, benchmark, checkpoint, before, allow_public, again))
     if save is not None:
         answers = benchmark.answers(measured[0].items)

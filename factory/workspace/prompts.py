@@ -99,6 +99,11 @@ class Prompts:
                     remedy=f"its variables are {', '.join(variables) or 'none'}: see {file}",
                 ) from error
 
+    def source(self, name: str) -> str:
+        """The text of prompt `name` as it is in its file."""
+        path = self._path(name)
+        return read_text(self.workspace.find(path), where=path)
+
     def sha(self, name: str) -> str:
         """SHA-256 of the prompt's file, 16 hex digits."""
         if name not in self._shas:

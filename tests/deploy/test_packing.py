@@ -1,0 +1,142 @@
+"""A checkpoint as a folder for other servers: its template, its parser, its card."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_models import CHAT_TEMPLATE, tiny_model
+from workspaces import ROOT, make_workspace, run_factory
+
+from factory.deploy.asked import own_chat, read_asked
+from factory.deploy.modelcard import find_licence
+from factory.deploy.modelfile import make_modelfile
+from factory.deploy.packing import CHATS, pack, question
+from factory.deploy.packing_child import dress
+from factory.domain.failures import InputError
+from factory.domain.records import Request, Sampling
+from factory.engines.chat import Chat, load_tokenizer
+from factory.score.calls.kind import Benchmark, make_request
+from factory.workspace.folder import Workspace
+from factory.workspace.prompts import Prompts
+
+WORKSPACE = Workspace.locate(ROOT)
+SEED = ROOT / "rounds" / "seed"
+
+
+def dressed(folder: Path, copy: Path, workspace: Workspace = WORKSPACE) -> dict[str, Any]:
+    """What the child answers of a copy of a model's folder."""
+    shutil.copytree(folder, copy)
+    return dress(question(folder, copy, Prompts.load(workspace)))
+
+
+def test_the_folder_asks_a_benchmark_token_for_token(tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    answer = dressed(SEED, out)
+    assert answer["same"] == [True] * len(CHATS) and answer["parses"]
+    written, chat, prompts = load_tokenizer(out), Chat(SEED), Prompts.load(WORKSPACE)
+    benchmark = Benchmark.load(WORKSPACE, "home")
+    for item in benchmark.items[::4]:
+        messages = [{"role": "user", "content": item.query}]
+        text = written.apply_chat_template(
+            messages, tools=item.openai_tools, add_generation_prompt=True, tokenize=False
+        )
+        ids = written.encode(text, add_special_tokens=False)
+        assert ids == chat.encode(make_request(benchmark, item, prompts)), item.id
+
+
+NO_SYSTEM = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, NO_SYSTEM], ids=["own", "no system"])
+def test_other_templates_and_prompts_of_ones_own(tmp_path: Path, template: str) -> None:
+    """A template without a place for the system's message, and a workspace's own wording."""
+    folder = tiny_model(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    system = "Tools:\n{% for tool in tools %}\n- {{ tool | json }}\n{% endfor %}\n  end  \n"
+    workspace = make_workspace(
+        tmp_path / "ws",
+        {"prompts/calls/system.j2": system, "prompts/calls/invoke.j2": " Ask: {{ query }} \n"},
+    )
+    answer = dressed(folder, tmp_path / "mine", workspace)
+    assert answer["same"] == [True] * len(CHATS)
+
+
+def test_a_modelfile_has_the_words_of_the_prompt_between_the_models_marks(tmp_path: Path) -> None:
+    answer, prompts = dressed(SEED, tmp_path / "mine"), Prompts.load(WORKSPACE)
+    text = make_modelfile(answer["pieces"], answer["ends"], "model.gguf", prompts)
+    assert text.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<|end|>"' in text
+    assert "range $i, $_ := .Tools" in text and "<|assistant|>" in text
+    said = [json.loads(part) for part in re.findall(r'\{\{ ("(?:[^"\\]|\\.)*") \}\}', text)]
+    head = next(part for part in said if part.startswith("You are a helpful assistant."))
+    assert prompts.render("calls/system", tools=[]).startswith(head.rstrip("\n"))
+    assert text.count("{{ if") + text.count("{{- if") + text.count("{{ range") == text.count(
+        "{{ end }}"
+    )
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note").touch()
+    with pytest.raises(InputError, match="not empty"):
+        asyncio.run(pack(WORKSPACE, SEED, tmp_path / "mine", target="vllm", log=tmp_path / "log"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("files", "licence"),
+    [
+        ({"README.md": "---\nlicense: apache-2.0\n---\n# X"}, "apache-2.0"),
+        ({"README.md": "A model. Licence: Apache-2.0, like the project."}, "Apache-2.0"),
+        ({"LICENSE": "\n  LLAMA COMMUNITY LICENSE\nmore"}, "LLAMA COMMUNITY LICENSE"),
+        ({"README.md": "A model."}, ""),
+    ],
+)
+def test_the_licence_is_the_one_that_the_base_names(
+    tmp_path: Path, files: dict[str, str], licence: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert find_licence(tmp_path) == licence
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_card(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "ws").root
+    shutil.copytree(SEED, folder / "model")
+    (folder / "factory.toml").write_text('model = "model"\n', encoding="utf-8")
+    done = run_factory("export", "model", "out", "--for", "transformers", cwd=folder)
+    card = (folder / "out" / "README.md").read_text("utf-8")
+    assert "model-c6e88c" in done.stdout and "transformers serve" in done.stdout
+    for said in ("sha256:c6e88c", "Apache-2.0", "400 tools", "No round has trained it"):
+        assert said in card
+    assert card.count("token for token the same") == len(CHATS)
+    assert "\n\n\n" not in card
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert {"config.json", "model.safetensors", "codes"} <= names
+    assert not {"replay.jsonl", "seed.json"} & names
+    weights = (folder / "out" / "model.safetensors").read_bytes()
+    assert weights == (SEED / "model.safetensors").read_bytes()
+
+
+def test_chats_are_read_as_the_gateway_reads_them() -> None:
+    """What the folder is tried on is what `factory serve` would ask."""
+    prompts = Prompts.load(WORKSPACE)
+    chat: dict[str, Any] = CHATS["another turn"]
+    asked = read_asked(chat)
+    roles = [message.role for message in own_chat(asked, asked.documents, prompts)]
+    assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+    request = Request(
+        id="", messages=own_chat(asked, asked.documents, prompts), sampling=Sampling()
+    )
+    assert Chat(SEED).encode(request)
