@@ -22,6 +22,9 @@ Mask = Annotated[
     bool, typer.Option("--mask", help="Put names, addresses, numbers and keys out of it first.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")]
+AirGap = Annotated[
+    bool, typer.Option("--airgap", help="Run where nothing but this machine can be reached.")
+]
 Documents = Annotated[
     list[Path] | None, typer.Argument(help="Tool documents; default: those known here.")
 ]

@@ -19,7 +19,7 @@ from factory.cli.chosen import (
 from factory.cli.data import note_masked, report_bad_lines
 from factory.cli.monitor import PlainMonitor, make_monitor
 from factory.cli.opening import open_ledger, open_workspace
-from factory.cli.options import DryRun, Mask, Model, Overrides, Recipe, Threads
+from factory.cli.options import AirGap, DryRun, Mask, Model, Overrides, Recipe, Threads
 from factory.cli.terminal import err, escape, note, out, print_table
 from factory.domain.failures import FactoryError, InputError
 from factory.engines.trainable import check_planned
@@ -37,6 +37,7 @@ from factory.round.round import run_round
 from factory.round.start import abandon
 from factory.train.curriculum import unlearnt_tools
 from factory.train.memory import check_training, memory_of, num_processes
+from factory.workspace import airgap
 from factory.workspace.folder import Workspace
 from factory.workspace.machine import device_memory
 from factory.workspace.recipe import Resolved, load_stored_recipe
@@ -66,6 +67,7 @@ def make_round(
         bool, typer.Option("--abandon", help="End the open round as it is.")
     ] = False,
     dry_run: DryRun = False,
+    air_gap: AirGap = False,
 ) -> None:
     """Run one round: sample, vote, judge, train, score, gate. Continues an open one.
 
@@ -80,6 +82,8 @@ def make_round(
     factory round --n 200 --queries requests.jsonl --set calls.n=7
     """
     workspace = open_workspace()
+    if air_gap:
+        airgap.enter(workspace.state / "logs" / "airgap.jsonl")
     engine, values = split_overrides(overrides)
     settings = load_settings_with(workspace, model, threads, engine)
     wanted = [f"{key}={n}" for key, n in (("accept", accept), ("budget", budget)) if n]
@@ -173,6 +177,11 @@ def show_result(workspace: Workspace, ledger: Ledger, number: int) -> None:
         # A round is not failed by what befalls its report.
         err(f"[yellow]note:[/] no report: {escape(error)}; `factory report` writes it")
     print_card(ledger, number, workspace)
+    if airgap.mode():
+        tried = airgap.attempts()
+        out(f"[bold]network[/]  {escape(tried)}")
+        for line in tried.tried:
+            out(f"  {escape(line)}")
 
 
 def _abandon(workspace: Workspace, settings: Settings, resolved: Resolved) -> None:

@@ -30,6 +30,7 @@ from factory.domain import failures
 from factory.domain.exhausted import OUT_OF_MEMORY, is_out_of_memory
 from factory.domain.limits import die_with_parent
 from factory.engines.scratch import Scratch
+from factory.workspace import airgap
 
 _SETTINGS = """
     DO_NOT_TRACK=1 HF_HUB_DISABLE_TELEMETRY=1 RAY_USAGE_STATS_ENABLED=0
@@ -105,7 +106,7 @@ class Child:
         with theirs, log.open("ab") as output:
             log_start = output.tell()
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *args],
+                [sys.executable, "-m", *airgap.launcher(), module, *args],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

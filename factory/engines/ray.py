@@ -25,9 +25,12 @@ os.environ.update(
 )
 if not os.environ.get("RAY_ADDRESS"):
     # Its parts meet at the loopback device, not only on the systems of the first name, and take no
-    # work from other users. The system's own killer of processes is enough, and a busy machine
-    # starts workers slowly.
+    # work from other users. It would ask which cloud this is, reports or not (get_cloud_from_…): a
+    # proxy that nobody serves has the answer. The system's own killer of processes is enough, and a
+    # busy machine starts workers slowly.
     os.environ.update(
+        http_proxy="http://127.0.0.1:9",
+        no_proxy="127.0.0.1,localhost",
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=secrets.token_hex(32),
@@ -113,11 +116,11 @@ async def answer_of(reference: Awaitable[AnyT]) -> AnyT:
 class Cluster:
     """The engines that Ray keeps for one checkpoint."""
 
-    def __init__(self, actor: type, opening: dict[str, Any], channel: Channel) -> None:
+    def __init__(self, opening: dict[str, Any], channel: Channel) -> None:
         settings = EngineSection(**opening["settings"])
-        self._actor = actor
         self._channel = channel
         self._checkpoint = {key: opening[key] for key in ("id", "path", "fingerprint")}
+        self.folder = Path(opening["path"])
         self._logs = Path(opening["logs"])
         self._package = package_sha()
         self._handles: dict[int, Any] = {}
@@ -174,7 +177,7 @@ class Cluster:
             "scheduling_strategy": "SPREAD",
             "max_restarts": 0,
         }
-        handle = self._handles[number] = ray.remote(self._actor).options(**options).remote()
+        handle = self._handles[number] = ray.remote(EngineActor).options(**options).remote()
         logs = str(self._logs / f"engine-{number}")
         opened = handle.open.remote(self._checkpoint, self._settings, logs, self._package)
         told = asyncio.create_task(self._tell_slow(number, handle))
@@ -213,9 +216,9 @@ async def _quietly(reference: Awaitable[object]) -> None:
         return
 
 
-async def deal(channel: Channel, opening: dict[str, Any], actor: type) -> None:
+async def deal(channel: Channel, opening: dict[str, Any], of: type[Cluster]) -> None:
     """Deal what comes through the channel, until it closes."""
-    cluster = Cluster(actor, opening, channel)
+    cluster = of(opening, channel)
     loop, closed = asyncio.get_running_loop(), asyncio.Event()
     try:
         if ADDRESS:
@@ -248,11 +251,11 @@ async def deal(channel: Channel, opening: dict[str, Any], actor: type) -> None:
         await cluster.close()
 
 
-def serve(channel: Channel, actor: type) -> None:
-    """Serve the model that the first message names by many of `actor`."""
+def serve(channel: Channel, of: type[Cluster] = Cluster) -> None:
+    """Serve the model that the first message names by many engines."""
     if (opening := channel.receive()) is not None:
-        asyncio.run(deal(channel, opening, actor))
+        asyncio.run(deal(channel, opening, of))
 
 
 if __name__ == "__main__":
-    run_child(lambda channel, _: serve(channel, EngineActor))
+    run_child(lambda channel, _: serve(channel))

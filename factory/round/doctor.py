@@ -21,6 +21,7 @@ from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
 from factory.ledger.database import Ledger
 from factory.score.loading import load_benchmarks
+from factory.workspace import airgap
 from factory.workspace.folder import CONTENT_FOLDERS, Workspace, shipped_root
 from factory.workspace.machine import disk_needed, free_threads
 from factory.workspace.prompts import Prompts
@@ -53,11 +54,13 @@ def examine(workspace: Workspace) -> Iterator[Check]:
         "model": _look_at_model,
         "ledger": _look_at_ledger,
     }
+    if airgap.mode():
+        looks["network"] = _look_at_network
     for name, look in looks.items():
         try:
             yield Check(name=name, state="ok", detail=look(workspace))
         except FactoryError as error:
-            state: State = "warn" if name == "engine" else "bad"
+            state: State = "warn" if name in ("engine", "network") else "bad"
             detail = str(error) if name == "content" else error.what
             yield Check(name=name, state=state, detail=detail, remedy=error.remedy)
 
@@ -143,3 +146,17 @@ def _look_at_model(workspace: Workspace) -> str:
 
 def _look_at_ledger(workspace: Workspace) -> str:
     return f"{Ledger(workspace.state).query('select count(*) from round').rows[0][0]} rounds"
+
+
+def _look_at_network(_: Workspace) -> str:
+    """What the checks before this one tried, in a command that is air-gapped."""
+    tried = airgap.attempts()
+    if tried.mode == "namespace" and not (tried.counted or tried.tried):
+        return str(tried)
+    raise MissingError(
+        "; ".join([str(tried), *tried.tried]),
+        remedy="set user.max_net_namespaces and kernel.unprivileged_userns_clone (sysctl) above 0 "
+        "for a namespace without routes"
+        if tried.mode == "guard"
+        else "end what is named here, or look for it with `strace -f -e trace=connect`",
+    )
