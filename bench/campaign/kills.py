@@ -49,6 +49,9 @@ class Disturbed:
     weights_equal: bool = False
     orphans: int = 0
     leftovers: list[str] = field(default_factory=list)
+    again: int = 0
+    """Commands that a killed child ended, as its error says: they are run again."""
+    seconds: float = 0.0
     failed: str = ""
     """The end of the output, where a command ended by itself as it should not."""
 
@@ -116,12 +119,15 @@ class Rounds:
         """One round with so many kills, fewer where the time is over, then run to its end."""
         rng = random.Random(seed)
         workspace = make_quick(self._folder / f"round{seed}", self._backend)
-        result = Disturbed(seed=seed, backend=self._backend)
+        started, result = time.monotonic(), Disturbed(seed=seed, backend=self._backend)
         running = self._start(workspace)
         may_kill_child, seen = True, set[str]()
         while len(result.kills) < num_kills and time.monotonic() < deadline:
             if not self._wait_for(running, rng.choice(self._ahead(seen)), rng):
-                break
+                if not self._ended_by_child(running, result):
+                    break
+                running, may_kill_child = self._start(workspace), True
+                continue
             how = rng.choice(HOWS if may_kill_child else HOWS[:-1])
             may_kill_child = self._kill(running, how, rng, result)
             seen |= set(shown_stages(running.text()))
@@ -130,7 +136,11 @@ class Rounds:
                 if is_done(workspace):
                     break
                 running = self._start(workspace)
+        running.wait(SECONDS)
+        if self._ended_by_child(running, result):
+            running = self._start(workspace)
         self._finish(workspace, running, result)
+        result.seconds = round(time.monotonic() - started, 1)
         shutil.rmtree(workspace)
         return result
 
@@ -151,6 +161,12 @@ class Rounds:
             time.sleep(0.02)
         time.sleep(rng.random() * self.seconds.get(stage, 1.0))
         return running.process.poll() is None
+
+    def _ended_by_child(self, running: Running, result: Disturbed) -> bool:
+        """Whether a command ended since the child that was killed last is not started again."""
+        is_so = running.process.poll() == 3 and bool(result.kills) and result.kills[-1][1] == CHILD
+        result.again += is_so
+        return is_so
 
     def _kill(self, running: Running, how: str, rng: random.Random, result: Disturbed) -> bool:
         """End the command, or one of its children; whether the command has ended."""
@@ -227,6 +243,8 @@ def run_kills(
 def _findings(rows: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     kills, requests = sum(len(row["kills"]) for row in rows), sum(row["requests"] for row in rows)
     yield Finding(what="kills, rounds", wanted="", found=f"{kills}, {len(rows)}", is_right=True)
+    spent = sum(row["seconds"] for row in rows) / max(1, kills)
+    yield Finding(what="seconds a kill", wanted="", found=f"{spent:.0f}", is_right=True)
     yield Finding(what="requests drawn", wanted="", found=str(requests), is_right=True)
     for name in ("lost", "twice", "orphans"):
         yield same(f"{name}", 0, sum(row[name] for row in rows))

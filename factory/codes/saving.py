@@ -25,6 +25,7 @@ from factory.codes.codebook import Codebook, Report, ToolCode
 from factory.codes.config import CODERS
 from factory.codes.spelling import refuse_other_tokens
 from factory.codes.trie import Trie
+from factory.domain.bounded import DATA, parse_json, read_text
 from factory.domain.failures import ModelError
 from factory.domain.records import Tool
 
@@ -153,6 +154,10 @@ def _grammar(codes: Sequence[Code], ids: Sequence[Sequence[int]], end: int) -> T
     return Trie.grammar([[ids[0][number] for number in in_use], *ids[1:]], end)
 
 
+def _read(file: Path) -> str:
+    return read_text(file, most=DATA, error=ModelError)
+
+
 def load_codebook(checkpoint: Path | str) -> SavedCodebook | None:
     """The codebook of a checkpoint folder, or None if it has none.
 
@@ -163,18 +168,19 @@ def load_codebook(checkpoint: Path | str) -> SavedCodebook | None:
     if not folder.is_dir():
         return None
     try:
-        head = json.loads((folder / "codebook.json").read_text(encoding="utf-8"))
-        lines = (folder / "tools.jsonl").read_text(encoding="utf-8").splitlines()
-        tools = tuple(_from_json(json.loads(line)) for line in lines)
+        head = parse_json(_read(folder / "codebook.json"), "codebook.json", ModelError)
+        lines = _read(folder / "tools.jsonl").splitlines()
+        tools = tuple(_from_json(parse_json(line, "tools.jsonl", ModelError)) for line in lines)
         report = head["report"]
         report = Report(**{**report, "usage_entropy": tuple(report["usage_entropy"])})
         version, name, token_ids = head["version"], head["coder"], head["token_ids"]
         longest, finish = head["levels"], tuple(head["finish"]) if head.get("finish") else None
         if head["format"] != FORMAT or name not in CODERS:
             raise ValueError(f"format {head['format']} with coder {name!r} is not known here")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ModelError, ValueError, KeyError, TypeError) as error:
+        told = str(error).partition("\n")[0]
         raise ModelError(
-            f"cannot read the codebook: {error}", where=str(folder), remedy=REMEDY
+            f"cannot read the codebook: {told}", where=str(folder), remedy=REMEDY
         ) from error
     refuse_other_tokens(token_ids, Path(checkpoint))
     return SavedCodebook(

@@ -6,7 +6,6 @@ another layout writes digits (`0 1 7`) or a name.
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from factory.codes.arrays import REMEDY, Code
 from factory.codes.base import Coder, Layout
+from factory.domain.bounded import DATA, parse_json, read_text
 from factory.domain.failures import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -147,11 +147,12 @@ def read_vocabulary(checkpoint: Path) -> Mapping[str, int]:
     """
     path = checkpoint / "tokenizer.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path, most=DATA, error=ModelError)
+        content = parse_json(text, str(path), ModelError)
         return {token["content"]: token["id"] for token in content["added_tokens"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ModelError, KeyError, TypeError) as error:
         raise ModelError(
-            f"cannot read the tokenizer: {error}",
+            f"cannot read the tokenizer: {str(error).partition(chr(10))[0]}",
             where=str(path),
             remedy="save the model with its tokenizer (tokenizer.save_pretrained) into one folder",
         ) from error

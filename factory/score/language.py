@@ -11,8 +11,9 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from factory.domain.bounded import DATA, read_text
 from factory.domain.canon import canonical_json, digest
-from factory.domain.failures import InputError
+from factory.domain.failures import ContentError, InputError
 from factory.domain.records import Checkpoint, ItemScore, Unit
 from factory.engines.perplexity import STRIDES, WINDOW, measure_perplexity
 from factory.engines.serving import engine_settings
@@ -48,10 +49,10 @@ class Language(SelfServed):
     def load(cls, workspace: Workspace, name: str, definition: LanguageDefinition) -> Language:
         file = find_data(workspace, definition.data, name)
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(file, most=DATA)
+        except ContentError as error:
             raise InputError(
-                f"cannot read the text: {error}",
+                f"cannot read the text: it {error.what}",
                 where=str(file),
                 remedy="give one text file in UTF-8",
             ) from error
