@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def print_card(ledger: Ledger, number: int, workspace: Workspace) -> None:
         _print_outcome(past, number)
         _print_gate(past, number)
         _print_funnel(past, number)
+        _print_written(past, number)
         _print_accept(past, number)
         _print_calibration(past, number)
         _print_agreement(past, number)
@@ -129,6 +131,21 @@ def _print_funnel(past: Source, number: int) -> None:
         out(f"    {escape(name):<22} {samples:>5}  [dim]{escape(shorten(message, 72))}[/]")
 
 
+def _print_written(past: Source, number: int) -> None:
+    """How many of the drawn requests the model wrote, and why it wrote more."""
+    sql = "select detail_json from stage where round = ? and stage = 'write'"
+    waves = [json.loads(detail) for (detail,) in past.query(sql, [number]).rows]
+    if not waves:
+        return
+    fallen = sum((Counter(wave["fallen"]) for wave in waves), Counter[str]())
+    drawn, written = (sum(wave[key] for wave in waves) for key in ("drawn", "written"))
+    others = ", ".join(f"{count} {reason}" for reason, count in fallen.most_common())
+    out(
+        f"[bold]written[/]  {drawn} of the requests by the model, of {written} that it wrote"
+        + (f" ({escape(others)})" if others else "")
+    )
+
+
 def _print_accept(past: Source, number: int) -> None:
     """How a round that was to accept so many samples came to them."""
     sql = "select detail_json from stage where round = ? and stage = 'sample'"
@@ -163,6 +180,12 @@ def _print_calibration(past: Source, number: int) -> None:
         out(
             f"  {row['votes']} votes  {row['kept']} of {row['items']} kept{right}, "
             f"at least {row['low']:.1f} %"
+        )
+    sql = "select * from calibration_margin where round = ? order by votes desc, margin desc"
+    for row in past.query(sql, [number]).records():
+        out(
+            f"  {row['votes']} votes, margin {row['margin']:.2f}: {row['num_right']} of "
+            f"{row['items']} right"
         )
 
 

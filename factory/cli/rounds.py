@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ from factory.ledger.database import Ledger, Source
 from factory.ledger.history import open_round
 from factory.ledger.lineage import base_checkpoint, next_checkpoint
 from factory.ledger.lock import WorkspaceLock
-from factory.lessons.logs import Pool, read_pool
+from factory.lessons.logs import BadLines, Pool, read_pool
 from factory.report.page import write_reports
 from factory.round.calibration import calibration_set
 from factory.round.factory import load_factory
@@ -41,7 +42,7 @@ from factory.workspace import airgap
 from factory.workspace.folder import Workspace
 from factory.workspace.machine import device_memory
 from factory.workspace.recipe import Resolved, load_stored_recipe
-from factory.workspace.settings import Settings, load_settings
+from factory.workspace.settings import SELF, Settings, load_settings
 
 
 def make_round(
@@ -54,7 +55,9 @@ def make_round(
     budget: Annotated[
         int, typer.Option(help="Queries to draw for --accept at most; 0: four each.", min=0)
     ] = 0,
-    queries: Annotated[list[Path] | None, typer.Option(help="Files with requests.")] = None,
+    queries: Annotated[
+        list[Path] | None, typer.Option(help="Files with requests; self: the model writes them.")
+    ] = None,
     field: Annotated[str, typer.Option(help="Key of the request in the files.")] = "",
     mask: Mask = False,
     recipe: Recipe = "",
@@ -96,8 +99,8 @@ def make_round(
     if abandon:
         _abandon(workspace, settings, resolved)
         return
-    files = queries or [workspace.root / name for name in settings.queries]
-    pool = None
+    files, writes = _find_requests(workspace, settings, queries)
+    pool = _NOTHING if writes else None
     with open_ledger().read() as past:
         drawn, more = history.drawn_ids(past), _drawn_by_open_round(past)
     if files and (more or not resume):
@@ -105,10 +108,19 @@ def make_round(
         pool = read_pool(files, field, wanted=most, drawn=drawn, mask=mask)
         _report_pool(pool, mask)
     if dry_run:
-        _print_plan(workspace, settings, resolved, num_queries, pool)
+        _print_plan(workspace, settings, resolved, num_queries, pool, writes)
         return
     outcomes = [
-        _run(workspace, settings, resolved, pool, num_queries, resume and not number, bool(model))
+        _run(
+            workspace,
+            settings,
+            resolved,
+            pool,
+            num_queries,
+            resume and not number,
+            writes=writes,
+            keep_model=bool(model),
+        )
         for number in range(rounds)
     ]
     if rounds > 1:
@@ -116,6 +128,19 @@ def make_round(
             out(f"\n[bold]best[/]  {describe_best(find_best(past))}")
     if (pool is not None and pool.bad) or not any(outcomes):
         raise typer.Exit(1)
+
+
+_NOTHING = Pool(queries=(), size=0, files=0, bad=BadLines(), masked=Counter(), masked_rows=0)
+"""Where only the model writes requests."""
+
+
+def _find_requests(
+    workspace: Workspace, settings: Settings, given: list[Path] | None
+) -> tuple[list[Path], bool]:
+    """The files with requests, and whether the model writes some where they give too few."""
+    named = given or [workspace.root / name for name in settings.queries if name != SELF]
+    writes = Path(SELF) in given if given else SELF in settings.queries
+    return [file for file in named if file != Path(SELF)], writes
 
 
 def _drawn_by_open_round(past: Source) -> int:
@@ -149,6 +174,8 @@ def _run(
     pool: Pool | None,
     num_queries: int,
     resume: bool,
+    *,
+    writes: bool,
     keep_model: bool,
 ) -> bool:
     with WorkspaceLock(workspace.state), make_monitor() as monitor:
@@ -159,6 +186,7 @@ def _run(
             monitor,
             pool.queries if pool is not None else None,
             pool_size=pool.size if pool is not None else 0,
+            writes=writes,
             keep_model=keep_model,
         )
         factory.ledger.fold()
@@ -199,9 +227,11 @@ def _print_plan(
     resolved: Resolved,
     num_queries: int,
     pool: Pool | None,
+    writes: bool,
 ) -> None:
     """What a round would do, every knob with its origin; loads the content, starts nothing."""
-    factory = load_factory(workspace, settings, resolved, PlainMonitor())
+    factory = load_factory(workspace, settings, resolved, PlainMonitor(), writes=writes)
+    resolved = factory.resolved
     with factory.ledger.read() as past:
         if (this := open_round(past)) is not None:
             parent = this.checkpoint
@@ -223,6 +253,7 @@ def _print_plan(
     out(
         f"queries    {number} ({'flag' if num_queries else escape(origin)}) from "
         + (f"{pool.size} in {pool.files} files" if pool is not None else "the home world")
+        + (", the others written by the model" if writes else "")
     )
     if unlearnt:
         out(

@@ -192,6 +192,21 @@ def drawn_queries(past: Source, number: int) -> list[Query]:
     return [Query(id=query_id, text=text, source=source) for query_id, text, source in rows]
 
 
+def count_missing(past: Source, number: int) -> int:
+    """How many requests fewer a round has drawn than it was to have."""
+    sql = """
+        select max(num_queries) - (select count(*) from draw where draw.round = $number)
+        from round where round = $number
+        """
+    return int(past.query(sql, {"number": number}).rows[0][0])
+
+
+def known_texts(past: Source) -> list[str]:
+    """The requests that rounds have drawn or made so far, each once."""
+    sql = "select distinct text from query order by 1"
+    return [str(text) for (text,) in past.query(sql).rows]
+
+
 def answered_and_failed(past: Source, number: int) -> tuple[list[str], list[str]]:
     """The requests of a round that the model answers, and those that it fails in, in draw order;
     without those that fell when they were drawn, as questions of a benchmark do. What fell beside

@@ -283,6 +283,28 @@ from curve;
 comment on view calibration is
 'By the votes that a label needs: how many of the dev set''s items (items) the model that a round began with would keep (kept), how many of those labels are right (num_right, precision) and at least, one-sided 90 % (low, in percent); and the minimum chosen for the precision wanted, which some number of votes reached or none did.';
 
+create or replace view calibration_margin as
+with answered as (
+  select
+    round,
+    unnest(from_json(
+      json_extract(detail_json, '$.margins'),
+      '[{"votes": "integer", "margin": "double", "items": "integer", "right": "integer"}]'
+    )) as class
+  from stage
+  where stage = 'calibrate'
+)
+select
+  round,
+  class.votes,
+  class.margin,
+  class.items,
+  class."right" as num_right,
+  class."right" / class.items as precision
+from answered;
+comment on view calibration_margin is
+'The same questions by the votes of the largest class of the first answers and its margin ((first - second) / samples): how many there are (items), and how many of their labels are right (num_right, precision).';
+
 create or replace view judgement_change as
 select
   later.round,

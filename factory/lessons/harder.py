@@ -4,7 +4,7 @@ A vote only keeps what a model can do already. What is made of it here asks for 
 follows from how it was made: the words in which other requests begin and end, two requests joined
 to one, other values put in request and calls, near tools beside the ones to call, tools and
 parameters called by other names, parameters that the request says nothing of. And requests that
-nothing can be called for: the tool withheld, or a value wanted that the request does not give.
+nothing can be called for: the tool withheld, or a value taken out that the call requires.
 
 Nothing here asks a model. What comes out is judged by the same rules as what is sampled.
 """
@@ -350,7 +350,7 @@ def _rename(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
 
 def _optional(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
     """Parameters of other tools that the request gives no value for, none of them required."""
-    tools = tuple(_widen(rng, tool, stock, required=False) or tool for tool in sample.tools)
+    tools = tuple(_widen(rng, tool, stock) or tool for tool in sample.tools)
     if tools == sample.tools:
         return None
     return _made("optional", (sample,), sample.query.text, tools, sample.calls)
@@ -376,16 +376,21 @@ def _withheld(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
 
 
 def _missing(rng: Random, sample: Candidate, stock: Stock) -> Made | None:
-    """The tool wants something more that the request does not give: the answer asks for it."""
-    called = {call.name for call in sample.calls}
-    tool = rng.choice([tool for tool in sample.tools if tool.name in called])
-    wider = _widen(rng, tool, stock, required=True)
-    if wider is None:
+    """A value that the tool requires is taken out of the request: the answer asks for it.
+
+    The words that bring it in go with it, so that nothing says it under another name.
+    """
+    if len(sample.calls) != 1:
         return None
-    (name,) = wider.arguments["properties"].keys() - tool.arguments["properties"].keys()
-    answer = f"Which {name.replace('_', ' ')} do you want?"
-    tools = tuple(wider if one is tool else one for one in sample.tools)
-    return _made("missing", (sample,), sample.query.text, tools, (), answer)
+    (call,) = sample.calls
+    tool = next(tool for tool in sample.tools if tool.name == call.name)
+    given = [name for name in tool.arguments.get("required", []) if name in call.arguments]
+    for name in rng.sample(given, len(given)):
+        text = stock.phrases.cut(sample.query.text, sample.calls, name)
+        if text is not None:
+            answer = f"Which {name.replace('_', ' ')} do you want?"
+            return _made("missing", (sample,), text, sample.tools, (), answer)
+    return None
 
 
 _MAKERS: Mapping[Way, Callable[[Random, Candidate, Stock], Made | None]] = {
@@ -436,8 +441,8 @@ def _words_of(tool: Tool) -> frozenset[str]:
     return frozenset(re.findall(r"[^\W_]+", text.casefold()))
 
 
-def _widen(rng: Random, tool: Tool, stock: Stock, *, required: bool) -> Tool | None:
-    """The tool with a parameter of a near tool; None where that has none that is new."""
+def _widen(rng: Random, tool: Tool, stock: Stock) -> Tool | None:
+    """The tool with an optional parameter of a near tool; None where that has none that is new."""
     own = tool.arguments.get("properties", {})
     known = {str(schema.get("description", "")) for schema in own.values()} | own.keys()
     for other in rng.sample(near := stock.near(tool, 8), len(near)):
@@ -448,17 +453,14 @@ def _widen(rng: Random, tool: Tool, stock: Stock, *, required: bool) -> Tool | N
             if name not in known
             and str(schema.get("description", "")) not in known
             and schema.get("type") != "boolean"
-            and (not required or name in other.arguments.get("required", []))
         }
         if new:
             name = rng.choice(sorted(new))
             properties = {**own, name: new[name]}
             order = rng.sample(sorted(properties), len(properties))
-            wanted = [*tool.arguments.get("required", []), *([name] if required else [])]
             arguments = {
                 **tool.arguments,
                 "properties": {key: properties[key] for key in order},
-                "required": wanted,
             }
             return _tool({**tool.document, "arguments": arguments})
     return None

@@ -79,6 +79,34 @@ class Phrases:
         other_text = "".join(told) + text[last:]
         return other_text if told and keeps_values(text, other_text, calls) else None
 
+    def cut(self, text: str, calls: Sequence[Call], name: str) -> str | None:
+        """The request without a parameter's value and the words that bring it in.
+
+        None where these are not known, the value stands elsewhere too, or other words between it
+        and another value would be left in the air ("in Rome and at 7").
+        """
+        gaps = _gaps(find_values(text, calls), len(text))
+        chosen = next((gap for gap in gaps if gap[1].name == name), None)
+        if chosen is None:
+            return None
+        before, place, stop = chosen
+        words = self._words(text, before, place)
+        after = self._after.get((name, words or ()))
+        if words is None or after is None or not text[place.end :].startswith(after):
+            return None
+        starts = [match.start() for match in PIECE.finditer(text, before, place.start)]
+        start, end = starts[-len(words)], place.end + len(after)
+        following = next((gap[1] for gap in gaps if gap[1].start == stop), None)
+        if following is not None:
+            brought = self._words(text, place.end, following) or ()
+            if len(PIECE.findall(text[end:stop])) > len(brought):
+                return None
+        if before and text[before:start].strip():
+            return None
+        head, tail = text[:start].rstrip(), text[end:].lstrip()
+        left = f"{head} {tail}" if tail[:1].isalnum() else head + tail
+        return left if head and text[place.start : place.end] not in left else None
+
     def _words(self, text: str, before: int, place: Place) -> Words | None:
         """The longest phrase of the parameter that leads to the place."""
         words = folded(text[before : place.start])

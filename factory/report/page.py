@@ -46,7 +46,7 @@ HERE = Path(__file__).resolve().parent
 
 ROUND_SECTIONS: Mapping[str, Sequence[str]] = {
     "Yield": ("funnel", "reasons", "rules"),
-    "Votes": ("agreement", "margins"),
+    "Votes": ("agreement", "margins", "calibration", "calibration-margins"),
     "Scores": ("scores", "changes", "opponents"),
     "Training": ("loss", "made", "examples"),
     "Tools and codes": ("tool-use", "types", "calls", "lengths", "tools", "codes", "codebook"),

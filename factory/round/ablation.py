@@ -63,7 +63,7 @@ from factory.workspace.folder import CONTENT_FOLDERS, MARKER, Workspace, file_sh
 from factory.workspace.models import fingerprint
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import Recipe, load_recipe
-from factory.workspace.settings import Settings, load_settings
+from factory.workspace.settings import SELF, Settings, load_settings
 
 FORMAT = 1
 """Of what a trial is."""
@@ -342,7 +342,12 @@ def _settle_paths(path: str, file: Path, workspace: Workspace, template: Workspa
 def _read_pool(
     plan: AblationPlan, workspace: Workspace, settings: Settings
 ) -> tuple[Query, ...] | None:
-    files = plan.requests or settings.queries
+    files = [each for each in plan.requests or settings.queries if each != SELF]
+    if not files and SELF in settings.queries:
+        raise InputError(
+            "every variant is to have the same requests, and each would write its own",
+            remedy="name files: `requests` of the plan, or `queries` of factory.toml",
+        )
     if not files:
         return None
     imported = [read_queries(find_file(workspace, each, "requests"), plan.field) for each in files]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from factory.domain.failures import RecipeError
+from factory.domain.failures import InputError, RecipeError
 from factory.domain.monitor import Monitor
 from factory.domain.records import Query
 from factory.engines.serving import engine_settings
@@ -20,8 +20,8 @@ from factory.score.base import Scorable, Setup
 from factory.score.loading import load_benchmarks, load_held_out
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
-from factory.workspace.recipe import Recipe, Resolved
-from factory.workspace.settings import Settings
+from factory.workspace.recipe import Recipe, Resolved, vary
+from factory.workspace.settings import SELF, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,8 @@ class Factory:
     """Every benchmark of the recipe, the gate's dev set included."""
     held_out: Mapping[str, Scorable]
     """Benchmarks that nothing is trained on although no recipe scores them."""
+    writes: bool = False
+    """Whether the model writes requests where the pool has too few."""
     keep_model: bool = False
     """Whether a new round writes the model, which a flag gave, into factory.toml."""
 
@@ -112,14 +114,29 @@ def load_factory(
     pool: Sequence[Query] | None = None,
     *,
     pool_size: int = 0,
+    writes: bool = False,
     keep_model: bool = False,
 ) -> Factory:
-    """Load and check all content. Raises FactoryError with the file that is broken."""
+    """Load and check all content; `writes` has the recipe teach to write requests.
+
+    Raises FactoryError with the file that is broken.
+    """
+    if writes:
+        recipe = vary(resolved.recipe, train=vary(resolved.recipe.train, ask=True))
+        origins = {"train.ask": f'queries = "{SELF}"', **resolved.origins}
+        resolved = replace(resolved, recipe=recipe, origins=origins)
     prompts = Prompts.load(workspace)
     rulebook = Rulebook.load(workspace, settings.rules).under(resolved.recipe.rules)
     check_content(prompts, rulebook)
     rulebook.check_bar(resolved.recipe.vote.bar)
     check_room(workspace, settings, resolved)
+    for name in settings.chat if resolved.recipe.make.chat else ():
+        if not (workspace.root / name).is_file():
+            raise InputError(
+                "there is no such file of requests that need no tool",
+                where=str(workspace.root / name),
+                remedy="mend `chat` of factory.toml, or --set make.chat=0",
+            )
     return Factory(
         workspace=workspace,
         settings=settings.model_copy(update={"engine": engine_settings(settings)}),
@@ -130,6 +147,7 @@ def load_factory(
         monitor=monitor,
         pool=pool,
         pool_size=pool_size,
+        writes=writes,
         benchmarks=load_benchmarks(workspace, resolved.recipe),
         held_out=load_held_out(workspace, resolved.recipe),
         keep_model=keep_model,

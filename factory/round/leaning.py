@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from factory.domain.records import Query
 from factory.ledger.history import Fate
@@ -57,50 +59,61 @@ def lean(
 
 def weigh(fresh: Sequence[Query], fates: Sequence[Fate]) -> dict[int, Leaning]:
     """How weak the model is in each of the requests, by place; none that is like no failed one."""
-    told = [frozenset(_words(fate.text)) for fate in fates]
-    counts = Counter(word for words in told for word in words)
-    most = max(1.0, _COMMON * len(told))
-    worth = {
-        word: math.log(1 + len(told) / number) for word, number in counts.items() if number <= most
-    }
-    places: defaultdict[str, list[int]] = defaultdict(list)
-    for place, words in enumerate(told):
-        for word in sorted(words & worth.keys()):
-            places[word].append(place)
-    lengths = [_length(words, worth) for words in told]
+    told = _Told(fates)
     found: dict[int, Leaning] = {}
     for place, query in enumerate(fresh):
-        leaning = _weigh_one(frozenset(_words(query.text)), fates, places, worth, lengths)
+        leaning = told.weigh(query.text)
         if leaning is not None:
             found[place] = leaning
     return found
 
 
-def _weigh_one(
-    words: frozenset[str],
-    fates: Sequence[Fate],
-    places: Mapping[str, Sequence[int]],
-    worth: Mapping[str, float],
-    lengths: Sequence[float],
-) -> Leaning | None:
-    shared: defaultdict[int, float] = defaultdict(float)
-    for word in sorted(words):
-        for place in places.get(word, ()):
-            shared[place] += worth[word] ** 2
-    own = _length(words, worth)
-    likeness = {place: sum_ / (own * lengths[place]) for place, sum_ in shared.items()}
-    nearest = sorted(likeness, key=lambda place: (-likeness[place], place))[:NEAREST]
-    failed = [(likeness[place] * fates[place].weakness, place) for place in nearest]
-    total = sum(value for value, _ in failed)
-    if not total:
-        return None
-    _, place = max(failed, key=lambda entry: (entry[0], -entry[1]))
-    weakness = total / (sum(likeness[p] for p in nearest) + _UNKNOWN)
-    return Leaning(weakness, f"like {fates[place].query_id} ({fates[place].reason})")
+class _Told:
+    """Requests of earlier rounds by their words, N of them."""
 
+    def __init__(self, fates: Sequence[Fate]) -> None:
+        self._fates = fates
+        self._weakness_N = np.array([fate.weakness for fate in fates])
+        told = [frozenset(_words(fate.text)) for fate in fates]
+        counts = Counter(word for words in told for word in words)
+        most = max(1.0, _COMMON * len(told))
+        self._worth = {
+            word: math.log(1 + len(told) / number)
+            for word, number in counts.items()
+            if number <= most
+        }
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for place, words in enumerate(told):
+            for word in words & self._worth.keys():
+                places[word].append(place)
+        self._places = {word: np.array(found) for word, found in places.items()}
+        self._length_N = np.array([self._length(words) for words in told])
 
-def _length(words: Iterable[str], worth: Mapping[str, float]) -> float:
-    return math.sqrt(sum(worth[word] ** 2 for word in words if word in worth)) or 1.0
+    def weigh(self, text: str) -> Leaning | None:
+        """How weak the model is in a request; None where it is like no failed one."""
+        words = frozenset(_words(text)) & self._worth.keys()
+        shared_N = np.zeros(len(self._fates))
+        for word in sorted(words):
+            shared_N[self._places[word]] += self._worth[word] ** 2
+        (near,) = shared_N.nonzero()
+        likeness = shared_N[near] / (self._length(words) * self._length_N[near])
+        if len(near) > NEAREST:
+            # All that are as near as the last of the nearest: the first of them count.
+            close = likeness >= np.partition(likeness, -NEAREST)[-NEAREST]
+            near, likeness = near[close], likeness[close]
+        nearest = np.argsort(-likeness, kind="stable")[:NEAREST]
+        near, likeness = near[nearest], likeness[nearest]
+        failed = likeness * self._weakness_N[near]
+        total = sum(failed.tolist())
+        if not total:
+            return None
+        _, place = max(zip(failed, near, strict=True), key=lambda one: (one[0], -one[1]))
+        weakness = total / (sum(likeness.tolist()) + _UNKNOWN)
+        fate = self._fates[int(place)]
+        return Leaning(weakness, f"like {fate.query_id} ({fate.reason})")
+
+    def _length(self, words: Iterable[str]) -> float:
+        return math.sqrt(sum(self._worth.get(word, 0.0) ** 2 for word in sorted(words))) or 1.0
 
 
 def _words(text: str) -> list[str]:

@@ -16,9 +16,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from factory.codes.saving import load_codebook
 from factory.domain.canon import canonical_json, derive_seed, digest, query_id, to_json
-from factory.domain.records import Candidate, HeldOut, Past, Tool, Verdict
+from factory.domain.records import Candidate, HeldOut, Past, Verdict
+from factory.engines.base import Engine
 from factory.judge.bench import Bench
 from factory.judge.reading import parse_calls
 from factory.judge.sample import Judgement, Sample
@@ -35,7 +35,14 @@ from factory.lessons.harder import NEEDS_CATALOGUE, WAYS, Stock, make
 from factory.lessons.judging import OF_OWN_ANSWERS, OVERLAP
 from factory.lessons.keeping import keep_turns
 from factory.lessons.wishes import ASK
-from factory.round.backwards import Replies, WrittenRequests, ask_backwards, find_fault
+from factory.round.backwards import (
+    Replies,
+    WrittenRequests,
+    ask_backwards,
+    find_catalogue,
+    find_fault,
+)
+from factory.round.chats import CHAT, ask_chats, find_call, find_requests
 from factory.round.factory import Factory
 from factory.round.judging import judgement_of
 from factory.score.keeper import Keeper
@@ -44,7 +51,11 @@ from factory.train.curriculum import learnt_share
 from factory.train.examples import calls_text
 from factory.workspace.models import word_pieces
 
-REWRITTEN = frozenset({"rename", "optional", "missing"})
+ASKED_FOR = frozenset({ASK, CHAT})
+"""Ways that the model is asked for: what is made may fall."""
+MOST_CHATS = 3
+"""Requests that need no tool asked for each that is wanted, at most."""
+REWRITTEN = frozenset({"rename", "optional"})
 """Ways that write tool documents, which are judged as the model's own are."""
 OF_MODELS_WRITING = OF_OWN_ANSWERS | {"round/duplicate_tool", "round/near_duplicate_tool"}
 """Rules over a round against a model that repeats itself; what is made repeats by construction."""
@@ -78,10 +89,8 @@ async def make_samples(factory: Factory, this: OpenRound, parent: Keeper) -> Non
     stock = Stock(accepted, catalogue, [*answered, *failed], failed, pieces)
     made, turns = _make_all(factory, this, stock, losing, wanted)
     asked = WrittenRequests()
-    if wanted.get(ASK):
-        rng = _chance(factory, this, ASK)
-        engine = await parent.engine()
-        asked = await ask_backwards(factory, this, engine, rng, stock, wanted[ASK])
+    if factory.recipe.make.asks_model:
+        asked = await _ask_all(factory, this, await parent.engine(), stock, wanted)
     origins = {sample.query.id: sample for sample in accepted}
     judgement = judgement_of(factory, this)
     made += asked.candidates
@@ -90,7 +99,7 @@ async def make_samples(factory: Factory, this: OpenRound, parent: Keeper) -> Non
     )
     counts = _count(wanted, samples)
     for way, of_way in counts.items():
-        if of_way["accepted" if way == ASK else "made"] < of_way["wanted"]:
+        if of_way["accepted" if way in ASKED_FOR else "made"] < of_way["wanted"]:
             factory.monitor.note(_too_few(way, of_way, len(accepted), len(catalogue)))
     now = datetime.now(UTC)
     kept = _request_rows(this, made, turns)
@@ -106,6 +115,21 @@ async def make_samples(factory: Factory, this: OpenRound, parent: Keeper) -> Non
 
 def _chance(factory: Factory, this: OpenRound, way: str) -> random.Random:
     return random.Random(derive_seed(factory.recipe.seed, this.number, "make", way))
+
+
+async def _ask_all(
+    factory: Factory, this: OpenRound, engine: Engine, stock: Stock, wanted: Mapping[str, int]
+) -> WrittenRequests:
+    """What the model is asked for."""
+    asked = WrittenRequests()
+    if count := wanted.get(ASK):
+        rng = _chance(factory, this, ASK)
+        asked.join(await ask_backwards(factory, this, engine, rng, stock, count))
+    if count := wanted.get(CHAT):
+        rng, known = _chance(factory, this, CHAT), history.known_texts(factory.ledger)
+        requests = find_requests(factory, known, MOST_CHATS * count)
+        asked.join(await ask_chats(factory, this, engine, rng, stock.samples, requests, count))
+    return asked
 
 
 def _make_all(
@@ -130,14 +154,6 @@ def _make_all(
             made.append(_named(candidate, REPAIR, (candidate.query.id,), place))
             turns[made[-1].query.id] = to_json(keep_turns(candidate.tools, said))
     return made, turns
-
-
-def find_catalogue(this: OpenRound, past: Source) -> list[Tool]:
-    """Imported tools, and those that the parent has codes for, each once."""
-    book = load_codebook(Path(this.checkpoint.path))
-    coded = [] if book is None else [entry.tool for entry in book.tools]
-    tools = {tool.id: tool for tool in [*history.imported_tools(past), *coded]}
-    return list(tools.values())
 
 
 def _named(candidate: Candidate, way: str, origins: tuple[str, ...], place: int) -> Candidate:
@@ -195,6 +211,8 @@ def _judge_one(
     if lost := [each for each in candidate.made_of if each not in origins]:
         return _fall(sample, "origin", f"it is made of {lost[0]}, which is not accepted")
     if candidate.made_by == ASK and (fault := find_fault(candidate, replies, judgement)):
+        return _fall(sample, *fault)
+    if candidate.made_by == CHAT and (fault := find_call(replies)):
         return _fall(sample, *fault)
     found = list(_judge_documents(candidate, origins, judgement))
     if candidate.calls:
@@ -321,6 +339,12 @@ def _too_few(way: str, counts: Mapping[str, int], num_accepted: int, num_tools: 
             f"make.{way}: {counts['accepted']} of {counts['wanted']} were kept of {counts['made']} "
             "requests that the model wrote; it learns to write them from each round's samples, and "
             f"`factory rejects --made` says why others fell; lower make.{way}"
+        )
+    if way == CHAT:
+        return (
+            f"make.{way}: {counts['accepted']} of {counts['wanted']} were kept of {counts['made']} "
+            "requests that need no tool: name files of more in `chat` of factory.toml; where all "
+            f"fell for a call, make.withheld teaches to call nothing first; or lower make.{way}"
         )
     if way == REPAIR:
         remedy = f"only requests with a losing answer that a rule rejects can; lower make.{way}"

@@ -2,6 +2,7 @@
 
  1 draw    queries that no round has had: the user's, or the home world's         start.py
  2 score   the parent, the checkpoint that the round starts from                  scoring.py
+           and write requests, where there are too few and it may                 writing.py
  3 tools   the model writes the tools that would answer a query                   sampling.py
  4 codes   it names them in code tokens, and retrieves tools it knows by theirs
  5 call    it answers the query with calls, n times
@@ -31,6 +32,7 @@ from factory.round.sampling import sample
 from factory.round.scoring import score_answers, score_opponents, score_weights, serve
 from factory.round.start import begin
 from factory.round.training import train
+from factory.round.writing import write_missing
 
 
 async def run_round(factory: Factory, num_queries: int | None = None) -> RoundResult:
@@ -43,10 +45,11 @@ async def finish_round(factory: Factory, this: OpenRound) -> RoundResult:
     """Every step of a round that has begun and is not done. Raises FactoryError."""
     async with serve(factory, this, this.checkpoint) as parent:
         await score_answers(factory, this, parent)
+        await write_missing(factory, this, parent)
         await sample(await calibrate(factory, this, parent), this, parent)
         await score_opponents(factory, this, parent)
         await score_weights(factory, this, parent)
-        if not factory.recipe.make.ask:
+        if not factory.recipe.make.asks_model:
             await parent.close()
         judge(factory, this)
         await make_samples(factory, this, parent)

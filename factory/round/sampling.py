@@ -21,6 +21,7 @@ from factory.round.factory import Factory
 from factory.round.judging import judgement_of
 from factory.round.sampler import sample_query
 from factory.round.waves import draw_wave
+from factory.round.writing import write_wave
 from factory.score.keeper import Keeper
 
 FLUSH_SECONDS = 1.0
@@ -55,6 +56,9 @@ async def sample(factory: Factory, this: OpenRound, model: Keeper) -> None:
             factory.finish(this.number, "sample", started)
             return
         reached = draw_wave(factory, this)
+        writes = factory.writes and reached.ended == "pool"
+        if writes and await write_wave(factory, this, engine, reached.next_wave):
+            continue
         if reached.ended:
             break
     if reached.note:

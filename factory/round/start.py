@@ -22,6 +22,7 @@ from factory.ledger.history import Fate, OpenRound
 from factory.ledger.lineage import base_checkpoint, next_checkpoint, round_of
 from factory.ledger.rows import LOG, ruler_rows, stage_row, unsampled_row
 from factory.ledger.tables import Batch, GenerationRow, JudgementRow, RoundRow, merge
+from factory.round.backwards import find_stock
 from factory.round.calibration import calibration_set
 from factory.round.factory import Factory
 from factory.round.judging import judge_drawn
@@ -36,7 +37,7 @@ from factory.workspace.identity import SETTINGS, differing
 from factory.workspace.machine import device_memory, disk_needed, installed_versions
 from factory.workspace.models import check_model_folder
 from factory.workspace.recipe import load_stored_recipe, mend
-from factory.workspace.settings import name_model
+from factory.workspace.settings import SELF, name_model
 
 TAKE_LESS = (
     "--set train.method=lora (the recipes of papers have a -lora beside them), "
@@ -118,10 +119,11 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
     if "sample" not in this.stages_done and history.has_answers(past, this.number):
         _check_same(factory, past, this, parent)
     num_pending = len(history.pending_queries(past, this.number))
+    made = "" if "make" in this.stages_done else "make.…, "
     state = "a lesson" if this.is_lesson else f"{num_pending} queries without a sample"
     factory.monitor.note(
         f"continuing round {this.number}: {state}; its queries, model and recipe stay, "
-        "--set train.…, codes.… and score.… apply"
+        f"--set {made}train.…, codes.… and score.… apply"
     )
     return factory, replace(this, checkpoint=parent)
 
@@ -131,7 +133,7 @@ def _check_pool(factory: Factory, drawn: Sequence[Query]) -> None:
     of_home = all(query.source.startswith(HOME_SOURCE) for query in drawn)
     if of_home == (factory.pool is None):
         return
-    source = drawn[0].source.rpartition(":")[0] or drawn[0].source
+    source = drawn[0].source.rpartition(":")[0] or drawn[0].source if drawn else SELF
     raise InputError(
         "the open round draws on until enough samples are accepted, and from "
         + ("the home world, not from files" if of_home else f"files such as {source}"),
@@ -179,17 +181,41 @@ def start(factory: Factory, num_queries: int, base: Checkpoint | None = None) ->
     calibration_set(factory)
     factory.monitor.stage("draw")
     queries, chosen = choose(factory, num_queries, drawn, fates)
+    wanted = _plan_writing(factory, this, queries, num_queries) if factory.writes else 0
     note_model(factory)
     if accept := factory.recipe.accept:
         most = factory.recipe.most_drawn
         factory.monitor.note(
             f"drawing until {accept} samples are accepted, {most} requests at most (--budget)"
         )
-    elif len(queries) < num_queries:
+    elif len(queries) < num_queries and not factory.writes:
         factory.monitor.note(f"the pool has {len(queries)} fresh queries, not {num_queries}")
     judged = judge_drawn(factory, this, queries, accepted)
-    write_start(factory, this, queries, merge([judged, given]), chosen)
+    write_start(factory, this, queries, merge([judged, given]), chosen, wanted)
     return this
+
+
+def _plan_writing(factory: Factory, this: OpenRound, queries: Sequence[Query], count: int) -> int:
+    """How many queries the round is to have, those that the model writes included; says so.
+
+    Raises InputError where there are none and nothing that they could be written from.
+    """
+    if len(queries) == count:
+        return count
+    with factory.ledger.read() as past:
+        if find_stock(past, this) is not None:
+            missing = count - len(queries)
+            factory.monitor.note(f"{len(queries)} fresh requests; the model writes {missing} more")
+            return count
+    told = "nothing that others could be written from: no accepted sample, no imported tool"
+    if queries:
+        factory.monitor.note(f"{len(queries)} fresh requests, and yet {told}")
+        return len(queries)
+    raise InputError(
+        f"there are no fresh requests, and {told} whose values are known",
+        remedy="`factory add-tools FILE` imports tools, `factory round --queries FILE` begins with "
+        "requests of people",
+    )
 
 
 def find_fates(factory: Factory, past: Source, number: int) -> list[Fate]:
@@ -200,11 +226,14 @@ def find_fates(factory: Factory, past: Source, number: int) -> list[Fate]:
 def choose(
     factory: Factory, count: int, drawn: set[str], fates: Sequence[Fate]
 ) -> tuple[list[Query], dict[str, str]]:
-    """The queries to draw, and by id why one was chosen before others. Raises InputError as draw.
+    """The queries to draw, and by id why one was chosen before others. Raises InputError as draw,
+    but where the model writes what is missing.
 
     A note says how many were; where no earlier round says of what, that none could be.
     """
     share, pool = factory.recipe.draw.weak, open_pool(factory)
+    if factory.writes and all(query.id in drawn for query in factory.pool or ()):
+        return [], {}
     if not any(fate.weakness for fate in fates):
         if share:
             factory.monitor.note("draw.weak: no request of an earlier round failed; drawn in order")
@@ -325,9 +354,10 @@ def write_start(
     queries: Sequence[Query],
     more: Batch,
     chosen: Mapping[str, str] | None = None,
+    wanted: int = 0,
 ) -> None:
     """Append the first rows of a round and its queries with `more`, all or nothing; `chosen` as in
-    query_rows.
+    query_rows, `wanted` where the round is to have more queries yet.
     """
     now = datetime.now(UTC)
     judgement: JudgementRow = {
@@ -338,7 +368,7 @@ def write_start(
         "note": "while sampling",
     }
     first: Batch = {
-        "round": [_round_row(factory, this, len(queries), now)],
+        "round": [_round_row(factory, this, max(wanted, len(queries)), now)],
         "judgement": [judgement],
         "stage": [stage_row(this.number, "draw", now, {"queries": len(queries)})],
     }
@@ -366,7 +396,8 @@ def draw(pool: Iterable[Query], count: int, drawn: set[str], size: int = 0) -> l
     if not fresh:
         raise InputError(
             f"the query pool is empty: it holds {max(total, size)} queries and all have been drawn",
-            remedy="add requests: `factory round --queries FILE`, or `queries` in factory.toml",
+            remedy="add requests: `factory round --queries FILE`, or `queries` in factory.toml; "
+            "--queries self has the model write its own",
         )
     return fresh
 

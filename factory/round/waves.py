@@ -86,6 +86,8 @@ def draw_wave(factory: Factory, this: OpenRound) -> Reached:
     try:
         queries, chosen = choose(factory, reached.next_wave, drawn, fates)
     except InputError:
+        queries, chosen = [], {}
+    if not queries:
         return replace(reached, ended="pool")
     rows = [
         judge_drawn(factory, this, queries, accepted, earlier=asked),

@@ -295,7 +295,7 @@ class DrawSection(Section):
 class MakeSection(Section):
     """Samples made of a round's accepted ones: so many by each way for each that is learnt."""
 
-    LATER = frozenset({"ask"})
+    LATER = frozenset({"ask", "chat"})
 
     frames: Share = 0.0
     """In the words in which other requests begin and end, those above all that failed."""
@@ -323,6 +323,13 @@ class MakeSection(Section):
     """A call that a rule rejects, what the rule says, and the right call after it."""
     ask: Share = 0.0
     """Requests that the model writes for calls, as it learns to from those of kind `ask`."""
+    chat: Share = 0.0
+    """Requests that need no tool, which all of the model's answers call nothing for."""
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether something is made that the model is asked for."""
+        return self.ask > 0 or self.chat > 0
 
     @property
     def shares(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.domain.bounded import read_text
 from factory.domain.canon import to_json
@@ -12,6 +12,9 @@ from factory.domain.failures import InputError, RecipeError
 from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import RuleSetting, Section
+
+SELF = "self"
+"""In the place of a file with requests: the model writes its own."""
 
 
 class EngineSection(Section):
@@ -68,12 +71,20 @@ class Settings(Section):
     model: str = "rounds/seed"
     """Folder of the round-0 model: absolute, or relative to the workspace or shipped files."""
     queries: tuple[str, ...] = ()
-    """Query files, relative to the workspace."""
+    """Query files, relative to the workspace; the word SELF stands for requests that the model
+    writes where they give too few."""
+    chat: tuple[str, ...] = ()
+    """Files of requests that no tool is needed for (`make.chat`), relative to the workspace."""
     replay: str = ""
     """Seed examples for replay (JSON lines of messages); empty is <model>/replay.jsonl if any."""
     engine: EngineSection = EngineSection()
     rules: dict[str, RuleSetting] = Field(default_factory=dict)
     """Rule id to off, warn or reject."""
+
+    @field_validator("queries", mode="before")
+    @classmethod
+    def _one_word_is_a_list(cls, value: object) -> object:
+        return (SELF,) if value == SELF else value
 
 
 def load_settings(workspace: Workspace) -> Settings:

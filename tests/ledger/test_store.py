@@ -69,6 +69,7 @@ VIEWS = {
         *("round", "benchmark", "wanted", "minimum", "reached", "items"),
         *("votes", "kept", "num_right", "precision", "low"),
     ),
+    "calibration_margin": ("round", "votes", "margin", "items", "num_right", "precision"),
     "vote_margin": ("round", "margin", "votes", "queries"),
     "round_score": (
         *("round", "benchmark", "category", "model", "checkpoint_id", "unit"),

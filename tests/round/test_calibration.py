@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quick_rounds import finish, make_untrained, open_factory, rows_of, run_sampling, told
 
+from factory.cli.card import print_card
 from factory.domain.canon import query_id
 from factory.domain.failures import ContentError, InputError, RecipeError
 from factory.domain.records import Request
@@ -105,7 +106,7 @@ def made(
 
 
 def test_the_least_votes_that_are_right_often_enough_are_the_minimum(
-    made: tuple[Factory, ReplayEngine],
+    made: tuple[Factory, ReplayEngine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = made[0].ledger
     sql = """
@@ -127,6 +128,14 @@ def test_the_least_votes_that_are_right_often_enough_are_the_minimum(
         (3, 0.2),
         (5, 1.0),
     }
+    sql = "select votes, margin, items, num_right from calibration_margin order by 1"
+    (few, all_) = rows_of(ledger, sql)
+    assert few[:2] == (3, 0.2) and all_[:2] == (5, 1.0)
+    assert few[2] + all_[2] == items and all_[2] == all_[3] and few[3] < few[2]
+    print_card(ledger, 1, made[0].workspace)
+    shown = capsys.readouterr().out
+    assert f"3 votes, margin 0.20: {few[3]} of {few[2]} right" in shown
+    assert f"5 votes, margin 1.00: {all_[3]} of {all_[2]} right" in shown
 
 
 def test_judged_again_by_the_same_curve(made: tuple[Factory, ReplayEngine]) -> None:

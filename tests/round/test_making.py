@@ -33,6 +33,7 @@ from factory.ledger.rows import tool_rows
 from factory.lessons.failures import REPAIR
 from factory.lessons.harder import WAYS
 from factory.lessons.wishes import ASK
+from factory.round.chats import CHAT
 from factory.round.factory import Factory, load_factory
 from factory.round.making import _too_few, judge_made, make_samples
 from factory.round.rejudge import rejudge
@@ -117,7 +118,7 @@ def made_rows(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def test_every_way_has_a_key_and_makes_nothing_unless_told() -> None:
-    assert set(MakeSection.model_fields) == {*WAYS, REPAIR, ASK}
+    assert set(MakeSection.model_fields) == {*WAYS, REPAIR, ASK, CHAT}
     assert Recipe().make.shares == {} and "make" not in Recipe().known_by()
     changed = Recipe(make=MakeSection(join=0.5))
     assert changed.make.shares == {"join": 0.5} and changed.sha != Recipe().sha
