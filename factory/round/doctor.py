@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from factory.codes.saving import load_codebook
-from factory.domain.failures import DiskError, FactoryError, MissingError
+from factory.domain.failures import DiskError, EnvironmentError_, FactoryError, MissingError
+from factory.engines.native import KINDS, render_calls
 from factory.engines.trainable import check_planned
+from factory.judge.answers import read_answer
 from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
 from factory.ledger.database import Ledger
@@ -24,6 +27,7 @@ from factory.score.loading import load_benchmarks
 from factory.workspace import airgap
 from factory.workspace.folder import CONTENT_FOLDERS, Workspace, shipped_root
 from factory.workspace.machine import disk_needed, free_threads
+from factory.workspace.models import is_installed
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import load_recipe
 from factory.workspace.settings import load_settings
@@ -52,6 +56,7 @@ def examine(workspace: Workspace) -> Iterator[Check]:
         "disk": _look_at_disk,
         "content": _look_at_content,
         "model": _look_at_model,
+        "calls": _look_at_calls,
         "ledger": _look_at_ledger,
     }
     if airgap.mode():
@@ -60,7 +65,7 @@ def examine(workspace: Workspace) -> Iterator[Check]:
         try:
             yield Check(name=name, state="ok", detail=look(workspace))
         except FactoryError as error:
-            state: State = "warn" if name in ("engine", "network") else "bad"
+            state: State = "warn" if name in ("engine", "calls", "network") else "bad"
             detail = str(error) if name == "content" else error.what
             yield Check(name=name, state=state, detail=detail, remedy=error.remedy)
 
@@ -142,6 +147,28 @@ def _look_at_model(workspace: Workspace) -> str:
     codebook = load_codebook(folder)
     codes = "no codes yet" if codebook is None else f"codes for {len(codebook)} tools"
     return f"{folder}, {codes}" + (f", {looked}" if looked else "")
+
+
+def _look_at_calls(workspace: Workspace) -> str:
+    """Whether calls in the form of the model's own template are read back as they are."""
+    if not is_installed("transformers"):
+        return "not looked at: transformers is not installed"
+    texts = asyncio.run(render_calls(workspace.model_folder(load_settings(workspace).model)))
+    return tell_of_calls(texts)
+
+
+def tell_of_calls(texts: Mapping[str, str]) -> str:
+    """What became of each of KINDS. Raises EnvironmentError_ where one is read back otherwise."""
+    if not any(texts.values()):
+        return "its template writes no calls: they are in the factory's own form alone"
+    lost = [name for name, calls in KINDS.items() if read_answer(texts[name]).calls != calls]
+    if lost:
+        raise EnvironmentError_(
+            f"of calls as its template writes them, {', '.join(lost)} are not read back",
+            remedy="ask in the factory's own form (--prompt own), or score what a server's parser "
+            "reads: factory score home --through URL",
+        )
+    return f"{len(KINDS)} kinds are read back from its own template"
 
 
 def _look_at_ledger(workspace: Workspace) -> str:

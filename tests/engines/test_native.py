@@ -1,0 +1,57 @@
+"""Calls as chat templates write them, and whether they are read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest_models import CHAT_TEMPLATE, make_tokenizer
+from transformers import AutoTokenizer
+
+from factory.domain.failures import EnvironmentError_
+from factory.engines.native import KINDS
+from factory.engines.native_child import write_calls
+from factory.round.doctor import tell_of_calls
+
+assert AutoTokenizer, "with torch, before a child's module is imported that does without"
+trl = pytest.importorskip("trl")
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+
+
+def written(template: str) -> dict[str, str]:
+    """Each kind of calls by a template."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    return {
+        name: write_calls(tokenizer, [(call.name, call.arguments) for call in calls])
+        for name, calls in KINDS.items()
+    }
+
+
+def test_a_template_without_calls_says_nothing() -> None:
+    texts = written(CHAT_TEMPLATE)
+    assert set(texts.values()) == {""}
+    assert "own form alone" in tell_of_calls(texts)
+
+
+def test_what_a_template_writes_is_read_back() -> None:
+    texts = written((TEMPLATES / "qwen3.jinja").read_text("utf-8"))
+    call = json.loads(texts["one call"].partition("<tool_call>")[2].partition("</tool_call>")[0])
+    assert call == {"name": "get_weather", "arguments": {"city": "Oslo", "days": 2}}
+    assert tell_of_calls(texts) == f"{len(KINDS)} kinds are read back from its own template"
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("gptoss", "two calls"),  # it writes the first alone
+        ("llama3_1", "two calls"),  # it refuses them
+        ("qwen3_5_nothink", "nested values"),  # null is written as None
+    ],
+)
+def test_what_a_template_loses_is_named(name: str, lost: str) -> None:
+    texts = written((TEMPLATES / f"{name}.jinja").read_text("utf-8"))
+    with pytest.raises(EnvironmentError_) as caught:
+        tell_of_calls(texts)
+    assert caught.value.what.endswith(f" {lost} are not read back")
