@@ -30,8 +30,8 @@ CHILD_ONLY = frozenset(
     f"factory.{module}"
     for module in (
         "engines.beam engines.chat engines.constrain engines.embedding engines.fitting "
-        "engines.forest engines.generation "
-        "engines.grammar engines.importing_child engines.native_child engines.loading engines.perplexity_child "
+        "engines.forest engines.generation engines.grammar engines.importing_child "
+        "engines.loading engines.native_child engines.perplexity_child "
         "engines.processors engines.ray engines.retrieve_child engines.server "
         "engines.trainable_child engines.transformers engines.vllm "
         "codes.gist codes.guided codes.reader "

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from workspaces import ROOT, make_workspace
 
+from factory.deploy.running import find_running
 from factory.deploy.transcripts import read_response
 from factory.score.calls.kind import Benchmark
 from factory.workspace.folder import Workspace
@@ -98,7 +99,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=30)
     process.stdout.close()
-    assert not list((folder / ".factory/served").glob("*"))
+    assert not find_running(folder / ".factory")
 
 
 def names(choice: dict[str, Any]) -> list[str]:
@@ -119,6 +120,10 @@ def test_asked_with_tools_calls_come_back_streamed_and_not(served: ServedModel) 
     assert names(served.chat(ITEM.query, tools=[*tools, other], tool_choice=named)) == ["sing"]
     assert names(served.chat(ITEM.query, tools=[other], tool_choice="required", stream=True))
     assert names(served.chat(ITEM.query, tools=tools, tool_choice="none")) == []
+    strict = [
+        {**each, "function": {**each["function"], "strict": True}} for each in (other, *tools)
+    ]
+    assert set(names(served.chat(ITEM.query, tools=strict))) <= {"sing", "rent_tractor"}
 
 
 def test_asked_without_tools_one_of_the_catalogue_is_called(served: ServedModel) -> None:
@@ -185,3 +190,28 @@ def test_a_port_in_use_is_named(served: ServedModel) -> None:
         text=True,
     )
     assert done.returncode == 3 and f"port {served.port} of 127.0.0.1 is in use" in done.stderr
+
+
+def test_a_server_that_is_killed_leaves_no_process(served: ServedModel) -> None:
+    """The engine is a process of its own."""
+    pids = descendants(served.process.pid)
+    assert len(pids) >= 2
+    served.process.kill()
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in pids if is_alive(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(each) for path in children for each in path.read_text("ascii").split()]
+    return found + [each for child in found for each in descendants(child)]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs: what has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
