@@ -44,6 +44,7 @@ PIECES = (
     ":", ",", "null", "NaN", "-Infinity", "1e999", "0x1f", "9" * 5000, "\0", "\ud800", "\udfff",
     "\u202e", "\u2028", "\ufeff", "\x1b]0;x\x07", "ﬀ", "e\u0301" * 50, "😀", "{{", "}}",
     "{% raw %}",
+    '<|open|>call tool="f"<|sep|>', '<|open|>json<|sep|>', "<|close|>call<|sep|>", "[1]",
     "$ref", "__proto__", "'; drop table x;--", '{"name": "f", "arguments": ', '"arguments": {}',
     '"name": ', "f(a=1)", "[f(a=1), ", "lambda: 0", "**{}", "0" * 300, "-", "\n\n", "\t", " ",
 )  # fmt: skip

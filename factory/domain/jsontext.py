@@ -101,7 +101,9 @@ def parse_prefix(text: str, start: int) -> tuple[Any, int]:
     >>> parse_prefix('so: {"a": 1} it is', 4)
     ({'a': 1}, 12)
     """
-    size = _WINDOW
+    size, start = _WINDOW, _skip(text, start)
+    if text[start : start + 1] not in ("{", "["):
+        raise JsonTextError(f"no object or array begins at {show(text[start : start + 20], 40)}")
     while True:
         window = text[start : start + size]
         try:

@@ -331,6 +331,8 @@ class Payload:
             position = end + len(close)
             if found["word"] == "json":
                 arguments, end = self.parse(found.end())
+                if not isinstance(arguments, dict):
+                    raise CallError(f"the arguments of {show(name)} are no object", "call_keys")
                 continue
             if "key" not in of or of["key"] in arguments:
                 raise CallError(f"an argument of {show(name)} has no name, or one given before")

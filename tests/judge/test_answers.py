@@ -368,8 +368,12 @@ def test_arguments_of_kimi_k3_are_typed_or_one_json() -> None:
     listed = '<|open|>argument key="l" type="array"<|sep|>[1, "a"]<|close|>argument<|sep|>'
     (call,) = read_answer(k3("a&amp;b", 1, f"{text}<|sep|>{listed}")).calls or ()
     assert call == Call(name="a&b", arguments={'q"&': " 3 <tool_call> ", "l": [1, "a"]})
-    whole = '<|open|>json type="object"<|sep|>{"c": 1}<|close|>json<|sep|>'
-    assert read_answer(k3("f", 1, whole)).calls == (Call(name="f", arguments={"c": 1}),)
+    texts = {'{"c": 1}': "", '\n {"c": 1} ': "", "[1]": "call_keys"}
+    for text, failure in (texts | dict.fromkeys(('"x"', " 12", ""), "call_json")).items():
+        whole = f'<|open|>json type="object"<|sep|>{text}<|close|>json<|sep|>'
+        found = read_answer(k3("f", 1, whole))
+        assert found.failure == failure
+        assert found.calls == (None if failure else (Call(name="f", arguments={"c": 1}),))
 
 
 def test_words_of_an_object() -> None:
