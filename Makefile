@@ -2,6 +2,7 @@
 # make test    set up once, then every check and test
 # make real    a pretrained model instead: installed, imported, taught, then one round each time
 # make transformers4   transformers 4 beside it, which loads what is trained here
+# make offline-test   the same from a bundle, with no index to ask
 # make bench   set up once, then every comparison of bench/; ONLY=ledger runs one
 # Everything lands in .venv; delete it to start over.
 
@@ -15,7 +16,7 @@ TORCH := torch==2.13.0+cpu
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup round real test check transformers4 bench clean
+.PHONY: setup round real test check transformers4 offline-test bench clean
 
 setup: $(VENV)/ready
 
@@ -89,6 +90,15 @@ $(TRANSFORMERS4)/ready: $(VENV)/ready
 	$(BIN)/pip install --quiet --no-deps --target $(@D) "transformers==4.57.*" "tokenizers==0.22.*" "huggingface_hub==0.36.*"
 	touch $@
 
+# A bundle, installed with every index switched off, and a round there.
+OFFLINE := .offline
+
+offline-test: $(VENV)/ready
+	rm -rf $(OFFLINE)
+	$(BIN)/factory bundle $(OFFLINE)
+	PIP_CONFIG_FILE=/dev/null PIP_EXTRA_INDEX_URL= PIP_NO_INDEX=1 PIP_FIND_LINKS=../wheels \
+	  $(MAKE) -C $(OFFLINE)/tool-factory round
+
 # compare trains every coder for hours, same and house compare checkouts: run by name.
 BENCHES := $(filter-out __init__ table backbone compare same house,$(basename $(notdir $(wildcard bench/*.py))))
 
@@ -101,4 +111,4 @@ $(VENV)/bench-ready: requirements/bench.lock $(VENV)/ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) .factory $(REAL) $(TRANSFORMERS4)
+	rm -rf $(VENV) .factory $(REAL) $(TRANSFORMERS4) $(OFFLINE)

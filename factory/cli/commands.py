@@ -88,6 +88,8 @@ Prepare
     List the rules with severity, file and why; --test runs the cases beside them.
   backup = backup:backup
     Copy the workspace; a round that runs in it goes on, and can go on in the copy.
+  bundle = bundle:bundle
+    Copy the checkout and the wheels of its pins, to install where there is no network.
   prune = prune:prune
     Remove checkpoints that nothing needs: neither the best, nor a parent, nor named.
   eject = content:eject
