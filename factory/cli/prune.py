@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +11,10 @@ from factory.cli.chosen import open_recipe
 from factory.cli.opening import open_workspace
 from factory.cli.options import DryRun, Recipe
 from factory.cli.terminal import out, print_table
+from factory.deploy.running import find_running
 from factory.ledger.database import Ledger
 from factory.ledger.lock import WorkspaceLock
-from factory.round.pruning import remove, survey, told
+from factory.round.pruning import FOLDER, remove, survey, told
 from factory.workspace.settings import load_settings
 
 
@@ -26,7 +28,8 @@ def prune(
     """Remove checkpoints that nothing needs: neither the best, nor a parent, nor named.
 
     The ledger keeps their rows. Kept are those that the next round or an open one starts from, the
-    best on the recipe's dev benchmark, and any that a file of the workspace, or --keep, names.
+    best on the recipe's dev benchmark, any that a file of the workspace, or --keep, names, and any
+    that is served.
 
     factory prune --dry-run
 
@@ -36,8 +39,15 @@ def prune(
     settings = load_settings(workspace)
     resolved = open_recipe(workspace, settings, recipe, None)
     with WorkspaceLock(workspace.state):
+        made = workspace.state.resolve() / FOLDER
+        served = [
+            server.checkpoint
+            for server in find_running(workspace.state)
+            if Path(server.folder).is_relative_to(made)
+        ]
         with Ledger(workspace.state).read() as past:
-            found = survey(workspace, settings, past, resolved.recipe.score.dev, keep or ())
+            names = [*(keep or ()), *served]
+            found = survey(workspace, settings, past, resolved.recipe.score.dev, names)
         if not found:
             out("no round has made a checkpoint")
             return
