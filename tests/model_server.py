@@ -37,7 +37,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
-            self.server.seen.append({**body, "path": self.path, "host": self.headers["Host"]})
+            told = {"host": self.headers["Host"], "key": self.headers["Authorization"]}
+            self.server.seen.append({**body, "path": self.path, **told})
             status = self.server.statuses.pop(0) if self.server.statuses else 200
         payload = self.answer(body) if status == 200 else {"error": "maximum context length is 8"}
         text = json.dumps(payload).encode()

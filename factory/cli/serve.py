@@ -17,6 +17,7 @@ from factory.deploy.running import ServerPlan, find_port, need_vllm, noted, run_
 from factory.deploy.served import Served
 from factory.domain.failures import BusyError, InputError
 from factory.domain.records import Checkpoint
+from factory.engines.http import KEY_VARIABLE
 from factory.engines.kernels import check_heads
 from factory.engines.scratch import Scratch
 from factory.engines.serving import engine_settings
@@ -36,7 +37,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Where to listen; loopback unless told.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: one that is free.", min=0, max=65535)] = 8000,
     api_key: Annotated[
-        str, typer.Option(help="Key that clients must send.", envvar="VLLM_API_KEY")
+        str, typer.Option(help="Key that clients must send.", envvar=[KEY_VARIABLE, "VLLM_API_KEY"])
     ] = "",
     no_codes: Annotated[
         bool, typer.Option("--no-codes", help="Answer requests without tools in words.")

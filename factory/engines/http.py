@@ -15,6 +15,7 @@ import asyncio
 import ipaddress
 import json
 import math
+import os
 import re
 import socket
 import zlib
@@ -40,6 +41,8 @@ from factory.workspace.models import is_installed
 if TYPE_CHECKING:
     import httpx
 
+KEY_VARIABLE = "FACTORY_API_KEY"
+"""Environment variable with the key that servers are sent."""
 MAX_TRIES = 4
 """A request that meets a busy, restarting or failing server is sent so often."""
 FIRST_WAIT_SECONDS = 0.5
@@ -103,10 +106,15 @@ class HttpEngine(Closing):
 
         host = urlsplit(url).hostname or ""
         address = resolve(url, allow_public=allow_public)
+        key = os.environ.get(KEY_VARIABLE, "")
         base = httpx.URL(url.rstrip("/") + "/")
         self._client = httpx.AsyncClient(
             base_url=base.copy_with(host=address),
-            headers={"Host": base.netloc.decode("ascii"), "Accept-Encoding": "gzip"},
+            headers={
+                "Host": base.netloc.decode("ascii"),
+                "Accept-Encoding": "gzip",
+                **({"Authorization": f"Bearer {key}"} if key else {}),
+            },
             timeout=httpx.Timeout(None, connect=10.0),  # the whole answer has a time: _ask
             limits=httpx.Limits(max_connections=max_in_flight),
             trust_env=False,

@@ -68,6 +68,13 @@ def test_samples_come_back_in_order_each_with_its_seed(server: Server) -> None:
     assert first["host"] == server.url.split("/")[2]
 
 
+def test_a_key_is_sent_where_there_is_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(server, chat("a", "one"))
+    monkeypatch.setenv(http.KEY_VARIABLE, "secret")
+    ask(server, chat("b", "two"))
+    assert [body["key"] for body in server.seen] == [None, "Bearer secret"]
+
+
 def test_a_raw_prompt_goes_to_completions(server: Server) -> None:
     (reply,) = ask(server, Request(id="p", prompt="abc", sampling=Sampling()))
     assert (reply.completions[0].text, reply.completions[0].finish_reason) == ("cba", "length")
