@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from workspaces import ROOT
 
+from bench.campaign import kills
 from bench.campaign.__main__ import read_options
 from bench.campaign.fuzz import Fuzz, Tally, run_fuzz
 from bench.campaign.kills import leftovers, shown_stages
 from bench.campaign.places import judge
 from bench.campaign.running import MARK, Records, Running, environment, make_quick
 from bench.campaign.servers import GOOD, MODES, sends, try_mode, whole
+from bench.campaign.upgrade import differs
 from factory.judge.sample import Trail
 from factory.workspace.folder import Workspace
 from factory.workspace.recipe import load_recipe
@@ -76,6 +80,21 @@ def test_stages_are_told_without_what_differs_by_round() -> None:
         "check the model …\n  check the model: 4.1 s\nstart engine on r1-0d11aa …\nsample (8) …\n"
     )
     assert shown_stages(text) == ["check the model", "start engine on", "sample"]
+
+
+def test_only_changed_prompts_or_rules_may_end_a_round_of_an_older_version(tmp_path: Path) -> None:
+    for name in ("prompts", "rules"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    assert not differs(tmp_path)
+    next((tmp_path / "rules").rglob("*.toml")).write_text("reason = 'other'")
+    assert differs(tmp_path)
+
+
+def test_some_killed_rounds_are_of_each_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kills, "is_installed", lambda package: True)
+    assert [kills.backend_of(n) for n in range(4)] == ["transformers"] * 3 + ["vllm"]
+    monkeypatch.setattr(kills, "is_installed", lambda package: False)
+    assert kills.backend_of(3) == "transformers"
 
 
 def test_leftovers_are_named(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ from factory.workspace.models import is_installed
 
 SECONDS = 1800.0
 """The longest that one command may take."""
+GRACE = 20.0
+"""How many seconds a process may outlive its command longer than the longest stage takes: one that
+is still loading its libraries sees afterwards that the command is gone."""
 _SHOWN = re.compile(r"(?m)^(\S.*) …$")
 _NUMBERS = re.compile(r"(?<= )\S*\d\S*|\(.*\)")
 CHILD = "SIGKILL of a child"
@@ -132,7 +135,7 @@ class Rounds:
             may_kill_child = self._kill(running, how, rng, result)
             seen |= set(shown_stages(running.text()))
             if may_kill_child:
-                result.orphans += running.orphans()
+                result.orphans += running.orphans(GRACE + max(self.seconds.values()))
                 if is_done(workspace):
                     break
                 running = self._start(workspace)
@@ -188,7 +191,7 @@ class Rounds:
         """Let the command end, and see what there is."""
         if running.wait(SECONDS) != 0 and not is_done(workspace):
             result.failed = running.text()[-800:]
-        result.orphans += running.orphans()
+        result.orphans += running.orphans(GRACE + max(self.seconds.values()))
         found = facts(workspace)
         (books,) = ask(workspace, BOOKS)
         result.requests, result.lost, result.twice = books["drawn"], books["lost"], books["twice"]
