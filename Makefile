@@ -100,7 +100,7 @@ offline-test: $(VENV)/ready
 	  $(MAKE) -C $(OFFLINE)/tool-factory round
 
 # compare trains every coder for hours, same and house compare checkouts: run by name.
-BENCHES := $(filter-out __init__ table backbone compare same house,$(basename $(notdir $(wildcard bench/*.py))))
+BENCHES := $(filter-out __init__ table backbone pretended compare same house,$(basename $(notdir $(wildcard bench/*.py))))
 
 bench: $(VENV)/ready $(if $(wildcard requirements/bench.lock),$(VENV)/bench-ready)
 	@set -e; for name in $(or $(ONLY),$(BENCHES)); do $(BIN)/python -m bench.$$name; done
