@@ -141,6 +141,18 @@ def find_unsaid(calls: Sequence[Call], text: str) -> list[str]:
     return [show(value) for value in values if not _is_grounded(value, words, numbers)]
 
 
+def find_unasked(calls: Sequence[Call], text: str) -> list[str]:
+    """Numbers of a text that stand in no value of the calls."""
+    leaves = [str(leaf) for call in calls for _, leaf in walk(call.arguments)]
+    known = {number for leaf in leaves for number in _read_numbers(leaf)}
+    return [number for number in _read_numbers(text) if number not in known]
+
+
+def _read_numbers(text: str) -> list[str]:
+    """Its numbers, written in one way."""
+    return [f"{float(number.replace(',', '')):.12g}" for number in _PLAIN_NUMBER.findall(text)]
+
+
 def _is_grounded(value: object, words: str, numbers: set[str]) -> bool:
     if isinstance(value, str):
         folded = _fold(value).strip()

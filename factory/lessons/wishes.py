@@ -14,7 +14,7 @@ from typing import Any
 
 from factory.domain.canon import canonical_json
 from factory.domain.records import Call, Candidate, Tool
-from factory.judge.calls import find_unsaid
+from factory.judge.calls import find_unasked, find_unsaid
 from factory.lessons.harder import MOST_DISTRACTORS, Stock, another
 from factory.tools.words import read_type
 
@@ -74,13 +74,17 @@ def _key(calls: Sequence[Call]) -> str:
 _ONE = (Call(name="", arguments={}),)
 
 
-def why_unfit(wish: Wish, text: str) -> str:
-    """Why a request does not ask for the calls: values that it does not say; empty where it does.
+def why_unfit(wish: Wish, text: str) -> tuple[str, str] | None:
+    """Reason and message for which a request does not ask for the calls: values that it does not
+    say, or numbers that they do not have; None where it may.
 
-    Whether they are what it asks for, only an answer to it can tell.
+    Whether it does, only an answer to it can tell.
     """
-    unsaid = find_unsaid(wish.calls, text)
-    return f"it does not say {', '.join(unsaid)}" if unsaid else ""
+    if unsaid := find_unsaid(wish.calls, text):
+        return "unsaid", f"it does not say {', '.join(unsaid)}"
+    if unasked := find_unasked(wish.calls, text):
+        return "unasked", f"no call has {', '.join(unasked)}"
+    return None
 
 
 def _like(rng: Random, sample: Candidate, stock: Stock) -> Wish | None:

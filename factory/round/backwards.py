@@ -145,8 +145,7 @@ def read_draft(wish: Wish, written: Reply) -> tuple[str, tuple[str, str] | None]
     text, reason = read_request(written.completions[0], wish.names)
     if reason:
         return text, (reason, "the model's answer is no request")
-    unfit = why_unfit(wish, text)
-    return text, ("unsaid", unfit) if unfit else None
+    return text, why_unfit(wish, text)
 
 
 def find_fault(

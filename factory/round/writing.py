@@ -56,7 +56,8 @@ class Pile:
 
 async def write_missing(factory: Factory, this: OpenRound, model: Keeper) -> None:
     """Draw what the round wants besides what it has drawn, once."""
-    if this.is_lesson or {WRITE, "sample"} & this.stages_done:
+    # A round that was to write some began with train.ask, whatever flags continue it.
+    if not factory.recipe.train.ask or this.is_lesson or {WRITE, "sample"} & this.stages_done:
         return
     missing = history.count_missing(factory.ledger, this.number)
     if missing > 0:

@@ -93,15 +93,24 @@ def test_lists_and_choices_stay_of_their_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "unsaid"),
+    ("text", "fault"),
     [
-        ("A table for 4 at Da Mario tonight, with Ann and Bo, no smoking", ""),
-        ("a TABLE for 4 at da mario, with ann and bo", ""),
-        ("A table for 14 at Da Mario, with Ann and Bo", "4"),
-        ("A table for 4 at Mario's, with Ann", '"Da Mario", "Bo"'),
+        ("A table for 4 at Da Mario tonight, with Ann and Bo, no smoking, 1,200.50 at most", None),
+        ("a TABLE for 4 at da mario, with ann and bo, 1200.5", None),
+        ("A table for 14 at Da Mario, with Ann and Bo, 1200.5", ("unsaid", "it does not say 4")),
+        (
+            "A table for 4 at Mario's, with Ann, 1200.5",
+            ("unsaid", 'it does not say "Da Mario", "Bo"'),
+        ),
+        (
+            "A table for 4 at Da Mario, with Ann and Bo, 1200.5, at 8 or 9.5",
+            ("unasked", "no call has 8, 9.5"),
+        ),
     ],
 )
-def test_a_request_says_every_value_of_its_calls(text: str, unsaid: str) -> None:
+def test_a_request_says_every_value_of_its_calls_and_no_other_number(
+    text: str, fault: tuple[str, str] | None
+) -> None:
     arguments = {"people": 4, "place": "Da Mario", "with": ["Ann", "Bo"], "smoking": False}
-    wish = Wish(tools=(), calls=(Call(name="book_table", arguments=arguments),))
-    assert why_unfit(wish, text) == (f"it does not say {unsaid}" if unsaid else "")
+    call = Call(name="book_table", arguments={**arguments, "price": 1200.5})
+    assert why_unfit(Wish(tools=(), calls=(call,)), text) == fault

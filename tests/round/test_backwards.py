@@ -30,6 +30,7 @@ from factory.train.examples import calls_text
 from factory.workspace.recipe import Recipe, load_stored_recipe
 
 BACKWARDS = RECIPE.replace("repair = 1", "ask = 3")
+EXAM = next(item.query for item in home_items() if not re.search(r"\d", item.query))
 SAID = re.compile(r'"arguments": (\{.*?\})\}\n</tool_call>')
 PLANS: dict[str, tuple[str, str]] = {}
 """What became of each request that was written, by its id."""
@@ -149,7 +150,7 @@ def test_a_written_request_near_a_benchmark_falls(finished: Factory) -> None:
     rows = history.made_samples(finished.ledger, 1)
     (kept, *_) = (made for made in rows if made.made_by == ASK and made.made_of)
     (value,) = kept.calls[0].arguments.values()
-    near = replace(kept, query=replace(kept.query, text=f"{home_items()[0].query} {value}"))
+    near = replace(kept, query=replace(kept.query, text=f"{EXAM} {value}"))
 
     def reply(*texts: str) -> Reply:
         answers = (Completion(text=x, token_ids=(), finish_reason="stop", logprob=0) for x in texts)

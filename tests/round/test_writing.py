@@ -38,6 +38,7 @@ POOL = [
     Query(id=query_id(item.query), text=item.query, source=f"requests.jsonl:{number}")
     for number, item in enumerate(ITEMS[:12], 1)
 ]
+EXAM = next(item.query for item in home_items() if not re.search(r"\d", item.query))
 BLOCK = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.DOTALL)
 
 
@@ -67,9 +68,9 @@ class Writer:
         names = ", ".join(call["name"].replace("_", " ") for call in calls)
         self.asked += 1
         text = (
-            f"Wish {self.asked}: {names} with {said}",
+            f"Wish {chr(64 + self.asked)}: {names} with {said}",
             f"For {said} please go and {names}",
-            f"{home_items()[0].query} {said}",
+            f"{EXAM} {said}",
             "Nothing at all",
             f"{POOL[0].text} [{said}]",
         )[self.asked % 5]
@@ -96,7 +97,8 @@ def first(empty: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begin(empty: Workspace, first: Path, folder: Path) -> Factory:
     """Its next round, which wants eight requests."""
     shutil.copytree(first, folder)
-    factory = replace(open_factory(empty, folder, POOL), writes=True)
+    factory = open_factory(empty, folder, POOL, {"train.ask": "true"})
+    factory = replace(factory, writes=True)
     start(factory, 8)
     return factory
 
