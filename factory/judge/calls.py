@@ -19,6 +19,10 @@ from factory.tools.schema import TooMuchWork, bounded_work, is_named, read_tool
 
 _WORD = re.compile(r"\w+")
 _PLAIN_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_QUOTED = re.compile(r'"([^"\n]{1,200})"')
+_I = re.compile(r"I(['’]\w+)?")
+_AROUND = ".,;:!?()[]{}<>\"'“”‘’…$€£%+-"
+"""Signs around a word that are no part of what it says."""
 
 
 def judge_reading(parsed: ParsedCalls) -> Iterator[Finding]:
@@ -130,6 +134,41 @@ def judge_grounding(
             if not _is_grounded(value, words, numbers):
                 message = f"{show(value)} stands nowhere in the query"
                 yield Finding("call/ungrounded_value", (index, "arguments", name), message)
+
+
+def judge_use(calls: Sequence[Call], query: str) -> Iterator[Finding]:
+    """Numbers, names, addresses and quoted texts of the query that no call holds."""
+    leaves = [leaf for call in calls for _, leaf in walk(call.arguments)]
+    texts = [leaf for leaf in leaves if isinstance(leaf, str)]
+    said = "".join(map(_fold, (*(call.name.replace("_", " ") for call in calls), *texts)))
+    numbers = {abs(leaf) for leaf in leaves if isinstance(leaf, int | float)}
+    unused = [
+        text
+        for text in dict.fromkeys(find_marked(query))
+        if _fold(text) not in said and _number(text) not in numbers
+    ]
+    for text in unused[:MAX_VERDICTS]:
+        yield Finding("call/unused_value", (), f"{show(text)} of the query stands in no call")
+
+
+def _number(text: str) -> float | None:
+    plain = text.replace(",", "")
+    return float(plain) if _PLAIN_NUMBER.fullmatch(plain) else None
+
+
+def find_marked(query: str) -> Iterator[str]:
+    """What a query marks as a value: quoted texts, words with a digit or an @, and words with a
+    capital that begin no sentence.
+    """
+    for match in _QUOTED.finditer(query):
+        yield match[1]
+    begins = True
+    for token in query.split():
+        word = token.strip(_AROUND)
+        is_name = word[:1].isupper() and not (begins or token[0] in '("“' or _I.fullmatch(word))
+        if is_name or any(sign.isdigit() or sign == "@" for sign in word):
+            yield word
+        begins = token[-1] in ".!?:;"
 
 
 def find_unsaid(calls: Sequence[Call], text: str) -> list[str]:

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from factory.domain.canon import tool_id
 from factory.domain.jsontext import json_path, show
 from factory.domain.records import Tool, Verdict, Vote
-from factory.judge.calls import judge_call, judge_duplicates, judge_grounding, judge_reading
+from factory.judge.calls import (
+    judge_call,
+    judge_duplicates,
+    judge_grounding,
+    judge_reading,
+    judge_use,
+)
 from factory.judge.documents import find_unusable, judge_document, judge_name_in_set
 from factory.judge.findings import Finding
 from factory.judge.parsed import CUTS, TRUNCATED, ParsedCalls, if_cut
@@ -100,6 +106,8 @@ def check_calls(
     findings += judge_duplicates(calls, by_name)
     if query and rulebook.rule("call/ungrounded_value").active:
         findings += judge_grounding(calls, by_name, query)
+    if query and rulebook.rule("call/unused_value").active:
+        findings += judge_use(calls, query)
     return tuple(_make_verdicts(findings, rulebook, subject)) if findings else ()
 
 
