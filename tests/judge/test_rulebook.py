@@ -52,6 +52,7 @@ REASONS = {
     "duplicate_call",
     "too_many_calls",
     "ungrounded_value",
+    "unused_value",
     "truncated",
     "extra_text",
     "vote_below_min",
@@ -66,6 +67,7 @@ REASONS = {
     "near_duplicate_query",
     "tool_crowding",
     "wording_crowding",
+    "unused_word",
     "control_token",
 }
 """Algorithms §1.5, those of a whole round (A43, A44), and one for keywords it has no word for."""
@@ -119,7 +121,8 @@ def test_only_noted_rules_are_warnings() -> None:
     warnings = {rule.id for rule in RULEBOOK.rules.values() if rule.severity == "warn"}
     assert warnings == {
         *("call/repaired_json", "call/ungrounded_value", "call/extra_text", "call/duplicate_call"),
-        *("round/duplicate_tool", "round/near_duplicate_tool"),
+        "call/unused_value",
+        *("round/duplicate_tool", "round/near_duplicate_tool", "round/unused_word"),
         *("tool/control_token", "round/control_token"),
     }
 
