@@ -469,7 +469,16 @@ def plant_invention(document: Document, arguments: Document, rng: random.Random)
     others = {key: value for key, value in arguments.items() if key != name}
     query = "Please " + json.dumps(others, ensure_ascii=False)
     wrong = arguments | {name: "Qqzx Vvkw"}
-    return _plant(document, wrong, "ungrounded_value", (name,), query=query)
+    beside = frozenset({"unused_value"})  # the query quotes names of arguments
+    return _plant(document, wrong, "ungrounded_value", (name,), query=query, beside=beside)
+
+
+def plant_omission(document: Document, arguments: Document, rng: random.Random) -> Planted:
+    marked = rng.choice(("Qqzx Vvkw", "790,415", "q@vvkw.org"))
+    query = f"For {marked}: {json.dumps(arguments, ensure_ascii=False)}"
+    text, beside = write(document["name"], arguments), frozenset({"ungrounded_value"})
+    tools = [_tool(document)]
+    return Planted(text=text, tools=tools, fault="unused_value", query=query, beside=beside)
 
 
 FAULTS: dict[str, Callable[[Document, Document, random.Random], Planted | None]] = {
@@ -489,6 +498,7 @@ FAULTS: dict[str, Callable[[Document, Document, random.Random], Planted | None]]
     "truncated": plant_cut,
     "extra_text": plant_chatter,
     "ungrounded_value": plant_invention,
+    "unused_value": plant_omission,
 }
 """Reason to what plants it."""
 SCHEMA_FAULTS = {"unknown_argument", "missing_required", "wrong_type", "enum_violation"}

@@ -157,15 +157,15 @@ def _number(text: str) -> float | None:
 
 
 def find_marked(query: str) -> Iterator[str]:
-    """What a query marks as a value: quoted texts, numbers, words with a digit and a capital or with
-    an @, and words with a capital that begin no sentence.
+    """What a query marks as a value: quoted texts, numbers, words with an @ or with a digit and a
+    capital, and words with a capital that begin no sentence.
     """
     for match in _QUOTED.finditer(query):
         yield match[1]
     begins = True
     for token in query.split():
         word = token.strip(_AROUND)
-        is_name = word[:1].isupper() and not (begins or token[0] in "(\"“" or _I.fullmatch(word))
+        is_name = word[:1].isupper() and not (begins or token[0] in '("“' or _I.fullmatch(word))
         is_number = word[:1].isdigit() or (not word.islower() and any(map(str.isdigit, word)))
         if is_name or is_number or "@" in word:
             yield word
