@@ -95,7 +95,7 @@ def test_lists_and_choices_stay_of_their_kind() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("A table for 4 at Da Mario tonight, with Ann and Bo, no smoking, 1,200.50 at most", None),
+        ("A table for 4 at Da Mario tonight, with Ann and Bo, no smoking, 1,200.5 at most", None),
         ("a TABLE for 4 at da mario, with ann and bo, 1200.5", None),
         ("A table for 14 at Da Mario, with Ann and Bo, 1200.5", ("unsaid", "it does not say 4")),
         (
