@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import socket
 import tempfile
 import threading
 from collections.abc import Awaitable, Mapping, Sequence
@@ -57,6 +58,8 @@ STORE_BYTES = 80 << 20
 """Ray's shared memory on a machine that is alone: requests travel without it."""
 MAX_FOLDER = 35
 """Longest path of a folder for Ray's sockets, to which it adds 70 characters of 107."""
+KNOCK_SECONDS = 10.0
+"""How long the head of a cluster may take to answer."""
 SLOW_SECONDS = 60.0
 """After so long without a free GPU, a person is told what is waited for."""
 AnyT = TypeVar("AnyT")
@@ -71,6 +74,7 @@ def connect(replicas: int) -> None:
     alone = {"num_cpus": replicas, "object_store_memory": STORE_BYTES, "_temp_dir": f"{folder}/ray"}
     try:
         if ADDRESS:
+            _knock(ADDRESS)
             ray.init(address=ADDRESS, log_to_driver=False, configure_logging=False)
         else:
             ray.init(address="local", **quiet, **alone)
@@ -82,6 +86,13 @@ def connect(replicas: int) -> None:
             if ADDRESS
             else "see engine-ray.log among the round's logs, or set another engine.backend",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers at `host:port`, which Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "//" not in host:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 class RayEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from conftest_models import CHAT_TEMPLATE, tiny_model
 from workspaces import descendants
 
+from factory.domain.failures import MissingError
 from factory.domain.records import Checkpoint, Message, Reply, Request, Sampling
 from factory.engines.opening import open_engine
 from factory.engines.process import ProcessEngine
@@ -90,3 +92,17 @@ def test_two_engines_answer_as_one_also_when_one_is_killed(tmp_path: Path) -> No
     asyncio.run(serve(ONE, ask))
     asyncio.run(serve(TWO, kill))
     assert any("engine 1 died and is replaced" in note or "engine 2 died" in note for note in notes)
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_model(tmp_path / "tiny")
+    checkpoint = Checkpoint(id="tiny", path=str(folder), fingerprint=fingerprint(folder))
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        address = f"127.0.0.1:{gone.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    opening = open_engine(checkpoint, settings=TWO, log_folder=tmp_path, notify=print)
+    with pytest.raises(MissingError, match="Ray does not answer") as caught:
+        asyncio.run(opening)
+    assert caught.value.where == f"RAY_ADDRESS = {address}"
