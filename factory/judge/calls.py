@@ -6,7 +6,7 @@ Findings are named by rule id (`rules/call/`); factory.check turns them into ver
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from jsonschema import Draft202012Validator, ValidationError
 
@@ -121,7 +121,7 @@ def judge_grounding(
 ) -> Iterator[Finding]:
     """Required texts and numbers that stand neither in the query nor in the tool's schema."""
     words = _fold(query)
-    numbers = {text.replace(",", "") for text in _PLAIN_NUMBER.findall(query)}
+    numbers = set(map(_number, _PLAIN_NUMBER.findall(query)))
     for index, call in enumerate(calls):
         tool = tools.get(call.name)
         if tool is None:
@@ -137,18 +137,24 @@ def judge_grounding(
 
 
 def judge_use(calls: Sequence[Call], query: str) -> Iterator[Finding]:
-    """Numbers, names, addresses and quoted texts of the query that no call holds."""
+    """What the query marks as a value and no call holds."""
+    for text in find_unused(calls, query)[:MAX_VERDICTS]:
+        yield Finding("call/unused_value", (), f"{show(text)} of the query stands in no call")
+
+
+def find_unused(calls: Sequence[Call], text: str) -> list[str]:
+    """Numbers, names, addresses and quoted texts of a text that no call holds, each once."""
     leaves = [leaf for call in calls for _, leaf in walk(call.arguments)]
     texts = [leaf for leaf in leaves if isinstance(leaf, str)]
     said = "".join(map(_fold, (*(call.name.replace("_", " ") for call in calls), *texts)))
-    numbers = {abs(leaf) for leaf in leaves if isinstance(leaf, int | float)}
-    unused = [
-        text
-        for text in dict.fromkeys(find_marked(query))
-        if _fold(text) not in said and _number(text) not in numbers
+    numbers = {
+        abs(leaf) for leaf in leaves if isinstance(leaf, int | float) and not isinstance(leaf, bool)
+    }
+    return [
+        marked
+        for marked in dict.fromkeys(find_marked(text))
+        if _fold(marked) not in said and _number(marked) not in numbers
     ]
-    for text in unused[:MAX_VERDICTS]:
-        yield Finding("call/unused_value", (), f"{show(text)} of the query stands in no call")
 
 
 def _number(text: str) -> float | None:
@@ -160,14 +166,13 @@ def find_marked(query: str) -> Iterator[str]:
     """What a query marks as a value: quoted texts, numbers, words with an @ or with a digit and a
     capital, and words with a capital that begin no sentence.
     """
-    for match in _QUOTED.finditer(query):
-        yield match[1]
+    yield from (match[1] for match in _QUOTED.finditer(query) if _WORD.search(match[1]))
     begins = True
     for token in query.split():
         word = token.strip(_AROUND)
         is_name = word[:1].isupper() and not (begins or token[0] in '("“' or _I.fullmatch(word))
         is_number = word[:1].isdigit() or (not word.islower() and any(map(str.isdigit, word)))
-        if is_name or is_number or "@" in word:
+        if _WORD.search(word) and (is_name or is_number or "@" in word):
             yield word
         begins = token[-1] in ".!?:;"
 
@@ -175,25 +180,13 @@ def find_marked(query: str) -> Iterator[str]:
 def find_unsaid(calls: Sequence[Call], text: str) -> list[str]:
     """Texts and numbers of calls, within lists and objects too, that stand nowhere in a text."""
     words = _fold(text)
-    numbers = {number.replace(",", "") for number in _PLAIN_NUMBER.findall(text)}
+    numbers = set(map(_number, _PLAIN_NUMBER.findall(text)))
     leaves = [leaf for call in calls for _, leaf in walk(call.arguments)]
     values = [leaf for leaf in leaves if isinstance(leaf, str | int | float)]
     return [show(value) for value in values if not _is_grounded(value, words, numbers)]
 
 
-def find_unasked(calls: Sequence[Call], text: str) -> list[str]:
-    """Numbers of a text that stand in no value of the calls."""
-    leaves = [str(leaf) for call in calls for _, leaf in walk(call.arguments)]
-    known = {number for leaf in leaves for number in _read_numbers(leaf)}
-    return [number for number in _read_numbers(text) if number not in known]
-
-
-def _read_numbers(text: str) -> list[str]:
-    """Its numbers, written in one way."""
-    return [f"{float(number.replace(',', '')):.12g}" for number in _PLAIN_NUMBER.findall(text)]
-
-
-def _is_grounded(value: object, words: str, numbers: set[str]) -> bool:
+def _is_grounded(value: object, words: str, numbers: Container[float | None]) -> bool:
     if isinstance(value, str):
         folded = _fold(value).strip()
         # "0" is not in "10", and "noon" not in "afternoon", but "seat" is in "seats".
@@ -202,7 +195,7 @@ def _is_grounded(value: object, words: str, numbers: set[str]) -> bool:
         return f"{before}{folded}{after}" in words
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
-    return f"{abs(value):g}" in numbers or str(abs(value)) in numbers
+    return abs(value) in numbers
 
 
 def _fold(text: str) -> str:

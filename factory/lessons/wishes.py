@@ -14,7 +14,7 @@ from typing import Any
 
 from factory.domain.canon import canonical_json
 from factory.domain.records import Call, Candidate, Tool
-from factory.judge.calls import find_unasked, find_unsaid
+from factory.judge.calls import find_unsaid, find_unused
 from factory.lessons.harder import MOST_DISTRACTORS, Stock, another
 from factory.tools.words import read_type
 
@@ -76,14 +76,14 @@ _ONE = (Call(name="", arguments={}),)
 
 def why_unfit(wish: Wish, text: str) -> tuple[str, str] | None:
     """Reason and message for which a request does not ask for the calls: values that it does not
-    say, or numbers that they do not have; None where it may.
+    say, or what it marks as values and they do not have; None where it may.
 
     Whether it does, only an answer to it can tell.
     """
     if unsaid := find_unsaid(wish.calls, text):
         return "unsaid", f"it does not say {', '.join(unsaid)}"
-    if unasked := find_unasked(wish.calls, text):
-        return "unasked", f"no call has {', '.join(unasked)}"
+    if unused := find_unused(wish.calls, text):
+        return "unasked", f"no call has {', '.join(unused)}"
     return None
 
 
