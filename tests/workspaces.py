@@ -38,6 +38,11 @@ def run_factory(
     return done
 
 
+def has_namespaces() -> bool:
+    """Whether the kernel lets this user make a network namespace."""
+    return subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
+
+
 def child_pids() -> list[int]:
     """Process ids of the children that this process has now."""
     paths = Path("/proc/self/task").glob("*/children")

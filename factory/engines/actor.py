@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,22 @@ def find_fault(nodes: Sequence[Node], folder: str, package: str) -> FactoryError
                 remedy="install one version on each node: others may sample otherwise",
             )
     return None
+
+
+def room_for_engines(nodes: Sequence[Mapping[str, Any]], gpus_each: int) -> int:
+    """How many engines the living of Ray's nodes can have, each with a core and so many GPUs of one
+    node.
+
+    >>> node = {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 3.0}}
+    >>> room_for_engines([node, node], gpus_each=2)
+    2
+    """
+    living = [node["Resources"] for node in nodes if node["Alive"]]
+    cores = [int(has.get("CPU", 0)) for has in living]
+    if not gpus_each:
+        return sum(cores)
+    gpus = (int(has.get("GPU", 0)) // gpus_each for has in living)
+    return sum(map(min, cores, gpus))
 
 
 class EngineActor:

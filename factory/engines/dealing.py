@@ -152,8 +152,8 @@ class Dealer:
         self._deal()
 
     def _tell_ready(self) -> None:
-        """Once each place has an engine, or is given up."""
-        if not self._is_ready and all(d.is_open for d in self._desks if d.number in self._left):
+        """At the first engine: the others may wait for room for as long as the work takes."""
+        if not self._is_ready:
             self._is_ready = True
             parts = dict(self._parts)
             self._send({"type": "ready", "fingerprint": parts["weights"], "parts": parts})
@@ -216,7 +216,6 @@ class Dealer:
             self._notice(
                 f"engine {desk.number} died again and is given up, {again}: {cause}; {left}"
             )
-            self._tell_ready()
         limit = DEATHS_PER_RESTART * max(1, self._max_restarts)
         if worst := [number for number in held if self._deaths[number] > limit]:
             raise ChildError(

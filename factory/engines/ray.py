@@ -45,7 +45,14 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from factory.domain.failures import ChildError, FactoryError, MissingError
-from factory.engines.actor import EngineActor, Node, Numbered, find_fault, look_at_node
+from factory.engines.actor import (
+    EngineActor,
+    Node,
+    Numbered,
+    find_fault,
+    look_at_node,
+    room_for_engines,
+)
 from factory.engines.child import STOP_SECONDS, Channel, run_child
 from factory.engines.dealing import Dealer, Lost
 from factory.workspace.machine import package_sha, visible_gpus
@@ -136,16 +143,16 @@ class Cluster:
         self._package = package_sha()
         self._handles: dict[int, Any] = {}
         connect(settings.replicas or max(settings.threads, len(visible_gpus())))
-        resources = ray.cluster_resources()
-        self._gpus = settings.tensor_parallel if resources.get("GPU") else 0
-        room = int(resources.get("GPU", 0) // self._gpus if self._gpus else resources.get("CPU", 0))
+        self._gpus = settings.tensor_parallel if ray.cluster_resources().get("GPU") else 0
+        room = room_for_engines(ray.nodes(), self._gpus)
         self.replicas = settings.replicas or (room if ADDRESS or self._gpus else settings.threads)
         if not 0 < self.replicas <= room:
             raise MissingError(
                 f"{self.replicas} engines on {self._gpus or 'no'} GPUs each are asked for; the "
                 f"cluster has room for {room}",
                 where="factory.toml [engine]",
-                remedy="lower engine.replicas or engine.tensor_parallel, or add nodes",
+                remedy="lower engine.replicas or engine.tensor_parallel, or add nodes; the GPUs of "
+                "an engine are of one node, and it takes a core there",
             )
         self._settings = settings.model_dump() | {
             "backend": settings.inner,

@@ -15,7 +15,14 @@ from test_engines import ask, write_folder
 from factory.domain.failures import ChildError, FactoryError, MissingError, ModelError
 from factory.domain.records import Checkpoint, Request
 from factory.engines import opening
-from factory.engines.actor import EngineActor, Node, Numbered, find_fault, look_at_node
+from factory.engines.actor import (
+    EngineActor,
+    Node,
+    Numbered,
+    find_fault,
+    look_at_node,
+    room_for_engines,
+)
 from factory.engines.dealing import Dealer, Lost
 from factory.engines.wire import reply_from_wire
 from factory.workspace.machine import package_sha
@@ -141,7 +148,7 @@ def test_engines_share_the_requests_and_a_killed_one_loses_none(folder: Path) ->
     requests = [ask(f"fine {number}", seed=number) for number in range(40)]
 
     async def body(table: Table) -> None:
-        await table.until(lambda: table.is_ready)
+        await table.until(lambda: all(desk.is_open for desk in table.dealer._desks))
         once = folder.parent / "once"
         table.accept(*requests, ask(f"die once {once}", seed=3))
         await table.until(lambda: len(table.texts) == 41)
@@ -181,6 +188,41 @@ def test_an_engine_has_only_so_much_at_a_time_and_aborts_reach_it(folder: Path) 
         await table.until(lambda: table.texts == {9: "last 0"})
 
     with_table(Table(folder, replicas=1, room=3), body)
+
+
+def test_work_begins_with_the_first_engine_and_others_come_as_there_is_room(folder: Path) -> None:
+    async def body(table: Table) -> None:
+        await table.until(lambda: table.is_ready)
+        table.accept(ask("fine"))
+        await table.until(lambda: table.texts)
+        assert list(table.engines) == [1]
+        table.room_for_second.set()
+        await table.until(lambda: all(desk.is_open for desk in table.dealer._desks))
+        table.accept(ask("fine"), ask("fine"), start=1)
+        await table.until(lambda: len(table.texts) == 3)
+        assert table.engines[2][0].num_given == [1]
+
+    class Full(Table):
+        room_for_second = asyncio.Event()
+
+        async def _hire(self, number: int) -> Near:
+            if number == 2:
+                await self.room_for_second.wait()
+            return await super()._hire(number)
+
+    table = Full(folder, replicas=2)
+    with_table(table, body)
+    assert [message["type"] for message in table.sent].count("ready") == 1
+
+
+def test_gpus_of_an_engine_are_of_one_node() -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 3.0}},
+        {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 3.0}},
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": False, "Resources": {"CPU": 16.0, "GPU": 8.0}},
+    ]
+    assert [room_for_engines(nodes, each) for each in (0, 1, 2, 3, 4)] == [36, 6, 2, 2, 0]
 
 
 def test_a_place_where_engines_die_is_given_up(folder: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workspaces import ROOT, make_workspace, run_factory
+from workspaces import ROOT, has_namespaces, make_workspace, run_factory
 
 TRY = """
 import os, socket, sys
@@ -28,10 +28,6 @@ for address in (("192.0.2.1", 80), ("2001:db8::1", 80)):
         print(type(error).__name__)
 print(airgap.attempts(), *airgap.attempts().tried, sep="\\n")
 """
-
-
-def has_namespaces() -> bool:
-    return subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
 
 
 def try_in(mode: str, folder: Path) -> list[str]:
