@@ -24,7 +24,7 @@ def doctor(
     """
     workspace = open_workspace()
     if air_gap:
-        airgap.enter(workspace.state / "logs" / "airgap.jsonl")
+        airgap.enter()
     bad = False
     colors = {"ok": "green", "warn": "yellow", "bad": "red"}
     for finding in examine(workspace):

@@ -86,7 +86,7 @@ def make_round(
     """
     workspace = open_workspace()
     if air_gap:
-        airgap.enter(workspace.state / "logs" / "airgap.jsonl")
+        airgap.enter()
     engine, values = split_overrides(overrides)
     settings = load_settings_with(workspace, model, threads, engine)
     wanted = [f"{key}={n}" for key, n in (("accept", accept), ("budget", budget)) if n]

@@ -2,8 +2,9 @@
 
 Where the kernel lets one, `enter` runs the command again in a network namespace that has a loopback
 and no route: whatever it starts lives there too, and the kernel counts each connection or datagram
-that finds no route. Elsewhere a guard in each Python process of the factory refuses; a library's
-own sockets, and processes that are not Python, are past it. In both, the guard notes who tried.
+that finds no route, or nobody who takes it. Elsewhere a guard in each Python process of the factory
+refuses; a library's own sockets, and processes that are not Python, are past it. In both, the guard
+notes who tried.
 
 `python -m factory.workspace.airgap enter ARGUMENTS` is `factory ARGUMENTS` in there, and
 `… run MODULE ARGUMENTS` a child under the guard.
@@ -11,6 +12,7 @@ own sockets, and processes that are not Python, are past it. In both, the guard 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
@@ -21,6 +23,7 @@ import runpy
 import socket
 import struct
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,9 +41,23 @@ SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 NEAR = ("localhost", "ip6-localhost", "")
 """Hosts that are this machine, besides loopback addresses."""
-COUNTERS = {"snmp": ("Ip:", "OutNoRoutes"), "snmp6": ("", "Ip6OutNoRoutes")}
+COUNTERS = (
+    ("snmp", "Ip:", "OutNoRoutes"),
+    ("snmp", "Udp:", "NoPorts"),
+    ("snmp6", "", "Ip6OutNoRoutes"),
+    ("snmp6", "", "Udp6NoPorts"),
+)
 """What the kernel counts of a namespace without routes: connections and datagrams that went
-nowhere, names that were asked for included."""
+nowhere, and datagrams for the loopback that nobody took: names are asked of 127.0.0.53 by them."""
+SENDING = ("socket.connect", "socket.sendto", "socket.sendmsg")
+"""Events of Python that come with a socket and an address."""
+NAMING = {
+    "socket.getaddrinfo": True,
+    "socket.gethostbyname": True,
+    "socket.gethostbyaddr": False,
+    "socket.getnameinfo": False,
+}
+"""Events that begin with a host, and whether an address in numbers asks nobody there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +67,20 @@ class Attempts:
     mode: str
     """`namespace` or `guard`."""
     counted: int | None
-    """By the kernel; None where there was no namespace."""
+    """By the kernel; None where there was no namespace, or it does not tell."""
     tried: tuple[str, ...]
     """Who tried, and what, as the guard noted."""
 
     def __str__(self) -> str:
+        noted = f"{len(self.tried)} noted by the guard of Python processes"
+        if self.mode == "namespace" and self.counted is None:
+            return f"{noted}; the kernel does not tell what a namespace without routes stopped"
         if self.counted is None:
             told = f"{len(self.tried)} refused by the guard of Python processes"
             return f"{told}; no network namespace here: others were not watched"
         if not self.counted and not self.tried:
             return "no connection was tried: the kernel counts 0 of a namespace without routes"
-        return f"{self.counted} connections or datagrams were tried and went nowhere"
+        return f"{self.counted} connections or datagrams were tried and went nowhere, {noted}"
 
 
 def mode() -> str:
@@ -68,17 +88,18 @@ def mode() -> str:
     return os.environ.get(MODE, "")
 
 
-def enter(tried: Path) -> None:
+def enter() -> None:
     """Go on in there: the command is run again from its beginning, unless it is there already.
 
-    `tried` is the guard's file, which is emptied. Call it before threads and locks.
+    The guard's file is a temporary one of this command. Call it before threads and locks.
     """
     if mode():
+        opened, file = tempfile.mkstemp(prefix="factory-airgap-", suffix=".jsonl")
+        os.close(opened)
+        atexit.register(Path(file).unlink, missing_ok=True)
+        os.environ[TRIED] = file
         _guard()
         return
-    tried.parent.mkdir(parents=True, exist_ok=True)
-    tried.write_bytes(b"")
-    os.environ[TRIED] = str(tried.resolve())
     paths = os.environ.get("PYTHONPATH", ""), str(Path(__file__).resolve().parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     launch = [sys.executable, "-P", "-m", __spec__.name, "enter", *sys.argv[1:]]
@@ -92,7 +113,8 @@ def attempts() -> Attempts:
     lines = Path(os.environ[TRIED]).read_text("utf-8", errors="replace").splitlines()
     notes = (json.loads(line) for line in lines)
     tried = tuple(f"{note['what']} by {note['process']}, {note['where']}" for note in notes)
-    counted = _count() - int(os.environ[START]) if mode() == "namespace" else None
+    start, now = os.environ[START], _count() if mode() == "namespace" else None
+    counted = now - int(start) if start and now is not None else None
     return Attempts(mode=mode(), counted=counted, tried=tried)
 
 
@@ -101,13 +123,19 @@ def launcher() -> list[str]:
     return [__spec__.name, "run"] if mode() else []
 
 
-def _count() -> int:
-    """Of this namespace, since it was made; 0 where the kernel does not tell."""
+def _count(folder: Path = Path("/proc/self/net")) -> int | None:
+    """Of this namespace, since it was made; None where the kernel does not tell. A kernel without
+    IPv6 has no counters of it."""
     total = 0
-    for name, (group, key) in COUNTERS.items():
-        with contextlib.suppress(OSError):
-            for names, values in _rows(Path(f"/proc/self/net/{name}").read_text("ascii"), group):
-                total += dict(zip(names, map(int, values), strict=True)).get(key, 0)
+    for name, group, key in COUNTERS:
+        try:
+            text = (folder / name).read_text("ascii")
+        except OSError:
+            if name == "snmp":
+                return None
+            continue
+        for names, values in _rows(text, group):
+            total += dict(zip(names, map(int, values), strict=True)).get(key, 0)
     return total
 
 
@@ -123,18 +151,20 @@ def _rows(text: str, group: str) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _unshare() -> None:
-    """Give this process a network of its own. Raises OSError where the kernel does not let it."""
+    """Give this process a network of its own, and where that takes rights that it lacks, a user
+    namespace too, in which others' files are nobody's. Raises OSError where the kernel lets it not.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
-    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0:
+    if libc.unshare(CLONE_NEWNET) != 0:
+        if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
         for file, text in (
             ("setgroups", "deny"),
             ("uid_map", f"{user} {user} 1"),
             ("gid_map", f"{group} {group} 1"),
         ):
             Path(f"/proc/self/{file}").write_text(text, "ascii")
-    elif libc.unshare(CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
         fcntl.ioctl(device, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
@@ -145,21 +175,30 @@ def _guard() -> None:
     file = os.environ[TRIED]
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
-        if event in ("socket.connect", "socket.sendto"):
-            address = arguments[1]
-            far = isinstance(address, tuple) and not _is_near(address[0])
-        elif event == "socket.getaddrinfo":
-            address = arguments[:2]
-            far = not _is_near(arguments[0], numbers=True)
-        else:
-            return
-        if far and isinstance(address, tuple):
-            what = f"{event.removeprefix('socket.')} {address[0]}:{address[1]}"
+        if tried := _find_far(event, arguments):
+            what = f"{event.removeprefix('socket.')} {tried}"
             _note(file, what)
             if mode() == "guard":
                 raise PermissionError(f"air-gapped: {what} is refused")
 
     sys.addaudithook(watch)
+
+
+def _find_far(event: str, arguments: tuple[object, ...]) -> str:
+    """The host of another machine that an event of Python asks for, with its port; else nothing."""
+    if event in SENDING:
+        # Others are of this machine: sockets of the file system, of the kernel.
+        if getattr(arguments[0], "family", None) not in (socket.AF_INET, socket.AF_INET6):
+            return ""
+        place, numbers = arguments[1], False
+    elif event in NAMING:
+        numbers = NAMING[event]
+        place = arguments[0] if event == "socket.getnameinfo" else arguments[:2]
+    else:
+        return ""
+    if not isinstance(place, tuple) or _is_near(place[0], numbers):
+        return ""
+    return ":".join(map(str, place[:2]))
 
 
 def _is_near(host: object, numbers: bool = False) -> bool:
@@ -176,13 +215,13 @@ def _is_near(host: object, numbers: bool = False) -> bool:
 
 def _note(file: str, what: str) -> None:
     """Who: the module that runs, and the line outside the standard library that led here."""
-    frames = [frame for frame in traceback.extract_stack()[:-3] if frame.filename != __file__]
+    frames = [frame for frame in traceback.extract_stack() if frame.filename != __file__]
     foreign = [frame for frame in frames if "/lib/python" not in frame.filename] or frames
     packaged = [frame for frame in frames if "site-packages" in frame.filename] or foreign
-    last = packaged[-1]
+    where = f"{packaged[-1].filename}:{packaged[-1].lineno}" if packaged else "no line of Python"
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     process = spec.name if spec is not None else Path(sys.argv[0]).name
-    line = {"what": what, "process": process, "where": f"{last.filename}:{last.lineno}"}
+    line = {"what": what, "process": process, "where": where}
     with contextlib.suppress(OSError), open(file, "a", encoding="utf-8") as notes:
         notes.write(json.dumps(line) + "\n")
 
@@ -198,7 +237,8 @@ def _main(action: str, *arguments: str) -> None:
         _unshare()
     except OSError:
         os.environ[MODE] = "guard"
-    os.environ[START] = str(_count())
+    count = _count()
+    os.environ[START] = "" if count is None else str(count)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "factory", *arguments])
 
 
