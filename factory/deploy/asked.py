@@ -31,6 +31,10 @@ SPEAKERS: dict[str, Speaker] = {
 """Roles of the API."""
 IN_TEXT = "<tools>"
 """In a system message: the request brings its tools in our own prompt already."""
+FORMS = ("response_format", "structured_outputs")
+"""Of a body: what binds an answer in words, by vLLM's own grammar."""
+TEXT_PARTS = (None, "text", "input_text", "output_text")
+"""Types of a content's part that is text and nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,8 @@ class AskedChat:
     """The tool that has to be called, where one is named."""
     strict: bool = False
     """Whether every tool is `strict`: a call, if there is one, keeps to its schema."""
+    formed: bool = False
+    """Whether words of a form are asked for (FORMS)."""
 
     @property
     def query(self) -> str:
@@ -69,9 +75,18 @@ class AskedChat:
     @property
     def bound(self) -> tuple[Document, ...]:
         """The tools whose schemas bind a call; none where nothing is bound."""
+        if self.choice == "none":
+            return ()
         if self.choice == "named":
             return tuple(each for each in self.documents if each["name"] == self.named)
         return self.documents if self.choice == "required" or self.strict else ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the answer may call a tool that the request does not bring."""
+        if self.documents or self.brings_text or self.choice == "none":
+            return False
+        return not self.formed or self.choice in ("required", "named")
 
     @property
     def may_speak(self) -> bool:
@@ -84,6 +99,7 @@ def read_asked(body: Mapping[str, Any]) -> AskedChat:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InputError("messages: a list with one message or more is wanted")
+    _check_more(body)
     turns, rules = list[Utterance](), list[Message]()
     for number, message in enumerate(messages):
         turn = _read_message(message, f"messages[{number}]")
@@ -104,6 +120,7 @@ def read_asked(body: Mapping[str, Any]) -> AskedChat:
         choice=choice,
         named=named,
         strict=bool(documents) and all(map(_is_strict, body["tools"])),
+        formed=any(body.get(name) not in (None, {"type": "text"}) for name in FORMS),
     )
 
 
@@ -126,9 +143,18 @@ def as_openai(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+def _check_more(body: Mapping[str, Any]) -> None:
+    """What is added to and not only passed on."""
+    ends, extra = body.get("stop_token_ids") or [], body.get("vllm_xargs") or {}
+    if not isinstance(ends, list) or not all(type(each) is int for each in ends):
+        raise InputError("stop_token_ids: a list of integers is wanted")
+    if not isinstance(extra, dict):
+        raise InputError("vllm_xargs: an object is wanted")
+
+
 def _read_message(message: object, where: str) -> Utterance:
-    if not isinstance(message, dict) or message.get("role") not in SPEAKERS:
-        role = message.get("role") if isinstance(message, dict) else message
+    role = message.get("role") if isinstance(message, dict) else message
+    if not isinstance(message, dict) or not isinstance(role, str) or role not in SPEAKERS:
         raise InputError(f"{where}: {role!r} is no role; one of {', '.join(SPEAKERS)} is wanted")
     text = _read_text(message.get("content"), where)
     calls = message.get("tool_calls") or ()
@@ -136,7 +162,7 @@ def _read_message(message: object, where: str) -> Utterance:
         read = read_calls(calls) if calls else ()
     except ValueError as error:
         raise InputError(f"{where}.tool_calls: {error}") from error
-    return Utterance(speaker=SPEAKERS[message["role"]], text=text, calls=read)
+    return Utterance(speaker=SPEAKERS[role], text=text, calls=read)
 
 
 def _read_text(content: object, where: str) -> str:
@@ -144,9 +170,9 @@ def _read_text(content: object, where: str) -> str:
         return content or ""
     texts = []
     for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
         text = part.get("text") if isinstance(part, dict) else part
-        if not isinstance(text, str):
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if not isinstance(text, str) or (isinstance(part, dict) and kind not in TEXT_PARTS):
             raise InputError(f"{where} holds {kind!r}: this model is asked in text alone")
         texts.append(text)
     return "\n".join(texts)

@@ -9,17 +9,27 @@ Without tools in a request, its tool is named first: the query alone is the prom
 trained on, and a call is asked for in another prompt, which shows the tool. So that is two requests
 to the engine, the second written once the first is answered; no logits processor can put a document
 into a prompt that is being decoded. Both go through the same server, its keys, limits and metrics.
+
+vLLM asks for its key below a few addresses alone; here it is asked for at all but OPEN. What takes
+time is done in a thread, so that streams of others go on meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import json
+import logging
+import os
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from factory.deploy.asked import AskedChat, Document, as_openai, own_chat, read_asked
+from factory.deploy.asked import FORMS, AskedChat, Document, as_openai, own_chat, read_asked
+from factory.deploy.binding import check_bound
 from factory.deploy.catalogue import Coded, ServedCatalogue
 from factory.deploy.served import Served
 from factory.deploy.transcripts import TranscriptFile
@@ -37,9 +47,16 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-CHAT, COMPLETION, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
-MOST_BYTES = 32 << 20
+T = TypeVar("T")
+
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+OPEN = frozenset({"/health", "/ping", "/metrics", "/version"})
+"""Answered without a key: they say nothing of the model, and ask it nothing."""
+KEY = "VLLM_API_KEY"
+"""Environment variable in which vLLM's server, and this one, find the key."""
+MOST_BYTES = 8 << 20
 """Of a request's body."""
+NO_KEY = 'a key is asked for: send it as "Authorization: Bearer KEY"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +74,12 @@ class Gateway:
         served = Served.from_environment()
         folder = Path(served.folder)
         self._app = app
-        self._keyed = served.keyed
+        self._served = served
+        self._key = os.environ[KEY].encode() if served.keyed else b""
         self._chat = Chat(folder)
+        self._most_letters = served.max_length * max(map(len, self._chat.tokenizer.get_vocab()))
+        # One, since a tokenizer is not made for several.
+        self._thread = ThreadPoolExecutor(1, "gateway")
         self._prompts = Prompts.load(Workspace.locate(Path(served.workspace)))
         self._catalogue = ServedCatalogue(folder, Path(served.scratch)) if served.by_code else None
         self._transcripts = TranscriptFile(Path(served.record)) if served.record else None
@@ -66,6 +87,9 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, rewritten where it is a chat."""
         path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
+        if not self._may_ask(scope, path):
+            await _turn_away(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["method"] != "POST" or path != CHAT:
             await self._app(scope, receive, send)
             return
@@ -75,9 +99,6 @@ class Gateway:
         if len(content) > MOST_BYTES:
             await _send(send, _refuse(f"the request is longer than {MOST_BYTES} bytes", 413))
             return
-        if not await self._may_ask(scope, receive):
-            await self._app(scope, _replay(content, receive), send)
-            return
         changed = await self._change(scope, receive, content)
         if isinstance(changed, Instead):
             await _send(send, changed)
@@ -86,37 +107,40 @@ class Gateway:
         tap = self._tap(send, changed) if self._transcripts else send
         await self._app(_resized(scope, len(wire)), _replay(wire, receive), tap)
 
-    async def _may_ask(self, scope: Scope, receive: Receive) -> bool:
-        """Whether vLLM lets this caller in; nothing is rendered for anyone else."""
-        if not self._keyed:
+    def _may_ask(self, scope: Scope, path: str) -> bool:
+        """Whether this caller may be answered here; of anyone else nothing is read."""
+        is_request = scope["type"] in ("http", "websocket") and scope.get("method") != "OPTIONS"
+        if not self._key or not is_request or path.rstrip("/") in OPEN:
             return True
-        asking = {**scope, "method": "GET"}
-        return (await self._ask(asking, receive, MODELS, b"")).status == 200
+        sent = next((value for key, value in scope["headers"] if key == b"authorization"), b"")
+        scheme, _, key = sent.partition(b" ")
+        return bool(scheme.lower() == b"bearer") and hmac.compare_digest(key, self._key)
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        """What the work gives, done beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def _change(
         self, scope: Scope, receive: Receive, content: bytes
     ) -> dict[str, Any] | Instead:
         """The body that vLLM gets, or what is answered in its place."""
         try:
-            body = json.loads(content)
-            if not isinstance(body, dict):
-                raise InputError("the body is no JSON object")
-            asked = read_asked(body)
+            body, asked = await self._apart(partial(_parse, content))
             documents, bound = asked.documents, asked.bound
             if asked.choice == "none":
                 documents = ()
-            elif not documents and not asked.brings_text and (coded := self._coded()) is not None:
+            elif asked.is_open and (coded := await self._apart(self._coded)) is not None:
                 found = await self._find(scope, receive, body, asked, coded)
                 if isinstance(found, Instead):
                     return found
                 documents, bound = found
                 body["tools"] = [as_openai(document) for document in documents] or None
                 body["tool_choice"] = "required" if bound else "auto" if documents else None
-            return self._rewrite(body, asked, documents, bound)
+            return await self._apart(partial(self._rewrite, body, asked, documents, bound))
         except FactoryError as error:
             return _refuse(" ".join(filter(None, (error.what, error.remedy))))
         except (ValueError, RecursionError) as error:
-            return _refuse(f"the body is no JSON: {error}")
+            return _refuse(f"the request cannot be read: {error}")
 
     def _coded(self) -> Coded | None:
         return self._catalogue.current() if self._catalogue else None
@@ -134,7 +158,15 @@ class Gateway:
                 raise InputError(f"tool_choice names {asked.named!r}, no tool of the catalogue")
             return named, named
         if not asked.query:
-            return tuple(coded.named(asked.called)), ()
+            called = tuple(coded.named(asked.called))
+            if asked.choice != "required":
+                return called, ()
+            if not called:
+                raise InputError(
+                    'tool_choice is "required", and nothing is asked for: end with a message of '
+                    "the role user that is not empty, or bring tools"
+                )
+            return called, called
         picked = await self._pick(scope, receive, body, asked, coded)
         if isinstance(picked, Instead):
             return picked
@@ -144,10 +176,9 @@ class Gateway:
         self, scope: Scope, receive: Receive, body: dict[str, Any], asked: AskedChat, coded: Coded
     ) -> Document | Instead:
         """The tool that the model names by code for the query, greedily under the trie."""
-        text = self._prompts.render("codes/retrieve", query=asked.query)
         asking = {
             "model": body.get("model"),
-            "prompt": self._encode([Message(role="user", content=text)]),
+            "prompt": await self._apart(partial(self._encode_query, asked.query)),
             "max_tokens": coded.longest,
             "temperature": 0,
             "stop_token_ids": sorted(self._chat.end_ids),
@@ -181,9 +212,27 @@ class Gateway:
             once = asked.choice == "named" or body.get("parallel_tool_calls") is False
             grammar = calls_grammar(bound, once=once, words=asked.may_speak)
             more["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), GRAMMAR: grammar}
+            # Two grammars may have no token in common.
+            more |= dict.fromkeys(FORMS)
+            try:
+                check_bound(more["vllm_xargs"], self._served)
+            except ValueError as error:
+                raise InputError(str(error)) from error
         return body | more
 
+    def _encode_query(self, query: str) -> list[int]:
+        """The prompt that a code is trained on."""
+        text = self._prompts.render("codes/retrieve", query=query)
+        return self._encode([Message(role="user", content=text)])
+
     def _encode(self, messages: Sequence[Message]) -> list[int]:
+        """Raises InputError, before anything is encoded, for what no window of tokens can hold."""
+        letters = sum(len(message.content) for message in messages)
+        if letters > self._most_letters > 0:
+            raise InputError(
+                f"this model's maximum context length is {self._served.max_length} tokens, and the "
+                f"messages have {letters} letters: ask with fewer"
+            )
         request = Request(id="a request", messages=tuple(messages), sampling=Sampling())
         return self._chat.encode(request)
 
@@ -211,9 +260,23 @@ class Gateway:
             parts.append(event.get("body", b""))
             is_last = event["type"] == "http.response.body" and not event.get("more_body")
             if is_last and status == 200 and self._transcripts is not None:
-                self._transcripts.add(body, b"".join(parts))
+                try:
+                    self._transcripts.add(body, b"".join(parts))
+                except OSError as error:
+                    logging.getLogger(__name__).error("a transcript is not written: %s", error)
 
         return keep
+
+
+def _parse(content: bytes) -> tuple[dict[str, Any], AskedChat]:
+    """A body, and the chat in it. Raises InputError."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the body is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise InputError("the body is no JSON object")
+    return body, read_asked(body)
 
 
 async def _read(receive: Receive) -> bytes | None:
@@ -246,8 +309,18 @@ def _resized(scope: Scope, size: int) -> Scope:
 
 
 def _refuse(what: str, status: int = 400) -> Instead:
-    error = {"message": what, "type": "BadRequestError", "param": None, "code": status}
+    kind = "AuthenticationError" if status == 401 else "BadRequestError"
+    error = {"message": what, "type": kind, "param": None, "code": status}
     return Instead(status=status, body=json.dumps({"error": error}).encode())
+
+
+async def _turn_away(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a caller without the key."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008, "reason": NO_KEY})
+    else:
+        await _send(send, _refuse(NO_KEY, 401))
 
 
 async def _send(send: Send, answer: Instead) -> None:

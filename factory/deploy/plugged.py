@@ -7,11 +7,8 @@ factory.engines.processors, are all that knows of them.
 from __future__ import annotations
 
 import os
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
 from vllm import SamplingParams
 from vllm.entrypoints.generate.base.protocol import (
     ExtractedToolCallInformation,
@@ -21,13 +18,10 @@ from vllm.entrypoints.generate.base.protocol import (
 from vllm.tool_parsers.abstract_tool_parser import ToolParserManager
 from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
 
+from factory.deploy.binding import check_bound
 from factory.deploy.served import Served
 from factory.domain.canon import to_json
-from factory.domain.failures import FactoryError
 from factory.domain.limits import die_with_parent
-from factory.domain.plaintext import shorten
-from factory.engines.constrain import bind, guide_of
-from factory.engines.grammar import Unsupported
 from factory.engines.processors import TrieProcessor
 from factory.judge.reading import parse_calls
 from factory.judge.writings import OPEN
@@ -47,20 +41,7 @@ class ServedProcessor(TrieProcessor):
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Refuse, before the engine has it, what could not be bound there. Raises ValueError."""
-        extra = sampling_params.extra_args
-        served = Served.from_environment()
-        guide = guide_of(extra)
-        if guide is not None and Path(guide["path"]).parent != Path(served.scratch):
-            raise ValueError("a trie of codes is the server's to name")
-        try:
-            bind(extra, served.folder, _vocabulary(served.folder))
-        except Unsupported as error:
-            raise ValueError(
-                f"no grammar can be made of the tools' schemas: {shorten(str(error), 160)}; mend "
-                'the schema, or ask with tool_choice "auto" and without strict: nothing is bound'
-            ) from error
-        except FactoryError as error:
-            raise ValueError(error.what) from error
+        check_bound(sampling_params.extra_args, Served.from_environment())
 
 
 @ToolParserManager.register_module(PARSER)
@@ -95,10 +76,3 @@ class OwnCallsParser(Hermes2ProToolParser):  # type: ignore[misc]
             ],
             content=(model_output.partition(OPEN)[0].strip() or None) if calls else model_output,
         )
-
-
-@cache
-def _vocabulary(folder: str) -> int:
-    """Tokens of the model, as its engine counts them."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return int(config.get_text_config().vocab_size)

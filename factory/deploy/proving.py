@@ -7,14 +7,14 @@ there once more: what changes then is the server's own noise, and the difference
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from factory.domain.records import Checkpoint, ItemScore
 from factory.engines.serving import serve
 from factory.score.base import Setup
 from factory.score.calls.kind import Benchmark
-from factory.score.estimates import Estimate, paired_delta
+from factory.score.estimates import Estimate, combine, group_values, paired_delta
 from factory.score.evaluate import Measured, evaluate
 from factory.score.gate import ROUNDING
 
@@ -43,11 +43,18 @@ class Proof:
     flips: Sequence[Flip]
     reworded: int
     """Items judged alike whose calls or words differ."""
+    weights: Mapping[str, float] | None = None
+    """Of the categories in the score; None is their mean."""
 
     @property
     def floor(self) -> float:
-        """Points that are the server's own noise: the share of items that it judged two ways."""
-        return 100 * sum(not flip.steady for flip in self.flips) / max(1, len(self.here.items))
+        """Points that are the server's own noise: the share of items that it judged two ways, with
+        categories weighed as in the score.
+        """
+        noisy = {flip.here.item for flip in self.flips if not flip.steady}
+        pairs = ((item.category, float(item.item in noisy)) for item in self.here.items)
+        groups = group_values(pairs)
+        return combine(groups, self.weights or dict.fromkeys(groups, 1 / len(groups))).value
 
     @property
     def holds(self) -> bool:
@@ -82,6 +89,7 @@ async def prove(
         there=there,
         change=paired_delta(here.items, there.items, benchmark.weights),
         flips=flips,
+        weights=benchmark.weights,
         reworded=sum(_differ(a, b) for a, b in pairs if a.item not in flipped),
     )
 

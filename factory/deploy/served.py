@@ -28,6 +28,8 @@ class Served:
     """Whether a key is asked for."""
     by_code: bool = True
     """Whether requests without tools are answered with the catalogue's."""
+    max_length: int = 0
+    """Tokens of the longest prompt with its answer; 0 where nobody has said."""
 
     def environment(self) -> dict[str, str]:
         return {VARIABLE: json.dumps(asdict(self))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ def main(channel: Channel, arguments: list[str]) -> None:
     served = Served(**opening["served"])
     folder = Path(served.folder)
     check_fitting(folder, [(Message(role="user", content="Hello"),)], training=False)
-    os.environ |= served.environment()
     if opening["api_key"]:
         os.environ["VLLM_API_KEY"] = opening["api_key"]
     threading.Thread(target=_end_with, args=(channel,), daemon=True).start()
@@ -59,6 +59,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     }
     for name, value in options.items():
         setattr(args, name, value)
+    os.environ |= replace(served, max_length=options["max_model_len"]).environment()
     validate_parsed_serve_args(args)
     try:
         uvloop.run(run_server(args))

@@ -43,15 +43,21 @@ def read_response(answer: bytes) -> dict[str, Any] | None:
         except ValueError:
             return None
         return whole if isinstance(whole, dict) and whole.get("choices") else None
-    lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line]
+    # At "\n" alone: JSON may hold other breaks of lines as they are.
+    lines = [line.removeprefix("data:").strip() for line in text.split("\n") if line.strip()]
     if not lines or lines[-1] != "[DONE]":
         return None
-    chunks = [json.loads(line) for line in lines[:-1]]
+    try:
+        chunks = [json.loads(line) for line in lines[:-1]]
+    except ValueError:
+        return None
+    if not all(isinstance(chunk, dict) and "error" not in chunk for chunk in chunks):
+        return None
     return _join(chunk for chunk in chunks if chunk.get("choices"))
 
 
 def _join(chunks: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    """The chunks of a stream as one response."""
+    """The chunks of a stream as one response; None where a choice came to no end."""
     response: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
@@ -64,7 +70,7 @@ def _join(chunks: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
             )
             choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
             _extend(choice["message"], part.get("delta") or {})
-    if not choices:
+    if not choices or not all(choice["finish_reason"] for choice in choices.values()):
         return None
     return response | {"object": "chat.completion", "choices": list(choices.values())}
 

@@ -57,8 +57,8 @@ def arguments_grammar(document: Mapping[str, Any]) -> str:
     return json.dumps({"grammars": [{"json_schema": _closed(document)}]})
 
 
-WORDS = r"/([^<]|<[^t]|<t[^o]|<to[^o])*/"
-"""An answer that calls nothing: no text in which a call begins."""
+WORDS = r"/(.|\n)*/ & ~/(.|\n)*<tool_call>(.|\n)*/"
+"""An answer that calls nothing: any text but one in which a call begins."""
 
 
 def calls_grammar(

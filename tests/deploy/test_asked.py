@@ -103,6 +103,8 @@ def test_who_has_to_be_called() -> None:
     assert [each["name"] for each in asked.bound] == ["book_room"] and not asked.may_speak
     strict = read_asked(body("x", tools=[tool("book_table", strict=True)]))
     assert strict.bound and strict.may_speak
+    silent = read_asked(body("x", tools=[tool("book_table", strict=True)], tool_choice="none"))
+    assert silent.bound == ()
     assert not read_asked(body("x", tools=[*tools, tool("other", strict=True)])).bound
 
 
@@ -123,6 +125,11 @@ def test_a_document_of_the_catalogue_is_read_back_as_it_is() -> None:
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "holds 'image_url': this model is asked in text alone",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
+            "holds 'image_url': this model is asked in text alone",
+        ),
+        ({"messages": [{"role": [], "content": "x"}]}, "[] is no role"),
         (body("x", tools=[tool("a"), tool("a")]), "'a' is given 2 times"),
         (body("x", tools=[{"type": "web_search"}]), "tools[0] cannot be read"),
         (body("x", tools={}), "tools: a list"),

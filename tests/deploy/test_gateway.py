@@ -15,7 +15,7 @@ import pytest
 from workspaces import ROOT
 
 from factory.deploy.catalogue import ServedCatalogue
-from factory.deploy.gateway import CHAT, COMPLETION, MODELS, MOST_BYTES, Gateway
+from factory.deploy.gateway import CHAT, COMPLETION, KEY, MOST_BYTES, Gateway
 from factory.deploy.served import Served
 from factory.domain.records import Message, Request, Sampling
 from factory.engines.chat import Chat
@@ -37,9 +37,13 @@ class App:
         self.answers = answers
         self.got: list[tuple[str, Any]] = []
         self.left = False
+        self.may_be_read = True
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = (await receive())["body"]
+        body, more = b"", True
+        while more:
+            event = await receive()
+            body, more = body + event["body"], event["more_body"]
         sizes = [int(value) for key, value in scope["headers"] if key == b"content-length"]
         assert sizes == [len(body)]
         self.got.append((scope["path"], json.loads(body) if body else None))
@@ -62,11 +66,16 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Sends a body through a gateway to an app; both, and what came back."""
 
     def send_through(
-        body: object, answers: dict[str, Reply] | None = None, **more: Any
+        body: object,
+        answers: dict[str, Reply] | None = None,
+        path: str = CHAT,
+        sent_key: str = "",
+        **more: Any,
     ) -> tuple[App, Reply]:
         served = Served(folder=str(SEED), workspace=str(ROOT), scratch=str(tmp_path), **more)
         for name, value in served.environment().items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv(KEY, "secret")
         app = App(answers or {})
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         events = [
@@ -76,13 +85,16 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
         sent: list[Any] = []
 
         async def receive() -> Any:
+            assert app.may_be_read
             return events.pop(0) if events else {"type": "http.disconnect"}
 
         async def send(event: Any) -> None:
             sent.append(event)
 
         headers = [(b"content-length", str(len(content)).encode())]
-        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers}
+        headers += [(b"authorization", sent_key.encode())] if sent_key else []
+        app.may_be_read = not more.get("keyed") or bool(sent_key) or path != CHAT
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
         asyncio.run(Gateway(app)(scope, receive, send))
         status = sent[0]["status"]
         return app, (status, json.loads(b"".join(event.get("body", b"") for event in sent)))
@@ -175,6 +187,11 @@ def test_without_tools_what_was_called_stays_on_offer(ask: Ask) -> None:
     body = app.body(CHAT)
     assert [each["function"]["name"] for each in body["tools"]] == ["book_table"]
     assert body["tool_choice"] == "auto" and "vllm_xargs" not in body
+    must = {"messages": messages, "tool_choice": "required"}
+    body = ask(must)[0].body(CHAT)
+    assert body["tool_choice"] == "required" and body["vllm_xargs"][GRAMMAR]
+    app, (status, _) = ask(must | {"messages": [{"role": "tool", "content": "done"}]})
+    assert status == 400 and not app.got, "there is nothing that could be called"
 
 
 @pytest.mark.parametrize(
@@ -212,11 +229,133 @@ def test_a_step_that_fails_is_the_answer(ask: Ask) -> None:
     assert reply == refused and [path for path, _ in app.got] == [COMPLETION]
 
 
-def test_nothing_is_rendered_for_who_may_not_ask(ask: Ask) -> None:
-    denied = (401, {"error": "Unauthorized"})
-    app, reply = ask(question(), {MODELS: denied, CHAT: denied}, keyed=True)
-    assert reply == denied
-    assert app.body(CHAT) == question(), "as it came: vLLM says no itself"
+@pytest.mark.parametrize("path", [CHAT, "/invocations", "/tokenize", "/v1/models", "/metricsx"])
+def test_nothing_is_read_of_who_may_not_ask(ask: Ask, path: str) -> None:
+    app, (status, answer) = ask(question(), path=path, keyed=True)
+    assert status == 401 and "Bearer" in answer["error"]["message"] and not app.got
+    for wrong in ("Bearer other", "Bearer ", "secret", "Basic secret"):
+        assert ask(question(), path=path, keyed=True, sent_key=wrong)[1][0] == 401
+    app, (status, _) = ask(question(), path=path, keyed=True, sent_key="bearer secret")
+    assert status == 200 and [name for name, _ in app.got] == [path]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping", "/metrics", "/metrics/", "/version"])
+def test_what_says_nothing_of_the_model_needs_no_key(ask: Ask, path: str) -> None:
+    app, (status, _) = ask({}, path=path, keyed=True)
+    assert status == 200 and app.got
+
+
+def test_a_socket_without_the_key_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(folder=str(SEED), workspace=str(ROOT), scratch=str(tmp_path), keyed=True)
+    for name, value in {**served.environment(), KEY: "secret"}.items():
+        monkeypatch.setenv(name, value)
+    app, sent = App({}), list[Any]()
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    scope = {"type": "websocket", "path": "/v1/realtime", "headers": []}
+    asyncio.run(Gateway(app)(scope, receive, send))
+    assert [event["type"] for event in sent] == ["websocket.close"] and not app.got
+
+
+def test_strict_tools_bind_but_where_none_may_be_called(ask: Ask) -> None:
+    tools = [
+        {**each, "function": {**each["function"], "strict": True}} for each in question()["tools"]
+    ]
+    bound = ask(question(tools=tools))[0].body(CHAT)
+    assert bound["vllm_xargs"][GRAMMAR]
+    assert "vllm_xargs" not in ask(question(tools=tools, tool_choice="none"))[0].body(CHAT)
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    "form", [{"response_format": FORM}, {"structured_outputs": {"regex": "a"}}]
+)
+def test_an_answer_is_bound_by_one_grammar_alone(ask: Ask, form: dict[str, Any]) -> None:
+    """What binds calls, else the form that is asked for; then no tool is looked for."""
+    (name,) = form
+    called = ask(question(tool_choice="required", **form))[0].body(CHAT)
+    assert called["vllm_xargs"][GRAMMAR] and called[name] is None
+    free = ask(question(**form))[0].body(CHAT)
+    assert "vllm_xargs" not in free and free[name] == form[name]
+    asked = {"messages": [{"role": "user", "content": "Hi"}], **form}
+    app, _ = ask(asked)
+    assert [path for path, _ in app.got] == [CHAT] and app.body(CHAT)[name] == form[name]
+    text = asked | {"response_format": {"type": "text"}, "structured_outputs": None}
+    app, _ = ask(text, {COMPLETION: (400, {})})
+    assert [path for path, _ in app.got] == [COMPLETION], "words are no form"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"messages": [{"role": [], "content": "x"}]},
+        {"stop_token_ids": 5},
+        {"stop_token_ids": ["a"]},
+        {"vllm_xargs": [1]},
+        {"vllm_xargs": "abc"},
+    ],
+)
+def test_a_value_of_another_type_is_refused(ask: Ask, wrong: dict[str, Any]) -> None:
+    app, (status, answer) = ask(question(tool_choice="required") | wrong)
+    assert status == 400 and "wanted" in answer["error"]["message"] and not app.got
+
+
+def test_what_no_grammar_can_be_made_of_is_refused_here(ask: Ask) -> None:
+    ahead = {"type": "object", "properties": {"x": {"type": "string", "pattern": "(?=a)b"}}}
+    odd = {"type": "function", "function": {"name": "odd", "parameters": ahead}}
+    app, (status, answer) = ask(question(tools=[odd], tool_choice="required"))
+    assert status == 400 and "no grammar can be made" in answer["error"]["message"] and not app.got
+
+
+def test_what_no_window_holds_is_refused_before_it_is_encoded(ask: Ask) -> None:
+    long = {"messages": [{"role": "user", "content": "hi " * 200_000}]}
+    app, (status, answer) = ask(question() | long, max_length=512)
+    assert status == 400 and not app.got
+    assert "maximum context length is 512 tokens" in answer["error"]["message"]
+
+
+def test_a_long_text_is_encoded_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another request goes through while one is prepared."""
+    served = Served(folder=str(SEED), workspace=str(ROOT), scratch=str(tmp_path))
+    for name, value in served.environment().items():
+        monkeypatch.setenv(name, value)
+    order: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        order.append(scope["path"])
+
+    async def send(event: Any) -> None:
+        raise AssertionError(event)
+
+    async def main() -> None:
+        gateway = Gateway(app)
+        long = question(messages=[{"role": "user", "content": "hi there " * 100_000}])
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": json.dumps(long).encode()}
+
+        def scope(method: str, path: str) -> dict[str, Any]:
+            return {"type": "http", "method": method, "path": path, "headers": []}
+
+        chat = asyncio.create_task(gateway(scope("POST", CHAT), receive, send))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        await gateway(scope("GET", "/health"), receive, send)
+        await chat
+
+    asyncio.run(main())
+    assert order == ["/health", CHAT]
 
 
 def test_whole_answers_are_recorded(ask: Ask, tmp_path: Path) -> None:
@@ -226,3 +365,11 @@ def test_whole_answers_are_recorded(ask: Ask, tmp_path: Path) -> None:
     ask(question(), {CHAT: (500, answer)}, record=str(record))
     (line,) = record.read_text("utf-8").splitlines()
     assert json.loads(line)["response"] == answer
+
+
+def test_a_transcript_that_cannot_be_written_costs_no_answer(
+    ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}]}
+    _, reply = ask(question(), {CHAT: (200, answer)}, record="/dev/full")
+    assert reply == (200, answer) and "a transcript is not written" in caplog.text

@@ -16,7 +16,7 @@ from workspaces import ROOT, make_workspace, run_factory
 from factory.deploy.asked import own_chat, read_asked
 from factory.deploy.modelcard import find_licence
 from factory.deploy.modelfile import make_modelfile
-from factory.deploy.packing import CHATS, pack, question
+from factory.deploy.packing import CHATS, Target, _serving, pack, question
 from factory.deploy.packing_child import dress
 from factory.domain.failures import InputError
 from factory.domain.records import Request, Sampling
@@ -91,6 +91,30 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not empty"):
         asyncio.run(pack(WORKSPACE, SEED, tmp_path / "mine", target="vllm", log=tmp_path / "log"))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_folder_of_ones_own_beside_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.tmp").mkdir()
+    (tmp_path / "mine.tmp" / "note").touch()
+    with pytest.raises(OSError):
+        missing = tmp_path / "none"
+        asyncio.run(pack(WORKSPACE, missing, tmp_path / "mine", target="vllm", log=tmp_path / "l"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine.tmp", "note"]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("vllm", "vllm serve '/a b/m;x' --served-model-name 'm;x' --enable"),
+        ("transformers", "transformers serve '/a b/m;x'"),
+        ("llama.cpp", "llama-server -m '/a b/m;x/model.gguf' --jinja --alias 'm;x'"),
+        ("ollama", "ollama run 'm;x'"),
+    ],
+)
+def test_commands_can_be_pasted_into_a_shell(target: Target, said: str) -> None:
+    steps, command = _serving(Path("/a b/m;x"), target)
+    assert command.startswith(said)
+    assert all("'/a b/m;x" in step for step in steps if "install" not in step)
 
 
 @pytest.mark.parametrize(

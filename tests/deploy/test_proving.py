@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from factory.deploy.proving import Flip, Proof
 from factory.domain.records import ItemScore
 from factory.score.estimates import paired_delta
@@ -20,6 +24,29 @@ def item(number: int, correct: bool) -> ItemScore:
         message="",
         answer="",
     )
+
+
+def test_noise_is_weighed_as_the_score_is() -> None:
+    """One of two items of the small category flips: half of it, whatever the other's size."""
+    small, large = ((name, count) for name, count in (("small", 2), ("large", 18)))
+    here = [
+        replace(item(number, True), item=f"{name}_{number}", category=name)
+        for name, count in (small, large)
+        for number in range(count)
+    ]
+    there = [replace(here[0], correct=False), *here[1:]]
+    flips = [Flip(here=here[0], there=there[0], steady=False)]
+    for weights, floor in ((None, 25), ({"small": 0.8, "large": 0.2}, 40)):
+        noisy = Proof(
+            here=Measured(system="r1", kind="checkpoint", items=here, is_new=True),
+            there=Measured(system="http://x/v1#r1", kind="checkpoint", items=there, is_new=True),
+            change=paired_delta(here, there, weights),
+            flips=flips,
+            reworded=0,
+            weights=weights,
+        )
+        assert noisy.floor == pytest.approx(floor) and noisy.holds
+        assert noisy.change.value == pytest.approx(-floor)
 
 
 def proof(lost: int, won: int = 0, steady: bool = True) -> Proof:

@@ -81,6 +81,19 @@ def test_a_broken_answer_is_none() -> None:
     assert read_response(stream(*STREAMED, ends=False)) is None
     assert read_response(b'{"error": {}}') is None
     assert read_response(b"") is None
+    fault = b'data: {"error": {"message": "x"}}\n\ndata: [DONE]\n\n'
+    whole = stream(*STREAMED)
+    assert read_response(whole.replace(b"data: [DONE]\n\n", fault)) is None
+    assert read_response(whole.replace(b"data: [DONE]", b"data: {\n\ndata: [DONE]")) is None
+    assert read_response(whole.replace(b'"tool_calls"}]}', b"null}]}")) is None
+
+
+def test_a_line_ends_where_the_stream_says_so() -> None:
+    """JSON may hold other breaks of lines as they are."""
+    raw = stream({"content": "a#b"}).replace(b"#", "\u2028\x85".encode())
+    said = read_response(raw)
+    assert said is not None
+    assert said["choices"][0]["message"]["content"] == "a\u2028\x85b"
 
 
 def test_a_round_draws_from_what_was_recorded(tmp_path: Path) -> None:

@@ -257,6 +257,32 @@ def test_a_schema_without_a_grammar_is_refused_with_its_cause(
         served.grammars.start(calls_grammar([make_tool({}, name="g").document, tool.document]))
 
 
+PIECES = (
+    "<",
+    "<t",
+    "<tool",
+    "<tool_call",
+    ">",
+    "<tool_call>",
+    "</tool_call>",
+    "<tools>",
+    "\n",
+    "é",
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
+def test_an_answer_in_words_is_any_but_one_in_which_a_call_begins(served: Any, text: str) -> None:
+    tool = make_tool({"a": {"type": "int"}}, ["a"])
+    matcher = served.grammars.start(calls_grammar([tool.document], words=True))
+    tokens = encode(served, text)
+    fits = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+    assert fits == ("<tool_call>" not in text)
+    if not fits:
+        assert (read := parse_calls(text)).failure or read.calls
+
+
 def test_loose_keywords_leave_the_rest_of_the_schema_in_force(served: Any) -> None:
     items = {"type": "array", "items": {"type": "int"}, "uniqueItems": True, "minItems": 2}
     tool = make_tool({"a": items, "b": {"type": "float", "multipleOf": 0.1}}, ["a", "b"])
