@@ -35,7 +35,7 @@ CHILD_ONLY = frozenset(
         "engines.processors engines.ray engines.retrieve_child engines.server "
         "engines.trainable_child engines.transformers engines.vllm "
         "codes.gist codes.guided codes.reader "
-        "deploy.gateway deploy.packing_child deploy.plugged deploy.server_child "
+        "deploy.binding deploy.gateway deploy.packing_child deploy.plugged deploy.server_child "
         "train.child train.coding train.helper train.keeping train.learner train.preferences "
         "train.preview_child train.staging train.team train.trainer"
     ).split()

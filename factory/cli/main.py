@@ -17,6 +17,8 @@ from typing import NoReturn
 SIGNAL_CODE = 128
 """And a signal's number: what a shell reports of a program that it ended."""
 STOPPED_CODE = SIGNAL_CODE + signal.SIGINT
+STOPPED = "stopped; nothing is lost: `factory round` continues where it was\n"
+SERVED = "stopped: nothing is served any more; `factory serve` starts anew\n"
 
 
 def run() -> None:
@@ -52,7 +54,7 @@ def _hear() -> list[int]:
 def _end(code: int) -> NoReturn:
     """Say how to go on, where there is still a terminal to say it to."""
     with suppress(OSError):
-        sys.stderr.write("stopped; nothing is lost: `factory round` continues where it was\n")
+        sys.stderr.write(SERVED if sys.argv[1:2] == ["serve"] else STOPPED)
         sys.stderr.flush()
     try:
         sys.stdout.flush()

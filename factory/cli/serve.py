@@ -15,9 +15,10 @@ from factory.cli.terminal import escape, note, out
 from factory.codes.saving import load_codebook
 from factory.deploy.running import ServerPlan, find_port, need_vllm, noted, run_server
 from factory.deploy.served import Served
+from factory.deploy.transcripts import TranscriptFile
 from factory.domain.failures import BusyError, InputError
 from factory.domain.records import Checkpoint
-from factory.engines.http import KEY_VARIABLE
+from factory.engines.http import KEY_VARIABLE, check_key
 from factory.engines.kernels import check_heads
 from factory.engines.scratch import Scratch
 from factory.engines.serving import engine_settings
@@ -28,7 +29,7 @@ from factory.workspace.models import check_model_folder
 from factory.workspace.settings import Settings
 
 BEST = "best"
-ANYWHERE = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Hosts that nobody else reaches."""
 
 
@@ -58,14 +59,15 @@ def serve(
     """
     workspace = open_workspace()
     settings = load_settings_with(workspace, "", threads)
+    check_key(api_key, "--api-key")
     need_vllm()
     found = _find(workspace, settings, checkpoint)
     folder = Path(found.path).resolve()
     codebook = None if no_codes else load_codebook(folder)
     port = find_port(host, port)
-    if record is not None and record.suffix != ".jsonl":
-        raise InputError("transcripts are JSON lines", where=str(record), remedy="end it in .jsonl")
-    if host not in ANYWHERE and not api_key:
+    if record is not None:
+        record = _check_record(record.expanduser().resolve())
+    if host not in LOOPBACK and not api_key:
         note(f"{host} is open to others, and no key is asked for: --api-key KEY")
     scratch = Scratch()
     plan = ServerPlan(
@@ -73,7 +75,7 @@ def serve(
             folder=str(folder),
             workspace=str(workspace.root),
             scratch=str(scratch.path),
-            record=str(record.expanduser().resolve()) if record else "",
+            record=str(record or ""),
             keyed=bool(api_key),
             by_code=codebook is not None and len(codebook) > 0,
         ),
@@ -100,6 +102,21 @@ def serve(
             asyncio.run(run_server(plan, engine_settings(settings), log, tell))
     finally:
         scratch.close()
+
+
+def _check_record(path: Path) -> Path:
+    """The file of transcripts, which can be appended to. Raises InputError."""
+    if path.suffix != ".jsonl":
+        raise InputError("transcripts are JSON lines", where=str(path), remedy="end it in .jsonl")
+    try:
+        TranscriptFile(path)
+    except OSError as error:
+        raise InputError(
+            f"transcripts cannot be written: {error.strerror or error}",
+            where=str(path),
+            remedy="name a file that can be: --record served.jsonl",
+        ) from error
+    return path
 
 
 def _find(workspace: Workspace, settings: Settings, wanted: str) -> Checkpoint:

@@ -16,6 +16,7 @@ from typing import Any
 
 from factory.codes.saving import FOLDER
 from factory.codes.trie import Trie
+from factory.domain.failures import ModelError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +55,24 @@ class ServedCatalogue:
     """The codes of a checkpoint folder, read again when they have changed."""
 
     def __init__(self, checkpoint: Path, scratch: Path) -> None:
-        """`scratch` is where copies of the trie go, for this process and its engine's."""
+        """`scratch` is where copies of the trie go, for this process and its engine's.
+
+        Raises ModelError for codes that cannot be read.
+        """
         self._folder = checkpoint / FOLDER
         self._scratch = scratch
         self._number = 0
         self._coded: Coded | None = None
-        self.current()
+        if self._folder.exists():
+            try:
+                self._coded = self._read(self._stamp())
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ModelError(
+                    f"the codes cannot be read: {type(error).__name__} {error}",
+                    where=str(self._folder),
+                    remedy="start again if tools were just being added; else `factory codes fit "
+                    "--out FOLDER` makes new ones",
+                ) from error
 
     def current(self) -> Coded | None:
         """The codes as they are; those before, while they are being replaced; None without any."""

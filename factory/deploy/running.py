@@ -143,7 +143,9 @@ def noted(state: Path, plan: ServerPlan, checkpoint: str) -> Iterator[None]:
         url=plan.url,
         by_code=plan.served.by_code,
     )
-    note.write_text(json.dumps(asdict(running)), encoding="utf-8")
+    partial = note.with_suffix(".tmp")
+    partial.write_text(json.dumps(asdict(running)), encoding="utf-8")
+    os.replace(partial, note)
     try:
         yield
     finally:
@@ -156,8 +158,11 @@ def find_running(state: Path) -> list[RunningServer]:
     for note in sorted((state / "served").glob("*.json")):
         try:
             running = RunningServer(**json.loads(note.read_text("utf-8")))
-            os.kill(running.pid, 0)
+            with contextlib.suppress(PermissionError):  # it runs, as another user
+                os.kill(running.pid, 0)
             found.append(running)
-        except (OSError, ValueError, TypeError):
+        except ProcessLookupError:
             note.unlink(missing_ok=True)
+        except (OSError, ValueError, TypeError):  # gone meanwhile, or no note of ours
+            continue
     return found

@@ -21,7 +21,7 @@ class TranscriptFile:
     def __init__(self, path: Path) -> None:
         """Raises OSError where the file cannot be written."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.open("a", encoding="utf-8").close()
         self._path = path
 
     def add(self, body: Mapping[str, Any], answer: bytes) -> None:

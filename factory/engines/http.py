@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "FACTORY_API_KEY"
 """Environment variable with the key that servers are sent."""
+_KEY = re.compile("[!-~](?:[ -~]*[!-~])?")
 MAX_TRIES = 4
 """A request that meets a busy, restarting or failing server is sent so often."""
 FIRST_WAIT_SECONDS = 0.5
@@ -99,14 +100,23 @@ class HttpEngine(Closing):
         max_in_flight: int = 32,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Check the address. Raises what `resolve` raises, and MissingError without httpx."""
+        """Check address and key. Raises what `resolve` and `check_key` raise, and MissingError
+        without httpx.
+        """
         if not is_installed("httpx"):
             raise MissingError("httpx is not installed", remedy="pip install 'tool-factory[http]'")
         import httpx
 
         host = urlsplit(url).hostname or ""
         address = resolve(url, allow_public=allow_public)
-        key = os.environ.get(KEY_VARIABLE, "")
+        key = check_key(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE)
+        self.caution = ""
+        """What the caller should know before it asks; empty is nothing."""
+        if key and urlsplit(url).scheme == "http" and _is_public(address):
+            self.caution = (
+                f"the key in {KEY_VARIABLE} goes to {host} unencrypted, which is no host of your "
+                f"network: use https, or unset {KEY_VARIABLE}"
+            )
         base = httpx.URL(url.rstrip("/") + "/")
         self._client = httpx.AsyncClient(
             base_url=base.copy_with(host=address),
@@ -275,6 +285,18 @@ class HttpEngine(Closing):
             raise NoAnswer(f"the server finds the prompt too long: {says}", reason=PROMPT_TOO_LONG)
         away = status in TRY_AGAIN
         raise NoAnswer(f"the server refuses: {status} {says}".rstrip(), passes=away, is_away=away)
+
+
+def check_key(key: str, where: str) -> str:
+    """The key, if it can stand in a header; empty is none. Raises InputError."""
+    if key and not _KEY.fullmatch(key):
+        raise InputError(
+            "the key has letters that no header carries: a line's end, a blank around it, or one "
+            "that is not ASCII",
+            where=where,
+            remedy="give it as the server knows it, in printable ASCII",
+        )
+    return key
 
 
 def _too_late(seconds: float, met: Sequence[NoAnswer]) -> NoAnswer:

@@ -52,6 +52,8 @@ async def serve(
     if is_address(checkpoint.path):
         url, _, name = checkpoint.path.partition("#")
         engine = HttpEngine(url, name, allow_public=allow_public, timeout_seconds=timeout_seconds)
+        if engine.caution:
+            notify(engine.caution)
     else:
         check_model_folder(Path(checkpoint.path))
         engine = await open_engine(

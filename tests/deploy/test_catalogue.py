@@ -6,10 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from workspaces import ROOT
 
 from factory.codes.trie import Trie
 from factory.deploy.catalogue import ServedCatalogue
+from factory.domain.failures import ModelError
 
 CODES = ROOT / "rounds" / "seed" / "codes"
 
@@ -75,3 +77,13 @@ def test_while_codes_are_replaced_those_before_are_in_force(tmp_path: Path) -> N
     (folder / "codes").rename(folder / "away")
     assert catalogue.current() is before
     assert ServedCatalogue(tmp_path / "nothing", tmp_path).current() is None
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"name": "x"}', "[1]"])
+def test_codes_that_cannot_be_read_are_named_at_the_start(
+    tmp_path: Path, content: str | None
+) -> None:
+    tools = checkpoint(tmp_path / "model") / "codes" / "tools.jsonl"
+    tools.unlink() if content is None else tools.write_text(content, encoding="utf-8")
+    with pytest.raises(ModelError, match="the codes cannot be read"):
+        ServedCatalogue(tmp_path / "model", tmp_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from workspaces import make_workspace, run_factory
 
+from factory.cli.main import _end
 from factory.deploy.running import ServerPlan, find_port, find_running, is_healthy, noted
 from factory.deploy.served import VARIABLE, Served
 from factory.domain.failures import BusyError, InputError
@@ -53,6 +54,35 @@ def test_a_note_of_a_server_that_was_killed_goes(tmp_path: Path) -> None:
         assert find_running(tmp_path) == [] and not note.exists()
 
 
+def test_a_note_that_cannot_be_read_is_left(tmp_path: Path) -> None:
+    """It may be one of another version, or be no note."""
+    note = tmp_path / "served" / "8000.json"
+    note.parent.mkdir()
+    for text in ("", '{"pid": 1}', json.dumps({"pid": "x"})):
+        note.write_text(text, encoding="utf-8")
+        assert find_running(tmp_path) == [] and note.exists()
+
+
+def test_a_server_of_another_user_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError
+
+    with noted(tmp_path, plan(8000), "r1"):
+        monkeypatch.setattr("os.kill", refuse)
+        assert [each.checkpoint for each in find_running(tmp_path)] == ["r1"]
+        assert [path.name for path in (tmp_path / "served").iterdir()] == ["8000.json"]
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("serve", False), ("round", True)])
+def test_what_is_stopped_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, goes_on: bool
+) -> None:
+    monkeypatch.setattr("sys.argv", ["factory", command])
+    with pytest.raises(SystemExit):
+        _end(130)
+    assert ("`factory round` continues" in capsys.readouterr().err) == goes_on
+
+
 def test_what_is_served_crosses_an_environment() -> None:
     assert Served.from_environment(SERVED.environment()) == SERVED
     assert SERVED.environment().keys() == {VARIABLE}
@@ -64,6 +94,8 @@ def test_what_is_served_crosses_an_environment() -> None:
         (["--checkpoint", "r7"], "there is no checkpoint 'r7'"),
         (["--checkpoint", "http://127.0.0.1:1/v1#x"], "served already"),
         (["--record", "log.txt"], "transcripts are JSON lines"),
+        (["--record", "/proc/none/log.jsonl"], "transcripts cannot be written"),
+        (["--api-key", "schlüssel"], "letters that no header carries"),
     ],
 )
 def test_what_cannot_be_served_is_said(tmp_path: Path, options: list[str], said: str) -> None:

@@ -75,6 +75,25 @@ def test_a_key_is_sent_where_there_is_one(server: Server, monkeypatch: pytest.Mo
     assert [body["key"] for body in server.seen] == [None, "Bearer secret"]
 
 
+@pytest.mark.parametrize("key", ["schlüssel", "a\r\nHost: x", "a\n", " a", "\x7f"])
+def test_a_key_that_no_header_carries_is_named(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv(http.KEY_VARIABLE, key)
+    with pytest.raises(InputError, match="letters that no header carries"):
+        HttpEngine("http://127.0.0.1:1/v1", "judge")
+
+
+def test_a_key_that_goes_out_unencrypted_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def caution(url: str) -> str:
+        engine = HttpEngine(url, "judge", allow_public=True)
+        asyncio.run(engine.close())
+        return engine.caution
+
+    assert caution("http://1.1.1.1/v1") == ""
+    monkeypatch.setenv(http.KEY_VARIABLE, "secret of 2 words")
+    assert "goes to 1.1.1.1 unencrypted" in caution("http://1.1.1.1/v1")
+    assert caution("https://1.1.1.1/v1") == caution("http://127.0.0.1:1/v1") == ""
+
+
 def test_a_raw_prompt_goes_to_completions(server: Server) -> None:
     (reply,) = ask(server, Request(id="p", prompt="abc", sampling=Sampling()))
     assert (reply.completions[0].text, reply.completions[0].finish_reason) == ("cba", "length")
