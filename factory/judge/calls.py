@@ -19,10 +19,22 @@ from factory.tools.schema import TooMuchWork, bounded_work, is_named, read_tool
 
 _WORD = re.compile(r"\w+")
 _PLAIN_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_SIGNED_NUMBER = re.compile(r"(?<![A-Za-z\d.])-?\d[\d,]*(?:\.\d+)?")
+_MEASURE = re.compile(r"\d[\d,]*(?:\.\d+)?(?=\D*$)")
+"""A number, alone or with a unit."""
+_MOST_DIGITS = 4000
+"""Of a number that is read exactly."""
+_MOMENT = re.compile(r"\d\d?:\d\d|\d{4}-\d\d|\d\d?[/.]\d\d?[/.]\d{2}")
+_MONTHS_AND_DAYS = frozenset(
+    "jan feb mar apr may jun jul aug sep oct nov dec mon tue wed thu fri sat sun".split()
+)
+"""How their English names begin."""
+_OWNED = re.compile(r"(?<=\w)['’]s$")
 _QUOTED = re.compile(r'"([^"\n]{1,200})"')
 _I = re.compile(r"I(['’]\w+)?")
 _AROUND = ".,;:!?()[]{}<>\"'“”‘’…$€£%+-"
 """Signs around a word that are no part of what it says."""
+_ENDS = _AROUND.replace("%", "")
 
 
 def judge_reading(parsed: ParsedCalls) -> Iterator[Finding]:
@@ -120,8 +132,7 @@ def judge_grounding(
     calls: Sequence[Call], tools: Mapping[str, Tool], query: str
 ) -> Iterator[Finding]:
     """Required texts and numbers that stand neither in the query nor in the tool's schema."""
-    words = _fold(query)
-    numbers = set(map(_number, _PLAIN_NUMBER.findall(query)))
+    words, numbers = _fold(query), _numbers(query)
     for index, call in enumerate(calls):
         tool = tools.get(call.name)
         if tool is None:
@@ -136,6 +147,19 @@ def judge_grounding(
                 yield Finding("call/ungrounded_value", (index, "arguments", name), message)
 
 
+def find_unsaid(calls: Sequence[Call], text: str) -> list[str]:
+    """Texts and numbers of calls, within lists and objects too, that a text does not say: whole
+    words, and numbers with their sign.
+    """
+    words = _fold(text)
+    signed = {_number(match) for match in _SIGNED_NUMBER.findall(text.replace("−", "-"))}
+    return [
+        show(value)
+        for value in _leaves(calls)
+        if (_fold(value) not in words if isinstance(value, str) else value not in signed)
+    ]
+
+
 def judge_use(calls: Sequence[Call], query: str) -> Iterator[Finding]:
     """What the query marks as a value and no call holds."""
     for text in find_unused(calls, query)[:MAX_VERDICTS]:
@@ -143,23 +167,26 @@ def judge_use(calls: Sequence[Call], query: str) -> Iterator[Finding]:
 
 
 def find_unused(calls: Sequence[Call], text: str) -> list[str]:
-    """Numbers, names, addresses and quoted texts of a text that no call holds, each once."""
-    leaves = [leaf for call in calls for _, leaf in walk(call.arguments)]
+    """Numbers, names, addresses and quoted texts of a text that no call holds, each once.
+
+    Where a call holds a date or a time that the text writes otherwise, its numbers and the names of
+    months and days may be in that.
+    """
+    leaves = list(_leaves(calls))
     texts = [leaf for leaf in leaves if isinstance(leaf, str)]
     said = "".join(map(_fold, (*(call.name.replace("_", " ") for call in calls), *texts)))
-    numbers = {
-        abs(leaf) for leaf in leaves if isinstance(leaf, int | float) and not isinstance(leaf, bool)
-    }
-    return [
-        marked
-        for marked in dict.fromkeys(find_marked(text))
-        if _fold(marked) not in said and _number(marked) not in numbers
-    ]
+    numbers = {abs(leaf) for leaf in leaves if not isinstance(leaf, str)}
+    rewritten = any(_MOMENT.search(leaf) and leaf not in text for leaf in texts)
 
+    def is_used(marked: str) -> bool:
+        if _fold(marked) in said:
+            return True
+        if (number := _MEASURE.match(marked)) is None:
+            return rewritten and marked[:3].casefold() in _MONTHS_AND_DAYS
+        value = _number(number[0])
+        return rewritten or value in numbers or (marked[-1] == "%" and value / 100 in numbers)
 
-def _number(text: str) -> float | None:
-    plain = text.replace(",", "")
-    return float(plain) if _PLAIN_NUMBER.fullmatch(plain) else None
+    return [marked for marked in dict.fromkeys(find_marked(text)) if not is_used(marked)]
 
 
 def find_marked(query: str) -> Iterator[str]:
@@ -169,24 +196,34 @@ def find_marked(query: str) -> Iterator[str]:
     yield from (match[1] for match in _QUOTED.finditer(query) if _WORD.search(match[1]))
     begins = True
     for token in query.split():
-        word = token.strip(_AROUND)
+        word = _OWNED.sub("", token.strip(_AROUND))
         is_name = word[:1].isupper() and not (begins or token[0] in '("“' or _I.fullmatch(word))
-        is_number = word[:1].isdigit() or (not word.islower() and any(map(str.isdigit, word)))
+        is_number = word[:1].isdigit() or (
+            any(map(str.isdigit, word)) and any(map(str.isupper, word))
+        )
         if _WORD.search(word) and (is_name or is_number or "@" in word):
-            yield word
+            yield f"{word}%" if is_number and token.rstrip(_ENDS).endswith("%") else word
         begins = token[-1] in ".!?:;"
 
 
-def find_unsaid(calls: Sequence[Call], text: str) -> list[str]:
-    """Texts and numbers of calls, within lists and objects too, that stand nowhere in a text."""
-    words = _fold(text)
-    numbers = set(map(_number, _PLAIN_NUMBER.findall(text)))
-    leaves = [leaf for call in calls for _, leaf in walk(call.arguments)]
-    values = [leaf for leaf in leaves if isinstance(leaf, str | int | float)]
-    return [show(value) for value in values if not _is_grounded(value, words, numbers)]
+def _leaves(calls: Sequence[Call]) -> Iterator[str | int | float]:
+    """Texts and numbers of the arguments."""
+    for call in calls:
+        for _, leaf in walk(call.arguments):
+            if isinstance(leaf, str | int | float) and not isinstance(leaf, bool):
+                yield leaf
 
 
-def _is_grounded(value: object, words: str, numbers: Container[float | None]) -> bool:
+def _numbers(text: str) -> set[int | float]:
+    return {_number(match) for match in _PLAIN_NUMBER.findall(text)}
+
+
+def _number(text: str) -> int | float:
+    plain = text.replace(",", "")
+    return float(plain) if "." in plain or len(plain) > _MOST_DIGITS else int(plain)
+
+
+def _is_grounded(value: object, words: str, numbers: Container[int | float]) -> bool:
     if isinstance(value, str):
         folded = _fold(value).strip()
         # "0" is not in "10", and "noon" not in "afternoon", but "seat" is in "seats".

@@ -28,7 +28,8 @@ _MARK = re.compile(
     r"^\s*(?:(?:[-*•]|\d+[.)])\s|(?:request|user|question|person)\s*:)\s*", re.IGNORECASE
 )
 _QUOTES = "\"'“”‘’«»` "
-_BLANK = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|_{3,}")
+_BLANK = re.compile(r"\[[^\][]*\]|<[^<>]*>|\{[^{}]*\}|_{3,}")
+_THOUGHT = re.compile(r"</think(?:ing)?>|\[/THINK\]|<channel\|>")
 _IDENTIFIER = re.compile(r"[a-z][A-Z]|[_\d.]")
 
 
@@ -136,7 +137,8 @@ def read_request(completion: Completion, tools: Iterable[str]) -> tuple[str, str
 
     Where nothing can be read, the text is the whole answer.
     """
-    lines = [line for line in completion.text.splitlines() if line.strip()]
+    said = without_thought(completion.text)
+    lines = [line for line in said.splitlines() if line.strip()]
     text = _unquote(_MARK.sub("", lines[0]).strip()) if lines else ""
     if completion.finish_reason in UNANSWERED:
         return text, completion.finish_reason
@@ -150,6 +152,11 @@ def read_request(completion: Completion, tools: Iterable[str]) -> tuple[str, str
     if any(_IDENTIFIER.search(name) and name.casefold() in folded for name in tools):
         return text, "names_tool"
     return text, ""
+
+
+def without_thought(text: str) -> str:
+    """What stands after the last tag that closes a thought."""
+    return _THOUGHT.split(text)[-1].strip()
 
 
 def _unquote(text: str) -> str:

@@ -236,7 +236,10 @@ def _join(rng: Random, first: Candidate, stock: Stock) -> Made | None:
     texts = first.query.text.strip(), second.query.text.strip()
     joint = stock.joints.draw(rng, same=False)
     text = joint and stock.frames.join(texts[0], joint, texts[1])
-    text = text or rng.choice(JOINTS).format(*texts)
+    if text is None or not all(
+        keeps_values(each.query.text, text, each.calls) for each in (first, second)
+    ):
+        text = rng.choice(JOINTS).format(*texts)
     text = _sometimes(rng, text, calls, stock, _phrased, _framed)
     return _made("join", (first, second), text, _shuffled(rng, tools), calls)
 

@@ -141,10 +141,10 @@ def _word(piece: str) -> str:
 
 
 def _first(
-    pieces: Sequence[str], known: Collection[tuple[str, ...]]
+    pieces: Sequence[str], known: Collection[tuple[str, ...]], start: int = 0
 ) -> tuple[int, tuple[str, ...]] | None:
-    """The longest of the known that begins first, with its place."""
-    for place in range(len(pieces)):
+    """The longest of the known that begins first, from a place on, with its place."""
+    for place in range(start, len(pieces)):
         for size in range(min(_MOST_PIECES, len(pieces) - place), 0, -1):
             if (words := tuple(pieces[place : place + size])) in known:
                 return place, words
@@ -154,7 +154,7 @@ def _first(
 def _longest_in(pieces: Sequence[str], known: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
     """Those that a text holds outside of longer ones."""
     found, place = set[tuple[str, ...]](), 0
-    while hit := _first(pieces[place:], known):
+    while hit := _first(pieces, known, place):
         found.add(hit[1])
-        place += hit[0] + len(hit[1])
+        place = hit[0] + len(hit[1])
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, floor
 from random import Random
 from typing import Any
 
@@ -76,13 +77,14 @@ _ONE = (Call(name="", arguments={}),)
 
 def why_unfit(wish: Wish, text: str) -> tuple[str, str] | None:
     """Reason and message for which a request does not ask for the calls: values that it does not
-    say, or what it marks as values and they do not have; None where it may.
+    say, or numbers that they do not have; None where it may.
 
     Whether it does, only an answer to it can tell.
     """
     if unsaid := find_unsaid(wish.calls, text):
         return "unsaid", f"it does not say {', '.join(unsaid)}"
-    if unused := find_unused(wish.calls, text):
+    # Numbers alone: a request may greet somebody by name.
+    if unused := [marked for marked in find_unused(wish.calls, text) if marked[0].isdigit()]:
         return "unasked", f"no call has {', '.join(unused)}"
     return None
 
@@ -173,6 +175,8 @@ def _texts(properties: Mapping[str, Any], name: str, stock: Stock) -> Sequence[A
 
 def _has_values(properties: Mapping[str, Any], name: str, stock: Stock) -> bool:
     kind = _kind(properties, name)
+    if isinstance(choices := properties[name].get("enum"), list) and not choices:
+        return False
     if kind in ("integer", "number", "boolean"):
         return True
     wanted = {"string": 1, "array": 2}.get(kind)
@@ -206,11 +210,15 @@ def _is_of(kind: str, value: float) -> bool:
 
 def _number(rng: Random, kind: str, schema: Mapping[str, Any]) -> int | float:
     """A number within its bounds, of two digits where it has none."""
-    bounds = [schema.get(key) for key in ("minimum", "maximum")]
-    low, high = (
-        bound if isinstance(bound, int | float) and not isinstance(bound, bool) else other
-        for bound, other in zip(bounds, (2, 99), strict=True)
-    )
+    low, high = (_bound(schema.get(key)) for key in ("minimum", "maximum"))
+    if low is None:
+        low = 2 if high is None or high >= 2 else high - 97
+    if high is None or high < low:
+        high = max(99, low + 97)
     if kind == "integer":
-        return rng.randint(int(low), max(int(low), int(high)))
-    return round(rng.uniform(low, max(low, high)), 1)
+        return rng.randint(ceil(low), max(ceil(low), floor(high)))
+    return min(high, max(low, round(rng.uniform(low, high), 1)))
+
+
+def _bound(value: object) -> int | float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate, combinations
+from itertools import accumulate
 from random import Random
 from typing import Any
 
@@ -22,6 +22,8 @@ _WORD = re.compile(r"[^\W\d_]{4,}")
 """Shorter ones hold sentences together, or are an ending such as "com"."""
 _NUMBER = re.compile(r"[A-Z]+[-/#]?\d+")
 """An order number and the like."""
+_FORMED = re.compile(r"\d|://|^(?:true|false|null|none|yes|no)$", re.IGNORECASE)
+"""Dates, addresses, and words that are no text."""
 _FIXED = frozenset({"enum", "const", "format", "pattern", "maxLength", "anyOf", "oneOf", "$ref"})
 """Keys of a schema that say which texts are right."""
 _INVENTED = 0.7
@@ -53,7 +55,7 @@ class Words:
         """The value in other words; itself where it has none of its own or is a date."""
         if _NUMBER.fullmatch(value):
             return re.sub(r"[A-Z]|\d", lambda each: _other_sign(rng, each[0]), value)
-        if not self._words.texts or any(sign.isdigit() for sign in value):
+        if not self._words.texts or _FORMED.search(value):
             return value
         return _WORD.sub(lambda each: _cased(each[0], self._another(rng)), value)
 
@@ -80,10 +82,12 @@ class _Drawn:
 def _rarity(pieces: Sequence[str], words: Mapping[str, int]) -> dict[str, float]:
     """The pieces, those least that words hold most: a token that is never read is never copied."""
     held = dict.fromkeys(pieces, 0)
+    longest = max(map(len, pieces), default=0)
     for word, count in words.items():
-        for start, end in combinations(range(len(word) + 1), 2):
-            if word[start:end] in held:
-                held[word[start:end]] += count
+        for start in range(len(word)):
+            for end in range(start + 1, min(start + longest, len(word)) + 1):
+                if word[start:end] in held:
+                    held[word[start:end]] += count
     return {piece: 1 / (1 + count) for piece, count in held.items()}
 
 

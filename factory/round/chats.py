@@ -16,7 +16,7 @@ from random import Random
 from factory.domain.canon import canonical_json, digest
 from factory.domain.records import UNANSWERED, Candidate, Query
 from factory.engines.base import Engine
-from factory.judge.reading import read_completions
+from factory.judge.reading import read_completions, without_thought
 from factory.lab.home.talk import talk_stream
 from factory.ledger.history import OpenRound
 from factory.lessons.logs import read_pool
@@ -92,11 +92,18 @@ async def _ask(
     )
     async with window:
         reply = await asking.call(sample.tools)
-    likeliest = max(reply.completions, key=lambda one: one.logprob / max(1, len(one.token_ids)))
+    # Of those that say something, if there are any.
+    likeliest = max(
+        reply.completions,
+        key=lambda one: (
+            bool(without_thought(one.text)),
+            one.logprob / max(1, len(one.token_ids)),
+        ),
+    )
     candidate = Candidate(
         query=asking.query,
         tools=sample.tools,
-        answer=likeliest.text.strip(),
+        answer=without_thought(likeliest.text),
         made_by=CHAT,
         made_of=(sample.query.id,),
     )

@@ -131,15 +131,16 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
 def _check_pool(factory: Factory, drawn: Sequence[Query]) -> None:
     """Refuse to draw more from the home world for a round of files, or the other way round."""
     of_home = all(query.source.startswith(HOME_SOURCE) for query in drawn)
-    if of_home == (factory.pool is None):
+    if not drawn or of_home == (factory.pool is None):
         return
-    source = drawn[0].source.rpartition(":")[0] or drawn[0].source if drawn else SELF
+    source = drawn[0].source.rpartition(":")[0] or drawn[0].source
+    given = SELF if source == SELF else "FILE"
     raise InputError(
         "the open round draws on until enough samples are accepted, and from "
         + ("the home world, not from files" if of_home else f"files such as {source}"),
         remedy="leave out --queries, and `queries` of factory.toml, to continue it"
         if of_home
-        else "name its files to continue it: factory round --queries FILE",
+        else f"name them to continue it: factory round --queries {given}",
     )
 
 

@@ -1,10 +1,20 @@
 -- Samples whose request has a word outside of all values that at least min_samples hold, and at most
--- max_share of these outside of their values: a value that is missing here, or cut short.
-with heard as (
-  select distinct query_id, place, unnest(string_split(words, ' ')) as word from candidate
+-- max_share of these outside of their values: a value that is missing here, or cut short. Only words
+-- that are a whole value somewhere count, so that "The Ivy" says nothing of "the"; and only samples
+-- that call something.
+with calling as (
+  select query_id, words, wording, calls_json from candidate where calls_key is not null
+),
+value as (
+  select distinct lower(unnest(regexp_extract_all(calls_json, '"([^"\\]+)"', 1))) as word from calling
+),
+heard as (
+  select distinct query_id, word
+  from (select query_id, unnest(string_split(words, ' ')) as word from calling)
+  semi join value using (word)
 ),
 outside as (
-  select distinct query_id, unnest(string_split(wording, ' ')) as word from candidate
+  select distinct query_id, unnest(string_split(wording, ' ')) as word from calling
 ),
 counted as (
   select

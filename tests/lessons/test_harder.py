@@ -126,6 +126,7 @@ def test_words_are_those_of_requests_and_of_none() -> None:
         ("clara@desert.com", "[a-z]{4,}@[a-z]{4,}[.]com"),
         ("AR-6675", "[A-Z]{2}-[1-9]{4}"),
         ("March 18", "March 18"),
+        ("https://desert.com/page", "https://desert.com/page"),
         ("22:30", "22:30"),
         ("Zürich", "[A-Z][a-z]{3,}"),
     ],
@@ -163,7 +164,9 @@ def test_a_value_that_a_schema_lists_keeps_its_words() -> None:
     seat = _answer("A seat at the window to Osaka.", seat="window", to="Osaka")
     (tool,) = seat.tools
     tool.document["arguments"]["properties"]["seat"]["enum"] = ["window", "aisle"]
-    for made in _all("words", [seat]):
+    made_ones = _all("words", [seat])
+    assert made_ones
+    for made in made_ones:
         assert made.calls[0].arguments["seat"] == "window"
         assert made.calls[0].arguments["to"] != "Osaka"
 
@@ -445,6 +448,14 @@ def test_no_frame_holds_a_value() -> None:
     for each in made:
         said = "euros" in each.query.text
         assert said == ("currency" in each.calls[0].arguments), each.query.text
+
+
+def test_joined_requests_keep_a_name_that_one_begins_with() -> None:
+    names = "Ann Bela Cora Dora Enna Fay".split()
+    samples = [_answer(f"{name} wants the saw.", who=name) for name in names]
+    samples += [_answer(f"Would you call {name} now.", who=name, when="now") for name in names]
+    for made in _all("join", samples):
+        assert all(call.arguments["who"] in made.query.text for call in made.calls)
 
 
 def test_a_value_that_begins_a_request_keeps_its_case() -> None:

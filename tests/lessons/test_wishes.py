@@ -73,6 +73,30 @@ def test_a_catalogue_alone_gives_wishes_where_its_schemas_give_values() -> None:
     assert list(draw_wishes(Random(1), Stock((), [unknown, bare]))) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "bounds"),
+    [
+        ("integer", {"minimum": 1000}),
+        ("integer", {"maximum": 1}),
+        ("integer", {"minimum": 0.5, "maximum": 3.5}),
+        ("float", {"minimum": 0.15, "maximum": 0.19}),
+    ],
+)
+def test_numbers_stay_within_their_bounds(kind: str, bounds: dict[str, float]) -> None:
+    schema = {"type": kind, "description": "How much.", **bounds}
+    stock = Stock((), [make_tool("heat_room", ["much"], much=schema)])
+    drawn = [w.calls[0].arguments["much"] for w in islice(draw_wishes(Random(1), stock), 3)]
+    low, high = bounds.get("minimum", -1e9), bounds.get("maximum", 1e9)
+    assert all(low <= each <= high for each in drawn)
+    assert len(set(drawn)) > 1 or kind == "float"
+
+
+def test_a_parameter_without_a_choice_gives_no_wish() -> None:
+    schema = {"type": "integer", "description": "How much.", "enum": []}
+    stock = Stock((), [make_tool("heat_room", ["much"], much=schema)])
+    assert list(draw_wishes(Random(1), stock)) == []
+
+
 def test_lists_and_choices_stay_of_their_kind() -> None:
     tags = {"type": "array", "description": "Words.", "items": {"type": "string"}}
     level = {"type": "integer", "description": "How much.", "enum": [1, 5]}
@@ -95,12 +119,17 @@ def test_lists_and_choices_stay_of_their_kind() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("A table for 4 at Da Mario tonight, with Ann and Bo, no smoking, 1,200.5 at most", None),
+        ("A table for 4 at Da Mario tonight, with Ann and Bo, no smoking, 1,200.50 at most", None),
         ("a TABLE for 4 at da mario, with ann and bo, 1200.5", None),
         ("A table for 14 at Da Mario, with Ann and Bo, 1200.5", ("unsaid", "it does not say 4")),
         (
             "A table for 4 at Mario's, with Ann, 1200.5",
             ("unsaid", 'it does not say "Da Mario", "Bo"'),
+        ),
+        ("A table for -4 at Da Mario, with Ann and Bo, 1200.5", ("unsaid", "it does not say 4")),
+        (
+            "A table for 4 at Da Marionette, with Ann and Bo, 1200.5",
+            ("unsaid", 'it does not say "Da Mario"'),
         ),
         (
             "A table for 4 at Da Mario, with Ann and Bo, 1200.5, at 8 or 9.5",
