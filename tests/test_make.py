@@ -25,3 +25,12 @@ def test_make_real_calls_what_exists(tmp_path: Path) -> None:
             assert (ROOT / "rounds" / f"{words[words.index('--recipe') + 1]}.toml").exists()
         names.append(name)
     assert names == ["init", "model import", "home", "teach", "round"]
+
+
+def test_make_bench_installs_ray_where_it_is_measured(tmp_path: Path) -> None:
+    def planned(*more: str) -> str:
+        command = ["make", "-n", "bench", f"VENV={tmp_path}", *more]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    assert "requirements/ray.lock" in planned() and "requirements/ray.lock" in planned("ONLY=ray")
+    assert "requirements/ray.lock" not in planned("ONLY=ledger")

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.domain.failures import FactoryError, MissingError, ModelError
+from factory.domain.failures import ChildError, FactoryError, MissingError, ModelError
 from factory.domain.records import Checkpoint
+from factory.engines.child import place_of
 from factory.engines.opening import open_engine
 from factory.engines.process import ProcessEngine
 from factory.engines.wire import request_from_wire
@@ -34,7 +35,7 @@ class Node:
     """What one machine of a cluster has. Example: look_at_node("/models/r3")."""
 
     name: str
-    """Its host name and address."""
+    """Its host name, with the address by which Ray knows it where others ask."""
     has_folder: bool
     """Whether it sees the model's folder."""
     package: str
@@ -45,13 +46,8 @@ class Node:
 
 def look_at_node(folder: str) -> Node:
     """The machine that this runs on."""
-    host = socket.gethostname()
-    try:
-        address = socket.gethostbyname(host)
-    except OSError:
-        address = "unknown"
     return Node(
-        name=f"{host} ({address})",
+        name=socket.gethostname(),
         has_folder=Path(folder).is_dir(),
         package=package_sha(),
         versions=installed_versions(),
@@ -173,6 +169,9 @@ class EngineActor:
             self._finished.append((number, asdict(reply)))
         except FactoryError as failure:
             self._failure = failure
+        except Exception as error:
+            # As of a child that raised: another engine is asked, a few times at most.
+            self._failure = ChildError(f"request {number}: {place_of(error)}: {error}")
         finally:
             self._asked.pop(number, None)
             self._news.set()

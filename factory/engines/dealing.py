@@ -7,6 +7,7 @@ so neither the number of engines nor a death changes a sample. The rest waits he
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 from factory.domain.failures import ChildError, ModelError
 from factory.engines.actor import Numbered
+from factory.engines.child import Channel
 from factory.engines.process import DEATHS_PER_RESTART, LOADING_RESTARTS
 from factory.engines.replicas import together
 from factory.workspace.identity import differing
@@ -22,6 +24,30 @@ from factory.workspace.identity import differing
 PAUSE_SECONDS = 0.004
 """Of each engine, how long more is waited for before it is given or taken: however many there are,
 they take at most 250 calls of each kind a second from the process that deals."""
+
+
+def read_messages(
+    channel: Channel, accept: Callable[[list[dict[str, Any]]], None]
+) -> asyncio.Future[None]:
+    """Hand on what comes through a channel, from a thread to this loop. The future is done once the
+    channel is closed, or has the exception by which a message could not be read."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def read() -> None:
+        try:
+            while (message := channel.receive()) is not None:
+                messages = [message]
+                while (more := channel.receive(block=False)) is not None:
+                    messages.append(more)
+                loop.call_soon_threadsafe(accept, messages)
+        except Exception as error:
+            loop.call_soon_threadsafe(ended.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(ended.set_result, None)
+
+    threading.Thread(target=read, name="requests", daemon=True).start()
+    return ended
 
 
 class Lost(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 from pathlib import Path
 
 from factory.domain.bounded import parse_json, read_text
@@ -22,20 +23,24 @@ SIZES = "get_supported_head_sizes"
 def check_heads(folder: Path, engine: EngineSection) -> None:
     """Raise ModelError where vLLM is to serve the model on a CPU and has no kernel for its heads.
 
-    Models whose heads are not told by config.json alone pass: vLLM says so itself as it starts.
+    Models whose heads are not told by config.json alone pass, and engines on a cluster, of whose
+    GPUs nothing is known here: vLLM says so itself as it starts.
     """
-    is_vllm = engine.backend == "vllm" or (engine.backend == "auto" and is_installed("vllm"))
-    if not is_vllm or visible_gpus():
+    sampler = engine.sampler
+    is_vllm = sampler == "vllm" or (sampler == "auto" and is_installed("vllm"))
+    is_elsewhere = engine.backend == "ray" and os.environ.get("RAY_ADDRESS")
+    if not is_vllm or is_elsewhere or visible_gpus():
         return
     file = folder / "config.json"
     size = head_size(parse_json(read_text(file, error=ModelError), str(file), ModelError))
     sizes = cpu_head_sizes()
     if size and sizes and size not in sizes:
+        key = "inner" if engine.backend == "ray" else "backend"
         raise ModelError(
             f"the model's heads have {size} numbers each, and vLLM has kernels for "
             f"{', '.join(map(str, sizes))} on a CPU",
             where=str(file),
-            remedy='set backend = "transformers" under [engine] in factory.toml',
+            remedy=f'set {key} = "transformers" under [engine] in factory.toml',
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,16 @@ def choose_backend(backend: str, notify: Callable[[str], None]) -> str:
         if not is_installed(package):
             raise MissingError(f"{package} is not installed", remedy=INSTALL[backend])
     return backend
+
+
+def check_engine(settings: EngineSection, notify: Callable[[str], None]) -> tuple[str, ...]:
+    """The backend that these settings come to, and after `ray` that of its engines here; those of a
+    cluster are looked at there. Raises what choose_backend and gpus_of_copies raise."""
+    chosen = choose_backend(settings.backend, notify)
+    gpus_of_copies(settings, chosen)
+    if chosen != "ray" or os.environ.get("RAY_ADDRESS"):
+        return (chosen,)
+    return chosen, choose_backend(settings.inner, notify)
 
 
 def check_loopback() -> None:

@@ -8,11 +8,12 @@ what dies is replaced by factory/engines/dealing.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import os
 import secrets
 import socket
 import tempfile
-import threading
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +55,8 @@ from factory.engines.actor import (
     room_for_engines,
 )
 from factory.engines.child import STOP_SECONDS, Channel, run_child
-from factory.engines.dealing import Dealer, Lost
+from factory.engines.dealing import Dealer, Lost, read_messages
+from factory.engines.scratch import Scratch
 from factory.workspace.machine import package_sha, visible_gpus
 from factory.workspace.models import INSTALL
 from factory.workspace.settings import EngineSection
@@ -72,12 +74,10 @@ SLOW_SECONDS = 60.0
 AnyT = TypeVar("AnyT")
 
 
-def connect(replicas: int) -> None:
-    """Join a cluster, or start one with room for so many engines. Raises MissingError."""
+def connect(replicas: int, folder: str) -> None:
+    """Join a cluster, or start one with room for so many engines and files in this folder. Raises
+    MissingError."""
     quiet = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
-    folder = tempfile.gettempdir()
-    if len(folder) > MAX_FOLDER:
-        folder = f"/tmp/factory-ray-{os.getpid()}"
     alone = {"num_cpus": replicas, "object_store_memory": STORE_BYTES, "_temp_dir": f"{folder}/ray"}
     try:
         if ADDRESS:
@@ -142,24 +142,35 @@ class Cluster:
         self._logs = Path(opening["logs"])
         self._package = package_sha()
         self._handles: dict[int, Any] = {}
-        connect(settings.replicas or max(settings.threads, len(visible_gpus())))
-        self._gpus = settings.tensor_parallel if ray.cluster_resources().get("GPU") else 0
-        room = room_for_engines(ray.nodes(), self._gpus)
-        self.replicas = settings.replicas or (room if ADDRESS or self._gpus else settings.threads)
-        if not 0 < self.replicas <= room:
-            raise MissingError(
-                f"{self.replicas} engines on {self._gpus or 'no'} GPUs each are asked for; the "
-                f"cluster has room for {room}",
-                where="factory.toml [engine]",
-                remedy="lower engine.replicas or engine.tensor_parallel, or add nodes; the GPUs of "
-                "an engine are of one node, and it takes a core there",
-            )
+        with contextlib.ExitStack() as joining:
+            folder = tempfile.gettempdir()
+            if len(folder) > MAX_FOLDER:
+                folder = str(joining.enter_context(Scratch("/tmp")))
+            joining.callback(ray.shutdown)
+            connect(settings.replicas or max(settings.threads, len(visible_gpus())), folder)
+            self.replicas = self._count_engines(settings)
+            self._joined = joining.pop_all()
         self._settings = settings.model_dump() | {
             "backend": settings.inner,
             "replicas": 0,
             "inner": "auto",
             "threads": max(1, settings.threads // self.replicas),
         }
+
+    def _count_engines(self, settings: EngineSection) -> int:
+        """Raises MissingError where the cluster has no room for those that are asked for."""
+        self._gpus = settings.tensor_parallel if ray.cluster_resources().get("GPU") else 0
+        room = room_for_engines(ray.nodes(), self._gpus)
+        wanted = settings.replicas or (room if ADDRESS or self._gpus else settings.threads)
+        if not 0 < wanted <= room:
+            raise MissingError(
+                f"{wanted} engines on {self._gpus or 'no'} GPUs each are asked for; the "
+                f"cluster has room for {room}",
+                where="factory.toml [engine]",
+                remedy="lower engine.replicas or engine.tensor_parallel, or add nodes; the GPUs of "
+                "an engine are of one node, and it takes a core there",
+            )
+        return wanted
 
     async def check_nodes(self) -> None:
         """Look at each node that may get an engine. Raises what find_fault says of them."""
@@ -178,7 +189,7 @@ class Cluster:
     async def _look(self, node: Mapping[str, Any], reference: Awaitable[Node]) -> Node:
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         try:
-            return await reference
+            return dataclasses.replace(await reference, name=name)
         except RayError as error:
             raise MissingError(
                 f"node {name} cannot run this package: {str(error).strip().splitlines()[-1]}",
@@ -224,7 +235,7 @@ class Cluster:
             await asyncio.wait(tasks, timeout=STOP_SECONDS / 2)
         for number in list(self._handles):
             self._dismiss(number)
-        ray.shutdown()
+        self._joined.close()
 
 
 async def _quietly(reference: Awaitable[object]) -> None:
@@ -237,7 +248,6 @@ async def _quietly(reference: Awaitable[object]) -> None:
 async def deal(channel: Channel, opening: dict[str, Any], of: type[Cluster]) -> None:
     """Deal what comes through the channel, until it closes."""
     cluster = of(opening, channel)
-    loop, closed = asyncio.get_running_loop(), asyncio.Event()
     try:
         if ADDRESS:
             await cluster.check_nodes()
@@ -249,22 +259,13 @@ async def deal(channel: Channel, opening: dict[str, Any], of: type[Cluster]) -> 
             send=channel.send,
         )
 
-        def read() -> None:
-            while (message := channel.receive()) is not None:
-                messages = [message]
-                while (more := channel.receive(block=False)) is not None:
-                    messages.append(more)
-                loop.call_soon_threadsafe(dealer.accept, messages)
-            loop.call_soon_threadsafe(closed.set)
-
-        threading.Thread(target=read, name="requests", daemon=True).start()
-        ended = asyncio.create_task(closed.wait())
-        dealing = asyncio.create_task(dealer.run())
+        ended, dealing = read_messages(channel, dealer.accept), asyncio.create_task(dealer.run())
         await asyncio.wait({ended, dealing}, return_when=asyncio.FIRST_COMPLETED)
-        if dealing.done():
-            dealing.result()
         dealing.cancel()
         await asyncio.wait({dealing})
+        for each in (ended, dealing):
+            if each.done() and not each.cancelled():
+                each.result()
     finally:
         await cluster.close()
 

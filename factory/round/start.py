@@ -13,7 +13,7 @@ from factory.codes.saving import load_codebook
 from factory.domain.canon import to_json
 from factory.domain.failures import DiskError, InputError, MissingError, ModelError
 from factory.domain.records import Checkpoint, Query
-from factory.engines.opening import choose_backend, gpus_of_copies
+from factory.engines.opening import check_engine
 from factory.engines.trainable import check_trainable
 from factory.lab.home.world import HOME_SOURCE, home_stream
 from factory.ledger import history
@@ -415,9 +415,7 @@ def _check_machine(factory: Factory, model: Path) -> None:
             remedy="free some space, or `factory init` a workspace on another disk",
         )
     check_training(factory.recipe)
-    gpus_of_copies(
-        factory.settings.engine, choose_backend(factory.settings.engine.backend, lambda _: None)
-    )
+    check_engine(factory.settings.engine, lambda _: None)
     device, memory = device_memory()
     needed_memory = memory_of(
         factory.recipe, model, gpu=device == "GPU", dtype=factory.settings.engine.dtype

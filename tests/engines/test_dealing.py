@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 
 import pytest
 from test_engines import ask, write_folder
+from workspaces import ROOT
 
 from factory.domain.failures import ChildError, FactoryError, MissingError, ModelError
 from factory.domain.records import Checkpoint, Request
@@ -267,6 +272,7 @@ def test_engines_of_other_models_and_failures_of_the_model_end_it(folder: Path) 
 
 def test_what_nodes_lack_is_said_of_each(folder: Path) -> None:
     here = look_at_node(str(folder))
+    assert here.name == socket.gethostname()  # no resolver is asked
     assert here.has_folder and here.package == package_sha()
 
     def fault(*nodes: Node) -> FactoryError | None:
@@ -286,3 +292,45 @@ def test_what_nodes_lack_is_said_of_each(folder: Path) -> None:
     checkpoint = asdict(Checkpoint(id="c", path=str(folder), fingerprint="sha256:0"))
     with pytest.raises(MissingError, match="another version of this package"):
         asyncio.run(EngineActor().open(checkpoint, SETTINGS, str(folder), "0ld"))
+
+
+READ_ODD = """
+import asyncio, os, socket
+from factory.engines.child import Channel
+from factory.engines.dealing import read_messages
+
+async def read():
+    ours, theirs = socket.socketpair()
+    ours.sendall(b'{"number": \\n')
+    try:
+        await read_messages(Channel(theirs), print)
+    except ValueError as error:
+        print(str(error).split(":")[0], flush=True)
+        os._exit(0)
+
+asyncio.run(read())
+"""
+
+
+def test_what_cannot_be_read_is_a_failure_and_nobody_waits_for_it(folder: Path) -> None:
+    checkpoint = asdict(Checkpoint(id="c", path=str(folder), fingerprint=fingerprint(folder)))
+
+    async def ask_odd() -> None:
+        actor = EngineActor()
+        await actor.open(checkpoint, SETTINGS, str(folder.parent / "engine"), package_sha())
+        try:
+            await actor.give([(7, {"id": "no messages"})], ())
+            async with asyncio.timeout(30):
+                await actor.take(0.0)
+        finally:
+            await actor.close()
+
+    with pytest.raises(ChildError, match=r"request 7: KeyError .*wire\.py"):
+        asyncio.run(ask_odd())
+
+    # A channel ends its process soon after the other side is gone.
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ODD], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "Expecting value\n", done.stderr

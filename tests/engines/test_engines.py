@@ -16,7 +16,7 @@ from conftest_models import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from workspaces import child_pids
+from workspaces import child_pids, make_workspace
 
 from factory.codes.trie import DEAD, ROOT, Trie
 from factory.domain.failures import ChildError, InputError, MissingError, ModelError
@@ -38,11 +38,14 @@ from factory.engines.base import check_request, unanswered
 from factory.engines.chat import Chat
 from factory.engines.constrain import BatchRows, Bound, Guide, make_guide
 from factory.engines.forest import Forest
-from factory.engines.opening import choose_backend, open_engine
+from factory.engines.opening import check_engine, choose_backend, open_engine
 from factory.engines.process import DEATHS_PER_RESTART, ProcessEngine
 from factory.engines.replay import ReplayEngine
+from factory.engines.trainable import check_planned
 from factory.engines.wire import reply_from_wire, request_from_wire
-from factory.workspace.models import check_model_folder, fingerprint, is_installed
+from factory.round.doctor import examine
+from factory.workspace.models import INSTALL, check_model_folder, fingerprint, is_installed
+from factory.workspace.prompts import Prompts
 from factory.workspace.settings import EngineSection
 
 SETTINGS = EngineSection(threads=1, max_model_len=128, max_restarts=2)
@@ -460,6 +463,32 @@ def test_a_missing_backend_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
         assert "pip install 'tool-factory[" in caught.value.remedy
     with pytest.raises(InputError, match="no engine 'vlm'"):
         choose_backend("vlm", lambda text: None)
+
+
+def test_an_engine_that_is_asked_for_and_missing_is_named_before_a_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {"ray"}
+    monkeypatch.setattr(opening, "is_installed", lambda package: package not in missing)
+    workspace = make_workspace(tmp_path / "ws")
+    dealt = EngineSection(backend="ray", inner="vllm")
+
+    def look(**engine: str) -> tuple[str, str, str]:
+        lines = [f'{key} = "{value}"' for key, value in engine.items()]
+        workspace.marker.write_text("\n".join(["[engine]", *lines]), encoding="utf-8")
+        found = next(check for check in examine(workspace) if check.name == "engine")
+        return found.state, found.detail, found.remedy
+
+    assert look(backend="ray") == ("bad", "ray is not installed", INSTALL["ray"])
+    with pytest.raises(MissingError, match="ray is not installed"):
+        check_planned(workspace.model_folder("rounds/seed"), Prompts.load(workspace), dealt)
+    missing |= {"vllm"}
+    missing -= {"ray"}
+    assert look(backend="ray", inner="vllm")[:2] == ("bad", "vllm is not installed")
+    assert look()[0] == "warn"
+    assert look(backend="transformers")[1].startswith("transformers ")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert check_engine(dealt, print) == ("ray",)
 
 
 def test_a_folder_of_that_name_is_not_the_package(

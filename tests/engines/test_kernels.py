@@ -72,6 +72,12 @@ def test_heads_without_a_kernel_are_refused_on_a_cpu_alone(
         check_heads(odd, VLLM)
     assert caught.value.remedy.startswith('set backend = "transformers"')
     check_heads(odd, EngineSection(backend="transformers"))
+    check_heads(odd, EngineSection(backend="ray", inner="transformers"))
+    with pytest.raises(ModelError) as caught:
+        check_heads(odd, EngineSection(backend="ray", inner="vllm"))
+    assert caught.value.remedy.startswith('set inner = "transformers"')
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_heads(odd, EngineSection(backend="ray", inner="vllm"))
     check_heads(model_with(tmp_path / "even"), VLLM)
     monkeypatch.setattr(kernels, "visible_gpus", lambda: ("0",))
     check_heads(odd, VLLM)

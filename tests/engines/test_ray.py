@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from conftest_models import CHAT_TEMPLATE, tiny_model
-from workspaces import descendants
+from workspaces import ROOT, descendants
 
 from factory.domain.failures import MissingError
 from factory.domain.records import Checkpoint, Message, Reply, Request, Sampling
@@ -106,3 +108,34 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(
     with pytest.raises(MissingError, match="Ray does not answer") as caught:
         asyncio.run(opening)
     assert caught.value.where == f"RAY_ADDRESS = {address}"
+
+
+NO_ROOM = """
+import sys, tempfile
+from pathlib import Path
+tempfile.tempdir = sys.argv[1]
+from factory.domain.failures import MissingError
+from factory.engines import ray as child
+
+def refuse(**options):
+    global folder
+    folder = Path(options["_temp_dir"]).parent
+    assert len(str(folder)) <= child.MAX_FOLDER and (folder / ".factory-scratch").exists()
+    raise OSError("no room")
+
+child.ray.init = refuse
+opening = {"id": "", "path": "", "fingerprint": "", "logs": "", "settings": {"threads": 1}}
+try:
+    child.Cluster(opening, None)
+except MissingError as error:
+    print(error.what, folder.exists())
+"""
+
+
+def test_sockets_are_in_a_short_folder_that_goes_with_the_cluster(tmp_path: Path) -> None:
+    temporary = tmp_path / "a folder whose path is too long for sockets"
+    temporary.mkdir()
+    command = [sys.executable, "-c", NO_ROOM, str(temporary)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.stdout == "Ray does not start: no room False\n", done.stderr
