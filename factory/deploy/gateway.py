@@ -103,8 +103,8 @@ class Gateway:
         if isinstance(changed, Instead):
             await _send(send, changed)
             return
-        wire = json.dumps(changed).encode()
-        tap = self._tap(send, changed) if self._transcripts else send
+        body, wire = changed
+        tap = self._tap(send, body) if self._transcripts else send
         await self._app(_resized(scope, len(wire)), _replay(wire, receive), tap)
 
     def _may_ask(self, scope: Scope, path: str) -> bool:
@@ -122,8 +122,8 @@ class Gateway:
 
     async def _change(
         self, scope: Scope, receive: Receive, content: bytes
-    ) -> dict[str, Any] | Instead:
-        """The body that vLLM gets, or what is answered in its place."""
+    ) -> tuple[dict[str, Any], bytes] | Instead:
+        """The body that vLLM gets, also as it is sent, or what is answered in its place."""
         try:
             body, asked = await self._apart(partial(_parse, content))
             documents, bound = asked.documents, asked.bound
@@ -136,7 +136,8 @@ class Gateway:
                 documents, bound = found
                 body["tools"] = [as_openai(document) for document in documents] or None
                 body["tool_choice"] = "required" if bound else "auto" if documents else None
-            return await self._apart(partial(self._rewrite, body, asked, documents, bound))
+            body = await self._apart(partial(self._rewrite, body, asked, documents, bound))
+            return body, await self._apart(lambda: json.dumps(body).encode())
         except FactoryError as error:
             return _refuse(" ".join(filter(None, (error.what, error.remedy))))
         except (ValueError, RecursionError) as error:

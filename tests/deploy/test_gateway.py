@@ -309,6 +309,37 @@ def test_a_value_of_another_type_is_refused(ask: Ask, wrong: dict[str, Any]) -> 
     assert status == 400 and "wanted" in answer["error"]["message"] and not app.got
 
 
+def test_a_body_of_any_depth_is_passed_on_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can just be read may be too deep to be written."""
+    served = Served(folder=str(SEED), workspace=str(ROOT), scratch=str(tmp_path))
+    for name, value in served.environment().items():
+        monkeypatch.setenv(name, value)
+    found: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append(200)
+
+    async def main() -> None:
+        gateway = Gateway(app)
+        for depth in (100, *range(900, 1000, 4), 2000):
+            head = json.dumps(question())[:-1].encode()
+            body = head + b', "metadata": ' + b"[" * depth + b"]" * depth + b"}"
+
+            async def receive(body: bytes = body) -> Any:
+                return {"type": "http.request", "body": body}
+
+            async def send(event: Any) -> None:
+                found.extend([event["status"]] if "status" in event else [])
+
+            scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+            await gateway(scope, receive, send)
+
+    asyncio.run(main())
+    assert found[0] == 200 and found[-1] == 400 and set(found) == {200, 400}
+
+
 def test_what_no_grammar_can_be_made_of_is_refused_here(ask: Ask) -> None:
     ahead = {"type": "object", "properties": {"x": {"type": "string", "pattern": "(?=a)b"}}}
     odd = {"type": "function", "function": {"name": "odd", "parameters": ahead}}
