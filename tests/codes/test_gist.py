@@ -266,7 +266,7 @@ def test_training_rebuilds_documents_and_leaves_the_model_alone(
     config = GistSection(
         views=2, dropout=0.0, learning_rate=2e-3, weight_decay=0.0, epochs=30, held_out=0.1
     )
-    gist = fit_gist(model, tokenizer, documents(), config, seed=7, report=heard.append)
+    gist = fit_gist(model, tokenizer, documents(), config, seed=5, report=heard.append)
     assert [epoch.number for epoch in heard] == list(range(len(gist.epochs)))
     assert min(epoch.held_out for epoch in gist.epochs) <= 0.3 * gist.epochs[0].held_out
     encoded = [encode_document(document, tokenizer) for document in documents()]
