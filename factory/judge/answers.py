@@ -158,6 +158,27 @@ def _scan(text: str, syntax: Syntax, known: Known | None) -> ParsedCalls:
     return ParsedCalls(text=text, calls=(), failure="no_tool_call", message=message)
 
 
+def without_thought(text: str) -> str:
+    """What stands after the last tag that closes a thought."""
+    return text[max(_thought_ends(text), default=0) :].strip()
+
+
+def _thought_ends(text: str) -> list[int]:
+    """Where thoughts end: after each tag that closes one and is not merely mentioned."""
+    return [
+        match.end()
+        for match in _TAG.finditer(text)
+        if mark_of(match[0]) == "thought end" and not _is_mention(match)
+    ]
+
+
+def _is_mention(match: re.Match[str]) -> bool:
+    """Whether a mark stands alone in quotes."""
+    start, end = match.span()
+    before, after = match.string[max(0, start - 1) : start], match.string[end : end + 1]
+    return bool(before and after) and before in _QUOTES and after in _QUOTES
+
+
 class _Scan:
     """One way through an answer."""
 
@@ -166,7 +187,7 @@ class _Scan:
         self._syntax: Syntax = syntax
         self._known = known
         self._position = 0
-        self._thought_ends = [m.end() for m in _TAG.finditer(text) if self._ends_thought(m)]
+        self._thought_ends = _thought_ends(text)
         self._tried = 0
         self.unfinished = False
         """Whether the answer ends inside of a thought."""
@@ -180,15 +201,6 @@ class _Scan:
         self._fence = -1
         self._faults = 0
         self._allowed = _BARE[self._syntax]
-
-    def _ends_thought(self, match: re.Match[str]) -> bool:
-        return mark_of(match[0]) == "thought end" and not self._is_mention(match)
-
-    def _is_mention(self, match: re.Match[str]) -> bool:
-        """Whether a mark stands alone in quotes."""
-        start, end = match.span()
-        before, after = self.text[max(0, start - 1) : start], self.text[end : end + 1]
-        return bool(before and after) and before in _QUOTES and after in _QUOTES
 
     @property
     def found(self) -> Payload:
@@ -227,7 +239,7 @@ class _Scan:
         self._read_first(start)
         while match := self._next_sign():
             kind = match.lastgroup or ""
-            if kind != "bracket" and self._is_mention(match):
+            if kind != "bracket" and _is_mention(match):
                 self._position = match.end()
             else:
                 _READERS[kind](self, match)

@@ -18,7 +18,7 @@ from factory.domain.jsontext import (
     show,
 )
 from factory.domain.records import UNANSWERED, Call, Completion
-from factory.judge.answers import read_answer
+from factory.judge.answers import read_answer, without_thought
 from factory.judge.parsed import CUTS, MAX_BLOCKS, Known, ParsedCalls, if_cut
 from factory.judge.writings import CLOSE, OPEN
 
@@ -29,7 +29,6 @@ _MARK = re.compile(
 )
 _QUOTES = "\"'“”‘’«»` "
 _BLANK = re.compile(r"\[[^\][]*\]|<[^<>]*>|\{[^{}]*\}|_{3,}")
-_THOUGHT = re.compile(r"</think(?:ing)?>|\[/THINK\]|<channel\|>")
 _IDENTIFIER = re.compile(r"[a-z][A-Z]|[_\d.]")
 
 
@@ -152,11 +151,6 @@ def read_request(completion: Completion, tools: Iterable[str]) -> tuple[str, str
     if any(_IDENTIFIER.search(name) and name.casefold() in folded for name in tools):
         return text, "names_tool"
     return text, ""
-
-
-def without_thought(text: str) -> str:
-    """What stands after the last tag that closes a thought."""
-    return _THOUGHT.split(text)[-1].strip()
 
 
 def _unquote(text: str) -> str:

@@ -54,7 +54,7 @@ class Frames:
         least = max(LEAST, round(LEAST_SHARE * len(pool)))
         asked = content_words(answered)
         self._openings = {
-            edge for edge in _edges(pool, least) if asked.isdisjoint(map(_word, edge))
+            edge for edge in _edges(pool, least) if asked.isdisjoint(map(word_of, edge))
         }
         grouped: defaultdict[tuple[str, ...], list[Sequence[str]]] = defaultdict(list)
         for pieces in pool:
@@ -65,7 +65,9 @@ class Frames:
             edge: 1 + failures[edge] for edge, group in grouped.items() if len(group) >= least
         }
         self._first = {
-            edge: frozenset(_word(pieces[len(edge)]) for pieces in group if len(pieces) > len(edge))
+            edge: frozenset(
+                word_of(pieces[len(edge)]) for pieces in group if len(pieces) > len(edge)
+            )
             for edge, group in grouped.items()
             if edge in self._weights
         }
@@ -83,7 +85,7 @@ class Frames:
         if (told := self._split(text)) is None:
             return None
         edge, rest = told
-        first = _word(pieces_of(rest)[0])
+        first = word_of(pieces_of(rest)[0])
         fitting = [
             other
             for other in self._weights
@@ -139,7 +141,8 @@ def pieces_of(text: str) -> list[str]:
     return _PIECE.findall(text)
 
 
-def _word(piece: str) -> str:
+def word_of(piece: str) -> str:
+    """The word of a piece, without the space before it and in small letters."""
     return piece.strip().casefold()
 
 
@@ -160,7 +163,7 @@ def _edges(pool: Iterable[Sequence[str]], least: int) -> frozenset[tuple[str, ..
     following: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for pieces in pool:
         for size in range(1, min(MOST_PIECES, len(pieces) - 1) + 1):
-            following[tuple(pieces[:size])][_word(pieces[size])] += 1
+            following[tuple(pieces[:size])][word_of(pieces[size])] += 1
     return frozenset(
         edge
         for edge, after in following.items()
@@ -177,6 +180,6 @@ def _common_end(group: Sequence[Sequence[str]], asked: frozenset[str]) -> str:
     )
     shared = [end for end, count in ends.items() if count >= _CLOSES * len(group)]
     longest = max(shared, key=len, default=())
-    if len(longest) >= _MOST_CLOSING or not asked.isdisjoint(map(_word, longest)):
+    if len(longest) >= _MOST_CLOSING or not asked.isdisjoint(map(word_of, longest)):
         longest = longest[-1:] if longest[-1:] and longest[-1] in _STOPS else ()
     return "".join(longest)

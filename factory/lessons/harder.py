@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import nsmallest
 from itertools import chain
 from math import log
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from factory.domain.canon import query_id, tool_id
 from factory.domain.records import Call, Candidate, Query, Tool
@@ -30,6 +30,7 @@ from factory.lessons.phrases import Phrases
 from factory.lessons.said import Answered, find_values, keeps_values, written
 from factory.lessons.words import Words, is_free
 
+T = TypeVar("T", str, int | float)
 Way = Literal[
     "frames",
     "phrases",
@@ -148,25 +149,26 @@ class Stock:
     @cached_property
     def values(self) -> Mapping[str, tuple[str, ...]]:
         """Texts that were given for a parameter, by its name, in the order of the samples."""
-        found: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        for sample in self.samples:
-            for call in sample.calls:
-                for name, value in call.arguments.items():
-                    for text in value if isinstance(value, list) else [value]:
-                        if isinstance(text, str):
-                            found[name][text] = None
-        return {name: tuple(texts) for name, texts in found.items()}
+        return _by_name(
+            (name, text)
+            for name, value in self._arguments()
+            for text in (value if isinstance(value, list) else [value])
+            if isinstance(text, str)
+        )
 
     @cached_property
     def numbers(self) -> Mapping[str, tuple[int | float, ...]]:
         """Numbers that were given for a parameter, by its name, in the order of the samples."""
-        found: defaultdict[str, dict[int | float, None]] = defaultdict(dict)
+        return _by_name(
+            (name, value)
+            for name, value in self._arguments()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        )
+
+    def _arguments(self) -> Iterator[tuple[str, Any]]:
         for sample in self.samples:
             for call in sample.calls:
-                for name, value in call.arguments.items():
-                    if isinstance(value, int | float) and not isinstance(value, bool):
-                        found[name][value] = None
-        return {name: tuple(numbers) for name, numbers in found.items()}
+                yield from call.arguments.items()
 
     def others(self, properties: Mapping[str, Any], name: str) -> Sequence[str]:
         """Texts that a parameter takes: of its enum, else what others of its name were given."""
@@ -426,6 +428,14 @@ def _made(
     query = Query(id=query_id(text), text=text, source=f"made: {way} of {', '.join(origins)}")
     candidate = Candidate(query=query, tools=tuple(tools), calls=calls, answer=answer)
     return Made(way=way, origins=origins, candidate=candidate)
+
+
+def _by_name(given: Iterable[tuple[str, T]]) -> dict[str, tuple[T, ...]]:
+    """The values of each name, each once, in their order."""
+    found: defaultdict[str, dict[T, None]] = defaultdict(dict)
+    for name, value in given:
+        found[name][value] = None
+    return {name: tuple(values) for name, values in found.items()}
 
 
 def _unite(first: Sequence[Tool], second: Sequence[Tool]) -> tuple[Tool, ...] | None:

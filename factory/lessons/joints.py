@@ -16,7 +16,7 @@ from random import Random
 from typing import NamedTuple
 
 from factory.domain.records import Call
-from factory.lessons.frames import LEAST, LEAST_SHARE, content_words, pieces_of
+from factory.lessons.frames import LEAST, LEAST_SHARE, content_words, pieces_of, word_of
 from factory.lessons.said import Answered, find_values, keeps_values
 
 _MOST_PIECES = 6
@@ -48,7 +48,7 @@ class Joints:
         for one in answered:
             for gap in _gaps(one.text, one.calls):
                 gaps[gap.same].append((gap.name, pieces_of(one.text[gap.start : gap.end])))
-        within = Counter(_word(piece) for _, pieces in gaps[None] for piece in pieces)
+        within = Counter(word_of(piece) for _, pieces in gaps[None] for piece in pieces)
         self._weights = {same: _joints(gaps[same], within, asked) for same in (True, False)}
         right, wrong = [pieces_of(one.text) for one in answered], [*map(pieces_of, failed)]
         for known in self._weights.values():
@@ -112,21 +112,21 @@ def _joints(
             for end in range(start + 1, min(start + _MOST_PIECES, len(pieces)) + 1):
                 words = tuple(pieces[start:end])
                 befores[words][name] += 1
-                afters[words][_word(pieces[end]) if end < len(pieces) else ""] += 1
-    outer = Counter(_word(piece) for _, pieces in gaps for piece in pieces)
+                afters[words][word_of(pieces[end]) if end < len(pieces) else ""] += 1
+    outer = Counter(word_of(piece) for _, pieces in gaps for piece in pieces)
     shared = {
         words
         for words, after in afters.items()
         if after.total() >= least
         and all(_is_mixed(beside) for beside in (after, befores[words]))
-        and not any(_word(piece) in asked for piece in words)
+        and not any(word_of(piece) in asked for piece in words)
     }
     joining = {piece for piece, count in outer.items() if within[piece] < count}
     shared = {
         words
         for words in shared
-        if not joining.isdisjoint(map(_word, words))
-        and (_word(words[-1]) in joining or words[:-1] not in shared)
+        if not joining.isdisjoint(map(word_of, words))
+        and (word_of(words[-1]) in joining or words[:-1] not in shared)
     }
     firsts = Counter(found[1] for _, pieces in gaps if (found := _first(pieces, shared)))
     return {words: float(count) for words, count in firsts.items() if count >= least}
@@ -134,10 +134,6 @@ def _joints(
 
 def _is_mixed(beside: Counter[str]) -> bool:
     return beside.most_common(1)[0][1] <= _SAME_BESIDE * beside.total()
-
-
-def _word(piece: str) -> str:
-    return piece.strip().casefold()
 
 
 def _first(

@@ -22,6 +22,7 @@ from factory.engines.base import Engine
 from factory.ledger.rows import LOG, unsampled_row
 from factory.ledger.tables import GenerationRow
 from factory.lessons.wishes import ASK, Wish
+from factory.round.factory import Factory
 from factory.round.sampler import Proposal, find_namesakes
 from factory.workspace.prompts import (
     Prompts,
@@ -35,6 +36,24 @@ WRITING_TEMPERATURE, WRITING_TOP_P = 0.8, 0.95
 """Of requests that the model writes."""
 MORE = "more"
 """Subject of the calls that are asked for where the first n do not agree."""
+
+
+def asking_for(
+    factory: Factory,
+    number: int,
+    engine: Engine,
+    query: Query,
+    codebook: SavedCodebook | None = None,
+) -> Asking:
+    """What a round asks an engine for a query, by its prompts and recipe."""
+    return Asking(
+        query=query,
+        round_number=number,
+        engine=engine,
+        prompts=factory.prompts,
+        recipe=factory.recipe,
+        codebook=codebook,
+    )
 
 
 def logged_reply(query_id: str, text: str) -> Reply:

@@ -27,7 +27,7 @@ from factory.ledger.history import OpenRound
 from factory.ledger.tables import GenerationRow
 from factory.lessons.harder import Stock
 from factory.lessons.wishes import ASK, Wish, draw_wishes, why_unfit
-from factory.round.asking import Asking
+from factory.round.asking import Asking, asking_for
 from factory.round.factory import Factory
 from factory.round.judging import judgement_of
 from factory.workspace.recipe import VoteSection
@@ -85,14 +85,7 @@ async def write_drafts(
         mark = canonical_json([this.number, source, place, calls, [tool.id for tool in wish.tools]])
         told = source.format(of=", ".join(wish.origins) or "tools of the catalogue", place=place)
         query = Query(id=f"q_{digest(mark)}", text="", source=told)
-        asking = Asking(
-            query=query,
-            round_number=this.number,
-            engine=engine,
-            prompts=factory.prompts,
-            recipe=factory.recipe,
-            codebook=None,
-        )
+        asking = asking_for(factory, this.number, engine, query)
         async with window:
             written = await asking.write_request(wish)
         text, fault = read_draft(wish, written)

@@ -25,7 +25,7 @@ from factory.engines.base import Engine
 from factory.judge.sample import Judgement, Trail
 from factory.ledger import history
 from factory.ledger.history import OpenRound
-from factory.round.asking import Asking
+from factory.round.asking import asking_for
 from factory.round.factory import Factory
 from factory.score.calls.judging import judge
 from factory.score.calls.kind import Benchmark
@@ -188,14 +188,7 @@ async def _ask(factory: Factory, engine: Engine, item: Item) -> DevAnswer:
     """One dev item, asked and voted on as a round's request with these tools."""
     query = Query(id=query_id(item.query), text=item.query, source=item.id)
     tools = tuple(Tool(id=tool_id(each), document=each) for each in item.documents)
-    asking = Asking(
-        query=query,
-        round_number=ANY_ROUND,
-        engine=engine,
-        prompts=factory.prompts,
-        recipe=factory.recipe,
-        codebook=None,
-    )
+    asking = asking_for(factory, ANY_ROUND, engine, query)
     trails = {votes: _trail(factory, query, votes) for votes in candidates(factory.recipe)}
     reply, more = await asking.call(tools), None
     wanting = {votes: trail.wants_more(tools, reply) for votes, trail in trails.items()}

@@ -16,11 +16,12 @@ from random import Random
 from factory.domain.canon import canonical_json, digest
 from factory.domain.records import UNANSWERED, Candidate, Query
 from factory.engines.base import Engine
-from factory.judge.reading import read_completions, without_thought
+from factory.judge.answers import without_thought
+from factory.judge.reading import read_completions
 from factory.lab.home.talk import talk_stream
 from factory.ledger.history import OpenRound
 from factory.lessons.logs import read_pool
-from factory.round.asking import Asking
+from factory.round.asking import Asking, asking_for
 from factory.round.backwards import Replies, WrittenRequests
 from factory.round.factory import Factory
 
@@ -82,13 +83,8 @@ async def _ask(
     sample: Candidate,
 ) -> tuple[Candidate, Asking, Replies]:
     mark = canonical_json([this.number, CHAT, query.text, sample.query.id])
-    asking = Asking(
-        query=replace(query, id=f"q_{digest(mark)}", log=None),
-        round_number=this.number,
-        engine=engine,
-        prompts=factory.prompts,
-        recipe=factory.recipe,
-        codebook=None,
+    asking = asking_for(
+        factory, this.number, engine, replace(query, id=f"q_{digest(mark)}", log=None)
     )
     async with window:
         reply = await asking.call(sample.tools)

@@ -16,7 +16,7 @@ from factory.ledger import history
 from factory.ledger.database import Ledger
 from factory.ledger.history import OpenRound
 from factory.ledger.tables import Batch, merge
-from factory.round.asking import Asking
+from factory.round.asking import Asking, asking_for
 from factory.round.factory import Factory
 from factory.round.judging import judgement_of
 from factory.round.sampler import sample_query
@@ -40,17 +40,7 @@ async def sample(factory: Factory, this: OpenRound, model: Keeper) -> None:
     while True:
         queries = history.pending_queries(factory.ledger, this.number)
         factory.monitor.stage("sample", len(queries))
-        answerers = [
-            Asking(
-                query=query,
-                round_number=this.number,
-                engine=engine,
-                prompts=factory.prompts,
-                recipe=factory.recipe,
-                codebook=codebook,
-            )
-            for query in queries
-        ]
+        answerers = [asking_for(factory, this.number, engine, query, codebook) for query in queries]
         await _sample_all(factory, judgement_of(factory, this), answerers)
         if not factory.recipe.accept:
             factory.finish(this.number, "sample", started)
