@@ -210,7 +210,9 @@ def connections(folder: Path) -> Finding:
 
 
 def moved_and_copied(folder: Path) -> Iterator[Finding]:
-    """A round whose workspace is copied by `cp -r`, then moved, while it samples; it is resumed."""
+    """A round whose workspace is copied by `cp -r` and backed up, then moved, while it samples. It
+    is resumed; so are its copies in its old place.
+    """
     here, there, copy = folder / "here", folder / "there", folder / "copy"
     workspace, log = make_quick(here, "transformers"), folder / "moved.log"
     temp = folder / "t"
@@ -219,6 +221,7 @@ def moved_and_copied(folder: Path) -> Iterator[Finding]:
     while "sample" not in shown_stages(running.text()) and running.process.poll() is None:
         time.sleep(0.1)
     shutil.copytree(workspace, copy, ignore_dangling_symlinks=True)
+    saved = Place(folder=workspace).run("backup", str(folder / "saved"))
     workspace.rename(there)
     code = running.wait(SECONDS)
     error = next((x for x in running.text().splitlines() if x.startswith("error")), "")
@@ -226,9 +229,25 @@ def moved_and_copied(folder: Path) -> Iterator[Finding]:
     left = [path.name for path in here.rglob("*")]
     yield same("left at its old path", [], left)
     yield judge("its copy by cp -r", refusal(Place(folder=copy).run("status")), 2)
-    done = Place(folder=there).run("round", "--resume")
-    (books,) = ask(there, BOOKS) if is_done(there) else [{"exit": done.returncode}]
-    yield same("the round, resumed where it is", {"drawn": 4, "lost": 0, "twice": 0}, books)
+    shutil.rmtree(here, ignore_errors=True)
+    copy.rename(here)
+    yield judge("the copy in its old place", refusal(Place(folder=here).run("status")), 2)
+    yield same("the round, resumed where it is", RESUMED, resumed(there))
+    if saved.returncode:
+        yield judge("its backup in its old place", refusal(saved))
+        return
+    shutil.rmtree(here)
+    (folder / "saved").rename(here)
+    yield same("its backup, resumed in its old place", RESUMED, resumed(here))
+
+
+RESUMED = {"drawn": 4, "lost": 0, "twice": 0}
+
+
+def resumed(workspace: Path) -> dict[str, object]:
+    """What the books say of the round after it went on to its end, else the exit code."""
+    done = Place(folder=workspace).run("round", "--resume")
+    return ask(workspace, BOOKS)[0] if is_done(workspace) else {"exit": done.returncode}
 
 
 PARTS: tuple[Callable[[Path], Iterator[Finding]], ...] = (

@@ -37,7 +37,9 @@ class WorkspaceLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.truncate(descriptor, 0)
             held = f"{os.getpid()} {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n".encode()
-            os.write(descriptor, held + mark(self.path, os.fstat(descriptor).st_ino))
+            os.write(descriptor, held)
+            os.write(descriptor, mark(descriptor))
+            os.fsync(descriptor)  # a share has its time of it now, not when it writes it
         except OSError as error:
             holder = os.read(descriptor, 100).partition(b"\n")[0].decode()
             os.close(descriptor)

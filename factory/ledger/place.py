@@ -9,7 +9,10 @@ from pathlib import Path
 from factory.domain.failures import DiskError, InputError
 
 LOCK = "lock"
-"""In the state folder: which process works there, since when; then which file it is."""
+"""In the state folder: which process works there, since when; then which file it is and of when."""
+
+GRACE_NS = 1_000_000_000
+"""By how much a disk with a coarse clock may say that a file was changed after it was."""
 
 
 class FixedFolder:
@@ -39,29 +42,29 @@ class FixedFolder:
             )
 
 
-def mark(lock: Path, number: int) -> bytes:
-    """What a lock's file says of itself: its number on the disk and where it is.
-
-    >>> mark(Path("/a/.factory/lock"), 98765)
-    b'98765 /a/.factory/lock'
-    """
-    return b"%d %s" % (number, os.fsencode(lock.absolute()))
+def mark(lock: int) -> bytes:
+    """What a lock's file, open for writing, says of itself: its number on the disk, and when its
+    entry there was changed, which no program that copies a file can set."""
+    found = os.fstat(lock)
+    return b"%d %d" % (found.st_ino, found.st_ctime_ns)
 
 
 def check_copy(state: Path) -> None:
     """Raise InputError for a copy of a state folder that was made while a command worked there.
 
     Its ledger file and segments may be of two moments, and rows that moved from these to that in
-    between are in neither. The lock's file tells: it says which file it is and where; a copy is
-    another file in another place. One that was only moved, or mounted again, is not both.
+    between are in neither. The lock's file tells: a copy is another file, made later, also where it
+    has taken the place and by chance the number of the first. One that was only moved, mounted
+    again under other numbers, given to another user or kept in a snapshot is not.
     """
     lock = state / LOCK
     try:
-        said = lock.read_bytes().partition(b"\n")[2]
-        own = mark(lock, lock.stat().st_ino)
-    except OSError:
+        said, found = lock.read_bytes().partition(b"\n")[2].split(), lock.stat()
+        number, changed = map(int, said)
+    except (OSError, ValueError):  # none, one at rest, or of a version that said something else
         return
-    if said and {*said.split(b" ", 1)}.isdisjoint(own.split(b" ", 1)):
+    later = changed + GRACE_NS
+    if found.st_ctime_ns > later and (found.st_ino != number or found.st_mtime_ns > later):
         raise InputError(
             "this workspace was copied while a command worked in it, or after one was killed; its "
             "ledger may lack rows",

@@ -47,6 +47,7 @@ from factory.domain.records import CodeAlias, Example, Fluency, Tool
 from factory.engines.child import Channel, run_child
 from factory.engines.loading import copy_processors
 from factory.engines.sharing import open_to_others
+from factory.ledger.place import FixedFolder
 from factory.train.coding import Given, Recode, give_codes, plan_codes
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
@@ -71,6 +72,7 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     if (finished := _finished(job)) is not None:
         shutil.rmtree(job.saved, ignore_errors=True)
         return finished
+    place = FixedFolder(job.examples.parent)
     send({"type": "phase", "text": "loading the model"})
     examples, new_tools = read_examples(job.examples), read_tools(job.new_tools)
     learner = load_learner(job)
@@ -102,7 +104,7 @@ def train(job: TrainingJob, send: Send) -> dict[str, Any]:
     if parent is not None and given.codebook is not None and given.recoding is not None:
         aliases = aliases_of(parent, given.codebook)
     send({"type": "phase", "text": "writing the checkpoint"})
-    done = _save(learner, job, encoded, given, figures, aliases)
+    done = _save(learner, job, place, encoded, given, figures, aliases)
     shutil.rmtree(job.saved, ignore_errors=True)
     return done
 
@@ -223,14 +225,17 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
 def _save(
     learner: Learner,
     job: TrainingJob,
+    place: FixedFolder,
     encoded: EncodedSet,
     given: Given,
     figures: dict[str, Any],
     aliases: Sequence[CodeAlias],
 ) -> dict[str, Any]:
-    """Write the folder aside, rename it, and return the final message."""
+    """Write the folder aside, rename it, and return the final message; nothing of it at the path
+    of a workspace that was moved, where another may be by now."""
     partial = job.out.with_name(job.out.name + ".tmp")
     master = learner.model.dtype
+    place.check()
     try:
         _clear(partial)
         partial.mkdir(parents=True)
@@ -259,6 +264,7 @@ def _save(
         }
         (partial / DONE_FILE).write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
         open_to_others(partial, job.checkpoint)
+        place.check()
         _clear(job.out)
         partial.rename(job.out)
     except (OSError, SafetensorError) as error:

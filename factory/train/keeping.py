@@ -22,6 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from factory.codes.codebook import Codebook
 from factory.domain.canon import canonical_json, digest
+from factory.ledger.place import FixedFolder
 from factory.train.job import StageFigures, TrainingJob
 from factory.train.trainer import Reporter
 
@@ -53,6 +54,7 @@ class StepSaver(TrainerCallback):  # type: ignore[misc]
     def __init__(self, job: TrainingJob, codebook: Codebook | None) -> None:
         """Take the codes that the stages will learn: a saved step is of these too."""
         self._job, self._codebook = job, codebook
+        self._folder = FixedFolder(job.examples.parent)
         self._seconds = 60 * job.setup.train.save_minutes
         self._last = self._began = time.monotonic()
         self._place, self._figures = 0, list[StageFigures]()
@@ -89,6 +91,8 @@ class StepSaver(TrainerCallback):  # type: ignore[misc]
         self._began = time.monotonic()
         due = self._began - self._last >= self._seconds
         control.should_save = due and state.global_step < state.max_steps
+        if control.should_save:
+            self._folder.check()
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -27,6 +27,7 @@ from factory.domain.failures import BusyError, DiskError, InputError
 from factory.ledger import history, schema, tables
 from factory.ledger.database import Ledger
 from factory.ledger.lock import WorkspaceLock
+from factory.ledger.place import check_copy
 from factory.ledger.schema import MIGRATIONS
 
 Row = dict[str, object]
@@ -1251,23 +1252,53 @@ def test_a_second_lock_is_refused_until_the_first_process_is_gone(tmp_path: Path
 
 
 def test_a_copy_of_a_workspace_in_use_is_refused_and_a_moved_one_is_not(tmp_path: Path) -> None:
-    state = tmp_path / "in use" / ".factory"
-    with child(HOLDER, str(state)) as holder:
+    here, moved = tmp_path / "in use", tmp_path / "moved"
+    with child(HOLDER, str(here / ".factory")) as holder:
         assert say(holder) == "held"
-        copy = shutil.copytree(state.parent, tmp_path / "copy") / state.name
-        for opened in (Ledger, lambda folder: WorkspaceLock(folder).__enter__()):
-            with pytest.raises(InputError, match="was copied while") as caught:
-                opened(copy)
-            assert "factory backup" in caught.value.remedy and str(copy) in caught.value.remedy
+        time.sleep(1.1)  # a copy within a second of the lock is not told
+        copies = [
+            shutil.copytree(here, tmp_path / copier.__name__, copy_function=copier)
+            for copier in (shutil.copy, shutil.copy2)
+        ]
+        Ledger(here.rename(moved) / ".factory").query("select 1")
+        # One is put just where the workspace was, which still is in use.
+        copies[0] = copies[0].rename(here)
+        for copy in copies:
+            state = copy / ".factory"
+            for opened in (Ledger, lambda folder: WorkspaceLock(folder).__enter__()):
+                with pytest.raises(InputError, match="was copied while") as caught:
+                    opened(state)
+                assert "factory backup" in caught.value.remedy and str(state) in caught.value.remedy
         holder.kill()
         holder.wait()
-    moved = state.parent.rename(tmp_path / "moved") / state.name
-    (copy / "lock").unlink()
-    for folder in (moved, copy):
+    for copy in copies:
+        (copy / ".factory" / "lock").unlink()
+    for folder in (moved / ".factory", *(copy / ".factory" for copy in copies)):
         with WorkspaceLock(folder):
             assert Ledger(folder).fold()
         copied = shutil.copytree(folder, tmp_path / f"rest{folder.parent.name}")
         assert Ledger(copied).fold()
+
+
+def test_a_lock_of_another_number_or_of_changed_rights_is_no_copy(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    number, changed = lock.stat().st_ino, lock.stat().st_ctime_ns
+
+    def say_of_itself(number: int, ns: int, modified: int) -> None:
+        lock.write_bytes(b"1 2026-01-01 00:00:00 UTC\n%d %d" % (number, ns))
+        os.utime(lock, ns=(modified, modified))
+        check_copy(tmp_path)
+
+    earlier = changed - 60 * 10**9
+    say_of_itself(number + 1, changed, changed)  # a disk that was mounted again
+    say_of_itself(number, earlier, earlier)  # chmod after a kill
+    for copy in ((number + 1, earlier, earlier), (number, earlier, changed)):
+        with pytest.raises(InputError, match="was copied while"):
+            say_of_itself(*copy)
+    for unknown in (b"1 2026-01-01\n7 /an/older/version's/lock", b"1 2026", b""):
+        lock.write_bytes(unknown)
+        check_copy(tmp_path)
 
 
 def test_a_workspace_that_is_moved_while_it_is_written_is_refused(tmp_path: Path) -> None:
