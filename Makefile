@@ -73,7 +73,7 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 
 test: check $(VENV)/ray-ready
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 # 80 MB that only engine.backend = "ray" needs.
 $(VENV)/ray-ready: requirements/ray.lock $(VENV)/ready

@@ -4,7 +4,6 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
-from real_round import FinishedRound, make_quick_workspace, run_and_kill
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile(
@@ -17,7 +16,7 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
-@pytest.fixture(scope="session")
-def finished_round(tmp_path_factory: pytest.TempPathFactory) -> FinishedRound:
-    """One real round for all tests that only look at what a round leaves."""
-    return run_and_kill(make_quick_workspace(tmp_path_factory.mktemp("round") / "ws"), 24)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start engines or train go first, so that no process is left alone with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

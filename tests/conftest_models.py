@@ -47,11 +47,13 @@ def tiny_model(
     layers: int = 2,
     tied: bool = True,
     max_positions: int = 512,
+    repeats: bool = False,
 ) -> Path:
     """Write a random Llama of about 0.2 M parameters to `folder` and return the folder.
 
     `extra_tokens` are added to the vocabulary as ordinary (not special) atomic tokens, the way
-    code tokens are. The same arguments give the same bytes.
+    code tokens are. One that `repeats` has layers that add nothing: it writes the last token of its
+    prompt again and again, whatever a processor's rounding. The same arguments give the same bytes.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -81,6 +83,10 @@ def tiny_model(
                     eos_token_id=tokenizer.eos_token_id,
                 )
             )
+        if repeats:
+            for layer in model.model.layers:
+                torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+                torch.nn.init.zeros_(layer.mlp.down_proj.weight)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folder

@@ -80,3 +80,17 @@ def run_and_kill(workspace: Path, num_queries: int) -> FinishedRound:
         assert process.wait() == -signal.SIGKILL, moment
     done = run_factory("round", "--resume", cwd=workspace)
     return FinishedRound(workspace, done.stdout)
+
+
+def check_books(workspace: Path, number: int, drawn: int) -> None:
+    """Every drawn query has exactly one sample, and every sample that fell a reason."""
+    (row,) = ask(workspace, f"select * from round_yield where round = {number}")
+    assert row["drawn"] == drawn
+    assert row["accepted"] + row["rejected"] + row["unjudged"] == drawn
+    (counts,) = ask(
+        workspace,
+        "select count(*) as samples, count(distinct query_id) as queries, "
+        "count(*) filter (status <> 'accepted' and reason = '') as unexplained "
+        f"from sample where round = {number}",
+    )
+    assert counts == {"samples": drawn, "queries": drawn, "unexplained": 0}

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 import duckdb
 import pytest
+from pages import BLOCKS, COMMAND_LANGUAGES, FENCE, TEXTS, make_shell, pages_that_run, run_blocks
 from pydantic import BaseModel
-from real_round import FinishedRound
 from workspaces import ROOT, make_workspace
 
 from factory.cli.commands import COMMANDS, load
@@ -34,70 +29,8 @@ from factory.workspace.folder import Workspace
 from factory.workspace.recipe import Recipe, StageSection
 from factory.workspace.settings import Settings
 
-TEXTS = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-}
-COMMAND_LANGUAGES = ("bash", "console", "sh", "shell")
 NEEDS = {"data", "gpu", "model", "network", "time"}
 """What a block may need that a test does not have."""
-FENCE = re.compile(r"^```(?P<info>.*)\n(?P<text>(?:.*\n)*?)```$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """A fenced block. Example: Block(page="README.md", line=15, language="bash", …)."""
-
-    page: str
-    line: int
-    language: str
-    marks: dict[str, str]
-    """Words after the language, such as needs=gpu."""
-    text: str
-
-    @property
-    def runs(self) -> bool:
-        return self.language in COMMAND_LANGUAGES and "needs" not in self.marks
-
-    @property
-    def where(self) -> str:
-        return f"{self.page}:{self.line}"
-
-    def commands(self) -> Iterator[tuple[str, str]]:
-        """Each command with the output that is shown; a script shows none."""
-        if self.language != "console":
-            yield self.text, ""
-            return
-        for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
-            command, _, shown = part.partition("\n")
-            yield command, shown
-
-
-def blocks_of(page: str) -> list[Block]:
-    blocks = []
-    for found in FENCE.finditer(TEXTS[page]):
-        language, *words = found["info"].split() or [""]
-        blocks.append(
-            Block(
-                page=page,
-                line=TEXTS[page].count("\n", 0, found.start()) + 1,
-                language=language,
-                marks=dict(word.split("=", 1) for word in words),
-                text=found["text"],
-            )
-        )
-    return blocks
-
-
-BLOCKS = {page: blocks_of(page) for page in TEXTS}
-
-
-def pages_that_run(after: str | None) -> list[str]:
-    return [
-        page
-        for page, blocks in BLOCKS.items()
-        if any(block.runs and block.marks.get("after") == after for block in blocks)
-    ]
 
 
 def test_readme_is_short() -> None:
@@ -137,67 +70,12 @@ def test_paths_that_are_named_exist() -> None:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which `factory` is this checkout's."""
-    folder = tmp_path_factory.mktemp("bin")
-    script = folder / "factory"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m factory "$@"\n', encoding="utf-8")
-    script.chmod(0o755)
-    path = os.pathsep.join((str(folder), os.environ["PATH"]))
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-
-
-def run_blocks(page: str, after: str | None, workspace: Path, shell: dict[str, str]) -> None:
-    """Run a page's blocks in order, and compare what they print with what the page shows."""
-    for block in BLOCKS[page]:
-        if name := block.marks.get("file", block.marks.get("append")):
-            (workspace / name).parent.mkdir(parents=True, exist_ok=True)
-            with (workspace / name).open("a" if "append" in block.marks else "w") as file:
-                file.write(block.text)
-        if not block.runs or block.marks.get("after") != after:
-            continue
-        for command, shown in block.commands():
-            done = subprocess.run(
-                ["bash", "-euc", command], cwd=workspace, env=shell, capture_output=True, text=True
-            )
-            printed = done.stderr + done.stdout
-            assert done.returncode == int(block.marks.get("exit", 0)), f"{block.where}\n{printed}"
-            if shown and "output" not in block.marks:
-                assert to_pattern(shown).fullmatch(printed), f"{block.where}\n{printed}"
-
-
-def to_pattern(shown: str) -> re.Pattern[str]:
-    """What is shown as a pattern: `…` is any text of a line, alone on a line any lines."""
-    lines = [
-        "(?:.*\n)*" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + " *\n"
-        for line in shown.splitlines()
-    ]
-    return re.compile("".join(lines))
+    return make_shell(tmp_path_factory.mktemp("bin"))
 
 
 @pytest.mark.parametrize("page", pages_that_run(None))
 def test_commands_do_what_a_page_shows(page: str, tmp_path: Path, shell: dict[str, str]) -> None:
     run_blocks(page, None, make_workspace(tmp_path / "ws").root, shell)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", pages_that_run("round"))
-def test_commands_after_a_round_do_what_a_page_shows(
-    page: str, tmp_path: Path, shell: dict[str, str], finished_round: FinishedRound
-) -> None:
-    workspace = tmp_path / "ws"
-    shutil.copytree(finished_round.workspace, workspace)
-    run_blocks(page, "round", workspace, shell)
-
-
-@pytest.mark.slow
-def test_the_card_of_readme_has_the_lines_of_a_card(finished_round: FinishedRound) -> None:
-    """Its numbers are those of one machine; its parts are those of every card."""
-    (shown,) = (block.text for block in BLOCKS["README.md"] if "--n 64" in block.text)
-    heads = re.compile(r"^(?:  )?([a-z]+)", re.MULTILINE)
-    card = shown[shown.index("\nround 1") :]
-    wanted = [word for word in heads.findall(card) if not word.startswith("home")]
-    found = heads.findall(finished_round.card)
-    assert [word for word in wanted if word not in found] == []
 
 
 class Shown(NamedTuple):

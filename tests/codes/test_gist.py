@@ -264,7 +264,7 @@ def test_training_rebuilds_documents_and_leaves_the_model_alone(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     heard = []
     config = GistSection(
-        views=2, dropout=0.0, learning_rate=2e-3, weight_decay=0.0, epochs=30, held_out=0.1
+        views=4, dropout=0.0, learning_rate=1e-3, weight_decay=0.0, epochs=60, held_out=0.3
     )
     gist = fit_gist(model, tokenizer, documents(), config, seed=5, report=heard.append)
     assert [epoch.number for epoch in heard] == list(range(len(gist.epochs)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from real_round import RECIPE, FinishedRound, ask, make_quick_workspace
+from real_round import RECIPE, ask, check_books, make_quick_workspace
 from workspaces import ROOT, run_factory
 
 pytestmark = pytest.mark.slow
@@ -30,20 +30,6 @@ def offline() -> tuple[str, ...]:
         if probe.returncode == 0:
             return (*unshare, *up)
     pytest.skip(f"no network namespace can be made here: {probe.stderr.decode()}")
-
-
-def check_books(workspace: Path, number: int, drawn: int) -> None:
-    """Every drawn query has exactly one sample, and every sample that fell a reason."""
-    (row,) = ask(workspace, f"select * from round_yield where round = {number}")
-    assert row["drawn"] == drawn
-    assert row["accepted"] + row["rejected"] + row["unjudged"] == drawn
-    (counts,) = ask(
-        workspace,
-        "select count(*) as samples, count(distinct query_id) as queries, "
-        "count(*) filter (status <> 'accepted' and reason = '') as unexplained "
-        f"from sample where round = {number}",
-    )
-    assert counts == {"samples": drawn, "queries": drawn, "unexplained": 0}
 
 
 APIS = [
@@ -180,15 +166,6 @@ def test_two_rounds_without_a_network(workspace: Path) -> None:
     identifier = ask(workspace, "select query_id from accepted limit 1")[0]["query_id"]
     shown = run_factory("show", identifier, "--raw", cwd=workspace).stdout
     assert "winner, class 0" in shown and len(re.findall(r"(?m)^calls \d ", shown)) == 5
-
-
-def test_killed_again_and_again_it_still_finishes(finished_round: FinishedRound) -> None:
-    workspace, card = finished_round
-    assert "round 1" in card
-    check_books(workspace, 1, 24)
-    (row,) = ask(workspace, "select count(*) as n from checkpoint where round = 1")
-    assert row["n"] == 1
-    assert not list((workspace / ".factory").rglob("*.tmp"))
 
 
 def test_requests_of_others_run_to_the_end(workspace: Path) -> None:

@@ -1098,13 +1098,13 @@ def test_a_server_is_a_checkpoint_without_a_folder(workspace: Workspace) -> None
 @pytest.mark.slow
 def test_the_command_scores_a_real_model_by_a_real_engine(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path / "ws").root
-    model = tiny_model(tmp_path / "model", max_positions=1024)
+    model = tiny_model(tmp_path / "model", max_positions=1024, repeats=True)
     write_apibank(folder / "bank")
     arguments = ("score", "apibank", "--data", "bank", "--checkpoint", str(model), "--threads", "1")
     first = run_factory(*arguments, cwd=folder).stdout
     assert "scored now" in first and "ToolDev (ToolACE-DEV, arXiv 2505.07512)" in first
     record = json.loads(run_factory(*arguments, "--json", cwd=folder).stdout)
-    assert record["items"] == 3 and set(record["reasons"]) <= {"no_tool_call", "wrong_tool"}
+    assert record["items"] == 3 and record["reasons"] == {"truncated": 3}
     assert "from the ledger" in run_factory(*arguments, cwd=folder).stdout
     status = run_factory("sql", "select count(*) as n from item_score", "--json", cwd=folder).stdout
     assert json.loads(status) == {"n": 3}
