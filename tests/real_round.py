@@ -59,7 +59,7 @@ def start_round(workspace: Path, *arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for(workspace: Path, sql: str, seconds: float = 240.0) -> None:
+def wait_for(workspace: Path, sql: str, seconds: float = 900.0) -> None:
     """Wait until the query gives a true value; the round must not end before."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

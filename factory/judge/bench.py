@@ -37,9 +37,11 @@ _LESS = "join fewer rows, e.g. on bands, or compare shorter texts"
 class Unfinished(Exception):
     """A rule that did not come to its end."""
 
-    def __init__(self, what: str, remedy: str = _LESS) -> None:
+    def __init__(self, what: str, remedy: str = _LESS, *, was_ended: bool = False) -> None:
         super().__init__(what)
         self.remedy = remedy
+        self.was_ended = was_ended
+        """Whether its process was ended, which may not be the rule's fault."""
 
 
 class Bench:
@@ -136,10 +138,14 @@ class Bench:
         return message
 
     def _ended(self) -> Unfinished:
-        """What is said of a child that ended by itself."""
+        """What is said of a child that ended by itself, or was ended."""
         assert self._child is not None
         code = self._child.wait()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if -code in (signal.SIGKILL, signal.SIGTERM):
+            what = f"was ended by {how}, which somebody sent, or the kernel for want of memory"
+            remedy = f"run the command again; where that ends alike, {_LESS}"
+            return Unfinished(what, remedy, was_ended=True)
         self._log.seek(0)
         says = self._log.read()[-2000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
         told = f": {shorten(says, 200)}" if says else ""

@@ -6,10 +6,12 @@ Findings are named by rule id (`rules/call/`); factory.check turns them into ver
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
+from itertools import islice
 
 from jsonschema import Draft202012Validator, ValidationError
 
+from factory.domain.canon import canonical_json
 from factory.domain.jsontext import Parts, show, walk
 from factory.domain.records import Call, Tool
 from factory.judge.findings import MAX_VERDICTS, Finding, explain, suggest
@@ -29,12 +31,21 @@ _MONTHS_AND_DAYS = frozenset(
     "jan feb mar apr may jun jul aug sep oct nov dec mon tue wed thu fri sat sun".split()
 )
 """How their English names begin."""
+_PARTS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_")
+"""Between the words of an identifier."""
+_KINDS = frozenset("am api apis id ids ip pm url urls".split())
+"""What stands beside a value in capitals and is none."""
+_SHORTEST_STEM = 4
+_APART = re.compile(r"\s+|(?<=[^\W\d])/(?=[^\W\d])")
+"""Between the words of a text, "City/Town" too."""
 _OWNED = re.compile(r"(?<=\w)['’]s$")
 _QUOTED = re.compile(r'"([^"\n]{1,200})"')
 _I = re.compile(r"I(['’]\w+)?")
 _AROUND = ".,;:!?()[]{}<>\"'“”‘’…$€£%+-"
 """Signs around a word that are no part of what it says."""
 _ENDS = _AROUND.replace("%", "")
+_CLOSING = "\"'”’)"
+_BEFORE_SENTENCES = (".", "!", "?", ":", ";")
 
 
 def judge_reading(parsed: ParsedCalls) -> Iterator[Finding]:
@@ -160,10 +171,32 @@ def find_unsaid(calls: Sequence[Call], text: str) -> list[str]:
     ]
 
 
-def judge_use(calls: Sequence[Call], query: str) -> Iterator[Finding]:
-    """What the query marks as a value and no call holds."""
-    for text in find_unused(calls, query)[:MAX_VERDICTS]:
+def judge_use(calls: Sequence[Call], tools: Mapping[str, Tool], query: str) -> Iterator[Finding]:
+    """What the query marks as a value and no call holds, but for single words that name a kind of
+    value, such as "ID", or that a document of a called tool or a value says in some form.
+    """
+    if not (unused := find_unused(calls, query)):
+        return
+    called = [tools[name] for name in {call.name: None for call in calls} if name in tools]
+    said = [*(tool.document for tool in called), *(call.arguments for call in calls)]
+    words = _KINDS | set(_fold(_PARTS.sub(" ", canonical_json(said))).split())
+    for text in islice((text for text in unused if not _is_said(text, words)), MAX_VERDICTS):
         yield Finding("call/unused_value", (), f"{show(text)} of the query stands in no call")
+
+
+def _is_said(name: str, words: Set[str]) -> bool:
+    """Whether a word with a capital is one of the words, or begins as one does: "Africa" is said
+    with "African".
+    """
+    word = name.casefold()
+    return name[:1].isupper() and (
+        word in words
+        or any(
+            min(len(word), len(other)) >= _SHORTEST_STEM
+            and (word.startswith(other) or other.startswith(word))
+            for other in words
+        )
+    )
 
 
 def find_unused(calls: Sequence[Call], text: str) -> list[str]:
@@ -194,16 +227,18 @@ def find_marked(query: str) -> Iterator[str]:
     capital, and words with a capital that begin no sentence.
     """
     yield from (match[1] for match in _QUOTED.finditer(query) if _WORD.search(match[1]))
-    begins = True
-    for token in query.split():
-        word = _OWNED.sub("", token.strip(_AROUND))
-        is_name = word[:1].isupper() and not (begins or token[0] in '("“' or _I.fullmatch(word))
-        is_number = word[:1].isdigit() or (
-            any(map(str.isdigit, word)) and any(map(str.isupper, word))
-        )
-        if _WORD.search(word) and (is_name or is_number or "@" in word):
-            yield f"{word}%" if is_number and token.rstrip(_ENDS).endswith("%") else word
-        begins = token[-1] in ".!?:;"
+    for line in query.splitlines():
+        begins = True
+        for token in filter(None, _APART.split(line)):
+            word = _OWNED.sub("", token.strip(_AROUND))
+            starts = begins or token[0] in '("“' or _I.fullmatch(word)
+            is_name = word[:1].isupper() and not starts
+            is_number = word[:1].isdigit() or (
+                any(map(str.isdigit, word)) and any(map(str.isupper, word))
+            )
+            if _WORD.search(word) and (is_name or is_number or "@" in word):
+                yield f"{word}%" if is_number and token.rstrip(_ENDS).endswith("%") else word
+            begins = token.rstrip(_CLOSING)[-1:] in _BEFORE_SENTENCES
 
 
 def _leaves(calls: Sequence[Call]) -> Iterator[str | int | float]:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from factory.domain.canon import canonical_json, digest
-from factory.domain.failures import ContentError
+from factory.domain.failures import ChildError, ContentError, FactoryError
 from factory.domain.jsontext import walk
 from factory.domain.plaintext import printable, storable
 from factory.domain.records import Call, Candidate, HeldOut, Past, PastQuery, Tool, Verdict
@@ -95,14 +95,15 @@ def _run(
     known: Collection[str],
     timeout_seconds: float,
 ) -> Iterator[tuple[str, Verdict]]:
-    """The rules' findings, of each sorted. Raises ContentError."""
+    """The rules' findings, of each sorted. Raises ContentError, or ChildError."""
     most, left = MAX_FINDINGS * len(known), list(rules)
     try:
         for rule, columns, rows in bench.run(tables, rules, most, timeout_seconds):
             yield from _read(rule, columns, rows, known, most)
             left.pop(0)
     except Unfinished as error:
-        raise _refuse(left[0], str(error), error.remedy) from error
+        kind = ChildError if error.was_ended else ContentError
+        raise _refuse(left[0], str(error), error.remedy, kind) from error
 
 
 def _read(
@@ -135,8 +136,10 @@ def _make_verdict(rule: Rule, finding: Mapping[str, str]) -> Verdict:
     )
 
 
-def _refuse(rule: Rule, message: str, remedy: str) -> ContentError:
-    return ContentError(
+def _refuse(
+    rule: Rule, message: str, remedy: str, kind: type[FactoryError] = ContentError
+) -> FactoryError:
+    return kind(
         f"rule {rule.id} {message}",
         where=rule.sql_source,
         remedy=f'{remedy}; or switch it off: "{rule.id}" = "off" under [rules] in factory.toml',

@@ -107,7 +107,7 @@ def check_calls(
     if query and rulebook.rule("call/ungrounded_value").active:
         findings += judge_grounding(calls, by_name, query)
     if query and rulebook.rule("call/unused_value").active:
-        findings += judge_use(calls, query)
+        findings += judge_use(calls, by_name, query)
     return tuple(_make_verdicts(findings, rulebook, subject)) if findings else ()
 
 

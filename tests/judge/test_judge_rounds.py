@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from workspaces import ROOT, make_workspace, run_factory
 
 from factory.domain.canon import query_id, tool_id
-from factory.domain.failures import ContentError
+from factory.domain.failures import ChildError, ContentError
 from factory.domain.records import Call, Candidate, Past, PastQuery, Query, Tool, Verdict
 from factory.judge import bench as judging_bench
 from factory.judge.bench import Bench
@@ -362,6 +363,18 @@ def test_a_rule_whose_value_is_too_large_is_stopped(monkeypatch: pytest.MonkeyPa
     sql = "select query_id, repeat(query, 100000000) as detail from candidate"
     with pytest.raises(ContentError, match="memory"):
         judge_round(own_rule(sql), [ask("Play jazz")], Past(), [])
+
+
+def test_a_rule_whose_process_is_killed_is_not_blamed() -> None:
+    sql = "select query_id, '' as detail from candidate"
+    with closing(Bench()) as bench:
+        judge_round(own_rule(sql), [ask("Play jazz")], Past(), [], bench=bench)
+        (child,) = psutil.Process().children()
+        child.kill()
+        with pytest.raises(ChildError, match="SIGKILL") as caught:
+            judge_round(own_rule(sql), [ask("Play jazz")], Past(), [], bench=bench)
+        assert caught.value.remedy.startswith("run the command again")
+        judge_round(own_rule(sql), [ask("Play jazz")], Past(), [], bench=bench)
 
 
 def test_a_rule_sees_its_limits_and_every_documented_table() -> None:
