@@ -6,8 +6,8 @@ that finds no route, or nobody who takes it. Elsewhere a guard in each Python pr
 refuses; a library's own sockets, and processes that are not Python, are past it. In both, the guard
 notes who tried.
 
-`python -m factory.workspace.airgap enter ARGUMENTS` is `factory ARGUMENTS` in there, and
-`… run MODULE ARGUMENTS` a child under the guard.
+`python -m factory.workspace.airgap enter ARGUMENTS` is `factory ARGUMENTS` in there, `… run MODULE
+ARGUMENTS` a child under the guard, and `… alone COMMAND` any command in such a namespace.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import os
 import runpy
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -226,7 +227,24 @@ def _note(file: str, what: str) -> None:
         notes.write(json.dumps(line) + "\n")
 
 
+def _alone(command: Sequence[str]) -> int:
+    """Run a command in a namespace and print what the kernel counted of it; its exit code, or 1
+    where something was tried. Without namespaces it runs as it is, which is said."""
+    try:
+        _unshare()
+    except OSError as error:
+        print(f"no network namespace can be made here ({error}): nothing was counted")
+        return subprocess.run(command).returncode
+    start = _count()
+    code, now = subprocess.run(command).returncode, _count()
+    counted = None if start is None or now is None else now - start
+    print(Attempts(mode="namespace", counted=counted, tried=()))
+    return code or int(bool(counted))
+
+
 def _main(action: str, *arguments: str) -> None:
+    if action == "alone":
+        sys.exit(_alone(arguments))
     if action == "run":
         _guard()
         sys.argv = list(arguments)

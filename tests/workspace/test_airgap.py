@@ -88,6 +88,31 @@ def test_the_kernel_counts_what_finds_no_route(tmp_path: Path) -> None:
     }
 
 
+def alone(program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", airgap.__name__, "alone", sys.executable, "-c", program]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not has_namespaces(), reason="no network namespace can be made here")
+def test_any_command_runs_alone_and_ends_with_what_was_counted() -> None:
+    quiet = alone("import sys; sys.exit(3)")
+    assert quiet.returncode == 3 and quiet.stdout.startswith("no connection was tried")
+    loud = alone("import socket; socket.socket().connect_ex(('192.0.2.1', 80))")
+    assert loud.returncode == 1 and loud.stdout.startswith("1 connections or datagrams were tried")
+
+
+def test_a_command_runs_as_it_is_where_no_namespace_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise PermissionError("unshare")
+
+    monkeypatch.setattr(airgap, "_unshare", refuse)
+    assert airgap._alone([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+    assert "nothing was counted" in capsys.readouterr().out
+
+
 def test_the_guard_refuses_and_names_where_there_is_no_namespace(tmp_path: Path) -> None:
     told = try_in("guard", tmp_path)
     assert told[0].startswith("0 refused by the guard of Python processes; no network namespace")
