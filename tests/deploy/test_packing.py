@@ -106,7 +106,7 @@ def test_a_folder_of_ones_own_beside_it_is_left_alone(tmp_path: Path) -> None:
     ("target", "said"),
     [
         ("vllm", "vllm serve '/a b/m;x' --served-model-name 'm;x' --enable"),
-        ("transformers", "transformers serve '/a b/m;x'"),
+        ("transformers", "HF_HUB_OFFLINE=1 transformers serve '/a b/m;x'"),
         ("llama.cpp", "llama-server -m '/a b/m;x/model.gguf' --jinja --alias 'm;x'"),
         ("ollama", "ollama run 'm;x'"),
     ],

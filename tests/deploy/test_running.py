@@ -10,9 +10,16 @@ import pytest
 from workspaces import make_workspace, run_factory
 
 from factory.cli.main import _end
-from factory.deploy.running import ServerPlan, find_port, find_running, is_healthy, noted
+from factory.deploy.running import (
+    ServerPlan,
+    find_port,
+    find_running,
+    is_healthy,
+    need_vllm,
+    noted,
+)
 from factory.deploy.served import VARIABLE, Served
-from factory.domain.failures import BusyError, InputError
+from factory.domain.failures import BusyError, InputError, MissingError
 
 SERVED = Served(folder="/ws/r1", workspace="/ws", scratch="/tmp/x")
 
@@ -32,6 +39,18 @@ def test_a_port_is_found_or_named_as_taken() -> None:
         assert not is_healthy(plan(find_port("127.0.0.1", 0)))
     with pytest.raises(InputError, match="nobody can listen"):
         find_port("192.0.2.1", 8000)
+
+
+@pytest.mark.parametrize("missing", ["vllm", "torch"])
+def test_without_vllm_nothing_is_served_and_the_remedies_are_named(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr("factory.deploy.running.is_installed", lambda package: package != missing)
+    with pytest.raises(MissingError, match=f"^{missing} is not installed") as caught:
+        need_vllm()
+    assert caught.value.exit_code == 3
+    for remedy in ("pip install", "keeps to no trie and no schema", "factory export model"):
+        assert remedy in caught.value.remedy
 
 
 def test_an_address_is_one_that_can_be_reached_from_here() -> None:
