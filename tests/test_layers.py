@@ -31,7 +31,7 @@ CHILD_ONLY = frozenset(
     for module in (
         "engines.beam engines.chat engines.constrain engines.embedding engines.fitting "
         "engines.forest engines.generation engines.grammar engines.importing_child "
-        "engines.loading engines.native_child engines.perplexity_child "
+        "engines.loading engines.native_child engines.parsers engines.perplexity_child "
         "engines.processors engines.ray engines.retrieve_child engines.server "
         "engines.trainable_child engines.transformers engines.vllm "
         "codes.gist codes.guided codes.reader "

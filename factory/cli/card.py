@@ -61,7 +61,8 @@ def _one(past: Source, sql: str, parameters: list[object]) -> dict[str, Any]:
 def _print_outcome(past: Source, number: int) -> None:
     sql = """
         select r.checkpoint_id as parent, c.checkpoint_id as made,
-               coalesce(c.promoted, false) as ok, s.detail_json
+               coalesce(c.promoted, false) as ok, s.detail_json,
+               json_extract_string(r.recipe_json, '$.calls.form') as form
         from round r
         join stage s on s.round = r.round and s.stage = 'gate'
         left join checkpoint c on c.round = r.round and c.parent_id is not null
@@ -72,6 +73,8 @@ def _print_outcome(past: Source, number: int) -> None:
     made = f" → {escape(row['made'])}" if row["made"] else ""
     out(f"[bold]round {number}[/]  {escape(row['parent'])}{made}  {verdict}")
     out(f"  {escape(json.loads(row['detail_json'])['reason'])}")
+    if row["form"] == "native":
+        out("  calls in the form of the model's own chat template (calls.form)")
 
 
 def _print_gate(past: Source, number: int) -> None:

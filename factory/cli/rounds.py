@@ -33,6 +33,7 @@ from factory.lessons.logs import BadLines, Pool, read_pool
 from factory.report.page import write_reports
 from factory.round.calibration import calibration_set
 from factory.round.factory import load_factory
+from factory.round.form import settle_form
 from factory.round.opponents import doubt_of_gate
 from factory.round.round import run_round
 from factory.round.start import abandon
@@ -239,6 +240,8 @@ def _print_plan(
             base = base_checkpoint(workspace, factory.settings, past)
             parent = next_checkpoint(workspace, past, base, factory.monitor.note)
         unlearnt = unlearnt_tools(past, parent.id, resolved.recipe)
+    factory = asyncio.run(settle_form(factory, workspace.root / parent.path))
+    resolved = factory.resolved
     check_planned(workspace.root / parent.path, factory.prompts, settings.engine)
     wanted = resolved.recipe.accept
     origin = resolved.origins.get("accept" if wanted else "num_queries", "default")

@@ -15,7 +15,7 @@ from factory.cli.sql import Json
 from factory.cli.terminal import escape_line, inline, out, out_indented, stdout, write_json
 from factory.domain.canon import tool_id
 from factory.domain.failures import InputError
-from factory.judge.reading import parse_calls, parse_tools
+from factory.judge.reading import SYNTAX, parse_calls, parse_tools
 from factory.ledger.database import Source
 
 COLUMN_WIDTH = 36
@@ -227,7 +227,8 @@ def _class_lines(
     title = f"{'winner, ' if won else ''}{title}{' '.join(map(str, members))}"
     marks = _marks(verdicts, [f"sample:{index}" for index in (chosen, *members)])
     text = answers[chosen]["text"]
-    calls = parse_calls(text).calls
+    asked = json.loads(answers[chosen]["sampling_json"] or "{}")
+    calls = parse_calls(text, syntax=SYNTAX[asked.get("form", "own")]).calls
     lines = wrap(title, width, "bold green" if won else "bold")
     if calls is None:
         lines += wrap(_bounded(text), width)

@@ -24,6 +24,7 @@ from factory.ledger.lock import WorkspaceLock
 from factory.lessons.files import read_lessons
 from factory.lessons.judging import JudgedRow
 from factory.round.factory import load_factory
+from factory.round.form import settle_form
 from factory.round.round import run_round
 from factory.round.teach import LessonPlan, parent_of, plan_lesson, run_lesson
 
@@ -74,9 +75,9 @@ def teach(
                 note_masked(plan.lessons.masked, plan.lessons.masked_rows, len(plan.lessons.items))
             _check_examples(plan)
             if dry_run:
-                check_planned(
-                    Path(parent_of(factory).path), factory.prompts, factory.settings.engine
-                )
+                parent = Path(parent_of(factory).path)
+                factory = asyncio.run(settle_form(factory, parent))
+                check_planned(parent, factory.prompts, factory.settings.engine)
                 raise typer.Exit(1 if plan.left_out else 0)
         running = run_lesson(factory, plan) if plan else run_round(factory)
         result = asyncio.run(running)

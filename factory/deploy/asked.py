@@ -17,7 +17,6 @@ from factory.lessons.conversations import read_calls
 from factory.lessons.examples import said_messages
 from factory.lessons.records import Speaker, Utterance
 from factory.tools.dialects import read_dialect
-from factory.tools.schema import respell
 from factory.workspace.prompts import Prompts, invocation_messages, join_neighbours
 
 Document = dict[str, Any]
@@ -131,16 +130,6 @@ def own_chat(
     said = said_messages(asked.turns, prompts)
     shown = invocation_messages("", documents, prompts)[:1] if documents else ()
     return join_neighbours([*shown, *asked.rules, *said])
-
-
-def as_openai(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document as the API writes a tool."""
-    function = {
-        "name": document["name"],
-        "description": document.get("description", ""),
-        "parameters": respell(document["arguments"]),
-    }
-    return {"type": "function", "function": function}
 
 
 def _check_more(body: Mapping[str, Any]) -> None:

@@ -23,22 +23,25 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from factory.deploy.asked import FORMS, AskedChat, Document, as_openai, own_chat, read_asked
+from factory.deploy.asked import FORMS, AskedChat, Document, own_chat, read_asked
 from factory.deploy.binding import check_bound
 from factory.deploy.catalogue import Coded, ServedCatalogue
 from factory.deploy.served import Served
 from factory.deploy.transcripts import TranscriptFile
+from factory.domain.canon import to_json
 from factory.domain.failures import FactoryError, InputError
 from factory.domain.records import Message, Request, Sampling
 from factory.engines.chat import Chat
 from factory.engines.constrain import GRAMMAR, GUIDE, guide_to_wire
 from factory.engines.grammar import calls_grammar
+from factory.tools.dialects import to_openai
 from factory.workspace.folder import Workspace
+from factory.workspace.models import form_of
 from factory.workspace.prompts import Prompts
 
 Event = MutableMapping[str, Any]
@@ -80,7 +83,8 @@ class Gateway:
         self._most_letters = served.max_length * max(map(len, self._chat.tokenizer.get_vocab()))
         # One, since a tokenizer is not made for several.
         self._thread = ThreadPoolExecutor(1, "gateway")
-        self._prompts = Prompts.load(Workspace.locate(Path(served.workspace)))
+        prompts = Prompts.load(Workspace.locate(Path(served.workspace)))
+        self._prompts = replace(prompts, form=form_of(folder))
         self._catalogue = ServedCatalogue(folder, Path(served.scratch)) if served.by_code else None
         self._transcripts = TranscriptFile(Path(served.record)) if served.record else None
 
@@ -126,15 +130,15 @@ class Gateway:
         """The body that vLLM gets, also as it is sent, or what is answered in its place."""
         try:
             body, asked = await self._apart(partial(_parse, content))
-            documents, bound = asked.documents, asked.bound
+            documents, bound = asked.documents, self._bound(asked, asked.bound)
             if asked.choice == "none":
                 documents = ()
             elif asked.is_open and (coded := await self._apart(self._coded)) is not None:
                 found = await self._find(scope, receive, body, asked, coded)
                 if isinstance(found, Instead):
                     return found
-                documents, bound = found
-                body["tools"] = [as_openai(document) for document in documents] or None
+                documents, bound = found[0], self._bound(asked, found[1])
+                body["tools"] = [to_openai(document) for document in documents] or None
                 body["tool_choice"] = "required" if bound else "auto" if documents else None
             body = await self._apart(partial(self._rewrite, body, asked, documents, bound))
             return body, await self._apart(lambda: json.dumps(body).encode())
@@ -142,6 +146,17 @@ class Gateway:
             return _refuse(" ".join(filter(None, (error.what, error.remedy))))
         except (ValueError, RecursionError) as error:
             return _refuse(f"the request cannot be read: {error}")
+
+    def _bound(self, asked: AskedChat, bound: tuple[Document, ...]) -> tuple[Document, ...]:
+        """What binds the answer. Raises InputError where something has to and nothing can."""
+        if self._prompts.form == "own" or not bound:
+            return bound
+        if asked.choice in ("required", "named") or asked.strict:
+            raise InputError(
+                "this checkpoint calls in its chat template's own form, which our grammars do not "
+                'bind: ask with tool_choice "auto", and without strict'
+            )
+        return ()
 
     def _coded(self) -> Coded | None:
         return self._catalogue.current() if self._catalogue else None
@@ -228,7 +243,7 @@ class Gateway:
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         """Raises InputError, before anything is encoded, for what no window of tokens can hold."""
-        letters = sum(len(message.content) for message in messages)
+        letters = sum(len(m.content) + len(to_json(m.tools)) for m in messages)
         if letters > self._most_letters > 0:
             raise InputError(
                 f"this model's maximum context length is {self._served.max_length} tokens, and the "

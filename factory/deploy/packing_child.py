@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from factory.deploy.template import own_template
 from factory.domain.records import Call, Message, Request, Sampling
 from factory.engines.chat import Chat, load_tokenizer
 from factory.engines.child import Channel, run_child
 from factory.engines.turn import fit_roles, read_turn, render
+from factory.engines.written import write_calls
 from factory.train.examples import calls_text
 
 NAMES = ("Zq7System", "Zq7User", "Zq7Answer", "Zq7More")
@@ -39,12 +42,15 @@ def dress(told: Mapping[str, Any]) -> dict[str, Any]:
     tokenizer = chat.tokenizer
     original = tokenizer.get_chat_template()
     probe = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
-    template = own_template(
-        original,
-        told["system"],
-        told["invoke"],
-        knows_system=fit_roles(tokenizer, probe) == probe,
-    )
+    native = told["form"] == "native"
+    template = original
+    if not native:
+        template = own_template(
+            original,
+            told["system"],
+            told["invoke"],
+            knows_system=fit_roles(tokenizer, probe) == probe,
+        )
     pieces = _pieces(chat)
     ends = [tokenizer.decode([token]) for token in sorted(chat.end_ids)]
     _write(out, template, _response_template(pieces["header"], ends))
@@ -52,17 +58,23 @@ def dress(told: Mapping[str, Any]) -> dict[str, Any]:
     lead_ids = read_turn(tokenizer, chat.end_ids).lead_ids
     same = []
     for each in told["chats"]:
-        messages = tuple(Message(**message) for message in each["chat"])
+        messages = tuple(Message.from_json(message) for message in each["chat"])
         wanted = chat.encode(Request(id="a chat", messages=messages, sampling=Sampling()))
-        text = written.apply_chat_template(
-            each["messages"],
-            tools=each["tools"] or None,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+        try:
+            text = written.apply_chat_template(
+                each["messages"],
+                tools=each["tools"] or None,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        except (TemplateError, TypeError, ValueError):  # it has no place for one of the roles
+            same.append(False)
+            continue
         ids = written.encode(text, add_special_tokens=False)
-        same.append([*ids, *lead_ids] == wanted)
-    parses = _reads_calls(written, pieces["header"], ends[0])
+        same.append(wanted in ([*ids, *lead_ids], ids if native else None))
+    called = [(call.name, call.arguments) for call in CALLS]
+    text = write_calls(tokenizer, called) if native else calls_text(CALLS)
+    parses = _reads_calls(written, pieces["header"], text, ends[0])
     return {"same": same, "parses": parses, "ends": ends, "pieces": pieces}
 
 
@@ -77,15 +89,17 @@ def _response_template(header: str, ends: list[str]) -> dict[str, Any] | None:
     return {"defaults": {"role": "assistant"}, "start_anchor": header, "fields": fields}
 
 
-def _reads_calls(tokenizer: Any, header: str, end: str) -> bool:
-    """Whether transformers reads two calls out of an answer, and words as words."""
+CALLS = (Call(name="f", arguments={"a": [1, "é"]}), Call(name="g", arguments={}))
+
+
+def _reads_calls(tokenizer: Any, header: str, text: str, end: str) -> bool:
+    """Whether transformers reads CALLS out of an answer that makes them, and words as words."""
     if getattr(tokenizer, "response_template", None) is None:
         return False
-    calls = [Call(name="f", arguments={"a": [1, "é"]}), Call(name="g", arguments={})]
-    read = tokenizer.parse_response(calls_text(calls) + end, prefix=header)
+    read = tokenizer.parse_response(text + end, prefix=header)
     said = tokenizer.parse_response("Hello." + end, prefix=header)
     found = [Call(**each["function"]) for each in read.get("tool_calls") or ()]
-    return found == calls and said.get("content") == "Hello." and not said.get("tool_calls")
+    return found == [*CALLS] and said.get("content") == "Hello." and not said.get("tool_calls")
 
 
 def _write(out: Path, template: str, response_template: dict[str, Any] | None) -> None:

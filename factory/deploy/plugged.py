@@ -7,6 +7,7 @@ factory.engines.processors, are all that knows of them.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from vllm import SamplingParams
@@ -23,8 +24,9 @@ from factory.deploy.served import Served
 from factory.domain.canon import to_json
 from factory.domain.limits import die_with_parent
 from factory.engines.processors import TrieProcessor
-from factory.judge.reading import parse_calls
+from factory.judge.reading import SYNTAX, parse_calls
 from factory.judge.writings import OPEN
+from factory.workspace.models import form_of
 
 PARSER = "factory"
 """Its name for `--tool-call-parser`."""
@@ -63,7 +65,8 @@ class OwnCallsParser(Hermes2ProToolParser):  # type: ignore[misc]
 
     def extract_tool_calls(self, model_output: str, request: Any) -> ExtractedToolCallInformation:
         """The calls of a whole answer; where they cannot be read, the answer as it is."""
-        read = parse_calls(model_output)
+        form = form_of(Path(Served.from_environment().folder))
+        read = parse_calls(model_output, syntax=SYNTAX[form])
         calls = [] if read.failure else read.calls or ()
         return ExtractedToolCallInformation(
             tools_called=bool(calls),

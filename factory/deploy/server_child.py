@@ -16,11 +16,15 @@ from typing import Any
 from factory.deploy.served import Served
 from factory.domain.failures import ModelError
 from factory.domain.records import Message
+from factory.engines.chat import load_tokenizer
 from factory.engines.child import Channel, run_child
 from factory.engines.fitting import check_fitting
+from factory.engines.native import told_kinds
+from factory.workspace.models import form_of
 from factory.workspace.settings import EngineSection
 
 os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
+from factory.engines.parsers import find_parser
 from factory.engines.vllm import engine_options
 
 # isort: split
@@ -48,7 +52,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
         *("--host", opening["host"], "--port", str(opening["port"])),
         *("--middleware", "factory.deploy.gateway.Gateway"),
         *("--tool-parser-plugin", PLUGGED),
-        *("--enable-auto-tool-choice", "--tool-call-parser", "factory"),
+        *("--enable-auto-tool-choice", "--tool-call-parser", _parser(folder)),
         *("--disable-uvicorn-access-log", "--enable-offline-docs"),
     ]
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(words)
@@ -70,6 +74,14 @@ def main(channel: Channel, arguments: list[str]) -> None:
             remedy="for memory, change max_model_len, memory_gib or gpu_memory in factory.toml "
             "[engine]",
         ) from error
+
+
+def _parser(folder: Path) -> str:
+    """What reads the calls: ours, or for a checkpoint that calls in its template's form, vLLM's."""
+    if form_of(folder) == "own":
+        return "factory"
+    name, _ = find_parser(load_tokenizer(folder), told_kinds())
+    return name or "factory"
 
 
 def _end_with(channel: Channel) -> None:

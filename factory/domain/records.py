@@ -23,6 +23,9 @@ Severity = Literal["reject", "warn"]
 Status = Literal["accepted", "rejected", "unjudged"]
 ExampleKind = Literal["adapt", "gen", "code", "retrieve", "invoke", "ask", "trajectory", "dpo"]
 Unit = Literal["percent", "perplexity"]
+Form = Literal["own", "native"]
+"""How calls are asked for and written: in the factory's prompt and tags, or as the model's own chat
+template has them."""
 IGNORED = -100
 """Label of a token without loss, to torch's cross-entropy and to TRL."""
 
@@ -38,14 +41,29 @@ class Message:
     """Of an assistant's text in an example: whether it is learnt, or only stands there."""
     codes: bool = False
     """Whether code tokens in the text name tools; else they are letters, as in any other text."""
+    calls: tuple[Call, ...] = ()
+    """In the native form, of an assistant: what it calls, in place of a text."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """In the native form, of the system: documents of the tools that the template is to show."""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, which Message(**row) reads; `loss` stands there only where it is false.
+        """As JSON, which from_json reads; what is as usual does not stand there.
 
-        `codes` does not: what is kept has no codes yet, or none any more.
+        Nor does `codes`: what is kept has no codes yet, or none any more.
         """
         row: dict[str, Any] = {"role": self.role, "content": self.content}
-        return row if self.loss else row | {"loss": False}
+        more = {
+            "loss": self.loss,
+            "calls": [{"name": call.name, "arguments": call.arguments} for call in self.calls],
+            "tools": [*self.tools],
+        }
+        return row | {key: value for key, value in more.items() if value not in (True, [])}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Message:
+        """The message of to_json, or of dataclasses.asdict."""
+        calls = tuple(Call(**call) for call in row.get("calls", ()))
+        return cls(**{**row, "calls": calls, "tools": tuple(row.get("tools", ()))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +239,11 @@ class Request:
     """Tools for the chat template's own tools argument, as OpenAI's API writes them."""
     logprob: bool = True
     """Whether the log-probability of the completions is wanted; it costs time at every token."""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the chat template shows the tools, so that calls come in its own form."""
+        return bool(self.tools) or any(message.tools for message in self.messages)
 
 
 FinishReason = Literal[

@@ -32,7 +32,14 @@ from factory.domain.records import (
     Reply,
     Request,
 )
-from factory.engines.turn import end_ids, fit_roles, leads_to_calls, read_turn, written_ids
+from factory.engines.turn import (
+    as_template,
+    end_ids,
+    fit_roles,
+    leads_to_calls,
+    read_turn,
+    written_ids,
+)
 from factory.workspace.chat_template import shows_tools
 from factory.workspace.templates import BoundedEnvironment
 
@@ -81,14 +88,11 @@ class Chat:
         if request.prompt is not None:
             text = encodable(request.prompt)
             return self._encoder.read(text, special=True) or [min(self.end_ids)]
-        mark = self._encoder.mark
-        messages = [
-            {"role": m.role, "content": mark(encodable(m.content), codes=m.codes)}
-            for m in request.messages
-        ]
+        messages, tools = as_template(request.messages, self._encoder)
         messages = fit_roles(self.tokenizer, messages)
-        if request.tools and not shows_tools(
-            self.tokenizer.chat_template, messages, request.tools, where=str(self._folder)
+        tools += self._encoder.mark_tools(request.tools)
+        if tools and not shows_tools(
+            self.tokenizer.chat_template, messages, tools, where=str(self._folder)
         ):
             raise ModelError(
                 f"The model's chat template leaves out the tools of {request.id}",
@@ -96,9 +100,8 @@ class Chat:
                 remedy="ask in the factory's own prompt (--prompt own), or another chat template",
             )
         try:
-            tools = self._encoder.mark_tools(request.tools) or None
             text = self.tokenizer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=True, tokenize=False
+                messages, tools=tools or None, add_generation_prompt=True, tokenize=False
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise ModelError(
@@ -106,7 +109,7 @@ class Chat:
                 where=str(self._folder),
                 remedy="use only roles the model knows in prompts/, or another chat template",
             ) from error
-        lead_ids = self._turn.lead_ids if not request.tools or self._leads_to_calls else ()
+        lead_ids = self._turn.lead_ids if not tools or self._leads_to_calls else ()
         return [*self._encoder.ids(text), *lead_ids]
 
     @cached_property
@@ -173,7 +176,7 @@ class Chat:
         ):
             finish_reason = SCHEMA_UNSUPPORTED
         return Completion(
-            text=self.decode(token_ids, marked=bool(request.tools)),
+            text=self.decode(token_ids, marked=request.is_native),
             token_ids=tuple(token_ids),
             finish_reason=finish_reason,
             logprob=logprob if request.logprob else 0.0,

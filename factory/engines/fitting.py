@@ -14,12 +14,13 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from factory.codes.literal import encoder_of
 from factory.domain.bounded import parse_json, read_text
 from factory.domain.failures import ModelError
 from factory.domain.records import Message, Request, Sampling
 from factory.engines.chat import Chat
 from factory.engines.generation import mend_generation
-from factory.engines.turn import render
+from factory.engines.turn import as_template, render
 from factory.workspace.architecture import embedding_rows, find_fault
 from factory.workspace.weights import Weight, find_no_number, read_weights
 
@@ -163,8 +164,8 @@ def _check_chats(folder: Path, chat: Chat, rows: int, chats: Iterable[Sequence[M
     for messages in chats:
         *_, last = messages
         if last.role == "assistant":
-            plain = [{"role": message.role, "content": message.content} for message in messages]
-            render(chat.tokenizer, plain, answer_next=False)
+            said, tools = as_template(messages, encoder_of(chat.tokenizer, chat.end_ids))
+            render(chat.tokenizer, said, answer_next=False, tools=tools)
             continue
         ids = chat.encode(Request(id="the check", messages=tuple(messages), sampling=Sampling()))
         if rows and (beyond := [token for token in ids if token >= rows]):

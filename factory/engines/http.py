@@ -36,6 +36,7 @@ from factory.domain.records import (
     Request,
 )
 from factory.engines.base import Closing, check_request, unanswered
+from factory.tools.dialects import to_openai
 from factory.workspace.models import is_installed
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class HttpEngine(Closing):
             f"the server answers nothing but errors: {fault}",
             where=f"{self._url}, {request.id}",
             remedy="check that it runs, its address (it usually ends in /v1), the model's name "
-            "there, and its log" + (_TOOLS_REMEDY if request.tools else ""),
+            "there, and its log" + (_TOOLS_REMEDY if request.is_native else ""),
         )
 
     def _body(self, request: Request, index: int) -> tuple[str, dict[str, Any]]:
@@ -240,9 +241,14 @@ class HttpEngine(Closing):
                 body["logprobs"] = 1
             return "completions", body
         body["logprobs"] = request.logprob
-        body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
-        if request.tools:
-            body["tools"] = list(request.tools)
+        body["messages"] = [
+            {"role": m.role, "content": m.content}
+            for m in request.messages
+            if m.content or not m.tools
+        ]
+        shown = (to_openai(tool) for m in request.messages for tool in m.tools)
+        if tools := [*request.tools, *shown]:
+            body["tools"] = tools
         return "chat/completions", body
 
     async def _try(

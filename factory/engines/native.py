@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from factory.domain.records import Call
 from factory.engines.child import ask_once
 from factory.engines.scratch import Scratch
+from factory.workspace.models import is_installed
 
 _NESTED = {"to": {"city": "Oslo", "zip": ["0150", 151]}, "warm": True, "note": None, "at": 1.5}
 KINDS: dict[str, tuple[Call, ...]] = {
@@ -22,20 +24,51 @@ KINDS: dict[str, tuple[Call, ...]] = {
 """What answers of rounds call."""
 
 
+class ServerParser(NamedTuple):
+    """What reads a model's calls behind vLLM."""
+
+    name: str
+    """For `--tool-call-parser`; empty where none of them reads any."""
+    lost: tuple[str, ...]
+    """Of KINDS."""
+
+
+def told_kinds() -> dict[str, list[list[Any]]]:
+    """KINDS as a child is told them: calls as [name, arguments]."""
+    return {name: [[c.name, c.arguments] for c in calls] for name, calls in KINDS.items()}
+
+
 async def render_calls(folder: Path) -> dict[str, str]:
     """The answer with each of KINDS as the template of the model in `folder` writes it.
 
     Empty where it leaves calls out, as templates without tools do, or refuses them. Raises
     ModelError for a tokenizer that cannot be loaded, ChildError where the child dies.
     """
-    kinds = {name: [[c.name, c.arguments] for c in calls] for name, calls in KINDS.items()}
     with Scratch() as logs:
         answer = await ask_once(
             "factory.engines.native_child",
-            {"folder": str(folder), "kinds": kinds},
+            {"folder": str(folder), "kinds": told_kinds()},
             work="rendering calls",
             threads=1,
             log=logs / "native.log",
         )
     texts: dict[str, str] = answer["texts"]
     return texts
+
+
+async def find_server_parser(folder: Path) -> ServerParser | None:
+    """The parser of vLLM's that reads back what the template writes; None without vLLM.
+
+    Raises as render_calls does.
+    """
+    if not is_installed("vllm"):
+        return None
+    with Scratch() as logs:
+        answer = await ask_once(
+            "factory.engines.parsers",
+            {"folder": str(folder), "kinds": told_kinds()},
+            work="trying vLLM's parsers",
+            threads=1,
+            log=logs / "parsers.log",
+        )
+    return ServerParser(answer["parser"], tuple(answer["lost"]))

@@ -40,7 +40,7 @@ def main(channel: Channel, arguments: list[str]) -> None:
     question = channel.receive()
     if question is None:
         return
-    chats = [[Message(**message) for message in chat] for chat in question["chats"]]
+    chats = [[Message.from_json(message) for message in chat] for chat in question["chats"]]
     looked = whole = 0
     # What needs torch to be read, training will tell of.
     with suppress(ImportError):

@@ -13,15 +13,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
 from factory.domain.failures import ModelError
+from factory.domain.plaintext import encodable
+from factory.domain.records import Message
+from factory.tools.dialects import to_openai
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from factory.codes.literal import TextEncoder
 
 PROBE = "Zq7Answer"
 """An answer that no template holds."""
@@ -133,9 +138,49 @@ def leads_to_calls(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> bool:
         return True
 
 
+def as_template(
+    messages: Sequence[Message], encoder: TextEncoder
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Messages, and tools, as a chat template takes them: what others wrote is marked.
+
+    Calls have the ids of nine letters that Mistral's templates ask for; responses are those of the
+    calls before them, in their order.
+    """
+    chat: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = []
+    waiting: list[tuple[str, str]] = []
+    count = 0
+    for message in messages:
+        tools += map(to_openai, message.tools)
+        if message.tools and not message.content:
+            continue
+        text = encoder.mark(encodable(message.content), codes=message.codes)
+        row: dict[str, Any] = {"role": message.role, "content": text}
+        if message.calls:
+            waiting = [(f"call{count + n:05d}", c.name) for n, c in enumerate(message.calls)]
+            count += len(waiting)
+            row["tool_calls"] = [
+                write_call(ident, encoder.mark_tools(c.name), encoder.mark_tools(c.arguments))
+                for (ident, _), c in zip(waiting, message.calls, strict=True)
+            ]
+        elif message.role == "tool" and waiting:
+            row["tool_call_id"], row["name"] = waiting.pop(0)
+        chat.append(row)
+    return chat, encoder.mark_tools(tools)
+
+
+def write_call(ident: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """One of a message's `tool_calls`, as chat templates take it."""
+    return {
+        "id": ident,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
 def fit_roles(
-    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]
-) -> list[dict[str, str]]:
+    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The chat as the tokenizer's template takes it: where it has no place for a system message,
     as Gemma 2's and Mistral's have none, that text opens the first user's turn."""
     if not chat or chat[0]["role"] != "system" or _knows_system(tokenizer):
@@ -177,13 +222,22 @@ def written_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]], *, answer_next: bool
+    tokenizer: PreTrainedTokenizerBase,
+    chat: list[dict[str, Any]],
+    *,
+    answer_next: bool,
+    tools: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The chat as text, with or without a generation prompt. ModelError where it is refused."""
     chat = fit_roles(tokenizer, chat)
     try:
         return str(
-            tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer_next)
+            tokenizer.apply_chat_template(
+                chat,
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=answer_next,
+            )
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise ModelError(

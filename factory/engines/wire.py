@@ -18,7 +18,7 @@ def request_from_wire(wire: dict[str, Any]) -> Request:
     return Request(
         id=wire["id"],
         sampling=Sampling(**wire["sampling"]),
-        messages=tuple(Message(**message) for message in wire["messages"]),
+        messages=tuple(Message.from_json(message) for message in wire["messages"]),
         prompt=wire["prompt"],
         constraint=Constraint(**constraint) if constraint else None,
         tools=tuple(wire["tools"]),

@@ -4,7 +4,7 @@ place."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,8 @@ from factory.domain.jsontext import (
     parse_strict,
     show,
 )
-from factory.domain.records import UNANSWERED, Call, Completion
-from factory.judge.answers import read_answer, without_thought
+from factory.domain.records import UNANSWERED, Call, Completion, Form
+from factory.judge.answers import Syntax, read_answer, without_thought
 from factory.judge.parsed import CUTS, MAX_BLOCKS, Known, ParsedCalls, if_cut
 from factory.judge.writings import CLOSE, OPEN
 
@@ -71,13 +71,21 @@ def parse_tools(text: str) -> ParsedTools:
     return ParsedTools(documents=documents, failure=failure, message=message)
 
 
-def parse_calls(text: str, known: Known | None = None) -> ParsedCalls:
-    """Reads an answer's `<tool_call>` blocks. Never raises; hostile text costs bounded time.
+SYNTAX: Mapping[Form, Syntax] = {"own": "hermes", "native": "auto"}
+"""How answers are read that were asked for in either form."""
 
-    An answer that calls in another syntax cannot be read; factory.judge.answers reads those. One
-    that is broken in Python's writing is no JSON either, as the rule that rejects it has it.
+
+def parse_calls(text: str, known: Known | None = None, *, syntax: Syntax = "hermes") -> ParsedCalls:
+    """Reads an answer's `<tool_call>` blocks, or what another syntax has in their place. Never
+    raises; hostile text costs bounded time.
+
+    An answer that calls in another syntax than that cannot be read. One that is broken in Python's
+    writing is no JSON either, as the rule that rejects it has it. What keys a call has besides, and
+    what they are called, is a family's own business where any is read.
     """
-    found = _read_plain(text) or read_answer(text, "hermes", known)
+    found = _read_plain(text) or read_answer(text, syntax, known)
+    if syntax == "auto":
+        found = replace(found, extra_keys=(), foreign=())
     return replace(found, failure="call_json") if found.failure == "call_python" else found
 
 
@@ -115,7 +123,7 @@ def read_answers(samples: Iterable[ParsedCalls | str]) -> list[ParsedCalls]:
 
 
 def read_completions(
-    completions: Iterable[Completion], known: Known | None = None
+    completions: Iterable[Completion], known: Known | None = None, syntax: Syntax = "hermes"
 ) -> list[ParsedCalls]:
     """The same of an engine's answers: one that was cut before it called is no abstention."""
     readings: dict[tuple[str, str], ParsedCalls] = {}
@@ -124,7 +132,7 @@ def read_completions(
         limit = CUTS.get(completion.finish_reason, "")
         key = (completion.text, limit)
         if key not in readings:
-            parsed = parse_calls(completion.text, known)
+            parsed = parse_calls(completion.text, known, syntax=syntax)
             readings[key] = if_cut(parsed, limit) if limit else parsed
         answers.append(readings[key])
     return answers

@@ -22,6 +22,7 @@ from factory.domain.records import (
     Call,
     Candidate,
     Completion,
+    Form,
     Query,
     Reply,
     Status,
@@ -31,7 +32,7 @@ from factory.domain.records import (
 )
 from factory.judge.keys import is_same
 from factory.judge.parsed import ParsedCalls, text_arguments
-from factory.judge.reading import read_completions
+from factory.judge.reading import SYNTAX, read_completions
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_calls, check_code, check_tools, check_vote, first_reject
 from factory.judge.vote import vote
@@ -58,6 +59,8 @@ class Judgement:
     round_number: int
     number: int
     """1 while sampling, one more each time the round is judged again."""
+    form: Form = "own"
+    """In which its calls were asked for."""
 
     def verdict_rows(self, verdicts: Mapping[str, Sequence[Verdict]]) -> list[VerdictRow]:
         """Verdicts by query id as ledger rows."""
@@ -225,7 +228,7 @@ class Trail:
         for tool in tools:
             known |= text_arguments(tool.name, tool.arguments.get("properties"))
         completions = (*reply.completions, *(more.completions if more is not None else ()))
-        answers = read_completions(completions, known)
+        answers = read_completions(completions, known, SYNTAX[self.judgement.form])
         found = [
             check_calls(
                 answer,

@@ -498,7 +498,7 @@ def _read_candidate(
         tools=tuple(Tool(**value) for value in json.loads(tools_json)),
         calls=tuple(Call(**value) for value in json.loads(calls_json)),
         answer=answer,
-        chat=tuple(Message(**message) for message in json.loads(chat_json)),
+        chat=tuple(Message.from_json(message) for message in json.loads(chat_json)),
         made_by=made_by,
         made_of=tuple(json.loads(made_of_json)),
     )
@@ -563,7 +563,7 @@ def earlier_examples(
         Example(
             kind=kind,
             origin=origin,
-            messages=tuple(Message(**message) for message in json.loads(messages)),
+            messages=tuple(Message.from_json(message) for message in json.loads(messages)),
         )
         for kind, origin, messages, text, made_of in rows
         if origin.split("/")[-1] not in held_out

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from factory.domain.records import Form
 from factory.ledger.database import Source
 
 
@@ -22,6 +23,8 @@ class Losing(NamedTuple):
     """What the first rule that rejects it says; empty where it was outvoted alone."""
     path: str
     """Where that is, `$[0].arguments.people`."""
+    form: Form = "own"
+    """In which it was asked for."""
 
 
 def losing_answers(past: Source, number: int) -> dict[str, list[Losing]]:
@@ -41,7 +44,8 @@ def losing_answers(past: Source, number: int) -> dict[str, list[Losing]]:
           group by 1, 2, 3
         )
         select query_id, vote.winner, vote.classes_json, g.sample_index, g.text,
-               coalesce(fault.message, ''), coalesce(fault.path, '')
+               coalesce(fault.message, ''), coalesce(fault.path, ''),
+               coalesce(g.sampling_json ->> 'form', 'own')
         from accepted
         join latest_vote as vote using (round, query_id)
         join generation as g using (round, query_id)
@@ -54,16 +58,16 @@ def losing_answers(past: Source, number: int) -> dict[str, list[Losing]]:
     found: dict[str, list[Losing]] = {}
     rows = past.query(sql, {"number": number}).rows
     for (query_id, winner, classes_json), group in groupby(rows, key=lambda row: row[:3]):
-        answers = {row[3]: (str(row[4]), str(row[5]), str(row[6])) for row in group}
-        broken = [place for place, (_, message, _) in answers.items() if message]
+        answers = {row[3]: (str(row[4]), str(row[5]), str(row[6]), row[7]) for row in group}
+        broken = [place for place, (_, message, _, _) in answers.items() if message]
         classes: list[int] = json.loads(classes_json)
         ranked = rank_losing(classes, winner, answers, broken)
         if ranked:
             votes = Counter(classes)
             found[query_id] = [
-                Losing(text, votes[classes[place]], message, path)
+                Losing(text, votes[classes[place]], message, path, form)
                 for place in ranked
-                for text, message, path in [answers[place]]
+                for text, message, path, form in [answers[place]]
             ]
     return found
 

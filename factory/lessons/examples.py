@@ -13,7 +13,7 @@ from factory.train.curriculum import taught_by, turned_sample
 from factory.train.examples import (
     adapt_example,
     answer_example,
-    calls_text,
+    calling,
     code_example,
     examples_from_sample,
     unique_examples,
@@ -62,8 +62,9 @@ def call_chat(
 ) -> tuple[Message, ...]:
     """A conversation in the words in which a model is asked for calls, and answers.
 
-    Responses stand in a turn of the user, as Hermes writes them: not every chat template has
-    another place for them. `is_taught` says that the first answer is an example of its own.
+    In the own form responses stand in a turn of the user, as Hermes writes them: not every chat
+    template has another place for them. `is_taught` says that the first answer is an example of its
+    own.
     """
     asked = invocation_messages(query, [tool.document for tool in tools], prompts)
     last = max((place for place, turn in enumerate(turns) if turn.speaker != "tool"), default=0)
@@ -76,7 +77,11 @@ def said_messages(
     """What is said after the system's message of such a conversation; see call_chat."""
     chat: list[Message] = []
     responses: list[str] = []
+    native = prompts.form == "native"
     for place, turn in enumerate(turns):
+        if turn.speaker == "tool" and native:
+            chat.append(Message(role="tool", content=turn.text))
+            continue
         if turn.speaker == "tool":
             responses.append(f"<tool_response>\n{turn.text}\n</tool_response>")
             continue
@@ -84,11 +89,11 @@ def said_messages(
             chat.append(Message(role="user", content="\n".join(responses)))
             responses = []
         if turn.speaker == "assistant":
-            text = calls_text(turn.calls) if turn.calls else turn.text
             is_learnt = turn.loss and not (is_taught and place == 0)
-            chat.append(Message(role="assistant", content=text, loss=is_learnt))
+            said = Message(role="assistant", content=turn.text, loss=is_learnt)
+            chat.append(calling(turn.calls, prompts, loss=is_learnt) if turn.calls else said)
         else:
-            text = prompts.render("calls/invoke", query=turn.text)
+            text = turn.text if native else prompts.render("calls/invoke", query=turn.text)
             chat.append(Message(role="user", content=text))
     if responses:
         chat.append(Message(role="user", content="\n".join(responses)))

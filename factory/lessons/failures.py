@@ -12,13 +12,14 @@ from dataclasses import replace
 from random import Random
 
 from factory.domain.canon import to_json
-from factory.domain.records import Call, Candidate, Example, Message, Tool
+from factory.domain.records import Call, Candidate, Example, Tool
+from factory.judge.answers import Syntax
 from factory.judge.keys import make_key
-from factory.judge.reading import parse_calls
+from factory.judge.reading import SYNTAX, parse_calls
 from factory.ledger.losing import Losing
 from factory.lessons.examples import call_chat
 from factory.lessons.records import Utterance
-from factory.train.examples import calls_text
+from factory.train.examples import calling
 from factory.workspace.prompts import Prompts, invocation_messages
 
 REPAIR = "repair"
@@ -40,7 +41,7 @@ def make_repairs(
         if count <= 0:
             return
         for answer in losing.get(sample.query.id, ()):
-            failed = parse_calls(answer.text).calls
+            failed = parse_calls(answer.text, syntax=SYNTAX[answer.form]).calls
             if not (answer.message and failed and sample.calls):
                 continue
             error = to_json({"error": f"{answer.message} (at {answer.path})"})
@@ -69,28 +70,30 @@ def preference_examples(
     """
     examples = []
     for sample in accepted:
-        pairs = (split_pair(sample, answer.text) for answer in losing.get(sample.query.id, ()))
+        pairs = (
+            split_pair(sample, answer.text, SYNTAX[answer.form])
+            for answer in losing.get(sample.query.id, ())
+        )
         if pair := next(filter(None, pairs), None):
-            chosen, rejected = map(calls_text, pair)
             asked = invocation_messages(
                 sample.query.text, [tool.document for tool in sample.tools], prompts
             )
-            answers = (
-                Message(role="assistant", content=chosen),
-                Message(role="assistant", content=rejected, loss=False),
-            )
+            chosen, rejected = pair
+            answers = (calling(chosen, prompts), calling(rejected, prompts, loss=False))
             origin = f"r{number}/{sample.query.id}"
             examples.append(Example(kind="dpo", messages=(*asked, *answers), origin=origin))
     return examples
 
 
-def split_pair(sample: Candidate, losing: str) -> tuple[list[Call], list[Call]] | None:
+def split_pair(
+    sample: Candidate, losing: str, syntax: Syntax = "hermes"
+) -> tuple[list[Call], list[Call]] | None:
     """The right calls and those of a losing answer; the right ones in its order up to the first
     wrong one, then that which stands in its place: of the same tool, where there is one.
 
     None where the losing answer has no calls that can be read, or no wrong one.
     """
-    wrong = list(parse_calls(losing).calls or ())
+    wrong = list(parse_calls(losing, syntax=syntax).calls or ())
     tools = {tool.name: tool for tool in sample.tools}
     left = [(_key(call, tools), call) for call in sample.calls]
     shared: list[Call] = []

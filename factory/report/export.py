@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from factory.domain.canon import to_json
 from factory.domain.disk import disk_remedy
 from factory.domain.failures import DiskError, InputError
-from factory.judge.reading import parse_calls
+from factory.domain.records import Form
+from factory.judge.reading import SYNTAX, parse_calls
 from factory.ledger.database import Ledger
 from factory.ledger.losing import rank_losing
 from factory.report.conversations import BUILDERS
@@ -70,7 +71,9 @@ order by round, query_id
 PAIRS = """
 with answers as (
   select round, query_id,
-         list(struct_pack(number := sample_index, text := text) order by sample_index) as answers
+         list(struct_pack(number := sample_index, text := text,
+                          form := coalesce(sampling_json ->> 'form', 'own'))
+              order by sample_index) as answers
   from generation
   where stage = 'calls' and finish_reason in ('stop', 'length')
   group by round, query_id
@@ -263,8 +266,8 @@ def _preferences(row: Line, pairs: int) -> Iterator[Line]:
 
     Each losing class stands with its first answer, in the order of factory.ledger.losing.
     """
-    for text in _losers(row)[:pairs]:
-        calls = parse_calls(text).calls
+    for text, form in _losers(row)[:pairs]:
+        calls = parse_calls(text, syntax=SYNTAX[form]).calls
         lost = (
             {"role": "assistant", "content": text, "tool_calls": None}
             if not calls
@@ -278,8 +281,8 @@ def _preferences(row: Line, pairs: int) -> Iterator[Line]:
         }
 
 
-def _losers(row: Line) -> list[str]:
-    texts = {answer["number"]: answer["text"] for answer in row["answers"]}
+def _losers(row: Line) -> list[tuple[str, Form]]:
+    texts = {answer["number"]: (answer["text"], answer["form"]) for answer in row["answers"]}
     broken = [number for number in texts if f"sample:{number}" in row["faults"]]
     ranked = rank_losing(json.loads(row["classes_json"]), row["winner"], texts, broken)
     return [texts[number] for number in ranked]

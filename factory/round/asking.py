@@ -256,6 +256,7 @@ class Asking:
         """Keep every raw output of a reply, numbered from `first` on."""
         sampling, constraint = request.sampling, request.constraint
         bound = {"constrain": "schema"} if constraint is not None and constraint.tools else {}
+        form = {"form": "native"} if request.is_native else {}
         searched = {"decode": "beam"} if sampling.beam else {}
         sampling_json = canonical_json(
             {
@@ -266,6 +267,7 @@ class Asking:
                 "max_tokens": sampling.max_tokens,
                 **bound,
                 **searched,
+                **form,
             }
         )
         self.generations.extend(
@@ -276,7 +278,7 @@ class Asking:
                 "subject": subject,
                 "num_prompt_tokens": reply.num_prompt_tokens,
                 "sampling_json": sampling_json,
-                "prompt_sha": self.prompts.sha(prompt),
+                "prompt_sha": "" if request.is_native else self.prompts.sha(prompt),
                 "checkpoint_id": self.engine.checkpoint.id,
                 "sample_index": first + index,
                 "text": completion.text,

@@ -218,6 +218,7 @@ def _trail(factory: Factory, query: Query, votes: int) -> Trail:
         vote=vary(factory.recipe.vote, minimum=votes),
         round_number=ANY_ROUND,
         number=1,
+        form=factory.prompts.form,
     )
     return Trail(judgement=judgement, query=query)
 

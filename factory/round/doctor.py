@@ -16,14 +16,20 @@ from pathlib import Path
 from typing import Literal
 
 from factory.codes.saving import load_codebook
-from factory.domain.failures import DiskError, EnvironmentError_, FactoryError, MissingError
-from factory.engines.native import KINDS, render_calls
+from factory.domain.failures import (
+    DiskError,
+    EnvironmentError_,
+    FactoryError,
+    MissingError,
+    RecipeError,
+)
+from factory.engines.native import KINDS, ServerParser, find_server_parser, render_calls
 from factory.engines.opening import check_engine
 from factory.engines.trainable import check_planned
-from factory.judge.answers import read_answer
 from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
 from factory.ledger.database import Ledger
+from factory.round.form import choose_form, lost_kinds
 from factory.score.loading import load_benchmarks
 from factory.workspace import airgap
 from factory.workspace.folder import CONTENT_FOLDERS, Workspace, shipped_root
@@ -71,6 +77,7 @@ def examine(workspace: Workspace) -> Iterator[Check]:
             yield Check(name=name, state="ok", detail=look(workspace))
         except FactoryError as error:
             is_doubt = isinstance(error, Doubt) or name in ("calls", "network")
+            is_doubt &= not isinstance(error, RecipeError)
             state: State = "warn" if is_doubt else "bad"
             detail = str(error) if name == "content" else error.what
             yield Check(name=name, state=state, detail=detail, remedy=error.remedy)
@@ -166,22 +173,39 @@ def _look_at_calls(workspace: Workspace) -> str:
     """Whether calls in the form of the model's own template are read back as they are."""
     if not is_installed("transformers"):
         return "not looked at: transformers is not installed"
-    texts = asyncio.run(render_calls(workspace.model_folder(load_settings(workspace).model)))
-    return tell_of_calls(texts)
+    settings = load_settings(workspace)
+    folder = workspace.model_folder(settings.model)
+    form = load_recipe(workspace, settings.recipe, {}).recipe.calls.form
+    texts = asyncio.run(render_calls(folder))
+    choose_form(form, texts, folder)
+    parser = None
+    if form != "own" and any(texts.values()):
+        parser = asyncio.run(find_server_parser(folder))
+    return tell_of_calls(texts, parser)
 
 
-def tell_of_calls(texts: Mapping[str, str]) -> str:
-    """What became of each of KINDS. Raises EnvironmentError_ where one is read back otherwise."""
+def tell_of_calls(texts: Mapping[str, str], parser: ServerParser | None = None) -> str:
+    """What became of each of KINDS. Raises EnvironmentError_ where one is read back otherwise, by
+    us or by the parser of a server.
+    """
     if not any(texts.values()):
         return "its template writes no calls: they are in the factory's own form alone"
-    lost = [name for name, calls in KINDS.items() if read_answer(texts[name]).calls != calls]
+    lost = lost_kinds(texts)
+    if parser is not None and (unread := [name for name in parser.lost if name not in lost]):
+        name = f"its parser {parser.name}" if parser.name else "any parser of its"
+        raise EnvironmentError_(
+            f"of calls as its template writes them, {', '.join(unread)} are not read back by vLLM, "
+            f"with {name}",
+            remedy="factory serve, or calls.form = own",
+        )
     if lost:
         raise EnvironmentError_(
             f"of calls as its template writes them, {', '.join(lost)} are not read back",
             remedy="ask in the factory's own form (--prompt own), or score what a server's parser "
             "reads: factory score home --through URL",
         )
-    return f"{len(KINDS)} kinds are read back from its own template"
+    server = f", by vLLM's parser {parser.name} too" if parser is not None else ""
+    return f"{len(KINDS)} kinds are read back from its own template{server}"
 
 
 def _look_at_ledger(workspace: Workspace) -> str:

@@ -55,6 +55,11 @@ class Factory:
     def recipe(self) -> Recipe:
         return self.resolved.recipe
 
+    def under(self, resolved: Resolved) -> Factory:
+        """The same with another recipe, whose form of calls its prompts have."""
+        prompts = replace(self.prompts, form=resolved.recipe.calls.asked)
+        return replace(self, resolved=resolved, prompts=prompts)
+
     @property
     def all_benchmarks(self) -> tuple[Scorable, ...]:
         """Everything that no sample may hold."""
@@ -125,7 +130,7 @@ def load_factory(
         recipe = vary(resolved.recipe, train=vary(resolved.recipe.train, ask=True))
         origins = {"train.ask": f'queries = "{SELF}"', **resolved.origins}
         resolved = replace(resolved, recipe=recipe, origins=origins)
-    prompts = Prompts.load(workspace)
+    prompts = replace(Prompts.load(workspace), form=resolved.recipe.calls.asked)
     rulebook = Rulebook.load(workspace, settings.rules).under(resolved.recipe.rules)
     check_content(prompts, rulebook)
     rulebook.check_bar(resolved.recipe.vote.bar)

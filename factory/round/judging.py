@@ -23,6 +23,7 @@ def judgement_of(factory: Factory, this: OpenRound) -> Judgement:
         vote=factory.recipe.vote,
         round_number=this.number,
         number=this.judgement,
+        form=factory.prompts.form,
     )
 
 

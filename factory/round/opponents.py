@@ -131,6 +131,8 @@ def _as_base_is_asked(factory: Factory, dev: Benchmark, base: Checkpoint) -> Ite
             yield dev
         elif prompt == "own":
             yield dev.narrow(prompt="own")
+        elif dev.is_native(factory.prompts):
+            continue  # it is in chat already
         elif shows_tools(read_templates(Path(base.path)), where=base.path):
             yield dev.narrow(prompt="chat", syntax="auto")
 

@@ -162,6 +162,7 @@ def rejudge(
         vote=vote,
         round_number=number,
         number=this["judgement"] + 1,
+        form=resolved.recipe.calls.asked,
     )
     scored = load_benchmarks(workspace, resolved.recipe)
     benchmarks = tuple((load_held_out(workspace, resolved.recipe) | scored).values())

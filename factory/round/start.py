@@ -25,6 +25,7 @@ from factory.ledger.tables import Batch, GenerationRow, JudgementRow, RoundRow, 
 from factory.round.backwards import find_stock
 from factory.round.calibration import calibration_set
 from factory.round.factory import Factory
+from factory.round.form import settle_form
 from factory.round.judging import judge_drawn
 from factory.round.leaning import LOOKED_AT, ROUNDS, lean
 from factory.round.opponents import doubt_of_gate
@@ -59,6 +60,8 @@ async def begin(factory: Factory, num_queries: int | None = None) -> tuple[Facto
         else:
             base = base_checkpoint(factory.workspace, factory.settings, past)
             parent = next_checkpoint(factory.workspace, past, base)
+    if this is None:
+        factory = await settle_form(factory, Path(parent.path))
     if this is None or "train" not in this.stages_done:
         factory.monitor.stage("check the model")
         await check_trainable(Path(parent.path), factory.prompts, factory.settings.engine)
@@ -103,7 +106,7 @@ def resume(factory: Factory, past: Source) -> tuple[Factory, OpenRound | None]:
     resolved = mend(load_stored_recipe(this.recipe_name, this.recipe_json), factory.resolved)
     benchmarks = load_benchmarks(factory.workspace, resolved.recipe)
     rulebook = factory.rulebook.under(resolved.recipe.rules)
-    factory = replace(factory, resolved=resolved, benchmarks=benchmarks, rulebook=rulebook)
+    factory = replace(factory.under(resolved), benchmarks=benchmarks, rulebook=rulebook)
     if "sample" not in this.stages_done and this.content_sha != factory.content_sha:
         raise InputError(
             f"prompts or rules have changed since round {this.number} began",

@@ -28,6 +28,7 @@ from factory.lessons.moves import agent_chat
 from factory.lessons.records import Lessons
 from factory.lessons.split import HELD_OUT, hold_out
 from factory.round.factory import Factory
+from factory.round.form import settle_form
 from factory.round.gate import RoundResult
 from factory.round.judging import judgement_of
 from factory.round.round import finish_round
@@ -189,6 +190,7 @@ async def run_lesson(factory: Factory, plan: LessonPlan) -> RoundResult:
         base = base_checkpoint(factory.workspace, factory.settings, past)
         given = unknown_rows(factory, past, base)
         parent = next_checkpoint(factory.workspace, past, base)
+    factory = await settle_form(factory, Path(parent.path))
     factory.monitor.stage("check the model")
     await check_trainable(Path(parent.path), factory.prompts, factory.settings.engine)
     if plan.questions:

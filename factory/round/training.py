@@ -41,6 +41,7 @@ from factory.train.curriculum import (
     unlearnt_tools,
 )
 from factory.train.examples import (
+    calls_in,
     select_replay,
     tools_of,
     turned_round,
@@ -164,9 +165,11 @@ def _write_job(
 ) -> TrainingJob:
     """The training job as files: examples with replay, and the tools that need a code."""
     recipe = factory.recipe
+    form = recipe.calls.asked
+    earlier = history.earlier_examples(past, this.number, held_out)
     replay = select_replay(
-        taught_by(recipe, _replayed(factory)),
-        taught_by(recipe, history.earlier_examples(past, this.number, held_out)),
+        taught_by(recipe, [each for each in _replayed(factory) if calls_in(each, form)]),
+        taught_by(recipe, [each for each in earlier if calls_in(each, form)]),
         share=recipe.train.replay,
         limit=recipe.train.replay_limit,
         history=recipe.train.history,

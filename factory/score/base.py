@@ -26,6 +26,7 @@ from factory.score.items import Item
 from factory.score.kept import KeptAnswers
 from factory.score.published import PublishedTable
 from factory.workspace.folder import Workspace
+from factory.workspace.models import form_of
 from factory.workspace.prompts import Prompts
 from factory.workspace.settings import Settings
 
@@ -54,6 +55,11 @@ class Setup:
             ledger=Ledger(workspace.state, on_busy=monitor.note),
             monitor=monitor,
         )
+
+    def of(self, checkpoint: Checkpoint) -> Setup:
+        """The same, with questions put in the form in which the checkpoint was taught to call."""
+        form = form_of(Path(checkpoint.path))
+        return replace(self, prompts=replace(self.prompts, form=form))
 
     def notify(self, text: str) -> None:
         """Tell the user what they should know."""

@@ -67,6 +67,7 @@ async def evaluate_all(
 ) -> list[Measured]:
     """The same for several benchmarks, with one engine for all that ask it; kept one by one."""
     remote = is_address(checkpoint.path)
+    setup = setup.of(checkpoint)
     for benchmark in benchmarks:
         if remote and isinstance(benchmark, SelfServed):
             raise InputError(

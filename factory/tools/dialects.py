@@ -96,6 +96,16 @@ def to_function(document: Mapping[str, Any]) -> dict[str, Any]:
     return {names.get(k, k): part for k, part in document.items() if k not in _SERVICE_KEYS}
 
 
+def to_openai(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document as OpenAI's API and chat templates have tools."""
+    function = {
+        "name": document["name"],
+        "description": document.get("description", ""),
+        "parameters": respell(document["arguments"]),
+    }
+    return {"type": "function", "function": function}
+
+
 def find_dialect(value: object) -> str:
     """Key of DIALECTS, told by the keys that only this dialect has. Raises ValueError."""
     if not isinstance(value, dict):

@@ -51,7 +51,7 @@ from factory.ledger.place import FixedFolder
 from factory.train.coding import Given, Recode, give_codes, plan_codes
 from factory.train.encoding import EncodedSet
 from factory.train.examples import code_example, read_examples, unique_examples
-from factory.train.job import DONE_FILE, StageFigures, TrainingJob, read_tools
+from factory.train.job import StageFigures, TrainingJob, read_tools
 from factory.train.keeping import StepSaver
 from factory.train.learner import Learner, Send, encode_for, load_learner
 from factory.train.memory import num_processes
@@ -60,7 +60,7 @@ from factory.train.staging import has_rows, limits_for, restore_forward, run_sta
 from factory.train.trainer import Reporter, code_ids_of
 from factory.workspace.identity import identify
 from factory.workspace.machine import visible_gpus
-from factory.workspace.models import fingerprint
+from factory.workspace.models import DONE_FILE, FORM, fingerprint
 
 
 def train(job: TrainingJob, send: Send) -> dict[str, Any]:
@@ -253,6 +253,7 @@ def _save(
         done = {
             "job": job.digest(),
             "fingerprint": fingerprint(partial),
+            FORM: job.setup.form,
             "num_examples": encoded.num_kept,
             "dropped": dict(encoded.dropped),
             "unlearnt": encoded.unlearnt,

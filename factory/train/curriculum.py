@@ -203,6 +203,7 @@ def train_setup(recipe: Recipe, number: int, dtype: str, version: int) -> Traini
         gist_seed=recipe.seed if recipe.codes.gist.views else 0,
         dtype=dtype,
         version=version,
+        form=recipe.calls.asked,
     )
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from factory.codes.literal import encoder_of
+from factory.domain.canon import to_json
+from factory.domain.failures import ModelError
 from factory.domain.plaintext import is_unicode
-from factory.domain.records import IGNORED, Example, ExampleKind, Message
-from factory.engines.turn import Turn
+from factory.domain.records import IGNORED, Call, Example, ExampleKind, Message
+from factory.engines.turn import Turn, as_template, leads_to_calls
 from factory.engines.turn import render as render_chat
+from factory.judge.parsed import text_arguments
+from factory.judge.reading import parse_calls
 from factory.train.examples import CODED_KINDS, PLACEHOLDER, answers, names_by_code, tools_of
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ DropReason = Literal[
     "ood_code",
     "special_token",
     "not_unicode",
+    "not_native",
     "no_question",
 ]
 
@@ -77,6 +83,10 @@ class EncodedSet:
     """Ids of the tools whose code examples were all dropped."""
 
 
+class NotNativeError(Exception):
+    """A chat template that leaves calls out, refuses them, or writes others than it is given."""
+
+
 class CodeNames(Protocol):
     """What is needed of factory.codes.codebook.Codebook."""
 
@@ -119,37 +129,111 @@ def encode(
     chat of its own (ToolGen's turn split). None at all where a text holds a word of the vocabulary
     that ends turns and would be cut there.
 
-    Raises ModelError for a chat template that no answer can be learnt in.
+    In the native form an answer is what the template writes of it, if its calls can be read back.
+
+    Raises ModelError for a chat template that no answer can be learnt in, NotNativeError for calls
+    that it does not write as they are.
     """
     if turn.fault is not None:
         raise turn.fault
     encoder = encoder_of(tokenizer, turn.ends)
-    texts = [encoder.mark(message.content, codes=message.codes) for message in messages]
-    chat = [{"role": m.role, "content": text} for m, text in zip(messages, texts, strict=True)]
+    chat, tools = as_template(messages, encoder)
+    ahead = len(messages) - len(chat)
+    known = _text_arguments(messages) if tools else {}
     rows: list[tuple[list[int], list[int], list[tuple[int, int]]]] = []
     done: str | None = None
     for index, message in enumerate(messages):
         if message.role != "assistant" or not message.loss:
             continue
-        prompt = render_chat(tokenizer, chat[:index], answer_next=True)
+        place = index - ahead
+        prompt = render_chat(tokenizer, chat[:place], answer_next=True, tools=tools)
+        answer = _Answer(
+            turn.lead_in, turn.lead_ids, chat[place]["content"], turn.closing, turn.closing_ids
+        )
+        if tools:
+            text = _render_answered(tokenizer, chat[: place + 1], tools)
+            leads = _leads(tokenizer, turn, str(tokenizer.chat_template))
+            answer = _take_answer(tokenizer, turn, prompt, text, leads=leads)
+            called = chat[place].get("tool_calls", ())
+            if called and not _is_read_back(answer.content, called, known):
+                raise NotNativeError(answer.content)
         if done is None or not prompt.startswith(done):
             rows.append(([], [], []))
             done = ""
         prompt_ids = encoder.ids(prompt[len(done) :])
-        content_ids = encoder.ids(texts[index])
+        content_ids = encoder.ids(answer.content)
         if not turn.ends.isdisjoint(content_ids):
             return []
-        answer_ids = [*turn.lead_ids, *content_ids, *turn.closing_ids]
+        answer_ids = [*answer.lead_ids, *content_ids, *answer.closing_ids]
         input_ids, labels, spans = rows[-1]
-        start = len(input_ids) + len(prompt_ids) + len(turn.lead_ids)
+        start = len(input_ids) + len(prompt_ids) + len(answer.lead_ids)
         spans.append((start, start + len(content_ids)))
         input_ids += prompt_ids + answer_ids
         labels += [IGNORED] * len(prompt_ids) + answer_ids
-        done = prompt + turn.lead_in + texts[index] + turn.closing
+        done = prompt + answer.lead_in + answer.content + answer.closing
     return [
         Encoded(kind=kind, input_ids=tuple(input_ids), labels=tuple(labels), spans=tuple(spans))
         for input_ids, labels, spans in rows
     ]
+
+
+class _Answer(NamedTuple):
+    """What follows a prompt, as factory.engines.turn tells its parts."""
+
+    lead_in: str
+    lead_ids: tuple[int, ...]
+    content: str
+    """What others wrote in it is marked."""
+    closing: str
+    closing_ids: tuple[int, ...]
+
+
+def _render_answered(
+    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]], tools: list[dict[str, Any]]
+) -> str:
+    try:
+        return render_chat(tokenizer, chat, answer_next=False, tools=tools)
+    except ModelError as error:
+        raise NotNativeError(error.what) from error
+
+
+def _take_answer(
+    tokenizer: PreTrainedTokenizerBase, turn: Turn, prompt: str, text: str, *, leads: bool
+) -> _Answer:
+    """The answer at the end of a rendered chat. Raises NotNativeError where none follows `prompt`
+    up to a token that ends it; `leads` says that requests have the lead-in in the prompt.
+    """
+    lead_in = turn.lead_in if leads else ""
+    rest = text.removeprefix(prompt + lead_in)
+    ends = [text for token in turn.ends if (text := tokenizer.decode([token])) and text in rest]
+    if len(rest) == len(text) or not ends:
+        raise NotNativeError(text[-200:])
+    end = min(ends, key=rest.find)
+    content, _, _ = rest.partition(end)
+    closing, closing_ids = turn.closing, turn.closing_ids
+    if not rest.startswith(closing, len(content)):
+        closing, closing_ids = end, tuple(tokenizer.encode(end, add_special_tokens=False))
+    return _Answer(lead_in, turn.lead_ids if lead_in else (), content, closing, closing_ids)
+
+
+@lru_cache(maxsize=4)
+def _leads(tokenizer: PreTrainedTokenizerBase, turn: Turn, template: str) -> bool:
+    return leads_to_calls(tokenizer, turn)
+
+
+def _is_read_back(
+    text: str, called: Sequence[dict[str, Any]], known: dict[str, frozenset[str]]
+) -> bool:
+    """Whether a text holds these calls and no others."""
+    wanted = tuple(Call(**each["function"]) for each in called)
+    return parse_calls(text, known, syntax="auto").calls == wanted
+
+
+def _text_arguments(messages: Sequence[Message]) -> dict[str, frozenset[str]]:
+    known: dict[str, frozenset[str]] = {}
+    for tool in (tool for message in messages for tool in message.tools):
+        known |= text_arguments(tool["name"], tool["arguments"].get("properties"))
+    return known
 
 
 def encode_all(
@@ -205,17 +289,29 @@ def _encode_one(
         messages = render(example, codes)
     except LookupError:
         return "no_code"
-    if not all(is_unicode(message.content) for message in messages):
+    if not all(is_unicode(text) for message in messages for text in _texts(message)):
         return "not_unicode"
     if messages[0].role == "assistant":
         return "no_question"
-    encoded = tokenise(example.kind, messages)
+    try:
+        encoded = tokenise(example.kind, messages)
+        if example.kind != "dpo":
+            other = encoded
+        else:
+            other = tokenise("dpo", (*messages[:-2], replace(messages[-1], loss=True)))
+    except NotNativeError:
+        return "not_native"
     if example.kind == "dpo":
-        other = tokenise("dpo", (*messages[:-2], replace(messages[-1], loss=True)))
         pairs = zip(encoded, other, strict=False)
         return [replace(a, rejected=tuple(b.target_ids)) for a, b in pairs] or "special_token"
     is_code = _is_code(example)
     return [replace(part, is_code=is_code) for part in encoded] or "special_token"
+
+
+def _texts(message: Message) -> Iterable[str]:
+    """All that a message holds."""
+    native = message.calls or message.tools
+    return (to_json(message.to_json()),) if native else (message.content,)
 
 
 def _is_code(example: Example) -> bool:

@@ -29,8 +29,9 @@ from factory.domain.canon import ENCODE_PROMPT, canonical_json, derive_seed
 from factory.domain.disk import disk_remedy
 from factory.domain.failures import ContentError, DiskError, InputError
 from factory.domain.jsontext import JsonTextError, parse_strict
-from factory.domain.records import Call, Example, ExampleKind, Message, Query, Tool
+from factory.domain.records import Call, Example, ExampleKind, Form, Message, Query, Tool
 from factory.judge.reading import parse_calls
+from factory.judge.writings import OPEN
 from factory.workspace.prompts import (
     Prompts,
     asking_messages,
@@ -73,6 +74,26 @@ def calls_text(calls: Iterable[Call]) -> str:
     )
 
 
+def calling(calls: Sequence[Call], prompts: Prompts, *, loss: bool = True) -> Message:
+    """The answer that makes these calls, in the form in which prompts ask for them."""
+    if prompts.form == "native":
+        return Message(role="assistant", content="", calls=tuple(calls), loss=loss)
+    return Message(role="assistant", content=calls_text(calls), loss=loss)
+
+
+def calls_in(example: Example, form: Form) -> bool:
+    """Whether an example teaches no calls in another form than this."""
+    if any(message.tools for message in example.messages):
+        return form == "native"
+    in_tags = any(text.startswith(OPEN) for text in answers(example))
+    return form == "own" or not (in_tags or example.kind == "invoke")
+
+
+def calls_of(message: Message) -> tuple[Call, ...]:
+    """The calls of an assistant's message, in whichever form it has them."""
+    return message.calls or tuple(parse_calls(message.content).calls or ())
+
+
 def placeholder(tool_id: str) -> str:
     """The text that stands for a tool's code until training starts."""
     return f"{{{{tool:{tool_id}}}}}"
@@ -109,7 +130,7 @@ def examples_from_sample(
     shown = invocation_messages(query.text, [tool.document for tool in tools], prompts)
     examples = [
         _example("gen", origin, asked, tools_text(tool.document for tool in target)),
-        _example("invoke", origin, shown, calls_text(calls)),
+        Example(kind="invoke", messages=(*shown, calling(calls, prompts)), origin=origin),
     ]
     for tool in used:
         examples.append(code_example(tool, prompts, origin))
@@ -150,8 +171,9 @@ def turned_round(example: Example, prompts: Prompts) -> Example | None:
     if example.kind != "invoke" or [m.role for m in example.messages] != _TRIPLE:
         return None
     system, user, answer = example.messages
-    calls = parse_calls(answer.content).calls
-    documents = [row for row in map(_document, system.content.split("\n")) if row is not None]
+    calls = calls_of(answer)
+    lines = map(_document, system.content.split("\n"))
+    documents = [*system.tools] or [row for row in lines if row is not None]
     names = {document["name"] for document in documents}
     if not calls or not user.content.strip() or any(call.name not in names for call in calls):
         return None
@@ -209,7 +231,12 @@ def unique_examples(examples: Iterable[Example]) -> list[Example]:
 
 
 def _identity(example: Example) -> str:
-    messages = [[m.role, m.content, *([] if m.loss else [False])] for m in example.messages]
+    messages = [
+        [m.role, m.content, *([] if m.loss else [False])]
+        if not (m.calls or m.tools)
+        else m.to_json()
+        for m in example.messages
+    ]
     return canonical_json([example.kind, messages])
 
 
@@ -274,6 +301,8 @@ def example_from_json(row: object, where: str) -> Example:
 def _message(row: object, where: str) -> Message:
     if isinstance(row, dict) and row.get("role") == "assistant" and row.get("tool_calls"):
         row = row | {"content": calls_text(_listed_calls(row["tool_calls"], where))}
+    if isinstance(row, dict) and (row.get("calls") or row.get("tools")):
+        return _native_message(row, where)
     if not isinstance(row, dict) or not isinstance(row.get("content"), str):
         raise ContentError("a message is an object with `role` and a text `content`", where=where)
     if row.get("role") not in ("system", "user", "assistant", "tool"):
@@ -286,6 +315,14 @@ def _message(row: object, where: str) -> Message:
     return Message(
         role=row["role"], content=row["content"], loss=loss or row["role"] != "assistant"
     )
+
+
+def _native_message(row: Mapping[str, Any], where: str) -> Message:
+    """A message of example_to_json that has calls or shows tools."""
+    try:
+        return Message.from_json(row)
+    except (TypeError, ValueError) as error:
+        raise ContentError(f"a message cannot be read: {error}", where=where) from error
 
 
 def _listed_calls(listed: Any, where: str) -> list[Call]:

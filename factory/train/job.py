@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.domain.canon import COMPRESS_PROMPT, ENCODE_PROMPT, canonical_json, digest
-from factory.domain.records import CodeAlias, Fluency, GivenCode, Pair, Progress, Tool
+from factory.domain.records import CodeAlias, Fluency, Form, GivenCode, Pair, Progress, Tool
 from factory.train.examples import write_rows
 from factory.workspace.folder import Workspace
 from factory.workspace.identity import identify
@@ -23,8 +23,6 @@ from factory.workspace.recipe import (
     TrainSection,
 )
 
-DONE_FILE = "training.json"
-"""Last file written into a checkpoint folder: the result of the job that made it."""
 ROW_RATE = 5.0
 """Learning rate of the code tokens' rows by that of the adapters beside them (lora)."""
 
@@ -46,6 +44,8 @@ class TrainingSetup:
     """Arithmetic: bfloat16, float32, or auto (bfloat16 where the machine computes in it)."""
     version: int = 1
     """Of the codebook that is made, should one be."""
+    form: Form = "own"
+    """In which the examples call."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; inverse of from_json."""
@@ -63,7 +63,7 @@ class TrainingSetup:
             train=TrainSection.model_construct(**row["train"]),
             codes=CodesSection.model_construct(**{**row["codes"], **nested}),
             stages=tuple(StageSection(**stage) for stage in row.get("stages", ())),
-            **{name: row[name] for name in _OWN},
+            **{name: row[name] for name in _OWN if name in row},
         )
 
     def values(self) -> dict[str, Any]:
@@ -76,10 +76,11 @@ class TrainingSetup:
             "dtype": self.dtype,
             "codes": code_values(self.codes, self.gist_seed, self.version),
             **({"stages": stages} if stages else {}),
+            **({"form": self.form} if self.form != "own" else {}),
         }
 
 
-_OWN = ("seed", "gist_seed", "dtype", "version")
+_OWN = ("seed", "gist_seed", "dtype", "version", "form")
 _OF_EXAMPLES = (
     *("replay", "replay_limit", "history", "documents", "gen_target", "no_call"),
     *("accepted", "min_accepted"),
@@ -211,6 +212,8 @@ class TrainingResult:
     """Those of the recipe, in their order; none where it has none."""
     language: Mapping[str, Fluency] = field(default_factory=dict)
     """Of the job's plain text `before`, once new tools are `coded`, and `after`."""
+    form: Form = "own"
+    """In which it was taught to call."""
 
 
 def write_tools(path: Path, tools: Sequence[Tool]) -> None:

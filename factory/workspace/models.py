@@ -9,6 +9,7 @@ from pathlib import Path
 
 from factory.domain.bounded import DATA, parse_json, read_text
 from factory.domain.failures import ModelError
+from factory.domain.records import Form
 from factory.workspace.weights import FETCH, check_file, read_weights
 
 INSTALL = {
@@ -17,6 +18,10 @@ INSTALL = {
     "transformers": "pip install 'tool-factory[train]'",
     "ray": "pip install 'tool-factory[ray]' (on each node of a cluster), or drop engine.backend",
 }
+DONE_FILE = "training.json"
+"""Last file written into a checkpoint folder: the result of the job that made it."""
+FORM = "form"
+"""Its key that says in which form the checkpoint was taught to call."""
 WHOLE_FOLDER = "give the folder of a model in Hugging Face format (as save_pretrained writes it)"
 SMALL_FILES = (
     "config.json generation_config.json tokenizer.json tokenizer.model tokenizer_config.json "
@@ -35,6 +40,13 @@ def fingerprint(folder: Path) -> str:
         with path.open("rb") as weights:
             total.update(hashlib.file_digest(weights, "sha256").digest())
     return f"sha256:{total.hexdigest()}"
+
+
+def form_of(folder: Path) -> Form:
+    """The form in which a checkpoint was taught to call; own for a model that was given."""
+    path = folder / DONE_FILE
+    done = parse_json(read_text(path), str(path)) if path.exists() else None
+    return "native" if isinstance(done, dict) and done.get(FORM) == "native" else "own"
 
 
 def word_pieces(folder: Path) -> tuple[str, ...]:

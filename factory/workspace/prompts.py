@@ -18,7 +18,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from factory.domain.bounded import parse_json, read_text
 from factory.domain.canon import to_json
 from factory.domain.failures import ContentError
-from factory.domain.records import Call, Message
+from factory.domain.records import Call, Form, Message
 from factory.workspace.folder import Workspace, file_sha, files_sha
 from factory.workspace.templates import BoundedEnvironment
 
@@ -56,6 +56,9 @@ class Prompts:
 
     workspace: Workspace
     folder: str = "prompts"
+    form: Form = "own"
+    """How calls are asked for. In the native form the model's chat template shows the tools, and
+    prompts/calls/ is for requests that are written from calls alone."""
     _environment: BoundedEnvironment = field(default_factory=_make_environment)
     _templates: dict[str, Template] = field(default_factory=dict)
     _shas: dict[str, str] = field(default_factory=dict)
@@ -136,6 +139,11 @@ def invocation_messages(
     query: str, documents: Sequence[dict[str, Any]], prompts: Prompts
 ) -> tuple[Message, ...]:
     """The chat that asks for calls (P-INVOKE); `results` are not shown (Fig. 5)."""
+    if prompts.form == "native":
+        return (
+            Message(role="system", content="", tools=tuple(_shown(documents))),
+            Message(role="user", content=query),
+        )
     return (
         Message(role="system", content=prompts.render("calls/system", tools=_shown(documents))),
         Message(role="user", content=prompts.render("calls/invoke", query=query)),
@@ -170,11 +178,25 @@ def _shown(documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def join_neighbours(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Messages of one role in a row as one: many chat templates want roles to alternate."""
-    return tuple(
-        Message(role=role, content="\n\n".join(message.content for message in group))
-        for role, group in groupby(messages, key=lambda message: message.role)
-    )
+    """Messages of one role in a row as one: many chat templates want roles to alternate.
+
+    Responses stay apart: each answers a call of its own.
+    """
+    joined: list[Message] = []
+    for role, group in groupby(messages, key=lambda message: message.role):
+        parts = list(group)
+        if role == "tool":
+            joined += parts
+            continue
+        joined.append(
+            Message(
+                role=role,
+                content="\n\n".join(m.content for m in parts if m.content or not m.tools),
+                calls=tuple(call for m in parts for call in m.calls),
+                tools=tuple(tool for m in parts for tool in m.tools),
+            )
+        )
+    return tuple(joined)
 
 
 def _read_input(file: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from factory.domain.canon import canonical_json, digest
 from factory.domain.failures import RecipeError
 from factory.domain.plaintext import shorten
-from factory.domain.records import ExampleKind
+from factory.domain.records import ExampleKind, Form
 from factory.workspace.checking import check_table, read_toml
 from factory.workspace.folder import Workspace
 
@@ -227,8 +227,12 @@ class CodesSection(Section):
 class CallsSection(Section):
     """Sampling calls (algorithms A4)."""
 
-    LATER = frozenset({"more", "more_constrain", "more_order", "more_temperature"})
+    LATER = frozenset({"form", "more", "more_constrain", "more_order", "more_temperature"})
 
+    form: Literal["own", "native", "auto"] = "own"
+    """How calls are asked for, learnt and scored: in the factory's own prompt and tags, or as the
+    model's chat template shows tools and writes calls; `auto` is native where the template can,
+    else own. Codes are asked for in the factory's prompts in any case."""
     n: int = Field(5, ge=1, le=256)
     temperature: float = Field(0.7, ge=0, le=2)
     top_k: int = Field(40, ge=0)
@@ -245,6 +249,17 @@ class CallsSection(Section):
     """In which order the tools are shown to them."""
     more_constrain: Literal["none", "schema"] = "none"
     """As `constrain`, for those alone."""
+
+    @model_validator(mode="after")
+    def _own_calls_are_bound(self) -> CallsSection:
+        if self.form != "own" and "schema" in (self.constrain, self.more_constrain):
+            raise ValueError("schemas bind calls in the own form: not with calls.form native, auto")
+        return self
+
+    @property
+    def asked(self) -> Form:
+        """The form in force: `auto` is settled by a model's template when a round begins."""
+        return "native" if self.form == "native" else "own"
 
 
 class VoteSection(Section):

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from workspaces import ROOT
 
-from factory.deploy.asked import as_openai, own_chat, read_asked
+from factory.deploy.asked import own_chat, read_asked
 from factory.domain.failures import InputError
 from factory.domain.records import Call, Tool
 from factory.lessons.examples import call_chat
 from factory.lessons.records import Utterance
 from factory.score.calls.kind import Benchmark, make_request
+from factory.tools.dialects import to_openai
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 
@@ -110,9 +111,9 @@ def test_who_has_to_be_called() -> None:
 
 def test_a_document_of_the_catalogue_is_read_back_as_it_is() -> None:
     (document,) = read_asked(body("x", tools=[tool("book_table")])).documents
-    assert read_asked(body("x", tools=[as_openai(document)])).documents == (document,)
+    assert read_asked(body("x", tools=[to_openai(document)])).documents == (document,)
     assert document["arguments"]["type"] == "dict"
-    assert as_openai(document) == tool("book_table")
+    assert to_openai(document) == tool("book_table")
 
 
 @pytest.mark.parametrize(

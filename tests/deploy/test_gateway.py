@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest_models import make_tokenizer, tiny_model
+from families import as_family
 from workspaces import ROOT
 
 from factory.deploy.catalogue import ServedCatalogue
@@ -70,9 +72,10 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
         answers: dict[str, Reply] | None = None,
         path: str = CHAT,
         sent_key: str = "",
+        folder: Path = SEED,
         **more: Any,
     ) -> tuple[App, Reply]:
-        served = Served(folder=str(SEED), workspace=str(ROOT), scratch=str(tmp_path), **more)
+        served = Served(folder=str(folder), workspace=str(ROOT), scratch=str(tmp_path), **more)
         for name, value in served.environment().items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv(KEY, "secret")
@@ -122,6 +125,24 @@ def test_the_prompt_is_token_for_token_what_scoring_asks(ask: Ask) -> None:
     assert body["tools"] == BENCHMARK.items[0].openai_tools and body["temperature"] == 0
     assert "vllm_xargs" not in body
     assert app.left, "a client that leaves is heard of behind"
+
+
+def native_model(folder: Path) -> Path:
+    """A folder that says that its checkpoint was taught in its template's own form."""
+    tiny_model(folder)
+    as_family(make_tokenizer(), "qwen").save_pretrained(folder)
+    (folder / "training.json").write_text('{"form": "native"}', encoding="utf-8")
+    return folder
+
+
+def test_a_checkpoint_is_asked_in_the_form_that_it_was_taught(ask: Ask, tmp_path: Path) -> None:
+    folder = native_model(tmp_path / "model")
+    app, _ = ask(question(), folder=folder)
+    prompts = Prompts(WORKSPACE, form="native")
+    wanted = Chat(folder).encode(make_request(BENCHMARK, BENCHMARK.items[0], prompts))
+    assert app.body(CHAT)["kv_transfer_params"] == {"prompt_token_ids": wanted}
+    _, (status, answer) = ask(question(tool_choice="required"), folder=folder)
+    assert status == 400 and 'tool_choice "auto"' in answer["error"]["message"]
 
 
 def test_control_tokens_in_a_users_text_are_letters(ask: Ask) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_models import CHAT_TEMPLATE, tiny_model
+from conftest_models import CHAT_TEMPLATE, make_tokenizer, tiny_model
+from families import NAMES, as_family, family
 from workspaces import ROOT, make_workspace, run_factory
 
 from factory.deploy.asked import own_chat, read_asked
@@ -83,6 +84,33 @@ def test_a_modelfile_has_the_words_of_the_prompt_between_the_models_marks(tmp_pa
     assert text.count("{{ if") + text.count("{{- if") + text.count("{{ range") == text.count(
         "{{ end }}"
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_native_checkpoint_keeps_its_template(tmp_path: Path, name: str) -> None:
+    """The folder asks with the model's own template, token for token as rounds do where that has a
+    place for what is said.
+    """
+    folder = tiny_model(tmp_path / "model")
+    as_family(make_tokenizer(), name).save_pretrained(folder)
+    copy = tmp_path / "mine"
+    shutil.copytree(folder, copy)
+    prompts = Prompts(WORKSPACE, form="native")
+    answer = dress(question(folder, copy, prompts))
+    # Mistral's has no place for a system's message: rounds put it before the user's.
+    wanted = {chat: name != "mistral" or chat != "tools and rules" for chat in CHATS}
+    assert dict(zip(CHATS, answer["same"], strict=True)) == wanted
+    assert (copy / "chat_template.jinja").read_text("utf-8") == family(name).template
+    assert answer["parses"] == (name == "qwen")
+
+
+def test_a_native_checkpoint_has_no_modelfile(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
+    (folder / "training.json").write_text('{"form": "native"}', encoding="utf-8")
+    packing = pack(WORKSPACE, folder, tmp_path / "mine", target="ollama", log=tmp_path / "log")
+    with pytest.raises(InputError, match="a Modelfile"):
+        asyncio.run(packing)
+    assert _serving(tmp_path, "vllm", "mistral")[1].endswith("--tool-call-parser mistral")
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:

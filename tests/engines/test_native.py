@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from conftest_models import CHAT_TEMPLATE, make_tokenizer
+from families import NAMES, family_tokenizer
 from transformers import AutoTokenizer
 
-from factory.domain.failures import EnvironmentError_
-from factory.engines.native import KINDS
-from factory.engines.native_child import write_calls
+from factory.domain.failures import EnvironmentError_, RecipeError
+from factory.engines.native import KINDS, ServerParser, told_kinds
+from factory.engines.written import write_calls
 from factory.round.doctor import tell_of_calls
+from factory.round.form import choose_form
 
 assert AutoTokenizer, "with torch, before a child's module is imported that does without"
 trl = pytest.importorskip("trl")
@@ -55,3 +57,32 @@ def test_what_a_template_loses_is_named(name: str, lost: str) -> None:
     with pytest.raises(EnvironmentError_) as caught:
         tell_of_calls(texts)
     assert caught.value.what.endswith(f" {lost} are not read back")
+
+
+def test_native_needs_a_form_and_auto_takes_what_there_is(tmp_path: Path) -> None:
+    none = written(CHAT_TEMPLATE)
+    with pytest.raises(RecipeError, match="has no form of calls") as caught:
+        choose_form("native", none, tmp_path)
+    assert "calls.form=own" in caught.value.remedy
+    assert choose_form("auto", none, tmp_path) == "own"
+    qwen = written((TEMPLATES / "qwen3.jinja").read_text("utf-8"))
+    assert choose_form("auto", qwen, tmp_path) == choose_form("native", qwen, tmp_path) == "native"
+    assert choose_form("own", qwen, tmp_path) == "own"
+
+
+def test_what_a_server_loses_is_named() -> None:
+    texts = written((TEMPLATES / "qwen3.jinja").read_text("utf-8"))
+    assert tell_of_calls(texts, ServerParser("hermes", ())).endswith("by vLLM's parser hermes too")
+    with pytest.raises(EnvironmentError_, match=r"nested values are not read back by vLLM"):
+        tell_of_calls(texts, ServerParser("hermes", ("nested values",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_vllm_has_a_parser_for_each_family(name: str) -> None:
+    pytest.importorskip("vllm")
+    from factory.engines.parsers import find_parser
+
+    parser, lost = find_parser(family_tokenizer(name), told_kinds())
+    assert parser == {"qwen": "hermes", "llama": "llama3_json", "mistral": "mistral"}[name]
+    assert lost == (["two calls"] if name == "llama" else [])  # which its template refuses

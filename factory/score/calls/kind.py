@@ -18,6 +18,7 @@ from factory.domain.records import Checkpoint, ItemScore, Message, Request, Scor
 from factory.engines.base import Engine
 from factory.judge.answers import Syntax
 from factory.judge.parsed import TRUNCATED
+from factory.judge.reading import SYNTAX
 from factory.score.asking import ask_all, greedy
 from factory.score.base import Asked, Setup, resolve
 from factory.score.calls.bfcl import (
@@ -149,7 +150,7 @@ class Benchmark(Asked):
                 [item.id, _JUDGED_BY.get(item.judge, item.judge), item.ground_truth]
                 for item in self.items
             ],
-            "prompt": [self.prompt, *_prompt_shas(setup.prompts)],
+            "prompt": [self.prompt, *_prompt_shas(self, setup.prompts)],
             "max_tokens": self.max_tokens,
             "reading": [self.syntax, READING],
         }
@@ -167,7 +168,12 @@ class Benchmark(Asked):
         """Every item, judged, in the benchmark's order; what the engine raises ends the scoring."""
         requests = [make_request(self, item, prompts) for item in self.items]
         replies = await ask_all(engine, requests, progress)
-        return [judge(i, reply, self.syntax) for i, reply in zip(self.items, replies, strict=True)]
+        syntax = SYNTAX["native"] if self.is_native(prompts) else self.syntax
+        return [judge(i, reply, syntax) for i, reply in zip(self.items, replies, strict=True)]
+
+    def is_native(self, prompts: Prompts) -> bool:
+        """Whether the prompt of rounds is the chat template's own."""
+        return self.prompt == "own" and prompts.form == "native"
 
     def card(self, items: Sequence[ItemScore]) -> Scorecard:
         ordered = self.ordered(items)
@@ -230,7 +236,7 @@ def score_basis(benchmark: Benchmark, prompts: Prompts) -> str:
     What is as usual adds nothing: our prompt and syntax, one user message, calls in Python.
     """
     items = [[item.id, item.query, item.functions, item.ground_truth] for item in benchmark.items]
-    shas = _prompt_shas(prompts)
+    shas = _prompt_shas(benchmark, prompts)
     unusual: dict[str, object] = {
         item.id: [_JUDGED_BY.get(item.judge, item.judge), [m.to_json() for m in item.turn]]
         for item in benchmark.items
@@ -259,7 +265,9 @@ def _per_call(items: Sequence[ItemScore]) -> tuple[Line, ...]:
     )
 
 
-def _prompt_shas(prompts: Prompts) -> list[str]:
+def _prompt_shas(benchmark: Benchmark, prompts: Prompts) -> list[str]:
+    if benchmark.is_native(prompts):
+        return ["native"]
     return [prompts.sha(name) for name in ("calls/system", "calls/invoke")]
 
 

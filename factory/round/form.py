@@ -1,0 +1,69 @@
+"""In which form a round's calls are asked for, settled by its model's chat template.
+
+A round keeps the form that it began with; what it samples, teaches and scores is all in that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from factory.domain.failures import RecipeError
+from factory.domain.records import Form
+from factory.engines.native import KINDS, render_calls
+from factory.judge.reading import parse_calls
+from factory.round.factory import Factory
+from factory.workspace.recipe import vary
+
+PLAIN = "one call"
+"""Of KINDS: a template that does not write even this has no form of calls."""
+
+
+async def settle_form(factory: Factory, folder: Path) -> Factory:
+    """The factory with `calls.form` as the model in `folder` can have it; says what `auto` became.
+
+    Raises RecipeError where the form is to be native and the template has none.
+    """
+    wanted = factory.recipe.calls.form
+    if wanted == "own":
+        return factory
+    texts = await render_calls(folder)
+    form = choose_form(wanted, texts, folder)
+    if wanted == "auto":
+        why = "writes calls" if form == "native" else _fault(texts)
+        factory.monitor.note(f"calls.form is auto: {form}, since the chat template {why}")
+    if form == "native" and (lost := lost_kinds(texts)):
+        factory.monitor.note(
+            f"the chat template loses {', '.join(lost)}: samples with such are not learnt"
+        )
+    recipe = vary(factory.recipe, calls=vary(factory.recipe.calls, form=form))
+    return factory.under(replace(factory.resolved, recipe=recipe))
+
+
+def choose_form(
+    wanted: Literal["own", "native", "auto"], texts: Mapping[str, str], folder: Path
+) -> Form:
+    """The form of a model whose template writes KINDS as `texts`. Raises RecipeError as above."""
+    has_none = wanted != "own" and PLAIN in lost_kinds(texts)
+    if has_none and wanted == "native":
+        raise RecipeError(
+            f"calls.form is native, and the model's chat template {_fault(texts)}",
+            where=str(folder),
+            remedy="--set calls.form=own, or auto, which is own where a template has no form",
+        )
+    return "own" if wanted == "own" or has_none else "native"
+
+
+def _fault(texts: Mapping[str, str]) -> str:
+    return "writes calls that are not read back" if texts[PLAIN] else "has no form of calls"
+
+
+def lost_kinds(texts: Mapping[str, str]) -> list[str]:
+    """The kinds of calls that are not read back out of what a template writes for them."""
+    return [
+        name
+        for name, calls in KINDS.items()
+        if parse_calls(texts[name], syntax="auto").calls != calls
+    ]
