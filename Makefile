@@ -101,7 +101,7 @@ offline-test: $(VENV)/ready
 	  $(BIN)/python -m factory.workspace.airgap alone $(MAKE) -C $(OFFLINE)/tool-factory round
 
 # compare trains every coder for hours, same and house compare checkouts: run by name.
-BENCHES := $(filter-out __init__ table backbone pretended compare same house,$(basename $(notdir $(wildcard bench/*.py))))
+BENCHES := $(filter-out __init__ table backbone pretended instant raw compare same house,$(basename $(notdir $(wildcard bench/*.py))))
 
 bench: $(VENV)/ready $(if $(wildcard requirements/bench.lock),$(VENV)/bench-ready) $(if $(filter ray,$(or $(ONLY),$(BENCHES))),$(VENV)/ray-ready)
 	@set -e; for name in $(or $(ONLY),$(BENCHES)); do $(BIN)/python -m bench.$$name; done

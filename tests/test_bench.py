@@ -15,7 +15,7 @@ from bench.table import best_seconds, machine_line, peak_rss_mib, print_table
 BENCHES = sorted(
     path
     for path in (ROOT / "bench").glob("*.py")
-    if path.stem not in ("__init__", "table", "backbone", "pretended")
+    if path.stem not in ("__init__", "table", "backbone", "pretended", "instant", "raw")
 )
 
 
