@@ -9,6 +9,7 @@ from pathlib import Path
 
 from factory.domain.failures import EnvironmentError_, InputError, MissingError
 from factory.domain.records import Checkpoint
+from factory.engines.early import Early, Seat
 from factory.engines.kernels import check_heads
 from factory.engines.process import ProcessEngine
 from factory.engines.replicas import Replicas
@@ -102,8 +103,10 @@ async def open_engine(
     settings: EngineSection,
     log_folder: Path,
     notify: Callable[[str], None],
+    early: Early | None = None,
 ) -> ProcessEngine | Replicas:
-    """Start a child that serves `checkpoint`, or several, and wait until it is ready.
+    """Start a child that serves `checkpoint`, or several, and wait until it is ready; where `early`
+    has started them, it is those.
 
     `async with await open_engine(checkpoint, settings=…, …) as engine: …`
 
@@ -119,19 +122,44 @@ async def open_engine(
         check_loopback()
     check_model_folder(Path(checkpoint.path))
     check_heads(Path(checkpoint.path), settings)
-    copies = gpus_of_copies(settings, chosen)
-    shared = settings.model_copy(update={"threads": max(1, settings.threads // len(copies))})
+    seats = _seats(settings, chosen, log_folder)
+    shared = settings.model_copy(update={"threads": seats[0].threads})
     engines = [
         ProcessEngine(
-            BACKENDS[chosen],
+            seat.module,
             checkpoint,
             settings=shared,
-            log=log_folder / f"engine-{chosen}{f'-{number}' if number > 1 else ''}.log",
+            log=seat.log,
             notify=notify,
-            gpus=gpus,
+            gpus=seat.gpus,
+            early=early,
         )
-        for number, gpus in enumerate(copies, 1)
+        for seat in seats
     ]
     engine = engines[0] if len(engines) == 1 else Replicas(engines)
     await engine.start()
     return engine
+
+
+def early_engine(settings: EngineSection, log_folder: Path) -> Early:
+    """What starts the children of `open_engine` with these arguments before their model is there.
+
+    Of Ray's engines it starts none: they hold their places for as long as they live.
+    """
+    chosen = choose_backend(settings.backend, lambda _: None)
+    return Early(() if chosen == "ray" else _seats(settings, chosen, log_folder))
+
+
+def _seats(settings: EngineSection, chosen: str, log_folder: Path) -> list[Seat]:
+    """Where each copy is served; they share the threads."""
+    copies = gpus_of_copies(settings, chosen)
+    threads = max(1, settings.threads // len(copies))
+    return [
+        Seat(
+            BACKENDS[chosen],
+            threads,
+            log_folder / f"engine-{chosen}{f'-{number}' if number > 1 else ''}.log",
+            gpus,
+        )
+        for number, gpus in enumerate(copies, 1)
+    ]

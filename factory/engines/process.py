@@ -23,6 +23,7 @@ from factory.domain.failures import ChildError, FactoryError, ModelError
 from factory.domain.records import ENGINE_DIED, UNANSWERED, Checkpoint, Reply, Request
 from factory.engines.base import Closing, check_request, unanswered
 from factory.engines.child import Child
+from factory.engines.early import Early, Seat
 from factory.engines.wire import reply_from_wire
 from factory.workspace.identity import differing
 from factory.workspace.settings import EngineSection
@@ -65,14 +66,16 @@ class ProcessEngine(Closing):
         log: Path,
         notify: Callable[[str], None],
         gpus: Sequence[str] = (),
+        early: Early | None = None,
     ) -> None:
-        """`gpus` are those that the child sees; without any, it sees what the command does."""
-        self._module = module
+        """`gpus` are those that the child sees; without any, it sees what the command does. The
+        first child is one of `early`, where that has started one for this seat.
+        """
         self.checkpoint = checkpoint
+        self._seat = Seat(module, settings.threads, log, tuple(gpus))
+        self._early = early
         self._settings = settings
-        self._log = log
         self._notify = notify
-        self._gpus = gpus
         self._child: Child | None = None
         self._ready = False
         self._numbers = itertools.count()
@@ -204,7 +207,7 @@ class ProcessEngine(Closing):
         assert self._child is not None
         return ChildError(
             f"The engine died {times}: {cause}",
-            where=f"{self._module}, checkpoint {self.checkpoint.path}",
+            where=f"{self._seat.module}, checkpoint {self.checkpoint.path}",
             remedy=NEED_LESS if self._child.ran_out_of_memory else MEND,
         )
 
@@ -273,15 +276,14 @@ class ProcessEngine(Closing):
     async def _serve_until_death(self) -> None:
         """Run one child until it dies; it was `_ready` if it had loaded the model."""
         self._ready = False
-        self._child = await Child.start(
-            self._module, threads=self._settings.threads, log=self._log, gpus=self._gpus
-        )
+        started = self._early and self._early.take(self._seat)
+        self._child = started or await self._seat.start_child()
         await self._child.send(
             {
                 "type": "open",
                 **asdict(self.checkpoint),
                 "settings": self._settings.model_dump(),
-                "logs": str(self._log.parent),
+                "logs": str(self._seat.log.parent),
             }
         )
         while message := await self._child.receive():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from factory.domain.records import Checkpoint
 from factory.engines.base import Engine
+from factory.engines.early import Early
 from factory.engines.http import TIMEOUT_SECONDS, HttpEngine
 from factory.engines.opening import open_engine
 from factory.ledger.lineage import is_address
@@ -41,12 +42,13 @@ async def serve(
     num_engines: int = 1,
     log_folder: Path | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
+    early: Early | None = None,
 ) -> AsyncIterator[Engine]:
     """An engine on a checkpoint of `find_checkpoint`, one of `num_engines` here, closed at the end.
 
     `log_folder` is where its output goes; by default among the logs of scores. `timeout_seconds`
-    is for one answer of a server. Raises FactoryError where it cannot be served, and at the end for
-    a server that gave no answer at all.
+    is for one answer of a server. `early` may have started the engine's children. Raises
+    FactoryError where it cannot be served, and at the end for a server that gave no answer at all.
     """
     engine: Engine
     if is_address(checkpoint.path):
@@ -61,6 +63,7 @@ async def serve(
             settings=engine_settings(settings, num_engines=num_engines),
             log_folder=log_folder or workspace.state / "logs" / "score",
             notify=notify,
+            early=early,
         )
     try:
         yield engine

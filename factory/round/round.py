@@ -16,7 +16,7 @@
 Steps 3 to 6 are one coroutine a query (sampler.py). Each step is skipped where the ledger says
 that it is done, so a round that was killed anywhere continues with the step it was in; within
 sampling, with the queries that have no sample yet. Models live in child processes that end with
-their step.
+their step; that of step 10 starts with step 9, and loads nothing before there is a checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from factory.round.gate import RoundResult, decide
 from factory.round.judging import judge
 from factory.round.making import make_samples
 from factory.round.sampling import sample
-from factory.round.scoring import score_answers, score_opponents, score_weights, serve
+from factory.round.scoring import early_for, score_answers, score_opponents, score_weights, serve
 from factory.round.start import begin
 from factory.round.training import train
 from factory.round.writing import write_missing
@@ -53,10 +53,11 @@ async def finish_round(factory: Factory, this: OpenRound) -> RoundResult:
             await parent.close()
         judge(factory, this)
         await make_samples(factory, this, parent)
-    trained = await train(factory, this)
-    if isinstance(trained, Checkpoint):
-        async with serve(factory, this, trained) as child:
-            await score_answers(factory, this, child)
-            await score_weights(factory, this, child)
-        await score_opponents(factory, this)
+    async with early_for(factory, this) as early:
+        trained = await train(factory, this, early)
+        if isinstance(trained, Checkpoint):
+            async with serve(factory, this, trained, early=early) as child:
+                await score_answers(factory, this, child)
+                await score_weights(factory, this, child)
+            await score_opponents(factory, this)
     return decide(factory, this, trained)

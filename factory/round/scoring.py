@@ -10,6 +10,8 @@ from pathlib import Path
 from factory.domain.records import Checkpoint
 from factory.engines import serving
 from factory.engines.base import Engine
+from factory.engines.early import Early
+from factory.engines.opening import early_engine
 from factory.ledger import history
 from factory.ledger.history import OpenRound
 from factory.round.factory import Factory
@@ -23,10 +25,11 @@ def serve(
     this: OpenRound,
     checkpoint: Checkpoint,
     benchmarks: Iterable[Scorable] | None = None,
+    early: Early | None = None,
 ) -> Keeper:
     """A checkpoint of the round: its engine starts where something is left to ask it.
 
-    Without `benchmarks`, all of the recipe are to be scored.
+    Without `benchmarks`, all of the recipe are to be scored. `early` may have started its children.
     """
 
     @contextlib.asynccontextmanager
@@ -40,6 +43,7 @@ def serve(
             notify=factory.monitor.note,
             num_engines=num_engines,
             log_folder=factory.log_folder(this.number),
+            early=early,
         ) as engine:
             factory.finish(this.number, "start engine", started)
             yield engine
@@ -49,6 +53,13 @@ def serve(
     bases = [(benchmark, benchmark.basis(setup)) for benchmark in wanted]
     missing = find_missing(setup, checkpoint.id, bases, of=checkpoint)
     return Keeper(setup, checkpoint, missing, start)
+
+
+def early_for(factory: Factory, this: OpenRound) -> Early:
+    """The engine of the checkpoint to be, where a benchmark will ask it."""
+    if not any(isinstance(benchmark, Asked) for benchmark in factory.benchmarks.values()):
+        return Early()
+    return early_engine(factory.settings.engine, factory.log_folder(this.number))
 
 
 async def score_answers(factory: Factory, this: OpenRound, model: Keeper) -> None:

@@ -14,6 +14,7 @@ from factory.codes.saving import FOLDER, SavedCodebook, load_codebook
 from factory.domain.canon import digest, query_id
 from factory.domain.failures import GateError
 from factory.domain.records import Candidate, Checkpoint, Example, Tool
+from factory.engines.early import Early
 from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
@@ -53,8 +54,8 @@ from factory.train.run import run_training
 from factory.workspace.models import check_model_folder, fingerprint
 
 
-async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
-    """The checkpoint trained on what was accepted, or why there is none."""
+async def train(factory: Factory, this: OpenRound, early: Early | None = None) -> Checkpoint | str:
+    """The checkpoint trained on what was accepted, or why there is none; `early` starts with it."""
     folder = history.checkpoint_folder(factory.workspace.state, this.number)
     if "train" in this.stages_done:
         check_model_folder(folder)
@@ -96,6 +97,8 @@ async def train(factory: Factory, this: OpenRound) -> Checkpoint | str:
                 examples += preference_examples(accepted, losing, factory.prompts, this.number)
         plain = plain_text(factory.benchmarks, factory.recipe)
         job = _write_job(factory, this, past, folder, accepted, examples, codebook, held_out, plain)
+    if early is not None:
+        await early.start()
     try:
         result = await run_training(
             job,
