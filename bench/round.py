@@ -266,6 +266,8 @@ def compare_sampling(number: int, threads: int, work: Path) -> Run:
                     rate / (raw.tokens() / raw.cpu),
                     raw.wall / run.wall,
                     useful / shown,
+                    run.command,
+                    run.engine,
                     run.equal(raw),
                 )
             )
@@ -280,6 +282,8 @@ def compare_sampling(number: int, threads: int, work: Path) -> Run:
             "ratio",
             "wall ratio",
             "shown ratio",
+            "command's CPU s",
+            "engine's",
             "equal answers",
         ),
         rows,
