@@ -17,8 +17,12 @@ from typing import NoReturn
 SIGNAL_CODE = 128
 """And a signal's number: what a shell reports of a program that it ended."""
 STOPPED_CODE = SIGNAL_CODE + signal.SIGINT
-STOPPED = "stopped; nothing is lost: `factory round` continues where it was\n"
-SERVED = "stopped: nothing is served any more; `factory serve` starts anew\n"
+STOPPED = "stopped; nothing is lost: the same command goes on\n"
+STOPPED_AS = {
+    **dict.fromkeys(("round", "teach"), "stopped; nothing is lost: `factory round` goes on\n"),
+    "serve": "stopped: nothing is served any more; `factory serve` starts anew\n",
+}
+"""What is said of a command that has another way to go on, by its name."""
 
 
 def run() -> None:
@@ -54,7 +58,7 @@ def _hear() -> list[int]:
 def _end(code: int) -> NoReturn:
     """Say how to go on, where there is still a terminal to say it to."""
     with suppress(OSError):
-        sys.stderr.write(SERVED if sys.argv[1:2] == ["serve"] else STOPPED)
+        sys.stderr.write(STOPPED_AS.get("".join(sys.argv[1:2]), STOPPED))
         sys.stderr.flush()
     try:
         sys.stdout.flush()

@@ -129,7 +129,11 @@ ENDLESS = "select count(*) from range(100000000000) a(x), range(1000) b where a.
 
 @contextmanager
 def interruptible(
-    workspace: Path, event: str, *arguments: str, number: int = signal.SIGINT
+    workspace: Path,
+    event: str,
+    *arguments: str,
+    number: int = signal.SIGINT,
+    goes_on: str = "the same command goes on",
 ) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", INTERRUPTIBLE, f"{event}:{number:d}", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -139,10 +143,8 @@ def interruptible(
     ) as process:
         yield process
         _, said = process.communicate()
-    assert (process.returncode, said) == (
-        128 + number,
-        "stopped; nothing is lost: `factory round` continues where it was\n",
-    )
+    wanted = f"stopped; nothing is lost: {goes_on}\n"
+    assert (process.returncode, said) == (128 + number, wanted)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,12 @@ def test_a_scheduler_and_a_closed_terminal_end_a_command_too(
     workspace: Path, event: str, number: int
 ) -> None:
     with interruptible(workspace, event, "sql", "select 1 as a", number=number):
+        pass
+
+
+@pytest.mark.parametrize("command", ["round", "teach"])
+def test_a_round_that_is_stopped_goes_on_as_a_round(workspace: Path, command: str) -> None:
+    with interruptible(workspace, "import:typer", command, goes_on="`factory round` goes on"):
         pass
 
 
