@@ -128,6 +128,10 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     async def send(self, message: dict[str, Any]) -> None:
         """Send one message; to a dead child it is lost, and `receive` says None."""
         with contextlib.suppress(ConnectionError):

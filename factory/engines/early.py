@@ -32,7 +32,7 @@ class Seat(NamedTuple):
 class Early(Closing):
     """Children by their seats; use it with `async with`, which ends those that nobody took.
 
-    Example: early = Early(seats_of(settings, …)); await early.start(); early.take(seat).
+    Example: early = Early(seats_of(settings, …)); await early.start(); await early.take(seat).
     """
 
     def __init__(self, seats: Sequence[Seat] = ()) -> None:
@@ -45,9 +45,14 @@ class Early(Closing):
             if seat not in self._children:
                 self._children[seat] = await seat.start_child()
 
-    def take(self, seat: Seat) -> Child | None:
-        """The seat's child, which is the caller's from now on; None where none was started."""
-        return self._children.pop(seat, None)
+    async def take(self, seat: Seat) -> Child | None:
+        """The seat's child, which is the caller's from now on; None where none was started, or it
+        died meanwhile: that was no death of the engine."""
+        child = self._children.pop(seat, None)
+        if child is None or child.is_alive:
+            return child
+        await child.kill()
+        return None
 
     async def close(self) -> None:
         while self._children:

@@ -276,7 +276,7 @@ class ProcessEngine(Closing):
     async def _serve_until_death(self) -> None:
         """Run one child until it dies; it was `_ready` if it had loaded the model."""
         self._ready = False
-        started = self._early and self._early.take(self._seat)
+        started = await self._early.take(self._seat) if self._early else None
         self._child = started or await self._seat.start_child()
         await self._child.send(
             {

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -51,16 +52,19 @@ def make_checkpoint(folder: Path) -> Checkpoint:
 
 
 async def ask_where(tmp_path: Path, early: Early) -> tuple[list[str], list[int]]:
-    """What each copy says of its place, and the children that there are meanwhile."""
+    """What each copy says of its place, and the children that there are meanwhile; nobody is told
+    of a death."""
+    said: list[str] = []
     async with await open_engine(
         make_checkpoint(tmp_path / "model"),
         settings=SETTINGS,
         log_folder=tmp_path,
-        notify=lambda text: None,
+        notify=said.append,
         early=early,
     ) as engine:
         request = Request(id="w", prompt="where", sampling=Sampling())
         replies = await engine.sample([request] * 2)
+        assert "died" not in "".join(said)
         return [reply.completions[0].text for reply in replies], child_pids()
 
 
@@ -72,17 +76,19 @@ def test_the_children_that_started_early_are_those_that_serve(tmp_path: Path) ->
         told, serving = await ask_where(tmp_path, early)
         assert told == ["5 of 2 threads 0", "7 of 2 threads 0"]
         assert serving == started
-        assert early.take(opening._seats(SETTINGS, "transformers", tmp_path)[0]) is None
+        assert await early.take(opening._seats(SETTINGS, "transformers", tmp_path)[0]) is None
 
     with_early(tmp_path, body)
     assert (tmp_path / "model" / "loads").read_text() == ".."
     assert not child_pids()
 
 
-def test_one_that_died_meanwhile_is_replaced(tmp_path: Path) -> None:
+def test_one_that_died_meanwhile_is_replaced_without_a_word(tmp_path: Path) -> None:
     async def body(early: Early) -> None:
         dead, alive = sorted(child_pids())
         os.kill(dead, signal.SIGKILL)
+        while psutil.Process(dead).status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
         told, serving = await ask_where(tmp_path, early)
         assert sorted(told) == ["5 of 2 threads 0", "7 of 2 threads 0"]
         assert alive in serving and dead not in serving and len(serving) == 2
