@@ -157,12 +157,8 @@ def _encode(
     limits = limits_for(setup, has_rows(learner, codebook, setup))
     encoded = encode_for(learner, examples, codebook, setup.train.max_length, limits)
     if not encoded.examples:
-        raise InputError(
-            f"no example can be trained on: {dict(encoded.dropped)}",
-            where=str(job.examples),
-            remedy="raise train.max_length, or accept more samples"
-            + (", or name their kinds in a [[stage]]" if setup.stages else ""),
-        )
+        what, remedy = encoded.explain_empty()
+        raise InputError(what, where=str(job.examples), remedy=remedy)
     if codebook is not None:
         _check_codes(learner, encoded, codebook)
     return encoded

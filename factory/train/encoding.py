@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from factory.codes.literal import encoder_of
@@ -82,6 +82,22 @@ class EncodedSet:
     unlearnt: list[str] = field(default_factory=list)
     """Ids of the tools whose code examples were all dropped."""
 
+    def explain_empty(self) -> tuple[str, str]:
+        """What to say where nothing is left to train on, and what to do about it."""
+        reasons = {key.rpartition("/")[2] for key in self.dropped}
+        what = f"no example can be trained on: {dict(self.dropped)}"
+        if "not_native" in reasons:
+            what += "; the chat template refuses or changes the calls of those that are not_native"
+        remedies = [text for reason, text in _REMEDIES.items() if reason in reasons]
+        return what, ", or ".join([*remedies, "accept more samples"])
+
+
+_REMEDIES: dict[DropReason, str] = {
+    "not_native": "--set calls.form=own, in which every template can be taught",
+    "too_long": "raise train.max_length",
+    "no_stage": "name their kinds in a [[stage]]",
+}
+
 
 class NotNativeError(Exception):
     """A chat template that leaves calls out, refuses them, or writes others than it is given."""
@@ -132,26 +148,28 @@ def encode(
     In the native form an answer is what the template writes of it, if its calls can be read back.
 
     Raises ModelError for a chat template that no answer can be learnt in, NotNativeError for calls
-    that it does not write as they are.
+    that it does not write as they are, in the prompt too.
     """
     if turn.fault is not None:
         raise turn.fault
     encoder = encoder_of(tokenizer, turn.ends)
     chat, tools = as_template(messages, encoder)
     ahead = len(messages) - len(chat)
-    known = _text_arguments(messages) if tools else {}
+    native = bool(tools) or any(message.calls for message in messages)
+    write = partial(_render_native if native else render_chat, tokenizer, tools=tools)
+    known = _text_arguments(messages)
     rows: list[tuple[list[int], list[int], list[tuple[int, int]]]] = []
     done: str | None = None
     for index, message in enumerate(messages):
         if message.role != "assistant" or not message.loss:
             continue
         place = index - ahead
-        prompt = render_chat(tokenizer, chat[:place], answer_next=True, tools=tools)
+        prompt = write(chat[:place], answer_next=True)
         answer = _Answer(
             turn.lead_in, turn.lead_ids, chat[place]["content"], turn.closing, turn.closing_ids
         )
-        if tools:
-            text = _render_answered(tokenizer, chat[: place + 1], tools)
+        if native:
+            text = write(chat[: place + 1], answer_next=False)
             leads = _leads(tokenizer, turn, str(tokenizer.chat_template))
             answer = _take_answer(tokenizer, turn, prompt, text, leads=leads)
             called = chat[place].get("tool_calls", ())
@@ -188,11 +206,16 @@ class _Answer(NamedTuple):
     closing_ids: tuple[int, ...]
 
 
-def _render_answered(
-    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]], tools: list[dict[str, Any]]
+def _render_native(
+    tokenizer: PreTrainedTokenizerBase,
+    chat: list[dict[str, Any]],
+    *,
+    tools: Sequence[dict[str, Any]],
+    answer_next: bool,
 ) -> str:
+    """A chat with calls in the template's own form. Raises NotNativeError where it is refused."""
     try:
-        return render_chat(tokenizer, chat, answer_next=False, tools=tools)
+        return render_chat(tokenizer, chat, answer_next=answer_next, tools=tools)
     except ModelError as error:
         raise NotNativeError(error.what) from error
 

@@ -186,6 +186,36 @@ def test_a_conversation_goes_on_after_a_response(name: str, prompts: Prompts) ->
     assert tokenizer.decode(rows[-1].input_ids[:start]) == asked + lead_in
 
 
+def test_a_prompt_that_the_template_refuses_leaves_its_example_out(prompts: Prompts) -> None:
+    """Llama's writes one call an answer, in what came before too."""
+    turns = (
+        Utterance(speaker="user", text=ASKED),
+        Utterance(speaker="assistant", text="", calls=(OSLO, BERGEN), loss=False),
+        Utterance(speaker="tool", text="grey"),
+        Utterance(speaker="tool", text="wet"),
+        Utterance(speaker="assistant", text="Grey and wet."),
+    )
+    chat = call_chat(ASKED, [WEATHER], turns, prompts, is_taught=True)
+    example = Example(kind="trajectory", messages=chat, origin="t")
+    found = encoded(family_tokenizer("llama"), example, invoke(prompts, OSLO))
+    assert dict(found.dropped) == {"trajectory/not_native": 1} and found.num_kept == 1
+    (one,) = encoded(family_tokenizer("mistral"), example).examples
+    assert len(one.contents) == 1
+    what, remedy = encoded(family_tokenizer("llama"), example).explain_empty()
+    assert "refuses or changes the calls" in what and "calls.form=own" in remedy
+    assert "max_length" not in remedy
+
+
+def test_calls_are_learnt_where_no_tools_are_shown() -> None:
+    messages = (
+        Message(role="user", content=ASKED),
+        Message(role="assistant", content="", calls=(OSLO,)),
+    )
+    tokenizer = family_tokenizer("qwen")
+    (one,) = encoded(tokenizer, Example(kind="invoke", messages=messages, origin="t")).examples
+    assert parse_calls(tokenizer.decode(one.contents[0]), syntax="auto").calls == (OSLO,)
+
+
 def test_an_example_keeps_its_form(prompts: Prompts) -> None:
     example = invoke(prompts, OSLO)
     row = json.loads(json.dumps(example_to_json(example)))
