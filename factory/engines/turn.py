@@ -157,11 +157,12 @@ def as_template(
         text = encoder.mark(encodable(message.content), codes=message.codes)
         row: dict[str, Any] = {"role": message.role, "content": text}
         if message.calls:
-            waiting = [(f"call{count + n:05d}", c.name) for n, c in enumerate(message.calls)]
+            names = [encoder.mark_tools(call.name) for call in message.calls]
+            waiting = [(f"call{count + n:05d}", name) for n, name in enumerate(names)]
             count += len(waiting)
             row["tool_calls"] = [
-                write_call(ident, encoder.mark_tools(c.name), encoder.mark_tools(c.arguments))
-                for (ident, _), c in zip(waiting, message.calls, strict=True)
+                write_call(ident, name, encoder.mark_tools(call.arguments))
+                for (ident, name), call in zip(waiting, message.calls, strict=True)
             ]
         elif message.role == "tool" and waiting:
             row["tool_call_id"], row["name"] = waiting.pop(0)
