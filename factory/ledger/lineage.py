@@ -81,10 +81,14 @@ class Ruler(NamedTuple):
 
 
 def last_ruler(past: Source, base: Checkpoint) -> tuple[int, Ruler] | None:
-    """The gate's last comparison of calls in the lineage of `base`, with its round."""
+    """By what the gate last promoted in the lineage of `base`, with the round; by what it first
+    compared calls, where it has promoted nothing. A round held back changes no ruler.
+    """
     sql = """
-        select round, benchmark, basis, checkpoint_id
-        from gate where measure = 'calls' order by round desc
+        select gate.round, benchmark, basis, checkpoint_id
+        from gate join checkpoint using (checkpoint_id)
+        where measure = 'calls'
+        order by promoted desc, if(promoted, -gate.round, gate.round)
         """
     line = descendants(past, base)
     found = (row for row in past.query(sql).rows if row[3] in line)
@@ -112,10 +116,10 @@ def find_best(
 ) -> Best:
     """The checkpoint in force (`base`, or promoted) of the highest score; of equal ones the latest.
 
-    By the ruler, without one by that of the gate's last decision: scores by any other are not
+    By the ruler, without one by that of the gate's last promotion: scores by any other are not
     compared. Nor are, with `models`, scores of what a checkpoint is no more: another template or
     tokenizer in its folder, another dtype. Where nothing has been decided, or the latest promoted
-    one has no score by that decision's ruler, it is that one: nothing says that another is better.
+    one has no score by that ruler, it is that one: nothing says that another is better.
     """
     promoted = [each for each in descendants(past, base).values() if each is not None]
     in_force = [base, *promoted]

@@ -154,6 +154,29 @@ def test_of_equal_scores_the_latest_is_the_best(workspace: Workspace) -> None:
     assert find_best(factory.ledger, base_of(factory)).checkpoint.id == "r1-abc"
 
 
+def test_a_round_held_back_does_not_change_what_is_best(workspace: Workspace) -> None:
+    """It was asked in another form, in which the model that was given is the better one."""
+    own = open_factory(workspace)
+    run_rounds(own, 20, 30)
+    native = open_factory(workspace, TOLERANCE | {"calls.form": "native"})
+    base, best = base_of(native), find_best(own.ledger, base_of(own))
+    keep(native, base.id, 28)
+    keep(native, "r1-abc", 10)
+    assert not decide(native, round_of(2, best.checkpoint), made(native, 2, 5)).promoted
+    assert find_best(own.ledger, base) == best and best.value == 75.0
+    assert lineage.last_ruler(own.ledger, base) == (1, ruler_of(own, dev_of(own)))
+
+
+def test_where_nothing_was_promoted_the_first_ruler_stays(workspace: Workspace) -> None:
+    own = open_factory(workspace)
+    run_rounds(own, 20, 10)
+    native = open_factory(workspace, TOLERANCE | {"calls.form": "native"})
+    base = base_of(native)
+    keep(native, base.id, 28)
+    assert not decide(native, round_of(2, base), made(native, 2, 5)).promoted
+    assert find_best(own.ledger, base) == (base, "home-dev", 50.0)
+
+
 def test_without_a_gate_the_latest_promoted_is_the_best(workspace: Workspace) -> None:
     run_rounds(open_factory(workspace), 20, 30)
     factory = open_factory(workspace, {"score.dev": ""})
