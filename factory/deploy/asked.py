@@ -7,8 +7,9 @@ message: a system message with the tools, the conversation, responses in turns o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 from factory.domain.failures import InputError
@@ -100,7 +101,7 @@ def read_asked(body: Mapping[str, Any]) -> AskedChat:
         raise InputError("messages: a list with one message or more is wanted")
     _check_more(body)
     turns, rules = list[Utterance](), list[Message]()
-    for number, message in enumerate(messages):
+    for number, message in _in_order_of_calls(messages):
         turn = _read_message(message, f"messages[{number}]")
         if turn.speaker == "system":
             rules.append(Message(role="system", content=turn.text))
@@ -139,6 +140,44 @@ def _check_more(body: Mapping[str, Any]) -> None:
         raise InputError("stop_token_ids: a list of integers is wanted")
     if not isinstance(extra, dict):
         raise InputError("vllm_xargs: an object is wanted")
+
+
+def _in_order_of_calls(messages: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """The messages with their places; responses that name the calls they answer, in the order of
+    these, since that is how a chat has them. Raises InputError for one that names none that waits.
+    """
+    waiting: list[object] = []
+    for are_responses, group in groupby(enumerate(messages), key=lambda each: _responds(each[1])):
+        part = list(group)
+        if not are_responses:
+            waiting = [ident for _, message in part for ident in _call_ids(message)] or waiting
+        elif None in waiting or all(m.get("tool_call_id") is None for _, m in part):
+            waiting = waiting[len(part) :]  # no ids on one side or the other
+        elif waiting:
+            called, waiting = waiting, [*waiting]
+            for place, message in part:
+                if (ident := message.get("tool_call_id")) not in waiting:
+                    raise InputError(
+                        f"messages[{place}].tool_call_id: {ident!r} is no call that waits for a "
+                        f"response; one of {waiting} is wanted"
+                    )
+                waiting.remove(ident)
+            part.sort(key=lambda each: called.index(each[1]["tool_call_id"]))
+            if waiting != called[len(part) :]:
+                raise InputError(
+                    f"messages[{part[0][0]}]: {waiting[0]!r} has no response, and a later call has"
+                )
+        yield from part
+
+
+def _responds(message: object) -> bool:
+    return isinstance(message, dict) and message.get("role") in ("tool", "function")
+
+
+def _call_ids(message: object) -> list[object]:
+    listed = message.get("tool_calls") if isinstance(message, dict) else None
+    calls = listed if isinstance(listed, list) else []
+    return [call.get("id") if isinstance(call, dict) else None for call in calls]
 
 
 def _read_message(message: object, where: str) -> Utterance:

@@ -92,6 +92,62 @@ def test_a_response_is_the_last_turn() -> None:
     assert message.content == "Hi\n\n<tool_response>\n42\n</tool_response>"
 
 
+def answered(*ids: str | None, called: tuple[str | None, ...] = ("c1", "c2")) -> dict[str, Any]:
+    """A conversation in which two tools are called, and what answers which call."""
+    calls = [
+        {"type": "function", "function": {"name": name, "arguments": "{}"}}
+        | ({"id": ident} if ident else {})
+        for ident, name in zip(called, ("get_price", "get_stock"), strict=True)
+    ]
+    responses = [
+        {"role": "tool", "content": f"{number}: {ident}"}
+        | ({"tool_call_id": ident} if ident else {})
+        for number, ident in enumerate(ids)
+    ]
+    said = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+    ]
+    return {"messages": [*said, *responses]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        (answered("c1", "c2"), ["0: c1", "1: c2"]),
+        (answered("c2", "c1"), ["1: c1", "0: c2"]),
+        (answered("c1"), ["0: c1"]),
+        (answered(None, None), ["0: None", "1: None"]),
+        (answered("c2", "c1", called=(None, None)), ["0: c2", "1: c1"]),
+    ],
+)
+def test_responses_are_in_the_order_of_the_calls_that_they_name(
+    asked: dict[str, Any], wanted: list[str]
+) -> None:
+    turns = read_asked(asked).turns
+    assert [turn.text for turn in turns if turn.speaker == "tool"] == wanted
+    if len(wanted) == 2:
+        native = own_chat(read_asked(asked), (), Prompts(WORKSPACE, form="native"))
+        assert [message.content for message in native if message.role == "tool"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (("c1", "c9"), r"messages\[3\].tool_call_id: 'c9' is no call that waits"),
+        (("c1", "c1"), r"messages\[3\].tool_call_id: 'c1' is no call that waits"),
+        (("c1", None), r"messages\[3\].tool_call_id: None is no call that waits"),
+        (("c1", "c2", "c1"), r"messages\[4\].tool_call_id: 'c1' is no call that waits"),
+        (("c2",), r"messages\[2\]: 'c1' has no response, and a later call has"),
+    ],
+)
+def test_a_response_to_no_call_that_waits_is_refused(
+    ids: tuple[str | None, ...], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        read_asked(answered(*ids))
+
+
 def test_who_has_to_be_called() -> None:
     tools = [tool("book_table"), tool("book_room")]
     named = {"type": "function", "function": {"name": "book_room"}}
