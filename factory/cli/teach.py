@@ -27,6 +27,7 @@ from factory.round.factory import load_factory
 from factory.round.form import settle_form
 from factory.round.round import run_round
 from factory.round.teach import LessonPlan, parent_of, plan_lesson, run_lesson
+from factory.train.examples import teaches_calls
 
 
 def teach(
@@ -76,7 +77,8 @@ def teach(
             _check_examples(plan)
             if dry_run:
                 parent = Path(parent_of(factory).path)
-                factory = asyncio.run(settle_form(factory, parent))
+                calls = teaches_calls(plan.examples)
+                factory = asyncio.run(settle_form(factory, parent, teaches=calls))
                 check_planned(parent, factory.prompts, factory.settings.engine)
                 raise typer.Exit(1 if plan.left_out else 0)
         running = run_lesson(factory, plan) if plan else run_round(factory)

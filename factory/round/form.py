@@ -5,27 +5,55 @@ A round keeps the form that it began with; what it samples, teaches and scores i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from factory.domain.failures import RecipeError
-from factory.domain.records import Form
+from factory.domain.records import Example, Form
 from factory.engines.native import KINDS, render_calls
 from factory.judge.reading import parse_calls
 from factory.round.factory import Factory
+from factory.train.examples import teaches_calls
+from factory.workspace.models import DONE_FILE, form_of
 from factory.workspace.recipe import vary
 
 PLAIN = "one call"
 """Of KINDS: a template that does not write even this has no form of calls."""
 
 
-async def settle_form(factory: Factory, folder: Path) -> Factory:
-    """The factory with `calls.form` as the model in `folder` can have it; says what `auto` became.
+async def settle_form(factory: Factory, folder: Path, *, teaches: bool = True) -> Factory:
+    """The factory with `calls.form` as the model in `folder` can have it; says what `auto` became,
+    and where calls are taught (`teaches`) in another form than a round before taught them in.
 
     Raises RecipeError where the form is to be native and the template has none.
     """
+    factory = await _settled(factory, folder)
+    if teaches and (told := tell_change(folder, factory.recipe.calls.asked)):
+        factory.monitor.note(told)
+    return factory
+
+
+def tell_change(folder: Path, form: Form) -> str:
+    """What is to be known of a round in this form, where its parent was taught in the other."""
+    if not (folder / DONE_FILE).exists() or (taught := form_of(folder)) == form:
+        return ""
+    return (
+        f"the parent was taught in {taught} form; this round teaches {form} (calls.form): earlier "
+        f"examples that call in {taught} form are not replayed; --set calls.form={taught} stays "
+        "with that form"
+    )
+
+
+def form_to_teach(asked: Form, examples: Sequence[Example], parent: Path) -> Form:
+    """The form in which what these examples make of `parent` calls: where none of them teaches
+    calls, the one that it has.
+    """
+    return asked if teaches_calls(examples) else form_of(parent)
+
+
+async def _settled(factory: Factory, folder: Path) -> Factory:
     wanted = factory.recipe.calls.form
     if wanted == "own":
         return factory

@@ -42,6 +42,7 @@ from factory.round.start import (
 from factory.score.labelled import Labelled, is_free, write_benchmark
 from factory.score.loading import load_benchmarks
 from factory.score.toolbench.turns import TEMPLATES, Turns
+from factory.train.examples import teaches_calls
 from factory.workspace.folder import Workspace
 from factory.workspace.prompts import Prompts
 from factory.workspace.recipe import vary
@@ -190,7 +191,8 @@ async def run_lesson(factory: Factory, plan: LessonPlan) -> RoundResult:
         base = base_checkpoint(factory.workspace, factory.settings, past)
         given = unknown_rows(factory, past, base)
         parent = next_checkpoint(factory.workspace, past, base)
-    factory = await settle_form(factory, Path(parent.path))
+    calls = teaches_calls(plan.examples)
+    factory = await settle_form(factory, Path(parent.path), teaches=calls)
     factory.monitor.stage("check the model")
     await check_trainable(Path(parent.path), factory.prompts, factory.settings.engine)
     if plan.questions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from factory.ledger.tables import Batch, LanguageRow
 from factory.lessons.examples import lesson_examples
 from factory.lessons.failures import preference_examples
 from factory.round.factory import Factory
+from factory.round.form import form_to_teach
 from factory.round.making import learnt_samples
 from factory.round.sampling import codebook_of
 from factory.score.labelled import held_out_ids
@@ -168,11 +169,18 @@ def _write_job(
 ) -> TrainingJob:
     """The training job as files: examples with replay, and the tools that need a code."""
     recipe = factory.recipe
-    form = recipe.calls.asked
+    parent = Path(this.checkpoint.path)
+    form = form_to_teach(recipe.calls.asked, examples, parent)
     earlier = history.earlier_examples(past, this.number, held_out)
+    pools = (taught_by(recipe, _replayed(factory)), taught_by(recipe, earlier))
+    seeds, own = ([each for each in pool if calls_in(each, form)] for pool in pools)
+    if num_left := sum(map(len, pools)) - len(seeds) - len(own):
+        factory.monitor.note(
+            f"{num_left} earlier examples call in another form than {form}: they are not replayed"
+        )
     replay = select_replay(
-        taught_by(recipe, [each for each in _replayed(factory) if calls_in(each, form)]),
-        taught_by(recipe, [each for each in earlier if calls_in(each, form)]),
+        seeds,
+        own,
         share=recipe.train.replay,
         limit=recipe.train.replay_limit,
         history=recipe.train.history,
@@ -197,16 +205,19 @@ def _write_job(
         named = named_together(seed_examples(factory.workspace, factory.settings))
         write_pairs(work / "pairs.jsonl", join_pairs([*named, *labelled], answered))
     return TrainingJob(
-        checkpoint=Path(this.checkpoint.path),
+        checkpoint=parent,
         out=folder,
         examples=work / "examples.jsonl",
         new_tools=work / "new_tools.jsonl",
         workspace=factory.workspace.root,
-        setup=train_setup(
-            recipe,
-            this.number,
-            factory.settings.engine.dtype,
-            history.last_codebook_version(past) + 1,
+        setup=replace(
+            train_setup(
+                recipe,
+                this.number,
+                factory.settings.engine.dtype,
+                history.last_codebook_version(past) + 1,
+            ),
+            form=form,
         ),
     )
 

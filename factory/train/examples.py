@@ -89,6 +89,11 @@ def calls_in(example: Example, form: Form) -> bool:
     return form == "own" or not (in_tags or example.kind == "invoke")
 
 
+def teaches_calls(examples: Iterable[Example]) -> bool:
+    """Whether any of them is in one form of calls and not in the other."""
+    return any(calls_in(each, "own") != calls_in(each, "native") for each in examples)
+
+
 def calls_of(message: Message) -> tuple[Call, ...]:
     """The calls of an assistant's message, in whichever form it has them."""
     return message.calls or tuple(parse_calls(message.content).calls or ())
