@@ -306,37 +306,66 @@ def example_from_json(row: object, where: str) -> Example:
 def _message(row: object, where: str) -> Message:
     if isinstance(row, dict) and row.get("role") == "assistant" and row.get("tool_calls"):
         row = row | {"content": calls_text(_listed_calls(row["tool_calls"], where))}
-    if isinstance(row, dict) and (row.get("calls") or row.get("tools")):
-        return _native_message(row, where)
     if not isinstance(row, dict) or not isinstance(row.get("content"), str):
         raise ContentError("a message is an object with `role` and a text `content`", where=where)
     if row.get("role") not in ("system", "user", "assistant", "tool"):
         raise ContentError(f"unknown role {row.get('role')!r}", where=where)
     if not isinstance(loss := row.get("loss", True), bool):
         raise ContentError(f"`loss` of a message is true or false, not {loss!r}", where=where)
-    if row["role"] == "assistant" and loss and not row["content"].strip():
+    calls, tools = _native_calls(row, where), _native_tools(row, where)
+    if row["role"] == "assistant" and loss and not (row["content"].strip() or calls):
         raise ContentError("an empty answer would teach to say nothing", where=where)
     # Only what an assistant says can be learnt: without loss the others are no other messages.
     return Message(
-        role=row["role"], content=row["content"], loss=loss or row["role"] != "assistant"
+        role=row["role"],
+        content=row["content"],
+        loss=loss or row["role"] != "assistant",
+        calls=calls,
+        tools=tools,
     )
 
 
-def _native_message(row: Mapping[str, Any], where: str) -> Message:
-    """A message of example_to_json that has calls or shows tools."""
-    try:
-        return Message.from_json(row)
-    except (TypeError, ValueError) as error:
-        raise ContentError(f"a message cannot be read: {error}", where=where) from error
+def _native_calls(row: Mapping[str, Any], where: str) -> tuple[Call, ...]:
+    """An assistant's `calls`, as example_to_json writes them."""
+    if not (listed := row.get("calls")):
+        return ()
+    if row["role"] != "assistant" or not isinstance(listed, list):
+        raise ContentError("`calls` are a list, of an assistant's message", where=where)
+    return tuple(_listed_calls([{"function": call} for call in listed], where))
+
+
+def _native_tools(row: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ...]:
+    """The documents of a system's `tools`, as example_to_json writes them."""
+    if not (tools := row.get("tools")):
+        return ()
+    if row["role"] != "system" or not isinstance(tools, list) or not all(map(_is_document, tools)):
+        raise ContentError(
+            "`tools` are a list of documents, of a system's message: "
+            '{"name": …, "description": …, "arguments": {…}}',
+            where=where,
+        )
+    return tuple(tools)
+
+
+def _is_document(tool: object) -> bool:
+    if not isinstance(tool, dict):
+        return False
+    return isinstance(tool.get("name"), str) and isinstance(tool.get("arguments"), dict)
 
 
 def _listed_calls(listed: Any, where: str) -> list[Call]:
     """A message's `tool_calls`, their arguments an object or its JSON text."""
     try:
         functions = [call["function"] for call in listed]
-        return [Call(name=f["name"], arguments=_object(f["arguments"])) for f in functions]
+        return [Call(name=_text(f["name"]), arguments=_object(f["arguments"])) for f in functions]
     except (TypeError, LookupError, ValueError) as error:
-        raise ContentError(f"`tool_calls` cannot be read: {error}", where=where) from error
+        raise ContentError(f"calls of a message cannot be read: {error}", where=where) from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a name is no text")
+    return value
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from families import NAMES, family_tokenizer
 from workspaces import ROOT
 
 from factory.codes.literal import encoder_of
+from factory.domain.failures import ContentError
 from factory.domain.records import Call, Example, Message, Query, Request, Sampling, Tool
 from factory.engines.chat import Chat
 from factory.engines.native import KINDS
@@ -28,6 +29,7 @@ from factory.train.examples import (
     example_from_json,
     example_to_json,
     examples_from_sample,
+    read_examples,
     turned_round,
 )
 from factory.workspace.folder import Workspace
@@ -247,6 +249,38 @@ def test_an_example_keeps_its_form(prompts: Prompts) -> None:
     assert calls_in(own, "own") and not calls_in(own, "native")
     turned = [turned_round(each, prompts) for each in (example, own)]
     assert turned[0] == turned[1]
+
+
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CALLED = {"name": "f", "arguments": {}}
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "wizard", "content": "", "calls": [CALLED]}, "unknown role 'wizard'"),
+        ({"role": "assistant", "content": 5, "calls": [CALLED]}, "a text `content`"),
+        ({"role": "assistant", "content": "", "calls": [CALLED], "loss": "no"}, "true or false"),
+        ({"role": "user", "content": "", "calls": [CALLED]}, "of an assistant's message"),
+        ({"role": "assistant", "content": "", "calls": 5}, "`calls` are a list"),
+        ({"role": "assistant", "content": "", "calls": [{"name": "f"}]}, "cannot be read"),
+        ({"role": "assistant", "content": "", "calls": [CALLED | {"name": 5}]}, "no text"),
+        ({"role": "assistant", "content": "", "calls": [CALLED | {"arguments": 5}]}, "no object"),
+        ({"role": "user", "content": "", "tools": [WEATHER.document]}, "of a system's message"),
+        ({"role": "system", "content": "", "tools": [FUNCTION]}, "list of documents"),
+        ({"role": "system", "content": "", "tools": "f"}, "list of documents"),
+    ],
+)
+def test_a_message_that_cannot_be_taught_is_told_with_its_row(
+    message: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    good = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
+    rows = [good, {"messages": [message, *good["messages"]]}]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with pytest.raises(ContentError, match=said) as caught:
+        read_examples(path)
+    assert caught.value.where == "own.jsonl:2"
 
 
 def test_a_request_crosses_the_wire(prompts: Prompts) -> None:
