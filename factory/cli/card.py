@@ -90,7 +90,7 @@ def _print_gate(past: Source, number: int) -> None:
         )
         for row in of_measure:
             whose = f"{row['opponent']} {row['opponent_id']}"
-            whose += " in chat" if row["prompt"] == "chat" else ""
+            whose += {"chat": " in chat", "served": " as served"}.get(str(row["prompt"]), "")
             if row["before"] is None:
                 text = "no score to compare with"
             else:

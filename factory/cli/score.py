@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +18,7 @@ from factory.cli.options import AllowPublic, Threads
 from factory.cli.proving import score_through
 from factory.cli.terminal import escape, out, print_table, write_json
 from factory.deploy.proving import SHOWN_LIMIT
+from factory.domain.records import Checkpoint
 from factory.ledger.lineage import find_checkpoint
 from factory.ledger.lock import WorkspaceLock
 from factory.score.base import Scorable, Setup
@@ -148,12 +150,25 @@ async def _measure(
             find_checkpoint(setup.workspace, setup.settings, past, each, setup.notify)
             for each in wanted
         ]
+    if told := tell_forms(setup, benchmark, found):
+        setup.notify(told)
     measured = [
         await evaluate(setup, benchmark, each, allow_public=allow_public, again=again)
         for each in found
     ]
     baselines = benchmark.baselines(setup)
     return measured + [await evaluate_baseline(setup, benchmark, each) for each in baselines]
+
+
+def tell_forms(setup: Setup, benchmark: Scorable, asked: Sequence[Checkpoint]) -> str:
+    """What is to be known of checkpoints that are asked in two forms of calls; empty of one."""
+    setups = {each.id: setup.of(each) for each in asked}
+    if len({each.prompts.form for each in setups.values()}) == 1:
+        return ""
+    if len({benchmark.basis(each) for each in setups.values()}) == 1:
+        return ""
+    forms = ", ".join(f"{name} in {each.prompts.form} form" for name, each in setups.items())
+    return f"each is asked as it is served: {forms}; the change is that of model and form together"
 
 
 def _to_record(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from factory.domain.failures import InputError, RecipeError
 from factory.domain.monitor import Monitor
-from factory.domain.records import Query
+from factory.domain.records import Form, Query
 from factory.engines.serving import engine_settings
 from factory.judge.cases import check_content
 from factory.judge.rulebook import Rulebook
@@ -59,6 +59,10 @@ class Factory:
         """The same with another recipe, whose form of calls its prompts have."""
         prompts = replace(self.prompts, form=resolved.recipe.calls.asked)
         return replace(self, resolved=resolved, prompts=prompts)
+
+    def asking(self, form: Form | None) -> Factory:
+        """The same with prompts that ask for calls in this form; None leaves theirs."""
+        return self if form is None else replace(self, prompts=replace(self.prompts, form=form))
 
     @property
     def all_benchmarks(self) -> tuple[Scorable, ...]:

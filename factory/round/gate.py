@@ -19,6 +19,7 @@ from factory.round.opponents import doubt_of_gate, find_opponents, gate_sets, ru
 from factory.score.gate import Decision, Meeting, conclude, hold_without_language, meet
 from factory.score.keeper import identity_sha
 from factory.score.variety import hold_collapsed
+from factory.workspace.models import form_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +99,8 @@ def _meet_all(
     for opponent in find_opponents(factory, this, past):
         dev = sets[opponent.measure]
         ruler = ruler_of(factory, dev)
-        before = history.load_items(
-            past, opponent.checkpoint.id, *ruler_of(factory, opponent.asked)
-        )
+        asking = factory.asking(opponent.served_in)
+        before = history.load_items(past, opponent.checkpoint.id, *ruler_of(asking, opponent.asked))
         after = history.load_items(past, trained.id, *ruler)
         model = identity_sha(factory.setup, base)
         noise = history.measured_noise(past, base.id, *ruler, model)
@@ -124,6 +124,13 @@ def _other_ruler(factory: Factory, past: Source) -> str:
     told = f"scores as round {number} made them are not compared: "
     if former.benchmark != today.benchmark:
         return f"{told}the gate asked {former.benchmark} there, and asks {today.benchmark} here"
+    made_in = history.checkpoint_folder(factory.workspace.state, number)
+    if made_in.is_dir() and (form := form_of(made_in)) != factory.prompts.form:
+        return (
+            f"{told}it asked {dev.name} in {form} form, and this one asks in "
+            f"{factory.prompts.form} form; the parent and the best so far are met as they are "
+            f"served too (--set calls.form={form} stays with the former)"
+        )
     parts = history.what_changed(past, dev.name, former.basis, today.basis)
     what = ", ".join(parts) or "what it is measured with"
     remedy = f"`factory score {dev.name} --checkpoint ID` scores a checkpoint again"

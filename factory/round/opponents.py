@@ -2,8 +2,9 @@
 
 On calls: the parent, the best checkpoint of the lineage by the same ruler, and the model that was
 given, in the factory's prompt and, where its template shows tools, in chat. On abstention: the
-parent, and the best at it. The model that was given answers the gate's set twice, once in its life:
-what differs between the two passes is noise.
+parent, and the best at it. Where the parent or the best is served in another form of calls than the
+new checkpoint, it is met as it is served too. The model that was given answers the gate's set
+twice, once in its life: what differs between the two passes is noise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from factory.domain.records import Checkpoint, ItemScore
+from factory.domain.records import Checkpoint, Form, ItemScore
 from factory.ledger import history
 from factory.ledger.database import Source
 from factory.ledger.history import OpenRound
@@ -25,6 +26,7 @@ from factory.score.estimates import paired_delta
 from factory.score.gate import Measure, Opponent, Role
 from factory.score.keeper import identity_sha
 from factory.workspace.chat_template import read_templates, shows_tools
+from factory.workspace.models import form_of
 from factory.workspace.recipe import Recipe
 from factory.workspace.settings import Settings
 
@@ -53,6 +55,8 @@ class Rival:
     sets: tuple[Benchmark, ...]
     twice: Benchmark | None = None
     """The set that it is to answer a second time; None where its noise is known."""
+    served_in: Form | None = None
+    """As an Opponent has it."""
 
 
 def gate_sets(factory: Factory) -> dict[Measure, Benchmark]:
@@ -69,60 +73,77 @@ def ruler_of(factory: Factory, dev: Benchmark) -> Ruler:
 
 
 def find_rivals(factory: Factory, this: OpenRound, past: Source) -> list[Rival]:
-    """The model that was given and the best one so far, as the gate will want their scores.
+    """The model that was given and the best one so far, as the gate will want their scores; the
+    parent where it is to be asked in another form than the round began in.
 
-    None where the round's parent, which began under another model, descends from neither.
+    The parent at most where it began under another model, and descends from neither.
     """
-    dev = gate_sets(factory).get("calls")
-    if dev is None:
-        return []
-    base = _base(factory, past)
+    sets = gate_sets(factory)
     rivals: list[Rival] = []
-    if this.checkpoint.id not in descendants(past, base):
-        return []
+    served_in = _other_form(factory, this.checkpoint)
+    if sets and (served_in or factory.prompts.form != factory.recipe.calls.asked):
+        parent = _whole(factory, this.checkpoint)
+        asked = tuple(sets.values())
+        rivals.append(Rival(role="parent", checkpoint=parent, sets=asked, served_in=served_in))
+    dev, base = sets.get("calls"), _base(factory, past)
+    if dev is None or this.checkpoint.id not in descendants(past, base):
+        return rivals
     if factory.recipe.score.base:
         model = identity_sha(factory.setup, base)
         noise = history.measured_noise(past, base.id, *ruler_of(factory, dev), model)
         asked = tuple(_as_base_is_asked(factory, dev, base))
         twice = dev if noise is None and dev in asked else None
         rivals.append(Rival(role="base", checkpoint=base, sets=asked, twice=twice))
-    best = find_best(past, base).checkpoint
-    if best.id != base.id or all(dev not in rival.sets for rival in rivals):
-        rivals.append(Rival(role="best", checkpoint=_whole(factory, best), sets=(dev,)))
+    best = _whole(factory, find_best(past, base).checkpoint)
+    if best.id != base.id or all(dev not in rival.sets for rival in rivals if rival.role == "base"):
+        rivals.append(Rival(role="best", checkpoint=best, sets=(dev,)))
+    if best.id != this.checkpoint.id and (served_in := _other_form(factory, best)):
+        rivals.append(Rival(role="best", checkpoint=best, sets=(dev,), served_in=served_in))
     return rivals
 
 
 def find_opponents(factory: Factory, this: OpenRound, past: Source) -> Iterator[Opponent]:
     """Every meeting that decides: the parent on calls first."""
     for measure, dev in gate_sets(factory).items():
-        met: dict[tuple[str, str], Opponent] = {}
-        for role, checkpoint, asked in _candidates(factory, this, past, measure, dev):
-            key = (checkpoint.id, asked.name)
+        met: dict[tuple[str, str, Form | None], Opponent] = {}
+        for role, checkpoint, asked, form in _candidates(factory, this, past, measure, dev):
+            key = (checkpoint.id, asked.name, form)
             met[key] = Opponent(
                 measure=measure,
                 roles=(*(met[key].roles if key in met else ()), role),
                 checkpoint=checkpoint,
                 asked=asked,
+                served_in=form,
             )
         yield from met.values()
 
 
 def _candidates(
     factory: Factory, this: OpenRound, past: Source, measure: Measure, dev: Benchmark
-) -> Iterator[tuple[Role, Checkpoint, Benchmark]]:
+) -> Iterator[tuple[Role, Checkpoint, Benchmark, Form | None]]:
     base, ruler = _base(factory, past), ruler_of(factory, dev)
-    yield "parent", this.checkpoint, dev
+    yield "parent", this.checkpoint, dev, None
+    if served_in := _other_form(factory, this.checkpoint):
+        yield "parent", this.checkpoint, dev, served_in
     if this.checkpoint.id not in descendants(past, base):
         return
     models = models_of(factory.workspace, factory.settings.engine)
-    yield "best", find_best(past, base, ruler, models).checkpoint, dev
+    yield "best", find_best(past, base, ruler, models).checkpoint, dev, None
     if measure == "calls":
         former = find_best(past, base).checkpoint
         if not history.is_scored(past, former.id, *ruler):
             # Scored by another ruler only, and it could not be scored again: nothing is compared.
-            yield "best", former, dev
+            yield "best", former, dev, None
+        if served_in := _other_form(factory, former):
+            yield "best", former, dev, served_in
         for asked in _as_base_is_asked(factory, dev, base):
-            yield "base", base, asked
+            yield "base", base, asked, None
+
+
+def _other_form(factory: Factory, checkpoint: Checkpoint) -> Form | None:
+    """The form in which a checkpoint is served, where it is not the one that is asked in."""
+    form = form_of(factory.workspace.root / checkpoint.path)
+    return None if form == factory.prompts.form else form
 
 
 def _as_base_is_asked(factory: Factory, dev: Benchmark, base: Checkpoint) -> Iterator[Benchmark]:

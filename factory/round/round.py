@@ -21,6 +21,8 @@ their step; that of step 10 starts with step 9, and loads nothing before there i
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from factory.domain.records import Checkpoint
 from factory.ledger.history import OpenRound
 from factory.round.calibration import calibrate
@@ -33,6 +35,7 @@ from factory.round.scoring import early_for, score_answers, score_opponents, sco
 from factory.round.start import begin
 from factory.round.training import train
 from factory.round.writing import write_missing
+from factory.workspace.models import form_of
 
 
 async def run_round(factory: Factory, num_queries: int | None = None) -> RoundResult:
@@ -56,6 +59,7 @@ async def finish_round(factory: Factory, this: OpenRound) -> RoundResult:
     async with early_for(factory, this) as early:
         trained = await train(factory, this, early)
         if isinstance(trained, Checkpoint):
+            factory = factory.asking(form_of(Path(trained.path)))
             async with serve(factory, this, trained, early=early) as child:
                 await score_answers(factory, this, child)
                 await score_weights(factory, this, child)

@@ -85,14 +85,15 @@ async def score_opponents(factory: Factory, this: OpenRound, parent: Keeper | No
     with factory.ledger.read() as past:
         rivals = find_rivals(factory, this, past)
     for rival in rivals:
-        is_parent = rival.checkpoint.id == this.checkpoint.id
+        is_parent = rival.checkpoint.id == this.checkpoint.id and rival.served_in is None
         if parent is not None and is_parent:
             bases = [(asked, asked.basis(factory.setup)) for asked in rival.sets]
             missing = find_missing(factory.setup, parent.checkpoint.id, bases, of=parent.checkpoint)
             await _score_rival(factory, this, rival, parent, missing)
         elif parent is None and Path(rival.checkpoint.path).is_dir():
-            async with serve(factory, this, rival.checkpoint, rival.sets) as model:
-                await _score_rival(factory, this, rival, model, model.missing)
+            asking = factory.asking(rival.served_in)
+            async with serve(asking, this, rival.checkpoint, rival.sets) as model:
+                await _score_rival(asking, this, rival, model, model.missing)
 
 
 async def _score_rival(
@@ -100,7 +101,8 @@ async def _score_rival(
 ) -> None:
     for missing in lacking:
         await model.engine()
-        await _score(factory, this, model, missing, f"score {rival.role}")
+        served = " as served" if rival.served_in else ""
+        await _score(factory, this, model, missing, f"score {rival.role}{served}")
     if (dev := rival.twice) is None:
         return
     stage, ruler = f"score {rival.role} again: {dev.name}", ruler_of(factory, dev)

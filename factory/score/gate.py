@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from factory.domain.records import Checkpoint, ItemScore, Score
+from factory.domain.records import Checkpoint, Form, ItemScore, Score
 from factory.ledger.history import LanguageKept
 from factory.ledger.tables import GateRow
 from factory.score.calls.kind import Benchmark
@@ -113,11 +113,15 @@ class Opponent:
     checkpoint: Checkpoint
     asked: Benchmark
     """The set as the opponent is asked it."""
+    served_in: Form | None = None
+    """The form in which it is served, where it is asked in that and the new checkpoint in another;
+    None where both are asked in one."""
 
     @property
     def title(self) -> str:
         """`r2-1a2b3c, the best so far`."""
-        return f"{self.checkpoint.id}, {WHOSE[self.roles[0]]}"
+        served = f" as it is served, in {self.served_in} form" if self.served_in else ""
+        return f"{self.checkpoint.id}, {WHOSE[self.roles[0]]}{served}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +149,7 @@ class Meeting:
             "opponent_id": self.opponent.checkpoint.id,
             "benchmark": self.dev.name,
             "basis": basis,
-            "prompt": self.opponent.asked.prompt,
+            "prompt": "served" if self.opponent.served_in else self.opponent.asked.prompt,
             "before": before.value if before else None,
             "after": after.value if after else None,
             "delta": delta.value if delta else None,
@@ -180,6 +184,7 @@ def meet(
         decision = Decision(False, reason)
     else:
         asked = " in chat" if opponent.asked.prompt != dev.prompt else ""
+        is_parent = opponent.roles[0] == "parent" and opponent.served_in is None
         scores = (
             dev.summary(opponent.checkpoint.id, before),
             dev.summary("", after),
@@ -188,7 +193,7 @@ def meet(
         decision = gate(
             *scores,
             tolerance=tolerance,
-            of="" if opponent.roles[0] == "parent" else f" of {opponent.title}{asked},",
+            of="" if is_parent else f" of {opponent.title}{asked},",
             surely=opponent.measure == "abstention",
             noise=noise or 0.0,
         )

@@ -18,6 +18,7 @@ from workspaces import ROOT, make_workspace
 
 from factory.cli.chosen import find_best as best_of_workspace
 from factory.cli.monitor import PlainMonitor
+from factory.cli.score import tell_forms
 from factory.cli.status import status
 from factory.domain.failures import ContentError
 from factory.domain.records import Checkpoint, Request
@@ -175,6 +176,44 @@ def test_where_nothing_was_promoted_the_first_ruler_stays(workspace: Workspace) 
     keep(native, base.id, 28)
     assert not decide(native, round_of(2, base), made(native, 2, 5)).promoted
     assert find_best(own.ledger, base) == (base, "home-dev", 50.0)
+
+
+def test_a_parent_of_the_other_form_is_met_as_it_is_served(workspace: Workspace) -> None:
+    own = open_factory(workspace)
+    run_rounds(own, 20, 38)
+    native = open_factory(workspace, TOLERANCE | {"calls.form": "native"})
+    base = base_of(native)
+    parent = find_best(own.ledger, base_of(own)).checkpoint
+    for name in (base.id, parent.id):
+        keep(native, name, 5)
+    trained = made(native, 2, 10)
+    (Path(trained.path) / "training.json").write_text('{"form": "native"}', encoding="utf-8")
+    weighed = weigh(native, round_of(2, parent), trained)
+    assert not weighed.decision.promote
+    told = "home-dev fell from 95.0 of r1-abc, the parent as it is served, in own form, to 25.0"
+    assert weighed.decision.reason.startswith(told)
+    assert {row["opponent_id"]: row["prompt"] for row in weighed.rows["gate"]}["r1-abc"] == "served"
+    (note,) = weighed.notes
+    assert "asked home-dev in own form, and this one asks in native form" in note
+    better = made(native, 3, 39)
+    assert weigh(native, round_of(3, parent), better).decision.promote
+    with native.ledger.read() as past:
+        served = [x for x in find_rivals(native, round_of(3, parent), past) if x.served_in]
+    assert [(x.role, x.checkpoint.id, x.served_in) for x in served] == [("parent", "r1-abc", "own")]
+
+
+def test_checkpoints_asked_in_two_forms_are_compared_with_a_word(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    factory = open_factory(workspace)
+    dev, base = dev_of(factory), base_of(factory)
+    native = Checkpoint(id="r1-abc", path=str(tmp_path), fingerprint="sha256:1")
+    assert tell_forms(factory.setup, dev, [native, base]) == ""
+    (tmp_path / "training.json").write_text('{"form": "native"}', encoding="utf-8")
+    told = tell_forms(factory.setup, dev, [native, base])
+    assert f"r1-abc in native form, {base.id} in own form; the change is that of model" in told
+    chat = dev.narrow(prompt="chat", syntax="auto")
+    assert tell_forms(factory.setup, chat, [native, base]) == "", "it is asked in one way"
 
 
 def test_without_a_gate_the_latest_promoted_is_the_best(workspace: Workspace) -> None:
