@@ -44,14 +44,7 @@ async def render_calls(folder: Path) -> dict[str, str]:
     Empty where it leaves calls out, as templates without tools do, or refuses them. Raises
     ModelError for a tokenizer that cannot be loaded, ChildError where the child dies.
     """
-    with Scratch() as logs:
-        answer = await ask_once(
-            "factory.engines.native_child",
-            {"folder": str(folder), "kinds": told_kinds()},
-            work="rendering calls",
-            threads=1,
-            log=logs / "native.log",
-        )
+    answer = await _ask("factory.engines.native_child", folder, "rendering calls")
     texts: dict[str, str] = answer["texts"]
     return texts
 
@@ -63,12 +56,17 @@ async def find_server_parser(folder: Path) -> ServerParser | None:
     """
     if not is_installed("vllm"):
         return None
-    with Scratch() as logs:
-        answer = await ask_once(
-            "factory.engines.parsers",
-            {"folder": str(folder), "kinds": told_kinds()},
-            work="trying vLLM's parsers",
-            threads=1,
-            log=logs / "parsers.log",
-        )
+    answer = await _ask("factory.engines.parsers", folder, "trying vLLM's parsers")
     return ServerParser(answer["parser"], tuple(answer["lost"]))
+
+
+async def _ask(module: str, folder: Path, work: str) -> dict[str, Any]:
+    """What a child of the module says of KINDS and the model in `folder`."""
+    with Scratch() as logs:
+        return await ask_once(
+            module,
+            {"folder": str(folder), "kinds": told_kinds()},
+            work=work,
+            threads=1,
+            log=logs / f"{module.rpartition('.')[2]}.log",
+        )
