@@ -18,8 +18,9 @@ SIGNAL_CODE = 128
 """And a signal's number: what a shell reports of a program that it ended."""
 STOPPED_CODE = SIGNAL_CODE + signal.SIGINT
 STOPPED = "stopped; nothing is lost: the same command goes on\n"
+STOPPED_ROUND = "stopped; nothing is lost: `factory round` continues where it was\n"
 STOPPED_AS = {
-    **dict.fromkeys(("round", "teach"), "stopped; nothing is lost: `factory round` goes on\n"),
+    **dict.fromkeys(("round", "teach"), STOPPED_ROUND),
     "serve": "stopped: nothing is served any more; `factory serve` starts anew\n",
 }
 """What is said of a command that has another way to go on, by its name."""

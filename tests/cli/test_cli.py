@@ -171,7 +171,9 @@ def test_a_scheduler_and_a_closed_terminal_end_a_command_too(
 
 @pytest.mark.parametrize("command", ["round", "teach"])
 def test_a_round_that_is_stopped_goes_on_as_a_round(workspace: Path, command: str) -> None:
-    with interruptible(workspace, "import:typer", command, goes_on="`factory round` goes on"):
+    with interruptible(
+        workspace, "import:typer", command, goes_on="`factory round` continues where it was"
+    ):
         pass
 
 
