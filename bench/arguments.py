@@ -26,7 +26,7 @@ from bench.table import Cell, print_machine, print_table
 from factory.codes.saving import load_codebook
 from factory.codes.trie import Trie
 from factory.domain.jsontext import JsonTextError, parse_strict
-from factory.domain.records import Call, Constraint, Tool
+from factory.domain.records import Call, Tool
 from factory.judge.calls import judge_call
 from factory.lab.home.world import home_stream
 from factory.tools.schema import arguments_schema
@@ -160,9 +160,10 @@ class Bench:
         return self._arguments(self.known[row])
 
     def _arguments(self, tool: Tool) -> Options:
-        from factory.engines.constrain import constraint_to_wire
+        from factory.engines.constrain import GRAMMAR
+        from factory.engines.grammar import arguments_grammar
 
-        return {"extra_args": constraint_to_wire(Constraint(tools=(tool.document,)), {})}
+        return {"extra_args": {GRAMMAR: arguments_grammar(tool.document)}}
 
     def structured(self, row: int) -> Options:
         """The same by vLLM's own means."""

@@ -37,7 +37,7 @@ def params_of(request: Request, chat: Chat) -> SamplingParams:
         seed=sampling.seed,
         stop_token_ids=sorted(chat.end_ids),
         logprobs=0,
-        extra_args=constraint and constraint_to_wire(constraint, chat.bounds(constraint)),
+        extra_args=constraint and constraint_to_wire(constraint, chat, native=request.is_native),
     )
 
 

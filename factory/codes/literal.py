@@ -34,7 +34,7 @@ _SIGN = "\x7f"
 _INSIDE, _ITSELF = f"{_SIGN}0", f"{_SIGN}1"
 """Inside what spells a control token; and the sign where a text itself has it."""
 _SIGNS = re.compile(f"{_SIGN}([01])")
-_MARKER = re.compile(r"[<\[]\S*\w\S*[>\]]")
+MARKER = re.compile(r"[<\[]\S*\w\S*[>\]]")
 """What a token that opens or closes a turn looks like, where it is not flagged as special."""
 _PROBES = ("Zq7System", "Zq7User", "Zq7Answer", "Zq7More")
 _TAGS = frozenset({"<tools>", "</tools>", "<tool_call>", "</tool_call>"})
@@ -224,7 +224,7 @@ def _around_turns(tokenizer: PreTrainedTokenizerBase, contents: Iterable[str]) -
     DeepSeek's are not flagged as special. What stands before an answer is its head, and may be a
     word of the model's, such as `<think>`.
     """
-    tokens = [content for content in contents if _MARKER.fullmatch(content)]
+    tokens = [content for content in contents if MARKER.fullmatch(content)]
     if not tokens or not tokenizer.chat_template:
         return set()
     find = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))

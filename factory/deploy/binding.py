@@ -16,8 +16,8 @@ from transformers import AutoConfig
 from factory.deploy.served import Served
 from factory.domain.failures import FactoryError
 from factory.domain.plaintext import shorten
+from factory.engines.callform import Unsupported
 from factory.engines.constrain import GRAMMAR, GUIDE, bind, guide_of, guide_to_wire
-from factory.engines.grammar import Unsupported
 
 
 def check_bound(extra: Mapping[str, Any] | None, served: Served) -> None:

@@ -36,6 +36,7 @@ from factory.deploy.transcripts import TranscriptFile
 from factory.domain.canon import to_json
 from factory.domain.failures import FactoryError, InputError
 from factory.domain.records import Message, Request, Sampling
+from factory.engines.callform import Unsupported
 from factory.engines.chat import Chat
 from factory.engines.constrain import GRAMMAR, GUIDE, guide_to_wire
 from factory.engines.grammar import calls_grammar
@@ -130,14 +131,14 @@ class Gateway:
         """The body that vLLM gets, also as it is sent, or what is answered in its place."""
         try:
             body, asked = await self._apart(partial(_parse, content))
-            documents, bound = asked.documents, self._bound(asked, asked.bound)
+            documents, bound = asked.documents, asked.bound
             if asked.choice == "none":
                 documents = ()
             elif asked.is_open and (coded := await self._apart(self._coded)) is not None:
                 found = await self._find(scope, receive, body, asked, coded)
                 if isinstance(found, Instead):
                     return found
-                documents, bound = found[0], self._bound(asked, found[1])
+                documents, bound = found
                 body["tools"] = [to_openai(document) for document in documents] or None
                 body["tool_choice"] = "required" if bound else "auto" if documents else None
             body = await self._apart(partial(self._rewrite, body, asked, documents, bound))
@@ -146,17 +147,6 @@ class Gateway:
             return _refuse(" ".join(filter(None, (error.what, error.remedy))))
         except (ValueError, RecursionError) as error:
             return _refuse(f"the request cannot be read: {error}")
-
-    def _bound(self, asked: AskedChat, bound: tuple[Document, ...]) -> tuple[Document, ...]:
-        """What binds the answer. Raises InputError where something has to and nothing can."""
-        if self._prompts.form == "own" or not bound:
-            return bound
-        if asked.choice in ("required", "named") or asked.strict:
-            raise InputError(
-                "this checkpoint calls in its chat template's own form, which our grammars do not "
-                'bind: ask with tool_choice "auto", and without strict'
-            )
-        return ()
 
     def _coded(self) -> Coded | None:
         return self._catalogue.current() if self._catalogue else None
@@ -226,7 +216,7 @@ class Gateway:
         }
         if bound:
             once = asked.choice == "named" or body.get("parallel_tool_calls") is False
-            grammar = calls_grammar(bound, once=once, words=asked.may_speak)
+            grammar = self._grammar(bound, once=once, words=asked.may_speak)
             more["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), GRAMMAR: grammar}
             # Two grammars may have no token in common.
             more |= dict.fromkeys(FORMS)
@@ -234,7 +224,23 @@ class Gateway:
                 check_bound(more["vllm_xargs"], self._served)
             except ValueError as error:
                 raise InputError(str(error)) from error
+            if self._prompts.form == "native":
+                # A parser of vLLM's reads the calls, and would bring a grammar of its own.
+                shown = [to_openai(document) for document in documents]
+                more |= {"tools": shown, "tool_choice": "auto", "parallel_tool_calls": True}
         return body | more
+
+    def _grammar(self, bound: Sequence[Document], *, once: bool, words: bool) -> str:
+        """What binds an answer to calls of these tools. Raises InputError where nothing can."""
+        is_native = self._prompts.form == "native"
+        try:
+            form = self._chat.native_form if is_native else self._chat.own_form
+            return calls_grammar(bound, form, once=once, words=words)
+        except Unsupported as error:
+            raise InputError(
+                f'{error}, so no grammar can bind its calls: ask with tool_choice "auto", and '
+                "without strict"
+            ) from error
 
     def _encode_query(self, query: str) -> list[int]:
         """The prompt that a code is trained on."""

@@ -32,6 +32,7 @@ from factory.domain.records import (
     Reply,
     Request,
 )
+from factory.engines.callform import CallForm, native_form, own_form
 from factory.engines.turn import (
     as_template,
     end_ids,
@@ -115,6 +116,16 @@ class Chat:
     @cached_property
     def _leads_to_calls(self) -> bool:
         return leads_to_calls(self.tokenizer, self._turn)
+
+    @cached_property
+    def own_form(self) -> CallForm:
+        """How calls are written in the factory's form."""
+        return own_form(self.tokenizer)
+
+    @cached_property
+    def native_form(self) -> CallForm:
+        """How the chat template writes them. Unsupported where no grammar can be made of that."""
+        return native_form(self.tokenizer, self._turn)
 
     def bounds(self, constraint: Constraint) -> dict[str, Any]:
         """The tokens that open and close a code span: `marker` and `until` of a guide. Raises

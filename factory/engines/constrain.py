@@ -31,11 +31,12 @@ from factory.codes.arrays import Code
 from factory.codes.trie import Trie
 from factory.domain.failures import InputError, ModelError
 from factory.domain.records import Constraint
+from factory.engines.callform import Unsupported
+from factory.engines.chat import Chat
 from factory.engines.forest import FREE, LOST, NONE, Forest
 from factory.engines.grammar import (
     ONLY_END,
     Documents,
-    Unsupported,
     Writer,
     arguments_grammar,
     calls_grammar,
@@ -339,16 +340,18 @@ def guide_to_wire(
     return {GUIDE: guide | {"documents": documents}}
 
 
-def constraint_to_wire(constraint: Constraint, bounds: Mapping[str, Any]) -> dict[str, Any]:
-    """A constraint for `bind`, as `SamplingParams.extra_args` takes it; `bounds` are its texts in
-    tokens (Chat.bounds).
+def constraint_to_wire(constraint: Constraint, chat: Chat, *, native: bool) -> dict[str, Any]:
+    """A constraint for `bind`, as `SamplingParams.extra_args` takes it; `native` calls are those of
+    the chat template. Raises Unsupported for a template of whose calls no grammar can be made.
     """
     if not constraint.tools:
+        bounds = chat.bounds(constraint)
         return guide_to_wire(
             constraint.trie, constraint.only, **bounds, documents=constraint.documents
         )
     if constraint.form == "calls":
-        return {GRAMMAR: calls_grammar(constraint.tools)}
+        form = chat.native_form if native else chat.own_form
+        return {GRAMMAR: calls_grammar(constraint.tools, form)}
     return {GRAMMAR: arguments_grammar(constraint.tools[0])}
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from factory.domain.failures import MissingError
+from factory.engines.callform import CallForm, Unsupported
 from factory.engines.chat import Chat
 from factory.tools.formats import FORMATS
 from factory.tools.schema import arguments_schema
@@ -48,45 +49,34 @@ ONLY_END = 'start: ""'
 """The grammar of the empty answer."""
 
 
-class Unsupported(Exception):
-    """A schema that cannot bind an answer; str() says whose and why."""
-
-
 def arguments_grammar(document: Mapping[str, Any]) -> str:
     """The grammar of a tool's arguments: one JSON object, then the end of the turn."""
     return json.dumps({"grammars": [{"json_schema": _closed(document)}]})
 
 
-WORDS = r"/(.|\n)*/ & ~/(.|\n)*<tool_call>(.|\n)*/"
-"""An answer that calls nothing: any text but one in which a call begins."""
-
-
 def calls_grammar(
-    documents: Sequence[Mapping[str, Any]], *, once: bool = False, words: bool = False
+    documents: Sequence[Mapping[str, Any]],
+    form: CallForm,
+    *,
+    once: bool = False,
+    words: bool = False,
 ) -> str:
-    """The grammar of one call or more in Hermes tags, each of one of the tools with its schema;
-    with `once` of one call, with `words` also of an answer that calls nothing.
+    """The grammar of one call or more in a form, each of one of the tools with its schema; with
+    `once` of one call, with `words` also of an answer that calls nothing. Raises Unsupported for a
+    name that the form cannot write.
     """
-    by_name = {str(document["name"]): document for document in documents}
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": name}, "arguments": _closed(document)},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-            **_COMMON,
-        }
-        for name, document in by_name.items()
-    ]
-    rules = [f"call_{number}: %json {json.dumps(call)}" for number, call in enumerate(calls)]
-    choice = " | ".join(f"call_{number}" for number in range(len(calls)))
-    answers = ["call" if once else r'call ("\n"? call)*', *(["WORDS"] if words else [])]
+    schemas = {str(document["name"]): _closed(document) for document in documents}
+    more = "" if once or not form.between else f" ({form.between} call)*"
     head = [
-        f"start: {' | '.join(answers)}",
-        rf'call: "<tool_call>" "\n"? ({choice}) "\n"? "</tool_call>"',
-        *([f"WORDS: {WORDS}"] if words else []),
+        f"start: {form.opening} call{more} {form.closing}{' | WORDS' if words else ''}",
+        f"call: {' | '.join(f'call_{number}' for number in range(len(schemas)))}",
+        *([rf"WORDS: /(.|\n)*/ & ~/(.|\n)*{form.sign}(.|\n)*/"] if words else []),
     ]
-    return "\n".join([*head, *rules])
+    calls = [
+        f"call_{number}: {form.write_name(name)} {form.middle} %json {json.dumps(schema)}"
+        for number, (name, schema) in enumerate(schemas.items())
+    ]
+    return "\n".join([*head, *calls])
 
 
 def _closed(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,15 +39,22 @@ def told_kinds() -> dict[str, list[list[Any]]]:
     return {name: [[c.name, c.arguments] for c in calls] for name, calls in KINDS.items()}
 
 
-async def render_calls(folder: Path) -> dict[str, str]:
-    """The answer with each of KINDS as the template of the model in `folder` writes it.
+class WrittenCalls(NamedTuple):
+    """How a model's chat template writes calls."""
 
-    Empty where it leaves calls out, as templates without tools do, or refuses them. Raises
-    ModelError for a tokenizer that cannot be loaded, ChildError where the child dies.
+    texts: Mapping[str, str]
+    """The answer with each of KINDS; empty where it leaves calls out, as templates without tools
+    do, or refuses them."""
+    unbound: str
+    """Why no grammar can be made of its calls; empty where one can."""
+
+
+async def render_calls(folder: Path) -> WrittenCalls:
+    """How the template of the model in `folder` writes calls.
+
+    Raises ModelError for a tokenizer that cannot be loaded, ChildError where the child dies.
     """
-    answer = await _ask("factory.engines.native_child", folder, "rendering calls")
-    texts: dict[str, str] = answer["texts"]
-    return texts
+    return WrittenCalls(**await _ask("factory.engines.native_child", folder, "rendering calls"))
 
 
 async def find_server_parser(folder: Path) -> ServerParser | None:

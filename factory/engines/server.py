@@ -24,10 +24,10 @@ from factory.domain.records import (
     Request,
 )
 from factory.engines.base import unanswered
+from factory.engines.callform import Unsupported
 from factory.engines.chat import Chat
 from factory.engines.child import Channel
 from factory.engines.fitting import check_fitting
-from factory.engines.grammar import Unsupported
 from factory.engines.wire import request_from_wire
 from factory.workspace.identity import identify
 from factory.workspace.settings import EngineSection

@@ -196,7 +196,7 @@ class TransformersBackend(Backend):
     def _bind(self, request: Request) -> Bound | None:
         if request.constraint is None:
             return None
-        wire = constraint_to_wire(request.constraint, self.chat.bounds(request.constraint))
+        wire = constraint_to_wire(request.constraint, self.chat, native=request.is_native)
         return bind(wire, self._folder, self._vocabulary)
 
     def _left_pad(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:

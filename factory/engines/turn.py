@@ -120,6 +120,15 @@ def _read(tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> tuple[str
     return before[len(prompt) :].rstrip(" "), closing
 
 
+def cut_answer(tokenizer: PreTrainedTokenizerBase, turn: Turn, text: str) -> tuple[str, str] | None:
+    """What stands before the first token that ends an answer, and that token; None without one."""
+    ends = [end for token in turn.ends if (end := tokenizer.decode([token])) and end in text]
+    if not ends:
+        return None
+    end = min(ends, key=text.find)
+    return text.partition(end)[0], end
+
+
 def leads_to_calls(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> bool:
     """Whether the lead-in leaves open that an answer calls a tool in the template's own form.
 

@@ -153,7 +153,7 @@ class VllmBackend(Backend):
         """A constraint as vLLM's processor takes it; refuses here what that could not bind."""
         if request.constraint is None:
             return None, None
-        extra = constraint_to_wire(request.constraint, self.chat.bounds(request.constraint))
+        extra = constraint_to_wire(request.constraint, self.chat, native=request.is_native)
         return extra, bind(extra, self._folder, self._vocabulary)
 
     def _params(

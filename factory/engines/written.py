@@ -25,21 +25,33 @@ def write_calls(
     """What the template writes between its generation prompt and the end of an answer that calls;
     empty where it leaves the calls out, or refuses them.
     """
+    rendered = render_called(tokenizer, calls)
+    if rendered is None:
+        return ""
+    asked, text = rendered
+    start = len(asked) if text.startswith(asked) else len(_common(asked, text))
+    written = text[start:].rstrip()
+    for end in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
+        written = written.removesuffix(end).rstrip()
+    return written if calls[0][0] in written else ""
+
+
+def render_called(
+    tokenizer: PreTrainedTokenizerBase, calls: Sequence[tuple[str, dict[str, Any]]]
+) -> tuple[str, str] | None:
+    """A prompt, and that with an answer that calls; None where the template refuses either."""
     called = [
         write_call(f"call{number:05d}", name, arguments)
         for number, (name, arguments) in enumerate(calls)
     ]
     answer = {"role": "assistant", "content": "", "tool_calls": called}
     try:
-        asked = _render(tokenizer, [_ASKED], answer_next=True)
-        text = _render(tokenizer, [_ASKED, answer], answer_next=False)
+        return (
+            _render(tokenizer, [_ASKED], answer_next=True),
+            _render(tokenizer, [_ASKED, answer], answer_next=False),
+        )
     except (TemplateError, TypeError, ValueError):
-        return ""
-    start = len(asked) if text.startswith(asked) else len(_common(asked, text))
-    written = text[start:].rstrip()
-    for end in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
-        written = written.removesuffix(end).rstrip()
-    return written if calls[0][0] in written else ""
+        return None
 
 
 def _render(

@@ -176,12 +176,14 @@ def _look_at_calls(workspace: Workspace) -> str:
     settings = load_settings(workspace)
     folder = workspace.model_folder(settings.model)
     form = load_recipe(workspace, settings.recipe, {}).recipe.calls.form
-    texts = asyncio.run(render_calls(folder))
+    texts, unbound = asyncio.run(render_calls(folder))
     choose_form(form, texts, folder)
     parser = None
     if form != "own" and any(texts.values()):
         parser = asyncio.run(find_server_parser(folder))
-    return tell_of_calls(texts, parser)
+    return tell_of_calls(texts, parser) + (
+        f"; no grammar binds them: {unbound}" if form != "own" and unbound else ""
+    )
 
 
 def tell_of_calls(texts: Mapping[str, str], parser: ServerParser | None = None) -> str:

@@ -17,7 +17,7 @@ from factory.judge.reading import parse_calls
 from factory.round.factory import Factory
 from factory.train.examples import teaches_calls
 from factory.workspace.models import DONE_FILE, form_of
-from factory.workspace.recipe import vary
+from factory.workspace.recipe import CallsSection, vary
 
 PLAIN = "one call"
 """Of KINDS: a template that does not write even this has no form of calls."""
@@ -27,7 +27,8 @@ async def settle_form(factory: Factory, folder: Path, *, teaches: bool = True) -
     """The factory with `calls.form` as the model in `folder` can have it; says what `auto` became,
     and where calls are taught (`teaches`) in another form than a round before taught them in.
 
-    Raises RecipeError where the form is to be native and the template has none.
+    Raises RecipeError where the form is to be native and the template has none, and where calls are
+    to be bound and no grammar can be made of the template's.
     """
     factory = await _settled(factory, folder)
     if teaches and (told := tell_change(folder, factory.recipe.calls.asked)):
@@ -57,8 +58,11 @@ async def _settled(factory: Factory, folder: Path) -> Factory:
     wanted = factory.recipe.calls.form
     if wanted == "own":
         return factory
-    texts = await render_calls(folder)
+    texts, unbound = await render_calls(folder)
     form = choose_form(wanted, texts, folder)
+    calls = factory.recipe.calls
+    if form == "native":
+        check_bindable(calls, unbound, folder)
     if wanted == "auto":
         why = "writes calls" if form == "native" else _fault(texts)
         factory.monitor.note(f"calls.form is auto: {form}, since the chat template {why}")
@@ -66,7 +70,7 @@ async def _settled(factory: Factory, folder: Path) -> Factory:
         factory.monitor.note(
             f"the chat template loses {', '.join(lost)}: samples with such are not learnt"
         )
-    recipe = vary(factory.recipe, calls=vary(factory.recipe.calls, form=form))
+    recipe = vary(factory.recipe, calls=vary(calls, form=form))
     return factory.under(replace(factory.resolved, recipe=recipe))
 
 
@@ -82,6 +86,16 @@ def choose_form(
             remedy="--set calls.form=own, or auto, which is own where a template has no form",
         )
     return "own" if wanted == "own" or has_none else "native"
+
+
+def check_bindable(calls: CallsSection, unbound: str, folder: Path) -> None:
+    """Raise RecipeError where native calls are to be bound, and `unbound` says why none can be."""
+    if unbound and "schema" in (calls.constrain, calls.more_constrain):
+        raise RecipeError(
+            f"schemas are to bind native calls, and no grammar can: {unbound}",
+            where=str(folder),
+            remedy="calls.constrain and calls.more_constrain = none, or --set calls.form=own",
+        )
 
 
 def _fault(texts: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from factory.domain.canon import to_json
 from factory.domain.failures import ModelError
 from factory.domain.plaintext import is_unicode
 from factory.domain.records import IGNORED, Call, Example, ExampleKind, Message
-from factory.engines.turn import Turn, as_template, leads_to_calls
+from factory.engines.turn import Turn, as_template, cut_answer, leads_to_calls
 from factory.engines.turn import render as render_chat
 from factory.judge.parsed import text_arguments
 from factory.judge.reading import parse_calls
@@ -228,11 +228,10 @@ def _take_answer(
     """
     lead_in = turn.lead_in if leads else ""
     rest = text.removeprefix(prompt + lead_in)
-    ends = [text for token in turn.ends if (text := tokenizer.decode([token])) and text in rest]
-    if len(rest) == len(text) or not ends:
+    found = cut_answer(tokenizer, turn, rest)
+    if len(rest) == len(text) or found is None:
         raise NotNativeError(text[-200:])
-    end = min(ends, key=rest.find)
-    content, _, _ = rest.partition(end)
+    content, end = found
     closing, closing_ids = turn.closing, turn.closing_ids
     if not rest.startswith(closing, len(content)):
         closing, closing_ids = end, tuple(tokenizer.encode(end, add_special_tokens=False))

@@ -250,12 +250,6 @@ class CallsSection(Section):
     more_constrain: Literal["none", "schema"] = "none"
     """As `constrain`, for those alone."""
 
-    @model_validator(mode="after")
-    def _own_calls_are_bound(self) -> CallsSection:
-        if self.form != "own" and "schema" in (self.constrain, self.more_constrain):
-            raise ValueError("schemas bind calls in the own form: not with calls.form native, auto")
-        return self
-
     @property
     def asked(self) -> Form:
         """The form in force: `auto` is settled by a model's template when a round begins."""

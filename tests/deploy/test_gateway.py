@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest_models import make_tokenizer, tiny_model
-from families import as_family
+from families import TRL, as_family
 from workspaces import ROOT
 
 from factory.deploy.catalogue import ServedCatalogue
@@ -127,10 +127,15 @@ def test_the_prompt_is_token_for_token_what_scoring_asks(ask: Ask) -> None:
     assert app.left, "a client that leaves is heard of behind"
 
 
-def native_model(folder: Path) -> Path:
-    """A folder that says that its checkpoint was taught in its template's own form."""
+def native_model(folder: Path, template: str = "") -> Path:
+    """A folder that says that its checkpoint was taught in its template's own form: Qwen's, or
+    another of TRL's.
+    """
     tiny_model(folder)
-    as_family(make_tokenizer(), "qwen").save_pretrained(folder)
+    tokenizer = as_family(make_tokenizer(), "qwen")
+    if template:
+        tokenizer.chat_template = (TRL / f"{template}.jinja").read_text("utf-8")
+    tokenizer.save_pretrained(folder)
     (folder / "training.json").write_text('{"form": "native"}', encoding="utf-8")
     return folder
 
@@ -141,8 +146,39 @@ def test_a_checkpoint_is_asked_in_the_form_that_it_was_taught(ask: Ask, tmp_path
     prompts = Prompts(WORKSPACE, form="native")
     wanted = Chat(folder).encode(make_request(BENCHMARK, BENCHMARK.items[0], prompts))
     assert app.body(CHAT)["kv_transfer_params"] == {"prompt_token_ids": wanted}
-    _, (status, answer) = ask(question(tool_choice="required"), folder=folder)
-    assert status == 400 and 'tool_choice "auto"' in answer["error"]["message"]
+    assert GRAMMAR not in app.body(CHAT).get("vllm_xargs", {})
+
+
+def test_native_calls_are_bound_by_our_grammar_and_no_other(ask: Ask, tmp_path: Path) -> None:
+    folder = native_model(tmp_path / "model")
+    strict = [{**t, "function": {**t["function"], "strict": True}} for t in question()["tools"]]
+    named = {"type": "function", "function": {"name": "rent_tractor"}}
+    asked: list[tuple[dict[str, Any], bool, bool]] = [
+        ({"tool_choice": "required"}, True, False),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, False, False),
+        ({"tool_choice": named}, False, False),
+        ({"tools": strict}, True, True),
+    ]
+    for more, several, words in asked:
+        body = ask(question(**more), folder=folder)[0].body(CHAT)
+        grammar = body["vllm_xargs"][GRAMMAR]
+        assert (" call)*" in grammar, "WORDS" in grammar) == (several, words), more
+        assert body["tool_choice"] == "auto" and body["parallel_tool_calls"] is True
+        assert not any("strict" in tool["function"] for tool in body["tools"])
+
+
+def test_a_template_whose_calls_no_grammar_binds_is_told(ask: Ask, tmp_path: Path) -> None:
+    folder = native_model(tmp_path / "model", "glm4moe")
+    ask(question(), folder=folder)
+    app, (status, answer) = ask(question(tool_choice="required"), folder=folder)
+    assert status == 400 and not app.got
+    said = answer["error"]["message"]
+    assert "writes no name with its arguments as JSON" in said and 'tool_choice "auto"' in said
+    odd = {"type": "object", "properties": {"x": {"type": "string", "pattern": "(?=a)b"}}}
+    tool = {"type": "function", "function": {"name": "odd", "parameters": odd}}
+    qwen = native_model(tmp_path / "qwen")
+    app, (status, answer) = ask(question(tools=[tool], tool_choice="required"), folder=qwen)
+    assert status == 400 and not app.got and "no grammar can be made" in answer["error"]["message"]
 
 
 def test_control_tokens_in_a_users_text_are_letters(ask: Ask) -> None:
@@ -169,7 +205,7 @@ def test_what_has_to_be_called_is_bound(
     body = app.body(CHAT)
     grammar = body.get("vllm_xargs", {}).get(GRAMMAR, "")
     assert bool(grammar) == is_bound
-    assert grammar.startswith("start: call\n") == is_once
+    assert (" call)*" in grammar) == (is_bound and not is_once)
     assert body["tool_choice"] == choice
     shown = Chat(SEED).tokenizer.decode(body["kv_transfer_params"]["prompt_token_ids"])
     assert ("rent_tractor" in shown) == (choice != "none")

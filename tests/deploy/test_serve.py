@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from served_model import ServedModel, names, serving
 from workspaces import ROOT, make_workspace
 
-from factory.deploy.running import find_running
-from factory.deploy.transcripts import read_response
 from factory.score.calls.kind import Benchmark
 from factory.workspace.folder import Workspace
 
@@ -35,75 +31,15 @@ threads = 1
 max_model_len = 512
 memory_gib = 0.06
 """
-KEY = "a-key-for-the-test"
 ITEM = Benchmark.load(Workspace.locate(ROOT), "home").items[0]
-
-
-@dataclass
-class ServedModel:
-    process: subprocess.Popen[str]
-    port: int
-    workspace: Path
-
-    def ask(
-        self, path: str, body: dict[str, Any] | None = None, key: str = KEY
-    ) -> tuple[int, bytes]:
-        """The status and the whole body."""
-        connection = self.start(path, body, key)
-        response = connection.getresponse()
-        found = response.status, response.read()
-        connection.close()
-        return found
-
-    def start(
-        self, path: str, body: dict[str, Any] | None, key: str = KEY
-    ) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        connection.request("POST" if body else "GET", path, body and json.dumps(body), headers)
-        return connection
-
-    def chat(self, query: str, **more: Any) -> dict[str, Any]:
-        """The answer's only choice, streamed or not."""
-        messages = [{"role": "user", "content": query}]
-        asked = {"model": "factory", "messages": messages, "temperature": 0, "max_tokens": 200}
-        status, body = self.ask("/v1/chat/completions", {**asked, **more})
-        response = read_response(body)
-        assert status == 200 and response is not None, body
-        (choice,) = response["choices"]
-        assert isinstance(choice, dict)
-        return choice
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     folder = tmp_path_factory.mktemp("serve") / "ws"
     make_workspace(folder, {"factory.toml": SETTINGS})
-    command = [sys.executable, "-m", "factory", "serve", "--port", "0", "--record", "served.jsonl"]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "VLLM_API_KEY": KEY, "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    printed = ""
-    for line in process.stdout:
-        printed += line
-        if "record" in line:
-            break
-    found = re.search(r"ready +http://127\.0\.0\.1:(\d+)/v1", printed)
-    assert found, printed + (folder / ".factory/logs").joinpath("serve.log").name
-    yield ServedModel(process, int(found[1]), folder)
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=30)
-    process.stdout.close()
-    assert not find_running(folder / ".factory")
-
-
-def names(choice: dict[str, Any]) -> list[str]:
-    return [call["function"]["name"] for call in choice["message"].get("tool_calls") or ()]
+    with serving(folder, "--record", "served.jsonl", last="record") as model:
+        yield model
 
 
 def test_asked_with_tools_calls_come_back_streamed_and_not(served: ServedModel) -> None:

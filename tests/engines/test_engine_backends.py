@@ -536,8 +536,8 @@ def test_both_interfaces_of_vllm_allow_the_same(model: Path, trie: tuple[Trie, C
         with_arguments(constraint),
         tok.encode('{"days": 12', add_special_tokens=False),
     )
-    written = constraint_to_wire(arguments, {"marker": [], "until": close})
-    known = constraint_to_wire(Constraint(tools=(TOOLS[0].document,)), {})
+    written = constraint_to_wire(arguments, Chat(model), native=False)
+    known = constraint_to_wire(Constraint(tools=(TOOLS[0].document,)), Chat(model), native=False)
     first = next(token for token, tool in catalogue.codes() if tool == "t_0")
     cases: list[tuple[Any, list[int]]] = [
         (whole, []),

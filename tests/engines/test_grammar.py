@@ -20,6 +20,8 @@ from factory.domain.canon import tool_id
 from factory.domain.failures import MissingError
 from factory.domain.jsontext import JsonTextError, parse_strict
 from factory.domain.records import Call, Constraint, Tool
+from factory.engines.callform import Unsupported
+from factory.engines.chat import Chat
 from factory.engines.constrain import (
     BatchRows,
     Bound,
@@ -32,7 +34,6 @@ from factory.engines.constrain import (
 from factory.engines.forest import Forest
 from factory.engines.grammar import (
     Grammars,
-    Unsupported,
     Writer,
     arguments_grammar,
     calls_grammar,
@@ -63,6 +64,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Any:
     size = len(tokenizer) + 5
     return SimpleNamespace(
         folder=str(folder),
+        chat=Chat(folder),
         tokenizer=tokenizer,
         size=size,
         end=tokenizer.eos_token_id,
@@ -100,7 +102,7 @@ def sample(served: Any, bounds: Sequence[Bound], seed: int) -> list[tuple[list[i
 
 
 def bound_by(served: Any, constraint: Constraint) -> Bound:
-    wire = constraint_to_wire(constraint, {"marker": [], "until": None})
+    wire = constraint_to_wire(constraint, served.chat, native=False)
     bound = bind(wire, served.folder, served.size)
     assert bound is not None
     return bound
@@ -254,7 +256,9 @@ def test_a_schema_without_a_grammar_is_refused_with_its_cause(
     with pytest.raises(Unsupported, match=why):
         served.grammars.start(arguments_grammar(tool.document))
     with pytest.raises(Unsupported, match=why):
-        served.grammars.start(calls_grammar([make_tool({}, name="g").document, tool.document]))
+        served.grammars.start(
+            calls_grammar([make_tool({}, name="g").document, tool.document], served.chat.own_form)
+        )
 
 
 PIECES = (
@@ -275,7 +279,9 @@ PIECES = (
 @given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
 def test_an_answer_in_words_is_any_but_one_in_which_a_call_begins(served: Any, text: str) -> None:
     tool = make_tool({"a": {"type": "int"}}, ["a"])
-    matcher = served.grammars.start(calls_grammar([tool.document], words=True))
+    matcher = served.grammars.start(
+        calls_grammar([tool.document], served.chat.own_form, words=True)
+    )
     tokens = encode(served, text)
     fits = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
     assert fits == ("<tool_call>" not in text)

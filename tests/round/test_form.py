@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from workspaces import ROOT
 
+from factory.domain.failures import RecipeError
 from factory.domain.records import Call, Example, Form, Query, Tool
-from factory.round.form import form_to_teach, tell_change
+from factory.round.form import check_bindable, form_to_teach, tell_change
 from factory.train.examples import code_example, examples_from_sample, teaches_calls
 from factory.workspace.folder import Workspace
 from factory.workspace.models import DONE_FILE
 from factory.workspace.prompts import Prompts
+from factory.workspace.recipe import CallsSection
 
 DOCUMENT = {
     "name": "get_weather",
@@ -48,6 +50,16 @@ def test_what_teaches_no_calls_leaves_the_form_of_the_parent(tmp_path: Path) -> 
     assert form_to_teach("own", [*documents, *calling("own")], parent) == "own"
     assert form_to_teach("native", [*documents, *calling("native")], parent) == "native"
     assert form_to_teach("native", documents, taught(tmp_path, "own")) == "own"
+
+
+def test_a_template_without_a_grammar_binds_nothing(tmp_path: Path) -> None:
+    why = "the chat template writes no name with its arguments as JSON after it"
+    check_bindable(CallsSection(form="native"), why, tmp_path)
+    for key in ("constrain", "more_constrain"):
+        bound = CallsSection.model_validate({"form": "native", key: "schema"})
+        check_bindable(bound, "", tmp_path)
+        with pytest.raises(RecipeError, match=why):
+            check_bindable(bound, why, tmp_path)
 
 
 @pytest.mark.parametrize(("before", "now"), [("native", "own"), ("own", "native")])

@@ -70,6 +70,3 @@ def test_native_is_refused_where_the_template_has_no_form(tmp_path: Path) -> Non
     assert "has no form of calls" in refused.stderr and "calls.form=own" in refused.stderr
     kept = run_factory("round", "--n", "4", "--set", "calls.form=auto", "--dry-run", cwd=workspace)
     assert "calls.form is auto: own" in kept.stdout + kept.stderr
-    bound = [*native, "--set", "calls.constrain=schema"]
-    both = run_factory("round", "--n", "4", *bound, "--dry-run", cwd=workspace, code=2)
-    assert "schemas bind calls in the own form" in both.stderr
