@@ -200,9 +200,12 @@ class Child:
         return how + (f"; {self._log} ends with:\n{lines}" if lines else f"; log {self._log}")
 
     def _tail(self) -> str:
-        with self._log.open("rb") as log:
-            log.seek(max(self._log_start, self._log.stat().st_size - 16384))
-            return log.read().decode("utf-8", "replace")
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(self._log_start, self._log.stat().st_size - 16384))
+                return log.read().decode("utf-8", "replace")
+        except FileNotFoundError:  # moved with its workspace
+            return ""
 
     def _last_lines(self, count: int = 6, width: int = 200) -> str:
         lines = self._tail().rstrip().splitlines()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from factory.codes.codebook import Codebook
 from factory.domain.canon import canonical_json, digest
+from factory.domain.failures import DiskError
 from factory.ledger.place import FixedFolder
 from factory.train.job import StageFigures, TrainingJob
 from factory.train.trainer import Reporter
@@ -99,12 +101,24 @@ class StepSaver(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Give the step that was written its name, and remove the one before."""
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._take_back_if_moved(written)
         if written.exists():  # else the trainer has said why not
             try:
                 self._keep(written)
             except OSError as error:
                 print(f"step {state.global_step} is not saved: {error}", flush=True)
         self._last = time.monotonic()
+
+    def _take_back_if_moved(self, written: Path) -> None:
+        """Leave nothing of a step in the folder that has taken the place of this one's."""
+        try:
+            self._folder.check()
+        except DiskError:
+            shutil.rmtree(written, ignore_errors=True)
+            for folder in (written.parent, self._job.saved):
+                with suppress(OSError):  # holds what is another training's, or is not there
+                    folder.rmdir()
+            raise
 
     def _keep(self, written: Path) -> None:
         assert self._reporter is not None

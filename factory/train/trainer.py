@@ -398,7 +398,7 @@ class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
             Trainer._save_checkpoint(self, model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
             print(f"step {self.state.global_step} is not saved: {error}", flush=True)
-            for path in Path(self.args.output_dir).iterdir():
+            for path in Path(self.args.output_dir).glob("*"):  # none where it was moved
                 shutil.rmtree(path, ignore_errors=True)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -12,6 +12,7 @@ from conftest_models import tiny_model
 from safetensors.torch import load_file
 from test_train import SETUP, TOOLS, but, kill_training_child, make_examples, make_job, train_once
 
+from factory.domain.failures import DiskError
 from factory.domain.records import Progress
 from factory.train.job import TrainingSetup
 from factory.workspace.folder import Workspace, shipped_root
@@ -104,6 +105,34 @@ def test_a_saved_step_of_another_job_or_one_cut_off_goes(
     other = replace(job, out=tmp_path / "third", setup=replace(setup, seed=1))
     fresh = train_once(other)
     assert fresh.progress[0].step == 1 and not job.saved.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saves", [0.0, EACH_STEP])
+def test_a_training_whose_folder_is_exchanged_writes_nothing_into_the_other(
+    saves: float, base: Path, prompts: Prompts, tmp_path: Path
+) -> None:
+    """The workspace is moved in mid-training, and another one put where it was."""
+    here, moved = tmp_path / "round", tmp_path / "moved"
+    examples = make_examples(TOOLS, prompts)
+    setup = in_two("lora", save_minutes=saves)
+    job = make_job(here, base, examples, TOOLS, replace(setup, stages=setup.stages[:1]))
+
+    def exchange(progress: Progress) -> None:
+        if progress.step == 2:
+            here.rename(moved)
+            here.mkdir()
+            (here / "examples.jsonl").write_text("another's\n")
+
+    with pytest.raises(DiskError, match="was moved or removed while this command worked in it"):
+        train_once(job, on_progress=exchange)
+    assert [path.name for path in here.iterdir()] == ["examples.jsonl"]
+    assert (here / "examples.jsonl").read_text() == "another's\n"
+    assert (moved / "examples.jsonl").stat().st_size and not list(moved.glob(job.out.name + "*"))
+    moved_job = replace(job, examples=moved / "examples.jsonl", new_tools=moved / "tools.jsonl")
+    again = train_once(replace(moved_job, out=moved / job.out.name))
+    assert again.result.path == moved / job.out.name
+    assert any("goes on" in phase for phase in again.phases) == bool(saves)
 
 
 def test_when_steps_are_saved_names_no_training_and_no_old_recipe() -> None:
