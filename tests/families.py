@@ -53,7 +53,7 @@ def _read(name: str) -> str:
 
 
 def family(name: str) -> Family:
-    """One of NAMES."""
+    """One of NAMES, or TAGGED."""
     if name == "mistral":
         marks = "[INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS]"
         return Family(MISTRAL, ("<s>", *marks.split(), "[/TOOL_RESULTS]"), "</s>")
@@ -61,10 +61,13 @@ def family(name: str) -> Family:
         heads = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|python_tag|>")
         return Family(_read("llama3_1"), heads, "<|eot_id|>")
     tags = ("<tool_call>", "</tool_call>", "<think>", "</think>")
-    return Family(_read("qwen3"), ("<|im_start|>",), "<|im_end|>", tags)
+    template = _read("qwen3_8" if name == TAGGED else "qwen3")
+    return Family(template, ("<|im_start|>",), "<|im_end|>", tags)
 
 
 NAMES = ("qwen", "llama", "mistral")
+TAGGED = "tagged"
+"""Qwen's later template, which writes each argument between tags."""
 
 
 def as_family(tokenizer: Any, name: str) -> Any:
@@ -75,7 +78,7 @@ def as_family(tokenizer: Any, name: str) -> Any:
     tokenizer.add_tokens([AddedToken(each, special=True) for each in (*special, end)])
     tokenizer.add_tokens([AddedToken(each, special=False) for each in words])
     tokenizer.eos_token = end
-    tokenizer.bos_token = special[0] if name != "qwen" else None
+    tokenizer.bos_token = special[0] if name in ("llama", "mistral") else None
     tokenizer.chat_template = template
     return tokenizer
 

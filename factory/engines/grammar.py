@@ -12,6 +12,7 @@ that the library cannot express is Unsupported: nothing is answered in its place
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from factory.domain.failures import MissingError
-from factory.engines.callform import CallForm, Unsupported
+from factory.engines.callform import CallForm, Tagged, Unsupported, pattern_of, quote
 from factory.engines.chat import Chat
 from factory.tools.formats import FORMATS
 from factory.tools.schema import arguments_schema
@@ -65,18 +66,79 @@ def calls_grammar(
     `once` of one call, with `words` also of an answer that calls nothing. Raises Unsupported for a
     name that the form cannot write.
     """
-    schemas = {str(document["name"]): _closed(document) for document in documents}
+    by_name = {str(document["name"]): document for document in documents}
     more = "" if once or not form.between else f" ({form.between} call)*"
     head = [
         f"start: {form.opening} call{more} {form.closing}{' | WORDS' if words else ''}",
-        f"call: {' | '.join(f'call_{number}' for number in range(len(schemas)))}",
+        f"call: {' | '.join(f'call_{number}' for number in range(len(by_name)))}",
         *([rf"WORDS: /(.|\n)*/ & ~/(.|\n)*{form.sign}(.|\n)*/"] if words else []),
     ]
-    calls = [
-        f"call_{number}: {form.write_name(name)} {form.middle} %json {json.dumps(schema)}"
-        for number, (name, schema) in enumerate(schemas.items())
-    ]
+    calls = []
+    for number, (name, document) in enumerate(by_name.items()):
+        written = [f"%json {json.dumps(_closed(document))}"]
+        if form.tagged is not None:
+            written = _tagged_arguments(document, form, form.tagged, f"call_{number}")
+        first, *rules = written
+        calls += [f"call_{number}: {form.write_name(name)} {form.middle} {first}", *rules]
     return "\n".join([*head, *calls])
+
+
+_TEXTUAL = frozenset({"type", "enum", "const", "minLength", "maxLength", "format"}) | LOOSE
+_NOTES = frozenset({"title", "description", "examples", "$comment", "deprecated"})
+
+
+def _tagged_arguments(
+    document: Mapping[str, Any], form: CallForm, tagged: Tagged, call: str
+) -> list[str]:
+    """Arguments one by one, in the schema's order, then the rules that this names. Raises
+    Unsupported for what binds more than one value at a time, and for a text bound by an expression.
+    """
+    schema = arguments_schema(document["arguments"])
+    known = {"type", "properties", "required", "additionalProperties"} | _NOTES
+    if more := schema.keys() - known or {*schema["required"]} - schema["properties"].keys():
+        raise Unsupported(
+            f"{document['name']}: {', '.join(sorted(more))} of arguments between tags"
+        )
+    names, rules = [], []
+    for place, (name, part) in enumerate(schema["properties"].items()):
+        rule = f"{call}_{place}"
+        names.append(rule if name in schema["required"] else f"{rule}?")
+        text = _text_pattern(part, f"{document['name']}.{name}")
+        value = f"%json {json.dumps(lower(part) | _COMMON)} {quote(tagged.head)}"
+        if text is not None:
+            value = f"TEXT_{rule.upper()}"
+            until = pattern_of(tagged.until)
+            body = " & ".join([rf"/(.|\n)*/ & ~/(.|\n)*{until}(.|\n)*/", *text])
+            rules.append(f"{value}: ({body}) {quote(tagged.head)}")
+        rules.append(
+            f"{rule}: {tagged.start} {form.write_name(name)} {tagged.middle} {value} {tagged.end}"
+        )
+    return [" ".join(names), *rules]
+
+
+def _text_pattern(schema: Mapping[str, Any], where: str) -> list[str] | None:
+    """What a text of the schema matches; None where its values are JSON. Raises Unsupported where
+    they may be either, and for keywords that are no expression of letters.
+    """
+    kinds = {schema["type"]} if isinstance(schema.get("type"), str) else {*schema.get("type", ())}
+    if kinds and "string" not in kinds:
+        return None
+    options = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    if options is not None and not any(isinstance(option, str) for option in options):
+        return None
+    texts = [option for option in options or () if isinstance(option, str)]
+    if (not kinds and options is None) or not kinds <= {"string", "null"}:
+        raise Unsupported(f"{where}: a value between tags that may be a text or not")
+    if more := schema.keys() - _TEXTUAL - _NOTES:
+        raise Unsupported(f"{where}: {', '.join(sorted(more))} of a text between tags")
+    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
+    found = [rf"/(.|\n){{{least},{most}}}/"] if least or most != "" else []
+    if options is not None:
+        found.append(f"/({'|'.join(map(pattern_of, texts))})/")
+    if (form := str(schema.get("format"))) in FORMATS:
+        slash = re.compile(r"(?<!\\)/")
+        found.append("/(" + slash.sub(r"\/", FORMATS[form].written) + ")/")
+    return found
 
 
 def _closed(document: Mapping[str, Any]) -> dict[str, Any]:

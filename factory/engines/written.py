@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ASKED = {"role": "user", "content": "How will the weather be?"}
-_PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+_PLACE = {"city": {"type": "string"}, "zip": {"type": "array"}}
+_TYPES: dict[str, Any] = {
+    "city": {"type": "string"},
+    "days": {"type": "integer"},
+    "to": {"type": "object", "properties": _PLACE},
+    "warm": {"type": "boolean"},
+    "note": {"type": ["string", "null"]},
+    "at": {"type": "number"},
+}
+"""Of the arguments of KINDS (factory.engines.native): parsers of values between tags go by them."""
+_PARAMETERS = {"type": "object", "properties": _TYPES}
 _WEATHER = {"name": "get_weather", "description": "Weather.", "parameters": _PARAMETERS}
 TOOLS = [{"type": "function", "function": _WEATHER}]
 """What is on offer."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from conftest_models import make_tokenizer
-from families import NAMES, TRL, as_family
+from families import NAMES, TAGGED, TRL, family_tokenizer
 
 from factory.domain.records import Call, Constraint, Message, Request, Sampling, Tool
 from factory.engines.callform import CallForm, Unsupported
@@ -37,6 +37,8 @@ LOOK: dict[str, Any] = {
     "arguments": {"type": "dict", "properties": {"up": {"type": "boolean"}}, "required": []},
 }
 TOOLS = (WEATHER, LOOK)
+KNOWN = {tool["name"]: frozenset({"city"} & {*tool["arguments"]["properties"]}) for tool in TOOLS}
+"""Arguments that are texts."""
 OSLO, TROMSØ = {"city": "Oslo", "days": 2}, {"city": 'Tromsø "north"\n<b>'}
 Calls = list[tuple[str, dict[str, Any]]]
 
@@ -49,15 +51,21 @@ class Model(NamedTuple):
     def write(self, *calls: tuple[str, dict[str, Any]]) -> str:
         """An answer, as it follows the prompt."""
         text = write_calls(self.chat.tokenizer, calls)
-        return text.removeprefix("<think>\n\n</think>\n\n")
+        return text.removeprefix("<think>").lstrip().removeprefix("</think>\n\n")
 
     def ids(self, text: str) -> list[int]:
         found: list[int] = self.chat.tokenizer.encode(text, add_special_tokens=False)
         return found
 
-    def takes(self, text: str | list[int], form: CallForm | None = None, **more: bool) -> bool:
+    def takes(
+        self,
+        text: str | list[int],
+        form: CallForm | None = None,
+        tools: Sequence[dict[str, Any]] = TOOLS,
+        **more: bool,
+    ) -> bool:
         """Whether the text, or these tokens, are an answer of the grammar."""
-        grammar = calls_grammar(TOOLS, form or self.chat.native_form, **more)
+        grammar = calls_grammar(tools, form or self.chat.native_form, **more)
         matcher = load_grammars(self.folder, len(self.chat.tokenizer)).start(grammar)
         ids = self.ids(text) if isinstance(text, str) else text
         return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
@@ -70,13 +78,13 @@ Make = Callable[[str], Model]
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def made(name: str) -> Model:
         folder = tmp_path_factory.mktemp(name)
-        as_family(make_tokenizer(), name).save_pretrained(folder)
+        family_tokenizer(name).save_pretrained(folder)
         return Model(name, str(folder), Chat(folder))
 
     return made
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=(*NAMES, TAGGED))
 def model(request: pytest.FixtureRequest, make: Make) -> Model:
     return make(request.param)
 
@@ -111,14 +119,8 @@ def test_what_is_no_call_of_the_tools_is_refused(model: Model) -> None:
     ]
     for call in wrong:
         assert not model.takes(model.write(call)), call
-    for text in (
-        "",
-        "Oslo.",
-        right[:-1],
-        right + "!",
-        "!" + right,
-        right.replace('"Oslo"', "Oslo"),
-    ):
+    bare = right.replace('"Oslo"', "Oslo").replace("\n2\n", "\n2.5\n")
+    for text in ("", "Oslo.", right[:-1], right + "!", "!" + right, bare):
         assert not model.takes(text), text
 
 
@@ -154,9 +156,9 @@ def test_a_name_that_a_template_would_break_is_refused(model: Model) -> None:
 @pytest.mark.parametrize(
     ("template", "end", "why"),
     [
+        ("qwen2_5_vl", "<|im_end|>", "no form of calls can be told"),
         ("gptoss", "<|return|>", "begins answers that call otherwise"),
-        ("glm4moe", "<|user|>", "writes no name with its arguments as JSON"),
-        ("smolvlm", "<end_of_utterance>", "writes no name with its arguments as JSON"),
+        ("glm4moe", "<|user|>", "ends an assistant turn without"),
     ],
 )
 def test_a_template_without_such_a_form_is_told(
@@ -168,6 +170,48 @@ def test_a_template_without_such_a_form_is_told(
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(Unsupported, match=why):
         _ = Chat(tmp_path).native_form
+
+
+def tool_with(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**LOOK, "arguments": {"type": "dict", "properties": {"x": schema}, "required": ["x"]}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"type": "string", "maxLength": 3}, "a\nb", "abcd"),
+        ({"type": "string"}, 'a </p>\n"quoted" / 5', "a\n</parameter"),
+        ({"type": "string", "format": "date"}, "2026-12-01", "2026-13-01"),
+        ({"type": "string", "nullable": True}, "null", "a\n</parameter"),
+        ({"type": "array", "items": {"type": "string"}}, '["a\\n</parameter>"]', "a"),
+        ({"enum": [1, True]}, "true", "false"),
+    ],
+)
+def test_a_value_between_tags_is_a_text_or_json(
+    make: Make, schema: dict[str, Any], right: str, wrong: str
+) -> None:
+    model, tool = make(TAGGED), tool_with(schema)
+    before, after = model.write(("look", {"x": "Zq7"})).split("Zq7")
+    assert model.takes(before + right + after, tools=[tool])
+    assert not model.takes(before + wrong + after, tools=[tool])
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"type": "string", "pattern": "^a"}, "pattern of a text between tags"),
+        ({"type": ["string", "integer"]}, "may be a text or not"),
+        ({}, "may be a text or not"),
+    ],
+)
+def test_a_value_that_tags_leave_open_is_told(make: Make, schema: Any, why: str) -> None:
+    form = make(TAGGED).chat.native_form
+    with pytest.raises(Unsupported, match=rf"look\.x: .*{why}"):
+        calls_grammar([tool_with(schema)], form)
+    both = {"anyOf": [{"required": ["x"]}, {"required": ["y"]}]}
+    tool = {**LOOK, "arguments": {**LOOK["arguments"], **both}}
+    with pytest.raises(Unsupported, match="look: anyOf of arguments between tags"):
+        calls_grammar([tool], form)
 
 
 def test_whatever_the_logits_say_the_calls_are_read_and_right(model: Model) -> None:
@@ -185,7 +229,7 @@ def test_whatever_the_logits_say_the_calls_are_read_and_right(model: Model) -> N
         output = _sample(bound, size, seed, chat.end_ids)
         if output[-1] not in chat.end_ids:
             continue
-        read = parse_calls(chat.decode(output, marked=True), syntax="auto")
+        read = parse_calls(chat.decode(output, marked=True), KNOWN, syntax="auto")
         assert read.calls, read
         for call in read.calls:
             assert not list(judge_call(Call(name=call.name, arguments=call.arguments), 0, tools))

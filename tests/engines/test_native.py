@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest_models import CHAT_TEMPLATE, make_tokenizer
-from families import NAMES, family_tokenizer
+from families import NAMES, TAGGED, family_tokenizer
 from transformers import AutoTokenizer
 
 from factory.domain.failures import EnvironmentError_, RecipeError
@@ -80,7 +80,7 @@ def test_what_a_server_loses_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, TAGGED))
 def test_vllm_has_a_parser_for_each_family(name: str, tmp_path: Path) -> None:
     """Asked as `factory doctor` does, in a process of its own: vLLM warns where it is imported."""
     if not is_installed("vllm"):
@@ -88,5 +88,6 @@ def test_vllm_has_a_parser_for_each_family(name: str, tmp_path: Path) -> None:
     family_tokenizer(name).save_pretrained(tmp_path)
     found = asyncio.run(find_server_parser(tmp_path))
     assert found is not None
-    assert found.name == {"qwen": "hermes", "llama": "llama3_json", "mistral": "mistral"}[name]
+    readers = {"qwen": "hermes", "llama": "llama3_json", "mistral": "mistral", TAGGED: "qwen3_xml"}
+    assert found.name == readers[name]
     assert found.lost == (("two calls",) if name == "llama" else ())  # which its template refuses

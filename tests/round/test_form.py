@@ -53,7 +53,7 @@ def test_what_teaches_no_calls_leaves_the_form_of_the_parent(tmp_path: Path) -> 
 
 
 def test_a_template_without_a_grammar_binds_nothing(tmp_path: Path) -> None:
-    why = "the chat template writes no name with its arguments as JSON after it"
+    why = "no form of calls can be told from what the chat template writes"
     check_bindable(CallsSection(form="native"), why, tmp_path)
     for key in ("constrain", "more_constrain"):
         bound = CallsSection.model_validate({"form": "native", key: "schema"})
