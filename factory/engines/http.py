@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from factory.domain.canon import to_json
 from factory.domain.failures import InputError, MissingError
 from factory.domain.plaintext import shorten
 from factory.domain.records import (
@@ -32,10 +33,12 @@ from factory.domain.records import (
     Checkpoint,
     Completion,
     FinishReason,
+    Message,
     Reply,
     Request,
 )
 from factory.engines.base import Closing, check_request, unanswered
+from factory.engines.turn import write_call
 from factory.tools.dialects import to_openai
 from factory.workspace.models import is_installed
 
@@ -241,11 +244,7 @@ class HttpEngine(Closing):
                 body["logprobs"] = 1
             return "completions", body
         body["logprobs"] = request.logprob
-        body["messages"] = [
-            {"role": m.role, "content": m.content}
-            for m in request.messages
-            if m.content or not m.tools
-        ]
+        body["messages"] = _as_api(request.messages)
         shown = (to_openai(tool) for m in request.messages for tool in m.tools)
         if tools := [*request.tools, *shown]:
             body["tools"] = tools
@@ -291,6 +290,29 @@ class HttpEngine(Closing):
             raise NoAnswer(f"the server finds the prompt too long: {says}", reason=PROMPT_TOO_LONG)
         away = status in TRY_AGAIN
         raise NoAnswer(f"the server refuses: {status} {says}".rstrip(), passes=away, is_away=away)
+
+
+def _as_api(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as the API has them; responses are to the calls before them, in their order."""
+    rows: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    count = 0
+    for message in messages:
+        if message.tools and not message.content:
+            continue
+        row: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.calls:
+            waiting = [f"call{count + n:05d}" for n in range(len(message.calls))]
+            count += len(waiting)
+            row["content"] = message.content or None
+            row["tool_calls"] = [
+                write_call(ident, call.name, to_json(call.arguments))
+                for ident, call in zip(waiting, message.calls, strict=True)
+            ]
+        elif message.role == "tool" and waiting:
+            row["tool_call_id"] = waiting.pop(0)
+        rows.append(row)
+    return rows
 
 
 def check_key(key: str, where: str) -> str:

@@ -179,8 +179,8 @@ def as_template(
     return chat, encoder.mark_tools(tools)
 
 
-def write_call(ident: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """One of a message's `tool_calls`, as chat templates take it."""
+def write_call(ident: str, name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
+    """One of a message's `tool_calls`, as chat templates take it, or with JSON as the API does."""
     return {
         "id": ident,
         "type": "function",

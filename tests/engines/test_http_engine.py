@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -66,6 +67,34 @@ def test_samples_come_back_in_order_each_with_its_seed(server: Server) -> None:
     first = next(body for body in server.seen if body["seed"] == 5)
     assert (first["path"], first["top_k"], first["model"]) == ("/v1/chat/completions", 40, "judge")
     assert first["host"] == server.url.split("/")[2]
+
+
+def test_earlier_calls_and_their_responses_go_along(server: Server) -> None:
+    tool = {"name": "look", "description": "", "arguments": {"type": "dict", "properties": {}}}
+    looks = (Call(name="look", arguments={"at": "é"}), Call(name="look", arguments={}))
+    said = [
+        Message(role="system", content="", tools=(tool,)),
+        Message(role="user", content="Look."),
+        Message(role="assistant", content="", calls=looks),
+        Message(role="tool", content="a wall"),
+        Message(role="tool", content="a door"),
+        Message(role="assistant", content="", calls=looks[1:]),
+        Message(role="tool", content="a key"),
+    ]
+    ask(server, Request(id="a", messages=tuple(said), sampling=Sampling()))
+    (body,) = server.seen
+    assert [t["function"]["name"] for t in body["tools"]] == ["look"]
+    user, first, *responses, second, last = body["messages"]
+    assert user == {"role": "user", "content": "Look."}
+    called = [(c["id"], c["function"]["arguments"]) for c in first["tool_calls"]]
+    assert [json.loads(arguments) for _, arguments in called] == [{"at": "é"}, {}]
+    assert [(m["tool_call_id"], m["content"]) for m in responses] == [
+        (called[0][0], "a wall"),
+        (called[1][0], "a door"),
+    ]
+    assert first["content"] is None and first["role"] == "assistant"
+    (call,) = second["tool_calls"]
+    assert last["tool_call_id"] == call["id"] not in dict(called)
 
 
 def test_a_key_is_sent_where_there_is_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
