@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from factory.domain.failures import InputError
 from factory.domain.records import Message
-from factory.lessons.conversations import read_calls
+from factory.lessons.conversations import answered_call, call_ids, read_calls
 from factory.lessons.examples import said_messages
 from factory.lessons.records import Speaker, Utterance
 from factory.tools.dialects import read_dialect
@@ -150,7 +150,7 @@ def _in_order_of_calls(messages: Sequence[Any]) -> Iterator[tuple[int, Any]]:
     for are_responses, group in groupby(enumerate(messages), key=lambda each: _responds(each[1])):
         part = list(group)
         if not are_responses:
-            waiting = [ident for _, message in part for ident in _call_ids(message)] or waiting
+            waiting = [ident for _, message in part for ident in call_ids(message)] or waiting
         elif None in waiting or all(m.get("tool_call_id") is None for _, m in part):
             waiting = waiting[len(part) :]  # no ids on one side or the other
         elif waiting:
@@ -162,7 +162,7 @@ def _in_order_of_calls(messages: Sequence[Any]) -> Iterator[tuple[int, Any]]:
                         f"response; one of {waiting} is wanted"
                     )
                 waiting.remove(ident)
-            part.sort(key=lambda each: called.index(each[1]["tool_call_id"]))
+            part.sort(key=lambda each: answered_call(each[1], called))
             if waiting != called[len(part) :]:
                 raise InputError(
                     f"messages[{part[0][0]}]: {waiting[0]!r} has no response, and a later call has"
@@ -172,12 +172,6 @@ def _in_order_of_calls(messages: Sequence[Any]) -> Iterator[tuple[int, Any]]:
 
 def _responds(message: object) -> bool:
     return isinstance(message, dict) and message.get("role") in ("tool", "function")
-
-
-def _call_ids(message: object) -> list[object]:
-    listed = message.get("tool_calls") if isinstance(message, dict) else None
-    calls = listed if isinstance(listed, list) else []
-    return [call.get("id") if isinstance(call, dict) else None for call in calls]
 
 
 def _read_message(message: object, where: str) -> Utterance:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -58,28 +58,31 @@ def _listed_calls(message: Mapping[str, Any]) -> Any:
     return message.get("tool_calls") or message.get("function_call")
 
 
+def call_ids(message: object) -> list[object]:
+    """The ids of the calls that a message lists, None for one without."""
+    listed = message.get("tool_calls") if isinstance(message, dict) else None
+    calls = listed if isinstance(listed, list) else []
+    return [call.get("id") if isinstance(call, dict) else None for call in calls]
+
+
+def answered_call(message: object, ids: Sequence[object]) -> int:
+    """Which of the calls with these ids a message says to answer: its place, or -1."""
+    named = message.get("tool_call_id") if isinstance(message, dict) else None
+    return ids.index(named) if named is not None and named in ids else -1
+
+
 def _in_order(messages: Sequence[Any]) -> list[Any]:
     """Responses that name the calls they answer, in the order of these."""
     ordered: list[Any] = []
-    ids: list[Any] = []
+    answers: list[Any] = []
+    ids: list[object] = []
     for message in messages:
-        if not isinstance(message, dict) or message.get("tool_call_id") not in ids:
-            listed = message.get("tool_calls") if isinstance(message, dict) else None
-            calls = listed if isinstance(listed, list) else []
-            ids = [call["id"] for call in calls if isinstance(call, dict) and "id" in call]
-            ordered.append(message)
+        if answered_call(message, ids) >= 0:
+            answers.append(message)
             continue
-        place = len(ordered)
-        rank = ids.index(message["tool_call_id"])
-        while place and _rank(ordered[place - 1], ids) > rank:
-            place -= 1
-        ordered.insert(place, message)
-    return ordered
-
-
-def _rank(message: Any, ids: Sequence[Any]) -> int:
-    named = message.get("tool_call_id") if isinstance(message, dict) else None
-    return ids.index(named) if named in ids else -1
+        ordered += [*sorted(answers, key=partial(answered_call, ids=ids)), message]
+        answers, ids = [], call_ids(message)
+    return ordered + sorted(answers, key=partial(answered_call, ids=ids))
 
 
 def _read_turn(message: object, number: int, apart: bool) -> Utterance:
