@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from conftest_models import make_tokenizer
-from families import NAMES, TAGGED, TRL, family_tokenizer
+from conftest_models import make_tokenizer, tiny_model
+from families import NAMES, TAGGED, TRL, family, family_tokenizer
 
-from factory.domain.records import Call, Constraint, Message, Request, Sampling, Tool
+from factory.domain.records import Call, Constraint, Message, Reply, Request, Sampling, Tool
 from factory.engines.callform import CallForm, Unsupported
 from factory.engines.chat import Chat
 from factory.engines.constrain import BatchRows, Bound, bind, constraint_to_wire
 from factory.engines.forest import Forest
 from factory.engines.grammar import calls_grammar, load_grammars
+from factory.engines.transformers import TransformersBackend
 from factory.engines.written import write_calls
 from factory.judge.calls import judge_call
 from factory.judge.reading import parse_calls
+from factory.workspace.settings import EngineSection
 
 CITY = {"type": "string", "enum": ["Oslo", 'Tromsø "north"\n<b>']}
 WEATHER: dict[str, Any] = {
@@ -235,6 +237,33 @@ def test_whatever_the_logits_say_the_calls_are_read_and_right(model: Model) -> N
             assert not list(judge_call(Call(name=call.name, arguments=call.arguments), 0, tools))
         ended, several = ended + 1, several + (len(read.calls) > 1)
     assert ended > 5 and (several > 0) == (model.name != "llama")
+
+
+def test_an_engine_binds_what_is_asked_natively(tmp_path: Path) -> None:
+    """As a round asks with `calls.constrain`."""
+    parts = family(TAGGED)
+    tokens = (*parts.special, parts.end, *parts.words)
+    folder = tiny_model(tmp_path, extra_tokens=tokens, max_positions=4096)
+    family_tokenizer(TAGGED).save_pretrained(folder)
+    request = Request(
+        id="r",
+        messages=(
+            Message(role="system", content="", tools=TOOLS),
+            Message(role="user", content="Look."),
+        ),
+        sampling=Sampling(n=4, temperature=2.0, seed=1, max_tokens=400),
+        constraint=Constraint(tools=TOOLS, form="calls"),
+    )
+    backend = TransformersBackend(folder, EngineSection(threads=1, max_model_len=4096))
+    replies = list[Reply]()
+    backend.add(0, request, backend.chat.encode(request))
+    while backend.is_busy:
+        backend.step(lambda _, reply: replies.append(reply))
+    ended = [one for one in replies[0].completions if one.finish_reason == "stop"]
+    assert ended
+    for one in ended:
+        calls = parse_calls(one.text, KNOWN, syntax="auto").calls
+        assert calls and {call.name for call in calls} <= {"get_weather", "look"}
 
 
 def _sample(bound: Bound, size: int, seed: int, ends: frozenset[int]) -> list[int]:
