@@ -33,14 +33,19 @@ def check_bound(extra: Mapping[str, Any] | None, served: Served) -> None:
             raise ValueError(f"a trie of codes is the server's to name: leave {GUIDE} out")
         bind(extra, served.folder, _vocabulary(served.folder))
     except Unsupported as error:
-        raise ValueError(
-            f"no grammar can be made of the tools' schemas: {shorten(str(error), 160)}; mend "
-            'the schema, or ask with tool_choice "auto" and without strict: nothing is bound'
-        ) from error
+        raise ValueError(told_unbound(error)) from error
     except FactoryError as error:
         raise ValueError(error.what) from error
     except (AttributeError, LookupError, RecursionError, TypeError) as error:
         raise ValueError(f"{GUIDE} or {GRAMMAR} cannot be read: {error}; leave them out") from error
+
+
+def told_unbound(error: Unsupported) -> str:
+    """What a caller is told of tools that no grammar can be made of."""
+    return (
+        f"no grammar can be made of the tools' schemas: {shorten(str(error), 160)}; mend "
+        'the schema, or ask with tool_choice "auto" and without strict: nothing is bound'
+    )
 
 
 def _is_own(guide: object, scratch: str) -> bool:

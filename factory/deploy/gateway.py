@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from factory.deploy.asked import FORMS, AskedChat, Document, own_chat, read_asked
-from factory.deploy.binding import check_bound
+from factory.deploy.binding import check_bound, told_unbound
 from factory.deploy.catalogue import Coded, ServedCatalogue
 from factory.deploy.served import Served
 from factory.deploy.transcripts import TranscriptFile
@@ -86,6 +86,12 @@ class Gateway:
         self._thread = ThreadPoolExecutor(1, "gateway")
         prompts = Prompts.load(Workspace.locate(Path(served.workspace)))
         self._prompts = replace(prompts, form=form_of(folder))
+        self._form, self._unbound = self._chat.own_form, ""
+        if self._prompts.form == "native":
+            try:
+                self._form = self._chat.native_form
+            except Unsupported as error:
+                self._unbound = str(error)
         self._catalogue = ServedCatalogue(folder, Path(served.scratch)) if served.by_code else None
         self._transcripts = TranscriptFile(Path(served.record)) if served.record else None
 
@@ -131,14 +137,14 @@ class Gateway:
         """The body that vLLM gets, also as it is sent, or what is answered in its place."""
         try:
             body, asked = await self._apart(partial(_parse, content))
-            documents, bound = asked.documents, asked.bound
+            documents, bound = asked.documents, self._bound(asked, asked.bound)
             if asked.choice == "none":
                 documents = ()
             elif asked.is_open and (coded := await self._apart(self._coded)) is not None:
                 found = await self._find(scope, receive, body, asked, coded)
                 if isinstance(found, Instead):
                     return found
-                documents, bound = found
+                documents, bound = found[0], self._bound(asked, found[1])
                 body["tools"] = [to_openai(document) for document in documents] or None
                 body["tool_choice"] = "required" if bound else "auto" if documents else None
             body = await self._apart(partial(self._rewrite, body, asked, documents, bound))
@@ -147,6 +153,17 @@ class Gateway:
             return _refuse(" ".join(filter(None, (error.what, error.remedy))))
         except (ValueError, RecursionError) as error:
             return _refuse(f"the request cannot be read: {error}")
+
+    def _bound(self, asked: AskedChat, bound: tuple[Document, ...]) -> tuple[Document, ...]:
+        """What binds the answer. Raises InputError where something has to and nothing can."""
+        if not bound or not self._unbound:
+            return bound
+        if asked.choice in ("required", "named") or asked.strict:
+            raise InputError(
+                f"no grammar can bind the calls of this model: {self._unbound}; ask with "
+                'tool_choice "auto", and without strict'
+            )
+        return ()
 
     def _coded(self) -> Coded | None:
         return self._catalogue.current() if self._catalogue else None
@@ -216,12 +233,14 @@ class Gateway:
         }
         if bound:
             once = asked.choice == "named" or body.get("parallel_tool_calls") is False
-            grammar = self._grammar(bound, once=once, words=asked.may_speak)
-            more["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), GRAMMAR: grammar}
             # Two grammars may have no token in common.
             more |= dict.fromkeys(FORMS)
             try:
+                grammar = calls_grammar(bound, self._form, once=once, words=asked.may_speak)
+                more["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), GRAMMAR: grammar}
                 check_bound(more["vllm_xargs"], self._served)
+            except Unsupported as error:
+                raise InputError(told_unbound(error)) from error
             except ValueError as error:
                 raise InputError(str(error)) from error
             if self._prompts.form == "native":
@@ -229,18 +248,6 @@ class Gateway:
                 shown = [to_openai(document) for document in documents]
                 more |= {"tools": shown, "tool_choice": "auto", "parallel_tool_calls": True}
         return body | more
-
-    def _grammar(self, bound: Sequence[Document], *, once: bool, words: bool) -> str:
-        """What binds an answer to calls of these tools. Raises InputError where nothing can."""
-        is_native = self._prompts.form == "native"
-        try:
-            form = self._chat.native_form if is_native else self._chat.own_form
-            return calls_grammar(bound, form, once=once, words=words)
-        except Unsupported as error:
-            raise InputError(
-                f'{error}, so no grammar can bind its calls: ask with tool_choice "auto", and '
-                "without strict"
-            ) from error
 
     def _encode_query(self, query: str) -> list[int]:
         """The prompt that a code is trained on."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,10 +176,30 @@ def test_a_template_whose_calls_no_grammar_binds_is_told(ask: Ask, tmp_path: Pat
     said = answer["error"]["message"]
     assert "no form of calls can be told" in said and 'tool_choice "auto"' in said
     odd = {"type": "object", "properties": {"x": {"type": "string", "pattern": "(?=a)b"}}}
-    tool = {"type": "function", "function": {"name": "odd", "parameters": odd}}
     qwen = native_model(tmp_path / "qwen")
-    app, (status, answer) = ask(question(tools=[tool], tool_choice="required"), folder=qwen)
-    assert status == 400 and not app.got and "no grammar can be made" in answer["error"]["message"]
+    for name, schema in (("odd", odd), ('a "name"', {"type": "object"})):
+        tool = {"type": "function", "function": {"name": name, "parameters": schema}}
+        app, (status, answer) = ask(question(tools=[tool], tool_choice="required"), folder=qwen)
+        said = answer["error"]["message"]
+        assert status == 400 and not app.got and "no grammar can be made of the tools" in said
+
+
+def test_a_tool_that_is_picked_is_called_unbound_where_no_grammar_can(
+    ask: Ask, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(SEED, tmp_path / "model")
+    template = (TRL / "lfm2_2_5_v2.jinja").read_text("utf-8")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    (folder / "training.json").write_text('{"form": "native"}', encoding="utf-8")
+    coded = ServedCatalogue(SEED, tmp_path).current()
+    assert coded is not None
+    code, _ = next(coded.trie.codes())
+    named = {"choices": [{"token_ids": [*code, coded.trie.end], "text": "…"}]}
+    asked = {"model": "factory", "messages": [{"role": "user", "content": "Dim the lights"}]}
+    body = ask(asked, {COMPLETION: (200, named)}, folder=folder)[0].body(CHAT)
+    assert body["tool_choice"] == "auto" and GRAMMAR not in body.get("vllm_xargs", {})
+    must = asked | {"tool_choice": "required"}
+    assert ask(must, {COMPLETION: (200, named)}, folder=folder)[1][0] == 400
 
 
 def test_control_tokens_in_a_users_text_are_letters(ask: Ask) -> None:
