@@ -116,10 +116,16 @@ def _tagged_arguments(
     return [" ".join(names), *rules]
 
 
-def _text_pattern(schema: Mapping[str, Any], where: str) -> list[str] | None:
+def _text_pattern(schema: Any, where: str) -> list[str] | None:
     """What a text of the schema matches; None where its values are JSON. Raises Unsupported where
     they may be either, and for keywords that are no expression of letters.
     """
+    schema = schema if isinstance(schema, dict) else {}
+    if schema.keys() - _NOTES - LOOSE == {"anyOf"}:
+        others = [part for part in schema["anyOf"] if part != {"type": "null"}]
+        found = [_text_pattern(part, where) for part in others]
+        if len(found) == 1 or (found and all(each is None for each in found)):
+            return found[0]
     kinds = {schema["type"]} if isinstance(schema.get("type"), str) else {*schema.get("type", ())}
     if kinds and "string" not in kinds:
         return None
@@ -132,13 +138,13 @@ def _text_pattern(schema: Mapping[str, Any], where: str) -> list[str] | None:
     if more := schema.keys() - _TEXTUAL - _NOTES:
         raise Unsupported(f"{where}: {', '.join(sorted(more))} of a text between tags")
     least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-    found = [rf"/(.|\n){{{least},{most}}}/"] if least or most != "" else []
+    patterns = [rf"/(.|\n){{{least},{most}}}/"] if least or most != "" else []
     if options is not None:
-        found.append(f"/({'|'.join(map(pattern_of, texts))})/")
+        patterns.append(f"/({'|'.join(map(pattern_of, texts))})/")
     if (form := str(schema.get("format"))) in FORMATS:
         slash = re.compile(r"(?<!\\)/")
-        found.append("/(" + slash.sub(r"\/", FORMATS[form].written) + ")/")
-    return found
+        patterns.append("/(" + slash.sub(r"\/", FORMATS[form].written) + ")/")
+    return patterns
 
 
 def _closed(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -187,6 +187,8 @@ def tool_with(schema: dict[str, Any]) -> dict[str, Any]:
         ({"type": "string", "nullable": True}, "null", "a\n</parameter"),
         ({"type": "array", "items": {"type": "string"}}, '["a\\n</parameter>"]', "a"),
         ({"enum": [1, True]}, "true", "false"),
+        ({"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]}, "abc", "abcd"),
+        ({"anyOf": [{"type": "integer"}, {"type": "boolean"}]}, "true", "a"),
     ],
 )
 def test_a_value_between_tags_is_a_text_or_json(
@@ -204,6 +206,7 @@ def test_a_value_between_tags_is_a_text_or_json(
         ({"type": "string", "pattern": "^a"}, "pattern of a text between tags"),
         ({"type": ["string", "integer"]}, "may be a text or not"),
         ({}, "may be a text or not"),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, "may be a text or not"),
     ],
 )
 def test_a_value_that_tags_leave_open_is_told(make: Make, schema: Any, why: str) -> None:
