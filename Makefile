@@ -72,7 +72,10 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Compiled once: hundreds of tests start commands, and each would compile the package for itself
+# where PYTHONDONTWRITEBYTECODE is set.
 test: check $(VENV)/ray-ready
+	$(BIN)/python -m compileall -q factory
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 # 80 MB that only engine.backend = "ray" needs.
