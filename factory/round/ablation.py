@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,12 +53,12 @@ from factory.ledger.database import Source
 from factory.ledger.lineage import base_checkpoint, next_checkpoint
 from factory.ledger.lock import WorkspaceLock
 from factory.lessons.files import read_lessons
+from factory.lessons.logs import read_pool
 from factory.round.factory import Factory, load_factory
 from factory.round.round import run_round
 from factory.round.teach import plan_lesson, run_lesson
 from factory.score.base import Scorable, Setup
 from factory.score.evaluate import evaluate_all
-from factory.tools.sources import read_queries
 from factory.workspace.checking import read_toml
 from factory.workspace.folder import CONTENT_FOLDERS, MARKER, Workspace, file_sha, shipped_root
 from factory.workspace.models import fingerprint
@@ -163,7 +164,7 @@ def prepare(
         digest(text),
         settings.engine.model_dump(include={"backend", "dtype", "max_model_len"}),
     ]
-    asked = "" if pool is None else digest(canonical_json([query.text for query in pool]))
+    asked = "" if pool is None else digest(canonical_json([_known_by(query) for query in pool]))
     models = {each.model: template.model_folder(each.model) for each in parents}
     weights = {model: fingerprint(folder) for model, folder in models.items()}
     own = {model: folder / "replay.jsonl" for model, folder in models.items()}
@@ -350,14 +351,23 @@ def _read_pool(
         )
     if not files:
         return None
-    imported = [read_queries(find_file(workspace, each, "requests"), plan.field) for each in files]
-    if bad := [line for each in imported for line in each.bad]:
+    found = [find_file(workspace, each, "requests") for each in files]
+    pool = read_pool(found, plan.field, wanted=sys.maxsize)
+    if pool.bad:
         raise InputError(
-            f"{len(bad)} lines of the requests cannot be used: {bad[0].cause}",
-            where=bad[0].where,
+            f"{pool.bad.total} lines of the requests cannot be used: {pool.bad[0].cause}",
+            where=pool.bad[0].where,
             remedy="every variant is to have the same requests: mend these, or leave them out",
         )
-    return tuple(query for each in imported for query in each.items)
+    return tuple(pool.queries)
+
+
+def _known_by(query: Query) -> object:
+    """What a round is asked; with the tools and calls of a log, where it has one."""
+    if query.log is None:
+        return query.text
+    calls = [[call.name, call.arguments] for call in query.log.calls]
+    return [query.text, [tool.id for tool in query.log.tools], calls]
 
 
 def _read_text(plan: AblationPlan, workspace: Workspace, benchmarks: Mapping[str, Scorable]) -> str:

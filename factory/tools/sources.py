@@ -77,7 +77,7 @@ class Requested:
     where: str
     text: str
     asked: AskedTurn | None = None
-    """Its turn of a conversation, where it comes from a log."""
+    """Its turn of a conversation, where it comes from a log; what is on offer, where tools are."""
 
 
 def read_queries(path: Path, field: str = "") -> Imported[Query]:
@@ -135,7 +135,7 @@ def _requests_of(
         isinstance(value, dict) and any(isinstance(value.get(n), str) for n in PLAIN_FIELDS)
     )
     if is_plain or isinstance(value, str):
-        yield Requested(where=row.where, text=request_text(value, field))
+        yield _plain_request(row, field)
         return
     talks = open_log(value)
     if talks is not None:
@@ -149,6 +149,17 @@ def _requests_of(
             yield from _turn_of(where, each, bad)
     else:
         yield Requested(where=row.where, text=request_text(value))
+
+
+def _plain_request(row: FileRow, field: str) -> Requested:
+    """A row that asks one thing; documents beside it as `tools` are on offer, as a log's are."""
+    text = request_text(row.value, field)
+    listed = row.value.get("tools") if isinstance(row.value, dict) else None
+    offered = (
+        [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    )
+    asked = AskedTurn(text=text, answer=[], tools=offered) if offered else None
+    return Requested(where=row.where, text=text, asked=asked)
 
 
 def _without_stray_strings(path: Path, bad: list[BadLine]) -> Iterator[FileRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -236,6 +237,22 @@ def test_a_trial_is_known_by_what_decides_it_not_by_its_name(tmp_path: Path) -> 
     ):  # fmt: skip
         found = changed(text, more)
         assert {name for name in found if found[name] == first[name]} == {*same}
+
+
+def test_requests_keep_the_tools_that_come_with_them(tmp_path: Path) -> None:
+    text = SMALL.replace("rounds = 2", 'requests = ["asked.jsonl"]\nrounds = 2')
+    tool = {"name": "nap", "description": "Sleep for a while.", "parameters": {}}
+
+    def pool_of(name: str, **more: Any) -> tuple[Ablation, str]:
+        files = {"plans/mine.toml": text, "asked.jsonl": json.dumps({"query": "Rest", **more})}
+        own = make_workspace(tmp_path / name, files)
+        ablation = prepare_in(own, load_plan(own, "mine"), tmp_path / "out")
+        return ablation, digests(ablation)["today, seed 0"]
+
+    (bare, without), (offered, with_tool) = pool_of("bare"), pool_of("offered", tools=[tool])
+    assert bare.pool and offered.pool and bare.pool[0].log is None
+    assert offered.pool[0].log and offered.pool[0].log.tools[0].document["name"] == "nap"
+    assert without != with_tool
 
 
 def test_nothing_is_started_after_the_time(tmp_path: Path) -> None:

@@ -79,6 +79,21 @@ def test_calls_that_are_no_candidates_are_bad_lines(
     assert query.log is None or not query.log.calls
 
 
+def test_documents_beside_a_plain_request_are_on_offer(tmp_path: Path) -> None:
+    """In any dialect. Names and texts are none; one that cannot be read costs no request."""
+    plain = {"query": "Tea", "tools": [tool("nap"), {"name": "brew", "parameters": {}}]}
+    names = [{"query": f"Pour {n}", "tools": t} for n, t in enumerate((["nap"], "a nap", [], None))]
+    broken = {"query": "Brew", "tools": [{"type": "function"}]}
+    pool = pool_of(tmp_path, plain, *names, broken, plain)
+    first, *others = pool.queries
+    assert first.log is not None and [each.name for each in first.log.tools] == ["nap", "brew"]
+    assert not first.log.calls and [query.log for query in others] == [None] * 5
+    assert others[-1].text == "Brew" and pool.num_logged == (1, 0)
+    assert ["tools cannot be read" in line.cause for line in pool.bad] == [True]
+    (named,) = pool_of(tmp_path, {"ask": "Tea", "tools": [tool("nap")]}, field="ask").queries
+    assert named.log is not None and named.log.tools[0].name == "nap"
+
+
 def test_a_later_snapshot_brings_the_calls(tmp_path: Path) -> None:
     pool = pool_of(tmp_path, chat("Tea"), chat("tea", ("brew_tea", {"cups": 3})), {"query": "Tea"})
     (query,) = pool.queries
