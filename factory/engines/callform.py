@@ -3,9 +3,8 @@
 A template is asked, not known: it renders answers of one, two and three calls whose names and
 arguments nothing else holds, and what lies between these is its form. Arguments are JSON there, or
 stand one by one between tags, as Qwen 3.5 and GLM write them: texts as they are, the rest as JSON.
-A tag that the tokenizer
-reads as one token is that token in a grammar: a model is trained on it, and letters that spell the
-tag are other tokens.
+A tag that the tokenizer reads as one token is that token in a grammar: a model is trained on it,
+and letters that spell the tag are other tokens.
 """
 
 from __future__ import annotations

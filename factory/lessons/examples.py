@@ -9,7 +9,7 @@ from factory.domain.records import Candidate, Example, Message, Tool
 from factory.judge.rulebook import Rulebook
 from factory.judge.verdicts import check_document, first_reject
 from factory.lessons.records import Utterance
-from factory.train.curriculum import taught_by, turned_sample
+from factory.train.curriculum import made_examples, taught_by, turned_sample
 from factory.train.examples import (
     adapt_example,
     answer_example,
@@ -30,6 +30,7 @@ def lesson_examples(
     prompts: Prompts,
     recipe: Recipe,
     number: int,
+    made: Sequence[Candidate] = (),
 ) -> list[Example]:
     """What the lesson of round `number` teaches, each chat once; replay comes on top.
 
@@ -38,11 +39,18 @@ def lesson_examples(
     all but the calls. A conversation comes besides, turn by turn, its first answer learnt only
     where that is no example of its own. Documents are written from their descriptions (ToolDev
     Eq. 1) and learnt by heart. A document that a rule rejects is never the target of writing.
+    What was `made` of labelled rows teaches what it does in a round.
     """
-    shown = {tool.id: tool for sample in labelled for tool in sample.taught_tools}
+    shown = {tool.id: tool for each in (*labelled, *made) for tool in each.taught_tools}
     writable = _find_writable([*shown.values(), *documents], rulebook)
     examples = [
         example for sample in labelled for example in _from_label(sample, writable, prompts, number)
+    ]
+    examples += [
+        example
+        for sample in made
+        for example in made_examples(sample, prompts, number)
+        if example.kind != "gen" or writable.issuperset(tool.id for tool in sample.taught_tools)
     ]
     for tool in documents:
         origin = f"r{number}/{tool.id}"

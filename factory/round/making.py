@@ -1,4 +1,5 @@
-"""Step 8: samples that a round makes of its accepted ones, judged as these are.
+"""Step 8: samples that a round makes of its accepted ones, or a lesson of labelled rows, judged
+as these are.
 
 The ways are in factory.lessons.harder; in factory.round.backwards a model is asked. What is made
 has an id of its own, since a request may be asked once more with other tools; it was not drawn, and
@@ -70,14 +71,16 @@ def learnt_samples(factory: Factory, this: OpenRound, past: Source) -> list[Cand
 
 
 async def make_samples(factory: Factory, this: OpenRound, parent: Keeper) -> None:
-    """Make what [make] asks for of the samples that the round will learn; once."""
+    """Make what [make] asks for of the samples that the round or lesson will learn; once."""
     shares = factory.recipe.make.shares
-    if not shares or this.is_lesson or {"make", "train"} & this.stages_done:
+    if not shares or {"make", "train"} & this.stages_done:
         return
     started = datetime.now(UTC)
     with factory.ledger.read() as past:
         accepted = learnt_samples(factory, this, past)
-        if len(accepted) < factory.recipe.train.min_accepted:
+        if this.is_lesson:
+            accepted = [sample for sample in accepted if sample.calls]
+        elif len(accepted) < factory.recipe.train.min_accepted:
             return
         factory.monitor.stage("make")
         catalogue = find_catalogue(this, past)

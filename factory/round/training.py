@@ -79,7 +79,7 @@ async def train(factory: Factory, this: OpenRound, early: Early | None = None) -
         if this.is_lesson:
             documents = history.taught_documents(past, this.number)
             unlearnt = documents if factory.recipe.codes.are_made else []
-            examples = _lesson_examples(factory, this, accepted, documents)
+            examples = _lesson_examples(factory, this, accepted, harder, documents)
         else:
             unlearnt = unlearnt_tools(past, this.checkpoint.id, factory.recipe)
             documents = documents_to_learn(unlearnt, codebook, factory.recipe)
@@ -144,7 +144,11 @@ async def train(factory: Factory, this: OpenRound, early: Early | None = None) -
 
 
 def _lesson_examples(
-    factory: Factory, this: OpenRound, labelled: Sequence[Candidate], documents: Sequence[Tool]
+    factory: Factory,
+    this: OpenRound,
+    labelled: Sequence[Candidate],
+    made: Sequence[Candidate],
+    documents: Sequence[Tool],
 ) -> list[Example]:
     return lesson_examples(
         labelled,
@@ -153,6 +157,7 @@ def _lesson_examples(
         prompts=factory.prompts,
         recipe=factory.recipe,
         number=this.number,
+        made=made,
     )
 
 

@@ -19,7 +19,7 @@ from workspaces import make_workspace, run_factory
 
 from factory.cli.card import print_card
 from factory.cli.monitor import PlainMonitor
-from factory.domain.canon import tool_id
+from factory.domain.canon import query_id, tool_id
 from factory.domain.records import Call, Candidate, Checkpoint, Query, Request, Tool
 from factory.engines.replay import ReplayEngine
 from factory.judge.rulebook import Rulebook
@@ -31,6 +31,7 @@ from factory.ledger.history import OpenRound
 from factory.ledger.losing import losing_answers
 from factory.ledger.rows import tool_rows
 from factory.lessons.failures import REPAIR
+from factory.lessons.files import read_lessons
 from factory.lessons.harder import WAYS
 from factory.lessons.wishes import ASK
 from factory.round.chats import CHAT
@@ -38,6 +39,7 @@ from factory.round.factory import Factory, load_factory
 from factory.round.making import _too_few, judge_made, make_samples
 from factory.round.rejudge import rejudge
 from factory.round.round import run_round
+from factory.round.teach import plan_lesson, run_lesson
 from factory.score.keeper import Keeper
 from factory.score.loading import load_benchmarks
 from factory.workspace.folder import Workspace
@@ -279,6 +281,37 @@ def test_a_kill_leaves_all_or_nothing_and_the_same_is_made_again(
     asyncio.run(make_samples(few, this, keeper))
     assert not engine.requests
     assert made_rows(factory.ledger) == []
+
+
+def test_a_lesson_makes_samples_of_rows_with_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And teaches them, but no document that a rule rejects."""
+    factory = open_made(tmp_path / "ws")
+    monkeypatch.setattr("factory.engines.serving.open_engine", open_replay)
+    monkeypatch.setattr("factory.round.training.run_training", train_nothing)
+    bare = {**DOCUMENT, "name": "seat_table", "description": ""}
+    rows = [
+        {"query": f"Book for {people} people", "tools": [tool, CATALOGUE[0]],
+         "calls": [{"name": tool["name"], "arguments": {"people": people}}]}
+        for people, tool in ((4, DOCUMENT), (6, DOCUMENT), (7, bare))
+    ]  # fmt: skip
+    rows.append({"query": "Sing to me", "tools": [DOCUMENT], "answer": "I cannot sing."})
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asyncio.run(run_lesson(factory, plan_lesson(factory, read_lessons([file]))))
+    found = made_rows(factory.ledger)
+    labelled = {query_id(str(row["query"])) for row in rows[:3]}
+    assert {row["made_by"] for row in found} == {"join", "distractors", "withheld"}
+    assert {origin for row in found for origin in json.loads(row["made_of_json"])} <= labelled
+    assert "make.repair: 0 of 3" in capsys.readouterr().err
+    said = factory.ledger.query("select kind, messages_json from example").records()
+    ends = [(row["kind"], json.loads(row["messages_json"])[-1]["content"]) for row in said]
+    invoked = [text for kind, text in ends if kind == "invoke"]
+    withheld = [row for row in found if (row["made_by"], row["status"]) == ("withheld", "accepted")]
+    assert len(withheld) == 3 and all(row["answer"] in invoked for row in withheld)
+    assert "I cannot sing." in invoked
+    assert not any("seat_table" in text for kind, text in ends if kind == "gen")
 
 
 # -- judging -------------------------------------------------------------------------------------
