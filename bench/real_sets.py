@@ -1,14 +1,18 @@
 """`python -m bench.real_sets DATA OUT`: real labelled data as files that our commands read.
 
-DATA has folders `metatool`, `stabletoolbench` and `seal_tools`, as their authors publish them; one
-that is absent is skipped. What is drawn is drawn by a seed, so the same files come out again.
+DATA has folders `metatool`, `stabletoolbench`, `seal_tools`, `sgd` and `taskbench`, as their
+authors publish them; one that is absent is skipped. What is drawn is drawn by a seed, so the same
+files come out again.
 
 - `metatool/`: all tools, at most `--per-tool` requests of each to learn and two others to ask.
   Every tenth tool has no requests to learn: its document alone is learnt.
 - `stabletoolbench/`: the documents of `--tools` APIs, first those that the asked requests need.
 - `seal_tools/`: a quarter of the requests with all their tools held out as a benchmark
-  (`factory eval new`), labelled requests and documents of other tools to teach. With each
-  request go the published retriever's first other tools, `--distractors` of them.
+  (`factory eval new`), labelled requests and documents of other tools to teach, and the requests
+  that are left without their labels, for rounds. With each request go the published retriever's
+  first other tools, `--distractors` of them.
+- `sgd/requests.jsonl`: what a dialogue begins with, and the intents of its services as tools.
+- `taskbench/requests.jsonl`: of its daily life APIs, each with the four that BM25 finds first.
 """
 
 from __future__ import annotations
@@ -23,9 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.table import Cell, print_table
+from factory.score.toolbench.ranking import WordIndex
 
 NAMES = re.compile(r"'api_name': '(\w+)'")
 REFERENCE = "API_call_"
+OFFERED = 4
+"""Tools of TaskBench beside a request."""
 
 
 def main() -> None:
@@ -45,6 +52,8 @@ def main() -> None:
         ("metatool", make_metatool),
         ("stabletoolbench", make_stabletoolbench),
         ("seal_tools", make_seal_tools),
+        ("sgd", make_sgd),
+        ("taskbench", make_taskbench),
     ):
         if not (options.data / name).is_dir():
             print(f"skipped: {options.data / name} is not there")
@@ -172,8 +181,77 @@ def make_seal_tools(
         "documents.jsonl": seen[: options.documents],
         "unseen.jsonl": hidden,
         "labelled.jsonl": labelled[: options.labelled],
+        "requests.jsonl": [
+            {"query": row["query"], "tools": row["tools"]} for row in labelled[options.labelled :]
+        ],
         "held-out.jsonl": questions,
     }
+
+
+def make_sgd(
+    folder: Path, draw: random.Random, options: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
+    """`requests.jsonl`."""
+    tools: dict[str, list[dict[str, Any]]] = {}
+    for service in json.loads((folder / "train" / "schema.json").read_text(encoding="utf-8")):
+        slots = {slot["name"]: slot for slot in service["slots"]}
+        tools[service["service_name"]] = [
+            {
+                "name": intent["name"],
+                "description": intent["description"],
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        name: {"type": "string", "description": slots[name]["description"]}
+                        for name in (*intent["required_slots"], *intent["optional_slots"])
+                    },
+                    "required": intent["required_slots"],
+                },
+            }
+            for intent in service["intents"]
+        ]
+    requests: dict[str, dict[str, Any]] = {}
+    for file in sorted((folder / "train").glob("dialogues_*.json")):
+        for row in json.loads(file.read_text(encoding="utf-8")):
+            query = row["turns"][0]["utterance"]
+            offered = [tool for name in row["services"] for tool in tools[name]]
+            by_name = {tool["name"]: tool for tool in offered}
+            requests.setdefault(query, {"query": query, "tools": list(by_name.values())})
+    rows = list(requests.values())
+    draw.shuffle(rows)
+    return {"requests.jsonl": rows}
+
+
+def make_taskbench(
+    folder: Path, draw: random.Random, options: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
+    """`requests.jsonl`."""
+    folder = folder / "taskbench" / "data_dailylifeapis"
+    tools = [
+        {
+            "name": node["id"],
+            "description": node["desc"],
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    each["name"]: {"type": "string", "description": each["desc"]}
+                    for each in node["parameters"]
+                },
+                "required": [each["name"] for each in node["parameters"]],
+            },
+        }
+        for node in json.loads((folder / "tool_desc.json").read_text(encoding="utf-8"))["nodes"]
+    ]
+    lines = (folder / "user_requests.json").open(encoding="utf-8")
+    queries = list(dict.fromkeys(json.loads(line)["user_request"] for line in lines))
+    draw.shuffle(queries)
+    index = WordIndex([f"{tool['name']} {tool['description']}".replace("_", " ") for tool in tools])
+    found = [scores_T.argsort()[::-1][:OFFERED] for scores_T in index.scores(queries)]
+    rows = [
+        {"query": query, "tools": [tools[number] for number in numbers]}
+        for query, numbers in zip(queries, found, strict=True)
+    ]
+    return {"requests.jsonl": rows}
 
 
 if __name__ == "__main__":
