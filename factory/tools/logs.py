@@ -322,7 +322,7 @@ def _read_exchange(row: Mapping[str, Any], whole: Mapping[str, Any]) -> Talk:
         body = system if isinstance(system, dict) else {"content": system}
         messages = [*_read_message({**body, "role": "system"}), *messages]
     messages += _read_response(whole)
-    return Talk(messages=messages, tools=_listed_tools(row) or _listed_tools(whole))
+    return Talk(messages=messages, tools=listed_tools(row) or listed_tools(whole))
 
 
 _RESPONSES = ("response", "completion", "chosen", "output", "outputs", "choices", "candidates")
@@ -372,7 +372,7 @@ def _find_answer(value: Any) -> list[Message]:
     return _read_message({"role": "assistant", "content": "", "tool_calls": calls}) if calls else []
 
 
-def _listed_tools(row: Mapping[str, Any]) -> list[Any]:
+def listed_tools(row: Mapping[str, Any]) -> list[Any]:
     """The tools on offer; JSON text of them is read. Raises ValueError for text that is none."""
     listed = row.get("tools", row.get("functions"))
     if isinstance(listed, str):
@@ -538,7 +538,7 @@ def _open_run(run: Mapping[str, Any]) -> list[Talk]:
         return []
     extra = run.get("extra") if isinstance(run.get("extra"), dict) else {}
     given = extra.get("invocation_params") or {} if extra else {}
-    tools = _listed_tools(inputs) or _listed_tools(given)
+    tools = listed_tools(inputs) or listed_tools(given)
     return [_pair(inputs, outputs, tools)]
 
 
@@ -565,9 +565,9 @@ def _open_observation(row: Mapping[str, Any]) -> list[Talk]:
         return []
     inputs = given if isinstance(given, dict) else {"messages": given}
     more = (row.get("modelParameters"), row.get("model_parameters"), row.get("metadata"))
-    tools = _listed_tools(inputs)
+    tools = listed_tools(inputs)
     for table in more:
-        tools = tools or _listed_tools(_plain(table))
+        tools = tools or listed_tools(_plain(table))
     return [_pair(inputs, output, tools)]
 
 

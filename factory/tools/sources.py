@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +19,7 @@ from factory.domain.jsontext import json_path, parse_strict, show, walk
 from factory.domain.plaintext import is_unicode
 from factory.domain.records import Query, Tool
 from factory.tools.dialects import find_tools
-from factory.tools.logs import AskedTurn, is_trace, open_event, open_log, split_talk
+from factory.tools.logs import AskedTurn, is_trace, listed_tools, open_event, open_log, split_talk
 from factory.tools.masking import Masker
 from factory.tools.rowfiles import JSON_SUFFIXES, BadLine, FileRow, read_rows
 from factory.tools.transcripts import Transcripts
@@ -148,16 +149,15 @@ def _requests_of(
         for where, each in transcripts.add(event, row.where):
             yield from _turn_of(where, each, bad)
     else:
-        yield Requested(where=row.where, text=request_text(value))
+        yield _plain_request(row, field)
 
 
 def _plain_request(row: FileRow, field: str) -> Requested:
     """A row that asks one thing; documents beside it as `tools` are on offer, as a log's are."""
-    text = request_text(row.value, field)
-    listed = row.value.get("tools") if isinstance(row.value, dict) else None
-    offered = (
-        [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
-    )
+    text, offered = request_text(row.value, field), list[Any]()
+    if isinstance(row.value, dict):
+        with suppress(ValueError):  # a text that is no JSON offers nothing
+            offered = [each for each in listed_tools(row.value) if isinstance(each, dict)]
     asked = AskedTurn(text=text, answer=[], tools=offered) if offered else None
     return Requested(where=row.where, text=text, asked=asked)
 

@@ -92,6 +92,9 @@ def test_documents_beside_a_plain_request_are_on_offer(tmp_path: Path) -> None:
     assert ["tools cannot be read" in line.cause for line in pool.bad] == [True]
     (named,) = pool_of(tmp_path, {"ask": "Tea", "tools": [tool("nap")]}, field="ask").queries
     assert named.log is not None and named.log.tools[0].name == "nap"
+    written = {"prompt": "Tea", "tools": json.dumps([tool("nap")])}
+    (packed,) = pool_of(tmp_path, written).queries
+    assert packed.log is not None and packed.log.tools[0].name == "nap"
 
 
 def test_a_later_snapshot_brings_the_calls(tmp_path: Path) -> None:
