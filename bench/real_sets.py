@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.table import Cell, print_table
+from factory.lessons.conversations import read_documents
 from factory.score.toolbench.ranking import WordIndex
 
 NAMES = re.compile(r"'api_name': '(\w+)'")
@@ -192,24 +193,8 @@ def make_sgd(
     folder: Path, draw: random.Random, options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
     """`requests.jsonl`."""
-    tools: dict[str, list[dict[str, Any]]] = {}
-    for service in json.loads((folder / "train" / "schema.json").read_text(encoding="utf-8")):
-        slots = {slot["name"]: slot for slot in service["slots"]}
-        tools[service["service_name"]] = [
-            {
-                "name": intent["name"],
-                "description": intent["description"],
-                "parameters": {
-                    "type": "object",
-                    "properties": {
-                        name: {"type": "string", "description": slots[name]["description"]}
-                        for name in (*intent["required_slots"], *intent["optional_slots"])
-                    },
-                    "required": intent["required_slots"],
-                },
-            }
-            for intent in service["intents"]
-        ]
+    services = json.loads((folder / "train" / "schema.json").read_text(encoding="utf-8"))
+    tools = {service["service_name"]: read_documents(service) for service in services}
     requests: dict[str, dict[str, Any]] = {}
     for file in sorted((folder / "train").glob("dialogues_*.json")):
         for row in json.loads(file.read_text(encoding="utf-8")):
@@ -227,21 +212,8 @@ def make_taskbench(
 ) -> dict[str, list[dict[str, Any]]]:
     """`requests.jsonl`."""
     folder = folder / "taskbench" / "data_dailylifeapis"
-    tools = [
-        {
-            "name": node["id"],
-            "description": node["desc"],
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    each["name"]: {"type": "string", "description": each["desc"]}
-                    for each in node["parameters"]
-                },
-                "required": [each["name"] for each in node["parameters"]],
-            },
-        }
-        for node in json.loads((folder / "tool_desc.json").read_text(encoding="utf-8"))["nodes"]
-    ]
+    described = json.loads((folder / "tool_desc.json").read_text(encoding="utf-8"))
+    tools = read_documents(described["nodes"])
     lines = (folder / "user_requests.json").open(encoding="utf-8")
     queries = list(dict.fromkeys(json.loads(line)["user_request"] for line in lines))
     draw.shuffle(queries)
